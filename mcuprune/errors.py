@@ -1,0 +1,39 @@
+"""The user-facing exception family.
+
+A ``McupruneError`` is a mistake that the person at the keyboard can mend. Its message says where, what was found and
+what to do next; ``cli`` prints it on one line and exits with 2. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class McupruneError(Exception):
+    """A user's mistake: one message, exit code 2. The class name is the ``kind`` in JSON output."""
+
+
+class ModelError(McupruneError):
+    """The model file can't be read, or breaks a rule that every CNN must keep."""
+
+
+class UnsupportedOperator(ModelError):
+    """A node's operator has no entry in the operator table, or uses a form of it that the entry refuses."""
+
+
+class UsageError(McupruneError):
+    """A flag, a size or a configuration value can't be understood."""
+
+
+class BudgetError(McupruneError):
+    """A budget that no selection of channels can hold, or limits that contradict each other."""
+
+
+class DataError(McupruneError):
+    """A data set can't be read, or doesn't fit the model."""
+
+
+class MissingExtra(McupruneError):
+    """A command needs packages that only an extra installs."""
+
+
+class OutputError(McupruneError):
+    """A result can't be written where the user asked for it."""

@@ -1,0 +1,61 @@
+"""Quantities as people write them: ``"64KB"`` <-> 65536 bytes, ``"10M"`` <-> 10_000_000 counts, ``"50%"`` of one's own.
+
+``K`` in a size is 1,024 whether written ``KB`` or ``KiB`` (a microcontroller's "64 KB SRAM" is 65,536 bytes); a lower-case
+``kB`` is 1,000; ``MB`` and ``MiB`` are 1,048,576. Counts use powers of 1,000. A bare number is bytes, or a count.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from mcuprune.errors import UsageError
+
+Unit = Literal["bytes", "count"]
+
+_FACTORS: dict[Unit, dict[str, int]] = {
+    "bytes": {"": 1, "B": 1, "kB": 1000, "KB": 1024, "KiB": 1024, "MB": 1024**2, "MiB": 1024**2},
+    "count": {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
+}
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a user asked for: an absolute number, or a share of the model's own cost.
+
+    value: base units (bytes or a count), or a fraction of 1 where ``relative``.
+    """
+
+    value: Fraction
+    relative: bool
+
+    def of(self, own: int) -> int:
+        """The limit in base units for a model that costs ``own``. Fractions of a unit are dropped: limits are inclusive."""
+        return int(self.value * own) if self.relative else int(self.value)
+
+
+def parse(text: str, unit: Unit) -> Limit:
+    """Read a size (``unit="bytes"``) or a count. Raises UsageError on anything else, naming what would be accepted."""
+    found = _QUANTITY.fullmatch(text)
+    if found:
+        number, suffix = Fraction(found[1]), found[2]
+        if suffix == "%" and number > 0:
+            return Limit(number / 100, relative=True)
+        factor = _FACTORS[unit].get(suffix)
+        if factor and number * factor >= 1:
+            return Limit(number * factor, relative=False)
+    examples = "64KB, 64KiB, 65536, 1.5MB or 50%" if unit == "bytes" else "10M, 500k, 10000000 or 50%"
+    raise UsageError(f"{text!r} is not a {'size' if unit == 'bytes' else 'count'}; write it like {examples}")
+
+
+def show(value: int, unit: Unit) -> str:
+    """A number for people, three or four significant digits: ``12.5 KiB``, ``1.79 M``. Never used in machine output."""
+    steps = (("MiB", 1024**2), ("KiB", 1024)) if unit == "bytes" else (("G", 10**9), ("M", 10**6), ("k", 10**3))
+    for suffix, step in steps:
+        if value >= step:
+            scaled = value / step
+            return f"{scaled:.{2 if scaled < 10 and unit == 'count' else 1}f} {suffix}"
+    return f"{value} B" if unit == "bytes" else str(value)
