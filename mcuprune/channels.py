@@ -1,0 +1,374 @@
+"""Labels -> groups of channels that live and die together; a selection of them; the network cut down to a selection.
+
+``label`` runs every node's label rule from the operator table. Labels that the rules tie are one *component*: it is removed
+as a whole or not at all. Components with the same footprint (the same slices of the same tensors) are interchangeable but
+for their weights and form a *group*, which has one width. Costs, masks, salience and cuts read the same label vectors:
+
+* ``Slot``: an axis of a constant that channels cut, with the component of each of its slices;
+* ``Channels.along``: the same for a computed tensor.
+
+Component 0 stands for all that can't be removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from mcuprune.errors import ModelError
+from mcuprune.network import Network, Node, Shape
+from mcuprune.ops import FIXED, OPS, Along, Mixer
+
+#: More channels than this along one axis is taken for a mistake or an attack.
+MAX_CHANNELS = 2**20
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An axis of a constant that channels cut.
+
+    node, index: the use of the constant: that input of that node.
+    components: for each slice along ``axis``, its component.
+    mixes: whether the slices are what a mixer reads its input channels with: a component whose slices of all mixing slots
+        are zero has no effect on the network's outputs.
+    """
+
+    node: str
+    index: int
+    constant: str
+    axis: int
+    components: np.ndarray
+    mixes: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Interchangeable components: one width.
+
+    name: the first node that bears its channels.
+    components: ids, in the order of the channels; ``len(group)`` is its width before any cut.
+    nodes: all nodes whose weights bear its channels.
+    minimum: the least width a cut may leave.
+    why: for a group that can't be cut, the reason; None for a removable one.
+    """
+
+    name: str
+    components: tuple[int, ...]
+    nodes: tuple[str, ...]
+    minimum: int
+    why: str | None
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+    @property
+    def removable(self) -> bool:
+        return self.why is None
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The labelled network.
+
+    network: as it was given, but constants that unrelated nodes shared by accident are stored apart.
+    along: tensor name -> axis and component of each slice; tensors without removable channels are absent.
+    groups: the removable ones; ``frozen`` has the others, for reports.
+    n_components: components are numbered 1 .. n_components.
+    """
+
+    network: Network
+    along: Mapping[str, Along]
+    slots: tuple[Slot, ...]
+    groups: tuple[Group, ...]
+    frozen: tuple[Group, ...]
+    n_components: int
+
+    @cached_property
+    def slots_of(self) -> Mapping[str, tuple[Slot, ...]]:
+        """Constant name -> its slots, one an axis."""
+        found: dict[str, dict[int, Slot]] = {}
+        for slot in self.slots:
+            known = found.setdefault(slot.constant, {})
+            if slot.axis not in known or slot.mixes:
+                known[slot.axis] = slot
+        return {name: tuple(slots.values()) for name, slots in found.items()}
+
+    def keep_all(self) -> np.ndarray:
+        """The selection that removes nothing: bool (n_components + 1,), the shape of every selection."""
+        return np.ones(self.n_components + 1, dtype=bool)
+
+    def widths(self, keep: np.ndarray) -> np.ndarray:
+        """int64 (groups,): how many components of each group a selection keeps."""
+        return np.array([int(keep[list(group.components)].sum()) for group in self.groups], dtype=np.int64)
+
+    def kept(self, keep: np.ndarray) -> dict[str, tuple[int, ...]]:
+        """Group name -> indices of its kept channels, for reports."""
+        return {group.name: tuple(int(i) for i in np.flatnonzero(keep[list(group.components)])) for group in self.groups}
+
+    def top(self, widths: Sequence[int], salience: np.ndarray) -> np.ndarray:
+        """The selection that keeps the ``widths[g]`` most salient components of each group g.
+
+        salience: float (n_components + 1,). Ties go to the earlier channel.
+        """
+        keep = self.keep_all()
+        for group, width in zip(self.groups, widths, strict=True):
+            ids = np.array(group.components)
+            order = np.argsort(-salience[ids], kind="stable")
+            keep[ids[order[int(width) :]]] = False
+        return keep
+
+    def cut_constant(self, name: str, value: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """``value``, of the shape of constant ``name``, without the slices of removed components.
+
+        Takes arrays that go along with a constant too, such as an optimiser's momentum.
+        """
+        for slot in self.slots_of.get(name, ()):
+            value = np.take(value, np.flatnonzero(keep[slot.components]), axis=slot.axis)
+        return value
+
+    def cut(self, keep: np.ndarray) -> Network:
+        """The network without the components that ``keep`` drops: weights, attributes and shapes cut, names kept.
+
+        Equal, on every input, to the whole network with the mixing slices of the removed components set to zero.
+        Raises ModelError if that leaves some axis without channels.
+        """
+        if keep.all():
+            return self.network
+        context = _Cut(self, keep)
+        for tensor, along in self.along.items():
+            if not keep[along.labels].any():
+                raise ModelError(f"{self.network.path}: the selection leaves tensor '{tensor}' without channels")
+        nodes = [OPS[node.op].cut(node, context) for node in self.network.nodes]
+        constants = {name: self.cut_constant(name, value, keep) for name, value in self.network.constants.items()}
+        return self.network.rebuilt(nodes, constants)
+
+    def masked(self, keep: np.ndarray) -> Network:
+        """The whole network with the mixing slices of removed components set to zero: what ``cut`` must equal."""
+        constants = dict(self.network.constants)
+        for slot in self.slots:
+            if slot.mixes and not keep[slot.components].all():
+                shape = [1] * constants[slot.constant].ndim
+                shape[slot.axis] = -1
+                constants[slot.constant] = constants[slot.constant] * keep[slot.components].reshape(shape).astype(
+                    constants[slot.constant].dtype
+                )
+        return self.network.with_constants(constants)
+
+
+class _Cut:
+    """What cut rules ask (``ops.Cut``)."""
+
+    def __init__(self, channels: Channels, keep: np.ndarray) -> None:
+        self.net, self._channels, self._keep = channels.network, channels, keep
+
+    def labels(self, tensor: str) -> Along | None:
+        return self._channels.along.get(tensor)
+
+    def kept(self, labels: np.ndarray) -> np.ndarray:
+        return np.asarray(self._keep[labels])
+
+    def shape(self, tensor: str) -> Shape:
+        shape = self.net.shapes[tensor]
+        along = self._channels.along.get(tensor)
+        if along is None:
+            return shape
+        return (*shape[: along.axis], int(self._keep[along.labels].sum()), *shape[along.axis + 1 :])
+
+
+# ------------------------------------------------------------------------------------------------------------ labelling
+
+
+def label(network: Network) -> Channels:
+    """Find the groups of channels that can be removed together. Raises UnsupportedOperator for nodes it can't follow."""
+    network = _unshared(network)
+    flow = _Flow(network)
+    for node in network.nodes:
+        entry = OPS[node.op]
+        entry.check(node, network)
+        entry.label(node, flow)
+    for output in network.outputs:
+        along = flow.labels(output)
+        if along is not None:
+            flow.freeze(along.labels, f"it reaches graph output '{output}'")
+    return flow.channels()
+
+
+def _unshared(network: Network) -> Network:
+    """Store apart what several nodes read from one constant by accident.
+
+    Exporters and optimisers merge equal biases of unrelated layers. Weights that several mixers share stay shared: that
+    is part of the architecture.
+    """
+    uses: dict[str, list[tuple[int, int]]] = {}
+    for position, node in enumerate(network.nodes):
+        for index, name in enumerate(node.inputs):
+            if network.is_constant(name):
+                uses.setdefault(name, []).append((position, index))
+    nodes = list(network.nodes)
+    constants, shapes, dtypes = dict(network.constants), dict(network.shapes), dict(network.dtypes)
+    for name, places in uses.items():
+        for position, index in places[1:]:
+            node = nodes[position]
+            if OPS[node.op].role(node, index) == "weight":
+                continue
+            apart = f"{name}/{node.name}/{index}"
+            constants[apart], shapes[apart], dtypes[apart] = constants[name], shapes[name], dtypes[name]
+            nodes[position] = replace(node, inputs=(*node.inputs[:index], apart, *node.inputs[index + 1 :]))
+    return replace(network, nodes=tuple(nodes), constants=constants, shapes=shapes, dtypes=dtypes)
+
+
+#: Where a component lies: (tensor, _COMPUTED, axis, slices) or, for a constant, (node, input index, axis, slices).
+_Place = tuple[str, int, int, int]
+_COMPUTED = -1
+
+
+class _Flow:
+    """The state of one labelling: a union-find over labels (``ops.Flow``)."""
+
+    def __init__(self, net: Network) -> None:
+        self.net = net
+        self._parent = [FIXED]
+        self._why: dict[int, str] = {FIXED: "it belongs to a graph input or a constant"}
+        self._along: dict[str, Along] = {}
+        self._slots: list[tuple[Node, int, int, np.ndarray, bool]] = []
+        self._weights: dict[tuple[str, int], np.ndarray] = {}
+
+    def labels(self, tensor: str) -> Along | None:
+        return self._along.get(tensor)
+
+    def put(self, tensor: str, along: Along | None) -> None:
+        if along is not None and along.labels.any():
+            assert len(along.labels) == self.net.shapes[tensor][along.axis], tensor
+            self._along[tensor] = along
+
+    def fresh(self, count: int) -> np.ndarray:
+        if count > MAX_CHANNELS:
+            raise ModelError(f"{self.net.path}: a tensor has {count} channels; mcuprune handles up to {MAX_CHANNELS}")
+        first = len(self._parent)
+        self._parent.extend(range(first, first + count))
+        return np.arange(first, first + count)
+
+    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
+        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+            a, b = self._root(a), self._root(b)
+            if a == b:
+                continue
+            if FIXED in (a, b):
+                self._freeze(max(a, b), "it meets channels of a graph input or a constant")
+                continue
+            low, high = min(a, b), max(a, b)
+            self._parent[high] = low
+            if high in self._why:
+                self._why.setdefault(low, self._why.pop(high))
+
+    def freeze(self, labels: np.ndarray, why: str) -> None:
+        for one in set(labels.tolist()):
+            self._freeze(self._root(one), why)
+
+    def _freeze(self, root: int, why: str) -> None:
+        self._why.setdefault(root, why)
+
+    def slot(self, node: Node, index: int, axis: int, labels: np.ndarray, *, mixes: bool = False) -> None:
+        name = node.inputs[index]
+        if not name:
+            return
+        if not self.net.is_constant(name):
+            self.freeze(labels, f"{node.op} '{node.name}' computes its input {index}")
+            return
+        known = self._weights.setdefault((name, axis), labels)
+        if known is not labels:
+            self.tie(known, labels)  # one stored weight, several users: a cut must suit them all
+        self._slots.append((node, index, axis, labels, mixes))
+
+    def _root(self, one: int) -> int:
+        parent = self._parent
+        while parent[one] != one:
+            parent[one] = parent[parent[one]]
+            one = parent[one]
+        return one
+
+    def channels(self) -> Channels:
+        """Number the components, find their footprints, gather groups."""
+        roots = np.array([self._root(one) for one in range(len(self._parent))])
+        live = np.unique(np.concatenate([np.zeros(1, dtype=int), *(a.labels for a in self._along.values())]))
+        ids = [int(root) for root in np.unique(roots[live])]
+        places: dict[int, list[_Place]] = {root: [] for root in ids}
+        vectors = [(node.name, index, axis, labels) for node, index, axis, labels, _ in self._slots]
+        vectors += [(tensor, _COMPUTED, along.axis, along.labels) for tensor, along in self._along.items()]
+        for where, index, axis, labels in vectors:
+            for root, count in zip(*np.unique(roots[labels], return_counts=True), strict=True):
+                if int(root) in places:
+                    places[int(root)].append((where, index, axis, int(count)))
+        alike: dict[tuple[_Place, ...], list[int]] = {}
+        for root in ids:
+            if root != FIXED:
+                alike.setdefault(tuple(places[root]), []).append(root)
+
+        number = np.zeros(len(self._parent), dtype=np.int64)
+        n_components = 0
+        for members in alike.values():
+            for root in members:
+                if root not in self._why:
+                    n_components += 1
+                    number[root] = n_components
+        component = number[roots]
+        along = {tensor: Along(a.axis, component[a.labels]) for tensor, a in self._along.items() if component[a.labels].any()}
+        slots = tuple(
+            Slot(node.name, index, node.inputs[index], axis, component[labels], mixes)
+            for node, index, axis, labels, mixes in self._slots
+            if component[labels].any()
+        )
+        groups, frozen = self._groups(alike, number, along)
+        return Channels(self.net, along, slots, groups, frozen, n_components)
+
+    def _groups(
+        self, alike: Mapping[tuple[_Place, ...], list[int]], number: np.ndarray, along: Mapping[str, Along]
+    ) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+        bearers = {}  # tensor -> the node that bears its channels with weights
+        for node in self.net.nodes:
+            if isinstance(OPS[node.op], Mixer):
+                bearers[node.outputs[0]] = node.name
+        position = {node.name: index for index, node in enumerate(self.net.nodes)}
+        found: list[tuple[int, str, tuple[str, ...], list[int], str | None]] = []
+        for footprint, members in alike.items():
+            tensors = [where for where, index, _, _ in footprint if index == _COMPUTED and where in self.net.producer]
+            nodes = tuple(bearers[tensor] for tensor in tensors if tensor in bearers)
+            first = min((position[self.net.producer[tensor].name] for tensor in tensors), default=0)
+            why = {self._why.get(root) for root in members}
+            for reason in sorted(why, key=str):
+                part = [root for root in members if self._why.get(root) == reason]
+                name = nodes[0] if nodes else self.net.nodes[first].name
+                found.append((first, name, nodes, part, reason))
+        found.sort(key=lambda item: (item[0], item[3][0]))
+
+        ids_of = [tuple(int(number[root]) for root in part) for _, _, _, part, _ in found]
+        owner = {component: index for index, ids in enumerate(ids_of) for component in ids if component}
+        anchored = _anchors(along, owner, [len(ids) for ids in ids_of])
+        taken: dict[str, int] = {}
+        groups, frozen = [], []
+        for index, (_, name, nodes, part, reason) in enumerate(found):
+            taken[name] = taken.get(name, 0) + 1
+            unique = name if taken[name] == 1 else f"{name}.{taken[name]}"
+            if reason is None:
+                groups.append(Group(unique, ids_of[index], nodes, int(index in anchored), None))
+            else:
+                frozen.append(Group(unique, tuple([FIXED] * len(part)), nodes, len(part), reason))
+        return tuple(groups), tuple(frozen)
+
+
+def _anchors(along: Mapping[str, Along], owner: Mapping[int, int], sizes: Sequence[int]) -> set[int]:
+    """Groups that must keep a channel so that no tensor loses all: for each tensor without fixed channels, its largest."""
+    anchored: set[int] = set()
+    seen: set[bytes] = set()
+    for one in along.values():
+        key = one.labels.tobytes()
+        if key in seen or not one.labels.all():
+            continue
+        seen.add(key)
+        owners = {owner[int(component)] for component in np.unique(one.labels)}
+        if not owners & anchored:
+            anchored.add(max(owners, key=lambda index: (sizes[index], -index)))
+    return anchored

@@ -1,0 +1,648 @@
+"""An immutable view of an ONNX file: load it, look at it, write it back.
+
+The ONNX graph is the model. Nothing here rebuilds it: a ``Network`` keeps the file's names, metadata, opset and declared
+inputs and outputs, and ``to_proto`` writes them back. What ``load`` settles once, so that nobody above has to:
+
+* what depends on constants alone, or on the shape of something, is a constant (the node is gone, its value stays);
+* a *parameter* of a node (axes, pads, a target shape, clip limits) is in ``Node.attrs``, whether this opset writes it as an
+  attribute or as a constant input; ``to_proto`` puts it back where the wanted opset has it;
+* every tensor has a static shape, at batch 1;
+* nodes that no graph output needs are dropped; every node has a name of its own.
+
+It knows nothing of what operators mean for channels, costs or training; that is the operator table's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from mcuprune.errors import ModelError, OutputError, UnsupportedOperator
+
+Shape = tuple[int, ...]
+
+#: For each operator, the inputs that are parameters, by the name under which ``Node.attrs`` has them. Where an opset's
+#: schema calls one differently (Pad's ``constant_value``, once ``value``), the other spelling follows after a slash.
+PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "Clip": ("min", "max"),
+    "Dropout": ("ratio", "training_mode"),
+    "Expand": ("shape",),
+    "Gather": ("indices",),
+    "Pad": ("pads", "value/constant_value", "axes"),
+    "ReduceL1": ("axes",),
+    "ReduceL2": ("axes",),
+    "ReduceLogSumExp": ("axes",),
+    "ReduceMax": ("axes",),
+    "ReduceMean": ("axes",),
+    "ReduceMin": ("axes",),
+    "ReduceProd": ("axes",),
+    "ReduceSum": ("axes",),
+    "ReduceSumSquare": ("axes",),
+    "Reshape": ("shape",),
+    "Resize": ("roi", "scales", "sizes"),
+    "Slice": ("starts", "ends", "axes", "steps"),
+    "Split": ("split",),
+    "Squeeze": ("axes",),
+    "Tile": ("repeats",),
+    "TopK": ("k/K",),
+    "Unsqueeze": ("axes",),
+    "Upsample": ("scales",),
+}
+
+#: A constant of more elements than this is taken for a mistake or an attack, not for a weight.
+MAX_ELEMENTS = 2**28
+_OLDEST_OPSET, _NEWEST_OPSET = 7, onnx.defs.onnx_opset_version()
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator of the graph.
+
+    inputs: tensor names; ``""`` is an absent optional input. Parameters are not among them.
+    attrs: attributes and parameters under ONNX's names: ints, floats, strings, tuples of them, or a numpy array.
+    origins: for a parameter that the file keeps in a constant, that constant's name.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def with_attrs(self, **attrs: Any) -> Node:
+        """The same node with some attributes set anew."""
+        return replace(self, attrs={**self.attrs, **attrs})
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feed-forward graph with static shapes at batch 1, nodes in a topological order (the file's, where it is one).
+
+    constants: every tensor that is known before the network runs, weights included.
+    shapes, dtypes: of every tensor, constants included; dtypes are ONNX's ``TensorProto`` codes.
+    header: the file's ModelProto without nodes and initializers: metadata, opset, declared inputs and outputs.
+    """
+
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, np.ndarray]
+    shapes: Mapping[str, Shape]
+    dtypes: Mapping[str, int]
+    header: ModelProto
+    path: str
+
+    @property
+    def opset(self) -> int:
+        return _opset(self.header)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, initializers that old files list among them left out."""
+        return tuple(value.name for value in self.header.graph.input)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(value.name for value in self.header.graph.output)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return {entry.key: entry.value for entry in self.header.metadata_props}
+
+    @cached_property
+    def producer(self) -> Mapping[str, Node]:
+        """The node that makes each computed tensor."""
+        return {output: node for node in self.nodes for output in node.outputs if output}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Node, ...]]:
+        """The nodes that read each tensor, once each, in graph order. Graph outputs don't count as readers."""
+        readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                if name:
+                    readers.setdefault(name, []).append(node)
+        return {name: tuple(nodes) for name, nodes in readers.items()}
+
+    def sole_consumer(self, tensor: str) -> Node | None:
+        """The one node that reads ``tensor``, or None if there are several, or none, or it is a graph output."""
+        readers = self.consumers.get(tensor, ())
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def is_constant(self, name: str) -> bool:
+        return name in self.constants
+
+    def with_constants(self, constants: Mapping[str, np.ndarray]) -> Network:
+        """The same graph with some constants replaced by others of the same shapes, as training does."""
+        return replace(self, constants={**self.constants, **constants})
+
+    def rebuilt(self, nodes: Sequence[Node], constants: Mapping[str, np.ndarray]) -> Network:
+        """The network with other nodes and constants; shapes are inferred anew, unused constants dropped.
+
+        Raises ModelError if the new graph is inconsistent.
+        """
+        needed = _live(nodes, self.outputs)
+        used = {name for node in needed for name in node.inputs} | set(self.outputs)
+        kept = {name: value for name, value in constants.items() if name in used}
+        inputs = {value.name: (self.shapes[value.name], value.type.tensor_type.elem_type) for value in self.header.graph.input}
+        protos, extra = _node_protos(needed, kept, self.opset, self.dtypes)
+        shapes, dtypes = _infer(self.path, protos, {**kept, **extra}, inputs, self.outputs, self.header)
+        return Network(needed, kept, shapes, dtypes, self.header, self.path)
+
+    def to_proto(self, *, opset: int | None = None) -> ModelProto:
+        """The network as an ONNX model, in its own opset or, parameters moved to where that one has them, in ``opset``."""
+        model = ModelProto()
+        model.CopyFrom(self.header)
+        model.ir_version = max(model.ir_version, 4)  # before 4 every initializer had to be a graph input too
+        if opset is not None:
+            _set_opset(model, opset)
+        nodes, parameters = _node_protos(self.nodes, self.constants, opset or self.opset, self.dtypes)
+        model.graph.node.extend(nodes)
+        for name, value in {**self.constants, **parameters}.items():
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return model
+
+    def save(self, path: str | Path) -> None:
+        """Write the network, whole or not at all. Raises OutputError where that isn't possible."""
+        write_model(self.to_proto(), path)
+
+
+def write_model(model: ModelProto, path: str | Path) -> None:
+    """Check ``model`` and write it beside ``path``, then rename it into place. Raises OutputError."""
+    onnx.checker.check_model(model, full_check=True)
+    write_bytes(model.SerializeToString(deterministic=True), path)
+
+
+def write_bytes(content: bytes, path: str | Path) -> None:
+    """Write a file whole or not at all: beside its place first, then renamed. Raises OutputError."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
+        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another place") from None
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+
+
+def load(
+    path: str | Path,
+    *,
+    input_shapes: Mapping[str, Shape] | None = None,
+    accept: Callable[[Node], None] = lambda node: None,
+) -> Network:
+    """Read an ONNX file as a network of static shapes at batch 1.
+
+    input_shapes: fixes the free dimensions of the inputs that it names.
+    accept: called with each node that is left after constants are folded; raises UnsupportedOperator for what it refuses.
+    Raises ModelError for what is no ONNX model, or not one of static feed-forward shape.
+    """
+    return from_proto(_read(Path(path)), str(path), input_shapes=input_shapes, accept=accept)
+
+
+def from_proto(
+    model: ModelProto,
+    path: str,
+    *,
+    input_shapes: Mapping[str, Shape] | None = None,
+    accept: Callable[[Node], None] = lambda node: None,
+) -> Network:
+    """``load`` for a model that is in memory; ``path`` is what messages call it."""
+    _refuse_foreign(model, path)
+    graph = model.graph
+    constants = {}
+    for initializer in graph.initializer:
+        constants[initializer.name] = _array(initializer, path)
+    header = ModelProto()
+    header.CopyFrom(model)
+    for repeated in ("node", "initializer", "value_info", "sparse_initializer", "quantization_annotation"):
+        header.graph.ClearField(repeated)  # type: ignore[arg-type]
+    real_inputs = [value for value in graph.input if value.name not in constants]
+    del header.graph.input[:]
+    header.graph.input.extend(real_inputs)
+    outputs = tuple(value.name for value in graph.output)
+    if not outputs:
+        raise ModelError(f"{path}: the graph has no outputs")
+    inputs = _static_inputs(real_inputs, input_shapes or {}, path)
+
+    protos = _sorted(graph.node, set(inputs) | set(constants), path)
+    protos = _live(protos, outputs)
+    protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header)
+    for name in outputs:
+        if name in constants:
+            raise ModelError(f"{path}: output '{name}' doesn't depend on any input")
+
+    nodes = _nodes(protos, constants, _opset(header), path)
+    for node in nodes:
+        accept(node)
+    used = {name for node in nodes for name in node.inputs}
+    for name in [*used, *outputs]:
+        if name and any(size < 1 for size in shapes.get(name, (0,))):
+            maker = next((f"node '{node.name}' ({node.op})" for node in nodes if name in node.outputs), "an input")
+            found = f"shape {list(shapes[name])}" if name in shapes else "no static shape"
+            raise ModelError(
+                f"{path}: tensor '{name}' of {maker} has {found}; export with static shapes, or give --input-shape"
+            )
+    nodes = tuple(_batch_free(node, shapes) for node in nodes)
+    kept = {name: value for name, value in constants.items() if name in used}
+    return Network(nodes, kept, shapes, dtypes, header, path)
+
+
+def _read(path: Path) -> ModelProto:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read ({error.strerror})") from None
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception:  # protobuf raises its own DecodeError, and plain errors for bad text
+        raise ModelError(f"{path}: not an ONNX file, or cut short") from None
+    if not model.graph.node or not model.opset_import:
+        raise ModelError(f"{path}: not an ONNX file (no graph in it)")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{path}: its external data can't be read ({_first_line(error)})") from None
+    return model
+
+
+def _refuse_foreign(model: ModelProto, path: str) -> None:
+    """Refuse what the graph's form alone rules out: opsets, custom operators, control flow, sparse weights."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    opset = max(versions.get("", 0), versions.get("ai.onnx", 0))
+    if not _OLDEST_OPSET <= opset <= _NEWEST_OPSET:
+        raise ModelError(
+            f"{path}: opset {opset}; mcuprune reads {_OLDEST_OPSET} to {_NEWEST_OPSET}, export again with one of these"
+        )
+    for index, node in enumerate(model.graph.node):
+        where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}'"
+        if node.domain == "com.microsoft":
+            raise UnsupportedOperator(
+                f"{where}: {node.op_type} is ONNX Runtime's own operator (com.microsoft); export again without graph optimisation"
+            )
+        if node.domain not in _DEFAULT_DOMAINS:
+            raise UnsupportedOperator(f"{where}: {node.op_type} is a custom operator of domain '{node.domain}'")
+        if any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute):
+            raise UnsupportedOperator(f"{where}: {node.op_type} is control flow; mcuprune handles feed-forward CNNs")
+    if model.graph.sparse_initializer:
+        raise ModelError(f"{path}: has sparse initializers; store the weights densely")
+
+
+def _opset(model: ModelProto) -> int:
+    return max(entry.version for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS)
+
+
+def _set_opset(model: ModelProto, opset: int) -> None:
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", opset))
+    model.ir_version = max(model.ir_version, 7)
+
+
+def _array(tensor: TensorProto, path: str) -> np.ndarray:
+    elements = int(np.prod([float(size) for size in tensor.dims]))
+    if elements > MAX_ELEMENTS or any(size < 0 for size in tensor.dims):
+        raise ModelError(f"{path}: initializer '{tensor.name}' has shape {list(tensor.dims)}")
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:  # onnx raises many kinds for bytes that don't fit the declared shape and type
+        raise ModelError(f"{path}: initializer '{tensor.name}' is damaged ({_first_line(error)})") from None
+
+
+def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape], path: str) -> dict[str, tuple[Shape, int]]:
+    """Shape and type of each input: batch 1, other free dimensions as the user fixes them."""
+    names = [value.name for value in values]
+    for name in wanted:
+        if name not in names:
+            raise ModelError(f"{path}: --input-shape names '{name}'; the inputs are {', '.join(names) or 'none'}")
+    found: dict[str, tuple[Shape, int]] = {}
+    for value in values:
+        if value.type.WhichOneof("value") != "tensor_type":
+            raise ModelError(f"{path}: input '{value.name}' is no tensor")
+        tensor = value.type.tensor_type
+        declared = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
+        shape = list(declared)
+        if value.name in wanted:
+            given = wanted[value.name]
+            if (tensor.HasField("shape") and len(given) != len(declared)) or any(
+                d not in (None, g) for d, g in zip(declared, given, strict=False)
+            ):
+                raise ModelError(f"{path}: --input-shape {value.name}={_dims(given)} doesn't fit the file's [{_free(tensor)}]")
+            shape = list(given)
+        elif shape and shape[0] is None:
+            shape[0] = 1
+        if None in shape or not tensor.HasField("shape"):
+            example = _dims(["N" if size is None else size for size in shape]) or "1,3,96,96"
+            raise ModelError(
+                f"{path}: input '{value.name}' has free sizes [{_free(tensor)}]; fix them with --input-shape {value.name}={example}"
+            )
+        found[value.name] = (tuple(size for size in shape if size is not None), tensor.elem_type)
+    if not found:
+        raise ModelError(f"{path}: the graph has no inputs")
+    return found
+
+
+def _free(tensor: Any) -> str:
+    return ", ".join(str(dim.dim_value) if dim.dim_value > 0 else dim.dim_param or "?" for dim in tensor.shape.dim)
+
+
+def _dims(shape: Sequence[object]) -> str:
+    return ",".join(map(str, shape))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _sorted(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[NodeProto]:
+    """The nodes in a topological order, the given one where it is one already. Raises ModelError on cycles and loose ends."""
+    made = {output for node in nodes for output in node.output if output}
+    if sum(1 for node in nodes for output in node.output if output) != len(made) or made & known:
+        twice = [o for node in nodes for o in node.output if o and (o in known or sum(o in n.output for n in nodes) > 1)]
+        raise ModelError(f"{path}: tensor '{twice[0] if twice else '?'}' is made more than once")
+    waiting: dict[str, list[int]] = {}
+    missing = []
+    for index, node in enumerate(nodes):
+        unmet = {name for name in node.input if name and name not in known}
+        for name in unmet:
+            if name not in made:
+                raise ModelError(f"{path}: node '{node.name or node.op_type}' reads '{name}', which nothing makes")
+            waiting.setdefault(name, []).append(index)
+        missing.append(len(unmet))
+    import heapq
+
+    ready = [index for index, count in enumerate(missing) if count == 0]
+    order: list[NodeProto] = []
+    while ready:
+        node = nodes[heapq.heappop(ready)]
+        order.append(node)
+        for name in node.output:
+            for index in waiting.pop(name, ()):
+                missing[index] -= 1
+                if missing[index] == 0:
+                    heapq.heappush(ready, index)
+    if len(order) != len(nodes):
+        raise ModelError(f"{path}: the graph has a cycle")
+    return order
+
+
+def _live(nodes: Sequence[Any], outputs: Sequence[str]) -> Any:
+    """The nodes that some graph output needs, in their order; NodeProtos and Nodes alike."""
+    needed = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        made = node.output if isinstance(node, NodeProto) else node.outputs
+        if needed.intersection(made):
+            kept.append(node)
+            needed.update(node.input if isinstance(node, NodeProto) else node.inputs)
+    kept.reverse()
+    return kept if nodes and isinstance(nodes[0], NodeProto) else tuple(kept)
+
+
+def _infer(
+    path: str,
+    nodes: Sequence[NodeProto],
+    constants: Mapping[str, np.ndarray],
+    inputs: Mapping[str, tuple[Shape, int]],
+    outputs: Sequence[str],
+    header: ModelProto,
+) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Shapes and types of all tensors whose shape is static. Large weights take part by their shape alone."""
+    model = ModelProto()
+    model.ir_version = max(header.ir_version, 8)
+    model.opset_import.extend(header.opset_import)
+    graph = model.graph
+    graph.name = "shapes"
+    graph.node.extend(nodes)
+    shapes = {name: shape for name, (shape, _) in inputs.items()}
+    dtypes = {name: dtype for name, (_, dtype) in inputs.items()}
+    for name, value in constants.items():
+        shapes[name] = value.shape
+        dtypes[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
+        if value.size <= 64 or value.dtype.kind in "iub":
+            graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        else:
+            graph.input.append(helper.make_tensor_value_info(name, dtypes[name], value.shape))
+    for name, (shape, dtype) in inputs.items():
+        graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
+    for name in outputs:
+        graph.output.append(helper.make_empty_tensor_value_info(name))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
+    except Exception as error:  # InferenceError, and what the C++ side lets through for damaged graphs
+        raise ModelError(f"{path}: shapes don't fit together ({_first_line(error)})") from None
+    for value in [*inferred.graph.value_info, *inferred.graph.output]:
+        tensor = value.type.tensor_type
+        dtypes[value.name] = tensor.elem_type
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
+    return shapes, dtypes
+
+
+def _fold(
+    path: str,
+    nodes: list[NodeProto],
+    constants: dict[str, np.ndarray],
+    inputs: Mapping[str, tuple[Shape, int]],
+    outputs: Sequence[str],
+    header: ModelProto,
+) -> tuple[list[NodeProto], dict[str, np.ndarray], dict[str, Shape], dict[str, int]]:
+    """Compute everything that depends on constants and shapes alone. An Identity of a constant is that constant."""
+    while True:
+        shapes, dtypes = _infer(path, nodes, constants, inputs, outputs, header)
+        same: dict[str, str] = {}
+        left: list[NodeProto] = []
+        for node in nodes:
+            if any(name in same for name in node.input):
+                renamed = NodeProto()
+                renamed.CopyFrom(node)
+                renamed.input[:] = [same.get(name, name) for name in node.input]
+                node = renamed
+            if node.op_type == "Identity" and node.input[0] in constants and node.output[0] not in outputs:
+                same[node.output[0]] = node.input[0]
+            elif node.op_type in ("Shape", "Size") and node.input[0] in shapes:
+                constants.update(
+                    _evaluate(node, {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}, header, path)
+                )
+            elif all(name in constants for name in node.input if name):
+                constants.update(_evaluate(node, constants, header, path))
+            else:
+                left.append(node)
+        if len(left) == len(nodes):
+            return left, constants, shapes, dtypes
+        nodes = left
+
+
+def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelProto, path: str) -> dict[str, np.ndarray]:
+    """The outputs of one node, by ONNX's reference implementation."""
+    if node.op_type == "Constant" and node.attribute and node.attribute[0].type == AttributeProto.TENSOR:
+        return {node.output[0]: _array(node.attribute[0].t, path)}
+    if node.op_type == "DequantizeLinear":
+        return {node.output[0]: _dequantized(node, values)}
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+        target = values[node.input[-1]] if node.input else np.zeros(0)
+        start = values[node.input[0]].size if node.op_type == "Tile" else 1
+        if start * float(np.prod(target.astype(float))) > MAX_ELEMENTS:
+            raise ModelError(f"{path}: node '{node.name or node.op_type}' makes a constant of shape {target.tolist()}")
+    from onnx.reference import ReferenceEvaluator  # only files that need folding pay for the import
+
+    names = [name for name in dict.fromkeys(node.input) if name]
+    graph = helper.make_graph(
+        [node],
+        "constant",
+        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(values[n].dtype), values[n].shape) for n in names],
+        [helper.make_empty_tensor_value_info(name) for name in node.output if name],
+    )
+    try:
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _opset(header))])
+        results = ReferenceEvaluator(model).run(None, {name: values[name] for name in names})
+    except Exception as error:  # the reference raises anything at all on damaged parameters
+        raise ModelError(f"{path}: node '{node.name or node.op_type}' can't be computed ({_first_line(error)})") from None
+    return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
+
+
+def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(x - zero point) * scale, per tensor or along an axis; the reference implements it for the newest opsets alone."""
+    x, scale = values[node.input[0]], values[node.input[1]]
+    zero = values[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    shape = [1] * x.ndim
+    if scale.size > 1:
+        shape[axis] = -1
+    return ((x.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)).astype(scale.dtype)
+
+
+# ------------------------------------------------------------------------------------------- parameters, in and out
+
+
+def _nodes(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], opset: int, path: str) -> tuple[Node, ...]:
+    taken: set[str] = set()
+    nodes = []
+    for index, proto in enumerate(protos):
+        name = proto.name or f"{proto.op_type}_{index}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        try:
+            attrs: dict[str, Any] = {a.name: _plain(helper.get_attribute_value(a)) for a in proto.attribute}
+        except Exception as error:
+            raise ModelError(f"{path}: node '{name}' has a damaged attribute ({_first_line(error)})") from None
+        inputs = list(proto.input)
+        origins = {}
+        for parameter, index_in in _parameter_inputs(proto.op_type, opset).items():
+            if index_in >= len(inputs) or not inputs[index_in]:
+                continue
+            origin = inputs[index_in]
+            if origin not in constants:
+                raise UnsupportedOperator(
+                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; only fixed ones can be pruned"
+                )
+            attrs[parameter] = _plain(constants[origin])
+            origins[parameter] = origin
+            inputs[index_in] = ""
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        nodes.append(Node(name, proto.op_type, tuple(inputs), tuple(proto.output), attrs, origins))
+    return tuple(nodes)
+
+
+def _parameter_inputs(op: str, opset: int) -> dict[str, int]:
+    """Where this opset keeps an operator's parameters among its inputs: name in ``attrs`` -> index."""
+    if op not in PARAMETERS:
+        return {}
+    schema = onnx.defs.get_schema(op, opset, "")
+    index = {formal.name: position for position, formal in enumerate(schema.inputs)}
+    places = {spec.split("/")[0]: [index[n] for n in spec.split("/") if n in index] for spec in PARAMETERS[op]}
+    return {name: found[0] for name, found in places.items() if found}
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python: bytes to str, lists to tuples, 0-d arrays to numbers, 1-d arrays to tuples."""
+    if isinstance(value, TensorProto):
+        return numpy_helper.to_array(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, np.ndarray):
+        return value.item() if value.ndim == 0 else tuple(value.tolist()) if value.ndim == 1 else value
+    if isinstance(value, (list, tuple)) or type(value).__name__.startswith("Repeated"):
+        return tuple(_plain(item) for item in value)
+    return value
+
+
+def _node_protos(
+    nodes: Sequence[Node], constants: Mapping[str, np.ndarray], opset: int, dtypes: Mapping[str, int]
+) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
+    """The nodes as this opset writes them, and the constants that hold their parameters."""
+    protos = []
+    parameters: dict[str, np.ndarray] = {}
+    for node in nodes:
+        attrs = dict(node.attrs)
+        inputs = list(node.inputs)
+        for parameter, index in _parameter_inputs(node.op, opset).items():
+            if parameter not in attrs:
+                continue
+            value = _typed(node, parameter, attrs.pop(parameter), dtypes)
+            inputs.extend([""] * (index + 1 - len(inputs)))
+            inputs[index] = _place(node, parameter, value, constants, parameters)
+        proto = helper.make_node(node.op, inputs, node.outputs, name=node.name)
+        proto.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attrs.items()) if _writable(value))
+        protos.append(proto)
+    return protos, parameters
+
+
+def _writable(value: Any) -> bool:
+    return not (isinstance(value, tuple) and not value)  # an empty list has no type to write
+
+
+def _typed(node: Node, parameter: str, value: Any, dtypes: Mapping[str, int]) -> np.ndarray:
+    if parameter in ("min", "max", "value"):
+        return np.asarray(value, helper.tensor_dtype_to_np_dtype(dtypes.get(node.inputs[0], TensorProto.FLOAT)))
+    if parameter in ("scales", "roi", "ratio"):
+        return np.asarray(value, np.float32)
+    if parameter == "training_mode":
+        return np.asarray(value, np.bool_)
+    array = np.asarray(value, np.int64)
+    return array.reshape(1) if parameter == "k" else array
+
+
+def _place(
+    node: Node,
+    parameter: str,
+    value: np.ndarray,
+    constants: Mapping[str, np.ndarray],
+    parameters: dict[str, np.ndarray],
+) -> str:
+    """The name of the constant that holds a parameter: its own of old, unless another value holds that name."""
+    for name in (node.origins.get(parameter), f"{node.name}/{parameter}"):
+        if name and name not in constants and (name not in parameters or np.array_equal(parameters[name], value)):
+            parameters[name] = value
+            return name
+    raise AssertionError(f"no free name for parameter {parameter} of node {node.name}")
+
+
+def _batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:
+    """A Reshape that writes the batch's size 1 out says "as it was" (0) instead, so that it works at any batch size."""
+    if node.op != "Reshape" or node.attrs.get("allowzero"):
+        return node
+    target, before = node.attrs["shape"], shapes.get(node.inputs[0], ())
+    if target and before and target[0] == 1 and before[0] == 1:
+        return node.with_attrs(shape=(0, *target[1:]))
+    return node
+
+
+def is_float(dtype: int) -> bool:
+    """Whether an ONNX element type is a floating-point one."""
+    return dtype in _FLOATS

@@ -1,0 +1,509 @@
+"""What a network costs on a microcontroller: flash, MACs and peak SRAM, as numbers and as functions of widths.
+
+A cost is written once, as arithmetic over the sizes of tensor axes. With integers it is the report (``profile``); with
+polynomials in group widths (``CostModel``) it is the budget, its value exact and its gradient at hand. Peak memory is a sum
+of tensor sizes that an exact schedule search picks; its gradient is the gradient of that sum.
+
+Semantics (batch 1, int8): multiply-accumulates count convolutions and products with constant matrices, nothing else. Flash is
+1 byte a weight, 4 a bias, 4 of scale for each output channel of a weight, 1 for each element of any other constant that
+is data at run time; foldable BatchNormalizations are folded. SRAM is 1 byte for each element of each live tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from mcuprune import memory
+from mcuprune.channels import Channels, Group, label
+from mcuprune.errors import BudgetError
+from mcuprune.network import Network, Node, Shape
+from mcuprune.ops import OPS, Dim, Mixer, Pad
+from mcuprune.units import Limit, Unit
+
+WEIGHT_BYTES, BIAS_BYTES, SCALE_BYTES, DATA_BYTES = 1, 4, 4, 1
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Something a budget can limit: flag, config key, column and JSON field follow from its row in RESOURCES."""
+
+    unit: Unit
+    title: str
+    meaning: str
+
+
+RESOURCES: Mapping[str, Resource] = {
+    "sram": Resource("bytes", "SRAM", "peak memory of activations, over the best execution order"),
+    "flash": Resource("bytes", "flash", "weights, biases, scales and other constants, as int8 stores them"),
+    "macs": Resource("count", "MACs", "multiply-accumulates of one inference"),
+}
+
+
+# ------------------------------------------------------------------------------------------------- the cost of each node
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """What one node costs, in integers or polynomials. Constants count at the first node that reads them."""
+
+    macs: Any
+    flash: Any
+    params: Any
+
+
+def costs(net: Network, dim: Dim) -> dict[str, NodeCost]:
+    """Cost of every node: its multiply-accumulates, bytes of constants, and weights plus biases."""
+    folded = _folded_into(net)
+    has_bias = {node.name for node in net.nodes if _is_mixer(node, net) and _bias(node, net)}
+    counted: set[str] = set()
+    found: dict[str, NodeCost] = {}
+    for node in net.nodes:
+        entry = OPS[node.op]
+        flash: Any = 0
+        params: Any = 0
+        for index, name in enumerate(node.inputs):
+            if not net.is_constant(name) or name in counted or entry.int8 == "same" or node.name in folded:
+                continue
+            counted.add(name)
+            elements = _elements(net.shapes[name], name, dim)
+            role = entry.role(node, index)
+            if role == "weight":
+                flash = flash + WEIGHT_BYTES * elements + SCALE_BYTES * _channels_out(node, net, dim)
+                params = params + elements
+            elif role == "bias":
+                flash, params = flash + BIAS_BYTES * elements, params + elements
+            elif node.op != "BatchNormalization" or index < 3:  # of its four vectors a scale and a shift remain
+                flash = flash + DATA_BYTES * elements
+        for tail, mixer in folded.items():
+            if mixer == node.name and node.name not in has_bias:
+                has_bias.add(node.name)
+                channels = _channels_out(node, net, dim)
+                flash, params = flash + BIAS_BYTES * channels, params + channels
+                assert tail != node.name
+        found[node.name] = NodeCost(entry.macs(node, net, dim), flash, params)
+    return found
+
+
+def _is_mixer(node: Node, net: Network) -> bool:
+    return isinstance(OPS[node.op], Mixer) and any(map(net.is_constant, node.inputs[:2]))
+
+
+def _bias(node: Node, net: Network) -> bool:
+    return any(OPS[node.op].role(node, i) == "bias" and net.is_constant(n) for i, n in enumerate(node.inputs))
+
+
+def _channels_out(node: Node, net: Network, dim: Dim) -> Any:
+    """Output channels of a mixer: axis 1 of what a convolution or Gemm makes, the last axis of a matrix product."""
+    output = node.outputs[0]
+    return dim(output, 1 if node.op != "MatMul" else len(net.shapes[output]) - 1)
+
+
+def _folded_into(net: Network) -> dict[str, str]:
+    """Node -> the mixer that swallows it: BatchNormalization and constant bias right after a mixer and alone in reading it."""
+    folded: dict[str, str] = {}
+    for mixer in net.nodes:
+        if not _is_mixer(mixer, net):
+            continue
+        last = mixer
+        while (tail := net.sole_consumer(last.outputs[0])) is not None:
+            if not (tail.op == "BatchNormalization" or (tail.op == "Add" and _is_bias(tail, last.outputs[0], mixer, net))):
+                break
+            folded[tail.name] = mixer.name
+            last = tail
+            if tail.op == "BatchNormalization":
+                break
+    return folded
+
+
+def _is_bias(add: Node, data: str, mixer: Node, net: Network) -> bool:
+    """Whether an Add's other operand is a constant vector over the output channels of ``mixer``."""
+    other = [name for name in add.inputs if name != data]
+    if len(other) != 1 or not net.is_constant(other[0]) or net.shapes[add.outputs[0]] != net.shapes[data]:
+        return False
+    rank = len(net.shapes[data])
+    axis = 1 if mixer.op != "MatMul" else rank - 1
+    shape = (1,) * (rank - len(net.shapes[other[0]])) + net.shapes[other[0]]
+    return all(size == (net.shapes[data][axis] if i == axis else 1) for i, size in enumerate(shape))
+
+
+def _elements(shape: Shape, name: str, dim: Dim) -> Any:
+    total: Any = 1
+    for axis in range(len(shape)):
+        total = total * dim(name, axis)
+    return total
+
+
+# ------------------------------------------------------------------------------------------------------ memory as a graph
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """The network as the schedule search sees it.
+
+    graph: operators and buffers; sizes in elements.
+    tensors: for each buffer, the tensor that gives its size and name.
+    nodes: for each operator of the graph, its node's index in the network. Views and pads that their consumer swallows
+        have none.
+    """
+
+    graph: memory.Graph
+    tensors: tuple[str, ...]
+    nodes: tuple[int, ...]
+
+    def file_steps(self) -> tuple[memory.Step, ...]:
+        """The steps of the file's own order."""
+        return memory.walk(self.graph, range(len(self.graph.ops)))
+
+
+def buffers(net: Network) -> Buffers:
+    """Merge views, drop constants, and say which operators may write in place."""
+    root: dict[str, int] = {}
+    tensors: list[str] = []
+
+    def new(tensor: str) -> int:
+        root[tensor] = len(tensors)
+        tensors.append(tensor)
+        return root[tensor]
+
+    inputs = tuple(new(name) for name in net.inputs)
+    ops: list[memory.Op] = []
+    nodes: list[int] = []
+    for position, node in enumerate(net.nodes):
+        data = [name for name in node.inputs if name and not net.is_constant(name)]
+        kind = OPS[node.op].memory(node, net)
+        if kind == "view" or _swallowed(node, net):
+            root[node.outputs[0]] = root[data[0]]
+            continue
+        reads = tuple(dict.fromkeys(root[name] for name in data))
+        made = tuple(new(name) for name in node.outputs if name)
+        ops.append(memory.Op(reads, made, reads if kind == "in place" and len(made) == 1 else ()))
+        nodes.append(position)
+    sizes = tuple(prod(net.shapes[tensor]) for tensor in tensors)
+    outputs = tuple(dict.fromkeys(root[name] for name in net.outputs))
+    return Buffers(memory.Graph(tuple(ops), sizes, inputs, outputs), tuple(tensors), tuple(nodes))
+
+
+def _swallowed(node: Node, net: Network) -> bool:
+    """A zero Pad whose only consumer pads by itself, a convolution or a pool, is part of that consumer."""
+    entry = OPS[node.op]
+    consumer = net.sole_consumer(node.outputs[0])
+    pads = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+    return isinstance(entry, Pad) and entry.is_zero(node, net) and consumer is not None and consumer.op in pads
+
+
+# ----------------------------------------------------------------------------------------------------------- the report
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node's row of a profile. live: bytes alive while it runs; 0 for a node that does nothing at run time."""
+
+    node: str
+    op: str
+    shape: Shape
+    macs: int
+    flash: int
+    params: int
+    live: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak SRAM in bytes. ``peak`` is achieved by ``order``; ``lower_bound`` holds for every order; equal where ``exact``.
+
+    file_order: the peak of the file's own order. max_in_out: the largest inputs plus outputs of one operator, which
+    under-estimates. peak_tensors: what is alive at the first step that needs the peak.
+    """
+
+    peak: int
+    exact: bool
+    lower_bound: int
+    file_order: int
+    max_in_out: int
+    order: tuple[str, ...]
+    peak_node: str | None
+    peak_tensors: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a network costs and where. ``total`` has sram, flash, macs and params; rows sum to it (sram: their maximum)."""
+
+    path: str
+    opset: int
+    inputs: tuple[tuple[str, Shape], ...]
+    outputs: tuple[tuple[str, Shape], ...]
+    total: Mapping[str, int]
+    memory: Memory
+    groups: tuple[Group, ...]
+    layers: tuple[Layer, ...]
+
+
+def profile(net: Network) -> Profile:
+    """Measure a network. Raises UnsupportedOperator for a node whose cost or channels are unknown."""
+    per_node = costs(net, lambda tensor, axis: net.shapes[tensor][axis])
+    plan = buffers(net)
+    schedule = memory.schedule(plan.graph)
+    live = {net.nodes[plan.nodes[step.op]].name: step.bytes for step in schedule.steps}
+    layers = tuple(
+        Layer(
+            node.name,
+            node.op,
+            net.shapes[node.outputs[0]],
+            int(per_node[node.name].macs),
+            int(per_node[node.name].flash),
+            int(per_node[node.name].params),
+            live.get(node.name, 0),
+        )
+        for node in net.nodes
+    )
+    peak_step = schedule.peak_steps[0] if schedule.peak_steps else None
+    found = label(net)
+    total = {
+        "sram": schedule.peak,
+        **{key: sum(getattr(layer, key) for layer in layers) for key in ("flash", "macs", "params")},
+    }
+    return Profile(
+        path=net.path,
+        opset=net.opset,
+        inputs=tuple((name, net.shapes[name]) for name in net.inputs),
+        outputs=tuple((name, net.shapes[name]) for name in net.outputs),
+        total=total,
+        memory=Memory(
+            peak=schedule.peak,
+            exact=schedule.exact,
+            lower_bound=schedule.lower_bound,
+            file_order=max((step.bytes for step in plan.file_steps()), default=schedule.peak),
+            max_in_out=memory.max_in_out(plan.graph),
+            order=_full_order(net, plan, schedule.order),
+            peak_node=net.nodes[plan.nodes[peak_step.op]].name if peak_step else None,
+            peak_tensors=tuple((plan.tensors[b], plan.graph.sizes[b]) for b in peak_step.buffers) if peak_step else (),
+        ),
+        groups=tuple(sorted((*found.groups, *found.frozen), key=lambda group: _place(group, net))),
+        layers=layers,
+    )
+
+
+def _place(group: Group, net: Network) -> int:
+    names = {node.name: position for position, node in enumerate(net.nodes)}
+    return min((names[node] for node in group.nodes), default=0)
+
+
+def _full_order(net: Network, plan: Buffers, order: Iterable[int]) -> tuple[str, ...]:
+    """All nodes in the order of the schedule, those that it leaves out as soon as what they read is there."""
+    scheduled = [plan.nodes[op] for op in order]
+    position = {output: index for index, node in enumerate(net.nodes) for output in node.outputs}
+    done: set[int] = set()
+    names: list[str] = []
+    for index in [*scheduled, *range(len(net.nodes))]:
+        stack = [index]
+        while stack:
+            top = stack[-1]
+            unmet = [position[name] for name in net.nodes[top].inputs if name in position and position[name] not in done]
+            if top in done:
+                stack.pop()
+            elif unmet:
+                stack.extend(unmet)
+            else:
+                done.add(stack.pop())
+                names.append(net.nodes[top].name)
+    return tuple(names)
+
+
+# ------------------------------------------------------------------------------------------------- costs as functions
+
+
+class Polynomial:
+    """A sum of integer coefficients times products of extents; an extent is the size of an axis as a function of widths."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: Mapping[tuple[int, ...], int]) -> None:
+        self.terms = terms
+
+    def __add__(self, other: Polynomial | int) -> Polynomial:
+        terms = dict(self.terms)
+        for extents, factor in (other.terms if isinstance(other, Polynomial) else {(): other}).items():
+            terms[extents] = terms.get(extents, 0) + factor
+        return Polynomial(terms)
+
+    def __mul__(self, other: Polynomial | int) -> Polynomial:
+        terms: dict[tuple[int, ...], int] = {}
+        for extents, factor in self.terms.items():
+            for more, times in (other.terms if isinstance(other, Polynomial) else {(): other}).items():
+                key = tuple(sorted(extents + more))
+                terms[key] = terms.get(key, 0) + factor * times
+        return Polynomial(terms)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+class _Compiled:
+    """Polynomials of degree two at most, ready to be evaluated together at many widths.
+
+    An extent is ``fixed[e] + per_group[e] @ widths``; extent 0 is the constant 1.
+    """
+
+    def __init__(
+        self, polynomials: Sequence[Polynomial], extents: Sequence[tuple[int, Mapping[int, int]]], groups: int
+    ) -> None:
+        self.fixed = np.array([1, *(fixed for fixed, _ in extents)], dtype=np.int64)
+        self.per_group = np.zeros((len(extents) + 1, groups), dtype=np.int64)
+        for row, (_, counts) in enumerate(extents, 1):
+            for group, count in counts.items():
+                self.per_group[row, group] = count
+        flat = [(row, (0, 0, *key)[-2:], factor) for row, p in enumerate(polynomials) for key, factor in p.terms.items()]
+        assert all(len(key) <= 2 for p in polynomials for key in p.terms), "a cost of degree three"
+        self.rows = np.array([row for row, _, _ in flat], dtype=np.int64)
+        self.left = np.array([key[0] for _, key, _ in flat], dtype=np.int64)
+        self.right = np.array([key[1] for _, key, _ in flat], dtype=np.int64)
+        self.factor = np.array([factor for _, _, factor in flat], dtype=np.int64)
+        self.count = len(polynomials)
+
+    def values(self, widths: np.ndarray) -> np.ndarray:
+        """int64 (polynomials,) at widths int64 (groups,)."""
+        extents = self.fixed + self.per_group @ widths
+        terms = self.factor * extents[self.left] * extents[self.right]
+        return np.bincount(self.rows, terms, self.count).astype(np.int64) if terms.size else np.zeros(self.count, np.int64)
+
+    def gradient(self, widths: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """d (weight @ values) / d widths: float64 (groups,)."""
+        extents = self.fixed + self.per_group @ widths
+        scale = self.factor * weight[self.rows]
+        by_extent = np.bincount(self.left, scale * extents[self.right], len(extents))
+        by_extent += np.bincount(self.right, scale * extents[self.left], len(extents))
+        return np.asarray(by_extent @ self.per_group, dtype=np.float64)
+
+
+class CostModel:
+    """Flash, MACs and peak SRAM of every cut of a labelled network, as functions of its groups' widths.
+
+    Exact: at the widths of a selection it gives what ``profile`` gives for the cut network (where both searches of the
+    schedule prove theirs).
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
+        net = channels.network
+        self._extents: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {}
+        owner = np.full(channels.n_components + 1, -1, dtype=np.int64)
+        for index, group in enumerate(channels.groups):
+            owner[list(group.components)] = index
+        self._owner = owner
+        per_node = costs(net, self._dim)
+        self._buffers = buffers(net)
+        sums = [sum((getattr(cost, key) for cost in per_node.values()), start=Polynomial({})) for key in ("flash", "macs")]
+        sizes = [_elements(net.shapes[t], t, self._dim) * Polynomial({(): 1}) for t in self._buffers.tensors]
+        extents = [(fixed, dict(counts)) for fixed, counts in self._extents]
+        self._sums = _Compiled(sums, extents, len(channels.groups))
+        self._sizes = _Compiled(sizes, extents, len(channels.groups))
+        self._planner = memory.Planner(self._buffers.graph)
+        self.full = np.array([len(group) for group in channels.groups], dtype=np.int64)
+        self.least = np.array([group.minimum for group in channels.groups], dtype=np.int64)
+
+    def _dim(self, tensor: str, axis: int) -> Polynomial | int:
+        """The size of an axis: an integer, or an extent where channels cut it."""
+        along = self.channels.along.get(tensor)
+        labels = along.labels if along is not None and along.axis == axis else None
+        for slot in self.channels.slots_of.get(tensor, ()):
+            if slot.axis == axis:
+                labels = slot.components
+        if labels is None:
+            return self.channels.network.shapes[tensor][axis]
+        counts: dict[int, float] = {}
+        for group, slices in zip(*np.unique(self._owner[labels], return_counts=True), strict=True):
+            # every component of a group has as many slices here as any other of it
+            size = len(self.channels.groups[group]) if group >= 0 else 1
+            counts[int(group)] = slices / size
+        key = (int(counts.pop(-1, 0)), tuple((group, int(count)) for group, count in counts.items()))
+        return Polynomial({(1 + self._extents.setdefault(key, len(self._extents)),): 1})
+
+    def at(self, widths: np.ndarray) -> dict[str, int]:
+        """sram and flash in bytes, macs, at int64 widths (groups,)."""
+        flash, macs = self._sums.values(widths)
+        return {"sram": self.schedule(widths).peak, "flash": int(flash), "macs": int(macs)}
+
+    def sums(self, widths: np.ndarray) -> dict[str, int]:
+        """flash and macs alone: no schedule is searched."""
+        flash, macs = self._sums.values(widths)
+        return {"flash": int(flash), "macs": int(macs)}
+
+    def schedule(self, widths: np.ndarray) -> memory.Schedule:
+        """The best schedule found at these widths."""
+        return self._planner.plan(tuple(self._sizes.values(widths).tolist()))
+
+    def gradient(self, resource: str, widths: np.ndarray) -> np.ndarray:
+        """d resource / d widths: float64 (groups,). For sram the mean over all steps that tie at the peak."""
+        if resource != "sram":
+            return self._sums.gradient(widths, np.array([resource == "flash", resource == "macs"], dtype=np.float64))
+        schedule = self.schedule(widths)
+        weight = np.zeros(self._sizes.count)
+        for step in schedule.peak_steps:
+            weight[list(step.buffers)] += 1 / len(schedule.peak_steps)
+        return self._sizes.gradient(widths, weight)
+
+
+# --------------------------------------------------------------------------------------------------------------- budgets
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Used and limit of every limited resource, in base units. Limits are inclusive."""
+
+    used: Mapping[str, int]
+    limits: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        return not self.excess
+
+    @property
+    def excess(self) -> dict[str, int]:
+        """By how much each resource that is over its limit is over."""
+        return {name: self.used[name] - limit for name, limit in self.limits.items() if self.used[name] > limit}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Resource -> limit in base units. Resources that it doesn't name are free."""
+
+    limits: Mapping[str, int]
+
+    def check(self, used: Mapping[str, int]) -> Verdict:
+        return Verdict({name: used[name] for name in self.limits}, self.limits)
+
+    def ratios(self, used: Mapping[str, int]) -> dict[str, float]:
+        """used / limit of every limited resource."""
+        return {name: used[name] / limit for name, limit in self.limits.items()}
+
+
+def budget(wanted: Mapping[str, Limit], own: Mapping[str, int]) -> Budget:
+    """Limits in base units for a network that costs ``own``. Raises BudgetError where a share comes to nothing."""
+    limits = {name: limit.of(own[name]) for name, limit in wanted.items()}
+    for name, value in limits.items():
+        if value < 1:
+            raise BudgetError(f"the limit of {RESOURCES[name].title} comes to {value}; give a larger one")
+    return Budget(limits)
+
+
+def least(model: CostModel, limits: Budget) -> dict[str, int]:
+    """What each limited resource costs at least, each group at its minimum: no selection costs less."""
+    costs_at_least = model.at(model.least)
+    return {name: costs_at_least[name] for name in limits.limits}
+
+
+def refuse_infeasible(model: CostModel, limits: Budget) -> None:
+    """Raise BudgetError, before any training, for limits that no selection of channels can hold."""
+    bounds = least(model, limits)
+    over = [
+        f"{RESOURCES[name].title} can't go below {bounds[name]} (limit {limit})"
+        for name, limit in limits.limits.items()
+        if bounds[name] > limit
+    ]
+    if over:
+        raise BudgetError(f"{model.channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits")
