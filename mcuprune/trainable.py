@@ -1,0 +1,532 @@
+"""A network as a torch module that trains: same nodes, same tensors, weights kept under their ONNX names.
+
+The graph is not rebuilt: ``Trainable`` walks the network's nodes. What has weights (convolutions, matrix products,
+BatchNormalization, constants tied to channels) runs on parameters of this module, so a weight that several nodes share stays
+one parameter, and nothing trainable hides in a buffer. Every other node runs on the module that onnx2torch makes of it, or
+on one of our kernels where onnx2torch has none. ``network`` puts the weights back into the ONNX graph.
+
+Channels are masked where they are read: ``gates`` multiply the slices of mixing weights. That is exact for every activation
+function (a removed channel has no other reader), costs next to nothing, and its gradient is dLoss/dMask.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from mcuprune.channels import Channels
+from mcuprune.errors import UnsupportedOperator
+from mcuprune.network import Network, Node, node_protos
+from mcuprune.ops import OPS, Mixer
+
+Kernel = Callable[..., Any]
+
+#: The opset that nodes are handed to onnx2torch in.
+_KERNEL_OPSET = 17
+
+
+class Trainable(nn.Module):
+    """The network, callable on its inputs: float32 (batch, ...) each, any batch size; returns its outputs as a tuple.
+
+    gates: float (n_components + 1,), 1 where a component is kept; None computes the whole network. Set it before a call;
+        let it require grad to get dLoss/dMask.
+    Raises UnsupportedOperator, on construction, for a node that neither onnx2torch nor a kernel of ours can run.
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        super().__init__()
+        self.channels = channels
+        self.source = channels.network
+        self.gates: Tensor | None = None
+        self.params = nn.ParameterDict()
+        self._key: dict[str, str] = {}  # ONNX names may hold dots, which parameter names may not
+        trained = set(_trained(channels))
+        for index, (name, value) in enumerate(self.source.constants.items()):
+            self._key[name] = key = f"c{index}"
+            tensor = torch.from_numpy(np.array(value))
+            if name in trained:
+                self.params[key] = nn.Parameter(tensor.float())
+            else:
+                self.register_buffer(key, tensor.float() if tensor.is_floating_point() else tensor)
+        self._mixing: dict[str, list[tuple[int, Tensor]]] = {}
+        for index, slot in enumerate(channels.slots):
+            if slot.mixes:
+                self.register_buffer(f"slot{index}", torch.from_numpy(slot.components), persistent=False)
+                self._mixing.setdefault(slot.constant, []).append((slot.axis, f"slot{index}"))  # type: ignore[arg-type]
+        for name, slots in self._mixing.items():
+            self._mixing[name] = slots[:1]  # users of a shared weight have tied channels: one mask serves them all
+        self._steps = [(node, self._kernel(node)) for node in self.source.nodes]
+        self._last_use = _last_uses(self.source)
+
+    def constant(self, name: str) -> Tensor:
+        """The tensor of a constant, by its ONNX name."""
+        key = self._key[name]
+        return self.params[key] if key in self.params else getattr(self, key)
+
+    def named_weights(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Every trained constant under its ONNX name."""
+        return ((name, self.params[key]) for name, key in self._key.items() if key in self.params)
+
+    def weight(self, node: Node) -> Tensor:
+        """A mixer's weight as it is used: gated. Shape as in the ONNX file."""
+        name = node.inputs[1]
+        value = self.constant(name)
+        if self.gates is not None:
+            for axis, buffer in self._mixing.get(name, ()):
+                shape = [1] * value.ndim
+                shape[axis] = -1
+                value = value * self.gates[getattr(self, buffer)].view(shape)  # type: ignore[call-overload]
+        return value
+
+    def bias(self, node: Node) -> Tensor | None:
+        """A mixer's bias as it is used, or None."""
+        return self.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+
+    def data(self, node: Node, index: int) -> Tensor:
+        """A constant operand of any other node as it is used."""
+        return self.constant(node.inputs[index])
+
+    def made(self, tensor: str, value: Tensor) -> Tensor:
+        """Called with every tensor that is computed, inputs included; what it returns goes on."""
+        return value
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        values = {name: self.made(name, value) for name, value in zip(self.source.inputs, inputs, strict=True)}
+        for position, (node, kernel) in enumerate(self._steps):
+            results = kernel(values)
+            for name, value in zip(node.outputs, (results,) if isinstance(results, Tensor) else results, strict=False):
+                if name:
+                    values[name] = self.made(name, value)
+            for name in self._last_use.get(position, ()):
+                values.pop(name, None)  # a mask or running mean that older opsets declare is never made
+        return tuple(values[name] for name in self.source.outputs)
+
+    def network(self) -> Network:
+        """The ONNX network with this module's weights."""
+        values = {
+            name: self.constant(name).detach().cpu().numpy().astype(self.source.constants[name].dtype) for name in self._key
+        }
+        return self.source.with_constants(values)
+
+    def _kernel(self, node: Node) -> Kernel:
+        """What computes one node from the tensors made so far."""
+        net = self.source
+        if isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1]):
+            make = _MIXERS[node.op](node, net)
+            data = node.inputs[0]
+            return lambda values: make(values[data], self.weight(node), self.bias(node))
+        if node.op == "BatchNormalization":
+            return self._batch_norm(node)
+        run = _OWN[node.op](node, net) if node.op in _OWN else _onnx2torch(node, net)
+
+        def kernel(values: Mapping[str, Tensor]) -> Any:
+            operands = [
+                self.data(node, index) if name in self._key else values[name] for index, name in enumerate(node.inputs) if name
+            ]
+            return run(*operands)
+
+        return kernel
+
+    def _batch_norm(self, node: Node) -> Kernel:
+        scale, shift, mean, variance = node.inputs[1:5]
+        epsilon = float(node.attrs.get("epsilon", 1e-5))
+
+        def kernel(values: Mapping[str, Tensor]) -> Tensor:
+            x = values[node.inputs[0]]
+            batch = self.training and x.numel() > x.shape[1]
+            return F.batch_norm(
+                x,
+                self.constant(mean),
+                self.constant(variance),
+                self.constant(scale),
+                self.constant(shift),
+                training=batch,
+                momentum=0.1,
+                eps=epsilon,
+            )
+
+        return kernel
+
+
+def _last_uses(net: Network) -> dict[int, list[str]]:
+    """Node position -> tensors that nobody needs after it."""
+    last: dict[str, int] = {}
+    for position, node in enumerate(net.nodes):
+        for name in (*node.inputs, *node.outputs):
+            if name and not net.is_constant(name):
+                last[name] = position
+    found: dict[int, list[str]] = {}
+    for name, position in last.items():
+        if name not in net.outputs:
+            found.setdefault(position, []).append(name)
+    return found
+
+
+def _trained(channels: Channels) -> Iterable[str]:
+    """Constants that training changes: weights and biases, normalisation's scale and shift, what is tied to channels."""
+    net = channels.network
+    for node in net.nodes:
+        for index, name in enumerate(node.inputs):
+            if not net.is_constant(name) or net.constants[name].dtype.kind != "f":
+                continue
+            role = OPS[node.op].role(node, index)
+            statistics = node.op == "BatchNormalization" and index in (3, 4)
+            normalises = node.op in ("BatchNormalization", "InstanceNormalization", "LayerNormalization")
+            if role != "data" or ((normalises or name in channels.slots_of) and not statistics):
+                yield name
+
+
+# ------------------------------------------------------------------------------------------------------------- kernels
+
+
+def _pads(node: Node, net: Network, kernel: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) of each spatial axis, with auto_pad resolved at the network's own sizes."""
+    rank = len(kernel)
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if auto in ("NOTSET", ""):
+        pads = node.attrs.get("pads") or (0,) * (2 * rank)
+        return list(zip(pads[:rank], pads[rank:], strict=True))
+    if auto == "VALID":
+        return [(0, 0)] * rank
+    strides = node.attrs.get("strides") or (1,) * rank
+    dilations = node.attrs.get("dilations") or (1,) * rank
+    before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
+    found = []
+    for size, out, taps, stride, dilation in zip(before, after, kernel, strides, dilations, strict=True):
+        total = max(0, (out - 1) * stride + (taps - 1) * dilation + 1 - size)
+        small = total // 2
+        found.append((small, total - small) if auto == "SAME_UPPER" else (total - small, small))
+    return found
+
+
+def _torch_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
+    """torch's order: last axis first."""
+    return [size for pair in reversed(pads) for size in pair]
+
+
+def _conv(node: Node, net: Network) -> Kernel:
+    kernel = net.shapes[node.inputs[1]][2:]
+    pads = _pads(node, net, kernel)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
+    strides = tuple(node.attrs.get("strides") or (1,) * len(kernel))
+    dilations = tuple(node.attrs.get("dilations") or (1,) * len(kernel))
+    even = all(before == after for before, after in pads)
+    inner = tuple(before for before, _ in pads) if even else 0
+    group = node.attrs.get("group", 1)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not even:
+            x = F.pad(x, _torch_pads(pads))
+        return convolve(x, weight, bias, strides, inner, dilations, group)
+
+    return run
+
+
+def _conv_transpose(node: Node, net: Network) -> Kernel:
+    kernel = net.shapes[node.inputs[1]][2:]
+    rank = len(kernel)
+    spread = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    strides = tuple(node.attrs.get("strides") or (1,) * rank)
+    dilations = tuple(node.attrs.get("dilations") or (1,) * rank)
+    group = node.attrs.get("group", 1)
+    before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
+    whole = [(i - 1) * s + (k - 1) * d + 1 for i, s, k, d in zip(before, strides, kernel, dilations, strict=True)]
+    first = [pad for pad, _ in _transposed_pads(node, whole, after)]
+    # What lies beyond the whole result (output_padding) has no input under it: zero, and then the bias.
+    crop = [(-start, start + out - size) for start, out, size in zip(first, after, whole, strict=True)]
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = F.pad(spread(x, weight, None, strides, 0, 0, group, dilations), _torch_pads(crop))
+        return y if bias is None else y + bias.view(1, -1, *[1] * rank)
+
+    return run
+
+
+def _transposed_pads(node: Node, whole: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
+    rank = len(whole)
+    pads = node.attrs.get("pads")
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if auto in ("NOTSET", "") and not node.attrs.get("output_shape"):
+        pads = pads or (0,) * (2 * rank)
+        return list(zip(pads[:rank], pads[rank:], strict=True))
+    extra = node.attrs.get("output_padding") or (0,) * rank
+    found = []
+    for size, out, more in zip(whole, after, extra, strict=True):
+        total = max(0, size + more - out)
+        small = total // 2
+        found.append((small, total - small) if auto == "SAME_UPPER" else (total - small, small))
+    return found
+
+
+def _gemm(node: Node, net: Network) -> Kernel:
+    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+    transposed = bool(node.attrs.get("transB"))
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = x @ (weight.T if transposed else weight)
+        y = y if alpha == 1.0 else alpha * y
+        return y if bias is None else y + (bias if beta == 1.0 else beta * bias)
+
+    return run
+
+
+def _matmul(node: Node, net: Network) -> Kernel:
+    return lambda x, weight, bias: x @ weight
+
+
+_MIXERS: Mapping[str, Callable[[Node, Network], Kernel]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}
+
+
+def _identity(node: Node, net: Network) -> Kernel:
+    return lambda x: x
+
+
+def _gelu(node: Node, net: Network) -> Kernel:
+    approximate = node.attrs.get("approximate", "none")
+    return lambda x: F.gelu(x, approximate=approximate)
+
+
+def _average_pool(node: Node, net: Network) -> Kernel:
+    """onnx2torch refuses asymmetric pads: average the padded sum, over the elements that count."""
+    kernel = node.attrs["kernel_shape"]
+    pads = _pads(node, net, kernel)
+    strides = tuple(node.attrs.get("strides") or (1,) * len(kernel))
+    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
+    out = net.shapes[node.outputs[0]][2:]
+    size = net.shapes[node.inputs[0]][2:]
+    # ceil_mode lets the last window hang over the end; those elements never count
+    over = [max(0, (o - 1) * s + k - (n + b + a)) for o, s, k, n, (b, a) in zip(out, strides, kernel, size, pads, strict=True)]
+    counts_pads = bool(node.attrs.get("count_include_pad", 0))
+    hang = _torch_pads([(0, more) for more in over])
+    inner = _torch_pads(pads)
+    ones = torch.ones(1, 1, *size)
+    weight = pool(F.pad(F.pad(ones, inner, value=float(counts_pads)), hang), tuple(kernel), strides)
+    plain = bool((weight == 1).all())
+
+    def run(x: Tensor) -> Tensor:
+        y = pool(F.pad(F.pad(x, inner), hang) if any(inner) or any(hang) else x, tuple(kernel), strides)
+        return y if plain else y / weight.to(y)
+
+    return run
+
+
+def _max_pool(node: Node, net: Network) -> Kernel:
+    """onnx2torch refuses auto_pad and asymmetric pads: pad with what never is a maximum."""
+    if any(node.outputs[1:]):
+        raise UnsupportedOperator(f"{net.path}: node '{node.name}': MaxPool that also gives indices can't be trained")
+    kernel = node.attrs["kernel_shape"]
+    pads = _pads(node, net, kernel)
+    strides = tuple(node.attrs.get("strides") or (1,) * len(kernel))
+    dilations = tuple(node.attrs.get("dilations") or (1,) * len(kernel))
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
+    sizes = zip(net.shapes[node.outputs[0]][2:], net.shapes[node.inputs[0]][2:], kernel, strides, dilations, pads, strict=True)
+    # ceil_mode lets the last window hang over the end
+    around = [(b, max(a, (out - 1) * s + (k - 1) * d + 1 - size - b)) for out, size, k, s, d, (b, a) in sizes]
+    inner = _torch_pads(around)
+
+    def run(x: Tensor) -> Tensor:
+        padded = F.pad(x, inner, value=float("-inf")) if any(inner) else x
+        return pool(padded, tuple(kernel), strides, 0, dilations)
+
+    return run
+
+
+def _reshape(node: Node, net: Network) -> Kernel:
+    before, after = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
+    if before and after and before[0] == after[0] == 1:
+        return lambda x: x.reshape(x.shape[0], *after[1:])
+    target = node.attrs["shape"]
+    copies = not node.attrs.get("allowzero")
+    return lambda x: x.reshape([x.shape[i] if size == 0 and copies else size for i, size in enumerate(target)])
+
+
+def _softmax(node: Node, net: Network) -> Kernel:
+    function = F.softmax if node.op == "Softmax" else F.log_softmax
+    if net.opset >= 13:
+        return lambda x: function(x, node.attrs.get("axis", -1))
+    axis = node.attrs.get("axis", 1) % len(net.shapes[node.inputs[0]])
+    return lambda x: function(x.flatten(axis), -1).view_as(x)  # before opset 13 it flattened from the axis on
+
+
+def _upsample(node: Node, net: Network) -> Kernel:
+    mode = "nearest" if node.attrs.get("mode", "nearest") == "nearest" else "bilinear"
+    scales = [float(scale) for scale in node.attrs["scales"][2:]]
+    corners = None if mode == "nearest" else False
+    return lambda x: F.interpolate(x, scale_factor=scales, mode=mode, align_corners=corners)
+
+
+def _global_max_pool(node: Node, net: Network) -> Kernel:
+    return lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True)
+
+
+def _space_to_depth(node: Node, net: Network) -> Kernel:
+    block = node.attrs["blocksize"]
+
+    def run(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.view(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(n, c * block * block, h // block, w // block)
+
+    return run
+
+
+def _depth_to_space(node: Node, net: Network) -> Kernel:
+    block = node.attrs["blocksize"]
+    if node.attrs.get("mode", "DCR") == "CRD":
+        return lambda x: F.pixel_shuffle(x, block)
+
+    def run(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.view(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
+        return x.reshape(n, c // block**2, h * block, w * block)
+
+    return run
+
+
+def _fake_int8(node: Node, net: Network) -> Kernel:
+    raise UnsupportedOperator(
+        f"{net.path}: node '{node.name}' ({node.op}): a quantised network can't be trained; prune the float one"
+    )
+
+
+#: Kernels for what onnx2torch lacks, or gets wrong on some opset.
+_OWN: Mapping[str, Callable[[Node, Network], Kernel]] = {
+    "AveragePool": _average_pool,
+    "DepthToSpace": _depth_to_space,
+    "DequantizeLinear": _fake_int8,
+    "Dropout": _identity,
+    "Gelu": _gelu,
+    "GlobalMaxPool": _global_max_pool,
+    "Identity": _identity,
+    "LogSoftmax": _softmax,
+    "MaxPool": _max_pool,
+    "Mish": lambda node, net: F.mish,
+    "QuantizeLinear": _fake_int8,
+    "Reshape": _reshape,
+    "Softmax": _softmax,
+    "SpaceToDepth": _space_to_depth,
+    "Swish": lambda node, net: lambda x: x * torch.sigmoid(float(node.attrs.get("alpha", 1.0)) * x),
+    "Upsample": _upsample,
+}
+
+
+@lru_cache(maxsize=1)
+def _converter() -> Callable[[Any], nn.Module]:
+    """onnx2torch's ``convert``.
+
+    onnx2torch imports torchvision for two detection operators that mcuprune never hands it, and torchvision fails to import
+    wherever its compiled operators don't match the installed torch. Placeholders stand in for it then, during the import.
+    """
+    try:
+        import torchvision.ops  # noqa: F401
+
+        placeholders = {}
+    except Exception:  # ImportError where it is absent; torch's operator registry raises RuntimeError for a mismatched build
+        broken = [name for name in sys.modules if name.split(".")[0] == "torchvision"]
+        for name in broken:
+            del sys.modules[name]
+        ops = ModuleType("torchvision.ops")
+        ops.roi_align = None  # type: ignore[attr-defined]
+        root = ModuleType("torchvision")
+        root.ops = ops  # type: ignore[attr-defined]
+        placeholders = {"torchvision": root, "torchvision.ops": ops}
+    sys.modules.update(placeholders)
+    try:
+        from onnx2torch import convert
+    finally:
+        for name in placeholders:
+            del sys.modules[name]
+    return convert  # type: ignore[no-any-return]
+
+
+def _onnx2torch(node: Node, net: Network) -> Kernel:
+    """The module that onnx2torch makes of a single node. Its operands, constants too, are the module's inputs."""
+    lowered = _lowered(node, net)
+    operands = list(dict.fromkeys(name for name in node.inputs if name))
+    protos, parameters = node_protos([lowered], {}, _KERNEL_OPSET, net.dtypes)
+    inputs = []
+    for name in operands:
+        shape: list[int | str] = list(net.shapes[name])
+        if shape and not net.is_constant(name):
+            shape[0] = "batch"
+        inputs.append(helper.make_tensor_value_info(name, net.dtypes[name], shape))
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.outputs if name]
+    graph = helper.make_graph(protos, "node", inputs, outputs, [numpy_helper.from_array(v, n) for n, v in parameters.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _KERNEL_OPSET)], ir_version=8)
+    convert = _converter()
+    try:
+        module = convert(model)
+    except Exception as error:  # onnx2torch raises NotImplementedError and, for odd attributes, whatever comes up
+        reason = str(error).strip().splitlines()
+        raise UnsupportedOperator(
+            f"{net.path}: node '{node.name}': {node.op} can't be trained ({reason[0] if reason else type(error).__name__}); "
+            "profile, check and prune --no-train work on it"
+        ) from None
+    position = [operands.index(name) for name in node.inputs if name]
+    if len(operands) == len(position):
+        return module
+    return lambda *values: module(*[values[position.index(index)] for index in range(len(operands))])
+
+
+#: Attributes that opset 17 lacks, with the only value that means the same without them.
+_NEWER_ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
+    "Cast": {"saturate": 1, "round_mode": "up"},
+    "ReduceMax": {"noop_with_empty_axes": 0},
+    "ReduceMean": {"noop_with_empty_axes": 0},
+    "ReduceMin": {"noop_with_empty_axes": 0},
+    "ReduceL1": {"noop_with_empty_axes": 0},
+    "ReduceL2": {"noop_with_empty_axes": 0},
+    "ReduceProd": {"noop_with_empty_axes": 0},
+    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": "stretch"},
+}
+
+
+def _lowered(node: Node, net: Network) -> Node:
+    """The node in terms that opset 17 has."""
+    attrs = dict(node.attrs)
+    for name, neutral in _NEWER_ATTRIBUTES.get(node.op, {}).items():
+        if attrs.pop(name, neutral) != neutral:
+            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
+    rank = len(net.shapes[node.inputs[0]]) if node.inputs else 0
+    if node.op == "Split":
+        axis = attrs.get("axis", 0)
+        attrs["split"] = tuple(net.shapes[name][axis] for name in node.outputs)
+        attrs.pop("num_outputs", None)
+    elif node.op == "Pad" and attrs.get("axes"):
+        axes = [axis % rank for axis in attrs.pop("axes")]
+        pads, full = attrs["pads"], [0] * (2 * rank)
+        for place, axis in enumerate(axes):
+            full[axis], full[rank + axis] = pads[place], pads[len(axes) + place]
+        attrs["pads"] = tuple(full)
+    elif node.op == "Resize" and attrs.get("axes"):
+        axes = [axis % rank for axis in attrs.pop("axes")]
+        for name, neutral in (("scales", (1.0,) * rank), ("sizes", net.shapes[node.inputs[0]])):
+            if attrs.get(name):
+                values = list(neutral)
+                for place, axis in enumerate(axes):
+                    values[axis] = attrs[name][place]
+                attrs[name] = tuple(values)
+    elif node.op.startswith("Reduce") and not attrs.get("axes"):
+        attrs.pop("axes", None)
+    return Node(node.name, node.op, node.inputs, node.outputs, attrs, {})
+
+
+def as_inputs(net: Network, x: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+    """A batch of data as the network's inputs. Only networks of one input can be trained."""
+    if len(net.inputs) != 1 or net.dtypes[net.inputs[0]] != TensorProto.FLOAT:
+        raise UnsupportedOperator(f"{net.path}: has inputs {', '.join(net.inputs)}; training takes one float input")
+    return (torch.from_numpy(x).to(device),)
