@@ -145,6 +145,29 @@ class Channels:
         constants = {name: self.cut_constant(name, value, keep) for name, value in self.network.constants.items()}
         return self.network.rebuilt(nodes, constants)
 
+    def cut_channels(self, keep: np.ndarray) -> Channels:
+        """The cut network, labelled as its parent: the same groups under the same names, with the components that stay.
+
+        Component c of this labelling is component ``keep[:c].sum()`` of the new one.
+        """
+        if keep.all():
+            return self
+        number = np.cumsum(keep) - 1
+
+        def stay(labels: np.ndarray) -> np.ndarray:
+            return np.asarray(number[labels[keep[labels]]])
+
+        return Channels(
+            network=self.cut(keep),
+            along={tensor: Along(along.axis, stay(along.labels)) for tensor, along in self.along.items()},
+            slots=tuple(replace(slot, components=stay(slot.components)) for slot in self.slots),
+            groups=tuple(
+                replace(group, components=tuple(int(number[c]) for c in group.components if keep[c])) for group in self.groups
+            ),
+            frozen=self.frozen,
+            n_components=int(number[-1]),
+        )
+
     def masked(self, keep: np.ndarray) -> Network:
         """The whole network with the mixing slices of removed components set to zero: what ``cut`` must equal."""
         constants = dict(self.network.constants)

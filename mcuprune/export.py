@@ -1,0 +1,254 @@
+"""The int8 file: QuantizeLinear and DequantizeLinear around the nodes of the user's own graph.
+
+Affine int8 as TensorFlow Lite and the vendors' tools read it: activations per tensor, weights symmetric in [-127, 127] per
+output channel, biases int32 with scale = input scale x weight scale. ``scheme`` decides, from the operator table alone, which
+tensors are quantised and which share a quantiser; ``quantized`` writes the nodes. Fake-quant training (``quantize``) reads the
+same scheme and the same ``weight_scale``, so what it simulates is what the file computes. Inputs and outputs stay float, and
+every tensor keeps its name: it now holds the dequantised value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import TensorProto
+
+from mcuprune.errors import UnsupportedOperator
+from mcuprune.network import Network, Node
+from mcuprune.ops import OPS, Mixer
+from mcuprune.resources import is_bias
+
+#: The first opset in which DequantizeLinear has an axis.
+_QDQ_OPSET = 13
+LOW, HIGH = -128, 127
+#: TensorFlow Lite's rule for what lies in [0, 1].
+UNIT_SCALE = 1 / 256
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """real = scale * (stored - zero_point), stored in [-128, 127]."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Which tensors are quantised, and with whose range.
+
+    quantizer: tensor -> the name of its quantiser; tensors of one name share it.
+    unit: quantisers that are fixed to [0, 1).
+    data: (node, input index) of constants other than weights and biases that are stored as int8.
+    """
+
+    quantizer: Mapping[str, str]
+    unit: frozenset[str]
+    data: frozenset[tuple[str, int]]
+
+
+def scheme(net: Network) -> Scheme:
+    """How to quantise a network whose BatchNormalizations are folded.
+
+    What a clamp (Relu, Clip) alone reads has no quantiser of its own: the clamp's does the work. Movements and max pools share
+    their input's. A Concat shares one range among its inputs only where all of them come out of clamps; ranges of different
+    sign would waste each other's steps.
+    """
+    parent: dict[str, str] = {}
+
+    def root(tensor: str) -> str:
+        while parent[tensor] != tensor:
+            tensor = parent[tensor]
+        return tensor
+
+    unit: set[str] = set()
+    for name in net.inputs:
+        if net.dtypes[name] == TensorProto.FLOAT:
+            parent[name] = name
+    for node in net.nodes:
+        kind = OPS[node.op].int8
+        for output in node.outputs:
+            if not output or net.dtypes.get(output) != TensorProto.FLOAT:
+                continue
+            reader = net.sole_consumer(output)
+            if kind == "own" and reader is not None and OPS[reader.op].int8 == "clamp":
+                continue
+            parent[output] = output
+            if kind == "same" and node.inputs[0] in parent:
+                parent[output] = root(node.inputs[0])
+            elif kind == "unit":
+                unit.add(output)
+        if node.op == "Concat" and node.outputs[0] in parent and all(_clamped(net, name) for name in node.inputs):
+            for name in node.inputs:
+                parent[root(name)] = root(node.outputs[0])
+    data = frozenset(
+        (node.name, index)
+        for node in net.nodes
+        if OPS[node.op].memory_kind == "in place" and node.op != "BatchNormalization"
+        for index, name in enumerate(node.inputs)
+        if net.is_constant(name) and net.constants[name].size > 1 and net.constants[name].dtype == np.float32
+        if not any(is_bias(node, other, net.producer[other], net) for other in node.inputs if _is_product(net, other))
+    )
+    return Scheme({tensor: root(tensor) for tensor in parent}, frozenset(root(tensor) for tensor in unit), data)
+
+
+def _clamped(net: Network, tensor: str) -> bool:
+    maker = net.producer.get(tensor)
+    while maker is not None and OPS[maker.op].int8 == "same":
+        maker = net.producer.get(maker.inputs[0])
+    return maker is not None and OPS[maker.op].int8 == "clamp"
+
+
+def _is_product(net: Network, tensor: str) -> bool:
+    return tensor in net.producer and isinstance(OPS[net.producer[tensor].op], Mixer)
+
+
+def quantizer(low: float, high: float) -> Quantizer:
+    """The int8 quantiser of a range; zero is always represented exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.float32(max((high - low) / (HIGH - LOW), 1e-8))
+    return Quantizer(float(scale), int(np.clip(np.round(LOW - low / scale), LOW, HIGH)))
+
+
+def weight_axis(node: Node, net: Network) -> int | None:
+    """The axis of a mixer's weight along which scales differ; None where one scale serves all."""
+    entry = OPS[node.op]
+    assert isinstance(entry, Mixer)
+    shape = net.shapes[node.inputs[1]]
+    if node.op == "ConvTranspose" and node.attrs.get("group", 1) > 1:
+        return 0 if shape[1] == 1 else None
+    return entry.weight_axes(node)[1] if len(shape) > 1 else None
+
+
+def weight_scale(weight: np.ndarray, axis: int | None, bias: np.ndarray | None, input_scale: float) -> np.ndarray:
+    """float32 scales of a weight: (channels,) along ``axis``, or ().
+
+    Never so small that a live bias of an almost dead channel overflows its int32 (|bias| / (input scale x scale) < 2^30).
+    """
+    others = tuple(a for a in range(weight.ndim) if a != axis)
+    scale = np.maximum(np.abs(weight).max(others) / np.float32(127), np.float32(1e-12))
+    if bias is not None:
+        needed = np.abs(bias.reshape(-1)) / np.float32(input_scale * 2.0**30)
+        scale = np.maximum(scale, needed if axis is not None else needed.max())
+    return np.asarray(scale, np.float32)
+
+
+def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> Network:
+    """The network with QuantizeLinear and DequantizeLinear nodes, in its own opset or 13 if that is newer.
+
+    quantizers: for each quantiser name of the scheme.
+    Raises UnsupportedOperator for a mixer whose input has no quantiser.
+    """
+    net = raised(net, _QDQ_OPSET)
+    constants = dict(net.constants)
+    nodes: list[Node] = []
+    current = {name: name for name in net.inputs}
+    written: dict[str, dict[tuple[bytes, bytes], str]] = {}
+
+    def write(tensor: str, source: str, target: str) -> None:
+        found = quantizers[plan.quantizer[tensor]]
+        constants[f"{tensor}/scale"] = np.float32(found.scale)
+        constants[f"{tensor}/zero_point"] = np.int8(found.zero_point)
+        parameters = (f"{tensor}/scale", f"{tensor}/zero_point")
+        nodes.append(Node(f"{tensor}/QuantizeLinear", "QuantizeLinear", (source, *parameters), (f"{tensor}/int8",)))
+        nodes.append(Node(f"{tensor}/DequantizeLinear", "DequantizeLinear", (f"{tensor}/int8", *parameters), (target,)))
+
+    for name in net.inputs:
+        if name in plan.quantizer:
+            current[name] = f"{name}/dequantized"
+            write(name, name, current[name])
+    for node in net.nodes:
+        inputs = [current.get(name, name) for name in node.inputs]
+        if isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1]):
+            stored = _stored_weights(net, node, plan, quantizers)
+        else:
+            stored = {i: _stored_data(net, node, i) for i in range(len(inputs)) if (node.name, i) in plan.data}
+        for index, (values, scale, axis) in stored.items():
+            name = node.inputs[index]
+            known = written.setdefault(name, {})
+            content = (values.tobytes(), scale.tobytes())
+            if content not in known:  # one stored constant serves all users that store it alike
+                known[content] = name if not known else f"{name}/{node.name}"
+                constants.pop(known[content], None)
+                source = (f"{known[content]}/{values.dtype}", f"{known[content]}/scale")
+                constants.update(zip(source, (values, scale), strict=True))
+                attrs = {} if axis is None else {"axis": axis}
+                label = f"{known[content]}/DequantizeLinear"
+                nodes.append(Node(label, "DequantizeLinear", source, (known[content],), attrs))
+            inputs[index] = known[content]
+        outputs = tuple(f"{name}/float" if name in plan.quantizer else name for name in node.outputs)
+        nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
+        for name in node.outputs:
+            if name in plan.quantizer:
+                write(name, f"{name}/float", name)
+    return net.rebuilt(nodes, constants)
+
+
+_Stored = tuple[np.ndarray, np.ndarray, int | None]
+
+
+def _stored_weights(
+    net: Network, node: Node, plan: Scheme, quantizers: Mapping[str, Quantizer]
+) -> dict[int, _Stored]:
+    """Input index -> integers, scale and axis, for a mixer's weight and bias."""
+    if node.inputs[0] not in plan.quantizer:
+        raise UnsupportedOperator(f"{net.path}: node '{node.name}' ({node.op}): its input isn't quantised; write --float")
+    input_scale = quantizers[plan.quantizer[node.inputs[0]]].scale
+    weight = net.constants[node.inputs[1]]
+    bias = net.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
+    axis = weight_axis(node, net)
+    scale = weight_scale(weight, axis, bias, input_scale)
+    shape = [1] * weight.ndim
+    if axis is not None:
+        shape[axis] = -1
+    integers = np.clip(np.round(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    stored: dict[int, _Stored] = {1: (integers, scale, axis)}
+    if bias is not None:
+        product = np.asarray(np.float32(input_scale) * scale, np.float32)
+        wide = np.round(bias.astype(np.float64) / product).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
+        stored[2] = (wide, product, bias.ndim - 1 if product.ndim else None)
+    return stored
+
+
+def _stored_data(net: Network, node: Node, index: int) -> _Stored:
+    """A constant operand of an elementwise operator as symmetric int8, one scale for all."""
+    value = net.constants[node.inputs[index]]
+    scale = weight_scale(value, None, None, 1.0)
+    return np.clip(np.round(value / scale), -127, 127).astype(np.int8), scale, None
+
+
+def raised(net: Network, opset: int) -> Network:
+    """The network in at least this opset (13), for files older than it. Raises UnsupportedOperator where meanings differ."""
+    if net.opset >= opset:
+        return net
+    nodes = []
+    for node in net.nodes:
+        if node.op in ("Softmax", "LogSoftmax"):
+            shape = net.shapes[node.inputs[0]]
+            axis = node.attrs.get("axis", 1) % len(shape)
+            wide = [a for a in range(axis, len(shape)) if shape[a] > 1]
+            if len(wide) > 1:
+                raise UnsupportedOperator(
+                    f"{net.path}: node '{node.name}': {node.op} over several axes (opset {net.opset}); export with opset {opset}"
+                )
+            node = node.with_attrs(axis=wide[0] if wide else axis)
+        elif node.op == "Upsample":
+            attrs = {"scales": node.attrs["scales"], "coordinate_transformation_mode": "asymmetric"}
+            mode = node.attrs.get("mode", "nearest")
+            node = replace(node, op="Resize", attrs={**attrs, "mode": mode, "nearest_mode": "floor"}, origins={})
+        elif node.op == "BatchNormalization" and "spatial" in node.attrs:
+            node = replace(node, attrs={key: value for key, value in node.attrs.items() if key != "spatial"})
+        elif node.op == "Dropout":
+            node = replace(node, attrs={}, origins={}, outputs=node.outputs[:1])
+        elif "consumed_inputs" in node.attrs:
+            node = replace(node, attrs={key: value for key, value in node.attrs.items() if key != "consumed_inputs"})
+        nodes.append(node)
+    header = type(net.header)()
+    header.CopyFrom(net.header)
+    for entry in header.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = opset
+    header.ir_version = max(header.ir_version, 7)
+    return replace(net, header=header).rebuilt(nodes, net.constants)

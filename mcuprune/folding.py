@@ -1,0 +1,126 @@
+"""BatchNormalization out of a network, and back into one that was exported without.
+
+``restored`` gives every convolution a BatchNormalization whose statistics are those of the data and whose scale and shift undo
+it: the network computes the same, and training has what it needs. ``folded`` is its inverse: each BatchNormalization that
+alone reads a convolution or matrix product goes into its weights, each constant bias likewise. Tensor and node names survive
+the round trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from mcuprune.network import Network, Node
+from mcuprune.ops import OPS, Conv, Mixer
+from mcuprune.resources import is_bias
+
+EPSILON = 1e-5
+
+
+def candidates(net: Network) -> tuple[Node, ...]:
+    """Convolutions of unshared weights whose output no BatchNormalization reads yet."""
+    found = []
+    for node in net.nodes:
+        if not isinstance(OPS[node.op], Conv) or len(net.consumers[node.inputs[1]]) > 1:
+            continue
+        reader = net.sole_consumer(node.outputs[0])
+        if (reader is None or reader.op != "BatchNormalization") and node.outputs[0] not in net.outputs:
+            found.append(node)
+    return tuple(found)
+
+
+def restored(net: Network, moments: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Network:
+    """Put a BatchNormalization behind each convolution that ``moments`` names, without changing what the network computes.
+
+    moments: node name -> mean and variance (channels,) of its output over data. scale = sqrt(variance + epsilon), not
+    sqrt(variance), makes it the identity.
+    """
+    nodes: list[Node] = []
+    constants = dict(net.constants)
+    for node in net.nodes:
+        if node.name not in moments:
+            nodes.append(node)
+            continue
+        mean, variance = (moment.astype(np.float32) for moment in moments[node.name])
+        name = f"{node.name}/BatchNormalization"
+        values = {"scale": np.sqrt(variance + np.float32(EPSILON)), "shift": mean, "mean": mean.copy(), "variance": variance}
+        inputs = [f"{node.outputs[0]}/unnormalized", *(f"{name}/{key}" for key in values)]
+        constants.update(zip(inputs[1:], values.values(), strict=True))
+        nodes.append(replace(node, outputs=(inputs[0],)))
+        nodes.append(Node(name, "BatchNormalization", tuple(inputs), node.outputs, {"epsilon": EPSILON}))
+    return net.rebuilt(nodes, constants)
+
+
+def folded(net: Network) -> Network:
+    """The network with every foldable BatchNormalization and every bias Add inside its convolution or matrix product.
+
+    A MatMul that gains a bias becomes a Gemm where its data has two axes; other MatMuls keep their Add.
+    """
+    while True:
+        merged: dict[str, Node] = {}
+        gone: set[str] = set()
+        constants = dict(net.constants)
+        for node in net.nodes:
+            reader = net.sole_consumer(node.outputs[0])
+            change = _foldable(net, node, reader) if reader is not None else None
+            if change is not None and reader is not None:
+                merged[node.name], values = _merged(net, change[0], reader, *change[1:])
+                gone.add(reader.name)
+                constants.update(values)
+        if not merged:
+            return net
+        net = net.rebuilt([merged.get(node.name, node) for node in net.nodes if node.name not in gone], constants)
+
+
+def _foldable(net: Network, node: Node, reader: Node) -> tuple[Node, np.ndarray, np.ndarray] | None:
+    """Whether ``reader`` is an affine map that ``node`` can swallow: the node as it will be, scale and shift (channels,)."""
+    if not isinstance(OPS[node.op], Mixer) or not net.is_constant(node.inputs[1]) or len(net.consumers[node.inputs[1]]) > 1:
+        return None
+    if reader.op == "BatchNormalization" and node.op != "MatMul":
+        return (node, *_affine(net, reader))
+    if reader.op == "Add" and is_bias(reader, node.outputs[0], node, net):
+        bias = next(net.constants[name] for name in reader.inputs if name != node.outputs[0]).reshape(-1)
+        if node.op != "MatMul":
+            return node, np.ones_like(bias), bias
+        if len(net.shapes[node.inputs[0]]) == 2 and len(net.shapes[node.inputs[1]]) == 2:
+            return replace(node, op="Gemm", attrs={}), np.ones_like(bias), bias
+    return None
+
+
+def _affine(net: Network, norm: Node) -> tuple[np.ndarray, np.ndarray]:
+    """A BatchNormalization at inference as scale and shift, each (channels,)."""
+    scale, shift, mean, variance = (net.constants[name].astype(np.float64) for name in norm.inputs[1:5])
+    factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+    return factor, shift - mean * factor
+
+
+def _merged(
+    net: Network, node: Node, reader: Node, factor: np.ndarray, shift: np.ndarray
+) -> tuple[Node, dict[str, np.ndarray]]:
+    """``reader`` (x * factor + shift, per output channel) inside ``node``, which takes over its output; new constants."""
+    entry = OPS[node.op]
+    assert isinstance(entry, Mixer)
+    weight = net.constants[node.inputs[1]]
+    out = net.shapes[reader.outputs[0]][1]
+    if entry.weight_axes(node)[1] == 1 and node.op == "ConvTranspose":
+        # (in, out / group, ...): channel o of group g is at [in of g, o]
+        group = node.attrs.get("group", 1)
+        rows = np.repeat(factor.reshape(group, -1), weight.shape[0] // group, axis=0)
+        scaled = weight * rows.reshape(*rows.shape, *[1] * (weight.ndim - 2))
+    else:
+        shape = [1] * weight.ndim
+        shape[entry.weight_axes(node)[1]] = -1
+        scaled = weight * factor.reshape(shape)
+    has_bias = len(node.inputs) > 2 and node.inputs[2]
+    old = net.constants[node.inputs[2]] if has_bias else np.zeros(out)
+    alpha, beta = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
+    bias = np.broadcast_to(np.asarray(old, np.float64) * beta, (1, out) if old.ndim > 1 else (out,)).reshape(-1) * factor + shift
+    bias_name = node.inputs[2] if has_bias and len(net.consumers[node.inputs[2]]) == 1 else f"{node.name}/bias"
+    merged = replace(node, inputs=(*node.inputs[:2], bias_name), outputs=reader.outputs)
+    if node.op == "Gemm":
+        merged = merged.with_attrs(alpha=1.0, beta=1.0)
+        scaled = scaled * alpha
+    return merged, {node.inputs[1]: scaled.astype(weight.dtype), bias_name: bias.astype(weight.dtype)}

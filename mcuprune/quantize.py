@@ -1,0 +1,99 @@
+"""Fake-quant training: the network computes as the int8 file will, and its ranges are learned by watching.
+
+``QuantTrainable`` is a ``Trainable`` whose weights, biases and tensors go through the quantisers of ``export.scheme``. The int32
+rounding of biases is simulated too: without it a tenth of all logits differ from the file by a step or more.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcuprune.channels import Channels
+from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer, Scheme, quantizer, scheme, weight_axis, weight_scale
+from mcuprune.network import Network, Node
+from mcuprune.trainable import Trainable
+
+
+class QuantTrainable(Trainable):
+    """A network whose forward pass is that of its int8 file.
+
+    observing: while true, calls in training mode widen the ranges (a running average of each batch's minimum and maximum).
+    simulating: while false, the network computes in floats and only observes, as calibration wants it.
+    """
+
+    momentum = 0.02
+
+    def __init__(self, channels: Channels) -> None:
+        super().__init__(channels)
+        self.scheme: Scheme = scheme(channels.network)
+        self.observing = True
+        self.simulating = True
+        self._ranges: dict[str, tuple[float, float]] = {name: (0.0, 1.0) for name in self.scheme.unit}
+        self._quantizers: dict[str, Quantizer] = {name: Quantizer(UNIT_SCALE, LOW) for name in self.scheme.unit}
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """Every quantiser of the scheme as it stands."""
+        return dict(self._quantizers)
+
+    def quantized_network(self) -> tuple[Network, Scheme, dict[str, Quantizer]]:
+        """What ``export.quantized`` needs to write the int8 file of this network."""
+        return self.network(), self.scheme, self.quantizers()
+
+    def made(self, tensor: str, value: Tensor) -> Tensor:
+        name = self.scheme.quantizer.get(tensor)
+        if name is None:
+            return value
+        if self.observing and self.training and name not in self.scheme.unit:
+            self._observe(name, value)
+        if not self.simulating:
+            return value
+        found = self._quantizers[name]
+        return torch.fake_quantize_per_tensor_affine(value, found.scale, found.zero_point, LOW, HIGH)
+
+    def _observe(self, name: str, value: Tensor) -> None:
+        low, high = (float(x) for x in torch.aminmax(value.detach()))
+        if name in self._ranges:
+            old_low, old_high = self._ranges[name]
+            if self.simulating:
+                low = old_low + self.momentum * (low - old_low)
+                high = old_high + self.momentum * (high - old_high)
+            else:  # calibration: everything seen fits
+                low, high = min(low, old_low), max(high, old_high)
+        self._ranges[name] = (low, high)
+        self._quantizers[name] = quantizer(low, high)
+
+    def _scale(self, node: Node) -> np.ndarray:
+        weight = super().weight(node).detach().cpu().numpy()
+        bias = super().bias(node)
+        input_scale = self._quantizers[self.scheme.quantizer[node.inputs[0]]].scale
+        return weight_scale(
+            weight, weight_axis(node, self.source), None if bias is None else bias.detach().cpu().numpy(), input_scale
+        )
+
+    def weight(self, node: Node) -> Tensor:
+        value = super().weight(node)
+        if not self.simulating:
+            return value
+        scale = torch.from_numpy(np.atleast_1d(self._scale(node))).to(value.device)
+        axis = weight_axis(node, self.source)
+        if axis is None:
+            return torch.fake_quantize_per_tensor_affine(value, float(scale[0]), 0, -127, 127)
+        return torch.fake_quantize_per_channel_affine(value, scale, torch.zeros_like(scale, dtype=torch.int32), axis, -127, 127)
+
+    def bias(self, node: Node) -> Tensor | None:
+        value = super().bias(node)
+        if value is None or not self.simulating:
+            return value
+        input_scale = self._quantizers[self.scheme.quantizer[node.inputs[0]]].scale
+        step = torch.from_numpy(np.asarray(np.float32(input_scale) * self._scale(node), np.float32)).to(value.device)
+        rounded = torch.round(value.detach().double() / step).to(value.dtype) * step
+        return value + (rounded - value).detach()
+
+    def data(self, node: Node, index: int) -> Tensor:
+        value = super().data(node, index)
+        if not self.simulating or (node.name, index) not in self.scheme.data:
+            return value
+        scale = float(weight_scale(value.detach().cpu().numpy(), None, None, 1.0))
+        return torch.fake_quantize_per_tensor_affine(value, scale, 0, -127, 127)
