@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,31 @@ import numpy as np
 from mcuprune import memory
 from mcuprune.channels import Channels, Group, label
 from mcuprune.errors import BudgetError
+from mcuprune.fusion import Buffers, buffers, channel_axis, folded_into, is_bias
 from mcuprune.network import Network, Node, Shape
-from mcuprune.ops import OPS, Dim, Mixer, Pad
+from mcuprune.ops import OPS, Dim, Quantization
 from mcuprune.units import Limit, Unit
+
+__all__ = [
+    "RESOURCES",
+    "Budget",
+    "Buffers",
+    "CostModel",
+    "Layer",
+    "Memory",
+    "NodeCost",
+    "Polynomial",
+    "Profile",
+    "Resource",
+    "Verdict",
+    "budget",
+    "buffers",
+    "costs",
+    "is_bias",
+    "least",
+    "profile",
+    "refuse_infeasible",
+]
 
 WEIGHT_BYTES, BIAS_BYTES, SCALE_BYTES, DATA_BYTES = 1, 4, 4, 1
 
@@ -58,77 +79,51 @@ class NodeCost:
 
 def costs(net: Network, dim: Dim) -> dict[str, NodeCost]:
     """Cost of every node: its multiply-accumulates, bytes of constants, and weights plus biases."""
-    folded = _folded_into(net)
-    has_bias = {node.name for node in net.nodes if _is_mixer(node, net) and _bias(node, net)}
+    mixer_of = folded_into(net)
+    tails: dict[str, list[Node]] = {}
+    for node in net.nodes:
+        if node.name in mixer_of:
+            tails.setdefault(mixer_of[node.name], []).append(node)
     counted: set[str] = set()
     found: dict[str, NodeCost] = {}
     for node in net.nodes:
         entry = OPS[node.op]
         flash: Any = 0
         params: Any = 0
+        has_bias = False
         for index, name in enumerate(node.inputs):
-            if not net.is_constant(name) or name in counted or entry.int8 == "same" or node.name in folded:
+            if not net.is_constant(name) or isinstance(entry, Quantization) or node.name in mixer_of:
+                continue
+            role = entry.role(node, index)
+            has_bias = has_bias or role == "bias"
+            if name in counted or node.op == "BatchNormalization":
                 continue
             counted.add(name)
             elements = _elements(net.shapes[name], name, dim)
-            role = entry.role(node, index)
             if role == "weight":
-                flash = flash + WEIGHT_BYTES * elements + SCALE_BYTES * _channels_out(node, net, dim)
-                params = params + elements
+                channels = dim(node.outputs[0], channel_axis(node, net))
+                flash, params = flash + WEIGHT_BYTES * elements + SCALE_BYTES * channels, params + elements
             elif role == "bias":
                 flash, params = flash + BIAS_BYTES * elements, params + elements
-            elif node.op != "BatchNormalization" or index < 3:  # of its four vectors a scale and a shift remain
+            else:
                 flash = flash + DATA_BYTES * elements
-        for tail, mixer in folded.items():
-            if mixer == node.name and node.name not in has_bias:
-                has_bias.add(node.name)
-                channels = _channels_out(node, net, dim)
-                flash, params = flash + BIAS_BYTES * channels, params + channels
-                assert tail != node.name
+        if node.op == "BatchNormalization" and node.name not in mixer_of:  # its four vectors come to a scale and a shift
+            flash = flash + 2 * DATA_BYTES * dim(node.outputs[0], 1)
+        if node.name in tails and not has_bias and _gains_bias(tails[node.name], counted, net):
+            channels = dim(node.outputs[0], channel_axis(node, net))
+            flash, params = flash + BIAS_BYTES * channels, params + channels
         found[node.name] = NodeCost(entry.macs(node, net, dim), flash, params)
     return found
 
 
-def _is_mixer(node: Node, net: Network) -> bool:
-    return isinstance(OPS[node.op], Mixer) and any(map(net.is_constant, node.inputs[:2]))
-
-
-def _bias(node: Node, net: Network) -> bool:
-    return any(OPS[node.op].role(node, i) == "bias" and net.is_constant(n) for i, n in enumerate(node.inputs))
-
-
-def _channels_out(node: Node, net: Network, dim: Dim) -> Any:
-    """Output channels of a mixer: axis 1 of what a convolution or Gemm makes, the last axis of a matrix product."""
-    output = node.outputs[0]
-    return dim(output, 1 if node.op != "MatMul" else len(net.shapes[output]) - 1)
-
-
-def _folded_into(net: Network) -> dict[str, str]:
-    """Node -> the mixer that swallows it: BatchNormalization and constant bias right after a mixer and alone in reading it."""
-    folded: dict[str, str] = {}
-    for mixer in net.nodes:
-        if not _is_mixer(mixer, net):
-            continue
-        last = mixer
-        while (tail := net.sole_consumer(last.outputs[0])) is not None:
-            if not (tail.op == "BatchNormalization" or (tail.op == "Add" and _is_bias(tail, last.outputs[0], mixer, net))):
-                break
-            folded[tail.name] = mixer.name
-            last = tail
-            if tail.op == "BatchNormalization":
-                break
-    return folded
-
-
-def _is_bias(add: Node, data: str, mixer: Node, net: Network) -> bool:
-    """Whether an Add's other operand is a constant vector over the output channels of ``mixer``."""
-    other = [name for name in add.inputs if name != data]
-    if len(other) != 1 or not net.is_constant(other[0]) or net.shapes[add.outputs[0]] != net.shapes[data]:
-        return False
-    rank = len(net.shapes[data])
-    axis = 1 if mixer.op != "MatMul" else rank - 1
-    shape = (1,) * (rank - len(net.shapes[other[0]])) + net.shapes[other[0]]
-    return all(size == (net.shapes[data][axis] if i == axis else 1) for i, size in enumerate(shape))
+def _gains_bias(tails: Sequence[Node], counted: set[str], net: Network) -> bool:
+    """Whether what a mixer without a bias swallows gives it one that isn't counted yet; marks it as counted."""
+    if any(tail.op == "BatchNormalization" for tail in tails):
+        return True
+    stored = {name for tail in tails for name in tail.inputs if net.is_constant(name)}
+    fresh = not stored <= counted
+    counted |= stored
+    return fresh
 
 
 def _elements(shape: Shape, name: str, dim: Dim) -> Any:
@@ -136,64 +131,6 @@ def _elements(shape: Shape, name: str, dim: Dim) -> Any:
     for axis in range(len(shape)):
         total = total * dim(name, axis)
     return total
-
-
-# ------------------------------------------------------------------------------------------------------ memory as a graph
-
-
-@dataclass(frozen=True)
-class Buffers:
-    """The network as the schedule search sees it.
-
-    graph: operators and buffers; sizes in elements.
-    tensors: for each buffer, the tensor that gives its size and name.
-    nodes: for each operator of the graph, its node's index in the network. Views and pads that their consumer swallows
-        have none.
-    """
-
-    graph: memory.Graph
-    tensors: tuple[str, ...]
-    nodes: tuple[int, ...]
-
-    def file_steps(self) -> tuple[memory.Step, ...]:
-        """The steps of the file's own order."""
-        return memory.walk(self.graph, range(len(self.graph.ops)))
-
-
-def buffers(net: Network) -> Buffers:
-    """Merge views, drop constants, and say which operators may write in place."""
-    root: dict[str, int] = {}
-    tensors: list[str] = []
-
-    def new(tensor: str) -> int:
-        root[tensor] = len(tensors)
-        tensors.append(tensor)
-        return root[tensor]
-
-    inputs = tuple(new(name) for name in net.inputs)
-    ops: list[memory.Op] = []
-    nodes: list[int] = []
-    for position, node in enumerate(net.nodes):
-        data = [name for name in node.inputs if name and not net.is_constant(name)]
-        kind = OPS[node.op].memory(node, net)
-        if kind == "view" or _swallowed(node, net):
-            root[node.outputs[0]] = root[data[0]]
-            continue
-        reads = tuple(dict.fromkeys(root[name] for name in data))
-        made = tuple(new(name) for name in node.outputs if name)
-        ops.append(memory.Op(reads, made, reads if kind == "in place" and len(made) == 1 else ()))
-        nodes.append(position)
-    sizes = tuple(prod(net.shapes[tensor]) for tensor in tensors)
-    outputs = tuple(dict.fromkeys(root[name] for name in net.outputs))
-    return Buffers(memory.Graph(tuple(ops), sizes, inputs, outputs), tuple(tensors), tuple(nodes))
-
-
-def _swallowed(node: Node, net: Network) -> bool:
-    """A zero Pad whose only consumer pads by itself, a convolution or a pool, is part of that consumer."""
-    entry = OPS[node.op]
-    consumer = net.sole_consumer(node.outputs[0])
-    pads = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
-    return isinstance(entry, Pad) and entry.is_zero(node, net) and consumer is not None and consumer.op in pads
 
 
 # ----------------------------------------------------------------------------------------------------------- the report
