@@ -1,0 +1,566 @@
+"""The command line: arguments and configuration -> one call -> a report -> an exit code.
+
+This is the only module that prints, and ``main`` the only place that catches. Answers go to stdout, everything else to
+stderr. 0: the answer is yes. 1: the answer is no. 2: there is no answer. 130: interrupted. Flags of budgets come from the
+table of resources; a flag goes before the configuration file, that before what is built in.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import wraps
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, TextIO, TypeVar
+
+import typer
+
+from mcuprune import __version__, config, network, report, resources, units
+from mcuprune.config import Wanted
+from mcuprune.errors import McupruneError, MissingExtra, ModelError, OutputError, UsageError
+from mcuprune.network import Shape
+from mcuprune.ops import accept
+from mcuprune.report import Answer, Report, View
+from mcuprune.resources import RESOURCES
+
+YES, NO, NO_ANSWER, INTERRUPTED = 0, 1, 2, 130
+
+_EXITS = "Exit codes: 0 the answer is yes, 1 it is no, 2 there is no answer, 130 interrupted."
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EXITS,
+)
+
+#: What typer raises for arguments that it can't understand, whichever click it stands on.
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. A user's mistake is one message; a bug keeps its traceback."""
+    args = [*(sys.argv[1:] if argv is None else argv)]
+    try:
+        code: object = typer.main.get_command(app).main(args, prog_name="mcuprune", standalone_mode=False)
+        sys.stdout.flush()
+    except McupruneError as error:
+        return _no_answer(type(error).__name__, str(error), args)
+    except _ClickException as error:
+        return _no_answer("UsageError", _one_line(error), args)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        _to_nowhere(sys.stdout)
+        code = YES
+    if code == INTERRUPTED:
+        _say("interrupted")
+    return code if isinstance(code, int) else YES
+
+
+def _no_answer(kind: str, message: str, args: Sequence[str]) -> int:
+    formats = _stdout_formats(args)
+    if "json" in formats:
+        _print(report.json_error(kind, message))
+    if "github" in formats:
+        _print(report.annotation("error", message, title="mcuprune") + "\n")
+    _say(message)
+    return NO_ANSWER
+
+
+def _stdout_formats(args: Sequence[str]) -> set[str]:
+    """The formats that stdout was to have, read off arguments that may be no good otherwise."""
+    given = [value for flag, value in pairwise(args) if flag == "--format"]
+    return {*given, *(arg.removeprefix("--format=") for arg in args if arg.startswith("--format="))}
+
+
+def _one_line(error: Exception) -> str:
+    """A message of the argument parser, as ours are."""
+    message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    return f"{message[:1].lower()}{message[1:]}; see {context.command_path if context else 'mcuprune'} --help"
+
+
+# ------------------------------------------------------------------------------------------------------------- arguments
+
+Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL.onnx...", help="Models; else those of the configuration.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL.onnx")]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option("--format", metavar="FORMAT[=FILE]", help=f"{', '.join(report.FORMATS)}; repeatable with a FILE."),
+]
+InputShapes = Annotated[
+    list[str] | None,
+    typer.Option("--input-shape", metavar="NAME=1,3,96,96", help="Fix an input's free dimensions; repeatable."),
+]
+Board = Annotated[str | None, typer.Option("--board", help="A board's SRAM and flash as limits; see `mcuprune boards`.")]
+SramModel = Annotated[
+    str | None,
+    typer.Option("--sram-model", metavar="peak|tflm", help="What --sram limits: the peak of activations, or TFLM's arena."),
+]
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="Instead of the nearest mcuprune.toml or pyproject.toml.")
+]
+Against = Annotated[str | None, typer.Option("--against", metavar="OLD.onnx", help="Show changes from this model.")]
+Rows = Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to show, the rest folded; 0 for all.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No text where all is well.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr which configuration is read.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR in the environment.")]
+
+
+_Word = TypeVar("_Word", bound=str)
+#: What ``--sort`` takes.
+_ORDERS = ("graph", *RESOURCES)
+
+
+def _with_limits(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command one flag for each resource; it gets them together, as ``limits``."""
+
+    @wraps(command)
+    def parsed(**given: Any) -> int:
+        texts = {name: given.pop(name) for name in RESOURCES}
+        limits = {name: _limit(name, text) for name, text in texts.items() if text is not None}
+        return command(**given, limits=limits)
+
+    signature = inspect.signature(command, eval_str=True)
+    first, *others = (p for p in signature.parameters.values() if p.name != "limits")
+    flags = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(f"--{name}", metavar=_METAVAR[r.unit], help=f"Limit: {r.meaning}.")],
+        )
+        for name, r in RESOURCES.items()
+    ]
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in others]
+    parameters = [first.replace(kind=inspect.Parameter.KEYWORD_ONLY), *flags, *keyword]
+    parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del parsed.__wrapped__  # type: ignore[attr-defined]
+    return parsed
+
+
+_METAVAR = {"bytes": "SIZE|%", "count": "COUNT|%"}
+
+
+def _limit(name: str, text: str) -> units.Limit:
+    with _of(f"--{name}"):
+        return units.parse(text, RESOURCES[name].unit)
+
+
+@contextmanager
+def _of(flag: str) -> Iterator[None]:
+    """Name the flag in whatever its value is refused for."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def _shapes(given: Sequence[str] | None) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for text in given or ():
+        name, equals, shape = text.rpartition("=")
+        with _of("--input-shape"):
+            if not equals or not name:
+                raise UsageError(f"{text!r} names no input; write it like NAME=1,3,96,96")
+            shapes[name] = config.input_shape(shape)
+    return shapes
+
+
+def _known(flag: str, given: _Word, words: Sequence[_Word]) -> _Word:
+    """The value of a flag that takes one of several words."""
+    if given not in words:
+        raise UsageError(f"{flag}: {given!r} is not known; {config.nearest(given, words)}")
+    return given
+
+
+def _configuration(given: str | None, verbose: bool) -> config.Config:
+    keys = [name.replace("_", "-") for name in inspect.signature(prune).parameters if name not in _NOT_IN_CONFIG]
+    found = config.load(Path(given), keys) if given else config.find(Path.cwd(), keys)
+    if verbose:
+        _say(f"configuration: {found.source or 'none found'}")
+    return found
+
+
+#: Parameters of ``prune`` that belong to one run or have a place of their own in the configuration.
+_NOT_IN_CONFIG = ("model", *RESOURCES, "board", "sram_model", "input_shape", "config_file", "resume", "formats")
+
+
+# --------------------------------------------------------------------------------------------------------------- outputs
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Where each format goes; a path of None is stdout."""
+
+    places: tuple[tuple[str, str | None], ...]
+    color: bool
+
+
+def _outputs(formats: Sequence[str] | None, *, quiet: bool, no_color: bool) -> _Outputs:
+    places: list[tuple[str, str | None]] = []
+    for one in formats or ():
+        name, _, file = one.partition("=")
+        if name not in report.FORMATS:
+            raise UsageError(f"--format: unknown format '{name}'; {config.nearest(name, report.FORMATS)}")
+        places.append((name, file if file not in ("", "-") else None))
+    if sum(file is None for _, file in places) > 1:
+        raise UsageError("--format: stdout takes one format; give the others a file, as in --format json=FILE")
+    if all(file is not None for _, file in places) and not quiet:
+        places.append(("text", None))
+    return _Outputs(tuple(places), color=not no_color and not os.environ.get("NO_COLOR"))
+
+
+def _emit(result: Report, outputs: _Outputs, *, quiet: bool = False) -> int:
+    """Write every output, files first, and turn the answer into an exit code."""
+    result = replace(result, view=replace(result.view, ascii=not _can_encode(sys.stdout, "│└─▁█")))
+    for name, file in sorted(outputs.places, key=lambda place: place[1] is None):
+        if name == "text" and quiet and result.ok and file is None:
+            continue
+        written = report.FORMATS[name](result)
+        if file is not None:
+            network.write_bytes(written.encode("utf-8", "backslashreplace"), file)
+        else:
+            _print(written, color=outputs.color and name == "text")
+    return YES if result.ok else NO
+
+
+def _print(written: str, *, color: bool = False) -> None:
+    """An answer to stdout. A reader that has gone away, as ``head`` does, is no error."""
+    try:
+        if color and sys.stdout.isatty():
+            _print_colored(written)
+        else:
+            sys.stdout.write(_encodable(written, sys.stdout))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _to_nowhere(sys.stdout)
+    except OSError as error:
+        _to_nowhere(sys.stdout)
+        raise OutputError(f"stdout can't be written ({error.strerror})") from None
+
+
+def _print_colored(written: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text(_encodable(written, sys.stdout))
+    text.highlight_regex(r"(?m)^FAIL .*$", "bold red")
+    text.highlight_regex(r"(?m)^pass ", "green")
+    text.highlight_regex(r"(?m)^> .*$", "bold")
+    text.highlight_regex(r"(?m)^hint ", "cyan")
+    Console(soft_wrap=True).print(text, end="")
+
+
+def _say(message: str) -> None:
+    """One message for the person, on stderr."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    try:
+        sys.stderr.write(_encodable(f"mcuprune: {shown}\n", sys.stderr))
+        sys.stderr.flush()
+    except BrokenPipeError:
+        _to_nowhere(sys.stderr)
+
+
+def _encodable(written: str, stream: TextIO) -> str:
+    """The same text, with characters that the stream doesn't know spelled out."""
+    if _can_encode(stream, written):
+        return written
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return written.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _can_encode(stream: TextIO, written: str) -> bool:
+    try:
+        written.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    """Let the interpreter's last flush of a broken stream succeed."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+# --------------------------------------------------------------------------------------------------- profile and check
+
+
+def _load(path: str, shapes: Mapping[str, Shape]) -> network.Network:
+    return network.load(path, input_shapes=shapes, accept=accept(path))
+
+
+def _measure(path: str, shapes: Mapping[str, Shape]) -> resources.Profile:
+    return resources.profile(_load(path, shapes))
+
+
+def _paths(models: Sequence[str] | None, settings: config.Config) -> list[str]:
+    found = list(models or (path for path, _ in settings.models))
+    if not found:
+        where = f"; {settings.source} names none" if settings.source else ""
+        raise UsageError(f"name a model, as in mcuprune check MODEL.onnx{where}")
+    return found
+
+
+def _refuse_several(flag: str, value: object, paths: Sequence[str]) -> None:
+    if value is not None and len(paths) != 1:
+        raise UsageError(f"{flag} goes with one model, not with {len(paths)}")
+
+
+@app.command("profile")
+def profile(
+    models: Models = None,
+    by: Annotated[str, typer.Option("--by", metavar="|".join(report.BY), help="What a row of the table stands for.")] = "node",
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="|".join(_ORDERS), help="Order of rows: the graph's, or worst first.")
+    ] = "graph",
+    rows: Rows = 20,
+    groups: Annotated[bool, typer.Option("--groups", help="List the groups of channels, and why some can't be cut.")] = False,
+    against: Against = None,
+    write_order: Annotated[
+        str | None, typer.Option("--write-order", metavar="OUT.onnx", help="Write the model with its nodes in the best order.")
+    ] = None,
+    formats: Formats = None,
+    input_shape: InputShapes = None,
+    config_file: ConfigFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    no_color: NoColor = False,
+) -> int:
+    """What a model costs, and where: SRAM, flash, MACs."""
+    outputs = _outputs(formats, quiet=quiet, no_color=no_color)
+    settings = _configuration(config_file, verbose)
+    paths = _paths(models, settings)
+    _refuse_several("--against", against, paths)
+    _refuse_several("--write-order", write_order, paths)
+    flags = Wanted(input_shapes=_shapes(input_shape), against=against)
+    answers = []
+    for path in paths:
+        wanted = flags.over(settings.wanted(path))
+        measured = _measure(path, wanted.input_shapes)
+        old = _measure(wanted.against, wanted.input_shapes) if wanted.against else None
+        answers.append(Answer(measured, old=old))
+    if write_order is not None:
+        network.write_bytes(
+            _reordered(paths[0], answers[0].profile.memory.order, _load(paths[0], wanted.input_shapes)), write_order
+        )
+    view = View(by=_known("--by", by, report.BY), sort=_known("--sort", sort, _ORDERS), rows=rows, groups=groups)
+    return _emit(Report("profile", tuple(answers), view), outputs, quiet=quiet)
+
+
+@app.command("check")
+@_with_limits
+def check(
+    models: Models = None,
+    board: Board = None,
+    sram_model: SramModel = None,
+    against: Against = None,
+    max_growth: Annotated[
+        str | None, typer.Option("--max-growth", metavar="%", help="With --against: no resource may grow by more.")
+    ] = None,
+    rows: Rows = 20,
+    formats: Formats = None,
+    input_shape: InputShapes = None,
+    config_file: ConfigFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    no_color: NoColor = False,
+    limits: Mapping[str, units.Limit] = {},
+) -> int:
+    """Does a model fit? Exit code 0 if all limits hold, 1 if one does not."""
+    outputs = _outputs(formats, quiet=quiet, no_color=no_color)
+    settings = _configuration(config_file, verbose)
+    paths = _paths(models, settings)
+    _refuse_several("--against", against, paths)
+    flags = Wanted(
+        limits={**_board_limits(board), **limits},
+        board=board,
+        sram_model=sram_model and _known("--sram-model", sram_model, config.SRAM_MODELS),
+        against=against,
+        max_growth=_growth(max_growth),
+        input_shapes=_shapes(input_shape),
+    )
+    shape_flags = tuple(word for text in input_shape or () for word in ("--input-shape", text))
+    answers = tuple(_checked(path, flags.over(settings.wanted(path)), shape_flags) for path in paths)
+    return _emit(Report("check", answers, View(rows=rows)), outputs, quiet=quiet)
+
+
+def _board_limits(board: str | None) -> Mapping[str, units.Limit]:
+    if board is None:
+        return {}
+    with _of("--board"):
+        return config.board_limits(board)
+
+
+def _growth(given: str | None) -> Any:
+    if given is None:
+        return None
+    with _of("--max-growth"):
+        return config.growth(given)
+
+
+def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
+    """One model against what it has to hold. Raises UsageError where that is nothing."""
+    if wanted.max_growth is not None and wanted.against is None:
+        raise UsageError(f"{path}: a largest growth needs the model to compare with; give --against OLD.onnx")
+    if not wanted.limits and wanted.max_growth is None:
+        raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
+    measured = _measure(path, wanted.input_shapes)
+    sram_model = wanted.sram_model or "peak"
+    used = _costs(measured, sram_model)
+    verdict = resources.budget(wanted.limits, used).check(used) if wanted.limits else None
+    old = growth = None
+    if wanted.against is not None:
+        old = _measure(wanted.against, wanted.input_shapes)
+        if wanted.max_growth is not None:
+            most = {name: int(old.total[name] * (1 + wanted.max_growth)) for name in RESOURCES}
+            growth = resources.Budget(most).check(measured.total)
+    return Answer(measured, verdict, sram_model, old, growth, flags)
+
+
+def _costs(measured: resources.Profile, sram_model: str) -> dict[str, int]:
+    """What limits compare with."""
+    used = {name: measured.total[name] for name in RESOURCES}
+    if sram_model == "tflm":
+        arena = getattr(measured.memory, "arena_tflm", None)
+        if arena is None:
+            raise ModelError(f"{measured.path}: its arena in TensorFlow Lite Micro isn't known; use --sram-model peak")
+        used["sram"] = arena
+    return used
+
+
+def _reordered(path: str, order: Sequence[str], net: network.Network) -> bytes:
+    """The file with its nodes in ``order``; all else, weights and quantisation included, stays as it is.
+
+    Nodes that are gone from ``net``, since constants make them, come as soon as they are needed, unused ones last.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    nodes = list(model.graph.node)
+    maker = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    first = {node.name: maker[node.outputs[0]] for node in net.nodes}
+    done: set[int] = set()
+    ordered = []
+    for start in [*(first[name] for name in order), *range(len(nodes))]:
+        stack = [start]
+        while stack:
+            index = stack[-1]
+            unmet = [maker[name] for name in nodes[index].input if name in maker and maker[name] not in done]
+            if index not in done and unmet:
+                stack.extend(unmet)
+                continue
+            stack.pop()
+            if index not in done:
+                done.add(index)
+                ordered.append(nodes[index])
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+# ------------------------------------------------------------------------------------------- boards, prune and verify
+
+
+@app.command("boards")
+def boards(
+    formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
+) -> int:
+    """The boards that --board knows."""
+    raise UsageError("no board is known yet")
+
+
+@app.command("prune")
+@_with_limits
+def prune(
+    model: Model,
+    board: Board = None,
+    sram_model: SramModel = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME|PATH|module:function", help="What to train and test with.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="OUT.onnx", help="Where the pruned model goes.")
+    ] = None,
+    report_dir: Annotated[
+        str | None, typer.Option("--report", metavar="DIR", help="Where report.json and report.md go.")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="How to choose channels.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1)] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Fixes every random choice: same seed, same files.")] = None,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
+    float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
+    prune_every: Annotated[int | None, typer.Option("--prune-every", min=1, help="Steps between cuts.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="GROUP", help="Leave this group whole; repeatable.")
+    ] = None,
+    min_channels: Annotated[int | None, typer.Option("--min-channels", min=1, help="The least width of a group.")] = None,
+    multiple_of: Annotated[int | None, typer.Option("--multiple-of", min=1, help="Widths are multiples of this.")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="DIR", help="Go on where an interrupted run stopped.")
+    ] = None,
+    formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
+    input_shape: InputShapes = None,
+    config_file: ConfigFile = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    no_color: NoColor = False,
+    limits: Mapping[str, units.Limit] = {},
+) -> int:
+    """Make a model fit: train it down to a budget, write int8 ONNX."""
+    pruning = _pruning()
+    raise NotImplementedError(pruning)
+
+
+@app.command("verify")
+def verify(
+    model: Model,
+    formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
+) -> int:
+    """Run an exported model in a real microcontroller runtime and compare."""
+    pruning = _pruning()
+    raise NotImplementedError(pruning)
+
+
+def _pruning() -> Any:
+    """The part that needs torch. Raises MissingExtra where its packages are not installed."""
+    try:
+        from mcuprune import pruning
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in _EXTRA:
+            raise
+        raise MissingExtra(f"this command needs {error.name}; install it with pip install 'mcuprune[prune]'") from None
+    return pruning
+
+
+_EXTRA = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> int:
+    """Make ONNX CNNs fit microcontrollers: see what they cost, check limits in CI, prune them while they train."""
+    if version:
+        _print(f"mcuprune {__version__}\n")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        raise UsageError("name a command: profile, check, prune, verify or boards; see mcuprune --help")
+    return YES
+
+
+if __name__ == "__main__":
+    sys.exit(main())

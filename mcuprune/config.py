@@ -1,0 +1,245 @@
+"""``mcuprune.toml``, or the same keys under ``[tool.mcuprune]`` in ``pyproject.toml``: what ``check`` has to hold.
+
+    budget = { sram = "64KB", flash = "256KB" }     # of every model
+    max-growth = "2%"
+
+    [[model]]
+    path = "models/*.onnx"                          # relative to this file
+    budget = { sram = "16KB" }                      # sram alone is another here
+
+    [prune]
+    data = "digits"                                 # long flags of `mcuprune prune`, without the dashes
+
+The nearest file upwards from the current folder counts, no other is read. Its values are defaults: a model's own keys go
+before those at the top, and a flag goes before both. A key that nothing reads is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from mcuprune.errors import UsageError
+from mcuprune.network import Shape
+from mcuprune.resources import RESOURCES
+from mcuprune.units import Limit, parse
+
+SRAM_MODELS = ("peak", "tflm")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one model has to hold; None and empty mean that nobody said.
+
+    limits: by resource, those of the ``board`` included. max_growth: a share of what the model ``against`` costs.
+    """
+
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    board: str | None = None
+    sram_model: str | None = None
+    against: str | None = None
+    max_growth: Fraction | None = None
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def over(self, base: Wanted) -> Wanted:
+        """These wishes, and those of ``base`` where there are none."""
+        return Wanted(
+            limits={**base.limits, **self.limits},
+            board=base.board if self.board is None else self.board,
+            sram_model=base.sram_model if self.sram_model is None else self.sram_model,
+            against=base.against if self.against is None else self.against,
+            max_growth=base.max_growth if self.max_growth is None else self.max_growth,
+            input_shapes={**base.input_shapes, **self.input_shapes},
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A configuration file as it was read, or the empty one.
+
+    source: the file. models: (path, what it wants over ``common``), globs resolved, in the file's order.
+    prune: defaults of ``mcuprune prune``, by the names of its flags.
+    """
+
+    source: Path | None = None
+    common: Wanted = field(default_factory=Wanted)
+    models: tuple[tuple[str, Wanted], ...] = ()
+    prune: Mapping[str, Any] = field(default_factory=dict)
+
+    def wanted(self, path: str) -> Wanted:
+        """What the file says about a model that is named on the command line."""
+        for other, own in self.models:
+            if os.path.abspath(other) == os.path.abspath(path):
+                return own.over(self.common)
+        return self.common
+
+
+def find(start: Path, prune_keys: Iterable[str]) -> Config:
+    """The configuration that holds in folder ``start``. Raises UsageError for one that can't be understood."""
+    for folder in (start, *start.parents):
+        own, project = folder / "mcuprune.toml", folder / "pyproject.toml"
+        if own.is_file():
+            return load(own, prune_keys)
+        if project.is_file() and b"mcuprune" in project.read_bytes() and "mcuprune" in _toml(project).get("tool", {}):
+            return load(project, prune_keys)
+    return Config()
+
+
+def load(source: Path, prune_keys: Iterable[str]) -> Config:
+    """Read one file. ``prune_keys`` are those of ``[prune]``. Raises UsageError, naming the file and the key."""
+    document = _toml(source)
+    if source.name == "pyproject.toml":
+        document = document.get("tool", {}).get("mcuprune", {})
+    read = _Reader(source)
+    read.known(document, "", [*_COMMON, "model", "prune"])
+    common = read.wanted({key: value for key, value in document.items() if key in _COMMON}, "")
+    models: list[tuple[str, Wanted]] = []
+    entries = document.get("model", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UsageError(f"{source}: 'model' must be a list of tables; write [[model]]")
+    for number, entry in enumerate(entries, 1):
+        place = f"model {number}: "
+        read.known(entry, place, ["path", *_COMMON])
+        wanted = read.wanted({key: value for key, value in entry.items() if key != "path"}, place)
+        models += [(path, wanted) for path in read.paths(entry.get("path"), place)]
+    prune = read.table(document.get("prune", {}), "prune")
+    read.known(prune, "prune: ", prune_keys)
+    return Config(source, common, tuple(models), {key.replace("-", "_"): value for key, value in prune.items()})
+
+
+def _toml(source: Path) -> dict[str, Any]:
+    import tomllib  # only those who have a configuration file pay for it
+
+    try:
+        return tomllib.loads(source.read_bytes().decode())
+    except OSError as error:
+        raise UsageError(f"{source}: can't be read ({error.strerror})") from None
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise UsageError(f"{source}: not valid TOML ({error})") from None
+
+
+def board_limits(name: str) -> Mapping[str, Limit]:
+    """The named budget that a board is. Raises UsageError for one that isn't in the table."""
+    from mcuprune.runtimes import BOARDS
+
+    if name.lower() not in BOARDS:
+        raise UsageError(f"unknown board '{name}'; {nearest(name.lower(), BOARDS)}")
+    board = BOARDS[name.lower()]
+    return {"sram": Limit(Fraction(board.sram), relative=False), "flash": Limit(Fraction(board.flash), relative=False)}
+
+
+def growth(text: str) -> Fraction:
+    """``"2%"`` as a share; 0 is a share too."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if not found:
+        raise UsageError(f"{text!r} is not a share; write it like 2% or 0%")
+    return Fraction(found[1]) / 100
+
+
+def input_shape(text: str) -> Shape:
+    """``"1,3,96,96"`` as a shape."""
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text) or any(int(size) < 1 for size in text.split(",")):
+        raise UsageError(f"{text!r} is not a shape; write it like 1,3,96,96")
+    return tuple(int(size) for size in text.split(","))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A closing for messages about an unknown word: the word that may have been meant, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, 1)
+    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
+
+
+class _Reader:
+    """Values of one file, with messages that name the file and the key."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+
+    def known(self, table: Mapping[str, Any], place: str, keys: Iterable[str]) -> None:
+        keys = list(keys)
+        for key in table:
+            if key not in keys:
+                raise UsageError(f"{self._source}: {place}unknown key '{key}'; {nearest(key, keys)}")
+
+    def table(self, value: Any, key: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise UsageError(f"{self._source}: '{key}' must be a table")
+        return value
+
+    def wanted(self, table: Mapping[str, Any], place: str) -> Wanted:
+        found = Wanted()
+        for key, value in table.items():
+            try:
+                found = replace(found, **_COMMON[key](self, value))
+            except UsageError as error:
+                message = str(error)
+                mine = message.startswith(f"{self._source}: ")
+                raise UsageError(message if mine else f"{self._source}: {place}{key}: {message}") from None
+        if found.board is not None:
+            found = replace(found, limits={**board_limits(found.board), **found.limits})
+        return found
+
+    def text(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise UsageError(f"{value!r} is not a string")
+        return value
+
+    def limits(self, value: Any) -> dict[str, Any]:
+        table = self.table(value, "budget")
+        self.known(table, "budget: ", RESOURCES)
+        for name, limit in table.items():
+            if isinstance(limit, bool) or not isinstance(limit, (str, int)):
+                raise UsageError(f"{name} = {limit!r} is neither a string nor a whole number")
+        return {"limits": {name: parse(str(limit), RESOURCES[name].unit) for name, limit in table.items()}}
+
+    def sram_model(self, value: Any) -> dict[str, Any]:
+        if value not in SRAM_MODELS:
+            raise UsageError(f"{value!r} is not known; {nearest(str(value), SRAM_MODELS)}")
+        return {"sram_model": value}
+
+    def against(self, value: Any) -> dict[str, Any]:
+        return {"against": _shown(self._source.parent / self.text(value))}
+
+    def input_shapes(self, value: Any) -> dict[str, Any]:
+        table = self.table(value, "input-shape")
+        shapes = {}
+        for name, shape in table.items():
+            written = ",".join(map(str, shape)) if isinstance(shape, list) else self.text(shape)
+            shapes[name] = input_shape(written)
+        return {"input_shapes": shapes}
+
+    def paths(self, value: Any, place: str) -> list[str]:
+        """The files that a ``path`` names. Raises UsageError where there are none: a lost model must not pass a check."""
+        if not isinstance(value, str):
+            raise UsageError(f'{self._source}: {place}needs a path, such as path = "models/*.onnx"')
+        import glob
+
+        pattern = str(self._source.parent / value)
+        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        if not found:
+            raise UsageError(f"{self._source}: {place}no file matches path '{value}'")
+        return [_shown(Path(path)) for path in found]
+
+
+def _shown(path: Path) -> str:
+    """A path as one would type it from the current folder."""
+    here = os.path.relpath(path)
+    return str(path) if here.startswith("..") else here
+
+
+#: Keys at the top and of a model, and what reads them.
+_COMMON: Mapping[str, Any] = {
+    "budget": _Reader.limits,
+    "board": lambda read, value: {"board": read.text(value)},
+    "sram-model": _Reader.sram_model,
+    "against": _Reader.against,
+    "max-growth": lambda read, value: {"max_growth": growth(read.text(value))},
+    "input-shape": _Reader.input_shapes,
+}

@@ -1,0 +1,810 @@
+"""What was measured, written for people and for programs: text, markdown, html, json, junit, github annotations.
+
+Everything here takes numbers and gives a string; nothing prints. All formats read the same ``Answer``s, and the tables of
+all of them are the same ``Table``, so that a number can't differ between two formats. Invariants: every number that
+some format shows is in the JSON (which has base units only), a TOTAL is the sum of the rows above it (for SRAM their
+maximum), and a text that rounds falls back to exact numbers where rounding would hide an excess.
+
+Names come from a stranger's file: each format escapes them in its own way.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mcuprune import __version__
+from mcuprune.channels import Group
+from mcuprune.resources import RESOURCES, Layer, Profile, Verdict
+from mcuprune.units import Unit, show
+
+#: The number of the JSON layout. It changes only if a key changes its meaning; more keys may come without.
+JSON_FORMAT = 1
+
+#: What a row of a cost table may stand for.
+BY = ("node", "op", "group")
+
+#: Where a Layer keeps its share of a resource, if not under the resource's own name.
+_AT_LAYER = {"sram": "live"}
+#: Resources of which a whole needs the most that a part needs. All others add up.
+_SHARED = ("sram",)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known about one model.
+
+    verdict: its limits, for ``check``. sram_model: what a limit of SRAM limits, the ``peak`` of activations or the arena
+    of a runtime. old, growth: an earlier state of the model, and limits that follow from it.
+    flags: what else on the command line ``prune`` needs to see the same model.
+    """
+
+    profile: Profile
+    verdict: Verdict | None = None
+    sram_model: str = "peak"
+    old: Profile | None = None
+    growth: Verdict | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return all(verdict.ok for verdict in (self.verdict, self.growth) if verdict)
+
+
+@dataclass(frozen=True)
+class View:
+    """How much of a profile to show. rows: how many, 0 for all. sort: ``graph``, or the resource to have worst first."""
+
+    by: str = "node"
+    sort: str = "graph"
+    rows: int = 20
+    groups: bool = False
+    ascii: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """The answers of one command."""
+
+    command: Literal["profile", "check"]
+    answers: tuple[Answer, ...]
+    view: View = field(default_factory=View)
+
+    @property
+    def ok(self) -> bool:
+        return all(answer.ok for answer in self.answers)
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what a node, an operator or a group costs, by the names of RESOURCES, and what it cost before.
+
+    count: of how many nodes. state: ``new`` or ``gone`` for what only one of two models has.
+    """
+
+    name: str
+    used: Mapping[str, int]
+    was: Mapping[str, int] | None = None
+    op: str = ""
+    shape: tuple[int, ...] = ()
+    count: int = 1
+    state: Literal["", "new", "gone"] = ""
+
+    @property
+    def change(self) -> dict[str, int]:
+        return {key: self.used[key] - self.was[key] for key in RESOURCES} if self.was is not None else {}
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: those that are shown. others: the rest in one line, if any. total: of all."""
+
+    rows: tuple[Row, ...]
+    others: Row | None
+    total: Row
+
+
+def table(answer: Answer, view: View) -> Table:
+    """The costs by node, operator or group; the worst ``view.rows`` of them, the rest folded."""
+    rows = _rows(answer, view.by)
+    total = _sum("TOTAL", rows)
+    if view.sort != "graph":
+        rows = sorted(rows, key=lambda row: -row.used[view.sort])
+        shown = rows[: view.rows or None]
+    else:
+        worst = sorted(range(len(rows)), key=lambda index: _weight(rows[index], total), reverse=True)
+        keep = set(worst[: view.rows or None])
+        shown = [row for index, row in enumerate(rows) if index in keep]
+    chosen = {id(row) for row in shown}
+    rest = [row for row in rows if id(row) not in chosen]
+    return Table(tuple(shown), _sum(f"{len(rest)} others", rest) if rest else None, total)
+
+
+def _rows(answer: Answer, by: str) -> list[Row]:
+    key = _key(answer.profile.groups, by)
+    gathered = _gather(answer.profile.layers, key)
+    if answer.old is None:
+        return [_row(name, layers, by) for name, layers in gathered.items()]
+    before = _gather(answer.old.layers, _key(answer.old.groups, by))
+    rows = []
+    for name, layers in {**gathered, **{name: [] for name in before if name not in gathered}}.items():
+        old = before.get(name, [])
+        row = _row(name, layers or old, by)
+        used, was = (_fold(map(_used, part)) for part in (layers, old))
+        rows.append(Row(name, used, was, row.op, row.shape, row.count, "" if layers and old else "new" if layers else "gone"))
+    return rows
+
+
+def _key(groups: Sequence[Group], by: str) -> Callable[[Layer], str]:
+    if by == "group":
+        group_of = {node: group.name for group in reversed(groups) for node in group.nodes}
+        return lambda layer: group_of.get(layer.node, "(no channels of its own)")
+    return lambda layer: layer.node if by == "node" else layer.op
+
+
+def _gather(layers: Iterable[Layer], key: Callable[[Layer], str]) -> dict[str, list[Layer]]:
+    gathered: dict[str, list[Layer]] = {}
+    for layer in layers:
+        gathered.setdefault(key(layer), []).append(layer)
+    return gathered
+
+
+def _row(name: str, layers: Sequence[Layer], by: str) -> Row:
+    op, shape = (layers[0].op, layers[0].shape) if by == "node" else ("", ())
+    return Row(name, _fold(map(_used, layers)), op=op, shape=shape, count=len(layers))
+
+
+def _used(layer: Layer) -> dict[str, int]:
+    return {key: getattr(layer, _AT_LAYER.get(key, key)) for key in RESOURCES}
+
+
+def _fold(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    parts = list(parts)
+    return {key: (max if key in _SHARED else sum)([0, *(part[key] for part in parts)]) for key in RESOURCES}
+
+
+def _sum(name: str, rows: Sequence[Row]) -> Row:
+    was = [row.was for row in rows if row.was is not None]
+    return Row(name, _fold(row.used for row in rows), _fold(was) if was else None, count=sum(row.count for row in rows))
+
+
+def _weight(row: Row, total: Row) -> tuple[bool, float, float]:
+    """What makes a row worth showing: it sets a total, its largest share of one it adds to, its share of the others."""
+    shares = dict.fromkeys(RESOURCES, 0.0)
+    for part, whole in ((row.used, total.used), (row.was, total.was)):
+        if part is not None and whole is not None:
+            shares = {key: max(share, part[key] / whole[key] if whole[key] else 0.0) for key, share in shares.items()}
+    largest = max(share for key, share in shares.items() if key not in _SHARED)
+    return 1.0 in shares.values(), largest, max(shares.values())
+
+
+def steps(profile: Profile) -> tuple[tuple[str, int], ...]:
+    """(node, bytes alive) for each step of the best execution order. Nodes that do nothing at run time have no step."""
+    live = {layer.node: layer.live for layer in profile.layers}
+    return tuple((node, live[node]) for node in profile.memory.order if live[node])
+
+
+# ----------------------------------------------------------------------------------------------------------- plain text
+
+
+def text(report: Report) -> str:
+    """For a terminal or a pipe: plain characters, no colours; no meaning hangs on the width."""
+    write = _profile_text if report.command == "profile" else _check_text
+    parts = [write(answer, report.view) for answer in report.answers]
+    if report.command == "check" and len(parts) > 1:
+        fit = sum(answer.ok for answer in report.answers)
+        parts.append(f"{fit} of {len(parts)} models pass\n")
+    return "\n".join(parts)
+
+
+def _profile_text(answer: Answer, view: View) -> str:
+    profile = answer.profile
+    lines = [f"{_clean(profile.path)}  (opset {profile.opset})"]
+    lines += [
+        f"  {role:<6}  {_shape(shape):<12}  {_clean(name)}"
+        for role, tensors in (("input", profile.inputs), ("output", profile.outputs))
+        for name, shape in tensors
+    ]
+    lines += ["", *_totals_text(answer), "", *_peak_text(profile)]
+    picture = chart(profile, ascii=view.ascii)
+    lines += ["", *picture] if picture else []
+    lines += ["", *_table_text(table(answer, view), profile, view)]
+    if view.groups:
+        lines += ["", *_groups_text(profile.groups)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _totals_text(answer: Answer) -> list[str]:
+    profile, old = answer.profile, answer.old
+    rows = [
+        [
+            resource.title,
+            show(profile.total[key], resource.unit),
+            _was(profile.total, old, key, resource.unit),
+            resource.meaning,
+        ]
+        for key, resource in RESOURCES.items()
+    ]
+    rows.append(["params", str(profile.total["params"]), _was(profile.total, old, "params", "count"), "weights and biases"])
+    if not any(row[2] for row in rows):
+        rows = [[row[0], row[1], row[3]] for row in rows]
+    lines = _align(rows, ["<", ">", *["<"] * (len(rows[0]) - 2)])
+    if old is not None:
+        lines.append(f"compared with {_clean(old.path)}")
+    return lines
+
+
+def _was(total: Mapping[str, int], old: Profile | None, key: str, unit: Unit) -> str:
+    if old is None:
+        return ""
+    if total[key] == old.total[key]:
+        return "as before"
+    before, now = show(old.total[key], unit), show(total[key], unit)
+    return f"was {before if before != now else old.total[key]} ({_signed(total[key] - old.total[key], unit)})"
+
+
+def _peak_text(profile: Profile) -> list[str]:
+    memory = profile.memory
+    proof = "no order needs less" if memory.exact else f"the best order found; every order needs {_kib(memory.lower_bound)}"
+    lines = [f"{RESOURCES['sram'].title} of {_kib(memory.peak)}: {proof}"]
+    lines.append(
+        f"  the file's own order {_kib(memory.file_order)}; one operator's inputs and outputs {_kib(memory.max_in_out)}"
+    )
+    arena = getattr(memory, "arena_tflm", None)
+    if arena is not None:
+        lines.append(f"  arena of TensorFlow Lite Micro {_kib(arena)}")
+    if memory.peak_node is not None:
+        lines.append(f"peak at node '{_clean(memory.peak_node)}', alive there:")
+        lines += _align([["", _kib(size), _clean(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
+    return lines
+
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+def chart(profile: Profile, *, width: int = 64, height: int = 6, ascii: bool = False) -> list[str]:
+    """A picture of memory over the schedule, in characters; columns are steps, or the worst of several."""
+    values = [size for _, size in steps(profile)]
+    if not values:
+        return []
+    wide = max(1, min(4, width // len(values)))
+    n_columns = min(len(values), width)
+    columns = [
+        max(values[i * len(values) // n_columns : max((i + 1) * len(values) // n_columns, i * len(values) // n_columns + 1)])
+        for i in range(n_columns)
+    ]
+    peak = max(columns)
+    filled = [column * height * 8 // peak for column in columns]
+    label = _kib(peak)
+    lines = []
+    for level in range(height - 1, -1, -1):
+        cells = [min(max(eighths - level * 8, 0), 8) for eighths in filled]
+        drawn = "".join(("#" if cell >= 4 else " ") * wide if ascii else _EIGHTHS[cell] * wide for cell in cells)
+        margin = label if level == height - 1 else ""
+        lines.append(f"{margin:>{len(label)}} {'|' if ascii else '│'}{drawn}")
+    corner, dash = ("+", "-") if ascii else ("└", "─")
+    lines.append(f"{'0':>{len(label)}} {corner}{dash * (wide * n_columns)}")
+    lines.append(f"{'':>{len(label)}}  memory over the schedule, {len(values)} {'step' if len(values) == 1 else 'steps'}")
+    return lines
+
+
+def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
+    diff = found.total.was is not None
+    head = [""]
+    for resource in RESOURCES.values():
+        head += [resource.title, "change"] if diff else [resource.title]
+    by_node = view.by == "node"
+    head += ["shape", "op"] if by_node else ["nodes"]
+    head += [view.by]
+    peak = profile.memory.peak_node
+    cells = [head]
+    for row in [*found.rows, *filter(None, [found.others]), found.total]:
+        ends = row is found.others or row is found.total
+        marks = {"new": "+", "gone": "-", "": ">" if by_node and row.name == peak and not ends else ""}
+        line = [marks[row.state]]
+        for key, resource in RESOURCES.items():
+            line.append(show(row.used[key], resource.unit))
+            if diff:
+                line.append(_signed(row.change[key], resource.unit) if row.was is not None else "")
+        line += [_shape(row.shape), row.op] if by_node else [str(row.count)]
+        cells.append([*line, _clean(row.name)])
+    numbers = len(RESOURCES) * (2 if diff else 1)
+    lines = _align(cells, ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"])
+    lines.insert(len(lines) - 1, _rule(lines, numbers, cells))
+    return lines
+
+
+def _rule(lines: Sequence[str], numbers: int, cells: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in cells) for column in range(numbers + 1)]
+    return " " * widths[0] + "".join("  " + "-" * width for width in widths[1:])
+
+
+def _groups_text(groups: Sequence[Group]) -> list[str]:
+    rows = [["channels", "group", "nodes that bear them"]]
+    for group in groups:
+        nodes = ", ".join(map(_clean, group.nodes))
+        rows.append(
+            [str(len(group)), _clean(group.name), nodes if group.why is None else f"frozen: {_clean(group.why)}; {nodes}"]
+        )
+    return _align(rows, [">", "<", "<"])
+
+
+def _check_text(answer: Answer, view: View) -> str:
+    rows = []
+    for key, used, limit in _limited(answer.verdict):
+        title = _limit_title(key, answer)
+        rows.append(["FAIL" if used > limit else "pass", title, _against_limit(key, used, limit, answer)])
+    for key, used, limit in _limited(answer.growth):
+        assert answer.old is not None
+        old, unit = answer.old.total[key], RESOURCES[key].unit
+        sizes = [show(used, unit), show(old, unit), show(limit, unit)]
+        if used > limit and sizes[0] in sizes[1:]:
+            sizes = [_exact(used, unit), _exact(old, unit), _exact(limit, unit)]
+        said = f"{sizes[0]}, was {sizes[1]} ({_signed(used - old, unit)}); at most {sizes[2]}"
+        rows.append(["FAIL" if used > limit else "pass", f"{RESOURCES[key].title} growth", said])
+    lines = [_clean(answer.profile.path), *_align(rows, ["<", "<", "<"])]
+    command = hint(answer)
+    if command:
+        lines.append(f"hint  {command}")
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _limited(verdict: Verdict | None) -> list[tuple[str, int, int]]:
+    """(resource, used, limit) of each limit."""
+    return [(key, verdict.used[key], limit) for key, limit in verdict.limits.items()] if verdict else []
+
+
+def _limit_title(key: str, answer: Answer) -> str:
+    title = RESOURCES[key].title
+    return f"{title} ({answer.sram_model})" if key == "sram" and answer.sram_model != "peak" else title
+
+
+def _against_limit(key: str, used: int, limit: int, answer: Answer) -> str:
+    unit = RESOURCES[key].unit
+    one, other = show(used, unit), show(limit, unit)
+    if used <= limit:
+        return f"{one} of {other}"
+    if one == other:
+        return f"{_exact(used, unit)} of {_exact(limit, unit)}, over by {_exact(used - limit, unit)}{_where(key, answer)}"
+    return f"{one} of {other}, over by {show(used - limit, unit)} ({used} > {limit}){_where(key, answer)}"
+
+
+def _where(key: str, answer: Answer) -> str:
+    """Where most of a resource goes: the peak's node and tensors, or the three worst nodes."""
+    profile, unit = answer.profile, RESOURCES[key].unit
+    if key in _SHARED:
+        if answer.sram_model != "peak" or profile.memory.peak_node is None:
+            return ""
+        alive = ", ".join(f"{_clean(name)} {show(size, unit)}" for name, size in profile.memory.peak_tensors)
+        return f", at '{_clean(profile.memory.peak_node)}' with {alive} alive"
+    worst = sorted(profile.layers, key=lambda layer: -_used(layer)[key])[:3]
+    return ", most in " + ", ".join(f"'{_clean(layer.node)}' {show(_used(layer)[key], unit)}" for layer in worst)
+
+
+def hint(answer: Answer) -> str:
+    """The command that makes a model fit its limits; empty where it does, or where only its growth is too large."""
+    if answer.verdict is None or answer.verdict.ok:
+        return ""
+    path = answer.profile.path
+    words = ["mcuprune", "prune", path]
+    for key, _, limit in _limited(answer.verdict):
+        words += [f"--{key}", _short(limit, RESOURCES[key].unit)]
+    if answer.sram_model != "peak":
+        words += ["--sram-model", answer.sram_model]
+    words += [*answer.flags, "-o", f"{path.removesuffix('.onnx')}-pruned.onnx"]
+    return " ".join(shlex.quote(_clean(word)) for word in words)
+
+
+def _short(limit: int, unit: Unit) -> str:
+    """A limit as one types it, without rounding."""
+    steps = (("MB", 1024**2), ("KB", 1024)) if unit == "bytes" else (("M", 10**6), ("k", 10**3))
+    return next((f"{limit // step}{suffix}" for suffix, step in steps if limit % step == 0), str(limit))
+
+
+def _exact(value: int, unit: Unit) -> str:
+    return f"{value} {'byte' if value == 1 else 'bytes'}" if unit == "bytes" else str(value)
+
+
+def _signed(change: int, unit: Unit) -> str:
+    return f"{'+' if change > 0 else '-'}{show(abs(change), unit)}" if change else "="
+
+
+def _kib(size: int) -> str:
+    return show(size, "bytes")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _clean(name: str) -> str:
+    """A name without characters that would move the cursor or break the line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
+
+
+def _align(rows: Sequence[Sequence[str]], sides: Sequence[str]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(sides))] if rows else []
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------- markdown and html
+
+
+def markdown(report: Report) -> str:
+    """For a pull request or a job summary: GitHub's dialect. The picture is inline SVG, again as characters in the fold."""
+    return "\n".join(_markdown(answer, report) for answer in report.answers)
+
+
+def _markdown(answer: Answer, report: Report) -> str:
+    profile, memory = answer.profile, answer.profile.memory
+    state = "" if report.command == "profile" else ": fits" if answer.ok else ": **does not fit**"
+    lines = [f"### {_code(profile.path)}{state}", ""]
+    head, sides, rows = _summary(answer)
+    lines += _markdown_table(head, sides, rows)
+    if memory.peak_node is not None:
+        alive = ", ".join(f"{_code(name)} {_kib(size)}" for name, size in memory.peak_tensors)
+        lines += ["", f"Peak of {_kib(memory.peak)} at {_code(memory.peak_node)}, alive there: {alive}. {_proof(profile)}"]
+    if hint(answer):
+        lines += ["", "```console", hint(answer), "```"]
+    if steps(profile):
+        lines += ["", svg(profile, limit=_sram_limit(answer))]
+    lines += ["", f"<details><summary>Cost by {report.view.by}</summary>", ""]
+    if steps(profile):
+        lines += ["```text", *chart(profile), "```", ""]
+    lines += [*_markdown_table(*_cells(table(answer, report.view), report.view, _code)), "", "</details>"]
+    if report.view.groups:
+        rows = [[str(len(g)), _code(g.name), "" if g.why is None else _inline(g.why)] for g in profile.groups]
+        lines += ["", *_markdown_table(["channels", "group", "frozen because"], [">", "<", "<"], rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _proof(profile: Profile) -> str:
+    memory = profile.memory
+    return "No order needs less." if memory.exact else f"Every order needs {_kib(memory.lower_bound)} at least."
+
+
+def _sram_limit(answer: Answer) -> int | None:
+    """The limit of the peak, if there is one."""
+    return answer.verdict.limits.get("sram") if answer.verdict and answer.sram_model == "peak" else None
+
+
+def _summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
+    """Head, sides and rows of the table of totals, with limits and changes where there are some."""
+    limits, old = answer.verdict, answer.old
+    head = ["", "used", *(["limit", "verdict"] if limits else []), *(["before", "change"] if old else [])]
+    head += ["most allowed"] if answer.growth else []
+    rows = []
+    for key, resource in RESOURCES.items():
+        used = (limits.used if limits and key in limits.used else answer.profile.total)[key]
+        title = _limit_title(key, answer) if limits and key in limits.limits else resource.title
+        row = [title, show(used, resource.unit)]
+        if limits:
+            limit = limits.limits.get(key)
+            row += ["", ""] if limit is None else [show(limit, resource.unit), _in_words(used, limit, resource.unit)]
+        if old:
+            now, before = answer.profile.total[key], old.total[key]
+            row += [show(before, resource.unit), _signed(now - before, resource.unit)]
+        if answer.growth:
+            limit = answer.growth.limits[key]
+            over = answer.growth.used[key] > limit
+            row.append(f"{show(limit, resource.unit)}{' (exceeded)' if over else ''}")
+        rows.append(row)
+    return head, ["<", *[">"] * (len(head) - 1)], rows
+
+
+def _in_words(used: int, limit: int, unit: Unit) -> str:
+    if used <= limit:
+        return "fits"
+    hidden = show(used, unit) == show(limit, unit)
+    return f"over by {_exact(used - limit, unit) if hidden else show(used - limit, unit)}"
+
+
+def _cells(found: Table, view: View, name: Callable[[str], str]) -> tuple[list[str], list[str], list[list[str]]]:
+    """Head, sides and rows of a cost table; ``name`` writes a name in the format's way."""
+    diff, by_node = found.total.was is not None, view.by == "node"
+    head = [view.by, *(["op", "shape"] if by_node else ["nodes"])]
+    sides = ["<", *(["<", "<"] if by_node else [">"])]
+    for resource in RESOURCES.values():
+        head += [resource.title, "change"] if diff else [resource.title]
+    sides += [">"] * (len(head) - len(sides))
+    rows = []
+    for row in [*found.rows, *filter(None, [found.others]), found.total]:
+        plain = row is found.others or row is found.total
+        state = f" ({row.state})" if row.state else ""
+        line = [row.name if plain else name(row.name) + state]
+        line += [row.op, _shape(row.shape)] if by_node else [str(row.count)]
+        for key, resource in RESOURCES.items():
+            line.append(show(row.used[key], resource.unit))
+            if diff:
+                line.append(_signed(row.change[key], resource.unit) if row.was is not None else "")
+        rows.append(line)
+    return head, sides, rows
+
+
+def _markdown_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---:" if side == ">" else "---" for side in sides]
+    return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+
+
+def _code(name: str) -> str:
+    """A name in a markdown code span, also inside a table."""
+    name = _clean(name).replace("|", "\\|") or " "
+    fence = "``" if "`" in name else "`"
+    pad = " " if "`" in name else ""
+    return f"{fence}{pad}{name}{pad}{fence}"
+
+
+def _inline(said: str) -> str:
+    return "".join(f"\\{c}" if c in "\\`*_|<>[]" else c for c in _clean(said))
+
+
+def svg(profile: Profile, *, limit: int | None = None, width: int = 720, height: int = 160) -> str:
+    """Memory over the schedule as one line of SVG: a bar a step, the peak's in red, a dashed line at the limit.
+
+    It holds no text: where SVG is stripped, nothing is left behind. ``aria-label`` says what it shows.
+    """
+    values = steps(profile)
+    top = max([1, limit or 0, *(size for _, size in values)])
+    pitch = width / max(1, len(values))
+    bars = []
+    for index, (_, size) in enumerate(values):
+        tall = size / top * (height - 8)
+        colour = "#d1495b" if size == profile.memory.peak else "#4f8fba"
+        bars.append(
+            f'<rect x="{index * pitch:.2f}" y="{height - tall:.2f}" width="{max(pitch * 0.86, 0.3):.2f}" '
+            f'height="{tall:.2f}" fill="{colour}"/>'
+        )
+    if limit:
+        y = height - limit / top * (height - 8)
+        bars.append(f'<path d="M0 {y:.2f}H{width}" stroke="#888" stroke-width="1.5" stroke-dasharray="6 4"/>')
+    label = f"memory over the schedule, {len(values)} steps, peak {profile.memory.peak} bytes"
+    if limit:
+        label += f", limit {limit} bytes"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="{label}">{"".join(bars)}</svg>'
+    )
+
+
+def html(report: Report) -> str:
+    """One page that needs nothing else."""
+    style = (
+        "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.15rem .7rem;border-bottom:1px solid #ccc;text-align:left}"
+        "td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}"
+        "tr:last-child td{font-weight:600}"
+    )
+    body = "".join(_html(answer, report) for answer in report.answers)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mcuprune {report.command}</title>'
+        f"<style>{style}</style></head><body>\n{body}</body></html>\n"
+    )
+
+
+def _html(answer: Answer, report: Report) -> str:
+    profile, memory = answer.profile, answer.profile.memory
+    state = "" if report.command == "profile" else ": fits" if answer.ok else ": does not fit"
+    parts = [f"<h2>{_markup(profile.path)}{state}</h2>", _html_table(*_summary(answer))]
+    if memory.peak_node is not None:
+        alive = ", ".join(f"{_markup(name)} {_kib(size)}" for name, size in memory.peak_tensors)
+        said = f"Peak of {_kib(memory.peak)} at <b>{_markup(memory.peak_node)}</b>, alive there: {alive}. {_proof(profile)}"
+        parts.append(f"<p>{said}</p>")
+    if steps(profile):
+        parts.append(f"<figure>{svg(profile, limit=_sram_limit(answer))}</figure>")
+    if hint(answer):
+        parts.append(f"<pre>{_markup(hint(answer))}</pre>")
+    parts.append(_html_table(*_cells(table(answer, report.view), report.view, str)))
+    if report.view.groups:
+        rows = [[str(len(g)), g.name, g.why or ""] for g in profile.groups]
+        parts.append(_html_table(["channels", "group", "frozen because"], [">", "<", "<"], rows))
+    return "\n".join(parts) + "\n"
+
+
+def _html_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = [f'{tag} class="n"' if side == ">" else tag for side in sides]
+        return "<tr>" + "".join(f"<{kind}>{_markup(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True)) + "</tr>"
+
+    return "<table>\n" + "\n".join([line(head, "th"), *(line(row, "td") for row in rows)]) + "\n</table>"
+
+
+def _markup(said: str) -> str:
+    """Text for XML and HTML; control characters, which XML forbids even as references, are spelled out."""
+    for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
+        said = said.replace(mark, entity)
+    return "".join(_clean(c) if not c.isprintable() and c != "\n" else c for c in said)
+
+
+# ------------------------------------------------------------------------------------------------------------------ json
+
+
+def json(report: Report) -> str:
+    """One document, integers in base units only."""
+    document = {
+        "format": JSON_FORMAT,
+        "mcuprune": __version__,
+        "command": report.command,
+        "ok": report.ok,
+        "models": [_json(answer, report) for answer in report.answers],
+    }
+    return jsonlib.dumps(document, indent=1) + "\n"
+
+
+def json_error(kind: str, message: str) -> str:
+    """What stands in for the answer where there is none."""
+    return jsonlib.dumps({"format": JSON_FORMAT, "error": {"kind": kind, "message": message}}) + "\n"
+
+
+def _json(answer: Answer, report: Report) -> dict[str, Any]:
+    document: dict[str, Any] = {**_json_head(answer.profile), "ok": answer.ok}
+    if answer.verdict:
+        document["sram_model"] = answer.sram_model
+        document["limits"] = _json_verdict(answer.verdict)
+        document["hint"] = hint(answer) or None
+    document |= _json_body(answer.profile)
+    found = table(answer, report.view)
+    document["table"] = {
+        "by": report.view.by,
+        "rows": [_json_row(row) for row in found.rows],
+        "others": _json_row(found.others) if found.others else None,
+        "total": _json_row(found.total),
+    }
+    if answer.old is not None:
+        change = {key: value - answer.old.total[key] for key, value in answer.profile.total.items()}
+        document["against"] = {**_json_head(answer.old), **_json_body(answer.old), "change": change}
+        if answer.growth:
+            document["growth"] = _json_verdict(answer.growth)
+    return document
+
+
+def _json_head(profile: Profile) -> dict[str, Any]:
+    return {"path": profile.path, "opset": profile.opset}
+
+
+def _json_body(profile: Profile) -> dict[str, Any]:
+    memory = profile.memory
+    arena = getattr(memory, "arena_tflm", None)
+    return {
+        "inputs": [{"name": name, "shape": list(shape)} for name, shape in profile.inputs],
+        "outputs": [{"name": name, "shape": list(shape)} for name, shape in profile.outputs],
+        "total": dict(profile.total),
+        "memory": {
+            "peak": memory.peak,
+            "exact": memory.exact,
+            "lower_bound": memory.lower_bound,
+            "file_order": memory.file_order,
+            "max_in_out": memory.max_in_out,
+            "order": list(memory.order),
+            "peak_node": memory.peak_node,
+            "peak_tensors": [{"name": name, "bytes": size} for name, size in memory.peak_tensors],
+            "arena_tflm": arena,
+            "steps": [{"node": node, "bytes": size} for node, size in steps(profile)],
+        },
+        "groups": [
+            {
+                "name": group.name,
+                "channels": len(group),
+                "removable": group.removable,
+                "minimum": group.minimum,
+                "why": group.why,
+                "nodes": list(group.nodes),
+            }
+            for group in profile.groups
+        ],
+        "layers": [
+            {
+                "node": layer.node,
+                "op": layer.op,
+                "shape": list(layer.shape),
+                "macs": layer.macs,
+                "flash": layer.flash,
+                "params": layer.params,
+                "live": layer.live,
+            }
+            for layer in profile.layers
+        ],
+    }
+
+
+def _json_verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        key: {"used": used, "limit": limit, "ok": used <= limit, "over": max(0, used - limit)}
+        for key, used, limit in _limited(verdict)
+    }
+
+
+def _json_row(row: Row) -> dict[str, Any]:
+    document: dict[str, Any] = {"name": row.name, "nodes": row.count, **row.used}
+    if row.was is not None:
+        document |= {"was": dict(row.was), "change": row.change, "state": row.state or "same"}
+    return document
+
+
+# -------------------------------------------------------------------------------------------------------- for CI servers
+
+
+def junit(report: Report) -> str:
+    """One test case a model and resource; of ``profile``, which has no limits, all pass."""
+    cases, failures = [], 0
+    for answer in report.answers:
+        for name, said, bad in _findings(answer):
+            failures += bad
+            head = f'<testcase classname="{_markup(answer.profile.path)}" name="{_markup(name)}"'
+            result = f'<failure message="{_markup(said)}">{_markup(said)}</failure>' if bad else ""
+            cases.append(f"    {head}>{result}<system-out>{_markup(said)}</system-out></testcase>")
+    counts = f'tests="{len(cases)}" failures="{failures}" errors="0"'
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<testsuites {counts}>\n  <testsuite name="mcuprune {report.command}" {counts}>\n'
+        + "\n".join(cases)
+        + "\n  </testsuite>\n</testsuites>\n"
+    )
+
+
+def github(report: Report) -> str:
+    """Workflow commands that annotate a model's file: an error for each limit that is exceeded, else one notice."""
+    lines = []
+    for answer in report.answers:
+        path = answer.profile.path
+        bad = [(name, said) for name, said, failed in _findings(answer) if failed]
+        for name, said in bad:
+            lines.append(annotation("error", said, file=path, title=f"{name} over budget"))
+        if not bad:
+            said = "; ".join(f"{name} {said}" for name, said, _ in _findings(answer))
+            lines.append(annotation("notice", said, file=path, title=f"mcuprune {report.command}"))
+    return "".join(line + "\n" for line in lines)
+
+
+def annotation(level: Literal["error", "notice"], said: str, **properties: str) -> str:
+    """One workflow command, escaped as GitHub asks."""
+    named = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
+    return f"::{level}{' ' if named else ''}{named}::{_escaped(said)}"
+
+
+def _escaped(said: str, more: str = "") -> str:
+    return "".join(f"%{ord(c):02X}" if c in "%\r\n" + more else c for c in said)
+
+
+def _findings(answer: Answer) -> list[tuple[str, str, bool]]:
+    """(title, exact numbers, whether it is exceeded) for each limit; of a profile, for each resource."""
+    found = []
+    for key, used, limit in _limited(answer.verdict):
+        unit = RESOURCES[key].unit
+        said = f"{used} of {_exact(limit, unit)}{_spot(key, answer) if used > limit else ''}"
+        found.append((_limit_title(key, answer), said, used > limit))
+    for key, used, limit in _limited(answer.growth):
+        assert answer.old is not None
+        said = f"{used} of {_exact(limit, RESOURCES[key].unit)}, was {answer.old.total[key]}"
+        found.append((f"{RESOURCES[key].title} growth", said, used > limit))
+    if not found:
+        found = [(r.title, _exact(answer.profile.total[key], r.unit), False) for key, r in RESOURCES.items()]
+    return found
+
+
+def _spot(key: str, answer: Answer) -> str:
+    """The node to look at first."""
+    profile = answer.profile
+    if key in _SHARED:
+        return f" at {profile.memory.peak_node}" if answer.sram_model == "peak" and profile.memory.peak_node else ""
+    worst = max(profile.layers, key=lambda layer: _used(layer)[key])
+    return f", most in {worst.node}"
+
+
+#: What ``--format`` takes.
+FORMATS: Mapping[str, Callable[[Report], str]] = {
+    "text": text,
+    "markdown": markdown,
+    "html": html,
+    "json": json,
+    "junit": junit,
+    "github": github,
+}
