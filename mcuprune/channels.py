@@ -145,6 +145,10 @@ class Channels:
         constants = {name: self.cut_constant(name, value, keep) for name, value in self.network.constants.items()}
         return self.network.rebuilt(nodes, constants)
 
+    def with_network(self, network: Network) -> Channels:
+        """The same labels on the same graph with other weights."""
+        return replace(self, network=network)
+
     def cut_channels(self, keep: np.ndarray) -> Channels:
         """The cut network, labelled as its parent: the same groups under the same names, with the components that stay.
 

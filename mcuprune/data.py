@@ -91,16 +91,12 @@ def load(spec: str, *, input_shape: tuple[int, ...], n_classes: int, seed: int) 
 # --- from six arrays to a Data ----------------------------------------------------------------------------------------
 
 
-def _assemble(
-    where: str, arrays: Mapping[str, Any], *, input_shape: tuple[int, ...], n_classes: int, seed: int
-) -> Data:
+def _assemble(where: str, arrays: Mapping[str, Any], *, input_shape: tuple[int, ...], n_classes: int, seed: int) -> Data:
     def split(part: str) -> Split:
         x = _inputs(where, f"x_{part}", arrays[f"x_{part}"], input_shape)
         y = _labels(where, f"y_{part}", arrays[f"y_{part}"], n_classes)
         if len(x) != len(y):
-            raise DataError(
-                f"{where}: x_{part} has {len(x)} examples but y_{part} {len(y)} labels; give one label each"
-            )
+            raise DataError(f"{where}: x_{part} has {len(x)} examples but y_{part} {len(y)} labels; give one label each")
         return Split(x, y)
 
     train, test = split("train"), split("test")
@@ -166,11 +162,9 @@ def _shape_hint(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> s
             return f"the data is channels-last, use {name}.transpose{(0, n_axes, *rest)}"
         if wanted == (*shape[1:], shape[0]):
             return f"the data is channels-first, use {name}.transpose{(0, *(axis + 1 for axis in rest), 1)}"
-    if n_axes < len(wanted):
-        return f"add {'an axis' if len(wanted) - n_axes == 1 else 'axes'}"
     if _without_ones(shape) == _without_ones(wanted):
         return f"use {name}.reshape{(-1, *wanted)}"
-    return "resize or crop the data to the model's input"
+    return f"bring every example to shape {wanted}"
 
 
 def _labels(where: str, name: str, values: Any, n_classes: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -187,7 +181,7 @@ def _labels(where: str, name: str, values: Any, n_classes: int) -> np.ndarray[An
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise DataError(f"{where}: {name} has shape {array.shape}; it must be (n,) {wanted}, or one-hot rows")
+        raise DataError(f"{where}: {name} has shape {array.shape}; it must be (n,) {wanted}, or one-hot rows (n, {n_classes})")
     if array.dtype.kind == "f":
         raise DataError(f"{where}: {name} has dtype {array.dtype}; it must hold {wanted}: use {name}.astype('int64')")
     low, high = int(array.min()), int(array.max())
@@ -265,9 +259,10 @@ def _read_npz(path: str) -> dict[str, np.ndarray[Any, Any]]:
         OSError,  # unreadable, and what bz2 raises on damage
         EOFError,
         ValueError,
-        OverflowError,
+        OverflowError,  # 64-bit offsets beyond any file
         RuntimeError,  # encrypted members, unknown compression, headers nested too deeply
-        SyntaxError,
+        SyntaxError,  # this and the next two: array headers that make no sense
+        TypeError,
         tokenize.TokenError,
         zipfile.BadZipFile,
         zlib.error,

@@ -806,7 +806,7 @@ class _Solver:
         """Cut a span at a state with no more alive than at the side's end, or at the state between with the least."""
         path = side.path(state)
         upward = isinstance(side, _Upward)
-        if len(path) > 1:
+        if state != side.goal and len(path) > 1:
             cut = _Cut(self.costs, self.budget, *((span.low, state) if upward else (state, span.high)))
             if cut.value < live:
                 state = cut.largest() if upward else cut.smallest()

@@ -154,7 +154,7 @@ class Network:
         used = {name for node in needed for name in node.inputs} | set(self.outputs)
         kept = {name: value for name, value in constants.items() if name in used}
         inputs = {value.name: (self.shapes[value.name], value.type.tensor_type.elem_type) for value in self.header.graph.input}
-        protos, extra = _node_protos(needed, kept, self.opset, self.dtypes)
+        protos, extra = node_protos(needed, kept, self.opset, self.dtypes)
         shapes, dtypes = _infer(self.path, protos, {**kept, **extra}, inputs, self.outputs, self.header)
         return Network(needed, kept, shapes, dtypes, self.header, self.path)
 
@@ -165,7 +165,7 @@ class Network:
         model.ir_version = max(model.ir_version, 4)  # before 4 every initializer had to be a graph input too
         if opset is not None:
             _set_opset(model, opset)
-        nodes, parameters = _node_protos(self.nodes, self.constants, opset or self.opset, self.dtypes)
+        nodes, parameters = node_protos(self.nodes, self.constants, opset or self.opset, self.dtypes)
         model.graph.node.extend(nodes)
         for name, value in {**self.constants, **parameters}.items():
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
@@ -582,7 +582,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _node_protos(
+def node_protos(
     nodes: Sequence[Node], constants: Mapping[str, np.ndarray], opset: int, dtypes: Mapping[str, int]
 ) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
     """The nodes as this opset writes them, and the constants that hold their parameters."""
@@ -635,8 +635,12 @@ def _place(
 
 def _batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:
     """A Reshape that writes the batch's size 1 out says "as it was" (0) instead, so that it works at any batch size."""
-    if node.op != "Reshape" or node.attrs.get("allowzero"):
+    if node.op != "Reshape":
         return node
+    if node.attrs.get("allowzero"):
+        if 0 in node.attrs["shape"]:
+            return node
+        node = node.with_attrs(allowzero=0)  # without a zero in the shape it says nothing
     target, before = node.attrs["shape"], shapes.get(node.inputs[0], ())
     if target and before and target[0] == 1 and before[0] == 1:
         return node.with_attrs(shape=(0, *target[1:]))

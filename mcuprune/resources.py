@@ -374,6 +374,10 @@ class CostModel:
         """The best schedule found at these widths."""
         return self._planner.plan(tuple(self._sizes.values(widths).tolist()))
 
+    def schedule_bytes(self, widths: np.ndarray) -> int:
+        """sram alone."""
+        return self.schedule(widths).peak
+
     def gradient(self, resource: str, widths: np.ndarray) -> np.ndarray:
         """d resource / d widths: float64 (groups,). For sram the mean over all steps that tie at the peak."""
         if resource != "sram":

@@ -1,0 +1,57 @@
+"""What a written model really answers: ONNX files run in onnxruntime on real examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcuprune.data import Split
+from mcuprune.errors import MissingExtra, ModelError
+
+_BATCH = 256
+
+
+class Model:
+    """An ONNX model in onnxruntime: float32 (batch, ...) -> its first output, (batch, classes).
+
+    Files whose batch is fixed are run one example at a time. Raises ModelError if onnxruntime refuses the file.
+    """
+
+    def __init__(self, source: str | Path | bytes) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtra("onnxruntime isn't installed; pip install 'mcuprune[prune]'") from None
+        options = onnxruntime.SessionOptions()
+        # int8 activations stay int8: without it the default session keeps tensors of several readers in float
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(
+                source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises its own kinds, none of them public
+            name = "the model" if isinstance(source, bytes) else source
+            raise ModelError(f"{name}: onnxruntime can't load it ({str(error).splitlines()[0]})") from None
+        first = self._session.get_inputs()[0]
+        self._name: str = first.name
+        self._batch = _BATCH if not isinstance(first.shape[0], int) else first.shape[0]
+
+    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        outputs = [
+            self._session.run(None, {self._name: x[start : start + self._batch]})[0] for start in range(0, len(x), self._batch)
+        ]
+        return np.concatenate(outputs)
+
+
+def accuracy(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
+    """The share of examples whose largest logit is their label."""
+    return float((logits.reshape(len(logits), -1).argmax(1) == labels).mean())
+
+
+def accuracy_of(source: str | Path | bytes, split: Split) -> float:
+    """Accuracy of an ONNX model on a split, in onnxruntime."""
+    return accuracy(Model(source)(split.x), split.y)

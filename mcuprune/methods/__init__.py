@@ -1,0 +1,11 @@
+"""Pruning methods. One is a function ``prune(task, on_step) -> tuple[Candidate, ...]``; a new one is a file and a line here."""
+
+from collections.abc import Mapping
+
+from mcuprune.methods import differentiable, uniform
+from mcuprune.task import Method
+
+METHODS: Mapping[str, Method] = {
+    "differentiable": differentiable.prune,
+    "uniform": uniform.prune,
+}

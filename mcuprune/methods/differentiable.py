@@ -1,0 +1,187 @@
+"""Differentiable network pruning during training (Liberis & Lane, arXiv 2110.08350).
+
+While the weights train, one width multiplier pi per group of tied channels is lowered by gradient steps every few training
+steps: away from the budget (the gradient of the costs, section 3.1) and against the loss that the removed channels cause (the
+gradient of the masks, Eq. 5-9). The most salient channels of each group stay unmasked. When the budget holds, the network is
+cut and training goes on with the small one.
+
+Where a plain reading of the paper leaves the result to chance, this goes its own way, for reasons that were measured:
+
+* *Pace.* The paper's fixed learning rate either saturates the clip (then all groups shrink alike: uniform scaling) or stalls
+  before the budget. Here the gradients give the direction, and each update goes just as far as the schedule asks: every
+  limited resource falls geometrically from its full cost to its limit over ``prune_share`` of the training.
+* *Task gradient* in evaluation mode of BatchNormalization: with batch statistics the loss does not feel a group's scale and
+  Eq. 9 nearly cancels. One batch is noisy, so a running mean over updates is used.
+* *Overshoot.* The last update lands on the budget from above, and slack that integer widths leave is grown back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from mcuprune import widths as allocation
+from mcuprune.channels import Channels
+from mcuprune.methods.salience import salience
+from mcuprune.resources import Budget, CostModel
+from mcuprune.task import Candidate, OnStep, Step, Task
+from mcuprune.training import Trainer
+
+#: Upper end of the clip of a multiplier's gradient (section 4), and the share of it that the task loss gets (r = 2/3).
+_CLIP = 0.025
+_TASK_SHARE = 2 / 3
+_TASK_MEMORY = 0.8
+_TASK_BATCH = 256
+
+
+class Widths:
+    """The state of the outer optimisation: a multiplier pi = exp(v) for each group, v <= 0 (section 3.4)."""
+
+    def __init__(self, channels: Channels, model: CostModel, budget: Budget, random: np.random.Generator) -> None:
+        self.channels, self.model, self.budget, self._random = channels, model, budget, random
+        self.v = np.zeros(len(channels.groups))
+        self._task = np.zeros(len(channels.groups))
+        self._start = model.at(model.full)
+
+    def current(self, v: np.ndarray | None = None) -> np.ndarray:
+        """n = max(1, floor(pi C)): int64 (groups,)."""
+        return allocation.floor(self.model, np.exp(self.v if v is None else v))
+
+    def targets(self, progress: float) -> Budget:
+        """What each resource should cost at this share of the pruning phase."""
+        return Budget(
+            {
+                name: int(limit * max(1.0, self._start[name] / limit) ** (1 - progress))
+                for name, limit in self.budget.limits.items()
+            }
+        )
+
+    def see_task(self, gradient: np.ndarray) -> None:
+        """Take in a new measurement of dP_TSK / dpi (groups,), weighted against those before it."""
+        size = np.abs(gradient).max(initial=0.0)
+        if size > 0:
+            self._task = _TASK_MEMORY * self._task + (1 - _TASK_MEMORY) * gradient / size
+
+    def update(self, progress: float) -> None:
+        """Lower the multipliers until every resource is at its target for this moment (Eq. 1 and 2)."""
+        goal = self.targets(progress)
+        for _ in range(8 * len(goal.limits)):
+            over = goal.check(self.model.at(self.current())).excess
+            if not over:
+                return
+            # Random scalarisation, Eq. 2: lambda ~ 1 / U(0, 1) chooses the objective, biased to what is violated most.
+            ratios = goal.ratios(self.model.at(self.current()))
+            draws = {name: ratios[name] / max(self._random.random(), 1e-9) for name in over}
+            self._towards(max(draws, key=lambda name: draws[name]), goal)
+
+    def _towards(self, resource: str, goal: Budget) -> None:
+        """One step along the combined gradient, just long enough to bring ``resource`` to its goal."""
+        n = self.current()
+        of_resource = self.model.gradient(resource, n) * self.model.full / self.budget.limits[resource]
+        of_resource = np.where(n > self.model.least, of_resource, 0.0)
+        if not of_resource.any():
+            return
+        scale = _CLIP / of_resource.max()
+        combined = np.clip(scale * of_resource + _TASK_SHARE * _CLIP * self._task, 0.0, _CLIP)
+        combined[of_resource <= 0] = 0.0  # focus regime: bystanders of a bottleneck stay as they are
+        if not combined.any():
+            combined = scale * of_resource
+        direction = combined * np.exp(self.v) / _CLIP
+        far = 1.0
+        single = Budget({resource: goal.limits[resource]})
+        while not allocation.holds(self.model, self.current(self.v - far * direction), single):
+            far *= 2
+            if far > 1e4:
+                break
+        near = 0.0
+        for _ in range(24):
+            middle = (near + far) / 2
+            if allocation.holds(self.model, self.current(self.v - middle * direction), single):
+                far = middle
+            else:
+                near = middle
+        self.v = self.v - far * direction
+
+
+def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss on (x, y) through the masks, spread by M(s, s0) = s / (s + s0)."""
+    module = trainer.module
+    module.eval()
+    gates = torch.from_numpy(keep.astype(np.float32)).requires_grad_()
+    previous, module.gates = module.gates, gates
+    loss = F.cross_entropy(trainer.logits(x), torch.from_numpy(y))
+    (of_mask,) = torch.autograd.grad(loss, gates)
+    module.gates = previous
+    per_component = of_mask.double().numpy()
+    found = np.zeros(len(module.channels.groups))
+    for index, group in enumerate(module.channels.groups):
+        ids = np.array(group.components)
+        s = np.maximum(scores[ids], 1e-12)
+        kept = np.sort(s[keep[ids]])
+        s0 = kept[0] if len(kept) else s.max()  # the threshold: the least salient channel that stays
+        slope = s / (s + s0) ** 2  # |dM / ds0|
+        found[index] = len(ids) * float((per_component[ids] * slope).sum() / slope.sum())
+    return found
+
+
+def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
+    """Prune while training; the candidate's widths hold the budget and no single channel more would."""
+    model, schedule, data = task.model, task.schedule, task.data
+    trainer = Trainer(
+        task.channels,
+        data.train,
+        total=1,
+        batch=schedule.batch,
+        lr=schedule.lr,
+        weight_decay=schedule.weight_decay,
+        seed=task.seed,
+    )
+    trainer.total = schedule.epochs * trainer.steps_per_epoch
+    random = np.random.default_rng(task.seed)
+    state = Widths(task.channels, model, task.budget, random)
+    last = max(1, int(schedule.prune_share * trainer.total))
+    every = max(1, min(schedule.prune_every, last // 20))
+    full_macs = model.sums(model.full)["macs"]
+    keep = task.channels.keep_all()
+    notes: list[str] = []
+    cut = model.at(model.full) == model.at(state.current()) and allocation.holds(model, model.full, task.budget)
+    at = model.at(model.full)
+
+    while trainer.step < trainer.total:
+        loss = trainer.train_step()
+        if not cut and (trainer.step % every == 0 or trainer.step >= last):
+            scores = salience(task.channels, trainer.module.network())
+            chosen = random.choice(len(data.val.y), min(_TASK_BATCH, len(data.val.y)), replace=False)
+            state.see_task(task_gradient(trainer, keep, scores, data.val.x[chosen], data.val.y[chosen]))
+            state.update(min(1.0, trainer.step / last))
+            n = state.current()
+            done = trainer.step >= last
+            if done:
+                n, note = _settle(model, n, task.budget)
+                notes += note
+            keep = task.channels.top(n, scores)
+            at = model.at(n)
+            trainer.module.gates = torch.from_numpy(keep.astype(np.float32))
+            on_step(Step(trainer.step, trainer.epoch, loss, **at, phase="prune"))
+            if done:
+                trainer.module.gates = None
+                trainer.shrink(keep)
+                cut = True
+        if trainer.step % trainer.steps_per_epoch == 0:
+            accuracy = trainer.accuracy(data.val)
+            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=accuracy, phase="train" if cut else "prune"))
+    channels = trainer.module.channels.with_network(trainer.module.network())
+    full = full_macs * trainer.batch * trainer.total
+    return (Candidate(channels, keep, trainer.training_macs, full, tuple(notes)),)
+
+
+def _settle(model: CostModel, n: np.ndarray, budget: Budget) -> tuple[np.ndarray, list[str]]:
+    """Widths on the budget: a greedy cut should the gradient steps have ended above it, then growth into what is left."""
+    notes = []
+    value = np.ones(len(n))
+    if not allocation.holds(model, n, budget):
+        notes.append("the gradient steps ended above the budget; a greedy cut brought the network inside it")
+        n = allocation.cut_into(model, n, budget, value)
+    # A channel is worth what it adds to its group's width: narrow groups gain most.
+    return allocation.grow(model, n, budget, 1.0 / np.maximum(n, 1)), notes

@@ -1,0 +1,95 @@
+"""What goes into a pruning method and what comes out of it. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mcuprune.channels import Channels
+from mcuprune.data import Data
+from mcuprune.resources import Budget, CostModel
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    epochs: of the float network, pruning included. quant_epochs: of fake-quant training after it.
+    batch: examples a step. lr: peak learning rate. prune_every: training steps between two updates of the widths.
+    prune_share: the part of all float steps after which the budget holds and the network is physically cut.
+    """
+
+    epochs: int
+    quant_epochs: int
+    batch: int
+    lr: float
+    weight_decay: float = 5e-4
+    prune_every: int = 20
+    prune_share: float = 0.3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a run's history. Resources are those of the widths at that step; accuracy is None between evaluations."""
+
+    step: int
+    epoch: float
+    loss: float
+    sram: int
+    flash: int
+    macs: int
+    accuracy: float | None = None
+    phase: str = "train"
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a method may know.
+
+    channels: the labelled network to prune, BatchNormalization restored. model: its costs as functions of widths.
+    feasible widths exist: whoever makes a Task has checked.
+    """
+
+    channels: Channels
+    model: CostModel
+    budget: Budget
+    data: Data
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pruned and trained float network.
+
+    keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
+    training_macs: forward multiply-accumulates of every example trained on; full_training_macs: the same examples at full width.
+    notes: what the user should know about how it came about.
+    """
+
+    channels: Channels
+    keep: np.ndarray
+    training_macs: int
+    full_training_macs: int
+    notes: tuple[str, ...] = ()
+
+
+Method = Callable[[Task, OnStep], tuple[Candidate, ...]]
+
+
+@dataclass(frozen=True)
+class History:
+    """Steps as they come, for whoever wants them later."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    def __call__(self, step: Step) -> None:
+        self.steps.append(step)
+
+
+Costs = Mapping[str, int]

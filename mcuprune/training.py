@@ -1,0 +1,166 @@
+"""The only training loop.
+
+A ``Trainer`` owns everything that changes while a network trains: the torch module, its optimiser, the order of the examples,
+the account of multiply-accumulates. It trains on one learning-rate schedule from the first step to the last, whatever happens
+to the network on the way; ``shrink`` cuts channels out of the running training, weights, momentum and BatchNormalization
+statistics included, so that what follows costs what the smaller network costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from mcuprune.channels import Channels
+from mcuprune.data import Split
+from mcuprune.resources import costs
+from mcuprune.trainable import Trainable, as_inputs
+
+_MOMENTUM = 0.9
+_CLIP_NORM = 5.0
+
+
+def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1) -> float:
+    """Learning rate: linear to ``peak`` over the first ``warm_up`` of all steps, then a cosine down to nothing."""
+    first = max(1, int(total * warm_up))
+    if step < first:
+        return peak * (step + 1) / first
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, total - first)))
+
+
+class Trainer:
+    """Trains a ``Trainable`` by SGD with Nesterov momentum.
+
+    module: what is trained. make: builds it from channels, again after every shrink.
+    total: steps of the whole schedule.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        train: Split,
+        *,
+        total: int,
+        batch: int,
+        lr: float,
+        weight_decay: float,
+        seed: int,
+        make: Callable[[Channels], Trainable] = Trainable,
+        warm_up: float = 0.1,
+    ) -> None:
+        torch.manual_seed(seed)
+        self._make, self._train, self._warm_up = make, train, warm_up
+        self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
+        self.step = 0
+        self.training_macs = 0
+        self._random = np.random.default_rng(seed)
+        self._batches = self._epochs()
+        self._start(channels)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self._train.y) // self.batch)
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.steps_per_epoch
+
+    def _start(self, channels: Channels) -> None:
+        self.module = self._make(channels)
+        net = channels.network
+        self._macs = sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
+        decayed = [p for _, p in self.module.named_weights() if p.ndim > 1]
+        spared = [p for _, p in self.module.named_weights() if p.ndim <= 1]  # normalisation and biases
+        self._optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}],
+            lr=self.lr,
+            momentum=_MOMENTUM,
+            nesterov=True,
+        )
+
+    def _epochs(self) -> Iterator[np.ndarray]:
+        """Batches of indices, every epoch in an order of its own; the last, short batch of an epoch is dropped."""
+        while True:
+            order = self._random.permutation(len(self._train.y))
+            for start in range(0, self.steps_per_epoch * self.batch, self.batch):
+                yield order[start : start + self.batch]
+
+    def train_step(self) -> float:
+        """One step on the next batch. Returns its loss."""
+        chosen = next(self._batches)
+        x, y = self._train.x[chosen], torch.from_numpy(self._train.y[chosen])
+        for group in self._optimizer.param_groups:
+            group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
+        self.module.train()
+        loss = F.cross_entropy(self.logits(x), y)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
+        self._optimizer.step()
+        self.step += 1
+        self.training_macs += self._macs * len(chosen)
+        return float(loss.detach())
+
+    def logits(self, x: np.ndarray) -> Tensor:
+        """The module's first output, float32 (batch, classes)."""
+        return self.module(*as_inputs(self.module.source, x))[0].flatten(1)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def accuracy(self, split: Split) -> float:
+        """Accuracy of the module as it stands, in evaluation mode."""
+        self.module.eval()
+        right = 0
+        for start in range(0, len(split.y), 256):
+            found = self.logits(split.x[start : start + 256]).argmax(1).numpy()
+            right += int((found == split.y[start : start + 256]).sum())
+        return right / len(split.y)
+
+    def shrink(self, keep: np.ndarray) -> None:
+        """Cut the network to a selection of its components and train on.
+
+        Exact: the cut module computes what the gated one did, and the next step moves the weights that stay as it would have.
+        """
+        channels = self.module.channels
+        network = self.module.network()
+        momentum = {
+            name: self._optimizer.state[parameter]["momentum_buffer"].numpy()
+            for name, parameter in self.module.named_weights()
+            if self._optimizer.state[parameter].get("momentum_buffer") is not None
+        }
+        self._start(channels.with_network(network).cut_channels(keep))
+        for name, parameter in self.module.named_weights():
+            if name in momentum:
+                cut = channels.cut_constant(name, momentum[name], keep)
+                self._optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(np.ascontiguousarray(cut))
+
+
+@torch.no_grad()
+def output_moments(module: Trainable, names: set[str], x: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance, per channel, of each named tensor (batch, channel, ...) over the examples ``x``."""
+    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def watch(tensor: str, value: Tensor) -> Tensor:
+        if tensor in names:
+            axes = [axis for axis in range(value.ndim) if axis != 1]
+            wide = value.double()
+            total, squares, count = sums.get(tensor, (torch.zeros(1), torch.zeros(1), 0))
+            sums[tensor] = (total + wide.sum(axes), squares + (wide**2).sum(axes), count + value.numel() // value.shape[1])
+        return value
+
+    module.eval()
+    previous, module.made = module.made, watch  # type: ignore[method-assign]
+    try:
+        for start in range(0, len(x), 128):
+            module(*as_inputs(module.source, x[start : start + 128]))
+    finally:
+        module.made = previous  # type: ignore[method-assign]
+    found = {}
+    for name, (total, squares, count) in sums.items():
+        mean = (total / count).numpy()
+        found[name] = (mean, np.maximum((squares / count).numpy() - mean**2, 0.0))
+    return found
