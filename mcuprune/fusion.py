@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from mcuprune import memory
 from mcuprune.network import Network, Node
-from mcuprune.ops import OPS, Mixer, Pad, Quantization
+from mcuprune.ops import OPS, Dim, Mixer, Pad, Quantization
 
 #: What pads its input by itself, so that a zero Pad in front of it costs nothing.
 _PADDING_OPS = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -79,6 +80,14 @@ def is_swallowed(node: Node, net: Network) -> bool:
         return False
     found = sole_reader(node.outputs[0], net)
     return found is not None and found[0].op in _PADDING_OPS and found[1] == found[0].inputs[0]
+
+
+def elements(net: Network, tensor: str, dim: Dim) -> Any:
+    """How many elements a tensor has, in terms of ``dim``."""
+    total: Any = 1
+    for axis in range(len(net.shapes[tensor])):
+        total = total * dim(tensor, axis)
+    return total
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mcuprune import memory
+from mcuprune import memory, runtimes
 from mcuprune.channels import Channels, Group, label
 from mcuprune.errors import BudgetError
-from mcuprune.fusion import Buffers, buffers, channel_axis, folded_into, is_bias
+from mcuprune.fusion import Buffers, buffers, channel_axis, elements, folded_into, is_bias
 from mcuprune.network import Network, Node, Shape
 from mcuprune.ops import OPS, Dim, Quantization
 from mcuprune.units import Limit, Unit
@@ -32,10 +32,12 @@ __all__ = [
     "CostModel",
     "Layer",
     "Memory",
+    "Moment",
     "NodeCost",
     "Polynomial",
     "Profile",
     "Resource",
+    "SramModel",
     "Verdict",
     "budget",
     "buffers",
@@ -63,6 +65,10 @@ RESOURCES: Mapping[str, Resource] = {
     "flash": Resource("bytes", "flash", "weights, biases, scales and other constants, as int8 stores them"),
     "macs": Resource("count", "MACs", "multiply-accumulates of one inference"),
 }
+
+
+#: What a limit on SRAM means: the peak of the best schedule, or the arena of TensorFlow Lite Micro in the file's order.
+SramModel = Literal["peak", "tflm"]
 
 
 # ------------------------------------------------------------------------------------------------- the cost of each node
@@ -99,14 +105,14 @@ def costs(net: Network, dim: Dim) -> dict[str, NodeCost]:
             if name in counted or node.op == "BatchNormalization":
                 continue
             counted.add(name)
-            elements = _elements(net.shapes[name], name, dim)
+            size = elements(net, name, dim)
             if role == "weight":
                 channels = dim(node.outputs[0], channel_axis(node, net))
-                flash, params = flash + WEIGHT_BYTES * elements + SCALE_BYTES * channels, params + elements
+                flash, params = flash + WEIGHT_BYTES * size + SCALE_BYTES * channels, params + size
             elif role == "bias":
-                flash, params = flash + BIAS_BYTES * elements, params + elements
+                flash, params = flash + BIAS_BYTES * size, params + size
             else:
-                flash = flash + DATA_BYTES * elements
+                flash = flash + DATA_BYTES * size
         if node.op == "BatchNormalization" and node.name not in mixer_of:  # its four vectors come to a scale and a shift
             flash = flash + 2 * DATA_BYTES * dim(node.outputs[0], 1)
         if node.name in tails and not has_bias and _gains_bias(tails[node.name], counted, net):
@@ -126,13 +132,6 @@ def _gains_bias(tails: Sequence[Node], counted: set[str], net: Network) -> bool:
     return fresh
 
 
-def _elements(shape: Shape, name: str, dim: Dim) -> Any:
-    total: Any = 1
-    for axis in range(len(shape)):
-        total = total * dim(name, axis)
-    return total
-
-
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
@@ -149,12 +148,22 @@ class Layer:
     live: int
 
 
+class Moment(NamedTuple):
+    """What is alive, in bytes, while one node runs. An output written in place isn't listed, the tensor under it is."""
+
+    node: str
+    bytes: int
+    tensors: tuple[tuple[str, int], ...]
+
+
 @dataclass(frozen=True)
 class Memory:
     """Peak SRAM in bytes. ``peak`` is achieved by ``order``; ``lower_bound`` holds for every order; equal where ``exact``.
 
     file_order: the peak of the file's own order. max_in_out: the largest inputs plus outputs of one operator, which
     under-estimates. peak_tensors: what is alive at the first step that needs the peak.
+    timeline: for each step of ``order`` that runs at all its node, the bytes alive, and the tensors that they belong to.
+    arena_tflm: what TensorFlow Lite Micro with CMSIS-NN needs on a 32-bit core for the file's order (``runtimes``).
     """
 
     peak: int
@@ -165,6 +174,8 @@ class Memory:
     order: tuple[str, ...]
     peak_node: str | None
     peak_tensors: tuple[tuple[str, int], ...]
+    timeline: tuple[Moment, ...]
+    arena_tflm: int
 
 
 @dataclass(frozen=True)
@@ -180,13 +191,25 @@ class Profile:
     groups: tuple[Group, ...]
     layers: tuple[Layer, ...]
 
+    def used(self, sram_model: SramModel = "peak") -> dict[str, int]:
+        """What a budget is checked against: ``total``, with the arena for sram where that is what ``sram_model`` wants."""
+        return {**self.total, "sram": self.memory.arena_tflm} if sram_model == "tflm" else dict(self.total)
+
 
 def profile(net: Network) -> Profile:
     """Measure a network. Raises UnsupportedOperator for a node whose cost or channels are unknown."""
     per_node = costs(net, lambda tensor, axis: net.shapes[tensor][axis])
     plan = buffers(net)
     schedule = memory.schedule(plan.graph)
-    live = {net.nodes[plan.nodes[step.op]].name: step.bytes for step in schedule.steps}
+    timeline = tuple(
+        Moment(
+            net.nodes[plan.nodes[step.op]].name,
+            step.bytes,
+            tuple((plan.tensors[b], plan.graph.sizes[b]) for b in step.buffers),
+        )
+        for step in schedule.steps
+    )
+    live = {moment.node: moment.bytes for moment in timeline}
     layers = tuple(
         Layer(
             node.name,
@@ -199,7 +222,7 @@ def profile(net: Network) -> Profile:
         )
         for node in net.nodes
     )
-    peak_step = schedule.peak_steps[0] if schedule.peak_steps else None
+    worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
     found = label(net)
     total = {
         "sram": schedule.peak,
@@ -218,8 +241,10 @@ def profile(net: Network) -> Profile:
             file_order=max((step.bytes for step in plan.file_steps()), default=schedule.peak),
             max_in_out=memory.max_in_out(plan.graph),
             order=_full_order(net, plan, schedule.order),
-            peak_node=net.nodes[plan.nodes[peak_step.op]].name if peak_step else None,
-            peak_tensors=tuple((plan.tensors[b], plan.graph.sizes[b]) for b in peak_step.buffers) if peak_step else (),
+            peak_node=worst.node if worst else None,
+            peak_tensors=worst.tensors if worst else (),
+            timeline=timeline,
+            arena_tflm=runtimes.arena_tflm(net).total,
         ),
         groups=tuple(sorted((*found.groups, *found.frozen), key=lambda group: _place(group, net))),
         layers=layers,
@@ -232,9 +257,9 @@ def _place(group: Group, net: Network) -> int:
 
 
 def _full_order(net: Network, plan: Buffers, order: Iterable[int]) -> tuple[str, ...]:
-    """All nodes in the order of the schedule, those that it leaves out as soon as what they read is there."""
+    """All nodes in the order of the schedule, those that it leaves out right before their first reader."""
     scheduled = [plan.nodes[op] for op in order]
-    position = {output: index for index, node in enumerate(net.nodes) for output in node.outputs}
+    position = {output: index for index, node in enumerate(net.nodes) for output in node.outputs if output}
     done: set[int] = set()
     names: list[str] = []
     for index in [*scheduled, *range(len(net.nodes))]:
@@ -302,48 +327,60 @@ class _Compiled:
         self.factor = np.array([factor for _, _, factor in flat], dtype=np.int64)
         self.count = len(polynomials)
 
+    def extents(self, widths: np.ndarray) -> np.ndarray:
+        """int64 (extents,) at widths int64 (groups,)."""
+        return np.asarray(self.fixed + self.per_group @ widths)
+
     def values(self, widths: np.ndarray) -> np.ndarray:
         """int64 (polynomials,) at widths int64 (groups,)."""
-        extents = self.fixed + self.per_group @ widths
+        extents = self.extents(widths)
         terms = self.factor * extents[self.left] * extents[self.right]
         return np.bincount(self.rows, terms, self.count).astype(np.int64) if terms.size else np.zeros(self.count, np.int64)
 
     def gradient(self, widths: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """d (weight @ values) / d widths: float64 (groups,)."""
-        extents = self.fixed + self.per_group @ widths
+        extents = self.extents(widths)
         scale = self.factor * weight[self.rows]
         by_extent = np.bincount(self.left, scale * extents[self.right], len(extents))
         by_extent += np.bincount(self.right, scale * extents[self.left], len(extents))
         return np.asarray(by_extent @ self.per_group, dtype=np.float64)
 
 
+class _Structure:
+    """What runs, and in which buffers, for all cuts that have the same views: sizes as functions of widths."""
+
+    def __init__(self, model: CostModel, net: Network) -> None:
+        plan = buffers(net)
+        self.planner = memory.Planner(plan.graph)
+        self.sizes = model.compiled([elements(net, tensor, model.dim) for tensor in plan.tensors])
+        self.program = runtimes.program(net, dim=model.dim) if model.sram_model == "tflm" else None
+        self.quantities = model.compiled(self.program.quantities) if self.program else None
+
+
 class CostModel:
-    """Flash, MACs and peak SRAM of every cut of a labelled network, as functions of its groups' widths.
+    """Flash, MACs and SRAM of every cut of a labelled network, as functions of its groups' widths.
 
     Exact: at the widths of a selection it gives what ``profile`` gives for the cut network (where both searches of the
     schedule prove theirs).
+    sram_model: what ``sram`` means, the peak of the best schedule or the arena of TensorFlow Lite Micro.
     """
 
-    def __init__(self, channels: Channels) -> None:
-        self.channels = channels
+    def __init__(self, channels: Channels, sram_model: SramModel = "peak") -> None:
+        self.channels, self.sram_model = channels, sram_model
         net = channels.network
         self._extents: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {}
         owner = np.full(channels.n_components + 1, -1, dtype=np.int64)
         for index, group in enumerate(channels.groups):
             owner[list(group.components)] = index
         self._owner = owner
-        per_node = costs(net, self._dim)
-        self._buffers = buffers(net)
-        sums = [sum((getattr(cost, key) for cost in per_node.values()), start=Polynomial({})) for key in ("flash", "macs")]
-        sizes = [_elements(net.shapes[t], t, self._dim) * Polynomial({(): 1}) for t in self._buffers.tensors]
-        extents = [(fixed, dict(counts)) for fixed, counts in self._extents]
-        self._sums = _Compiled(sums, extents, len(channels.groups))
-        self._sizes = _Compiled(sizes, extents, len(channels.groups))
-        self._planner = memory.Planner(self._buffers.graph)
+        per_node = costs(net, self.dim)
+        self._sums = self.compiled([sum(getattr(cost, key) for cost in per_node.values()) for key in ("flash", "macs")])
         self.full = np.array([len(group) for group in channels.groups], dtype=np.int64)
         self.least = np.array([group.minimum for group in channels.groups], dtype=np.int64)
+        self._switches = self.compiled(self._what_makes_views())
+        self._structures = {self._key(self.full): _Structure(self, net)}
 
-    def _dim(self, tensor: str, axis: int) -> Polynomial | int:
+    def dim(self, tensor: str, axis: int) -> Polynomial | int:
         """The size of an axis: an integer, or an extent where channels cut it."""
         along = self.channels.along.get(tensor)
         labels = along.labels if along is not None and along.axis == axis else None
@@ -360,10 +397,27 @@ class CostModel:
         key = (int(counts.pop(-1, 0)), tuple((group, int(count)) for group, count in counts.items()))
         return Polynomial({(1 + self._extents.setdefault(key, len(self._extents)),): 1})
 
+    def compiled(self, polynomials: Iterable[Polynomial | int]) -> _Compiled:
+        """Functions of widths, made of ``dim``, that are evaluated together."""
+        extents = [(fixed, dict(counts)) for fixed, counts in self._extents]
+        return _Compiled([Polynomial({}) + p for p in polynomials], extents, len(self.channels.groups))
+
     def at(self, widths: np.ndarray) -> dict[str, int]:
         """sram and flash in bytes, macs, at int64 widths (groups,)."""
-        flash, macs = self._sums.values(widths)
-        return {"sram": self.schedule(widths).peak, "flash": int(flash), "macs": int(macs)}
+        structure = self._structure(widths)
+        if structure.program is not None and structure.quantities is not None:
+            sram = structure.program.arena(structure.quantities.values(widths).tolist()).total
+        else:
+            sram = self.schedule(widths).peak
+        return {"sram": sram, **self.sums(widths)}
+
+    def least_costs(self) -> dict[str, int]:
+        """What no selection undercuts: each group at its minimum; of an arena a bound for every layout."""
+        structure = self._structure(self.least)
+        if structure.program is None or structure.quantities is None:
+            return self.at(self.least)
+        bound = structure.program.bound(structure.quantities.values(self.least).tolist())
+        return {"sram": bound, **self.sums(self.least)}
 
     def sums(self, widths: np.ndarray) -> dict[str, int]:
         """flash and macs alone: no schedule is searched."""
@@ -372,21 +426,63 @@ class CostModel:
 
     def schedule(self, widths: np.ndarray) -> memory.Schedule:
         """The best schedule found at these widths."""
-        return self._planner.plan(tuple(self._sizes.values(widths).tolist()))
-
-    def schedule_bytes(self, widths: np.ndarray) -> int:
-        """sram alone."""
-        return self.schedule(widths).peak
+        structure = self._structure(widths)
+        return structure.planner.plan(tuple(structure.sizes.values(widths).tolist()))
 
     def gradient(self, resource: str, widths: np.ndarray) -> np.ndarray:
-        """d resource / d widths: float64 (groups,). For sram the mean over all steps that tie at the peak."""
+        """d resource / d widths: float64 (groups,). For sram the mean over all steps that tie at the peak.
+
+        Of an arena it is the gradient of the buffers that stand on each other up to its head, and of its tail, but for the
+        rounding of every buffer to the alignment.
+        """
         if resource != "sram":
             return self._sums.gradient(widths, np.array([resource == "flash", resource == "macs"], dtype=np.float64))
+        structure = self._structure(widths)
+        if structure.program is not None and structure.quantities is not None:
+            weight = np.zeros(structure.quantities.count)
+            for index, slope in structure.program.stacked(structure.quantities.values(widths).tolist()).items():
+                weight[index] = slope
+            return structure.quantities.gradient(widths, weight)
         schedule = self.schedule(widths)
-        weight = np.zeros(self._sizes.count)
+        weight = np.zeros(structure.sizes.count)
         for step in schedule.peak_steps:
             weight[list(step.buffers)] += 1 / len(schedule.peak_steps)
-        return self._sizes.gradient(widths, weight)
+        return structure.sizes.gradient(widths, weight)
+
+    def _what_makes_views(self) -> list[Polynomial | int]:
+        """Functions of widths that decide, by being above 0 or not, whether some operator runs at all.
+
+        A Transpose or Reshape is a view where the channels that it moves are down to one, a Slice where all that it drops
+        is gone, a Pad where all that it adds is. A depthwise convolution of one channel is an
+        ordinary one, a grouped one with one channel in each group a depthwise one.
+        """
+        net = self.channels.network
+        found: list[Polynomial | int] = []
+        for node in net.nodes:
+            data, output = node.inputs[0], node.outputs[0]
+            along = self.channels.along.get(output)
+            if along is None:
+                continue
+            width = self.dim(output, along.axis)
+            if node.op in ("Transpose", "Reshape"):
+                found.append(width + -1)
+            elif node.op == "Conv" and node.attrs.get("group", 1) > 1:
+                found += [width + -1, self.dim(node.inputs[1], 1) + -1]
+            elif node.op in ("Slice", "Pad"):
+                change = self.dim(data, along.axis) + width * -1
+                found.append(change if node.op == "Slice" else change * -1)
+        return found
+
+    def _key(self, widths: np.ndarray) -> bytes:
+        return bytes((self._switches.values(widths) > 0).tolist())
+
+    def _structure(self, widths: np.ndarray) -> _Structure:
+        widths = np.maximum(widths, self.least)
+        key = self._key(widths)
+        if key not in self._structures:
+            any_cut = self.channels.top(widths.tolist(), np.zeros(self.channels.n_components + 1))
+            self._structures[key] = _Structure(self, self.channels.cut(any_cut))
+        return self._structures[key]
 
 
 # --------------------------------------------------------------------------------------------------------------- budgets
@@ -434,7 +530,7 @@ def budget(wanted: Mapping[str, Limit], own: Mapping[str, int]) -> Budget:
 
 def least(model: CostModel, limits: Budget) -> dict[str, int]:
     """What each limited resource costs at least, each group at its minimum: no selection costs less."""
-    costs_at_least = model.at(model.least)
+    costs_at_least = model.least_costs()
     return {name: costs_at_least[name] for name in limits.limits}
 
 

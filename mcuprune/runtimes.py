@@ -1,0 +1,645 @@
+"""What a network takes on real devices: the arena of TensorFlow Lite Micro, boards, ranges of latency and energy.
+
+``program`` writes a network as the TensorFlow Lite operators that a converter emits for it; ``Program.arena`` lays their
+tensors out as TensorFlow Lite Micro (TFLM) with CMSIS-NN does on a 32-bit core with DSP instructions (Cortex-M4, M7, M33):
+
+* the *head*: activations and kernel scratch, placed by TFLM's greedy planner, whose steps are repeated exactly. It places
+  buffers by descending size into the first gap and may leave gaps: up to a third over the peak of the same schedule;
+* the *tail*: what lives as long as the interpreter. Sizes are those of TFLM's own structures on a 32-bit core, rounded up
+  to an upper bound; a few hundred bytes for small networks, kilobytes for many channels (8 bytes each).
+
+Nothing was measured on silicon: heads are checked against the TFLM interpreter, totals against Cortex-M4 code in an
+emulator. Latency and energy are ranges over published measurements of several software stacks, never a single number, and
+None where there are no measurements.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+from mcuprune.fusion import elements, folded_into, is_mixer, sole_reader
+from mcuprune.network import Network, Node
+from mcuprune.ops import OPS, Dim, MatMul, Mixer, Quantization
+
+# ------------------------------------------------------------------------------------------- the planner of the head
+
+#: Every buffer of the arena starts at, and its size is rounded up to, a multiple of this (MicroArenaBufferAlignment).
+ALIGNMENT = 16
+
+
+def aligned(size: int) -> int:
+    """``size`` rounded up to the alignment of arena buffers, in bytes."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class Lifetime(NamedTuple):
+    """The first and last operator, both included, during which a buffer is alive. Graph inputs start at 0, operators at 1."""
+
+    first: int
+    last: int
+
+
+def overlaps(lifetimes: Sequence[Lifetime]) -> tuple[tuple[int, ...], ...]:
+    """For each buffer, the others that are alive at some time together with it."""
+    return tuple(
+        tuple(j for j, b in enumerate(lifetimes) if j != i and a.first <= b.last and b.first <= a.last)
+        for i, a in enumerate(lifetimes)
+    )
+
+
+def greedy_layout(
+    sizes: Sequence[int], neighbours: Sequence[Sequence[int]], fixed: Mapping[int, int] | None = None
+) -> list[int]:
+    """Offsets in bytes of TFLM's GreedyMemoryPlanner for buffers of ``sizes`` bytes, in the order that they are added in.
+
+    Large buffers come first; of equal ones the one added last, since the planner fills its list from the end and sorts it
+    stably. Each goes into the lowest gap between the placed buffers that are alive with it.
+    fixed: buffers that an offline plan has placed; they come before all others.
+    """
+    fixed = fixed or {}
+    order = sorted((i for i in range(len(sizes)) if i not in fixed), key=lambda i: (-sizes[i], -i))
+    return first_fit(sizes, neighbours, order, fixed)
+
+
+def first_fit(
+    sizes: Sequence[int], neighbours: Sequence[Sequence[int]], order: Sequence[int], fixed: Mapping[int, int]
+) -> list[int]:
+    """Offsets in bytes when buffers are put one after the other into the lowest gap that is wide enough."""
+    offsets = [-1] * len(sizes)
+    for buffer, offset in fixed.items():
+        offsets[buffer] = offset
+    for buffer in order:
+        size, offset = sizes[buffer], 0
+        for start, end in sorted((offsets[j], offsets[j] + sizes[j]) for j in neighbours[buffer] if offsets[j] >= 0):
+            if start - offset >= size:
+                break
+            offset = max(offset, end)
+        offsets[buffer] = offset
+    return offsets
+
+
+# ----------------------------------------------------------------------------------------- a network as TFLite operators
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Memory that a kernel asks for: ``rule(slope * quantity)`` bytes, alive while operator ``op`` (from 1) runs."""
+
+    op: int
+    quantity: Any
+    slope: int
+    rule: Callable[[int], int] = field(default=int)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A buffer of the head as it was laid out, all in bytes; ``name`` is the tensor, or the node for scratch."""
+
+    name: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The arena of TFLM on a 32-bit core, in bytes. total = head + tail.
+
+    head: activations and scratch, exactly as the planner lays them out. tail: an upper bound.
+    busiest: what is alive at the worst operator, which no layout can undercut.
+    stack: the buffers on top of each other that make up the head.
+    """
+
+    head: int
+    tail: int
+    busiest: int
+    buffers: tuple[Buffer, ...]
+    stack: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        return self.head + self.tail
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network as TensorFlow Lite operators, in the order in which they run.
+
+    operators: (TFLite operator, ONNX node).
+    tensors: names; sizes: their elements, integers or functions of widths (``Dim``); lifetimes in operators.
+    persistent: (quantity, slope): slope * quantity bytes in the tail, aligned.
+    fixed_tail: the rest of the tail, in bytes.
+    missing: nodes without an int8 kernel in TFLM. They count as one operator, but this network won't run there as it is.
+    """
+
+    operators: tuple[tuple[str, str], ...]
+    tensors: tuple[str, ...]
+    sizes: tuple[Any, ...]
+    lifetimes: tuple[Lifetime, ...]
+    scratch: tuple[Scratch, ...]
+    persistent: tuple[tuple[Any, int], ...]
+    fixed_tail: int
+    missing: tuple[str, ...]
+    neighbours: tuple[tuple[int, ...], ...]
+
+    @property
+    def quantities(self) -> tuple[Any, ...]:
+        """All that may depend on widths: sizes of tensors, then of scratch, then of persistent buffers."""
+        return (*self.sizes, *(s.quantity for s in self.scratch), *(quantity for quantity, _ in self.persistent))
+
+    def arena(self, quantities: Sequence[int] | None = None, *, offline: bool = False) -> Arena:
+        """The arena where ``quantities`` have these values; without them they must be integers.
+
+        offline: with a memory plan in the file (TFLM's OfflineMemoryAllocation) that a search has found: its head comes
+        close to ``busiest``. Scratch stays with the greedy planner, which is what TFLM does.
+        """
+        bytes_of, tail = self._bytes(self.quantities if quantities is None else quantities)
+        offsets = self._planned(bytes_of) if offline else greedy_layout(bytes_of, self.neighbours)
+        names = (*self.tensors, *(self.operators[s.op - 1][1] for s in self.scratch))
+        spans = self._spans()
+        buffers = tuple(
+            Buffer(name, offset, size, *span) for name, offset, size, span in zip(names, offsets, bytes_of, spans, strict=True)
+        )
+        head = max((b.offset + b.bytes for b in buffers), default=0)
+        return Arena(head, tail, self._busiest(bytes_of), buffers, self._stack(buffers, head))
+
+    def bound(self, quantities: Sequence[int]) -> int:
+        """Bytes that no layout of these tensors can undercut, tail included; grows with every quantity."""
+        bytes_of, tail = self._bytes(quantities)
+        return self._busiest(bytes_of) + tail
+
+    def stacked(self, quantities: Sequence[int]) -> dict[int, int]:
+        """Which quantities make up the arena now, and how many bytes each unit of them adds: index -> slope.
+
+        The head is a sum of buffers that stand on each other, so while no buffer moves this is the arena's gradient but
+        for rounding.
+        """
+        found = {index: self._slope(index) for index in self.arena(quantities).stack}
+        start = len(self.sizes) + len(self.scratch)
+        return found | {start + i: slope for i, (_, slope) in enumerate(self.persistent)}
+
+    def _slope(self, buffer: int) -> int:
+        return 1 if buffer < len(self.sizes) else self.scratch[buffer - len(self.sizes)].slope
+
+    def _spans(self) -> list[Lifetime]:
+        return [*self.lifetimes, *(Lifetime(s.op, s.op) for s in self.scratch)]
+
+    def _bytes(self, quantities: Sequence[int]) -> tuple[list[int], int]:
+        """Aligned bytes of every buffer of the head, and of the tail."""
+        n, m = len(self.sizes), len(self.sizes) + len(self.scratch)
+        bytes_of = [aligned(int(size)) for size in quantities[:n]]
+        bytes_of += [aligned(s.rule(s.slope * int(q))) for s, q in zip(self.scratch, quantities[n:m], strict=True)]
+        persistent = zip(self.persistent, quantities[m:], strict=True)
+        return bytes_of, self.fixed_tail + sum(aligned(slope * int(quantity)) for (_, slope), quantity in persistent)
+
+    def _busiest(self, bytes_of: Sequence[int]) -> int:
+        change = [0] * (len(self.operators) + 2)
+        for size, span in zip(bytes_of, self._spans(), strict=True):
+            change[span.first] += size
+            change[span.last + 1] -= size
+        most = now = 0
+        for step in change:
+            now += step
+            most = max(most, now)
+        return most
+
+    def _stack(self, buffers: Sequence[Buffer], head: int) -> tuple[int, ...]:
+        """From the buffer that ends at the head down: each stands on one that ends where it starts."""
+        top = next((i for i, b in enumerate(buffers) if b.bytes and b.offset + b.bytes == head), None)
+        found: list[int] = []
+        while top is not None:
+            found.append(top)
+            start = buffers[top].offset
+            below = (j for j in self.neighbours[top] if buffers[j].bytes and buffers[j].offset + buffers[j].bytes == start)
+            top = next(below, None) if start else None
+        return tuple(found)
+
+    def _planned(self, bytes_of: Sequence[int], tries: int = 200) -> list[int]:
+        """The best layout of a short local search over orders of placement; deterministic.
+
+        A buffer that sticks out on top is placed first in the next try; where that goes round in circles, two swap.
+        """
+        wanted, n = self._busiest(bytes_of), len(self.sizes)
+        shuffle = random.Random(0)
+        order = sorted(range(len(bytes_of)), key=lambda i: (-bytes_of[i], -i))
+        best: list[int] = greedy_layout(bytes_of, self.neighbours)
+        least = max((o + b for o, b in zip(best, bytes_of, strict=True)), default=0)
+        for _ in range(tries):
+            if least == wanted:
+                break
+            offsets = first_fit(bytes_of, self.neighbours, order, {})
+            ends = [o + b for o, b in zip(offsets, bytes_of, strict=True)]
+            actual = greedy_layout(bytes_of, self.neighbours, dict(enumerate(offsets[:n])))
+            head = max(o + b for o, b in zip(actual, bytes_of, strict=True))
+            if head < least:
+                best, least = actual, head
+            top = max(range(len(ends)), key=lambda i: ends[i])
+            order.remove(top)
+            order.insert(0, top)
+            if shuffle.random() < 0.5:
+                i, j = shuffle.randrange(len(order)), shuffle.randrange(len(order))
+                order[i], order[j] = order[j], order[i]
+        return best
+
+
+#: TFLM's int8 kernels for element-wise operators: the TFLite operators that stand for one of ONNX.
+_ELEMENTWISE: Mapping[str, tuple[str, ...]] = {
+    "Abs": ("ABS",),
+    "Add": ("ADD",),
+    "And": ("LOGICAL_AND",),
+    "BatchNormalization": ("MUL", "ADD"),
+    "Cast": ("CAST",),
+    "Clip": ("RELU",),
+    "Div": ("DIV",),
+    "Elu": ("ELU",),
+    "Equal": ("EQUAL",),
+    "Greater": ("GREATER",),
+    "GreaterOrEqual": ("GREATER_EQUAL",),
+    "HardSigmoid": ("MUL", "ADD"),
+    "HardSwish": ("HARD_SWISH",),
+    "LeakyRelu": ("LEAKY_RELU",),
+    "Less": ("LESS",),
+    "LessOrEqual": ("LESS_EQUAL",),
+    "Max": ("MAXIMUM",),
+    "Min": ("MINIMUM",),
+    "Mul": ("MUL",),
+    "Neg": ("NEG",),
+    "Not": ("LOGICAL_NOT",),
+    "Or": ("LOGICAL_OR",),
+    "PRelu": ("PRELU",),
+    "Relu": ("RELU",),
+    "Sigmoid": ("LOGISTIC",),
+    "Sub": ("SUB",),
+    "Sum": ("ADD",),
+    "Swish": ("LOGISTIC", "MUL"),
+    "Tanh": ("TANH",),
+    "Where": ("SELECT_V2",),
+}
+#: The other operators that become one TFLite operator, and how many constant tensors that one reads.
+_SINGLE: Mapping[str, tuple[str, int]] = {
+    "ArgMax": ("ARG_MAX", 1),
+    "ArgMin": ("ARG_MIN", 1),
+    "DepthToSpace": ("DEPTH_TO_SPACE", 0),
+    "Expand": ("BROADCAST_TO", 1),
+    "Gather": ("GATHER", 1),
+    "LogSoftmax": ("LOG_SOFTMAX", 0),
+    "LpNormalization": ("L2_NORMALIZATION", 0),
+    "ReduceMax": ("REDUCE_MAX", 1),
+    "ReduceMean": ("MEAN", 1),
+    "ReduceMin": ("REDUCE_MIN", 1),
+    "ReduceSum": ("SUM", 1),
+    "Resize": ("RESIZE", 1),
+    "Softmax": ("SOFTMAX", 0),
+    "SpaceToDepth": ("SPACE_TO_DEPTH", 0),
+    "Split": ("SPLIT", 1),
+    "Transpose": ("TRANSPOSE", 1),
+    "Upsample": ("RESIZE", 1),
+}
+#: Operators that take a following Relu or Clip into themselves.
+_FUSING = {"Add", "Sub", "Mul", "Div", "Sum", "BatchNormalization", "HardSigmoid", "MaxPool", "AveragePool"} | {
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+}
+
+# The tail, in bytes on a 32-bit core. A TfLiteEvalTensor for every tensor, weights included; node and registration for every
+# operator; the interpreter, its allocators and planner; and per operator its parsed options and its kernel's data.
+_EVAL_TENSOR, _NODE, _INTERPRETER, _SCRATCH_HANDLE = 12, 32, 450, 4
+_KERNEL_DATA, _KERNEL_DATA_OF = 72, {"CONV_2D": 92, "DEPTHWISE_CONV_2D": 92, "TRANSPOSE_CONV": 140, "STRIDED_SLICE": 112}
+_KERNEL_DATA_OF |= {"FULLY_CONNECTED": 72, "BATCH_MATMUL": 200, "SOFTMAX": 88, "PAD": 72, "ADD": 88, "SUB": 88}
+#: Multiplier and shift of each output channel of a convolution, an int32 array each.
+_PER_CHANNEL = 4
+
+
+def program(net: Network, *, order: Sequence[str] | None = None, dim: Dim | None = None) -> Program:
+    """The TensorFlow Lite operators that a converter emits for a network, batch 1, int8, channels last.
+
+    order: node names in the order to run in; the file's order without it.
+    dim: sizes of axes, integers by default; with functions of widths the program is one for every cut of the network.
+
+    What conversion adds or leaves out: a BatchNormalization, bias or activation behind a convolution, product, sum or pool
+    goes into it; reshapes that only move axes of size 1 and transposes between channels-first and channels-last vanish,
+    others become operators that copy. TensorFlow Lite pads only symmetrically up to the last row ("SAME") or not at all
+    ("VALID"); other padding, such as PyTorch's pad=1 with stride 2 on an even size, becomes a PAD operator with a tensor
+    of its own. A Concat needs one scale for all inputs: unless all come from a Relu or Clip, a QUANTIZE operator copies
+    each. A convolution is quantised per channel, a fully connected layer per tensor. Sums of n terms are n - 1 operators.
+    """
+    return _Lowering(net, dim or (lambda tensor, axis: net.shapes[tensor][axis])).run(order)
+
+
+def arena_tflm(net: Network, *, order: Sequence[str] | None = None, offline: bool = False) -> Arena:
+    """The arena that TFLM with CMSIS-NN needs on a 32-bit core, without or with an offline memory plan in the file."""
+    return program(net, order=order).arena(offline=offline)
+
+
+def _align4(size: int) -> int:
+    return -(-size // 4) * 4
+
+
+class _Window(NamedTuple):
+    """How a sliding operator pads: (before, after) of each spatial axis.
+
+    explicit: what a PAD operator in front must add; None where TensorFlow Lite's own SAME or VALID does it.
+    """
+
+    before: tuple[int, ...]
+    explicit: tuple[tuple[int, int], ...] | None
+
+
+def _window(node: Node, net: Network, kernel: Sequence[int]) -> _Window:
+    sizes, outs = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
+    n = len(sizes)
+    strides, dilations = node.attrs.get("strides") or (1,) * n, node.attrs.get("dilations") or (1,) * n
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    same = [max(0, (-(-i // s) - 1) * s + k - i) for i, s, k in zip(sizes, strides, spans, strict=True)]
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    pads = node.attrs.get("pads") or (0,) * (2 * n)
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        low = [total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in same]
+        pads = (*low, *(total - one for total, one in zip(same, low, strict=True)))
+    elif auto == "VALID":
+        pads = (0,) * (2 * n)
+    before = tuple(pads[:n])
+    reached = [(o - 1) * s + k - i - b for o, s, k, i, b in zip(outs, strides, spans, sizes, before, strict=True)]
+    is_valid = not any(before) and all(over <= 0 for over in reached)
+    is_same = all(o == -(-i // s) for o, i, s in zip(outs, sizes, strides, strict=True)) and all(
+        b == total // 2 for b, total in zip(before, same, strict=True)
+    )
+    if is_valid or is_same:
+        return _Window(before, None)
+    return _Window((0,) * n, tuple((b, max(a, over)) for b, a, over in zip(before, pads[n:], reached, strict=True)))
+
+
+class _Lowering:
+    """One walk over the nodes, each of which emits operators."""
+
+    def __init__(self, net: Network, dim: Dim) -> None:
+        self.net, self.dim = net, dim
+        self.operators: list[tuple[str, str]] = []
+        self.tensors: list[str] = []
+        self.sizes: list[Any] = []
+        self.spans: list[list[int]] = []
+        self.scratch: list[Scratch] = []
+        self.persistent: list[tuple[Any, int]] = []
+        self.constants = 0
+        self.missing: list[str] = []
+        self.place: dict[str, int] = {}
+        self.folded = folded_into(net)
+        self.fused = self._fused_activations()
+
+    def run(self, order: Sequence[str] | None) -> Program:
+        for name in self.net.inputs:
+            self.place[name] = self.tensor(name, elements(self.net, name, self.dim), 0)
+        by_name = {node.name: node for node in self.net.nodes}
+        for node in [by_name[name] for name in order] if order is not None else self.net.nodes:
+            self.node(node)
+        for name in self.net.outputs:
+            self.spans[self.place[name]][1] = len(self.operators)
+        lifetimes = tuple(Lifetime(first, last) for first, last in self.spans)
+        kernels = sum(_KERNEL_DATA_OF.get(operator, _KERNEL_DATA) for operator, _ in self.operators)
+        fixed = _EVAL_TENSOR * (len(self.tensors) + self.constants) + _NODE * len(self.operators) + kernels
+        return Program(
+            tuple(self.operators),
+            tuple(self.tensors),
+            tuple(self.sizes),
+            lifetimes,
+            tuple(self.scratch),
+            tuple(self.persistent),
+            fixed + _INTERPRETER + _SCRATCH_HANDLE * len(self.scratch),
+            tuple(self.missing),
+            overlaps([*lifetimes, *(Lifetime(s.op, s.op) for s in self.scratch)]),
+        )
+
+    # -------------------------------------------------------------------------------------------------- what they emit
+
+    def tensor(self, name: str, size: Any, start: int) -> int:
+        self.tensors.append(name)
+        self.sizes.append(size)
+        self.spans.append([start, start])
+        return len(self.tensors) - 1
+
+    def operator(self, operator: str, node: Node, inputs: Sequence[int], outputs: Mapping[str, Any], constants: int = 0) -> int:
+        """Emit one; returns its first output. outputs: name -> size."""
+        self.operators.append((operator, node.name))
+        now = len(self.operators)
+        for buffer in inputs:
+            self.spans[buffer][1] = now
+        made = [self.tensor(name, size, now) for name, size in outputs.items()]
+        self.constants += constants
+        return made[0]
+
+    def ask(self, quantity: Any, slope: int, rule: Callable[[int], int] = int) -> None:
+        """Scratch of the operator emitted last."""
+        self.scratch.append(Scratch(len(self.operators), quantity, slope, rule))
+
+    def size(self, name: str) -> Any:
+        return elements(self.net, name, self.dim)
+
+    def data(self, node: Node) -> list[int]:
+        """Buffers of the node's inputs that aren't constant."""
+        return [self.place[name] for name in node.inputs if name and not self.net.is_constant(name)]
+
+    def emit(self, operator: str, node: Node, constants: int = 0) -> None:
+        """One operator with the node's own inputs and outputs."""
+        outputs = [name for name in node.outputs if name]
+        first = self.operator(operator, node, self.data(node), {name: self.size(name) for name in outputs}, constants)
+        self.place.update({name: first + i for i, name in enumerate(outputs)})
+
+    # --------------------------------------------------------------------------------------------------- node by node
+
+    def node(self, node: Node) -> None:
+        entry = OPS[node.op]
+        source = next((name for name in node.inputs if name in self.place), "")
+        if node.name in self.folded or node.name in self.fused or self._vanishes(node):
+            self.place[node.outputs[0]] = self.place[source]
+        elif isinstance(entry, Mixer):
+            self.mixer(node)
+        elif node.op in ("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"):
+            self.pool(node)
+        elif node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+            self.emit("RESHAPE", node, 1)
+        elif node.op == "Pad":
+            self.emit("PAD" if node.attrs.get("mode", "constant") == "constant" else "MIRROR_PAD", node, 2)
+        elif node.op == "Slice":
+            stepped = any(step != 1 for step in node.attrs.get("steps") or ())
+            self.emit("STRIDED_SLICE" if stepped else "SLICE", node, 3 if stepped else 2)
+        elif node.op == "Concat":
+            self.concat(node)
+        elif node.op in _ELEMENTWISE:
+            self.elementwise(node)
+        elif node.op in _SINGLE:
+            operator, constants = _SINGLE[node.op]
+            self.emit(operator, node, constants)
+            if operator in ("MEAN", "SUM"):  # an int32 accumulator, and two lists of axes
+                self.ask(self.size(node.outputs[0]), 4)
+            if operator in ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"):
+                self.ask(1, 16)
+                self.ask(1, 16)
+        else:
+            self.missing.append(node.name)
+            self.emit(node.op, node, sum(map(self.net.is_constant, node.inputs)))
+
+    def _vanishes(self, node: Node) -> bool:
+        """Whether a view needs no operator: another dress, layout, or axes of size 1 alone."""
+        entry, net = OPS[node.op], self.net
+        if isinstance(entry, Quantization) or node.op in ("Identity", "Dropout", "Cast"):
+            return entry.memory(node, net) == "view"
+        if entry.memory(node, net) != "view":
+            return False
+        before, after = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
+        if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+            return [d for d in before if d > 1] == [d for d in after if d > 1] and (len(after) > 2 or len(before) <= 2)
+        return True
+
+    def mixer(self, node: Node) -> None:
+        net, dim = self.net, self.dim
+        if node.op == "Conv":
+            self.conv(node)
+        elif node.op == "ConvTranspose":
+            self.conv_transpose(node)
+        elif node.op == "Gemm" or (isinstance(entry := OPS[node.op], MatMul) and entry.is_layer(node, net)):
+            self.emit("FULLY_CONNECTED", node, 2)
+            rank = len(net.shapes[node.outputs[0]])
+            if (
+                rank > 2
+            ):  # where the depth is a multiple of 4 it runs as a 1x1 convolution, with per-channel factors written out
+                self.ask(dim(node.outputs[0], rank - 1), 8)
+        else:
+            self.emit("BATCH_MATMUL", node, sum(map(net.is_constant, node.inputs)))
+            right = node.inputs[1]
+            self.persistent.append((prod(net.shapes[right]) if net.is_constant(right) else self.size(right), 1))
+
+    def padded(self, node: Node, window: _Window) -> int:
+        """The buffer that a sliding operator reads: its input, or the output of a PAD in front."""
+        source = self.place[node.inputs[0]]
+        if window.explicit is None:
+            return source
+        shape = self.net.shapes[node.inputs[0]]
+        space = prod(size + sum(pads) for size, pads in zip(shape[2:], window.explicit, strict=True))
+        wider = {f"{node.inputs[0]}/padded": shape[0] * space * self.dim(node.inputs[0], 1)}
+        return self.operator("PAD", node, [source], wider, 1)
+
+    def conv(self, node: Node) -> None:
+        """CONV_2D or DEPTHWISE_CONV_2D; one axis of space is a second one of size 1."""
+        net, dim = self.net, self.dim
+        kernel = net.shapes[node.inputs[1]][2:]
+        taps, group = prod(kernel), node.attrs.get("group", 1)
+        window = _window(node, net, kernel)
+        source, output = self.padded(node, window), node.outputs[0]
+        channels, outs = net.shapes[node.inputs[0]][1], net.shapes[output][1]
+        dilated = any(d > 1 for d in node.attrs.get("dilations") or ())
+        depthwise = group == channels and group > 1
+        if len(kernel) > 2:
+            self.missing.append(node.name)
+        operator = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
+        self.place[output] = self.operator(operator, node, [source], {output: self.size(output)}, 2)
+        self.persistent += [(dim(output, 1), _PER_CHANNEL)] * 2
+        if depthwise:
+            fast = tuple(kernel) == (3, 3) and all(pad <= 1 for pad in window.before)
+            if channels == outs and not dilated and not fast:
+                self.ask(dim(node.inputs[0], 1), 2 * taps)  # arm_depthwise_conv_s8_opt: one int16 column
+        elif taps > 1 or any(window.before) or dilated or group > 1:
+            self.ask(dim(node.inputs[0], 1), taps, lambda column: 4 * _align4(column))  # two int16 columns (arm_convolve_s8)
+
+    def conv_transpose(self, node: Node) -> None:
+        """TRANSPOSE_CONV, which crops nothing by itself: what ONNX crops is a SLICE behind it."""
+        net, dim = self.net, self.dim
+        data, weight, output = node.inputs[0], node.inputs[1], node.outputs[0]
+        kernel, sizes, outs = net.shapes[weight][2:], net.shapes[data][2:], net.shapes[output][2:]
+        n = len(kernel)
+        strides = node.attrs.get("strides") or (1,) * n
+        if node.attrs.get("group", 1) > 1 or n > 2 or any(d > 1 for d in node.attrs.get("dilations") or ()):
+            self.missing.append(node.name)
+        whole = tuple((i - 1) * s + k for i, s, k in zip(sizes, strides, kernel, strict=True))
+        total = [max(0, (i - 1) * s + k - o) for i, s, k, o in zip(sizes, strides, kernel, outs, strict=True)]
+        pads = node.attrs.get("pads") or (0,) * (2 * n)
+        same = all(o == i * s for o, i, s in zip(outs, sizes, strides, strict=True)) and all(
+            b == t // 2 for b, t in zip(pads[:n], total, strict=True)
+        )
+        direct = same or tuple(outs) == whole
+        grown = {output: self.size(output)} if direct else {f"{output}/whole": prod(whole) * dim(output, 1)}
+        made = self.operator("TRANSPOSE_CONV", node, [self.place[data]], grown, 3)
+        self.persistent += [(dim(output, 1), _PER_CHANNEL)] * 2
+        # CMSIS-NN runs it as a convolution with a reversed kernel, or into an int32 image of the output's rows: the larger.
+        rows = max(kernel[0], strides[0]) * ((sizes[-1] - 1) * strides[-1] + max(kernel[-1], strides[0]))
+        self.ask(dim(output, 1), 4 * rows)
+        if all(stride <= 2 for stride in strides):
+            self.ask(dim(data, 1), prod(kernel), lambda column: 4 * _align4(column))
+            self.ask(dim(data, 1) * dim(output, 1), prod(kernel))
+        self.place[output] = made if direct else self.operator("SLICE", node, [made], {output: self.size(output)}, 2)
+
+    def pool(self, node: Node) -> None:
+        net, average = self.net, node.op.endswith("AveragePool")
+        operator = "AVERAGE_POOL_2D" if average else "MAX_POOL_2D"
+        if node.op.startswith("Global"):
+            window = _Window((0, 0), None)
+        else:
+            window = _window(node, net, node.attrs["kernel_shape"])
+            if average and node.attrs.get("count_include_pad") and any(window.before):  # TensorFlow Lite never counts pads
+                pads = node.attrs.get("pads") or ()
+                window = _Window(window.before, tuple(zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True)))
+        if (
+            len(net.shapes[node.inputs[0]]) > 4
+            or any(node.outputs[1:])
+            or any(d > 1 for d in node.attrs.get("dilations") or ())
+        ):
+            self.missing.append(node.name)
+        source, outputs = self.padded(node, window), [name for name in node.outputs if name]
+        first = self.operator(operator, node, [source], {name: self.size(name) for name in outputs})
+        self.place.update({name: first + i for i, name in enumerate(outputs)})
+        if average:
+            self.ask(self.dim(node.inputs[0], 1), 4)  # arm_avgpool_s8: an int32 accumulator for each channel
+
+    def concat(self, node: Node) -> None:
+        """CONCATENATION, with a QUANTIZE in front of each input where their scales differ."""
+        names = [name for name in node.inputs if not self.net.is_constant(name)]
+        sources = [self.place[name] for name in names]
+        if not all(self._is_clamped(name) for name in node.inputs):
+            sources = [
+                self.operator("QUANTIZE", node, [source], {f"{name}/requantized": self.size(name)})
+                for name, source in zip(names, sources, strict=True)
+            ]
+        output = node.outputs[0]
+        constants = len(node.inputs) - len(names)
+        self.place[output] = self.operator("CONCATENATION", node, sources, {output: self.size(output)}, constants)
+
+    def elementwise(self, node: Node) -> None:
+        """A chain of operators: several for what TFLM has no kernel for, n - 1 for n inputs."""
+        output, data = node.outputs[0], self.data(node)
+        operands = [name for name in node.inputs if name]
+        chain = list(_ELEMENTWISE[node.op])
+        if node.op in ("Max", "Min", "Sum"):
+            chain *= max(1, len(operands) - 1)
+        constants = sum(map(self.net.is_constant, operands)) + (2 if node.op == "HardSigmoid" else 0)
+        last = data[0]
+        for position, operator in enumerate(chain):
+            final = position == len(chain) - 1
+            others = data if len(chain) == 1 else data[: 2 if position == 0 else 1]
+            if len(chain) > 1 and position:
+                others = [last, *(data[position + 1 : position + 2] if node.op != "Swish" else data[:1])]
+            name = output if final else f"{output}/{position}"
+            last = self.operator(operator, node, others, {name: self.size(output)}, constants if position == 0 else 0)
+        self.place[output] = last
+
+    # ------------------------------------------------------------------------------------------------- who goes where
+
+    def _fused_activations(self) -> set[str]:
+        """Relu and Clip that the operator before them does by itself."""
+        net = self.net
+        ends = {node.name: node.outputs[0] for node in net.nodes if node.op in _FUSING or is_mixer(node, net)}
+        for tail, mixer in self.folded.items():
+            ends[mixer] = next(node.outputs[0] for node in net.nodes if node.name == tail)
+            ends.pop(tail, None)
+        readers = [sole_reader(tensor, net) for tensor in ends.values()]
+        return {found[0].name for found in readers if found is not None and OPS[found[0].op].int8 == "clamp"}
+
+    def _is_clamped(self, tensor: str) -> bool:
+        """Whether a tensor comes from a Relu or Clip, directly or through operators that keep its scale."""
+        node = self.net.producer.get(tensor)
+        while node is not None and OPS[node.op].int8 == "same":
+            node = self.net.producer.get(node.inputs[0])
+        return node is not None and OPS[node.op].int8 == "clamp"
