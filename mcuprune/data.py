@@ -258,8 +258,7 @@ def _read_npz(path: str) -> dict[str, np.ndarray[Any, Any]]:
     except (
         OSError,  # unreadable, and what bz2 raises on damage
         EOFError,
-        ValueError,
-        OverflowError,  # 64-bit offsets beyond any file
+        ValueError,  # also offsets beyond any file
         RuntimeError,  # encrypted members, unknown compression, headers nested too deeply
         SyntaxError,  # this and the next two: array headers that make no sense
         TypeError,

@@ -370,9 +370,7 @@ def readme(data: Data) -> str:
             n_params, n_macs = cost(recipe.build())
             measured = accuracy(logits_of(path, data.test.x), data.test.y)
             n_bytes = path.stat().st_size
-            rows.append(
-                f"| `{path.name}` | {n_params:,} | {n_macs:,} | {n_bytes:,} | {measured:.1%} | {recipe.about} |"
-            )
+            rows.append(f"| `{path.name}` | {n_params:,} | {n_macs:,} | {n_bytes:,} | {measured:.1%} | {recipe.about} |")
     return README.format(rows="\n".join(rows), n_train=len(data.train.y), n_test=len(data.test.y))
 
 
