@@ -65,6 +65,7 @@ class Trainable(nn.Module):
         for name, slots in self._mixing.items():
             self._mixing[name] = slots[:1]  # users of a shared weight have tied channels: one mask serves them all
         self._steps = [(node, self._kernel(node)) for node in self.source.nodes]
+        self.wanted = self.source.outputs
         self._last_use = _last_uses(self.source)
 
     def constant(self, name: str) -> Tensor:
@@ -108,7 +109,17 @@ class Trainable(nn.Module):
                     values[name] = self.made(name, value)
             for name in self._last_use.get(position, ()):
                 values.pop(name, None)  # a mask or running mean that older opsets declare is never made
-        return tuple(values[name] for name in self.source.outputs)
+        return tuple(values[name] for name in self.wanted)
+
+    def want_logits(self) -> None:
+        """Return, instead of the first output, the logits it is made of: what a last Softmax, LogSoftmax or Sigmoid reads."""
+        tensor = self.source.outputs[0]
+        while (node := self.source.producer.get(tensor)) is not None and OPS[node.op].int8 == "same":
+            tensor = node.inputs[0]
+        if node is not None and node.op in ("Softmax", "LogSoftmax", "Sigmoid"):
+            tensor = node.inputs[0]
+            self.wanted = (tensor,)
+            self._last_use = {position: [n for n in names if n != tensor] for position, names in self._last_use.items()}
 
     def network(self) -> Network:
         """The ONNX network with this module's weights."""

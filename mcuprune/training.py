@@ -25,6 +25,10 @@ _MOMENTUM = 0.9
 _CLIP_NORM = 5.0
 
 
+#: Examples float32 (batch, ...) and a source of chance -> varied examples of the same shape.
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
 def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1) -> float:
     """Learning rate: linear to ``peak`` over the first ``warm_up`` of all steps, then a cosine down to nothing."""
     first = max(1, int(total * warm_up))
@@ -38,6 +42,7 @@ class Trainer:
 
     module: what is trained. make: builds it from channels, again after every shrink.
     total: steps of the whole schedule.
+    augment: varies the examples of each batch.
     """
 
     def __init__(
@@ -52,9 +57,10 @@ class Trainer:
         seed: int,
         make: Callable[[Channels], Trainable] = Trainable,
         warm_up: float = 0.1,
+        augment: Augment | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self._make, self._train, self._warm_up = make, train, warm_up
+        self._make, self._train, self._warm_up, self._augment = make, train, warm_up, augment
         self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
@@ -72,6 +78,7 @@ class Trainer:
 
     def _start(self, channels: Channels) -> None:
         self.module = self._make(channels)
+        self.module.want_logits()
         net = channels.network
         self._macs = sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
         decayed = [p for _, p in self.module.named_weights() if p.ndim > 1]
@@ -94,6 +101,8 @@ class Trainer:
         """One step on the next batch. Returns its loss."""
         chosen = next(self._batches)
         x, y = self._train.x[chosen], torch.from_numpy(self._train.y[chosen])
+        if self._augment is not None:
+            x = self._augment(x, self._random)
         for group in self._optimizer.param_groups:
             group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
         self.module.train()
@@ -107,7 +116,7 @@ class Trainer:
         return float(loss.detach())
 
     def logits(self, x: np.ndarray) -> Tensor:
-        """The module's first output, float32 (batch, classes)."""
+        """What the loss is taken of: float32 (batch, classes), before any softmax."""
         return self.module(*as_inputs(self.module.source, x))[0].flatten(1)  # type: ignore[no-any-return]
 
     @torch.no_grad()

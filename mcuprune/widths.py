@@ -16,7 +16,7 @@ def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:
     sums = model.sums(widths)
     if any(sums[name] > limit for name, limit in budget.limits.items() if name in sums):
         return False
-    return "sram" not in budget.limits or model.schedule_bytes(widths) <= budget.limits["sram"]
+    return "sram" not in budget.limits or model.at(widths)["sram"] <= budget.limits["sram"]
 
 
 def floor(model: CostModel, fractions: np.ndarray) -> np.ndarray:

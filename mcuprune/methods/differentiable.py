@@ -12,6 +12,9 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
   limited resource falls geometrically from its full cost to its limit over ``prune_share`` of the training.
 * *Task gradient* in evaluation mode of BatchNormalization: with batch statistics the loss does not feel a group's scale and
   Eq. 9 nearly cancels. One batch is noisy, so a running mean over updates is used.
+* *Protection only.* The task gradient shields groups from shrinking; it never asks a group to shrink. Its sign is noise more
+  often than not, and one group that loses by chance loses for ever: layers collapsed to one channel.
+* *Floor.* No group falls below half of what uniform scaling would leave it, for the same reason.
 * *Overshoot.* The last update lands on the budget from above, and slack that integer widths leave is grown back.
 """
 
@@ -43,10 +46,11 @@ class Widths:
         self.v = np.zeros(len(channels.groups))
         self._task = np.zeros(len(channels.groups))
         self._start = model.at(model.full)
+        self._floor = np.maximum(model.least, (allocation.uniform(model, budget) + 1) // 2)
 
     def current(self, v: np.ndarray | None = None) -> np.ndarray:
         """n = max(1, floor(pi C)): int64 (groups,)."""
-        return allocation.floor(self.model, np.exp(self.v if v is None else v))
+        return np.maximum(allocation.floor(self.model, np.exp(self.v if v is None else v)), self._floor)
 
     def targets(self, progress: float) -> Budget:
         """What each resource should cost at this share of the pruning phase."""
@@ -79,11 +83,12 @@ class Widths:
         """One step along the combined gradient, just long enough to bring ``resource`` to its goal."""
         n = self.current()
         of_resource = self.model.gradient(resource, n) * self.model.full / self.budget.limits[resource]
-        of_resource = np.where(n > self.model.least, of_resource, 0.0)
+        of_resource = np.where(n > self._floor, of_resource, 0.0)
         if not of_resource.any():
             return
         scale = _CLIP / of_resource.max()
-        combined = np.clip(scale * of_resource + _TASK_SHARE * _CLIP * self._task, 0.0, _CLIP)
+        protection = np.minimum(self._task, 0.0)
+        combined = np.clip(scale * of_resource + _TASK_SHARE * _CLIP * protection, 0.0, _CLIP)
         combined[of_resource <= 0] = 0.0  # focus regime: bystanders of a bottleneck stay as they are
         if not combined.any():
             combined = scale * of_resource
