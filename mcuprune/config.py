@@ -86,16 +86,14 @@ def find(start: Path, prune_keys: Iterable[str]) -> Config:
         own, project = folder / "mcuprune.toml", folder / "pyproject.toml"
         if own.is_file():
             return load(own, prune_keys)
-        if project.is_file() and b"mcuprune" in project.read_bytes() and "mcuprune" in _toml(project).get("tool", {}):
+        if project.is_file() and b"mcuprune" in project.read_bytes() and _section(project) is not None:
             return load(project, prune_keys)
     return Config()
 
 
 def load(source: Path, prune_keys: Iterable[str]) -> Config:
     """Read one file. ``prune_keys`` are those of ``[prune]``. Raises UsageError, naming the file and the key."""
-    document = _toml(source)
-    if source.name == "pyproject.toml":
-        document = document.get("tool", {}).get("mcuprune", {})
+    document = _section(source) or {} if source.name == "pyproject.toml" else _toml(source)
     read = _Reader(source)
     read.known(document, "", [*_COMMON, "model", "prune"])
     common = read.wanted({key: value for key, value in document.items() if key in _COMMON}, "")
@@ -111,6 +109,12 @@ def load(source: Path, prune_keys: Iterable[str]) -> Config:
     prune = read.table(document.get("prune", {}), "prune")
     read.known(prune, "prune: ", prune_keys)
     return Config(source, common, tuple(models), {key.replace("-", "_"): value for key, value in prune.items()})
+
+
+def _section(project: Path) -> dict[str, Any] | None:
+    """``[tool.mcuprune]`` of a pyproject.toml, None where there is none."""
+    section: dict[str, Any] | None = _toml(project).get("tool", {}).get("mcuprune")
+    return section
 
 
 def _toml(source: Path) -> dict[str, Any]:

@@ -231,7 +231,9 @@ def _totals_text(answer: Answer) -> list[str]:
         ]
         for key, resource in RESOURCES.items()
     ]
-    rows.append(["params", str(profile.total["params"]), _was(profile.total, old, "params", "count"), "weights and biases"])
+    rows.append(
+        ["params", show(profile.total["params"], "count"), _was(profile.total, old, "params", "count"), "weights and biases"]
+    )
     if not any(row[2] for row in rows):
         rows = [[row[0], row[1], row[3]] for row in rows]
     lines = _align(rows, ["<", ">", *["<"] * (len(rows[0]) - 2)])
