@@ -21,13 +21,13 @@ from typing import Annotated, Any, TextIO, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mcuprune import __version__, config, network, report, resources, units
+from mcuprune import __version__, config, network, report, resources, runtimes, units
 from mcuprune.config import Wanted
-from mcuprune.errors import McupruneError, MissingExtra, ModelError, OutputError, UsageError
+from mcuprune.errors import McupruneError, MissingExtra, OutputError, UsageError
 from mcuprune.network import Shape
 from mcuprune.ops import accept
-from mcuprune.report import Answer, Report, View
-from mcuprune.resources import RESOURCES
+from mcuprune.report import Answer, Device, Report, View
+from mcuprune.resources import RESOURCES, SramModel
 
 YES, NO, NO_ANSWER, INTERRUPTED = 0, 1, 2, 130
 
@@ -137,7 +137,7 @@ InputShapes = Annotated[
     typer.Option("--input-shape", metavar="NAME=1,3,96,96", help="Fix an input's free dimensions; repeatable."),
 ]
 Board = Annotated[str | None, typer.Option("--board", help="A board's SRAM and flash as limits; see `mcuprune boards`.")]
-SramModel = Annotated[
+SramModelFlag = Annotated[
     str | None,
     typer.Option("--sram-model", metavar="peak|tflm", help="What --sram limits: the peak of activations, or TFLM's arena."),
 ]
@@ -212,11 +212,16 @@ def _shapes(given: Sequence[str] | None) -> dict[str, Shape]:
     return shapes
 
 
-def _known(flag: str, given: _Word, words: Sequence[_Word]) -> _Word:
+def _known(flag: str, given: str, words: Sequence[_Word]) -> _Word:
     """The value of a flag that takes one of several words."""
-    if given not in words:
-        raise UsageError(f"{flag}: {given!r} is not known; {config.nearest(given, words)}")
-    return given
+    for word in words:
+        if word == given:
+            return word
+    raise UsageError(f"{flag}: {given!r} is not known; {config.nearest(given, words)}")
+
+
+def _sram_model(given: str | None) -> SramModel | None:
+    return None if given is None else _known("--sram-model", given, config.SRAM_MODELS)
 
 
 def _configuration(given: str | None, verbose: bool) -> config.Config:
@@ -348,6 +353,14 @@ def _paths(models: Sequence[str] | None, settings: config.Config) -> list[str]:
     return found
 
 
+def _device(net: network.Network, board: str | None) -> Device | None:
+    if board is None:
+        return None
+    with _of("--board"):
+        found, macs = runtimes.board(board), runtimes.macs_by_class(net)
+    return Device(found, runtimes.latency(macs, found), runtimes.energy(macs, found))
+
+
 def _refuse_several(flag: str, value: object, paths: Sequence[str]) -> None:
     if value is not None and len(paths) != 1:
         raise UsageError(f"{flag} goes with one model, not with {len(paths)}")
@@ -363,6 +376,9 @@ def profile(
     rows: Rows = 20,
     groups: Annotated[bool, typer.Option("--groups", help="List the groups of channels, and why some can't be cut.")] = False,
     against: Against = None,
+    board: Annotated[
+        str | None, typer.Option("--board", help="Estimate latency and energy on it; see `mcuprune boards`.")
+    ] = None,
     write_order: Annotated[
         str | None, typer.Option("--write-order", metavar="OUT.onnx", help="Write the model with its nodes in the best order.")
     ] = None,
@@ -379,17 +395,15 @@ def profile(
     paths = _paths(models, settings)
     _refuse_several("--against", against, paths)
     _refuse_several("--write-order", write_order, paths)
-    flags = Wanted(input_shapes=_shapes(input_shape), against=against)
+    flags = Wanted(input_shapes=_shapes(input_shape), against=against, board=board)
     answers = []
     for path in paths:
         wanted = flags.over(settings.wanted(path))
-        measured = _measure(path, wanted.input_shapes)
+        net = _load(path, wanted.input_shapes)
         old = _measure(wanted.against, wanted.input_shapes) if wanted.against else None
-        answers.append(Answer(measured, old=old))
+        answers.append(Answer(resources.profile(net), old=old, device=_device(net, wanted.board)))
     if write_order is not None:
-        network.write_bytes(
-            _reordered(paths[0], answers[0].profile.memory.order, _load(paths[0], wanted.input_shapes)), write_order
-        )
+        network.write_bytes(_reordered(net, answers[0].profile.memory.order), write_order)
     view = View(by=_known("--by", by, report.BY), sort=_known("--sort", sort, _ORDERS), rows=rows, groups=groups)
     return _emit(Report("profile", tuple(answers), view), outputs, quiet=quiet)
 
@@ -399,7 +413,7 @@ def profile(
 def check(
     models: Models = None,
     board: Board = None,
-    sram_model: SramModel = None,
+    sram_model: SramModelFlag = None,
     against: Against = None,
     max_growth: Annotated[
         str | None, typer.Option("--max-growth", metavar="%", help="With --against: no resource may grow by more.")
@@ -421,7 +435,7 @@ def check(
     flags = Wanted(
         limits={**_board_limits(board), **limits},
         board=board,
-        sram_model=sram_model and _known("--sram-model", sram_model, config.SRAM_MODELS),
+        sram_model=_sram_model(sram_model),
         against=against,
         max_growth=_growth(max_growth),
         input_shapes=_shapes(input_shape),
@@ -435,7 +449,7 @@ def _board_limits(board: str | None) -> Mapping[str, units.Limit]:
     if board is None:
         return {}
     with _of("--board"):
-        return config.board_limits(board)
+        return runtimes.board_budget(board)
 
 
 def _growth(given: str | None) -> Any:
@@ -453,7 +467,7 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
     measured = _measure(path, wanted.input_shapes)
     sram_model = wanted.sram_model or "peak"
-    used = _costs(measured, sram_model)
+    used = measured.used(sram_model)
     verdict = resources.budget(wanted.limits, used).check(used) if wanted.limits else None
     old = growth = None
     if wanted.against is not None:
@@ -464,25 +478,14 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
     return Answer(measured, verdict, sram_model, old, growth, flags)
 
 
-def _costs(measured: resources.Profile, sram_model: str) -> dict[str, int]:
-    """What limits compare with."""
-    used = {name: measured.total[name] for name in RESOURCES}
-    if sram_model == "tflm":
-        arena = getattr(measured.memory, "arena_tflm", None)
-        if arena is None:
-            raise ModelError(f"{measured.path}: its arena in TensorFlow Lite Micro isn't known; use --sram-model peak")
-        used["sram"] = arena
-    return used
-
-
-def _reordered(path: str, order: Sequence[str], net: network.Network) -> bytes:
-    """The file with its nodes in ``order``; all else, weights and quantisation included, stays as it is.
+def _reordered(net: network.Network, order: Sequence[str]) -> bytes:
+    """The network's file with its nodes in ``order``; all else, weights and quantisation included, stays as it is.
 
     Nodes that are gone from ``net``, since constants make them, come as soon as they are needed, unused ones last.
     """
     import onnx
 
-    model = onnx.load(path)
+    model = onnx.load(net.path)
     nodes = list(model.graph.node)
     maker = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     first = {node.name: maker[node.outputs[0]] for node in net.nodes}
@@ -514,7 +517,9 @@ def boards(
     formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
 ) -> int:
     """The boards that --board knows."""
-    raise UsageError("no board is known yet")
+    written = report.boards_json if _known("--format", formats, ("text", "json")) == "json" else report.boards_text
+    _print(written(runtimes.BOARDS.values()))
+    return YES
 
 
 @app.command("prune", cls=_Command)
@@ -522,7 +527,7 @@ def boards(
 def prune(
     model: Model,
     board: Board = None,
-    sram_model: SramModel = None,
+    sram_model: SramModelFlag = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME|PATH|module:function", help="What to train and test with.")
     ] = None,
@@ -562,7 +567,7 @@ def prune(
     wanted = Wanted(
         limits={**_board_limits(board), **limits},
         board=board,
-        sram_model=sram_model and _known("--sram-model", sram_model, config.SRAM_MODELS),
+        sram_model=_sram_model(sram_model),
         input_shapes=_shapes(input_shape),
     ).over(settings.wanted(model))
     flags = {

@@ -23,14 +23,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mcuprune.errors import UsageError
 from mcuprune.network import Shape
-from mcuprune.resources import RESOURCES
+from mcuprune.resources import RESOURCES, SramModel
+from mcuprune.runtimes import board, board_budget
 from mcuprune.units import Limit, parse
 
-SRAM_MODELS = ("peak", "tflm")
+SRAM_MODELS: tuple[SramModel, ...] = get_args(SramModel)
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Wanted:
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
     board: str | None = None
-    sram_model: str | None = None
+    sram_model: SramModel | None = None
     against: str | None = None
     max_growth: Fraction | None = None
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
@@ -128,16 +129,6 @@ def _toml(source: Path) -> dict[str, Any]:
         raise UsageError(f"{source}: not valid TOML ({error})") from None
 
 
-def board_limits(name: str) -> Mapping[str, Limit]:
-    """The named budget that a board is. Raises UsageError for one that isn't in the table."""
-    from mcuprune.runtimes import BOARDS
-
-    if name.lower() not in BOARDS:
-        raise UsageError(f"unknown board '{name}'; {nearest(name.lower(), BOARDS)}")
-    board = BOARDS[name.lower()]
-    return {"sram": Limit(Fraction(board.sram), relative=False), "flash": Limit(Fraction(board.flash), relative=False)}
-
-
 def growth(text: str) -> Fraction:
     """``"2%"`` as a share; 0 is a share too."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
@@ -186,9 +177,7 @@ class _Reader:
                 message = str(error)
                 mine = message.startswith(f"{self._source}: ")
                 raise UsageError(message if mine else f"{self._source}: {place}{key}: {message}") from None
-        if found.board is not None:
-            found = replace(found, limits={**board_limits(found.board), **found.limits})
-        return found
+        return replace(found, limits={**board_budget(found.board), **found.limits}) if found.board else found
 
     def text(self, value: Any) -> str:
         if not isinstance(value, str):
@@ -241,7 +230,7 @@ def _shown(path: Path) -> str:
 #: Keys at the top and of a model, and what reads them.
 _COMMON: Mapping[str, Any] = {
     "budget": _Reader.limits,
-    "board": lambda read, value: {"board": read.text(value)},
+    "board": lambda read, value: {"board": board(read.text(value)).name},
     "sram-model": _Reader.sram_model,
     "against": _Reader.against,
     "max-growth": lambda read, value: {"max_growth": growth(read.text(value))},

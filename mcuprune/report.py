@@ -13,12 +13,13 @@ from __future__ import annotations
 import json as jsonlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mcuprune import __version__
 from mcuprune.channels import Group
-from mcuprune.resources import RESOURCES, Layer, Profile, Verdict
+from mcuprune.resources import RESOURCES, Layer, Profile, SramModel, Verdict
+from mcuprune.runtimes import Board, Range
 from mcuprune.units import Unit, show
 
 #: The number of the JSON layout. It changes only if a key changes its meaning; more keys may come without.
@@ -34,6 +35,15 @@ _SHARED = ("sram",)
 
 
 @dataclass(frozen=True)
+class Device:
+    """Estimates for one board: milliseconds and microjoules of an inference; None where nobody has measured its like."""
+
+    board: Board
+    latency: Range | None
+    energy: Range | None
+
+
+@dataclass(frozen=True)
 class Answer:
     """What is known about one model.
 
@@ -44,10 +54,11 @@ class Answer:
 
     profile: Profile
     verdict: Verdict | None = None
-    sram_model: str = "peak"
+    sram_model: SramModel = "peak"
     old: Profile | None = None
     growth: Verdict | None = None
     flags: tuple[str, ...] = ()
+    device: Device | None = None
 
     @property
     def ok(self) -> bool:
@@ -184,12 +195,6 @@ def _weight(row: Row, total: Row) -> tuple[bool, float, float]:
     return 1.0 in shares.values(), largest, max(shares.values())
 
 
-def steps(profile: Profile) -> tuple[tuple[str, int], ...]:
-    """(node, bytes alive) for each step of the best execution order. Nodes that do nothing at run time have no step."""
-    live = {layer.node: layer.live for layer in profile.layers}
-    return tuple((node, live[node]) for node in profile.memory.order if live[node])
-
-
 # ----------------------------------------------------------------------------------------------------------- plain text
 
 
@@ -212,6 +217,7 @@ def _profile_text(answer: Answer, view: View) -> str:
         for name, shape in tensors
     ]
     lines += ["", *_totals_text(answer), "", *_peak_text(profile)]
+    lines += ["", *_device_text(answer.device)] if answer.device else []
     picture = chart(profile, ascii=view.ascii)
     lines += ["", *picture] if picture else []
     lines += ["", *_table_text(table(answer, view), profile, view)]
@@ -258,13 +264,24 @@ def _peak_text(profile: Profile) -> list[str]:
     lines.append(
         f"  the file's own order {_kib(memory.file_order)}; one operator's inputs and outputs {_kib(memory.max_in_out)}"
     )
-    arena = getattr(memory, "arena_tflm", None)
-    if arena is not None:
-        lines.append(f"  arena of TensorFlow Lite Micro {_kib(arena)}")
+    lines.append(f"  arena of TensorFlow Lite Micro {_kib(memory.arena_tflm)}")
     if memory.peak_node is not None:
         lines.append(f"peak at node '{_clean(memory.peak_node)}', alive there:")
         lines += _align([["", _kib(size), _clean(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
     return lines
+
+
+def _device_text(device: Device) -> list[str]:
+    board = device.board
+    return [
+        f"on {board.name} ({board.core}, {board.mhz} MHz); estimates, not measurements:",
+        f"  latency  {_range(device.latency, 'ms')}",
+        f"  energy   {_range(device.energy, 'uJ')}",
+    ]
+
+
+def _range(found: Range | None, unit: str) -> str:
+    return "no data" if found is None else f"{found.low:.1f} to {found.high:.1f} {unit}"
 
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -272,7 +289,7 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 def chart(profile: Profile, *, width: int = 64, height: int = 6, ascii: bool = False) -> list[str]:
     """A picture of memory over the schedule, in characters; columns are steps, or the worst of several."""
-    values = [size for _, size in steps(profile)]
+    values = [moment.bytes for moment in profile.memory.timeline]
     if not values:
         return []
     wide = max(1, min(4, width // len(values)))
@@ -457,10 +474,10 @@ def _markdown(answer: Answer, report: Report) -> str:
         lines += ["", f"Peak of {_kib(memory.peak)} at {_code(memory.peak_node)}, alive there: {alive}. {_proof(profile)}"]
     if hint(answer):
         lines += ["", "```console", hint(answer), "```"]
-    if steps(profile):
+    if profile.memory.timeline:
         lines += ["", svg(profile, limit=_sram_limit(answer))]
     lines += ["", f"<details><summary>Cost by {report.view.by}</summary>", ""]
-    if steps(profile):
+    if profile.memory.timeline:
         lines += ["```text", *chart(profile), "```", ""]
     lines += [*_markdown_table(*_cells(table(answer, report.view), report.view, _code)), "", "</details>"]
     if report.view.groups:
@@ -549,31 +566,38 @@ def _inline(said: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_|<>[]" else c for c in _clean(said))
 
 
-def svg(profile: Profile, *, limit: int | None = None, width: int = 720, height: int = 160) -> str:
-    """Memory over the schedule as one line of SVG: a bar a step, the peak's in red, a dashed line at the limit.
+_TINTS = ("#4f8fba", "#75b2a2", "#c9a95b", "#8d86c9", "#5aa5d6", "#a3b565")
 
-    It holds no text: where SVG is stripped, nothing is left behind. ``aria-label`` says what it shows.
+
+def svg(profile: Profile, *, limit: int | None = None, width: int = 720, height: int = 160) -> str:
+    """Memory over the schedule as one line of SVG: a bar a step, made of the tensors alive; a dashed line at the limit.
+
+    A tensor keeps its colour from bar to bar; steps that need the peak stand on a red foot. It holds no text: where SVG
+    is stripped, nothing is left behind. ``aria-label`` says what it shows.
     """
-    values = steps(profile)
-    top = max([1, limit or 0, *(size for _, size in values)])
-    pitch = width / max(1, len(values))
-    bars = []
-    for index, (_, size) in enumerate(values):
-        tall = size / top * (height - 8)
-        colour = "#d1495b" if size == profile.memory.peak else "#4f8fba"
-        bars.append(
-            f'<rect x="{index * pitch:.2f}" y="{height - tall:.2f}" width="{max(pitch * 0.86, 0.3):.2f}" '
-            f'height="{tall:.2f}" fill="{colour}"/>'
-        )
+    timeline = profile.memory.timeline
+    ceiling = max([1, limit or 0, *(moment.bytes for moment in timeline)])
+    pitch, room = width / max(1, len(timeline)), height - 12
+    wide = max(pitch * 0.9, 0.2)
+    colours: dict[str, str] = {}
+    marks = []
+    for index, moment in enumerate(timeline):
+        x, y = index * pitch, float(height - 6)
+        for name, size in moment.tensors:
+            colour = colours.setdefault(name, _TINTS[len(colours) % len(_TINTS)])
+            tall = size / ceiling * room
+            y -= tall
+            marks.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{wide:.1f}" height="{tall:.1f}" fill="{colour}"/>')
+        if moment.bytes == profile.memory.peak:
+            marks.append(f'<rect x="{x:.1f}" y="{height - 5}" width="{wide:.1f}" height="4" fill="#d1495b"/>')
+    label = f"memory over the schedule, {len(timeline)} steps, peak {profile.memory.peak} bytes"
     if limit:
-        y = height - limit / top * (height - 8)
-        bars.append(f'<path d="M0 {y:.2f}H{width}" stroke="#888" stroke-width="1.5" stroke-dasharray="6 4"/>')
-    label = f"memory over the schedule, {len(values)} steps, peak {profile.memory.peak} bytes"
-    if limit:
+        y = height - 6 - limit / ceiling * room
+        marks.append(f'<path d="M0 {y:.1f}H{width}" stroke="#888" stroke-width="1.5" stroke-dasharray="6 4"/>')
         label += f", limit {limit} bytes"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{label}">{"".join(bars)}</svg>'
+        f'role="img" aria-label="{label}">{"".join(marks)}</svg>'
     )
 
 
@@ -600,7 +624,7 @@ def _html(answer: Answer, report: Report) -> str:
         alive = ", ".join(f"{_markup(name)} {_kib(size)}" for name, size in memory.peak_tensors)
         said = f"Peak of {_kib(memory.peak)} at <b>{_markup(memory.peak_node)}</b>, alive there: {alive}. {_proof(profile)}"
         parts.append(f"<p>{said}</p>")
-    if steps(profile):
+    if profile.memory.timeline:
         parts.append(f"<figure>{svg(profile, limit=_sram_limit(answer))}</figure>")
     if hint(answer):
         parts.append(f"<pre>{_markup(hint(answer))}</pre>")
@@ -653,6 +677,9 @@ def _json(answer: Answer, report: Report) -> dict[str, Any]:
         document["limits"] = _json_verdict(answer.verdict)
         document["hint"] = hint(answer) or None
     document |= _json_body(answer.profile)
+    if answer.device:
+        ranges = {"latency_us": answer.device.latency, "energy_nj": answer.device.energy}
+        document["device"] = {"board": answer.device.board.name, **{k: _json_range(found) for k, found in ranges.items()}}
     found = table(answer, report.view)
     document["table"] = {
         "by": report.view.by,
@@ -674,7 +701,6 @@ def _json_head(profile: Profile) -> dict[str, Any]:
 
 def _json_body(profile: Profile) -> dict[str, Any]:
     memory = profile.memory
-    arena = getattr(memory, "arena_tflm", None)
     return {
         "inputs": [{"name": name, "shape": list(shape)} for name, shape in profile.inputs],
         "outputs": [{"name": name, "shape": list(shape)} for name, shape in profile.outputs],
@@ -687,9 +713,12 @@ def _json_body(profile: Profile) -> dict[str, Any]:
             "max_in_out": memory.max_in_out,
             "order": list(memory.order),
             "peak_node": memory.peak_node,
-            "peak_tensors": [{"name": name, "bytes": size} for name, size in memory.peak_tensors],
-            "arena_tflm": arena,
-            "steps": [{"node": node, "bytes": size} for node, size in steps(profile)],
+            "peak_tensors": _json_tensors(memory.peak_tensors),
+            "arena_tflm": memory.arena_tflm,
+            "timeline": [
+                {"node": moment.node, "bytes": moment.bytes, "tensors": _json_tensors(moment.tensors)}
+                for moment in memory.timeline
+            ],
         },
         "groups": [
             {
@@ -717,11 +746,22 @@ def _json_body(profile: Profile) -> dict[str, Any]:
     }
 
 
+def _json_tensors(tensors: Iterable[tuple[str, int]]) -> list[dict[str, Any]]:
+    return [{"name": name, "bytes": size} for name, size in tensors]
+
+
 def _json_verdict(verdict: Verdict) -> dict[str, Any]:
     return {
         key: {"used": used, "limit": limit, "ok": used <= limit, "over": max(0, used - limit)}
         for key, used, limit in _limited(verdict)
     }
+
+
+def _json_range(found: Range | None) -> dict[str, Any] | None:
+    """In thousandths: microseconds of milliseconds, nanojoules of microjoules."""
+    if found is None:
+        return None
+    return {"low": round(found.low * 1000), "high": round(found.high * 1000), "sources": list(found.sources)}
 
 
 def _json_row(row: Row) -> dict[str, Any]:
@@ -810,3 +850,23 @@ FORMATS: Mapping[str, Callable[[Report], str]] = {
     "junit": junit,
     "github": github,
 }
+
+
+# ---------------------------------------------------------------------------------------------------------------- boards
+
+
+def boards_text(boards: Iterable[Board]) -> str:
+    rows = [["board", "chip", "core", "MHz", "SRAM", "largest block", "flash", "note", "source"]]
+    for board in boards:
+        source = board.source if board.verified else f"{board.source} (unverified)"
+        sizes = [_kib(size) for size in (board.sram, board.block, board.flash)]
+        rows.append([board.name, board.chip, board.core, str(board.mhz), *sizes, board.note, source])
+    lines = _align(rows, ["<", "<", "<", ">", ">", ">", ">", "<", "<"])
+    return "\n".join([*lines, "", "--board limits SRAM to the largest block and flash to all of it."]) + "\n"
+
+
+def boards_json(boards: Iterable[Board]) -> str:
+    """Sizes in bytes, clocks in megahertz."""
+    rows = [asdict(board) for board in boards]
+    document = {"format": JSON_FORMAT, "mcuprune": __version__, "command": "boards", "ok": True, "boards": rows}
+    return jsonlib.dumps(document, indent=1) + "\n"
