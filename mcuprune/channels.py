@@ -32,6 +32,8 @@ class Slot:
 
     node, index: the use of the constant: that input of that node.
     components: for each slice along ``axis``, its component.
+    by_group: int64 (groups, slices) for a grouped convolution, whose k-th slice is another channel in every group: the
+        component of each; its groups lie along axis 0 of the constant, and ``components`` is the first group's row.
     mixes: whether the slices are what a mixer reads its input channels with: a component whose slices of all mixing slots
         are zero has no effect on the network's outputs.
     """
@@ -42,6 +44,24 @@ class Slot:
     axis: int
     components: np.ndarray
     mixes: bool
+    by_group: np.ndarray | None = None
+
+    def spread(self, shape: Shape) -> np.ndarray:
+        """The component of every element of the constant, as int64 that broadcast to its ``shape``."""
+        rest = (1,) * (len(shape) - self.axis - 1)
+        if self.by_group is None:
+            return self.components.reshape((1,) * self.axis + (-1, *rest))
+        assert self.axis == 1
+        return np.repeat(self.by_group, shape[0] // len(self.by_group), axis=0).reshape(shape[0], -1, *rest)
+
+    def cut(self, value: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """``value``, an array like the constant, without the slices of the components that ``keep`` drops."""
+        if self.by_group is None:
+            return np.take(value, np.flatnonzero(keep[self.components]), axis=self.axis)
+        groups = len(self.by_group)
+        parts = np.split(value, groups, axis=0)
+        kept = [np.flatnonzero(row) for row in keep[self.by_group]]
+        return np.concatenate([part.take(where, axis=1) for part, where in zip(parts, kept, strict=True)], axis=0)
 
 
 @dataclass(frozen=True)
@@ -125,8 +145,8 @@ class Channels:
 
         Takes arrays that go along with a constant too, such as an optimiser's momentum.
         """
-        for slot in self.slots_of.get(name, ()):
-            value = np.take(value, np.flatnonzero(keep[slot.components]), axis=slot.axis)
+        for slot in sorted(self.slots_of.get(name, ()), key=lambda slot: slot.by_group is None):
+            value = slot.cut(value, keep)  # what tells its place by axis 0 comes before axis 0 is cut
         return value
 
     def cut(self, keep: np.ndarray) -> Network:
@@ -164,7 +184,14 @@ class Channels:
         return Channels(
             network=self.cut(keep),
             along={tensor: Along(along.axis, stay(along.labels)) for tensor, along in self.along.items()},
-            slots=tuple(replace(slot, components=stay(slot.components)) for slot in self.slots),
+            slots=tuple(
+                replace(
+                    slot,
+                    components=stay(slot.components),
+                    by_group=None if slot.by_group is None else np.stack([stay(row) for row in slot.by_group]),
+                )
+                for slot in self.slots
+            ),
             groups=tuple(
                 replace(group, components=tuple(int(number[c]) for c in group.components if keep[c])) for group in self.groups
             ),
@@ -176,12 +203,9 @@ class Channels:
         """The whole network with the mixing slices of removed components set to zero: what ``cut`` must equal."""
         constants = dict(self.network.constants)
         for slot in self.slots:
-            if slot.mixes and not keep[slot.components].all():
-                shape = [1] * constants[slot.constant].ndim
-                shape[slot.axis] = -1
-                constants[slot.constant] = constants[slot.constant] * keep[slot.components].reshape(shape).astype(
-                    constants[slot.constant].dtype
-                )
+            value = constants[slot.constant]
+            if slot.mixes:
+                constants[slot.constant] = value * keep[slot.spread(value.shape)].astype(value.dtype)
         return self.network.with_constants(constants)
 
 
@@ -261,6 +285,7 @@ class _Flow:
         self._why: dict[int, str] = {FIXED: "it belongs to a graph input or a constant"}
         self._along: dict[str, Along] = {}
         self._slots: list[tuple[Node, int, int, np.ndarray, bool]] = []
+        self._balanced: list[tuple[Node, np.ndarray]] = []
         self._weights: dict[tuple[str, int], np.ndarray] = {}
 
     def labels(self, tensor: str) -> Along | None:
@@ -279,7 +304,7 @@ class _Flow:
         return np.arange(first, first + count)
 
     def tie(self, one: np.ndarray, other: np.ndarray) -> None:
-        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+        for a, b in zip(one.ravel().tolist(), other.ravel().tolist(), strict=True):
             a, b = self._root(a), self._root(b)
             if a == b:
                 continue
@@ -292,7 +317,7 @@ class _Flow:
                 self._why.setdefault(low, self._why.pop(high))
 
     def freeze(self, labels: np.ndarray, why: str) -> None:
-        for one in set(labels.tolist()):
+        for one in set(labels.ravel().tolist()):
             self._freeze(self._root(one), why)
 
     def _freeze(self, root: int, why: str) -> None:
@@ -306,9 +331,47 @@ class _Flow:
             self.freeze(labels, f"{node.op} '{node.name}' computes its input {index}")
             return
         known = self._weights.setdefault((name, axis), labels)
-        if known is not labels:
+        if known.shape != labels.shape:
+            for one in (known, labels):
+                self.freeze(one, f"{node.op} '{node.name}' shares '{name}' with a convolution of another form")
+        elif known is not labels:
             self.tie(known, labels)  # one stored weight, several users: a cut must suit them all
         self._slots.append((node, index, axis, labels, mixes))
+
+    def balance(self, node: Node, rows: np.ndarray) -> None:
+        self._balanced.append((node, rows))
+
+    def _settle_balance(self) -> None:
+        """Tie channels of grouped convolutions into components that take equally many from every group.
+
+        Which channels go together is free, so the components are made as small as a short search finds them.
+        """
+        deviation: dict[int, dict[tuple[int, int], int]] = {}
+        for constraint, (_, rows) in enumerate(self._balanced):
+            for group, row in enumerate(rows):
+                for root in map(self._root, row.tolist()):
+                    if root not in self._why:
+                        of_root = deviation.setdefault(root, {})
+                        of_root[constraint, group] = of_root.get((constraint, group), 0) + len(rows)
+                        for every in range(len(rows)):
+                            of_root[constraint, every] = of_root.get((constraint, every), 0) - 1
+        for roots in _connected(deviation):
+            where = sorted({place for root in roots for place, value in deviation[root].items() if value})
+            column = {place: index for index, place in enumerate(where)}
+            vectors = np.zeros((len(roots), len(where)), dtype=np.int64)
+            for row, root in enumerate(roots):
+                for place, value in deviation[root].items():
+                    if value:
+                        vectors[row, column[place]] = value
+            blocks, rest = balanced_blocks(vectors)
+            for block in blocks:
+                self.tie(np.full(len(block) - 1, roots[block[0]]), np.array([roots[row] for row in block[1:]]))
+            if rest:
+                node = self._balanced[where[0][0]][0]
+                self.freeze(
+                    np.array([roots[row] for row in rest]),
+                    f"{node.op} '{node.name}' has groups, which can't lose equally many channels otherwise",
+                )
 
     def _root(self, one: int) -> int:
         parent = self._parent
@@ -319,11 +382,12 @@ class _Flow:
 
     def channels(self) -> Channels:
         """Number the components, find their footprints, gather groups."""
+        self._settle_balance()
         roots = np.array([self._root(one) for one in range(len(self._parent))])
         live = np.unique(np.concatenate([np.zeros(1, dtype=int), *(a.labels for a in self._along.values())]))
         ids = [int(root) for root in np.unique(roots[live])]
         places: dict[int, list[_Place]] = {root: [] for root in ids}
-        vectors = [(node.name, index, axis, labels) for node, index, axis, labels, _ in self._slots]
+        vectors = [(node.name, index, axis, np.atleast_2d(labels)[0]) for node, index, axis, labels, _ in self._slots]
         vectors += [(tensor, _COMPUTED, along.axis, along.labels) for tensor, along in self._along.items()]
         for where, index, axis, labels in vectors:
             for root, count in zip(*np.unique(roots[labels], return_counts=True), strict=True):
@@ -344,7 +408,15 @@ class _Flow:
         component = number[roots]
         along = {tensor: Along(a.axis, component[a.labels]) for tensor, a in self._along.items() if component[a.labels].any()}
         slots = tuple(
-            Slot(node.name, index, node.inputs[index], axis, component[labels], mixes)
+            Slot(
+                node.name,
+                index,
+                node.inputs[index],
+                axis,
+                component[np.atleast_2d(labels)[0]],
+                mixes,
+                component[labels] if labels.ndim == 2 else None,
+            )
             for node, index, axis, labels, mixes in self._slots
             if component[labels].any()
         )
@@ -384,6 +456,81 @@ class _Flow:
             else:
                 frozen.append(Group(unique, tuple([FIXED] * len(part)), nodes, len(part), reason))
         return tuple(groups), tuple(frozen)
+
+
+def _connected(deviation: Mapping[int, Mapping[tuple[int, int], int]]) -> list[list[int]]:
+    """Roots that must be balanced together, those that are balanced alone left out; in ascending order."""
+    parent: dict[int, int] = {}
+
+    def find(one: int) -> int:
+        while parent[one] != one:
+            parent[one] = parent[parent[one]]
+            one = parent[one]
+        return one
+
+    first: dict[int, int] = {}
+    for root in sorted(deviation):
+        touched = {constraint for (constraint, _), value in deviation[root].items() if value}
+        if touched:
+            parent[root] = root
+        for constraint in touched:
+            parent[find(root)] = find(first.setdefault(constraint, root))
+    sets: dict[int, list[int]] = {}
+    for root in sorted(parent):
+        sets.setdefault(find(root), []).append(root)
+    return list(sets.values())
+
+
+#: How many partial blocks the search for a balanced one follows at a time, and how many members it tries at most.
+_BEAM, _LONGEST_BLOCK = 12, 96
+
+
+def balanced_blocks(vectors: np.ndarray) -> tuple[list[list[int]], list[int]]:
+    """Part rows of int64 (rows, coordinates) into small sets that each sum to zero; rows that fit in none come second."""
+    kinds, kind_of = np.unique(vectors, axis=0, return_inverse=True)
+    stock: list[list[int]] = [[] for _ in kinds]
+    for row, kind in enumerate(kind_of.ravel().tolist()):
+        stock[kind].append(row)
+    blocks: list[list[int]] = []
+    while any(stock):
+        start = min((rows[0], kind) for kind, rows in enumerate(stock) if rows)[1]
+        need = _balanced_block(kinds, np.array([len(rows) for rows in stock]), start)
+        if need is None:
+            rest = sorted(row for rows in stock for row in rows)
+            return ([*blocks, rest], []) if not vectors[rest].sum(axis=0).any() else (blocks, rest)
+        for _ in range(min(len(stock[kind]) // int(need[kind]) for kind in np.flatnonzero(need))):
+            blocks.append(sorted(stock[kind].pop(0) for kind in np.flatnonzero(need) for _ in range(int(need[kind]))))
+    return blocks, []
+
+
+def _balanced_block(kinds: np.ndarray, stock: np.ndarray, start: int) -> np.ndarray | None:
+    """How many of each kind make a small set with ``start`` that sums to zero: a beam search; None where it finds none."""
+    used = np.zeros((1, len(kinds)), dtype=np.int64)
+    used[0, start] = 1
+    sums = kinds[start][None]
+    for _ in range(_LONGEST_BLOCK):
+        done = np.flatnonzero(~sums.any(axis=1))
+        if done.size:
+            return np.asarray(used[done[0]])
+        states, added = np.nonzero(used < stock)
+        if not states.size:
+            return None
+        grown = sums[states] + kinds[added]
+        scarce = (used[states, added] + 1) / stock[added]
+        order = np.lexsort((scarce, (grown**2).sum(axis=1)))
+        chosen: list[int] = []
+        seen: set[bytes] = set()
+        for candidate in order.tolist():
+            key = grown[candidate].tobytes()
+            if key not in seen:
+                seen.add(key)
+                chosen.append(candidate)
+                if len(chosen) == _BEAM:
+                    break
+        used = used[states[chosen]]
+        used[np.arange(len(chosen)), added[chosen]] += 1
+        sums = grown[chosen]
+    return None
 
 
 def _anchors(along: Mapping[str, Along], owner: Mapping[int, int], sizes: Sequence[int]) -> set[int]:

@@ -53,7 +53,13 @@ class Flow(Protocol):
     def fresh(self, count: int) -> np.ndarray: ...
     def tie(self, one: np.ndarray, other: np.ndarray) -> None: ...
     def freeze(self, labels: np.ndarray, why: str) -> None: ...
-    def slot(self, node: Node, index: int, axis: int, labels: np.ndarray, *, mixes: bool = False) -> None: ...
+    def slot(self, node: Node, index: int, axis: int, labels: np.ndarray, *, mixes: bool = False) -> None:
+        """Constant ``index`` of ``node`` is cut along ``axis`` by ``labels``: (slices,), or (groups, slices) where each group
+        of a convolution, along axis 0 of the constant, has its own.
+        """
+
+    def balance(self, node: Node, rows: np.ndarray) -> None:
+        """The groups of a convolution, labels (groups, channels), must lose equally many channels."""
 
 
 class Cut(Protocol):
@@ -620,9 +626,11 @@ class Conv(Mixer):
         elif group == len(labels):
             out = np.repeat(labels, outs // group)  # depthwise: an output lives and dies with its input
         else:
-            slots = _tied_groups(flow, labels, group)
-            flow.slot(node, 1, 1, slots, mixes=True)
-            out = np.tile(_born(flow, outs // group), group)
+            rows = labels.reshape(group, -1)
+            flow.balance(node, rows)
+            flow.slot(node, 1, 1, rows, mixes=True)
+            out = _born(flow, outs) if outs > group else _fixed(outs)  # an only channel of a group can't go
+            flow.balance(node, out.reshape(group, -1))
         flow.slot(node, 1, 0, out)
         if len(node.inputs) > 2:
             flow.slot(node, 2, 0, out)
@@ -631,7 +639,7 @@ class Conv(Mixer):
     def cut(self, node: Node, cut: Cut) -> Node:
         if node.attrs.get("group", 1) in (1, cut.net.shapes[node.inputs[0]][1]):
             return node if node.attrs.get("group", 1) == 1 else node.with_attrs(group=cut.shape(node.inputs[0])[1])
-        return node  # groups are cut alike: fewer channels in each, the same number of groups
+        return node  # groups lose equally many: fewer channels in each, the same number of groups
 
 
 class ConvTranspose(Conv):
@@ -655,10 +663,10 @@ class ConvTranspose(Conv):
         elif group == len(labels):
             out = np.repeat(labels, per_group)
         else:
-            _tied_groups(flow, labels, group)
-            born = _born(flow, per_group)
-            flow.slot(node, 1, 1, born)
-            out = np.tile(born, group)
+            flow.balance(node, labels.reshape(group, -1))
+            out = _born(flow, per_group * group) if per_group > 1 else _fixed(group)
+            flow.balance(node, out.reshape(group, -1))
+            flow.slot(node, 1, 1, out.reshape(group, -1))
         flow.slot(node, 1, 0, labels, mixes=group != len(labels))
         if len(node.inputs) > 2:
             flow.slot(node, 2, 0, out)
@@ -766,14 +774,6 @@ def _incoming(flow: Flow, node: Node, axis: int) -> np.ndarray:
     """Labels of a mixer's input channels; FIXED where it has none."""
     along = _only_axis(flow, node, flow.labels(node.inputs[0]), axis)
     return _fixed(flow.net.shapes[node.inputs[0]][axis]) if along is None else along.labels
-
-
-def _tied_groups(flow: Flow, labels: np.ndarray, group: int) -> np.ndarray:
-    """Tie the k-th channel of every group: a grouped convolution must lose the same number in each."""
-    rows = labels.reshape(group, -1)
-    for row in rows[1:]:
-        flow.tie(rows[0], row)
-    return rows[0]
 
 
 def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape) -> Along | None:

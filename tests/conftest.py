@@ -20,7 +20,7 @@ CORPUS = Path(__file__).parents[1].parent / "shared" / "models"
 CORPUS_SHAPES = {
     "mtcnn_pnet.onnx": {"input_1": (1, 48, 48, 3)},
     "unet_ts_dynhw.onnx": {"input": (1, 3, 32, 32)},
-    "sedgen_unet.onnx": {"input": (1, 1, 32, 32)},
+    "ppocr_cls_v2.onnx": {"x": (1, 3, 48, 192)},
 }
 
 
