@@ -242,7 +242,7 @@ def _totals_text(answer: Answer) -> list[str]:
     )
     if not any(row[2] for row in rows):
         rows = [[row[0], row[1], row[3]] for row in rows]
-    lines = _align(rows, ["<", ">", *["<"] * (len(rows[0]) - 2)])
+    lines = align(rows, ["<", ">", *["<"] * (len(rows[0]) - 2)])
     if old is not None:
         lines.append(f"compared with {_clean(old.path)}")
     return lines
@@ -267,7 +267,7 @@ def _peak_text(profile: Profile) -> list[str]:
     lines.append(f"  arena of TensorFlow Lite Micro {_kib(memory.arena_tflm)}")
     if memory.peak_node is not None:
         lines.append(f"peak at node '{_clean(memory.peak_node)}', alive there:")
-        lines += _align([["", _kib(size), _clean(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
+        lines += align([["", _kib(size), _clean(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
     return lines
 
 
@@ -334,7 +334,7 @@ def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
         line += [_shape(row.shape), row.op] if by_node else [str(row.count)]
         cells.append([*line, _clean(row.name)])
     numbers = len(RESOURCES) * (2 if diff else 1)
-    lines = _align(cells, ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"])
+    lines = align(cells, ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"])
     lines.insert(len(lines) - 1, _rule(lines, numbers, cells))
     return lines
 
@@ -351,7 +351,7 @@ def _groups_text(groups: Sequence[Group]) -> list[str]:
         rows.append(
             [str(len(group)), _clean(group.name), nodes if group.why is None else f"frozen: {_clean(group.why)}; {nodes}"]
         )
-    return _align(rows, [">", "<", "<"])
+    return align(rows, [">", "<", "<"])
 
 
 def _check_text(answer: Answer, view: View) -> str:
@@ -367,7 +367,7 @@ def _check_text(answer: Answer, view: View) -> str:
             sizes = [_exact(used, unit), _exact(old, unit), _exact(limit, unit)]
         said = f"{sizes[0]}, was {sizes[1]} ({_signed(used - old, unit)}); at most {sizes[2]}"
         rows.append(["FAIL" if used > limit else "pass", f"{RESOURCES[key].title} growth", said])
-    lines = [_clean(answer.profile.path), *_align(rows, ["<", "<", "<"])]
+    lines = [_clean(answer.profile.path), *align(rows, ["<", "<", "<"])]
     command = hint(answer)
     if command:
         lines.append(f"hint  {command}")
@@ -447,7 +447,8 @@ def _clean(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 
 
-def _align(rows: Sequence[Sequence[str]], sides: Sequence[str]) -> list[str]:
+def align(rows: Sequence[Sequence[str]], sides: Sequence[str]) -> list[str]:
+    """Lines of a table of plain text; ``sides`` has ``<`` or ``>`` for each column."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(sides))] if rows else []
     return [
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
@@ -468,7 +469,7 @@ def _markdown(answer: Answer, report: Report) -> str:
     state = "" if report.command == "profile" else ": fits" if answer.ok else ": **does not fit**"
     lines = [f"### {_code(profile.path)}{state}", ""]
     head, sides, rows = _summary(answer)
-    lines += _markdown_table(head, sides, rows)
+    lines += markdown_table(head, sides, rows)
     if memory.peak_node is not None:
         alive = ", ".join(f"{_code(name)} {_kib(size)}" for name, size in memory.peak_tensors)
         lines += ["", f"Peak of {_kib(memory.peak)} at {_code(memory.peak_node)}, alive there: {alive}. {_proof(profile)}"]
@@ -479,10 +480,10 @@ def _markdown(answer: Answer, report: Report) -> str:
     lines += ["", f"<details><summary>Cost by {report.view.by}</summary>", ""]
     if profile.memory.timeline:
         lines += ["```text", *chart(profile), "```", ""]
-    lines += [*_markdown_table(*_cells(table(answer, report.view), report.view, _code)), "", "</details>"]
+    lines += [*markdown_table(*_cells(table(answer, report.view), report.view, _code)), "", "</details>"]
     if report.view.groups:
         rows = [[str(len(g)), _code(g.name), "" if g.why is None else _inline(g.why)] for g in profile.groups]
-        lines += ["", *_markdown_table(["channels", "group", "frozen because"], [">", "<", "<"], rows)]
+        lines += ["", *markdown_table(["channels", "group", "frozen because"], [">", "<", "<"], rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -549,7 +550,8 @@ def _cells(found: Table, view: View, name: Callable[[str], str]) -> tuple[list[s
     return head, sides, rows
 
 
-def _markdown_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table of markdown; ``sides`` has ``<`` or ``>`` for each column, cells are escaped already."""
     rule = ["---:" if side == ">" else "---" for side in sides]
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
 
@@ -671,12 +673,12 @@ def json_error(kind: str, message: str) -> str:
 
 
 def _json(answer: Answer, report: Report) -> dict[str, Any]:
-    document: dict[str, Any] = {**_json_head(answer.profile), "ok": answer.ok}
+    document: dict[str, Any] = {"path": answer.profile.path, "opset": answer.profile.opset, "ok": answer.ok}
     if answer.verdict:
         document["sram_model"] = answer.sram_model
         document["limits"] = _json_verdict(answer.verdict)
         document["hint"] = hint(answer) or None
-    document |= _json_body(answer.profile)
+    document |= profile_document(answer.profile)
     if answer.device:
         ranges = {"latency_us": answer.device.latency, "energy_nj": answer.device.energy}
         document["device"] = {"board": answer.device.board.name, **{k: _json_range(found) for k, found in ranges.items()}}
@@ -689,19 +691,18 @@ def _json(answer: Answer, report: Report) -> dict[str, Any]:
     }
     if answer.old is not None:
         change = {key: value - answer.old.total[key] for key, value in answer.profile.total.items()}
-        document["against"] = {**_json_head(answer.old), **_json_body(answer.old), "change": change}
+        document["against"] = {**profile_document(answer.old), "change": change}
         if answer.growth:
             document["growth"] = _json_verdict(answer.growth)
     return document
 
 
-def _json_head(profile: Profile) -> dict[str, Any]:
-    return {"path": profile.path, "opset": profile.opset}
-
-
-def _json_body(profile: Profile) -> dict[str, Any]:
+def profile_document(profile: Profile) -> dict[str, Any]:
+    """All that a profile knows, as JSON values."""
     memory = profile.memory
     return {
+        "path": profile.path,
+        "opset": profile.opset,
         "inputs": [{"name": name, "shape": list(shape)} for name, shape in profile.inputs],
         "outputs": [{"name": name, "shape": list(shape)} for name, shape in profile.outputs],
         "total": dict(profile.total),
@@ -861,7 +862,7 @@ def boards_text(boards: Iterable[Board]) -> str:
         source = board.source if board.verified else f"{board.source} (unverified)"
         sizes = [_kib(size) for size in (board.sram, board.block, board.flash)]
         rows.append([board.name, board.chip, board.core, str(board.mhz), *sizes, board.note, source])
-    lines = _align(rows, ["<", "<", "<", ">", ">", ">", ">", "<", "<"])
+    lines = align(rows, ["<", "<", "<", ">", ">", ">", ">", "<", "<"])
     return "\n".join([*lines, "", "--board limits SRAM to the largest block and flash to all of it."]) + "\n"
 
 
