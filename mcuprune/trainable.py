@@ -60,7 +60,8 @@ class Trainable(nn.Module):
         self._mixing: dict[str, list[tuple[int, Tensor]]] = {}
         for index, slot in enumerate(channels.slots):
             if slot.mixes:
-                self.register_buffer(f"slot{index}", torch.from_numpy(slot.components), persistent=False)
+                spread = slot.spread(self.source.shapes[slot.constant])
+                self.register_buffer(f"slot{index}", torch.from_numpy(np.array(spread)), persistent=False)
                 self._mixing.setdefault(slot.constant, []).append((slot.axis, f"slot{index}"))  # type: ignore[arg-type]
         for name, slots in self._mixing.items():
             self._mixing[name] = slots[:1]  # users of a shared weight have tied channels: one mask serves them all
@@ -82,10 +83,8 @@ class Trainable(nn.Module):
         name = node.inputs[1]
         value = self.constant(name)
         if self.gates is not None:
-            for axis, buffer in self._mixing.get(name, ()):
-                shape = [1] * value.ndim
-                shape[axis] = -1
-                value = value * self.gates[getattr(self, buffer)].view(shape)  # type: ignore[call-overload]
+            for _, buffer in self._mixing.get(name, ()):
+                value = value * self.gates[getattr(self, buffer)]  # type: ignore[call-overload]
         return value
 
     def bias(self, node: Node) -> Tensor | None:
