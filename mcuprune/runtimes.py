@@ -16,8 +16,8 @@ None where there are no measurements.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 from math import prod
@@ -91,12 +91,11 @@ def first_fit(
 
 @dataclass(frozen=True)
 class Scratch:
-    """Memory that a kernel asks for: ``rule(slope * quantity)`` bytes, alive while operator ``op`` (from 1) runs."""
+    """Memory that a kernel asks for: ``slope * quantity`` bytes, alive while operator ``op`` (from 1) runs."""
 
     op: int
     quantity: Any
     slope: int
-    rule: Callable[[int], int] = field(default=int)
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ class Program:
         """Aligned bytes of every buffer of the head, and of the tail."""
         n, m = len(self.sizes), len(self.sizes) + len(self.scratch)
         bytes_of = [aligned(int(size)) for size in quantities[:n]]
-        bytes_of += [aligned(s.rule(s.slope * int(q))) for s, q in zip(self.scratch, quantities[n:m], strict=True)]
+        bytes_of += [aligned(s.slope * int(q)) for s, q in zip(self.scratch, quantities[n:m], strict=True)]
         persistent = zip(self.persistent, quantities[m:], strict=True)
         return bytes_of, self.fixed_tail + sum(aligned(slope * int(quantity)) for (_, slope), quantity in persistent)
 
@@ -340,10 +339,6 @@ def arena_tflm(net: Network, *, order: Sequence[str] | None = None, offline: boo
     return program(net, order=order).arena(offline=offline)
 
 
-def _align4(size: int) -> int:
-    return -(-size // 4) * 4
-
-
 class _Window(NamedTuple):
     """How a sliding operator pads: (before, after) of each spatial axis.
 
@@ -436,9 +431,9 @@ class _Lowering:
         self.constants += constants
         return made[0]
 
-    def ask(self, quantity: Any, slope: int, rule: Callable[[int], int] = int) -> None:
+    def ask(self, quantity: Any, slope: int) -> None:
         """Scratch of the operator emitted last."""
-        self.scratch.append(Scratch(len(self.operators), quantity, slope, rule))
+        self.scratch.append(Scratch(len(self.operators), quantity, slope))
 
     def size(self, name: str) -> Any:
         return elements(self.net, name, self.dim)
@@ -547,7 +542,8 @@ class _Lowering:
             if channels == outs and not dilated and not fast:
                 self.ask(dim(node.inputs[0], 1), 2 * taps)  # arm_depthwise_conv_s8_opt: one int16 column
         elif taps > 1 or any(window.before) or dilated or group > 1:
-            self.ask(dim(node.inputs[0], 1), taps, lambda column: 4 * _align4(column))  # two int16 columns (arm_convolve_s8)
+            # arm_convolve_s8: two int16 columns, each a multiple of 4 long, which the arena's alignment amounts to
+            self.ask(dim(node.inputs[0], 1), 4 * taps)
 
     def conv_transpose(self, node: Node) -> None:
         """TRANSPOSE_CONV, which crops nothing by itself: what ONNX crops is a SLICE behind it."""
@@ -572,7 +568,7 @@ class _Lowering:
         rows = max(kernel[0], strides[0]) * ((sizes[-1] - 1) * strides[-1] + max(kernel[-1], strides[0]))
         self.ask(dim(output, 1), 4 * rows)
         if all(stride <= 2 for stride in strides):
-            self.ask(dim(data, 1), prod(kernel), lambda column: 4 * _align4(column))
+            self.ask(dim(data, 1), 4 * prod(kernel))
             self.ask(dim(data, 1) * dim(output, 1), prod(kernel))
         self.place[output] = made if direct else self.operator("SLICE", node, [made], {output: self.size(output)}, 2)
 
