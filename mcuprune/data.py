@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.errors import DataError, MissingExtra
+from mcuprune.errors import DataError, MissingExtra, UsageError
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("x_val", "y_val")
@@ -35,6 +35,10 @@ _MAX_BYTES = 8 * 1024**3  # no microcontroller's data set is larger; a damaged o
 _MAX_HELD_OUT = 2000  # more validation examples cost time at every epoch and hardly sharpen the estimate
 _DIGITS_SPLIT_SEED = 0
 _DIGITS_VAL, _DIGITS_TEST = 200, 497
+
+
+#: Examples float32 (batch, ...) and a source of chance -> varied examples of the same shape.
+Augment = Callable[[np.ndarray[Any, Any], np.random.Generator], np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set that fits one model: every split is non-empty, finite, and of the model's input shape."""
+    """A data set that fits one model: every split is non-empty, finite, and of the model's input shape.
+
+    augment: varies training examples, batch by batch; None leaves them as they are.
+    """
 
     name: str
     train: Split
     val: Split
     test: Split
     n_classes: int
+    augment: Augment | None = None
 
 
 def load(spec: str, *, input_shape: tuple[int, ...], n_classes: int, seed: int) -> Data:
@@ -409,3 +417,51 @@ def _bilinear(old: int, new: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 DATASETS: dict[str, Callable[[tuple[int, ...], int, int], Data]] = {"digits": _digits}
+
+
+# ---------------------------------------------------------------------------------------------------------- augmentation
+
+
+def augmentation(spec: str) -> Augment:
+    """The variation that ``spec`` describes, such as ``flip,crop4``: its parts one after the other.
+
+    ``flip`` mirrors the last axis of half of the examples; ``cropN`` shifts every example by up to N places along each of its
+    axes after the first, filling with zeros. Raises UsageError for anything else.
+    """
+    steps: list[Augment] = []
+    for part in spec.split(","):
+        crop = re.fullmatch(r"crop(\d{1,3})", part.strip())
+        if part.strip() == "flip":
+            steps.append(_flip)
+        elif crop and int(crop[1]) > 0:
+            steps.append(_crop(int(crop[1])))
+        else:
+            raise UsageError(f"--augment: {part.strip()!r} is unknown; write flip, cropN with N > 0, or both as flip,crop4")
+
+    def vary(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
+        for step in steps:
+            x = step(x, random)
+        return x
+
+    return vary
+
+
+def _flip(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
+    chosen = random.random(len(x)) < 0.5
+    found = x.copy()
+    found[chosen] = found[chosen][..., ::-1]
+    return found
+
+
+def _crop(reach: int) -> Augment:
+    def vary(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
+        axes = range(2, x.ndim)
+        padded = np.pad(x, [(0, 0), (0, 0), *((reach, reach) for _ in axes)])
+        starts = random.integers(0, 2 * reach + 1, (len(x), len(axes)))
+        found = np.empty_like(x)
+        for index, start in enumerate(starts):
+            window = tuple(slice(int(s), int(s) + x.shape[axis]) for s, axis in zip(start, axes, strict=True))
+            found[index] = padded[(index, slice(None), *window)]
+        return found
+
+    return vary

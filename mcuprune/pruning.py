@@ -6,7 +6,7 @@ Numbers in a ``Result`` come from the file on disk: it is read again, profiled a
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mcuprune.channels import Channels, label
 from mcuprune.data import Data
 from mcuprune.errors import DataError, MissingExtra, ModelError, OutputError, UsageError
 from mcuprune.network import Network, Shape
-from mcuprune.resources import Budget, CostModel, Profile, Verdict
+from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
 from mcuprune.task import Candidate, History, OnStep, Schedule, Step, Task
 from mcuprune.units import Limit
 
@@ -45,7 +45,11 @@ class Request:
     train: bool = True
     int8: bool = True
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    sram_model: str = "peak"
+    sram_model: SramModel = "peak"
+    keep: Sequence[str] = ()
+    min_channels: int = 1
+    multiple_of: int = 1
+    augment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Result:
     training_macs: int
     full_training_macs: int
     notes: tuple[str, ...]
+    data: str | None
+    test_examples: int
 
     @property
     def ok(self) -> bool:
@@ -92,14 +98,14 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     _check_places(request)
     original = network.load(request.model, input_shapes=request.input_shapes, accept=ops.accept(request.model))
     before = resources.profile(original)
-    budget = resources.budget(request.limits, before.total)
+    budget = resources.budget(request.limits, before.used(request.sram_model))
     if not budget.limits:
         raise UsageError("prune needs a limit: --sram, --flash or --macs")
     data = _data(request, original)
-    labelled = label(original)
+    labelled = _bounded(label(original), request)
     if not labelled.groups:
         raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
-    model = CostModel(labelled)
+    model = CostModel(labelled, request.sram_model)
     resources.refuse_infeasible(model, budget)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
@@ -114,7 +120,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         trained = accuracy is not None and accuracy > 1.5 / data.n_classes
         candidate, quant_epochs, lr = _train(request, labelled, budget, data, warm=trained, on_step=seen)
     else:
-        candidate = _magnitude(labelled, model, budget)
+        candidate = _magnitude(labelled, model, budget, request.multiple_of)
         quant_epochs, lr = 0, 0.0
 
     float_network = folding.folded(candidate.channels.network)
@@ -140,7 +146,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         budget=budget,
         before=before,
         after=after,
-        verdict=budget.check(after.total),
+        verdict=budget.check(after.used(request.sram_model)),
         accuracy=accuracy,
         accuracy_float=accuracy_float,
         accuracy_int8=accuracy_int8,
@@ -150,6 +156,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         training_macs=training_macs,
         full_training_macs=full_macs,
         notes=tuple(notes),
+        data=data.name if data else None,
+        test_examples=len(data.test.y) if data else 0,
     )
 
 
@@ -191,7 +199,8 @@ def _data(request: Request, net: Network) -> Data | None:
             f"{request.model}: training takes a classifier with one input and one output of at least two classes; this one has "
             f"inputs {', '.join(net.inputs)} and outputs {', '.join(f'{o} {list(net.shapes[o])}' for o in net.outputs)}"
         )
-    return datasets.load(spec, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=request.seed)
+    found = datasets.load(spec, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=request.seed)
+    return replace(found, augment=datasets.augmentation(request.augment)) if request.augment else found
 
 
 def _why_none(channels: Channels) -> str:
@@ -199,12 +208,16 @@ def _why_none(channels: Channels) -> str:
     return "; ".join(reasons[:3]) or "it has no convolution or fully connected layer"
 
 
-def _magnitude(channels: Channels, model: CostModel, budget: Budget) -> Candidate:
+def _bounded(channels: Channels, request: Request) -> Channels:
+    return widths.bounded(channels, keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
+
+
+def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
     """Cut by weight magnitude alone: the largest uniform scaling that fits, grown into the slack it leaves."""
     from mcuprune.methods.salience import salience
 
-    chosen = widths.uniform(model, budget)
-    chosen = widths.grow(model, chosen, budget, 1.0 / np.maximum(chosen, 1))
+    chosen = widths.uniform(model, budget, multiple)
+    chosen = widths.grow(model, chosen, budget, 1.0 / np.maximum(chosen, 1), multiple)
     keep = channels.top(chosen, salience(channels))
     return Candidate(channels.cut_channels(keep), keep, 0, 0)
 
@@ -224,10 +237,10 @@ def _train(
     nodes = folding.candidates(labelled.network)
     moments = output_moments(Trainable(labelled), {node.outputs[0] for node in nodes}, calibration)
     normal = folding.restored(labelled.network, {node.name: moments[node.outputs[0]] for node in nodes})
-    channels = label(normal)
-    model = CostModel(channels)
+    channels = _bounded(label(normal), request)
+    model = CostModel(channels, request.sram_model)
     resources.refuse_infeasible(model, budget)  # a restored BatchNormalization gives its convolution a bias
-    task = Task(channels, model, budget, data, schedule, request.seed)
+    task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of)
     candidate = METHODS[request.method](task, on_step)[0]
     return candidate, schedule.quant_epochs, schedule.lr * 0.1
 
@@ -274,13 +287,15 @@ def _quantize(
         seed=request.seed,
         make=QuantTrainable,
         warm_up=0.0,
+        augment=data.augment,
     )
     quant = trainer.module
     assert isinstance(quant, QuantTrainable)
     with torch.no_grad():
         _calibrate(quant, [(data.train.x[i : i + 128],) for i in range(0, min(_CALIBRATION, len(data.train.x)), 128)])
     trainer.total = epochs * trainer.steps_per_epoch
-    at = {key: value for key, value in resources.profile(net).total.items() if key in resources.RESOURCES}
+    used = resources.profile(net).used(request.sram_model)
+    at = {key: used[key] for key in resources.RESOURCES}
     while trainer.step < trainer.total:
         quant.observing = trainer.step < 0.7 * trainer.total
         loss = trainer.train_step()
@@ -302,6 +317,3 @@ def _calibrate(module: object, batches: list[tuple[np.ndarray, ...]]) -> None:
         for batch in batches:
             module(*[torch.from_numpy(x) for x in batch])
     module.simulating = True
-
-
-__all__ = ["GroupResult", "Request", "Result", "prune", "replace"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +52,8 @@ class Task:
     """All that a method may know.
 
     channels: the labelled network to prune, BatchNormalization restored. model: its costs as functions of widths.
-    feasible widths exist: whoever makes a Task has checked.
+    Feasible widths exist: whoever makes a Task has checked.
+    multiple_of: widths are multiples of it, or full.
     """
 
     channels: Channels
@@ -61,6 +62,7 @@ class Task:
     data: Data
     schedule: Schedule
     seed: int
+    multiple_of: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,3 @@ class History:
 
     def __call__(self, step: Step) -> None:
         self.steps.append(step)
-
-
-Costs = Mapping[str, int]

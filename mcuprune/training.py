@@ -17,16 +17,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mcuprune.channels import Channels
-from mcuprune.data import Split
+from mcuprune.data import Augment, Split
 from mcuprune.resources import costs
 from mcuprune.trainable import Trainable, as_inputs
 
 _MOMENTUM = 0.9
 _CLIP_NORM = 5.0
-
-
-#: Examples float32 (batch, ...) and a source of chance -> varied examples of the same shape.
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1) -> float:

@@ -1,14 +1,44 @@
 """Widths that hold a budget: the largest uniform scaling, greedy cuts into it, growth up to it.
 
-Widths are int64 (groups,), between ``model.least`` and ``model.full``. Every function returns widths that hold the budget if
-``model.least`` does, whatever it was given.
+Widths are int64 (groups,), between ``model.least`` and ``model.full``; with ``multiple`` they are multiples of it, or a group's
+full width. Every function returns widths that hold the budget if ``model.least`` does, whatever it was given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
 import numpy as np
 
+from mcuprune.channels import Channels
+from mcuprune.errors import UsageError
 from mcuprune.resources import Budget, CostModel
+
+
+def bounded(channels: Channels, *, keep: Sequence[str] = (), least: int = 1, multiple: int = 1) -> Channels:
+    """The same groups with higher minimums: whole where a pattern of ``keep`` matches, ``least`` and ``multiple`` elsewhere.
+
+    keep: shell patterns over group and node names. Raises UsageError for one that matches nothing.
+    """
+    for pattern in keep:
+        if not any(_matches(pattern, (group.name, *group.nodes)) for group in channels.groups):
+            known = ", ".join(group.name for group in channels.groups[:8])
+            raise UsageError(f"--keep {pattern}: no removable group or node of that name; groups are {known}, ...")
+
+    def minimum(size: int, names: Sequence[str], own: int) -> int:
+        if any(_matches(pattern, names) for pattern in keep):
+            return size
+        wanted = max(own, least if own else 0)
+        return min(size, -(-wanted // multiple) * multiple)
+
+    groups = [replace(g, minimum=minimum(len(g), (g.name, *g.nodes), g.minimum)) for g in channels.groups]
+    return replace(channels, groups=tuple(groups))
+
+
+def _matches(pattern: str, names: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names)
 
 
 def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:
@@ -19,25 +49,26 @@ def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:
     return "sram" not in budget.limits or model.at(widths)["sram"] <= budget.limits["sram"]
 
 
-def floor(model: CostModel, fractions: np.ndarray) -> np.ndarray:
+def floor(model: CostModel, fractions: np.ndarray, multiple: int = 1) -> np.ndarray:
     """Widths of the groups at ``fractions`` of their full width: float (groups,) or one number -> int64 (groups,)."""
     wanted = np.floor(np.asarray(fractions) * model.full + 1e-9).astype(np.int64)
-    return np.clip(wanted, model.least, model.full)
+    rounded = np.where(wanted >= model.full, model.full, wanted // multiple * multiple)
+    return np.clip(rounded, model.least, model.full)
 
 
-def uniform(model: CostModel, budget: Budget) -> np.ndarray:
+def uniform(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:
     """The largest common fraction of all widths that holds the budget, to one channel of the widest group."""
     if holds(model, model.full, budget):
         return model.full.copy()
     low, high = 0.0, 1.0
     while high - low > 0.25 / max(1, int(model.full.max(initial=1))):
         middle = (low + high) / 2
-        low, high = (middle, high) if holds(model, floor(model, np.array(middle)), budget) else (low, middle)
-    return floor(model, np.array(low))
+        low, high = (middle, high) if holds(model, floor(model, np.array(middle), multiple), budget) else (low, middle)
+    return floor(model, np.array(low), multiple)
 
 
-def cut_into(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray) -> np.ndarray:
-    """Narrow groups one channel at a time until the budget holds: always where it costs least value for the excess it saves.
+def cut_into(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray, multiple: int = 1) -> np.ndarray:
+    """Narrow groups one channel (or ``multiple``) at a time until the budget holds: always where it costs least value for the excess it saves.
 
     value: float (groups,), what a channel of each group is worth.
     """
@@ -51,12 +82,13 @@ def cut_into(model: CostModel, widths: np.ndarray, budget: Budget, value: np.nda
             score = np.where(widths > model.least, 1.0, -1.0)
         if score.max(initial=-1.0) < 0:
             return model.least.copy()
-        widths[int(score.argmax())] -= 1
+        narrowed = int(score.argmax())
+        widths[narrowed] = max((widths[narrowed] - 1) // multiple * multiple, model.least[narrowed])
     return widths
 
 
-def grow(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray) -> np.ndarray:
-    """Widen groups one channel at a time while the budget holds, until no single channel fits any more.
+def grow(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray, multiple: int = 1) -> np.ndarray:
+    """Widen groups one channel (or ``multiple``) at a time while the budget holds, until no single channel fits any more.
 
     value: float (groups,), what one more channel of each group is worth; relative to how much of the budget it takes.
     """
@@ -70,9 +102,10 @@ def grow(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray
             price = np.maximum(price, model.gradient(name, widths) / room)
         score = np.where(open_groups, value / np.maximum(price, 1e-12), -np.inf)
         best = int(score.argmax())
-        widths[best] += 1
+        before = int(widths[best])
+        widths[best] = min((before // multiple + 1) * multiple, model.full[best])
         if not holds(model, widths, budget):
-            widths[best] -= 1
+            widths[best] = before
             open_groups[best] = False
         elif widths[best] >= model.full[best]:
             open_groups[best] = False

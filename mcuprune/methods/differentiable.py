@@ -41,16 +41,18 @@ _TASK_BATCH = 256
 class Widths:
     """The state of the outer optimisation: a multiplier pi = exp(v) for each group, v <= 0 (section 3.4)."""
 
-    def __init__(self, channels: Channels, model: CostModel, budget: Budget, random: np.random.Generator) -> None:
-        self.channels, self.model, self.budget, self._random = channels, model, budget, random
+    def __init__(self, task: Task, random: np.random.Generator) -> None:
+        self.model, self.budget, self.multiple, self._random = task.model, task.budget, task.multiple_of, random
+        channels, model, budget = task.channels, task.model, task.budget
         self.v = np.zeros(len(channels.groups))
         self._task = np.zeros(len(channels.groups))
         self._start = model.at(model.full)
-        self._floor = np.maximum(model.least, (allocation.uniform(model, budget) + 1) // 2)
+        self._floor = np.maximum(model.least, (allocation.uniform(model, budget, self.multiple) + 1) // 2)
 
     def current(self, v: np.ndarray | None = None) -> np.ndarray:
         """n = max(1, floor(pi C)): int64 (groups,)."""
-        return np.maximum(allocation.floor(self.model, np.exp(self.v if v is None else v)), self._floor)
+        widths = allocation.floor(self.model, np.exp(self.v if v is None else v), self.multiple)
+        return np.maximum(widths, self._floor)
 
     def targets(self, progress: float) -> Budget:
         """What each resource should cost at this share of the pruning phase."""
@@ -141,10 +143,11 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
         lr=schedule.lr,
         weight_decay=schedule.weight_decay,
         seed=task.seed,
+        augment=task.data.augment,
     )
     trainer.total = schedule.epochs * trainer.steps_per_epoch
     random = np.random.default_rng(task.seed)
-    state = Widths(task.channels, model, task.budget, random)
+    state = Widths(task, random)
     last = max(1, int(schedule.prune_share * trainer.total))
     every = max(1, min(schedule.prune_every, last // 20))
     full_macs = model.sums(model.full)["macs"]
@@ -163,7 +166,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             n = state.current()
             done = trainer.step >= last
             if done:
-                n, note = _settle(model, n, task.budget)
+                n, note = _settle(task, n)
                 notes += note
             keep = task.channels.top(n, scores)
             at = model.at(n)
@@ -181,12 +184,12 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     return (Candidate(channels, keep, trainer.training_macs, full, tuple(notes)),)
 
 
-def _settle(model: CostModel, n: np.ndarray, budget: Budget) -> tuple[np.ndarray, list[str]]:
+def _settle(task: Task, n: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Widths on the budget: a greedy cut should the gradient steps have ended above it, then growth into what is left."""
     notes = []
-    value = np.ones(len(n))
+    model, budget, multiple = task.model, task.budget, task.multiple_of
     if not allocation.holds(model, n, budget):
         notes.append("the gradient steps ended above the budget; a greedy cut brought the network inside it")
-        n = allocation.cut_into(model, n, budget, value)
+        n = allocation.cut_into(model, n, budget, np.ones(len(n)), multiple)
     # A channel is worth what it adds to its group's width: narrow groups gain most.
-    return allocation.grow(model, n, budget, 1.0 / np.maximum(n, 1)), notes
+    return allocation.grow(model, n, budget, 1.0 / np.maximum(n, 1), multiple), notes

@@ -11,7 +11,7 @@ from mcuprune.training import Trainer
 def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     """Cut first, by salience, then train the small network for the whole schedule."""
     model, schedule = task.model, task.schedule
-    chosen = widths.uniform(model, task.budget)
+    chosen = widths.uniform(model, task.budget, task.multiple_of)
     keep = task.channels.top(chosen, salience(task.channels))
     trainer = Trainer(
         task.channels.cut_channels(keep),
@@ -21,6 +21,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
         lr=schedule.lr,
         weight_decay=schedule.weight_decay,
         seed=task.seed,
+        augment=task.data.augment,
     )
     trainer.total = schedule.epochs * trainer.steps_per_epoch
     at = model.at(chosen)

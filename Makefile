@@ -1,0 +1,55 @@
+# Two commands do all set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out
+# Small networks train fastest on one thread, and one thread gives the same result every time.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check lint types models readme docs bench-memory clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/.prune: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[prune]'
+	touch $@
+
+$(BIN)/.dev: pyproject.toml $(BIN)/.prune
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+DEMO := prune models/resnet8_digits.onnx --sram 46% --flash 25% --macs 25% --data digits
+
+demo: $(BIN)/.prune ## make an environment, install, prune the demo network on the embedded data
+	$(BIN)/mcuprune $(DEMO) -o $(OUT)/resnet8_int8.onnx --report $(OUT)/resnet8
+
+test: $(BIN)/.dev ## install what tests need and run them
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+test-slow: $(BIN)/.dev ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(BIN)/.dev ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(BIN)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test ## all that CI runs
+	$(BIN)/python tests/readme.py --check
+
+models: $(BIN)/.dev ## build, train and export the networks in models/
+	$(BIN)/python models/make.py
+
+readme: $(BIN)/.prune ## run the commands that README.md shows and write their output into it
+	$(BIN)/python tests/readme.py
+
+bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/memory.*
+	$(BIN)/python tests/benchmarks/bench_memory.py
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

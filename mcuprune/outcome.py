@@ -1,0 +1,158 @@
+"""The report of a prune: one document, and what is drawn from it alone.
+
+``document`` is ``report.json``; ``text`` and ``markdown`` read nothing but that document, so whatever they say can be looked up
+in it, and a stored one can be drawn again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mcuprune import __version__, report, units
+from mcuprune.pruning import Result
+from mcuprune.resources import RESOURCES
+from mcuprune.task import Step
+
+#: Format 1, 2026: the first.
+FORMAT = 1
+
+
+def document(result: Result) -> dict[str, Any]:
+    """The outcome as JSON values: integers in base units, accuracies as shares of 1, None where there was no data."""
+    request = result.request
+    return {
+        "format": FORMAT,
+        "mcuprune": __version__,
+        "command": "prune",
+        "ok": result.ok,
+        "seed": request.seed,
+        "method": request.method if request.train else "no-train",
+        "sram_model": request.sram_model,
+        "data": result.data,
+        "test_examples": result.test_examples,
+        "budget": dict(result.budget.limits),
+        "limits": {
+            name: {"used": used, "limit": result.budget.limits[name], "ok": used <= result.budget.limits[name]}
+            for name, used in result.verdict.used.items()
+        },
+        "before": {**report.profile_document(result.before), "accuracy": result.accuracy},
+        "after": {
+            **report.profile_document(result.after),
+            "accuracy_float": result.accuracy_float,
+            "accuracy_int8": result.accuracy_int8,
+        },
+        "groups": [
+            {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
+            for group in result.groups
+        ],
+        "history": [step_document(step) for step in result.history],
+        "cost": {
+            "seconds": round(result.seconds, 1),
+            "training_macs": result.training_macs,
+            "full_training_macs": result.full_training_macs,
+        },
+        "notes": list(result.notes),
+    }
+
+
+def step_document(step: Step) -> dict[str, Any]:
+    """One line of the history."""
+    return {
+        "step": step.step,
+        "epoch": round(step.epoch, 3),
+        "phase": step.phase,
+        "loss": round(step.loss, 5),
+        **{name: getattr(step, name) for name in RESOURCES},
+        "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
+    }
+
+
+def write(found: Mapping[str, Any]) -> str:
+    """The document as ``report.json`` holds it."""
+    return json.dumps(found, indent=1) + "\n"
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The table that ends a run."""
+    lines = [f"{found['before']['path']} -> {found['after']['path']}: {'fits' if found['ok'] else 'DOES NOT FIT'}", ""]
+    lines += report.align(_table(found), "<>>>>>")
+    lines += ["", *_remarks(found)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """``report.md``."""
+    head, *rows = _table(found)
+    lines = [f"# {found['before']['path']}", "", f"Pruned to `{found['after']['path']}`: {'fits' if found['ok'] else '**does not fit**'}.", ""]
+    lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
+    lines += ["", *(f"* {line}" for line in _remarks(found)), ""]
+    lines += ["## Groups of channels", ""]
+    groups = [[f"`{g['name']}`", str(g["before"]), str(g["after"])] for g in found["groups"]]
+    lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
+    evaluated = [step for step in found["history"] if step["accuracy"] is not None]
+    if evaluated:
+        head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), "accuracy (validation)"]
+        lines += ["", "## History", ""]
+        lines += report.markdown_table(
+            head,
+            ["<", *[">"] * (len(head) - 1)],
+            [
+                [
+                    step["phase"],
+                    f"{step['epoch']:g}",
+                    f"{step['loss']:.4f}",
+                    *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
+                    _share(step["accuracy"]),
+                ]
+                for step in evaluated
+            ],
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Head and one row for each resource and accuracy."""
+    rows = [["", "before", "after", "", "limit", ""]]
+    for name, resource in RESOURCES.items():
+        before, after = found["before"]["total"][name], found["after"]["total"][name]
+        limit = found["limits"].get(name)
+        used = limit["used"] if limit else after
+        rows.append(
+            [
+                resource.title,
+                units.show(before, resource.unit),
+                units.show(after, resource.unit),
+                f"{after / before:.0%}" if before else "",
+                units.show(limit["limit"], resource.unit) if limit else "",
+                "" if limit is None else "pass" if limit["ok"] else f"over by {used - limit['limit']}",
+            ]
+        )
+    if found["before"]["accuracy"] is not None:
+        after = found["after"]
+        rows.append(["accuracy", _share(found["before"]["accuracy"]), _share(after["accuracy_float"]), "float", "", ""])
+        if after["accuracy_int8"] is not None:
+            rows.append(["", "", _share(after["accuracy_int8"]), "int8", "", ""])
+    return rows
+
+
+def _remarks(found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    kept = sum(group["after"] for group in found["groups"])
+    whole = sum(group["before"] for group in found["groups"])
+    lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
+    if found["before"]["accuracy"] is not None:
+        lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime")
+    cost = found["cost"]
+    if cost["full_training_macs"]:
+        share = cost["training_macs"] / cost["full_training_macs"]
+        lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width")
+    return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+__all__: Sequence[str] = ("document", "markdown", "step_document", "text", "write")

@@ -1,0 +1,75 @@
+"""Write the output of the commands that README.md shows into it, or check that it is what they print now.
+
+A shown command is a fenced ``console`` block whose first line is ``$ mcuprune ...``. Commands that answer at once are run again
+each time. ``prune`` trains, which other processors round differently, so its block is drawn from the report of the run that
+``python tests/readme.py`` made last (``tests/golden/demo.json``); --check draws it again from there and holds the report
+against the model file that it is about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+from mcuprune import network, ops, outcome, resources
+from mcuprune.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+STORED = ROOT / "tests" / "golden" / "demo.json"
+_BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
+_WIDTH = 128
+
+
+def shown(command: str, *, check: bool) -> str:
+    """What ``mcuprune command`` prints on stdout."""
+    words = shlex.split(command.replace("\\\n", " "))
+    if words[0] == "prune":
+        return _pruned(words, check=check)
+    captured = io.StringIO()
+    with contextlib.redirect_stdout(captured):
+        code = main(words)
+    if code not in (0, 1):
+        raise SystemExit(f"`mcuprune {command}` ended with {code}")
+    return captured.getvalue()
+
+
+def _pruned(words: list[str], *, check: bool) -> str:
+    if not check:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            main([*words, "--report", folder])
+            STORED.parent.mkdir(exist_ok=True)
+            STORED.write_text((Path(folder) / "report.json").read_text())
+    found = json.loads(STORED.read_text())
+    profile = resources.profile(network.load(words[1], accept=ops.accept(words[1])))
+    if found["before"]["total"] != dict(profile.total):
+        raise SystemExit(f"{STORED} is about another {words[1]}; run `make readme`")
+    return outcome.text(found)
+
+
+def rendered(text: str, *, check: bool) -> str:
+    """``text`` with the output of every shown command as it is now."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"```console\n$ mcuprune {match[1]}\n{shown(match[1], check=check).rstrip()}\n```"
+
+    return _BLOCK.sub(block, text)
+
+
+if __name__ == "__main__":
+    import os
+
+    os.chdir(ROOT)
+    os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
+    now = rendered(README.read_text(), check="--check" in sys.argv)
+    if "--check" in sys.argv:
+        if now != README.read_text():
+            raise SystemExit("README.md shows what the commands no longer print; run `make readme` and look at the difference")
+    else:
+        README.write_text(now)
