@@ -247,7 +247,7 @@ class _Outputs:
     color: bool
 
 
-def _outputs(formats: Sequence[str] | None, *, quiet: bool, no_color: bool) -> _Outputs:
+def _outputs(formats: Sequence[str] | None, *, no_color: bool) -> _Outputs:
     places: list[tuple[str, str | None]] = []
     for one in formats or ():
         name, _, file = one.partition("=")
@@ -256,7 +256,7 @@ def _outputs(formats: Sequence[str] | None, *, quiet: bool, no_color: bool) -> _
         places.append((name, file if file not in ("", "-") else None))
     if sum(file is None for _, file in places) > 1:
         raise UsageError("--format: stdout takes one format; give the others a file, as in --format json=FILE")
-    if all(file is not None for _, file in places) and not quiet:
+    if all(file is not None for _, file in places):
         places.append(("text", None))
     return _Outputs(tuple(places), color=not no_color and not os.environ.get("NO_COLOR"))
 
@@ -269,10 +269,22 @@ def _emit(result: Report, outputs: _Outputs, *, quiet: bool = False) -> int:
             continue
         written = report.FORMATS[name](result)
         if file is not None:
-            network.write_bytes(written.encode("utf-8", "backslashreplace"), file)
+            _write(written.encode("utf-8", "backslashreplace"), file)
         else:
             _print(written, color=outputs.color and name == "text")
     return YES if result.ok else NO
+
+
+def _write(content: bytes, file: str) -> None:
+    """A file whole or not at all; a device or pipe, such as /dev/stderr, is written to and not replaced."""
+    if not os.path.abspath(file).startswith("/dev/") and (os.path.isfile(file) or not os.path.exists(file)):
+        network.write_bytes(content, file)
+        return
+    try:
+        with open(file, "ab") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise OutputError(f"{file}: can't be written ({error.strerror}); choose another place") from None
 
 
 def _print(written: str, *, color: bool = False) -> None:
@@ -390,7 +402,7 @@ def profile(
     no_color: NoColor = False,
 ) -> int:
     """What a model costs, and where: SRAM, flash, MACs."""
-    outputs = _outputs(formats, quiet=quiet, no_color=no_color)
+    outputs = _outputs(formats, no_color=no_color)
     settings = _configuration(config_file, verbose)
     paths = _paths(models, settings)
     _refuse_several("--against", against, paths)
@@ -428,7 +440,7 @@ def check(
     limits: Mapping[str, units.Limit] = {},
 ) -> int:
     """Does a model fit? Exit code 0 if all limits hold, 1 if one does not."""
-    outputs = _outputs(formats, quiet=quiet, no_color=no_color)
+    outputs = _outputs(formats, no_color=no_color)
     settings = _configuration(config_file, verbose)
     paths = _paths(models, settings)
     _refuse_several("--against", against, paths)

@@ -306,7 +306,7 @@ def chart(profile: Profile, *, width: int = 64, height: int = 6, ascii: bool = F
         cells = [min(max(eighths - level * 8, 0), 8) for eighths in filled]
         drawn = "".join(("#" if cell >= 4 else " ") * wide if ascii else _EIGHTHS[cell] * wide for cell in cells)
         margin = label if level == height - 1 else ""
-        lines.append(f"{margin:>{len(label)}} {'|' if ascii else '│'}{drawn}")
+        lines.append(f"{margin:>{len(label)}} {'|' if ascii else '│'}{drawn}".rstrip())
     corner, dash = ("+", "-") if ascii else ("└", "─")
     lines.append(f"{'0':>{len(label)}} {corner}{dash * (wide * n_columns)}")
     lines.append(f"{'':>{len(label)}}  memory over the schedule, {len(values)} {'step' if len(values) == 1 else 'steps'}")
@@ -649,7 +649,7 @@ def _markup(said: str) -> str:
     """Text for XML and HTML; control characters, which XML forbids even as references, are spelled out."""
     for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
         said = said.replace(mark, entity)
-    return "".join(_clean(c) if not c.isprintable() and c != "\n" else c for c in said)
+    return _clean(said)
 
 
 # ------------------------------------------------------------------------------------------------------------------ json
@@ -782,8 +782,9 @@ def junit(report: Report) -> str:
         for name, said, bad in _findings(answer):
             failures += bad
             head = f'<testcase classname="{_markup(answer.profile.path)}" name="{_markup(name)}"'
-            result = f'<failure message="{_markup(said)}">{_markup(said)}</failure>' if bad else ""
-            cases.append(f"    {head}>{result}<system-out>{_markup(said)}</system-out></testcase>")
+            said = _markup(said)
+            result = f'<failure message="{said}">{said}</failure>' if bad else f"<system-out>{said}</system-out>"
+            cases.append(f"    {head}>{result}</testcase>")
     counts = f'tests="{len(cases)}" failures="{failures}" errors="0"'
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -814,7 +815,7 @@ def annotation(level: Literal["error", "notice"], said: str, **properties: str) 
 
 
 def _escaped(said: str, more: str = "") -> str:
-    return "".join(f"%{ord(c):02X}" if c in "%\r\n" + more else c for c in said)
+    return "".join(f"%{ord(c):02X}" if c in "%\r\n" + more else _clean(c) for c in said)
 
 
 def _findings(answer: Answer) -> list[tuple[str, str, bool]]:

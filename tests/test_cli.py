@@ -1,0 +1,648 @@
+"""Commands as one types them: exit codes, where answers and messages go, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+import small_nets
+from onnx import helper
+
+from mcuprune import __version__, cli, network, ops, resources
+from mcuprune.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """No configuration but a test's own; no colours."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def net(tmp_path):
+    """SRAM 1536 bytes at c2, flash 1,720 bytes, 87,632 MACs."""
+    small_nets.save(small_nets.residual(), tmp_path / "net.onnx")
+    return "net.onnx"
+
+
+def answer(capsys) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+# ------------------------------------------------------------------------------------------------------------- profile
+
+
+def test_profile_says_what_a_hand_counts(net, capsys):
+    assert main(["profile", net, "--format", "json"]) == 0
+    found = answer(capsys)
+    (model,) = found["models"]
+    assert found["format"] == 1
+    assert found["mcuprune"] == __version__
+    assert found["command"] == "profile"
+    assert found["ok"] is True
+    weights, channels = 27 * 8 + 2 * 72 * 8 + 80, 3 * 8 + 10
+    assert model["total"] == {
+        "sram": 3 * 8 * 64,
+        "flash": weights + 8 * channels,
+        "macs": 64 * (27 * 8 + 2 * 72 * 8) + 80,
+        "params": weights + channels,
+    }
+    assert model["path"] == net
+    assert model["opset"] == 17
+    assert model["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8]}]
+    assert model["outputs"] == [{"name": "y", "shape": [1, 10]}]
+    assert model["memory"]["peak_node"] == "c2"
+    assert model["memory"]["exact"] is True
+    assert [layer["node"] for layer in model["layers"]] == ["stem", "relu", "c1", "relu1", "c2", "add", "pool", "flat", "fc"]
+
+
+def test_profile_goes_to_stdout_alone(net, capsys):
+    assert main(["profile", net]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("net.onnx")
+    assert err == ""
+
+
+def test_profile_of_several_models(net, tmp_path, capsys):
+    wide = small_nets.save(small_nets.residual(16), tmp_path / "wide.onnx")
+    assert main(["profile", net, wide, "--format", "json"]) == 0
+    assert [model["path"] for model in answer(capsys)["models"]] == [net, wide]
+
+
+def test_profile_against_an_old_model(net, tmp_path, capsys):
+    old = small_nets.save(small_nets.residual(16), tmp_path / "old.onnx")
+    assert main(["profile", net, "--against", old, "--format", "json"]) == 0
+    (model,) = answer(capsys)["models"]
+    assert model["against"]["path"] == old
+    assert model["against"]["change"]["sram"] == -1536
+    assert model["total"]["macs"] - model["against"]["total"]["macs"] == model["against"]["change"]["macs"]
+
+
+def test_against_goes_with_one_model(net, capsys):
+    assert main(["profile", net, net, "--against", net]) == 2
+    assert "one model, not with 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", ["node", "op", "group"])
+def test_profile_by(net, by, capsys):
+    assert main(["profile", net, "--by", by, "--format", "json"]) == 0
+    (model,) = answer(capsys)["models"]
+    rows = model["table"]["rows"]
+    assert model["table"]["by"] == by
+    assert sum(row["macs"] for row in rows) == model["total"]["macs"]
+    assert max(row["sram"] for row in rows) == model["total"]["sram"]
+
+
+def test_profile_worst_first(net, capsys):
+    assert main(["profile", net, "--sort", "macs", "-n", "3", "--format", "json"]) == 0
+    table = answer(capsys)["models"][0]["table"]
+    assert [row["name"] for row in table["rows"]] == ["c1", "c2", "stem"]
+    assert table["others"]["nodes"] == 6
+
+
+def test_profile_lists_groups_and_why_some_are_frozen(net, capsys):
+    assert main(["profile", net, "--groups"]) == 0
+    out = capsys.readouterr().out
+    assert "frozen: it reaches graph output 'y'" in out
+
+
+def test_profile_on_a_board_is_a_range(net, capsys):
+    assert main(["profile", net, "--board", "nucleo-l4r5zi", "--format", "json"]) == 0
+    device = answer(capsys)["models"][0]["device"]
+    assert device["latency_us"]["low"] < device["latency_us"]["high"]
+    assert device["latency_us"]["sources"]
+    assert main(["profile", net, "--board", "esp32-s3"]) == 0
+    assert "latency  no data" in capsys.readouterr().out
+
+
+def test_write_order_writes_the_order_of_least_peak(tmp_path, capsys):
+    path = small_nets.save(small_nets.branches(), tmp_path / "net.onnx")
+    assert main(["profile", path, "--write-order", "out.onnx", "--format", "json"]) == 0
+    before = answer(capsys)["models"][0]
+    assert main(["profile", "out.onnx", "--format", "json"]) == 0
+    after = answer(capsys)["models"][0]
+    assert before["memory"]["file_order"] > before["total"]["sram"]
+    assert after["memory"]["file_order"] == after["total"]["sram"] == before["total"]["sram"]
+    assert after["total"] == before["total"]
+
+
+def test_write_order_keeps_what_constants_make(tmp_path):
+    """Quantised weights stay quantised: nodes that loading folds are in the written file as before."""
+    proto = small_nets.branches()
+    weight = next(i for i in proto.graph.initializer if i.name == "b2.w")
+    stored = np.ones(onnx.numpy_helper.to_array(weight).shape, np.int8)
+    proto.graph.initializer.remove(weight)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(stored, "b2.q"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.1), "scale"))
+    proto.graph.node.insert(0, helper.make_node("DequantizeLinear", ["b2.q", "scale"], ["b2.w"], "dq"))
+    path = small_nets.save(proto, tmp_path / "net.onnx")
+    assert main(["profile", path, "--write-order", "out.onnx", "-q"]) == 0
+    written = onnx.load("out.onnx")
+    onnx.checker.check_model(written, full_check=True)
+    names = [node.name for node in written.graph.node]
+    assert sorted(names) == sorted(node.name for node in proto.graph.node)
+    assert names.index("dq") < names.index("b2")
+    assert {i.name: i for i in written.graph.initializer} == {i.name: i for i in proto.graph.initializer}
+
+
+def test_input_shape_fixes_free_dimensions(tmp_path, capsys):
+    proto = small_nets.residual(batch="n")
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    dims[2].dim_param, dims[3].dim_param = "h", "w"
+    path = small_nets.save(proto, tmp_path / "free.onnx")
+    assert main(["profile", path]) == 2
+    assert "--input-shape x=1,3,N,N" in capsys.readouterr().err
+    assert main(["profile", path, "--input-shape", "x=1,3,8,8", "--format", "json"]) == 0
+    assert answer(capsys)["models"][0]["total"]["sram"] == 1536
+
+
+# --------------------------------------------------------------------------------------------------------------- check
+
+
+def test_equal_to_the_limit_passes(net):
+    assert main(["check", net, "--sram", "1536"]) == 0
+    assert main(["check", net, "--sram", "1535"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["--sram", "2KB", "--flash", "4KiB", "--macs", "1M"], 0),
+        (["--sram", "2KB", "--flash", "1KiB", "--macs", "1M"], 1),
+        (["--macs", "100%"], 0),
+        (["--macs", "99.9%"], 1),
+        (["--board", "nucleo-f767zi"], 0),
+        (["--board", "nucleo-f767zi", "--sram", "1KB"], 1),
+    ],
+)
+def test_check_answers_by_exit_code(net, flags, code):
+    assert main(["check", net, *flags]) == code
+
+
+def test_check_json_has_the_limits(net, capsys):
+    assert main(["check", net, "--sram", "1KB", "--macs", "50%", "--format", "json"]) == 1
+    found = answer(capsys)
+    (model,) = found["models"]
+    assert found["ok"] is False
+    assert model["ok"] is False
+    assert model["limits"]["sram"] == {"used": 1536, "limit": 1024, "ok": False, "over": 512}
+    assert model["limits"]["macs"]["limit"] == model["total"]["macs"] // 2
+    assert "flash" not in model["limits"]
+
+
+def test_check_says_where_and_what_to_do(net, capsys):
+    assert main(["check", net, "--sram", "1KB"]) == 1
+    out = capsys.readouterr().out
+    assert "FAIL  SRAM  1.5 KiB of 1.0 KiB, over by 512 B (1536 > 1024), at 'c2'" in out
+    assert "hint  mcuprune prune net.onnx --sram 1KB -o net-pruned.onnx\n" in out
+
+
+def test_the_hint_is_a_command_that_parses(net, capsys, monkeypatch):
+    assert main(["check", net, "--sram", "1KB", "--macs", "50%", "--format", "json"]) == 1
+    words = answer(capsys)["models"][0]["hint"].split()
+    seen = {}
+
+    class Request:
+        def __init__(self, **given):
+            seen.update(given)
+
+    class Pruning:
+        pass
+
+    pruning = Pruning()
+    pruning.Request, pruning.prune = Request, lambda *_, **__: (_ for _ in ()).throw(cli.UsageError("stop here"))
+    monkeypatch.setattr(cli, "_pruning", lambda: pruning)
+    assert main(words[1:]) == 2
+    assert "stop here" in capsys.readouterr().err
+    assert seen["limits"]["sram"].of(0) == 1024
+
+
+def test_the_arena_can_be_what_sram_means(net, capsys):
+    assert main(["check", net, "--sram", "1536", "--sram-model", "tflm", "--format", "json"]) == 1
+    (model,) = answer(capsys)["models"]
+    assert model["sram_model"] == "tflm"
+    assert model["limits"]["sram"]["used"] == model["memory"]["arena_tflm"] > 1536
+    assert "--sram-model tflm" in model["hint"]
+
+
+def test_growth_is_limited(net, tmp_path, capsys):
+    old = small_nets.save(small_nets.residual(7), tmp_path / "old.onnx")
+    assert main(["check", net, "--against", old, "--max-growth", "2%"]) == 1
+    assert "FAIL  SRAM growth   1.5 KiB, was 1.3 KiB (+192 B)" in capsys.readouterr().out
+    assert main(["check", net, "--against", old, "--max-growth", "40%"]) == 0
+    assert main(["check", net, "--against", net, "--max-growth", "0%"]) == 0
+
+
+def test_growth_needs_something_to_grow_from(net, capsys):
+    assert main(["check", net, "--max-growth", "2%"]) == 2
+    assert "--against" in capsys.readouterr().err
+
+
+def test_check_of_nothing_is_no_answer(net, capsys):
+    assert main(["check", net]) == 2
+    assert "nothing to check" in capsys.readouterr().err
+    assert main(["check"]) == 2
+
+
+def test_quiet_is_silent_where_all_is_well(net, capsys):
+    assert main(["check", net, "--sram", "64KB", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["check", net, "--sram", "1KB", "-q"]) == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_several_formats_at_once(net, capsys):
+    flags = [f"--format={name}=out.{name}" for name in ("json", "markdown", "junit", "github", "html")]
+    assert main(["check", net, "--sram", "1KB", *flags]) == 1
+    assert "FAIL" in capsys.readouterr().out
+    assert json.loads(Path("out.json").read_text())["ok"] is False
+    assert ElementTree.parse("out.junit").getroot().get("failures") == "1"
+    assert Path("out.github").read_text().startswith("::error file=net.onnx,title=SRAM over budget::1536 of 1024 bytes at c2\n")
+    assert "<svg" in Path("out.markdown").read_text()
+    assert Path("out.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_device_is_written_to_and_not_replaced(net):
+    found = run("check", net, "--sram", "1KB", "--format", "text", "--format", "github=/dev/stderr")
+    assert found.returncode == 1
+    assert "FAIL" in found.stdout
+    assert found.stderr.startswith("::error file=net.onnx,")
+
+
+def test_a_folder_is_no_place_for_a_report(net, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    assert main(["check", net, "--sram", "1KB", "--format", "json=out"]) == 2
+    assert "out: can't be written (Is a directory)" in capsys.readouterr().err
+
+
+def test_stdout_takes_one_format(net, capsys):
+    assert main(["check", net, "--sram", "1KB", "--format", "json", "--format", "github"]) == 2
+    assert "stdout takes one format" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------- configuration
+
+
+def configure(text: str, name: str = "mcuprune.toml") -> None:
+    Path(name).write_text(text)
+
+
+def test_check_takes_models_and_budgets_from_the_configuration(net, tmp_path, capsys):
+    small_nets.save(small_nets.residual(16), tmp_path / "wide.onnx")
+    configure(
+        'budget = { sram = "2KB" }\n[[model]]\npath = "net.onnx"\n[[model]]\npath = "wide.onnx"\nbudget = { macs = "1M" }\n'
+    )
+    assert main(["check", "--format", "json"]) == 1
+    first, second = answer(capsys)["models"]
+    assert (first["path"], first["ok"], list(first["limits"])) == ("net.onnx", True, ["sram"])
+    assert (second["path"], second["ok"], list(second["limits"])) == ("wide.onnx", False, ["sram", "macs"])
+    assert second["limits"]["macs"]["ok"]
+
+
+def test_a_flag_goes_before_the_configuration(net, capsys):
+    configure('budget = { sram = "1KB", flash = "1MB" }\n[[model]]\npath = "net.onnx"\n')
+    assert main(["check"]) == 1
+    assert main(["check", "--sram", "2KB"]) == 0
+    capsys.readouterr()
+    assert main(["check", net, "--sram", "2KB", "--format", "json"]) == 0
+    assert answer(capsys)["models"][0]["limits"]["flash"]["limit"] == 2**20
+
+
+def test_a_lost_model_is_no_pass(capsys):
+    configure('budget = { sram = "1KB" }\n[[model]]\npath = "models/*.onnx"\n')
+    assert main(["check"]) == 2
+    assert "no file matches path 'models/*.onnx'" in capsys.readouterr().err
+
+
+def test_an_unknown_key_is_an_error_that_names_the_nearest(net, capsys):
+    configure('budget = { sarm = "1KB" }\n')
+    assert main(["check", net]) == 2
+    assert (
+        capsys.readouterr().err == f"mcuprune: {Path.cwd()}/mcuprune.toml: budget: unknown key 'sarm'; did you mean 'sram'?\n"
+    )
+
+
+def test_verbose_says_which_configuration(net, capsys):
+    configure("[tool.mcuprune]\nmax-growth = '1%'\n", "pyproject.toml")
+    assert main(["profile", net, "-v"]) == 0
+    assert "pyproject.toml" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+
+def unsupported() -> onnx.ModelProto:
+    nodes = [helper.make_node("Det", ["x"], ["y"], "odd")]
+    return small_nets.model(nodes, {}, {"x": [1, 1, 4, 4]}, {"y": [1, 1]})
+
+
+BAD_FILES = {
+    "missing": (None, "net.onnx: can't be read (No such file or directory)", "ModelError"),
+    "a folder": ("folder", "net.onnx: can't be read (Is a directory)", "ModelError"),
+    "empty": (b"", "net.onnx: not an ONNX file", "ModelError"),
+    "not ONNX": (b"\x89PNG\r\n\x1a\n" + bytes(100), "net.onnx: not an ONNX file", "ModelError"),
+    "truncated": (small_nets.residual().SerializeToString()[:1500], "net.onnx: not an ONNX file, or cut short", "ModelError"),
+    "an unknown operator": (unsupported().SerializeToString(), "net.onnx: node 'odd'", "UnsupportedOperator"),
+}
+
+
+@pytest.mark.parametrize("command", [["profile"], ["check", "--sram", "64KB"]])
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_is_one_message(kind, command, capsys):
+    content, said, name = BAD_FILES[kind]
+    if content == "folder":
+        Path("net.onnx").mkdir()
+    elif content is not None:
+        Path("net.onnx").write_bytes(content)
+    assert main([*command, "net.onnx", "--format", "json"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"mcuprune: {said}")
+    assert err.count("\n") == 1
+    assert json.loads(out) == {"format": 1, "error": {"kind": name, "message": err.removeprefix("mcuprune: ")[:-1]}}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--sram", "64XB"], "--sram: '64XB' is not a size; write it like 64KB"),
+        (["--sram", "-1"], "--sram: '-1' is not a size"),
+        (["--sram", ""], "--sram: '' is not a size"),
+        (["--sram", "64K"], "--sram: '64K' is not a size"),
+        (["--macs", "64KB"], "--macs: '64KB' is not a count"),
+        (["--macs", "ten"], "--macs: 'ten' is not a count"),
+        (["--flash", "0"], "--flash: '0' is not a size"),
+        (["--sram", "0.0001%"], "the limit of SRAM comes to 0"),
+        (["--srm", "64KB"], "no such option: --srm"),
+        (["--sram"], "option '--sram' requires an argument"),
+        (["--board", "nucleo-f767"], "--board: no board 'nucleo-f767'; did you mean nucleo-f767zi?"),
+        (["--sram-model", "tflite"], "--sram-model: 'tflite' is not known; did you mean 'tflm'?"),
+        (["--sram", "1KB", "--format", "jsn"], "--format: unknown format 'jsn'; did you mean 'json'?"),
+        (["--sram", "1KB", "--format", "json=no/such/folder/x"], "no/such/folder/x: can't be written"),
+        (["--sram", "1KB", "--against", "old.onnx"], "old.onnx: can't be read"),
+        (["--against", "net.onnx", "--max-growth", "2"], "--max-growth: '2' is not a share"),
+        (["--sram", "1KB", "--input-shape", "1,3,8,8"], "--input-shape: '1,3,8,8' names no input"),
+        (["--sram", "1KB", "--input-shape", "x=1,3,8"], "net.onnx: --input-shape x=1,3,8 doesn't fit"),
+        (["--sram", "1KB", "--input-shape", "x=1,3,a,8"], "--input-shape: '1,3,a,8' is not a shape"),
+        (["--sram", "1KB", "--input-shape", "z=1,3,8,8"], "net.onnx: --input-shape names 'z'"),
+        (["--sram", "1KB", "--config", "none.toml"], "none.toml: can't be read"),
+        (["--sram", "1KB", "-n", "few"], "invalid value for '--rows'"),
+    ],
+)
+def test_a_bad_argument_is_one_message(net, args, said, capsys):
+    assert main(["check", net, *args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"mcuprune: {said}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "said"), [([], "name a command"), (["chek"], "did you mean 'check'"), (["--x"], "no such option")]
+)
+def test_a_bad_command_is_one_message(args, said, capsys):
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err.lower()
+    assert err.count("\n") == 1
+
+
+def test_usage_errors_are_json_where_json_was_asked_for(net, capsys):
+    assert main(["check", net, "--format=json", "--srm", "1"]) == 2
+    assert answer(capsys)["error"]["kind"] == "UsageError"
+    assert main(["check", net, "--sram", "1x", "--format", "json"]) == 2
+    assert answer(capsys)["error"]["kind"] == "UsageError"
+
+
+def test_errors_are_annotations_where_github_was_asked_for(net, capsys):
+    assert main(["check", net, "--sram", "1x", "--format", "github"]) == 2
+    assert capsys.readouterr().out.startswith("::error title=mcuprune::--sram: '1x' is not a size")
+
+
+def test_names_can_not_move_the_cursor(tmp_path, capsys):
+    proto = small_nets.residual()
+    proto.graph.node[0].name = "stem\x1b[2J\nFAIL"
+    proto.graph.node[2].op_type = "Odd\x1b[2J"
+    path = small_nets.save(proto, tmp_path / "net.onnx")
+    assert main(["profile", path]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    proto.graph.node[2].op_type = "Conv"
+    small_nets.save(proto, tmp_path / "net.onnx")
+    assert main(["profile", path, "--groups"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert r"stem\x1b[2J\nFAIL" in out
+
+
+def test_a_bug_keeps_its_traceback(net, monkeypatch):
+    monkeypatch.setattr(resources, "profile", lambda net: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["profile", net])
+
+
+def test_an_interrupt_is_130(net, monkeypatch, capsys):
+    def interrupted(net):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(resources, "profile", interrupted)
+    assert main(["profile", net]) == 130
+    assert capsys.readouterr().err.endswith("mcuprune: interrupted\n")
+
+
+@pytest.mark.parametrize("command", [["prune", "net.onnx", "--sram", "1KB"], ["verify", "net.onnx"]])
+def test_a_missing_extra_says_what_to_install(net, command, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mcuprune.pruning", None)
+    monkeypatch.delattr("mcuprune.pruning", raising=False)
+    monkeypatch.setattr("builtins.__import__", _without("torch"))
+    for name in [name for name in sys.modules if name.startswith("mcuprune.pruning")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main([*command, "--format", "json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["kind"] == "MissingExtra"
+    assert "pip install 'mcuprune[prune]'" in err
+
+
+def _without(package):
+    real = __import__
+
+    def importing(name, *args, **kwargs):
+        if name.split(".")[0] == package or (name == "mcuprune" and "pruning" in (args[2] or ())):
+            raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+        return real(name, *args, **kwargs)
+
+    return importing
+
+
+# -------------------------------------------------------------------------------------------------------- the process
+
+
+def run(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **kwargs.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "mcuprune.cli", *args], capture_output=True, text=True, env=environment, timeout=60, **kwargs
+    )
+
+
+def test_version_and_help():
+    assert run("--version").stdout == f"mcuprune {__version__}\n"
+    found = run("check", "--help")
+    assert found.returncode == 0
+    for name in resources.RESOURCES:
+        assert f"--{name}" in found.stdout
+
+
+def test_exit_codes_reach_the_shell(net):
+    assert run("check", net, "--sram", "64KB").returncode == 0
+    assert run("check", net, "--sram", "1KB").returncode == 1
+    found = run("check", "none.onnx", "--sram", "1KB")
+    assert found.returncode == 2
+    assert found.stderr.startswith("mcuprune: none.onnx: ")
+    assert "Traceback" not in found.stderr
+
+
+def test_a_terminal_without_unicode_gets_ascii(net):
+    found = run("profile", net, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    assert found.returncode == 0
+    assert found.stdout.isascii()
+    assert "#" in found.stdout
+
+
+def test_a_reader_that_leaves_is_no_error(net):
+    """The verdict stands though nobody reads it."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mcuprune.cli", "check", net, "--sram", "1KB"]
+    try:
+        found = subprocess.run(
+            command, stdout=write, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60
+        )
+    finally:
+        os.close(write)
+    assert (found.returncode, found.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_no_answer(net):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mcuprune.cli", "profile", net]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=60)
+    assert found.returncode == 2
+    assert found.stderr == "mcuprune: stdout can't be written (No space left on device)\n"
+
+
+def test_profile_and_check_import_nothing_heavy(net):
+    code = (
+        "import sys; from mcuprune.cli import main; "
+        f"assert main(['profile', '{net}', '-q']) == 0; assert main(['check', '{net}', '--sram', '64KB', '-q']) == 0; "
+        "heavy = {'torch', 'onnxruntime', 'onnx2torch', 'torchvision', 'sklearn', 'rich', 'pydantic'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def test_profile_starts_fast(net):
+    """CPU time against that of importing onnx and numpy, measured in pairs; the aim is 2, the bound leaves room for noise."""
+
+    def seconds(*args: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, *args], stdout=subprocess.DEVNULL, check=True, env=environment)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    pairs = [(seconds("-c", "import onnx, numpy"), seconds("-m", "mcuprune.cli", "profile", net)) for _ in range(5)]
+    assert statistics.median(command / base for base, command in pairs) <= 2.5
+
+
+# -------------------------------------------------------------------------------------------------------- the rest
+
+
+def test_boards_are_listed(capsys):
+    assert main(["boards"]) == 0
+    assert "nucleo-f767zi" in capsys.readouterr().out
+    assert main(["boards", "--format", "json"]) == 0
+    boards = answer(capsys)["boards"]
+    assert len(boards) >= 15
+    assert all(board["sram"] >= board["block"] > 0 and board["source"] for board in boards)
+
+
+def test_every_resource_has_a_flag_and_a_key():
+    for command in ("check", "prune"):
+        parser = cli.typer.main.get_command(cli.app).commands[command]
+        assert set(resources.RESOURCES) <= {parameter.name for parameter in parser.params}
+
+
+def test_the_corpus_is_profiled(capsys):
+    """Real files made by others: the JSON's invariants hold for each."""
+    corpus = sorted((ROOT.parent / "shared" / "models").glob("resnet8*.onnx"))
+    if not corpus:
+        pytest.skip("no corpus beside this checkout")
+    assert main(["profile", *map(str, corpus), "--format", "json"]) == 0
+    for model in answer(capsys)["models"]:
+        assert model["total"]["macs"] == 12_501_632
+        assert sum(layer["macs"] for layer in model["layers"]) == model["total"]["macs"]
+        assert sum(layer["flash"] for layer in model["layers"]) == model["total"]["flash"]
+        assert max(layer["live"] for layer in model["layers"]) == model["total"]["sram"]
+        net = network.load(model["path"], accept=ops.accept(model["path"]))
+        assert sorted(model["memory"]["order"]) == sorted(node.name for node in net.nodes)
+
+
+def run_action(tmp_path: Path, args: str) -> tuple[subprocess.CompletedProcess, dict[str, str], str]:
+    """The last step of action.yml as a runner runs it: the process, the action's outputs, the job summary."""
+    script = textwrap.dedent((ROOT / "action.yml").read_text().rpartition("run: |\n")[2])
+    tools = tmp_path / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "mcuprune").write_text(f'#!/bin/sh\nexec {sys.executable} -m mcuprune.cli "$@"\n')
+    (tools / "mcuprune").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "RUNNER_TEMP": str(tmp_path),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+        "GITHUB_OUTPUT": str(tmp_path / "outputs"),
+        "ARGS": args,
+    }
+    command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    files = [Path(environment[name]) for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")]
+    outputs, summary = (file.read_text() if file.exists() else "" for file in files)
+    return found, dict(line.split("=", 1) for line in outputs.splitlines()), summary
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(("limit", "code", "ok"), [("64KB", 0, "true"), ("1KB", 1, "false")])
+def test_the_action_annotates_summarises_and_keeps_the_exit_code(net, tmp_path, limit, code, ok):
+    found, outputs, summary = run_action(tmp_path, f"*.onnx --sram {limit}")
+    assert found.returncode == code
+    assert ("::error file=net.onnx" in found.stdout) == (code == 1)
+    assert summary.startswith("### `net.onnx`")
+    assert outputs["ok"] == ok
+    assert json.loads(Path(outputs["json"]).read_text())["ok"] == (code == 0)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_action_without_an_answer_has_no_outputs(net, tmp_path):
+    found, outputs, summary = run_action(tmp_path, "none.onnx --sram 1KB; touch pwned")
+    assert found.returncode == 2
+    assert "::error title=mcuprune::no answer" in found.stdout
+    assert (outputs, summary) == ({}, "")
+    assert not (tmp_path / "pwned").exists()
