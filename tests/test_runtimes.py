@@ -1,0 +1,404 @@
+"""The arena model against TensorFlow Lite Micro: measured arenas, its documented planner and, where installed, itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import CORPUS_SHAPES, corpus
+from graphs import Graph, autoencoder, dscnn, mobilenet, resnet8
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcuprune import network, ops, runtimes
+from mcuprune.errors import UsageError
+from mcuprune.network import Network
+from mcuprune.resources import budget, profile
+from mcuprune.runtimes import BOARDS, Lifetime, Program, board, board_budget, greedy_layout, overlaps, program
+
+
+def real(path) -> Network:
+    return network.load(path, accept=ops.accept(str(path)), input_shapes=CORPUS_SHAPES.get(path.name))
+
+
+def head(sizes: list[int], spans: list[tuple[int, int]], fixed: dict[int, int] | None = None) -> list[int]:
+    return greedy_layout(sizes, overlaps([Lifetime(*span) for span in spans]), fixed)
+
+
+def reference_kernels(net: Network) -> Program:
+    """The program as TFLM's reference kernels run it: without CMSIS-NN's scratch."""
+    found = program(net)
+    return replace(found, scratch=(), neighbours=overlaps(found.lifetimes))
+
+
+# ------------------------------------------------------------------------------------------------------- measured arenas
+
+
+@pytest.mark.parametrize(
+    ("make", "reference", "cmsis", "arena"),
+    [
+        (autoencoder, 768, 768, 2_580),
+        (dscnn, 16_000, 16_000, 22_820),
+        (resnet8, 49_152, 49_728, 54_996),
+        (mobilenet, 73_728, 73_728, 100_708),
+    ],
+    ids=["autoencoder", "ds-cnn", "resnet8", "mobilenet"],
+)
+def test_arenas_measured_on_cortex_m4_code(make, reference, cmsis, arena):
+    """Heads are exact. Totals are upper bounds, and close: TFLM 90b983c2 with CMSIS-NN in QEMU's mps2-an386."""
+    net = make()
+    assert reference_kernels(net).arena().head == reference
+    found = program(net).arena()
+    assert found.head == cmsis
+    assert arena <= found.total <= arena * 1.02
+
+
+@pytest.mark.parametrize("name", ["ad01_fp32", "kws_ref_model_float32", "pretrainedResnet", "vww_96_float"])
+def test_files_of_the_benchmark_give_the_same_arena_as_their_description(name, corpus_folder):
+    written = {"ad01_fp32": autoencoder, "kws_ref_model_float32": dscnn, "pretrainedResnet": resnet8, "vww_96_float": mobilenet}
+    converted = real(corpus_folder / f"mlperf_{name}.onnx")
+    assert profile(converted).memory.arena_tflm == profile(written[name]()).memory.arena_tflm
+    operators = [operator for operator, _ in program(converted).operators]
+    assert operators == [operator for operator, _ in program(written[name]()).operators]
+
+
+def test_an_offline_plan_brings_the_head_down_to_the_peak():
+    net = mobilenet()
+    planned, greedy = runtimes.arena_tflm(net, offline=True), runtimes.arena_tflm(net)
+    assert planned.head == planned.busiest == profile(net).memory.peak == 55_296
+    assert greedy.total - planned.total == 73_728 - 55_296
+
+
+# ---------------------------------------------------------------------------------------------------------- the planner
+
+
+def test_large_buffers_are_placed_first():
+    assert head([16, 32, 48], [(0, 0), (0, 0), (0, 0)]) == [80, 48, 0]
+
+
+def test_of_equal_buffers_the_last_one_is_placed_first():
+    assert head([16, 16, 16], [(0, 0), (0, 0), (0, 0)]) == [32, 16, 0]
+
+
+def test_buffers_that_never_meet_share_their_place():
+    assert head([32, 32], [(0, 1), (2, 3)]) == [0, 0]
+
+
+def test_a_buffer_goes_into_the_first_gap_that_is_wide_enough():
+    sizes = [64, 48, 32, 32]
+    spans = [(0, 5), (0, 1), (0, 5), (3, 4)]
+    assert head(sizes, spans) == [0, 64, 112, 64]
+
+
+def test_the_greedy_planner_leaves_a_gap():
+    """The ends are placed at 0 first, so that one of the middle stands on the other: at most 80 bytes are alive."""
+    sizes = [48, 32, 32, 48]
+    assert head(sizes, [(0, 1), (1, 2), (2, 3), (3, 4)]) == [0, 80, 48, 0]
+
+
+def test_what_an_offline_plan_places_stays():
+    assert head([64, 16], [(0, 1), (0, 1)], {1: 16}) == [32, 16]
+
+
+buffers = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 12), st.integers(0, 6)), min_size=1, max_size=25)
+
+
+@settings(max_examples=300, deadline=None)
+@given(buffers)
+def test_buffers_that_are_alive_together_never_overlap(drawn):
+    sizes = [16 * size for size, _, _ in drawn]
+    spans = [Lifetime(first, first + length) for _, first, length in drawn]
+    offsets = greedy_layout(sizes, overlaps(spans))
+    for i, near in enumerate(overlaps(spans)):
+        for j in near:
+            if sizes[i] and sizes[j]:
+                assert offsets[i] + sizes[i] <= offsets[j] or offsets[j] + sizes[j] <= offsets[i]
+
+
+@pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
+def test_layouts_of_real_networks(path):
+    found = program(real(path))
+    greedy, planned = found.arena(), found.arena(offline=True)
+    for arena in (greedy, planned):
+        assert arena.busiest <= arena.head
+        for i, near in enumerate(found.neighbours):
+            one = arena.buffers[i]
+            for other in (arena.buffers[j] for j in near if j > i):
+                apart = one.offset + one.bytes <= other.offset or other.offset + other.bytes <= one.offset
+                assert apart or not one.bytes or not other.bytes
+    assert planned.head <= greedy.head
+    assert planned.head <= planned.busiest * 1.05
+    assert sum(greedy.buffers[i].bytes for i in greedy.stack) == greedy.head
+    assert found.bound(found.quantities) <= planned.total
+    assert all(buffer.bytes % 16 == buffer.offset % 16 == 0 for buffer in greedy.buffers)
+
+
+# ------------------------------------------------------------------------------------------------------- the conversion
+
+
+def lowered(make, *shape: int) -> list[str]:
+    g = Graph(*(shape or (1, 4, 8, 8)))
+    return [operator for operator, _ in program(g.net(make(g))).operators]
+
+
+def pool(g: Graph, op: str = "MaxPool", **attrs) -> str:
+    return g.add(op, "x", kernel_shape=[3, 3], strides=[2, 2], **attrs)
+
+
+@pytest.mark.parametrize(
+    ("make", "operators"),
+    [
+        pytest.param(lambda g: g.conv("x", 4, 4), ["CONV_2D"], id="same padding"),
+        pytest.param(lambda g: g.conv("x", 4, 4, pads=[0] * 4), ["CONV_2D"], id="no padding"),
+        pytest.param(lambda g: g.conv("x", 4, 4, strides=[2, 2]), ["PAD", "CONV_2D"], id="pytorch's stride 2"),
+        pytest.param(lambda g: g.conv("x", 4, 4, strides=[2, 2], pads=[0, 0, 1, 1]), ["CONV_2D"], id="tensorflow's stride 2"),
+        pytest.param(lambda g: g.conv("x", 4, 4, pads=[2] * 4), ["PAD", "CONV_2D"], id="more than same"),
+        pytest.param(
+            lambda g: g.conv("x", 4, 4, auto_pad="SAME_LOWER", strides=[2, 2], pads=None), ["PAD", "CONV_2D"], id="lower"
+        ),
+        pytest.param(lambda g: g.conv("x", 4, 4, group=4), ["DEPTHWISE_CONV_2D"], id="depthwise"),
+        pytest.param(lambda g: g.conv("x", 4, 4, group=2), ["CONV_2D"], id="grouped"),
+        pytest.param(lambda g: pool(g), ["MAX_POOL_2D"], id="pool"),
+        pytest.param(lambda g: pool(g, pads=[1] * 4), ["PAD", "MAX_POOL_2D"], id="padded pool"),
+        pytest.param(lambda g: pool(g, ceil_mode=1), ["MAX_POOL_2D"], id="ceil mode is same padding"),
+        pytest.param(lambda g: pool(g, "AveragePool", pads=[0, 0, 1, 1]), ["AVERAGE_POOL_2D"], id="average without pads"),
+        pytest.param(
+            lambda g: g.add("AveragePool", "x", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+            ["PAD", "AVERAGE_POOL_2D"],
+            id="average over pads",
+        ),
+        pytest.param(lambda g: g.add("Relu", g.norm(g.conv("x", 4, 4), 4)), ["CONV_2D"], id="all in one"),
+        pytest.param(lambda g: g.norm(g.add("Relu", "x"), 4), ["RELU", "MUL", "ADD"], id="a batch norm that stays"),
+        pytest.param(lambda g: g.add("HardSwish", g.conv("x", 4, 4)), ["CONV_2D", "HARD_SWISH"], id="activations of their own"),
+        pytest.param(lambda g: g.add("Mul", "x", g.add("HardSigmoid", "x")), ["MUL", "ADD", "MUL"], id="in pieces"),
+        pytest.param(lambda g: g.add("Sum", "x", "x", "x"), ["ADD", "ADD"], id="a sum of three"),
+        pytest.param(
+            lambda g: g.add("Concat", "x", g.conv("x", 4, 4), axis=1), ["CONV_2D", "QUANTIZE", "QUANTIZE", "CONCATENATION"]
+        ),
+        pytest.param(
+            lambda g: g.add("Concat", *[g.add("Relu", g.conv("x", 4, 4)) for _ in range(2)], axis=1),
+            ["CONV_2D", "CONV_2D", "CONCATENATION"],
+            id="concat of activations has one scale",
+        ),
+        pytest.param(lambda g: g.classifier("x", 4, 2), ["AVERAGE_POOL_2D", "RESHAPE", "FULLY_CONNECTED"], id="classifier"),
+        pytest.param(lambda g: g.conv(g.add("Transpose", "x", perm=[0, 3, 1, 2]), 8, 4), ["CONV_2D"], id="layout"),
+        pytest.param(lambda g: g.add("Transpose", "x", perm=[0, 1, 3, 2]), ["TRANSPOSE"], id="transpose"),
+        pytest.param(
+            lambda g: g.conv(g.add("Unsqueeze", g.add("Squeeze", "x", g.value(np.array([0]))), g.value(np.array([0]))), 4, 4),
+            ["CONV_2D"],
+            id="axes of size 1",
+        ),
+        pytest.param(
+            lambda g: g.add("ConvTranspose", "x", g.constant(4, 4, 2, 2), strides=[2, 2]), ["TRANSPOSE_CONV"], id="transposed"
+        ),
+        pytest.param(
+            lambda g: g.add("ConvTranspose", "x", g.constant(4, 4, 4, 4), strides=[2, 2], pads=[1] * 4),
+            ["TRANSPOSE_CONV"],
+            id="transposed, same",
+        ),
+        pytest.param(
+            lambda g: g.add("ConvTranspose", "x", g.constant(4, 4, 3, 3), strides=[2, 2], pads=[1] * 4, output_padding=[1, 1]),
+            ["TRANSPOSE_CONV", "SLICE"],
+            id="transposed, cropped",
+        ),
+    ],
+)
+def test_what_a_converter_emits(make, operators):
+    assert lowered(make) == operators
+
+
+@pytest.mark.parametrize(
+    ("make", "scratch"),
+    [
+        pytest.param(lambda g: g.conv("x", 4, 8), 2 * 2 * 36, id="two int16 columns"),
+        pytest.param(lambda g: g.conv("x", 4, 8, 1), 0, id="pointwise"),
+        pytest.param(lambda g: g.conv("x", 4, 8, 1, strides=[2, 2]), 0, id="pointwise with a stride"),
+        pytest.param(lambda g: g.conv("x", 4, 4, group=4), 0, id="depthwise 3 x 3"),
+        pytest.param(lambda g: g.conv("x", 4, 8, group=4), 0, id="depthwise with a multiplier"),
+        pytest.param(lambda g: g.conv("x", 4, 4, 5, group=4), 2 * 25 * 4, id="depthwise 5 x 5"),
+        pytest.param(lambda g: g.conv("x", 4, 4, group=2), 2 * 2 * 36, id="grouped"),
+        pytest.param(lambda g: g.add("GlobalAveragePool", "x"), 4 * 4, id="an accumulator for each channel"),
+        pytest.param(lambda g: g.add("GlobalMaxPool", "x"), 0, id="max pool"),
+    ],
+)
+def test_scratch_of_kernels(make, scratch):
+    g = Graph(1, 4, 8, 8)
+    found = program(g.net(make(g)))
+    assert sum(runtimes.aligned(s.slope * s.quantity) for s in found.scratch) == runtimes.aligned(scratch)
+
+
+def test_a_pad_has_a_tensor_of_its_own():
+    g = Graph(1, 4, 8, 8)
+    arena = program(g.net(g.conv("x", 4, 4, strides=[2, 2]))).arena()
+    assert [buffer.bytes for buffer in arena.buffers] == [256, 400, 64, 144]
+    assert arena.head == 256 + 400
+
+
+def test_operators_that_tflm_has_no_kernel_for_are_named():
+    g = Graph(1, 4, 8, 8)
+    net = g.net(g.add("Erf", g.conv("x", 4, 4)))
+    assert program(net).missing == ("erf1",)
+    assert program(resnet8()).missing == ()
+
+
+def test_another_order_has_another_arena():
+    g = Graph(1, 4, 8, 8)
+    wide = [g.conv("x", 4, 16) for _ in range(3)]
+    net = g.net(g.add("Concat", *[g.add("Relu", g.conv(one, 16, 1)) for one in wide], axis=1))
+    best = runtimes.arena_tflm(net, order=profile(net).memory.order)
+    assert best.head < runtimes.arena_tflm(net).head
+
+
+# ---------------------------------------------------------------------------------------- boards, latency and energy
+
+
+def test_boards_are_plausible_and_sourced():
+    assert len(BOARDS) >= 15
+    for name, row in BOARDS.items():
+        assert name == row.name == name.lower()
+        assert 0 < row.block <= row.sram < row.flash
+        assert row.source
+        assert row.verified == ("from memory" not in row.source)
+
+
+def test_a_board_is_a_budget():
+    own = {"sram": 1, "flash": 1, "macs": 1}
+    assert budget(board_budget("Nucleo-F767ZI"), own).limits == {"sram": 368 * 1024, "flash": 2048 * 1024}
+
+
+def test_a_mistyped_board_is_answered_with_near_names():
+    with pytest.raises(UsageError, match="no board 'nucleo-f767'; did you mean nucleo-f767zi"):
+        board("nucleo-f767")
+    with pytest.raises(UsageError, match="raspberry-pi-pico or raspberry-pi-pico-2"):
+        board("pico")
+    with pytest.raises(UsageError, match=r"mcuprune knows .*teensy"):
+        board("zzz")
+
+
+#: Cycles for one multiply-accumulate of whole networks, published: keyword spotting, images, people, anomalies.
+PUBLISHED = {
+    "Cortex-M4": [(2.16, 1.61, 1.58, 1.84), (2.84, 2.05, 1.90, 3.12), (4.51, 3.74, 4.82, 3.91), (6.44, 5.55, 6.41, 5.38)],
+    "Cortex-M7": [(1.50, 1.06, 1.65, 1.39), (1.44, 1.09, 0.98, 1.40), (1.62, 1.16, 1.11, 1.93)],
+    "Cortex-M33": [(2.32, 1.64, 1.53, 2.94), (3.69, 3.25, 3.99, 3.05)],
+    "Cortex-M0+": [(16.4, 8.55, 16.0, 11.3)],
+}
+
+
+@pytest.mark.parametrize("core", PUBLISHED)
+def test_published_latencies_lie_in_the_range(core):
+    on = next(row for row in BOARDS.values() if row.core == core)
+    for column, make in enumerate((dscnn, resnet8, mobilenet, autoencoder)):
+        macs = runtimes.macs_by_class(make())
+        found = runtimes.latency(macs, on)
+        for stack in PUBLISHED[core]:
+            assert found.low <= stack[column] * sum(macs.values()) / (on.mhz * 1000) <= found.high
+        assert found.low < found.high
+        assert found.sources
+
+
+def test_where_nobody_measured_there_is_no_estimate():
+    macs = runtimes.macs_by_class(resnet8())
+    assert runtimes.latency(macs, board("esp32-s3")) is None
+    assert runtimes.energy(macs, board("nucleo-f767zi")) is None
+
+
+def test_energy_is_a_range_around_what_was_measured():
+    found = runtimes.energy(runtimes.macs_by_class(resnet8()), board("nucleo-l4r5zi"))
+    assert found.low <= 0.56 * 12_501.632 <= found.high
+
+
+def test_multiply_accumulates_by_class_sum_to_the_total():
+    for make in (dscnn, resnet8, mobilenet, autoencoder):
+        assert sum(runtimes.macs_by_class(make()).values()) == profile(make()).total["macs"]
+    assert runtimes.macs_by_class(dscnn())["depthwise"] == 4 * 9 * 64 * 125
+
+
+# ------------------------------------------------------------------------------------ against the interpreter itself
+
+
+def same_buffers_in_tflite(found: Program) -> bytes:
+    """A .tflite file whose tensors have the sizes and lifetimes of a program's buffers, scratch included.
+
+    Planning looks at nothing else, so every operator is a SPLIT, which checks none of its inputs' shapes.
+    """
+    flatbuffers = pytest.importorskip("flatbuffers")
+    schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
+    bytes_of = [buffer.bytes for buffer in found.arena().buffers]
+    spans = [*found.lifetimes, *(Lifetime(s.op, s.op) for s in found.scratch)]
+    made = [i for i, size in enumerate(bytes_of) if size]
+    number = {i: position for position, i in enumerate(made)}
+    tensors = []
+    for i in made:
+        tensors.append(schema.TensorT())
+        tensors[-1].shape, tensors[-1].type, tensors[-1].name, tensors[-1].buffer = (
+            [bytes_of[i]],
+            schema.TensorType.INT8,
+            b"t",
+            0,
+        )
+    axis = schema.TensorT()
+    axis.shape, axis.type, axis.name, axis.buffer = [1], schema.TensorType.INT32, b"axis", 1
+    end = len(found.operators)
+    operators = []
+    for step in range(1, end + 1):
+        one = schema.OperatorT()
+        one.opcodeIndex, one.builtinOptionsType = 0, schema.BuiltinOptions.SplitOptions
+        one.builtinOptions = schema.SplitOptionsT()
+        # each buffer is read at its last operator; what ends where it is made is read by nobody
+        one.inputs = [len(made), *(number[i] for i in made if spans[i].last == step and spans[i].first < step)]
+        one.outputs = [number[i] for i in made if spans[i].first == step]
+        operators.append(one)
+    graph = schema.SubGraphT()
+    graph.tensors, graph.operators, graph.name = [*tensors, axis], operators, b"g"
+    graph.inputs = [number[i] for i in made if spans[i].first == 0]
+    graph.outputs = [number[i] for i in made if spans[i].last == end][:1]
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.SPLIT
+    code.version = 1
+    empty, zero = schema.BufferT(), schema.BufferT()
+    zero.data = np.zeros(4, np.uint8)
+    model = schema.ModelT()
+    model.version, model.subgraphs, model.operatorCodes, model.buffers = 3, [graph], [code], [empty, zero]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def interpreters_head(content: bytes, capfd) -> int:
+    """Bytes of the head of the arena, as the tflite-micro interpreter prints them."""
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    capfd.readouterr()
+    runtime.Interpreter.from_bytes(content, arena_size=1 << 24).print_allocations()
+    printed = capfd.readouterr()
+    return int(re.search(r"head (\d+) bytes", printed.out + printed.err)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
+def test_heads_equal_the_interpreters_on_real_networks(path, capfd):
+    for found in (program(real(path)), reference_kernels(real(path))):
+        assert interpreters_head(same_buffers_in_tflite(found), capfd) == found.arena().head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [autoencoder, dscnn, resnet8, mobilenet])
+def test_heads_equal_the_interpreters_on_public_networks(make, capfd):
+    for found in (program(make()), reference_kernels(make())):
+        assert interpreters_head(same_buffers_in_tflite(found), capfd) == found.arena().head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(200))
+def test_heads_equal_the_interpreters_on_random_buffers(seed, capfd):
+    draw = np.random.default_rng(seed)
+    steps, count = int(draw.integers(2, 12)), int(draw.integers(2, 30))
+    first = draw.integers(1, steps + 1, size=count)
+    last = np.minimum(steps, first + draw.geometric(0.4, size=count))
+    spans = [Lifetime(0, 1), *map(Lifetime, first.tolist(), last.tolist()), Lifetime(steps, steps)]
+    sizes = tuple(16 * int(size) for size in draw.integers(1, int(draw.choice([4, 40, 400])), size=len(spans)))
+    names = tuple(f"t{i}" for i in range(len(sizes)))
+    operators = tuple(("SPLIT", f"n{i}") for i in range(steps))
+    found = Program(operators, names, sizes, tuple(spans), (), (), 0, (), overlaps(spans))
+    assert interpreters_head(same_buffers_in_tflite(found), capfd) == found.arena().head
