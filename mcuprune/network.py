@@ -3,6 +3,7 @@
 The ONNX graph is the model. Nothing here rebuilds it: a ``Network`` keeps the file's names, metadata, opset and declared
 inputs and outputs, and ``to_proto`` writes them back. What ``load`` settles once, so that nobody above has to:
 
+* a quantised file's integer operators are float operators between quantisers (``qlinear``);
 * what depends on constants alone, or on the shape of something, is a constant (the node is gone, its value stays);
 * a *parameter* of a node (axes, pads, a target shape, clip limits) is in ``Node.attrs``, whether this opset writes it as an
   attribute or as a constant input; ``to_proto`` puts it back where the wanted opset has it;
@@ -25,6 +26,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from mcuprune import qlinear
 from mcuprune.errors import ModelError, OutputError, UnsupportedOperator
 
 Shape = tuple[int, ...]
@@ -221,6 +223,65 @@ def from_proto(
 ) -> Network:
     """``load`` for a model that is in memory; ``path`` is what messages call it."""
     _refuse_foreign(model, path)
+    batch = _baked_batch(model)
+    if batch > 1 and not input_shapes:
+        try:
+            single = _network(_at_batch_one(model, batch), path, {}, accept)
+        except ModelError:
+            return _network(model, path, {}, accept)  # the leading axis is no batch
+        sizes = {v.name: v.type.tensor_type.shape.dim[0].dim_value for v in model.graph.output if _rank(v)}
+        if all(sizes.get(name) in (0, batch * single.shapes[name][0]) for name in single.outputs):
+            for kept, declared in (
+                (single.header.graph.input, model.graph.input),
+                (single.header.graph.output, model.graph.output),
+            ):
+                by_name = {value.name: value for value in declared}
+                for value in kept:
+                    value.CopyFrom(by_name[value.name])
+            return single
+    return _network(model, path, input_shapes or {}, accept)
+
+
+def _rank(value: ValueInfoProto) -> int:
+    return len(value.type.tensor_type.shape.dim)
+
+
+def _baked_batch(model: ModelProto) -> int:
+    """The size of the leading axis that all inputs share, 1 where there is none."""
+    stored = {initializer.name for initializer in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored]
+    sizes = {value.type.tensor_type.shape.dim[0].dim_value if _rank(value) > 1 else 1 for value in inputs}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
+    """The model with inputs of batch 1 instead of ``batch``, and target shapes that name the batch freed of it."""
+    single = ModelProto()
+    single.CopyFrom(model)
+    stored = {initializer.name: initializer for initializer in single.graph.initializer}
+    literals = {node.output[0]: node for node in single.graph.node if node.op_type == "Constant" and node.output}
+    for value in [*single.graph.input, *single.graph.output]:
+        if value.name not in stored and _rank(value) and value.type.tensor_type.shape.dim[0].dim_value == batch:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    for node in single.graph.node:
+        where = {"Reshape": 1, "Expand": 1, "Resize": 3}.get(node.op_type, 0)
+        if not where or len(node.input) <= where:
+            continue
+        name = node.input[where]
+        tensor = stored.get(name)
+        if tensor is None and name in literals and literals[name].attribute:
+            tensor = literals[name].attribute[0].t
+        if tensor is None or tensor.data_type != TensorProto.INT64 or len(tensor.dims) != 1:
+            continue
+        target = np.array(_array(tensor, ""))
+        if target.size and target[0] == batch:
+            target[0] = 1
+            node.input[where] = f"{name}/{node.output[0]}"
+            single.graph.initializer.append(numpy_helper.from_array(target, node.input[where]))
+    return single
+
+
+def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], accept: Callable[[Node], None]) -> Network:
     graph = model.graph
     constants = {}
     for initializer in graph.initializer:
@@ -228,16 +289,19 @@ def from_proto(
     header = ModelProto()
     header.CopyFrom(model)
     for repeated in ("node", "initializer", "value_info", "sparse_initializer", "quantization_annotation"):
-        header.graph.ClearField(repeated)  # type: ignore[arg-type]
+        header.graph.ClearField(repeated)
     real_inputs = [value for value in graph.input if value.name not in constants]
     del header.graph.input[:]
     header.graph.input.extend(real_inputs)
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
         raise ModelError(f"{path}: the graph has no outputs")
-    inputs = _static_inputs(real_inputs, input_shapes or {}, path)
+    inputs = _static_inputs(real_inputs, input_shapes, path)
 
-    protos = _sorted(graph.node, set(inputs) | set(constants), path)
+    known = {**constants, **_literals(graph.node, path)}
+    protos, added = qlinear.floated(graph.node, known, path)
+    constants |= added
+    protos = _sorted(protos, set(inputs) | set(constants), path)
     protos = _live(protos, outputs)
     protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header)
     for name in outputs:
@@ -289,9 +353,12 @@ def _refuse_foreign(model: ModelProto, path: str) -> None:
         )
     for index, node in enumerate(model.graph.node):
         where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}'"
+        if qlinear.is_known(node.domain, node.op_type):
+            continue
         if node.domain == "com.microsoft":
             raise UnsupportedOperator(
-                f"{where}: {node.op_type} is ONNX Runtime's own operator (com.microsoft); export again without graph optimisation"
+                f"{where}: {node.op_type} is ONNX Runtime's own operator (com.microsoft); "
+                "export again without graph optimisation"
             )
         if node.domain not in _DEFAULT_DOMAINS:
             raise UnsupportedOperator(f"{where}: {node.op_type} is a custom operator of domain '{node.domain}'")
@@ -301,8 +368,17 @@ def _refuse_foreign(model: ModelProto, path: str) -> None:
         raise ModelError(f"{path}: has sparse initializers; store the weights densely")
 
 
+def _literals(nodes: Sequence[NodeProto], path: str) -> dict[str, np.ndarray]:
+    """The tensors that Constant nodes hold."""
+    found = {}
+    for node in nodes:
+        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].type == AttributeProto.TENSOR:
+            found[node.output[0]] = _array(node.attribute[0].t, path)
+    return found
+
+
 def _opset(model: ModelProto) -> int:
-    return max(entry.version for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS)
+    return max(int(entry.version) for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS)
 
 
 def _set_opset(model: ModelProto, opset: int) -> None:
@@ -316,7 +392,7 @@ def _array(tensor: TensorProto, path: str) -> np.ndarray:
     if elements > MAX_ELEMENTS or any(size < 0 for size in tensor.dims):
         raise ModelError(f"{path}: initializer '{tensor.name}' has shape {list(tensor.dims)}")
     try:
-        return numpy_helper.to_array(tensor)
+        return np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:  # onnx raises many kinds for bytes that don't fit the declared shape and type
         raise ModelError(f"{path}: initializer '{tensor.name}' is damaged ({_first_line(error)})") from None
 
@@ -346,7 +422,8 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
         if None in shape or not tensor.HasField("shape"):
             example = _dims(["N" if size is None else size for size in shape]) or "1,3,96,96"
             raise ModelError(
-                f"{path}: input '{value.name}' has free sizes [{_free(tensor)}]; fix them with --input-shape {value.name}={example}"
+                f"{path}: input '{value.name}' has free sizes [{_free(tensor)}]; "
+                f"fix them with --input-shape {value.name}={example}"
             )
         found[value.name] = (tuple(size for size in shape if size is not None), tensor.elem_type)
     if not found:
@@ -519,10 +596,7 @@ def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray]) -> np.ndarra
     x, scale = values[node.input[0]], values[node.input[1]]
     zero = values[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
     axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    shape = [1] * x.ndim
-    if scale.size > 1:
-        shape[axis] = -1
-    return ((x.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)).astype(scale.dtype)
+    return qlinear.dequantized(x, scale, zero, axis)
 
 
 # ------------------------------------------------------------------------------------------- parameters, in and out
@@ -548,7 +622,7 @@ def _nodes(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], ops
             origin = inputs[index_in]
             if origin not in constants:
                 raise UnsupportedOperator(
-                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; only fixed ones can be pruned"
+                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; mcuprune takes fixed ones"
                 )
             attrs[parameter] = _plain(constants[origin])
             origins[parameter] = origin
@@ -645,6 +719,17 @@ def _batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:
     if target and before and target[0] == 1 and before[0] == 1:
         return node.with_attrs(shape=(0, *target[1:]))
     return node
+
+
+def shapes_at_batch(net: Network, batch: int) -> dict[str, Shape]:
+    """All shapes if the inputs' leading axes were ``batch`` times as long. Raises ModelError where they don't fit."""
+    inputs = {
+        name: ((batch * net.shapes[name][0], *net.shapes[name][1:]) if net.shapes[name] else (), net.dtypes[name])
+        for name in net.inputs
+    }
+    protos, extra = node_protos(net.nodes, net.constants, net.opset, net.dtypes)
+    shapes, _ = _infer(net.path, protos, {**net.constants, **extra}, inputs, net.outputs, net.header)
+    return shapes
 
 
 def is_float(dtype: int) -> bool:

@@ -229,6 +229,10 @@ class PerChannel(Op):
 class MaxPool(PerChannel):
     int8: Int8 = "same"
 
+    def check(self, node: Node, net: Network) -> None:
+        if any(name in net.consumers or name in net.outputs for name in node.outputs[1:]):
+            _refuse(net, node, "hands on the indices of what it picked; pool again by a size instead of unpooling")
+
 
 class Barrier(Op):
     """Mixes the channels of some axes without weights: what it mixes must stay whole."""
@@ -916,7 +920,7 @@ _RECURRENT = ("RNN", "LSTM", "GRU")
 
 
 def accept(path: str) -> Callable[[Node], None]:
-    """A check for ``network.load``: raises UnsupportedOperator, naming ``path`` and the node, for operators not in the table."""
+    """A check for ``network.load``: raises UnsupportedOperator, naming ``path`` and node, for operators not in the table."""
 
     def check(node: Node) -> None:
         if node.op in _RECURRENT:

@@ -1,0 +1,207 @@
+"""Integer operators of quantised files, written as float operators between quantisers.
+
+``QLinearConv(x)`` is ``QuantizeLinear(Conv(DequantizeLinear(x)))`` with dequantised weights, and so on: what a node is, what it
+costs and how channels flow through it is then known from the float operator, whose node keeps the integer one's name.
+Covers ONNX's own integer operators and the ones that ONNX Runtime's quantiser adds in the domain ``com.microsoft``.
+It works on protos, before anything is folded, and asks for constant scales and zero points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from mcuprune.errors import UnsupportedOperator
+
+Array = np.ndarray
+
+
+class _Rewriter:
+    """Collects the nodes and constants that take one integer node's place."""
+
+    def __init__(self, node: NodeProto, constants: Mapping[str, Array], where: str) -> None:
+        self.node, self.where = node, where
+        self.known = constants
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, Array] = {}
+        self.name = node.name or node.output[0]
+
+    def input(self, index: int) -> str:
+        return str(self.node.input[index]) if index < len(self.node.input) else ""
+
+    def parameter(self, index: int) -> Array:
+        """A scale or zero point. Raises UnsupportedOperator where it isn't a constant."""
+        name = self.input(index)
+        if name not in self.known:
+            raise UnsupportedOperator(f"{self.where} computes its scale or zero point '{name}' at run time")
+        return self.known[name]
+
+    def constant(self, suffix: str, value: Array) -> str:
+        name = f"{self.node.output[0]}/{suffix}"
+        self.constants[name] = value
+        return name
+
+    def float(self, index: int, *, axis: int = 0) -> str:
+        """The float tensor behind a quantised input whose scale and zero point follow it."""
+        name = self.input(index)
+        scale = self.parameter(index + 1)
+        zero = self.parameter(index + 2) if self.input(index + 2) else np.zeros_like(scale)
+        if name in self.known:
+            return self.constant(f"float_{index}", dequantized(self.known[name], scale, zero, axis))
+        made = f"{self.node.output[0]}/float_{index}"
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [name, self.input(index + 1), self.input(index + 2)], [made], name=f"{self.name}/in_{index}"
+            )
+        )
+        return made
+
+    def quantized(self, op: str, inputs: Sequence[str], scale: int, **attrs: object) -> None:
+        """The float operator, and a quantiser with the scale and zero point at inputs ``scale`` and ``scale + 1``."""
+        inner = f"{self.node.output[0]}/float"
+        if not self.input(scale):
+            inner = self.node.output[0]
+        kept = [a for a in self.node.attribute if a.name not in ("channels_last", "opset", *attrs)]
+        made = helper.make_node(op, inputs, [inner], name=self.node.name, **attrs)
+        made.attribute.extend(kept)
+        self.nodes.append(made)
+        if self.input(scale):
+            self.parameter(scale)
+            names = [inner, self.input(scale), self.input(scale + 1)]
+            self.nodes.append(helper.make_node("QuantizeLinear", names, [self.node.output[0]], name=f"{self.name}/out"))
+
+    def attribute(self, name: str, default: int) -> int:
+        return next((int(a.i) for a in self.node.attribute if a.name == name), default)
+
+
+def dequantized(value: Array, scale: Array, zero: Array, axis: int) -> Array:
+    """(value - zero) * scale, per tensor or along ``axis``; in the type of ``scale``."""
+    shape = [1] * value.ndim
+    if scale.size > 1 and value.ndim:
+        shape[axis] = -1
+    else:
+        shape = [1] * min(scale.ndim, value.ndim)
+    zero = zero.astype(np.float32).reshape(shape)
+    return np.asarray(((value.astype(np.float32) - zero) * scale.reshape(shape)).astype(scale.dtype))
+
+
+def _conv(q: _Rewriter) -> None:
+    inputs = [q.float(0), q.float(3)]
+    if q.input(8):
+        scale = q.parameter(1) * q.parameter(4)
+        inputs.append(q.constant("bias", dequantized(_known(q, 8), scale, np.zeros_like(scale), 0)))
+    q.quantized("Conv", inputs, 6)
+
+
+def _gemm(q: _Rewriter) -> None:
+    axis = 0 if q.attribute("transB", 0) else 1
+    inputs = [q.float(0), q.float(3, axis=axis)]
+    if q.input(6):
+        scale = q.parameter(1) * q.parameter(4)
+        inputs.append(q.constant("bias", dequantized(_known(q, 6), scale, np.zeros_like(scale), -1)))
+    q.quantized("Gemm", inputs, 7)
+
+
+def _known(q: _Rewriter, index: int) -> Array:
+    if q.input(index) not in q.known:
+        raise UnsupportedOperator(f"{q.where} computes its bias at run time")
+    return q.known[q.input(index)]
+
+
+def _binary(op: str) -> Callable[[_Rewriter], None]:
+    return lambda q: q.quantized(op, [q.float(0), q.float(3, axis=-1)], 6)
+
+
+def _unary(op: str) -> Callable[[_Rewriter], None]:
+    def rewrite(q: _Rewriter) -> None:
+        if q.attribute("channels_last", 0):
+            raise UnsupportedOperator(f"{q.where} keeps channels last; export again without graph optimisation")
+        q.quantized(op, [q.float(0)], 3)
+
+    return rewrite
+
+
+def _concat(q: _Rewriter) -> None:
+    q.quantized("Concat", [q.float(index) for index in range(2, len(q.node.input), 3)], 0)
+
+
+def _integer(op: str) -> Callable[[_Rewriter], None]:
+    """ConvInteger and MatMulInteger behind a DynamicQuantizeLinear, which hands on float data with a scale of 1."""
+
+    def rewrite(q: _Rewriter) -> None:
+        weight = q.input(1)
+        if weight not in q.known:
+            raise UnsupportedOperator(f"{q.where} has weights that are computed at run time")
+        zero = q.parameter(3) if q.input(3) else np.zeros(1, np.uint8)
+        axis = 0 if op == "Conv" else -1
+        weight = q.constant("weight", dequantized(q.known[weight], np.ones(zero.shape or (1,), np.float32), zero, axis))
+        made = helper.make_node(op, [q.input(0), weight], [q.node.output[0]], name=q.node.name)
+        made.attribute.extend(q.node.attribute)
+        q.nodes.append(made)
+
+    return rewrite
+
+
+def _dynamic(q: _Rewriter) -> None:
+    outputs = [*q.node.output, "", ""]
+    q.nodes.append(helper.make_node("Identity", [q.input(0)], [outputs[0]], name=q.node.name))
+    for name, value in ((outputs[1], np.float32(1)), (outputs[2], np.uint8(0))):
+        if name:
+            q.constants[name] = np.asarray(value)
+
+
+_REWRITES: Mapping[tuple[str, str], Callable[[_Rewriter], None]] = {
+    ("", "QLinearConv"): _conv,
+    ("", "QLinearMatMul"): _binary("MatMul"),
+    ("", "ConvInteger"): _integer("Conv"),
+    ("", "MatMulInteger"): _integer("MatMul"),
+    ("", "DynamicQuantizeLinear"): _dynamic,
+    ("com.microsoft", "QGemm"): _gemm,
+    ("com.microsoft", "QLinearAdd"): _binary("Add"),
+    ("com.microsoft", "QLinearMul"): _binary("Mul"),
+    ("com.microsoft", "QLinearAveragePool"): _unary("AveragePool"),
+    ("com.microsoft", "QLinearGlobalAveragePool"): _unary("GlobalAveragePool"),
+    ("com.microsoft", "QLinearLeakyRelu"): _unary("LeakyRelu"),
+    ("com.microsoft", "QLinearSigmoid"): _unary("Sigmoid"),
+    ("com.microsoft", "QLinearSoftmax"): _unary("Softmax"),
+    ("com.microsoft", "QLinearConcat"): _concat,
+}
+
+#: ``com.microsoft``'s copies of ONNX's own quantisers, which allow more types.
+_SAME = ("QuantizeLinear", "DequantizeLinear")
+
+
+def is_known(domain: str, op: str) -> bool:
+    """Whether ``floated`` rewrites this operator."""
+    return (domain, op) in _REWRITES or (domain == "com.microsoft" and op in _SAME)
+
+
+def floated(nodes: Sequence[NodeProto], constants: Mapping[str, Array], path: str) -> tuple[list[NodeProto], dict[str, Array]]:
+    """The nodes with every integer operator written as a float one, and the constants that this adds.
+
+    constants: all that is known before folding. Raises UnsupportedOperator where a scale isn't constant.
+    """
+    found: list[NodeProto] = []
+    added: dict[str, Array] = {}
+    for index, node in enumerate(nodes):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        rewrite = _REWRITES.get((domain, node.op_type))
+        if rewrite is not None:
+            where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}': {node.op_type}"
+            rewriter = _Rewriter(node, constants, where)
+            try:
+                rewrite(rewriter)
+            except (ValueError, IndexError) as error:  # scales or weights whose shapes don't fit each other
+                raise UnsupportedOperator(f"{where} is malformed ({error})") from None
+            found += rewriter.nodes
+            added |= rewriter.constants
+        elif domain == "com.microsoft" and node.op_type in _SAME:
+            plain = NodeProto()
+            plain.CopyFrom(node)
+            plain.domain = ""
+            found.append(plain)
+        else:
+            found.append(node)
+    return found, added

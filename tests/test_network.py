@@ -1,0 +1,369 @@
+"""Loading: what a file's form hides is settled once; what mcuprune can't read is refused in one plain sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import blocks
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import difference, feed, random_selection, run
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from mcuprune import network, ops
+from mcuprune.canonical import batch_fixed, canonical
+from mcuprune.channels import label
+from mcuprune.errors import McupruneError, ModelError, OutputError, UnsupportedOperator
+from mcuprune.network import Network
+from mcuprune.resources import profile
+
+PLAIN = "inverted residual"
+
+
+def block(name: str = PLAIN, exporter: str = "torchscript") -> onnx.ModelProto:
+    return onnx.load_from_string(blocks.exported(name, exporter))
+
+
+def loaded(model: onnx.ModelProto, **options: dict) -> Network:
+    return network.from_proto(model, "net.onnx", accept=ops.accept("net.onnx"), **options)
+
+
+def graph(nodes: list, constants: dict | None = None, *, shape: tuple = (1, 3, 8, 8), opset: int = 17) -> onnx.ModelProto:
+    """A model of one input x and one output y of unsaid shape."""
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+    )
+    made.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def weight(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+# ----------------------------------------------------------------------------------------------------- settled by loading
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 20])
+def test_every_opset_loads_and_costs_the_same(opset: int) -> None:
+    torch.manual_seed(0)
+    module = blocks.randomised(blocks.BLOCKS["resnet"](), 0)
+    old = blocks.export(module, dynamo=False, opset=opset)
+    assert profile(loaded(old)).total == profile(loaded(blocks.export(module, dynamo=False))).total
+    assert difference(run(loaded(old), feed(old)), run(old, feed(old))) == 0
+
+
+def test_parameters_are_attributes_whatever_the_opset() -> None:
+    for opset, node, constants in (
+        (9, helper.make_node("Clip", ["x"], ["y"], min=0.0, max=6.0), {}),
+        (13, helper.make_node("Clip", ["x", "lo", "hi"], ["y"]), {"lo": np.float32(0), "hi": np.float32(6)}),
+    ):
+        (clip,) = loaded(graph([node], constants, opset=opset)).nodes
+        assert (clip.attrs["min"], clip.attrs["max"]) == (0, 6)
+        assert clip.inputs == ("x",)
+
+
+def test_a_network_is_written_as_it_was_read() -> None:
+    model = block("shufflenet v2 unit")
+    model.metadata_props.add(key="author", value="someone")
+    net = loaded(model)
+    again = loaded(net.to_proto())
+    assert again.nodes == net.nodes
+    assert again.metadata == {"author": "someone"}
+    assert difference(run(again, feed(model)), run(model, feed(model))) == 0
+
+
+def test_weights_behind_identity_and_constant_of_shape_are_constants() -> None:
+    nodes = [
+        helper.make_node("ConstantOfShape", ["dims"], ["made"], value=helper.make_tensor("v", TensorProto.FLOAT, [1], [0.5])),
+        helper.make_node("Identity", ["made"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+    ]
+    net = loaded(graph(nodes, {"dims": np.array([4, 3, 1, 1])}))
+    assert [node.op for node in net.nodes] == ["Conv"]
+    assert net.constants[net.nodes[0].inputs[1]].shape == (4, 3, 1, 1)
+
+
+def test_initializers_listed_as_inputs_are_no_inputs() -> None:
+    model = block()
+    for initializer in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(initializer.name, initializer.data_type, initializer.dims))
+    assert loaded(model).inputs == loaded(block()).inputs
+
+
+def test_external_data_is_read(tmp_path: Path) -> None:
+    onnx.save(block(), tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0, location="net.data")
+    assert profile(network.load(tmp_path / "net.onnx")).total == profile(loaded(block())).total
+
+
+def test_nodes_that_no_output_needs_are_dropped() -> None:
+    model = block()
+    model.graph.node.append(helper.make_node("Relu", [model.graph.input[0].name], ["unused"]))
+    assert loaded(model).nodes == loaded(block()).nodes
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("name", ["view to linear", "shufflenet v1 unit", "squeeze-excite, linear"])
+def test_a_baked_batch_is_taken_as_one_example(name: str, dynamo: bool) -> None:
+    torch.manual_seed(0)
+    module = blocks.randomised(blocks.BLOCKS[name](), 0)
+    four = blocks.export(module, dynamo=dynamo, batch=4)
+    net = loaded(four)
+    assert profile(net).total == profile(loaded(blocks.export(module, dynamo=dynamo))).total
+    assert net.to_proto().graph.input == four.graph.input  # declared as it was
+    channels = label(net)
+    keep = random_selection(channels, 0.5, 0)
+    assert difference(run(channels.cut(keep), feed(four)), run(channels.masked(keep), feed(four))) <= 1e-5
+
+
+def test_free_sizes_are_fixed_on_request() -> None:
+    model = block()
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim, ("n", "", "h", "w"), strict=True):
+        if name:
+            dim.dim_param = name
+    with pytest.raises(ModelError, match="--input-shape x=1,3,"):
+        loaded(model)
+    assert loaded(model, input_shapes={"x": (1, 3, 12, 12)}).shapes["x"] == (1, 3, 12, 12)
+
+
+# ------------------------------------------------------------------------------------------------------- quantised files
+
+
+def quantized(model: onnx.ModelProto, folder: Path, form: str) -> onnx.ModelProto:
+    from onnxruntime import quantization as ort
+
+    class Reader(ort.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.inputs = iter([feed(model, seed=seed) for seed in range(4)])
+
+        def get_next(self) -> dict | None:
+            return next(self.inputs, None)
+
+    source, target = folder / "float.onnx", folder / "int8.onnx"
+    onnx.save(model, source)
+    if form == "dynamic":
+        ort.quantize_dynamic(source, target)
+    else:
+        style = ort.QuantFormat.QDQ if form == "qdq" else ort.QuantFormat.QOperator
+        ort.quantize_static(source, target, Reader(), quant_format=style, per_channel=form == "qdq")
+    return onnx.load(target)
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator", "dynamic"])
+@pytest.mark.parametrize("name", ["inverted residual", "flatten to linear", "squeeze-excite, hard-swish"])
+def test_a_quantised_file_counts_and_computes_as_its_float_one(name: str, form: str, tmp_path: Path) -> None:
+    model = block(name)
+    integer = quantized(model, tmp_path, form)
+    net = loaded(integer)
+    assert difference(run(net, feed(model)), run(integer, feed(model))) <= (5e-2 if form == "dynamic" else 1e-2)
+    counted, expected = profile(net).total, profile(loaded(model)).total
+    keys = ("macs",) if form == "dynamic" else ("macs", "params", "flash")
+    assert {key: counted[key] for key in keys} == {key: expected[key] for key in keys}
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_taking_quantisers_out_leaves_the_clip_that_they_imply(form: str, tmp_path: Path) -> None:
+    model = block("inverted residual")  # its ReLU6 hide in the quantisers' ranges
+    net, notes = canonical(loaded(quantized(model, tmp_path, form)))
+    assert notes == ()
+    assert not [node for node in net.nodes if "Quantize" in node.op]
+    assert difference(run(net, feed(model)), run(model, feed(model))) <= 0.1
+    channels = label(net)
+    keep = random_selection(channels, 0.5, 0)
+    assert difference(run(channels.cut(keep), feed(model)), run(channels.masked(keep), feed(model))) <= 1e-5
+
+
+# ------------------------------------------------------------------------------------------------------ canonicalisation
+
+
+def halved(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in float16, inputs and outputs too."""
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    for initializer in half.graph.initializer:
+        if initializer.data_type == TensorProto.FLOAT:
+            initializer.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(initializer).astype(np.float16), initializer.name)
+            )
+    for value in [*half.graph.input, *half.graph.output]:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    del half.graph.value_info[:]
+    for node in half.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].t.data_type == TensorProto.FLOAT:
+            node.attribute[0].t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(node.attribute[0].t).astype(np.float16)))
+    return half
+
+
+def test_half_precision_is_computed_in_float32_and_cast_at_the_border() -> None:
+    model = halved(block("resnet"))
+    original = loaded(model)
+    net, notes = canonical(original)
+    assert notes == ()
+    assert net.inputs == original.inputs
+    assert all(net.dtypes[name] == TensorProto.FLOAT for name in net.constants)
+    assert run(net, feed(model))[0].dtype == np.float16
+    assert profile(net).total["macs"] == profile(original).total["macs"]
+    onnx.checker.check_model(net.to_proto(), full_check=True)
+
+
+def test_a_resize_to_fixed_sizes_takes_any_batch() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Resize", ["c", "", "", "sizes"], ["y"], mode="nearest"),
+    ]
+    net = loaded(graph(nodes, {"w": weight(6, 3, 1, 1), "sizes": np.array([1, 6, 16, 16])}))
+    assert batch_fixed(net) is not None
+    free, notes = canonical(net)
+    assert notes == ()
+    assert batch_fixed(free) is None
+
+
+def test_a_network_without_a_batch_axis_says_that_it_cannot_be_trained() -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Reshape", ["c", "flat"], ["y"])]
+    net = loaded(graph(nodes, {"w": weight(6, 3, 1, 1), "flat": np.array([6, 64])}))
+    _, notes = canonical(net)
+    # the first axis may only take the batch in where that loses nothing
+    assert notes == () or "can't be trained" in notes[0]
+
+
+def test_a_pass_that_changes_an_output_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcuprune import canonical as module
+
+    def spoil(net: Network) -> Network:
+        return net.with_constants({name: value * 2 for name, value in net.constants.items() if value.dtype.kind == "f"})
+
+    monkeypatch.setattr(module, "_PASSES", (module._Pass("spoiling", spoil, 1e-4),))
+    net = loaded(block())
+    same, notes = canonical(net)
+    assert same is net
+    assert "spoiling would change an output" in notes[0]
+
+
+@pytest.mark.parametrize("name", blocks.BLOCKS)
+def test_what_is_canonical_stays_as_it_is(name: str) -> None:
+    net = loaded(block(name, "dynamic"))
+    same, notes = canonical(net)
+    assert notes == ()
+    assert same is net
+
+
+# --------------------------------------------------------------------------------------------------------------- refusals
+
+
+def _if() -> onnx.ModelProto:
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["b"])], "b", [], [helper.make_empty_tensor_value_info("b")])
+    return graph([helper.make_node("If", ["x"], ["y"], name="n", then_branch=branch, else_branch=branch)])
+
+
+def _domain(name: str, op: str) -> onnx.ModelProto:
+    model = graph([helper.make_node(op, ["x"], ["y"], name="n", domain=name)])
+    model.opset_import.append(helper.make_opsetid(name, 1))
+    return model
+
+
+REFUSED = {
+    "control flow": (_if(), "control flow"),
+    "recurrent": (
+        graph(
+            [helper.make_node("LSTM", ["x", "w", "r"], ["y"], name="n", hidden_size=8)],
+            {"w": weight(1, 32, 8), "r": weight(1, 32, 8)},
+            shape=(4, 1, 8),
+        ),
+        "recurrent",
+    ),
+    "custom domain": (_domain("my.ops", "Fancy"), "custom operator"),
+    "ORT-optimised": (_domain("com.microsoft", "FusedConv"), "export again without graph optimisation"),
+    "batch norm in training": (
+        graph(
+            [helper.make_node("BatchNormalization", ["x", "s", "s", "s", "s"], ["y", "a", "b"], name="n", training_mode=1)],
+            {"s": weight(3)},
+            opset=15,
+        ),
+        "training mode",
+    ),
+    "dropout in training": (
+        graph([helper.make_node("Dropout", ["x", "", "t"], ["y"], name="n")], {"t": np.array(True)}),
+        "training mode",
+    ),
+    "computed weights": (
+        graph(
+            [helper.make_node("Relu", ["x"], ["w"]), helper.make_node("Conv", ["x", "w"], ["y"], name="n")],
+            shape=(3, 3, 3, 3),
+        ),
+        "computed at run time",
+    ),
+    "pooling indices": (
+        graph(
+            [
+                helper.make_node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2], name="n"),
+                helper.make_node("Cast", ["i"], ["f"], to=1),
+                helper.make_node("Add", ["p", "f"], ["y"]),
+            ]
+        ),
+        "indices",
+    ),
+    "unknown operator": (graph([helper.make_node("NonMaxSuppression", ["x", "x"], ["y"], name="n")]), "NonMaxSuppression"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refusals_name_the_file_the_node_and_the_reason(what: str) -> None:
+    model, reason = REFUSED[what]
+    with pytest.raises(UnsupportedOperator, match=reason) as caught:
+        label(loaded(model))
+    assert "net.onnx: node 'n'" in str(caught.value)
+
+
+@pytest.mark.parametrize("opset", [6, 99])
+def test_opsets_out_of_range_are_refused(opset: int) -> None:
+    model = block()
+    model.opset_import[0].version = opset
+    with pytest.raises(ModelError, match=f"opset {opset}"):
+        loaded(model)
+
+
+def test_a_wrong_input_shape_names_the_inputs() -> None:
+    with pytest.raises(ModelError, match="the inputs are x"):
+        loaded(block(), input_shapes={"z": (1, 3, 8, 8)})
+
+
+def test_a_network_without_convolutions_is_read() -> None:
+    model = blocks.export(nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 4)), dynamo=False)
+    assert [len(group) for group in label(loaded(model)).groups] == [8]
+
+
+# ---------------------------------------------------------------------------------------------------------------- writing
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="can't be written"):
+        loaded(block()).save(tmp_path / "no" / "net.onnx")
+    loaded(block()).save(tmp_path / "net.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    assert isinstance(network.load(tmp_path / "net.onnx"), Network)
+
+
+def test_reading_a_missing_file_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(McupruneError, match="can't be read"):
+        network.load(tmp_path / "none.onnx")
+
+
+def test_profiling_imports_no_runtime_and_no_torch() -> None:
+    code = (
+        "import sys; import mcuprune.network, mcuprune.ops, mcuprune.channels, mcuprune.resources; "
+        "print([m for m in ('torch', 'onnxruntime', 'onnx.reference', 'onnx2torch') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    assert found.stdout.strip() == "[]"
