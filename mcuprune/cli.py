@@ -114,7 +114,8 @@ def _no_answer(kind: str, message: str, args: Sequence[str]) -> int:
 def _stdout_formats(args: Sequence[str]) -> set[str]:
     """The formats that stdout was to have, read off arguments that may be no good otherwise."""
     given = [value for flag, value in pairwise(args) if flag == "--format"]
-    return {*given, *(arg.removeprefix("--format=") for arg in args if arg.startswith("--format="))}
+    given += [arg.removeprefix("--format=") for arg in args if arg.startswith("--format=")]
+    return {value.removesuffix("=-") for value in given}
 
 
 def _one_line(error: Exception) -> str:
@@ -126,7 +127,7 @@ def _one_line(error: Exception) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- arguments
 
-Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL.onnx...", help="Models; else those of the configuration.")]
+Models = Annotated[list[str] | None, typer.Argument(metavar="MODEL.onnx", help="Models; else those of the configuration.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL.onnx")]
 Formats = Annotated[
     list[str] | None,
@@ -136,7 +137,9 @@ InputShapes = Annotated[
     list[str] | None,
     typer.Option("--input-shape", metavar="NAME=1,3,96,96", help="Fix an input's free dimensions; repeatable."),
 ]
-Board = Annotated[str | None, typer.Option("--board", help="A board's SRAM and flash as limits; see `mcuprune boards`.")]
+Board = Annotated[
+    str | None, typer.Option("--board", metavar="NAME", help="A board's SRAM and flash as limits; see `mcuprune boards`.")
+]
 SramModelFlag = Annotated[
     str | None,
     typer.Option("--sram-model", metavar="peak|tflm", help="What --sram limits: the peak of activations, or TFLM's arena."),
@@ -144,8 +147,8 @@ SramModelFlag = Annotated[
 ConfigFile = Annotated[
     str | None, typer.Option("--config", metavar="FILE", help="Instead of the nearest mcuprune.toml or pyproject.toml.")
 ]
-Against = Annotated[str | None, typer.Option("--against", metavar="OLD.onnx", help="Show changes from this model.")]
-Rows = Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to show, the rest folded; 0 for all.")]
+Against = Annotated[str | None, typer.Option("--against", metavar="OLD.onnx", help="What the model was: show changes from it.")]
+Rows = Annotated[int, typer.Option("--rows", "-n", metavar="N", min=0, help="Rows to show, the rest folded; 0 for all.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No text where all is well.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr which configuration is read.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR in the environment.")]
@@ -389,7 +392,7 @@ def profile(
     groups: Annotated[bool, typer.Option("--groups", help="List the groups of channels, and why some can't be cut.")] = False,
     against: Against = None,
     board: Annotated[
-        str | None, typer.Option("--board", help="Estimate latency and energy on it; see `mcuprune boards`.")
+        str | None, typer.Option("--board", metavar="NAME", help="Estimate latency and energy on it; see `mcuprune boards`.")
     ] = None,
     write_order: Annotated[
         str | None, typer.Option("--write-order", metavar="OUT.onnx", help="Write the model with its nodes in the best order.")
@@ -439,7 +442,7 @@ def check(
     no_color: NoColor = False,
     limits: Mapping[str, units.Limit] = {},
 ) -> int:
-    """Does a model fit? Exit code 0 if all limits hold, 1 if one does not."""
+    """Does a model fit? 0 if all limits hold, 1 if not."""
     outputs = _outputs(formats, no_color=no_color)
     settings = _configuration(config_file, verbose)
     paths = _paths(models, settings)
@@ -549,19 +552,25 @@ def prune(
     report_dir: Annotated[
         str | None, typer.Option("--report", metavar="DIR", help="Where report.json and report.md go.")
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="How to choose channels.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1)] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1)] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Fixes every random choice: same seed, same files.")] = None,
+    method: Annotated[str | None, typer.Option("--method", metavar="NAME", help="How to choose channels.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", min=1)] = None,
+    batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1)] = None,
+    lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Learning rate.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", min=0, help="Fixes every random choice: same seed, same files.")
+    ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
     float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
-    prune_every: Annotated[int | None, typer.Option("--prune-every", min=1, help="Steps between cuts.")] = None,
+    prune_every: Annotated[int | None, typer.Option("--prune-every", metavar="N", min=1, help="Steps between cuts.")] = None,
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="GROUP", help="Leave this group whole; repeatable.")
     ] = None,
-    min_channels: Annotated[int | None, typer.Option("--min-channels", min=1, help="The least width of a group.")] = None,
-    multiple_of: Annotated[int | None, typer.Option("--multiple-of", min=1, help="Widths are multiples of this.")] = None,
+    min_channels: Annotated[
+        int | None, typer.Option("--min-channels", metavar="N", min=1, help="The least width of a group.")
+    ] = None,
+    multiple_of: Annotated[
+        int | None, typer.Option("--multiple-of", metavar="N", min=1, help="Widths are multiples of this.")
+    ] = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="DIR", help="Go on where an interrupted run stopped.")
     ] = None,
@@ -616,7 +625,7 @@ def verify(
     model: Model,
     formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
 ) -> int:
-    """Run an exported model in a real microcontroller runtime and compare."""
+    """Run an exported model in a microcontroller runtime."""
     return YES if _pruning().verify(model).ok else NO
 
 

@@ -264,7 +264,7 @@ def _peak_text(profile: Profile) -> list[str]:
     lines.append(
         f"  the file's own order {_kib(memory.file_order)}; one operator's inputs and outputs {_kib(memory.max_in_out)}"
     )
-    lines.append(f"  arena of TensorFlow Lite Micro {_kib(memory.arena_tflm)}")
+    lines.append(f"  arena of TensorFlow Lite Micro in the file's order {_kib(memory.arena_tflm)}")
     if memory.peak_node is not None:
         lines.append(f"peak at node '{_clean(memory.peak_node)}', alive there:")
         lines += align([["", _kib(size), _clean(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
@@ -347,7 +347,7 @@ def _rule(lines: Sequence[str], numbers: int, cells: Sequence[Sequence[str]]) ->
 def _groups_text(groups: Sequence[Group]) -> list[str]:
     rows = [["channels", "group", "nodes that bear them"]]
     for group in groups:
-        nodes = ", ".join(map(_clean, group.nodes))
+        nodes = ", ".join([*map(_clean, group.nodes[:3]), *(["..."] if len(group.nodes) > 3 else [])])
         rows.append(
             [str(len(group)), _clean(group.name), nodes if group.why is None else f"frozen: {_clean(group.why)}; {nodes}"]
         )
