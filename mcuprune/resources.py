@@ -466,6 +466,9 @@ class CostModel:
             width = self.dim(output, along.axis)
             if node.op in ("Transpose", "Reshape"):
                 found.append(width + -1)
+                before = self.channels.along.get(data)
+                if before is not None:
+                    found.append(self.dim(data, before.axis) + -1)
             elif node.op == "Conv" and node.attrs.get("group", 1) > 1:
                 found += [width + -1, self.dim(node.inputs[1], 1) + -1]
             elif node.op in ("Slice", "Pad"):

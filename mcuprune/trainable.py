@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from mcuprune.channels import Channels
-from mcuprune.errors import UnsupportedOperator
+from mcuprune.errors import MissingExtra, UnsupportedOperator
+from mcuprune.fusion import is_bias, is_mixer
 from mcuprune.network import Network, Node, node_protos
 from mcuprune.ops import OPS, Mixer
 
@@ -57,14 +59,13 @@ class Trainable(nn.Module):
                 self.params[key] = nn.Parameter(tensor.float())
             else:
                 self.register_buffer(key, tensor.float() if tensor.is_floating_point() else tensor)
-        self._mixing: dict[str, list[tuple[int, Tensor]]] = {}
+        self._mixing: dict[str, dict[int, str]] = {}  # constant -> axis -> the buffer that has its components
         for index, slot in enumerate(channels.slots):
-            if slot.mixes:
+            mixing = self._mixing.setdefault(slot.constant, {}) if slot.mixes else {}
+            if slot.mixes and slot.axis not in mixing:  # users of a shared weight have tied channels: one mask serves them all
                 spread = slot.spread(self.source.shapes[slot.constant])
                 self.register_buffer(f"slot{index}", torch.from_numpy(np.array(spread)), persistent=False)
-                self._mixing.setdefault(slot.constant, []).append((slot.axis, f"slot{index}"))  # type: ignore[arg-type]
-        for name, slots in self._mixing.items():
-            self._mixing[name] = slots[:1]  # users of a shared weight have tied channels: one mask serves them all
+                mixing[slot.axis] = f"slot{index}"
         self._steps = [(node, self._kernel(node)) for node in self.source.nodes]
         self.wanted = self.source.outputs
         self._last_use = _last_uses(self.source)
@@ -83,7 +84,7 @@ class Trainable(nn.Module):
         name = node.inputs[1]
         value = self.constant(name)
         if self.gates is not None:
-            for _, buffer in self._mixing.get(name, ()):
+            for buffer in self._mixing.get(name, {}).values():
                 value = value * self.gates[getattr(self, buffer)]  # type: ignore[call-overload]
         return value
 
@@ -190,9 +191,16 @@ def _trained(channels: Channels) -> Iterable[str]:
                 continue
             role = OPS[node.op].role(node, index)
             statistics = node.op == "BatchNormalization" and index in (3, 4)
-            normalises = node.op in ("BatchNormalization", "InstanceNormalization", "LayerNormalization")
-            if role != "data" or ((normalises or name in channels.slots_of) and not statistics):
+            learns = node.op in ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "PRelu")
+            learns = learns or name in channels.slots_of or _adds_bias(node, net)
+            if role != "data" or (learns and not statistics):
                 yield name
+
+
+def _adds_bias(node: Node, net: Network) -> bool:
+    """Whether a node is the bias of the convolution or matrix product before it, frozen channels or not."""
+    makers = [(name, net.producer[name]) for name in node.inputs if name in net.producer]
+    return node.op == "Add" and any(is_mixer(maker, net) and is_bias(node, name, maker, net) for name, maker in makers)
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
@@ -310,25 +318,43 @@ def _gelu(node: Node, net: Network) -> Kernel:
     return lambda x: F.gelu(x, approximate=approximate)
 
 
+def _windows(node: Node, net: Network, strides: Sequence[int], pads: Sequence[tuple[int, int]]) -> list[int]:
+    """How many windows a pool has along each spatial axis: none starts in the pads behind the data."""
+    before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
+    sizes = zip(after, before, strides, pads, strict=True)
+    return [min(out, (size + pad - 1) // stride + 1) for out, size, stride, (pad, _) in sizes]
+
+
 def _average_pool(node: Node, net: Network) -> Kernel:
     """onnx2torch refuses asymmetric pads: average the padded sum, over the elements that count."""
     kernel = node.attrs["kernel_shape"]
     pads = _pads(node, net, kernel)
     strides = tuple(node.attrs.get("strides") or (1,) * len(kernel))
-    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
-    out = net.shapes[node.outputs[0]][2:]
+    dilations = tuple(node.attrs.get("dilations") or (1,) * len(kernel))
+    average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
+
+    def pool(x: Tensor) -> Tensor:
+        if set(dilations) == {1}:
+            return average(x, tuple(kernel), strides)
+        taps = torch.full((1, 1, *kernel), 1 / prod(kernel)).to(x)  # torch has no dilated average pool
+        y = convolve(x.flatten(0, 1).unsqueeze(1), taps, None, strides, 0, dilations)
+        return y.view(*x.shape[:2], *y.shape[2:])
+
     size = net.shapes[node.inputs[0]][2:]
+    out = _windows(node, net, strides, pads)
     # ceil_mode lets the last window hang over the end; those elements never count
-    over = [max(0, (o - 1) * s + k - (n + b + a)) for o, s, k, n, (b, a) in zip(out, strides, kernel, size, pads, strict=True)]
+    reach = [(taps - 1) * dilation + 1 for taps, dilation in zip(kernel, dilations, strict=True)]
+    over = [max(0, (o - 1) * s + r - (n + b + a)) for o, s, r, n, (b, a) in zip(out, strides, reach, size, pads, strict=True)]
     counts_pads = bool(node.attrs.get("count_include_pad", 0))
     hang = _torch_pads([(0, more) for more in over])
     inner = _torch_pads(pads)
     ones = torch.ones(1, 1, *size)
-    weight = pool(F.pad(F.pad(ones, inner, value=float(counts_pads)), hang), tuple(kernel), strides)
-    plain = bool((weight == 1).all())
+    weight = pool(F.pad(F.pad(ones, inner, value=float(counts_pads)), hang))
+    plain = torch.allclose(weight, torch.ones(()), rtol=0, atol=1e-6)
 
     def run(x: Tensor) -> Tensor:
-        y = pool(F.pad(F.pad(x, inner), hang) if any(inner) or any(hang) else x, tuple(kernel), strides)
+        y = pool(F.pad(F.pad(x, inner), hang) if any(inner) or any(hang) else x)
         return y if plain else y / weight.to(y)
 
     return run
@@ -343,7 +369,9 @@ def _max_pool(node: Node, net: Network) -> Kernel:
     strides = tuple(node.attrs.get("strides") or (1,) * len(kernel))
     dilations = tuple(node.attrs.get("dilations") or (1,) * len(kernel))
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
-    sizes = zip(net.shapes[node.outputs[0]][2:], net.shapes[node.inputs[0]][2:], kernel, strides, dilations, pads, strict=True)
+    sizes = zip(
+        _windows(node, net, strides, pads), net.shapes[node.inputs[0]][2:], kernel, strides, dilations, pads, strict=True
+    )
     # ceil_mode lets the last window hang over the end
     around = [(b, max(a, (out - 1) * s + (k - 1) * d + 1 - size - b)) for out, size, k, s, d, (b, a) in sizes]
     inner = _torch_pads(around)
@@ -372,11 +400,110 @@ def _softmax(node: Node, net: Network) -> Kernel:
     return lambda x: function(x.flatten(axis), -1).view_as(x)  # before opset 13 it flattened from the axis on
 
 
-def _upsample(node: Node, net: Network) -> Kernel:
-    mode = "nearest" if node.attrs.get("mode", "nearest") == "nearest" else "bilinear"
-    scales = [float(scale) for scale in node.attrs["scales"][2:]]
-    corners = None if mode == "nearest" else False
-    return lambda x: F.interpolate(x, scale_factor=scales, mode=mode, align_corners=corners)
+def _resize(node: Node, net: Network) -> Kernel:
+    """Resize and Upsample. onnx2torch's only looks like the operator: it knows one way to place samples, and warns."""
+    data = node.inputs[0]
+    steps = []
+    for axis, scale in enumerate(_scales(node, net)):
+        before, after = net.shapes[data][axis], net.shapes[node.outputs[0]][axis]
+        if axis and (before != after or scale != 1):
+            steps.append((axis, _samples(node, net, scale, before, after)))
+
+    def run(x: Tensor) -> Tensor:
+        for axis, how in steps:
+            if how.is_floating_point():
+                x = (x.movedim(axis, -1) @ how.to(x).T).movedim(-1, axis)
+            else:
+                x = x.index_select(axis, how.to(x.device))
+        return x
+
+    return run
+
+
+def _scales(node: Node, net: Network) -> list[float]:
+    """The scale of each axis."""
+    for name, neutral in _NEWER_ATTRIBUTES["Resize"].items():
+        if node.attrs.get(name, neutral) != neutral:
+            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
+    before, after = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
+    if not node.attrs.get("scales"):
+        return [new / old for old, new in zip(before, after, strict=True)]
+    scales = [1.0] * len(before)
+    axes = node.attrs.get("axes") or range(len(before))
+    for axis, scale in zip(axes, node.attrs["scales"], strict=True):
+        scales[axis] = float(scale)
+    return scales
+
+
+def _samples(node: Node, net: Network, scale: float, before: int, after: int) -> Tensor:
+    """Where the ``after`` samples of an axis come from: their indices, int64 (after,), or weights, float32 (after, before)."""
+    old = net.opset < 11
+    mode = node.attrs.get("mode", "nearest")
+    way = "asymmetric" if old else node.attrs.get("coordinate_transformation_mode", "half_pixel")
+    rounding = node.attrs.get("nearest_mode", "round_prefer_floor")
+    if old:
+        rounding = "ceil" if scale < 1 else "floor"  # what onnxruntime does; the operator's text leaves it open
+    i, size = np.arange(after, dtype=np.float32), np.float32(scale)  # in onnxruntime's precision: ties must fall alike
+    half = (i + np.float32(0.5)) / size - np.float32(0.5)
+    if way == "half_pixel" or (way == "pytorch_half_pixel" and after > 1):
+        x = half
+    elif way == "half_pixel_symmetric":
+        x = half + np.float32(before / 2 * (1 - after / (scale * before)))
+    elif way == "tf_half_pixel_for_nn":
+        x = (i + np.float32(0.5)) / size
+    elif way == "asymmetric":
+        x = i / size
+    elif way in ("align_corners", "pytorch_half_pixel"):
+        x = i * np.float32(before - 1) / np.float32(max(after - 1, 1)) if way == "align_corners" else 0 * i
+    else:
+        raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} by {way} can't be trained")
+    if mode == "nearest":
+        nearest = {
+            "floor": np.floor(x),
+            "ceil": np.ceil(x),
+            "round_prefer_floor": np.ceil(x - np.float32(0.5)),
+            "round_prefer_ceil": np.floor(x + np.float32(0.5)),
+        }[rounding]
+        return torch.from_numpy(np.clip(nearest, 0, before - 1).astype(np.int64))
+    first = np.floor(x)
+    part = (x - first).astype(np.float64)
+    if mode == "linear":
+        taps = [(0, 1 - part), (1, part)]
+    else:
+        # Keys' cubic convolution, as ONNX's Resize writes it
+        a = node.attrs.get("cubic_coeff_a", -0.75)
+        near = [((a + 2) * d - (a + 3)) * d * d + 1 for d in (part, 1 - part)]
+        far = [a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a for d in (part + 1, 2 - part)]
+        taps = [(-1, far[0]), (0, near[0]), (1, near[1]), (2, far[1])]
+    weights = np.zeros((after, before))
+    for offset, weight in taps:
+        place = first.astype(np.int64) + offset
+        inside = (place >= 0) & (place < before)
+        counted = weight * inside if mode == "cubic" and node.attrs.get("exclude_outside") else weight
+        np.add.at(weights, (np.arange(after), np.clip(place, 0, before - 1)), counted)
+    return torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32))
+
+
+def _clip(node: Node, net: Network) -> Kernel:
+    low, high = node.attrs.get("min"), node.attrs.get("max")
+    return _identity(node, net) if low is None and high is None else lambda x: x.clamp(low, high)
+
+
+def _selu(node: Node, net: Network) -> Kernel:
+    alpha, gamma = (
+        float(node.attrs.get("alpha", 1.67326319217681884765625)),
+        float(node.attrs.get("gamma", 1.05070102214813232421875)),
+    )
+    return lambda x: gamma * F.elu(x, alpha)
+
+
+def _lp_normalization(node: Node, net: Network) -> Kernel:
+    return lambda x: F.normalize(x, node.attrs.get("p", 2), node.attrs.get("axis", -1))
+
+
+def _thresholded_relu(node: Node, net: Network) -> Kernel:
+    alpha = float(node.attrs.get("alpha", 1.0))
+    return lambda x: torch.where(x > alpha, x, torch.zeros_like(x))
 
 
 def _global_max_pool(node: Node, net: Network) -> Kernel:
@@ -416,21 +543,28 @@ def _fake_int8(node: Node, net: Network) -> Kernel:
 #: Kernels for what onnx2torch lacks, or gets wrong on some opset.
 _OWN: Mapping[str, Callable[[Node, Network], Kernel]] = {
     "AveragePool": _average_pool,
+    "Clip": _clip,
     "DepthToSpace": _depth_to_space,
     "DequantizeLinear": _fake_int8,
     "Dropout": _identity,
     "Gelu": _gelu,
     "GlobalMaxPool": _global_max_pool,
+    "GreaterOrEqual": lambda node, net: torch.ge,
     "Identity": _identity,
+    "LessOrEqual": lambda node, net: torch.le,
     "LogSoftmax": _softmax,
+    "LpNormalization": _lp_normalization,
     "MaxPool": _max_pool,
     "Mish": lambda node, net: F.mish,
     "QuantizeLinear": _fake_int8,
     "Reshape": _reshape,
+    "Resize": _resize,
+    "Selu": _selu,
     "Softmax": _softmax,
     "SpaceToDepth": _space_to_depth,
     "Swish": lambda node, net: lambda x: x * torch.sigmoid(float(node.attrs.get("alpha", 1.0)) * x),
-    "Upsample": _upsample,
+    "ThresholdedRelu": _thresholded_relu,
+    "Upsample": _resize,
 }
 
 
@@ -457,6 +591,8 @@ def _converter() -> Callable[[Any], nn.Module]:
     sys.modules.update(placeholders)
     try:
         from onnx2torch import convert
+    except ImportError as error:
+        raise MissingExtra(f"training needs {error.name}, which isn't installed; pip install 'mcuprune[prune]'") from None
     finally:
         for name in placeholders:
             del sys.modules[name]
@@ -522,14 +658,6 @@ def _lowered(node: Node, net: Network) -> Node:
         for place, axis in enumerate(axes):
             full[axis], full[rank + axis] = pads[place], pads[len(axes) + place]
         attrs["pads"] = tuple(full)
-    elif node.op == "Resize" and attrs.get("axes"):
-        axes = [axis % rank for axis in attrs.pop("axes")]
-        for name, neutral in (("scales", (1.0,) * rank), ("sizes", net.shapes[node.inputs[0]])):
-            if attrs.get(name):
-                values = list(neutral)
-                for place, axis in enumerate(axes):
-                    values[axis] = attrs[name][place]
-                attrs[name] = tuple(values)
     elif node.op.startswith("Reduce") and not attrs.get("axes"):
         attrs.pop("axes", None)
     return Node(node.name, node.op, node.inputs, node.outputs, attrs, {})

@@ -299,8 +299,11 @@ def test_nodes_that_no_output_needs_cost_nothing():
     assert found.total["flash"] == 4 * 4 * 9 + 8 * 4
 
 
-def random_graph(seed: int) -> Network:
-    """A small random directed acyclic graph of all kinds of memory behaviour."""
+def random_graph(seed: int, *, classified: bool = False) -> Network:
+    """A small random directed acyclic graph of all kinds of memory behaviour.
+
+    classified: every output goes through a classifier, so that channels may go.
+    """
     draw = np.random.default_rng(seed)
     g = Graph(1, int(draw.integers(1, 4)), 4, 4)
     shapes = {"x": (1, g.inputs[0].type.tensor_type.shape.dim[1].dim_value, 4, 4)}
@@ -369,7 +372,8 @@ def random_graph(seed: int) -> Network:
         shapes.update(made)
     ends = [name for name in shapes if name not in used and name not in ("x", "z")]
     extra = [name for name in shapes if name in used and name not in ("x", "z") and draw.random() < 0.1]
-    return g.net(*(ends or [list(shapes)[-1]]), *extra)
+    outputs = [*(ends or [list(shapes)[-1]]), *extra]
+    return g.net(*([g.classifier(name, shapes[name][1], 2) for name in outputs] if classified else outputs))
 
 
 ELEMENTWISE = {"Relu", "Sigmoid", "Abs", "HardSwish", "BatchNormalization", "Add", "Mul", "Max"}
@@ -518,6 +522,16 @@ def test_any_selection_costs_what_its_cut_costs(make, seed, share):
     assert peak.at(widths) == {name: measured.total[name] for name in RESOURCES}
     assert arena.at(widths)["sram"] == measured.memory.arena_tflm
     assert peak.sums(widths) == {name: measured.total[name] for name in ("flash", "macs")}
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_cuts_of_random_graphs_cost_what_they_are_said_to(block):
+    for seed in range(block * 40, block * 40 + 40):
+        channels = label(random_graph(seed, classified=True))
+        keep = random_selection(channels, 0.7, seed)
+        measured, widths = profile(channels.cut(keep)), channels.widths(keep)
+        assert CostModel(channels).at(widths) == {name: measured.total[name] for name in RESOURCES}, seed
+        assert CostModel(channels, "tflm").at(widths)["sram"] == measured.memory.arena_tflm, seed
 
 
 @cache
