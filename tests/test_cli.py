@@ -411,7 +411,7 @@ def test_a_bad_argument_is_one_message(net, args, said, capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"), [([], "name a command"), (["chek"], "did you mean 'check'"), (["--x"], "no such option")]
+    ("args", "said"), [([], "name a command"), (["chek"], "no such command 'chek'"), (["--x"], "no such option")]
 )
 def test_a_bad_command_is_one_message(args, said, capsys):
     assert main(args) == 2
