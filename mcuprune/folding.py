@@ -13,27 +13,29 @@ from dataclasses import replace
 
 import numpy as np
 
+from mcuprune.fusion import folded_into, is_bias
 from mcuprune.network import Network, Node
 from mcuprune.ops import OPS, Conv, Mixer
-from mcuprune.resources import is_bias
 
 EPSILON = 1e-5
 
 
 def candidates(net: Network) -> tuple[Node, ...]:
-    """Convolutions of unshared weights whose output no BatchNormalization reads yet."""
+    """Where a BatchNormalization is missing: convolutions of unshared weights, or the Add behind one that is its bias."""
     found = []
     for node in net.nodes:
         if not isinstance(OPS[node.op], Conv) or len(net.consumers[node.inputs[1]]) > 1:
             continue
         reader = net.sole_consumer(node.outputs[0])
+        if reader is not None and reader.op == "Add" and is_bias(reader, node.outputs[0], node, net):
+            node, reader = reader, net.sole_consumer(reader.outputs[0])
         if (reader is None or reader.op != "BatchNormalization") and node.outputs[0] not in net.outputs:
             found.append(node)
     return tuple(found)
 
 
 def restored(net: Network, moments: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Network:
-    """Put a BatchNormalization behind each convolution that ``moments`` names, without changing what the network computes.
+    """Put a BatchNormalization behind each node that ``moments`` names, without changing what the network computes.
 
     moments: node name -> mean and variance (channels,) of its output over data. scale = sqrt(variance + epsilon), not
     sqrt(variance), makes it the identity.
@@ -57,15 +59,19 @@ def restored(net: Network, moments: Mapping[str, tuple[np.ndarray, np.ndarray]])
 def folded(net: Network) -> Network:
     """The network with every foldable BatchNormalization and every bias Add inside its convolution or matrix product.
 
-    A MatMul that gains a bias becomes a Gemm where its data has two axes; other MatMuls keep their Add.
+    What is foldable, ``fusion`` says, so that the folded network costs what this one does. A MatMul that gains a bias becomes
+    a Gemm where its data has two axes; other MatMuls keep their Add. A Gemm's alpha and beta go into its weights.
     """
+    net = _with_plain_gemms(net)
     while True:
+        tails = folded_into(net)
         merged: dict[str, Node] = {}
         gone: set[str] = set()
         constants = dict(net.constants)
         for node in net.nodes:
             reader = net.sole_consumer(node.outputs[0])
-            change = _foldable(net, node, reader) if reader is not None else None
+            foldable = reader is not None and tails.get(reader.name) == node.name
+            change = _foldable(net, node, reader) if reader is not None and foldable else None
             if change is not None and reader is not None:
                 merged[node.name], values = _merged(net, change[0], reader, *change[1:])
                 gone.add(reader.name)
@@ -75,19 +81,33 @@ def folded(net: Network) -> Network:
         net = net.rebuilt([merged.get(node.name, node) for node in net.nodes if node.name not in gone], constants)
 
 
+def _with_plain_gemms(net: Network) -> Network:
+    """The network with alpha and beta of every Gemm of constants of its own at 1: integer kernels know nothing else."""
+    nodes, constants = list(net.nodes), dict(net.constants)
+    for position, node in enumerate(nodes):
+        factors = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+        own = [name for name in node.inputs[1:3] if net.is_constant(name) and len(net.consumers[name]) == 1]
+        if node.op == "Gemm" and factors != (1.0, 1.0) and len(own) == len(node.inputs) - 1:
+            for name, factor in zip(own, factors, strict=False):
+                constants[name] = (constants[name] * factor).astype(constants[name].dtype)
+            nodes[position] = node.with_attrs(alpha=1.0, beta=1.0)
+    return replace(net, nodes=tuple(nodes), constants=constants)
+
+
 def _foldable(net: Network, node: Node, reader: Node) -> tuple[Node, np.ndarray, np.ndarray] | None:
     """Whether ``reader`` is an affine map that ``node`` can swallow: the node as it will be, scale and shift (channels,)."""
     if not isinstance(OPS[node.op], Mixer) or not net.is_constant(node.inputs[1]) or len(net.consumers[node.inputs[1]]) > 1:
         return None
-    if reader.op == "BatchNormalization" and node.op != "MatMul":
+    if len(node.inputs) > 2 and node.inputs[2] and not net.is_constant(node.inputs[2]):
+        return None
+    if node.op == "MatMul":
+        if len(net.shapes[node.inputs[0]]) != 2 or len(net.shapes[node.inputs[1]]) != 2:
+            return None
+        node = replace(node, op="Gemm", attrs={})
+    if reader.op == "BatchNormalization":
         return (node, *_affine(net, reader))
-    if reader.op == "Add" and is_bias(reader, node.outputs[0], node, net):
-        bias = next(net.constants[name] for name in reader.inputs if name != node.outputs[0]).reshape(-1)
-        if node.op != "MatMul":
-            return node, np.ones_like(bias), bias
-        if len(net.shapes[node.inputs[0]]) == 2 and len(net.shapes[node.inputs[1]]) == 2:
-            return replace(node, op="Gemm", attrs={}), np.ones_like(bias), bias
-    return None
+    bias = next(net.constants[name] for name in reader.inputs if name != node.outputs[0]).reshape(-1)
+    return node, np.ones_like(bias), bias
 
 
 def _affine(net: Network, norm: Node) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +137,9 @@ def _merged(
     has_bias = len(node.inputs) > 2 and node.inputs[2]
     old = net.constants[node.inputs[2]] if has_bias else np.zeros(out)
     alpha, beta = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
-    bias = np.broadcast_to(np.asarray(old, np.float64) * beta, (1, out) if old.ndim > 1 else (out,)).reshape(-1) * factor + shift
+    bias = (
+        np.broadcast_to(np.asarray(old, np.float64) * beta, (1, out) if old.ndim > 1 else (out,)).reshape(-1) * factor + shift
+    )
     bias_name = node.inputs[2] if has_bias and len(net.consumers[node.inputs[2]]) == 1 else f"{node.name}/bias"
     merged = replace(node, inputs=(*node.inputs[:2], bias_name), outputs=reader.outputs)
     if node.op == "Gemm":

@@ -73,7 +73,8 @@ class Trainable(nn.Module):
     def constant(self, name: str) -> Tensor:
         """The tensor of a constant, by its ONNX name."""
         key = self._key[name]
-        return self.params[key] if key in self.params else getattr(self, key)
+        found: Tensor = self.params[key] if key in self.params else getattr(self, key)
+        return found
 
     def named_weights(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Every trained constant under its ONNX name."""
@@ -85,7 +86,7 @@ class Trainable(nn.Module):
         value = self.constant(name)
         if self.gates is not None:
             for buffer in self._mixing.get(name, {}).values():
-                value = value * self.gates[getattr(self, buffer)]  # type: ignore[call-overload]
+                value = value * self.gates[getattr(self, buffer)]
         return value
 
     def bias(self, node: Node) -> Tensor | None:
@@ -120,6 +121,13 @@ class Trainable(nn.Module):
             tensor = node.inputs[0]
             self.wanted = (tensor,)
             self._last_use = {position: [n for n in names if n != tensor] for position, names in self._last_use.items()}
+
+    def extra_state_arrays(self) -> dict[str, np.ndarray]:
+        """State beyond weights that training changes; a plain network has none."""
+        return {}
+
+    def load_extra_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take up what ``extra_state_arrays`` gave."""
 
     def network(self) -> Network:
         """The ONNX network with this module's weights."""

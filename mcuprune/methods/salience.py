@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mcuprune.channels import Channels
+from mcuprune.fusion import folded_into
 from mcuprune.network import Network
 from mcuprune.ops import OPS, Mixer
 
@@ -22,6 +23,9 @@ def salience(channels: Channels, network: Network | None = None) -> np.ndarray:
     scores = np.zeros(channels.n_components + 1)
     nodes = {node.name: node for node in net.nodes}
     normalized = {node.inputs[0] for node in net.nodes if node.op == "BatchNormalization"}
+    for tail, mixer in folded_into(net).items():  # a bias may stand between the two
+        if nodes[tail].op == "BatchNormalization":
+            normalized.add(nodes[mixer].outputs[0])
     for slot in channels.slots:
         node = nodes[slot.node]
         entry = OPS[node.op]
