@@ -20,7 +20,7 @@ FLOORS = (
     ("channels", "fusion"),
     ("runtimes",),
     ("resources",),
-    ("folding", "export", "data", "widths"),
+    ("folding", "export", "data", "widths", "checkpoint"),
     ("evaluate", "task"),
     ("trainable",),
     ("quantize",),
