@@ -85,7 +85,12 @@ def text(found: Mapping[str, Any]) -> str:
 def markdown(found: Mapping[str, Any]) -> str:
     """``report.md``."""
     head, *rows = _table(found)
-    lines = [f"# {found['before']['path']}", "", f"Pruned to `{found['after']['path']}`: {'fits' if found['ok'] else '**does not fit**'}.", ""]
+    lines = [
+        f"# {found['before']['path']}",
+        "",
+        f"Pruned to `{found['after']['path']}`: {'fits' if found['ok'] else '**does not fit**'}.",
+        "",
+    ]
     lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
     lines += ["", *(f"* {line}" for line in _remarks(found)), ""]
     lines += ["## Groups of channels", ""]

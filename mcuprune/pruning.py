@@ -5,16 +5,20 @@ Numbers in a ``Result`` come from the file on disk: it is read again, profiled a
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from onnx import ModelProto
 
 from mcuprune import data as datasets
 from mcuprune import evaluate, export, folding, network, ops, resources, widths
+from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
+from mcuprune.checkpoint import Checkpoint, Saved
 from mcuprune.data import Data
 from mcuprune.errors import DataError, MissingExtra, ModelError, OutputError, UsageError
 from mcuprune.network import Network, Shape
@@ -24,7 +28,11 @@ from mcuprune.units import Limit
 
 #: The metadata key under which a model may say what data set it was made for.
 DATA_KEY = "mcuprune.data"
+#: Examples that ranges and BatchNormalization statistics are measured on.
 _CALIBRATION = 512
+#: Fake-quant training: its learning rate relative to the float one, and for how much of it ranges still move.
+_QUANT_LR = 0.1
+_OBSERVING = 0.7
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Request:
     min_channels: int = 1
     multiple_of: int = 1
     augment: str | None = None
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ class Result:
 def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     """Do what ``request`` asks and measure the outcome. Writes ``request.output``; the report is the caller's.
 
+    Interrupted at any moment, it leaves a checkpoint beside the output; ``request.resume`` goes on from there.
     Raises a McupruneError, with nothing written, where no answer is possible: an unreadable or unsupported model, data that
     doesn't fit, a budget that can't be held, a place that can't be written, a missing package.
     """
@@ -102,7 +112,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     if not budget.limits:
         raise UsageError("prune needs a limit: --sram, --flash or --macs")
     data = _data(request, original)
-    labelled = _bounded(label(original), request)
+    prepared, notes = canonical(original)
+    labelled = _bounded(label(prepared), request)
     if not labelled.groups:
         raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
     model = CostModel(labelled, request.sram_model)
@@ -110,36 +121,38 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
     history = History()
+    checkpoint = Checkpoint(Path(f"{request.output}.checkpoint"), _fingerprint(request), history.document)
 
     def seen(step: Step) -> None:
         history(step)
         on_step(step)
 
-    if request.train:
+    if not request.resume:
+        checkpoint.remove()
+    elif (stored := checkpoint.load(None)) is not None:
+        history.take_up(stored.also)
+    done = checkpoint.load(_QUANTIZE)
+    if done is not None:  # the float network of the interrupted run is ready
+        candidate = _stored_candidate(done, request.model)
+    elif request.train:
         assert data is not None
-        trained = accuracy is not None and accuracy > 1.5 / data.n_classes
-        candidate, quant_epochs, lr = _train(request, labelled, budget, data, warm=trained, on_step=seen)
+        warm = accuracy is not None and accuracy > 1.5 / data.n_classes
+        candidate = _train(request, labelled, budget, data, checkpoint, warm=warm, on_step=seen)
     else:
         candidate = _magnitude(labelled, model, budget, request.multiple_of)
-        quant_epochs, lr = 0, 0.0
 
-    float_network = folding.folded(candidate.channels.network)
-    accuracy_float = evaluate.accuracy_of(_bytes(float_network), data.test) if data else None
-    notes = list(candidate.notes)
-    training_macs, full_macs = candidate.training_macs, candidate.full_training_macs
-    final = float_network
+    small = folding.folded(candidate.channels.network)
+    candidate = replace(candidate, channels=label(small), notes=(*notes, *candidate.notes))
+    accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
     if request.int8:
-        final, quant_macs, quant_notes = _quantize(request, float_network, data, quant_epochs, lr, seen)
-        notes += quant_notes
-        if quant_macs:
-            training_macs += quant_macs
-            here = sum(layer.macs for layer in resources.profile(float_network).layers)
-            full_macs += quant_macs // max(here, 1) * before.total["macs"]
+        final, candidate = _quantize(request, candidate, before.total["macs"], data, checkpoint, seen)
+    else:
+        final = small
     final.save(request.output)
+    checkpoint.remove()
 
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
     after = resources.profile(written)
-    accuracy_int8 = evaluate.accuracy_of(request.output, data.test) if data and request.int8 else None
     kept = labelled.kept(candidate.keep)
     return Result(
         request=request,
@@ -149,16 +162,31 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         verdict=budget.check(after.used(request.sram_model)),
         accuracy=accuracy,
         accuracy_float=accuracy_float,
-        accuracy_int8=accuracy_int8,
+        accuracy_int8=evaluate.accuracy_of(request.output, data.test) if data and request.int8 else None,
         groups=tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in labelled.groups),
         history=tuple(history.steps),
         seconds=time.monotonic() - started,
-        training_macs=training_macs,
-        full_training_macs=full_macs,
-        notes=tuple(notes),
+        training_macs=candidate.training_macs,
+        full_training_macs=candidate.full_training_macs,
+        notes=candidate.notes,
         data=data.name if data else None,
         test_examples=len(data.test.y) if data else 0,
     )
+
+
+def _fingerprint(request: Request) -> str:
+    """Changes with everything that a run's course depends on, and with nothing else."""
+    asked = repr(replace(request, output="", report=None, resume=False))
+    return hashlib.sha256(Path(request.model).read_bytes() + asked.encode()).hexdigest()
+
+
+def _stored_candidate(saved: Saved, path: str) -> Candidate:
+    """The float network that an interrupted run had trained when it began to quantise."""
+    proto = ModelProto()
+    proto.ParseFromString(saved.arrays["float"].tobytes())
+    channels = label(network.from_proto(proto, path))
+    macs, full = saved.values["macs"]
+    return Candidate(channels, saved.arrays["keep"], macs, full, tuple(saved.values["notes"]))
 
 
 def _bytes(net: Network) -> bytes:
@@ -223,16 +251,24 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
 
 
 def _train(
-    request: Request, labelled: Channels, budget: Budget, data: Data, *, warm: bool, on_step: OnStep
-) -> tuple[Candidate, int, float]:
-    """Run the method. Returns its candidate, the epochs of fake-quant training to follow, and their learning rate."""
+    request: Request,
+    labelled: Channels,
+    budget: Budget,
+    data: Data,
+    checkpoint: Checkpoint,
+    *,
+    warm: bool,
+    on_step: OnStep,
+) -> Candidate:
+    """Restore BatchNormalization, run the method, and return its candidate."""
     try:
         from mcuprune.methods import METHODS
         from mcuprune.trainable import Trainable
         from mcuprune.training import output_moments
     except ImportError as error:
         raise MissingExtra(f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]'") from None
-    schedule = _schedule(request, data, warm=warm)
+    if request.method not in METHODS:
+        raise UsageError(f"--method {request.method}: unknown; the methods are {', '.join(METHODS)}")
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     nodes = folding.candidates(labelled.network)
     moments = output_moments(Trainable(labelled), {node.outputs[0] for node in nodes}, calibration)
@@ -240,80 +276,83 @@ def _train(
     channels = _bounded(label(normal), request)
     model = CostModel(channels, request.sram_model)
     resources.refuse_infeasible(model, budget)  # a restored BatchNormalization gives its convolution a bias
-    task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of)
-    candidate = METHODS[request.method](task, on_step)[0]
-    return candidate, schedule.quant_epochs, schedule.lr * 0.1
+    schedule = schedule_for(request, len(data.train.y), warm=warm)
+    task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of, checkpoint)
+    return METHODS[request.method](task, on_step)[0]
 
 
-def _schedule(request: Request, data: Data, *, warm: bool) -> Schedule:
-    """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised."""
-    per_epoch = max(1, len(data.train.y) // min(request.batch, len(data.train.y)))
+def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
+    """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised.
+
+    warm: whether the network comes trained; it then starts at half the learning rate.
+    """
+    per_epoch = max(1, examples // min(request.batch, examples))
     epochs = request.epochs or int(np.clip(np.ceil(700 / per_epoch), 6, 60))
     quant = max(1, epochs // 6) if request.int8 else 0
     lr = request.lr or (0.05 if warm else 0.1)
     return Schedule(max(1, epochs - quant), quant, request.batch, lr, prune_every=request.prune_every)
 
 
-def _quantize(
-    request: Request, net: Network, data: Data | None, epochs: int, lr: float, on_step: OnStep
-) -> tuple[Network, int, list[str]]:
-    """Calibrate, train with fake quantisation, write Q/DQ nodes. Returns the int8 network, MACs of training, and notes."""
-    try:
-        import torch
+_QUANTIZE = "quantize"
 
-        from mcuprune.quantize import QuantTrainable
-        from mcuprune.trainable import as_inputs
+
+def _quantize(
+    request: Request, candidate: Candidate, full_macs: int, data: Data | None, checkpoint: Checkpoint, on_step: OnStep
+) -> tuple[Network, Candidate]:
+    """Calibrate, train with fake quantisation, and write Q/DQ nodes.
+
+    Returns the int8 network, and the candidate with the account of this training added.
+    """
+    try:
+        from mcuprune.quantize import QuantTrainable, calibrate
         from mcuprune.training import Trainer
     except ImportError as error:
         raise MissingExtra(
             f"int8 needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' (or write floats: --float)"
         ) from None
-    channels = label(net)
-    notes = []
+    channels = candidate.channels
+    net = channels.network
+    random = np.random.default_rng(request.seed)
     if data is None:
-        random = np.random.default_rng(request.seed)
-        batches = [tuple(random.standard_normal((8, *net.shapes[name][1:]), np.float32) for name in net.inputs)]
-        notes.append("no data: int8 ranges come from random inputs; give --data for ranges that can be trusted")
         module = QuantTrainable(channels)
-        _calibrate(module, batches)
-        return export.quantized(*module.quantized_network()), 0, notes
+        calibrate(module, [tuple(random.standard_normal((1, *net.shapes[name][1:]), np.float32) for name in net.inputs)] * 8)
+        note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
+        return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
+
+    schedule = schedule_for(request, len(data.train.y), warm=True)
     trainer = Trainer(
         channels,
         data.train,
         total=1,
-        batch=request.batch,
-        lr=lr,
+        batch=schedule.batch,
+        lr=schedule.lr * _QUANT_LR,
         weight_decay=0.0,
         seed=request.seed,
         make=QuantTrainable,
         warm_up=0.0,
         augment=data.augment,
     )
+    trainer.total = schedule.quant_epochs * trainer.steps_per_epoch if request.train else 0
     quant = trainer.module
     assert isinstance(quant, QuantTrainable)
-    with torch.no_grad():
-        _calibrate(quant, [(data.train.x[i : i + 128],) for i in range(0, min(_CALIBRATION, len(data.train.x)), 128)])
-    trainer.total = epochs * trainer.steps_per_epoch
+    calibrate(quant, [(data.train.x[i : i + 128],) for i in range(0, min(_CALIBRATION, len(data.train.x)), 128)])
+    if saved := checkpoint.load(_QUANTIZE):
+        trainer.restore(saved.arrays, channels)
+        quant = trainer.module
+        assert isinstance(quant, QuantTrainable)
     used = resources.profile(net).used(request.sram_model)
-    at = {key: used[key] for key in resources.RESOURCES}
+    at = {name: used[name] for name in resources.RESOURCES}
     while trainer.step < trainer.total:
-        quant.observing = trainer.step < 0.7 * trainer.total
+        quant.observing = trainer.step < _OBSERVING * trainer.total
         loss = trainer.train_step()
         if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=trainer.accuracy(data.val), phase="quantize"))
-    return export.quantized(*quant.quantized_network()), trainer.training_macs, notes
-
-
-def _calibrate(module: object, batches: list[tuple[np.ndarray, ...]]) -> None:
-    """Let the quantisers see float activations of some batches."""
-    import torch
-
-    from mcuprune.quantize import QuantTrainable
-
-    assert isinstance(module, QuantTrainable)
-    module.simulating = False
-    module.train()
-    with torch.no_grad():
-        for batch in batches:
-            module(*[torch.from_numpy(x) for x in batch])
-    module.simulating = True
+            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=trainer.accuracy(data.val), phase=_QUANTIZE))
+            arrays = {**trainer.state(), "float": np.frombuffer(_bytes(net), np.uint8), "keep": candidate.keep}
+            macs = candidate.training_macs, candidate.full_training_macs
+            checkpoint.save(_QUANTIZE, arrays, {"macs": macs, "notes": candidate.notes})
+    account = replace(
+        candidate,
+        training_macs=candidate.training_macs + trainer.training_macs,
+        full_training_macs=candidate.full_training_macs + full_macs * trainer.batch * trainer.total,
+    )
+    return export.quantized(*quant.quantized_network()), account

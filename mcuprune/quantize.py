@@ -6,6 +6,8 @@ rounding of biases is simulated too: without it a tenth of all logits differ fro
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ class QuantTrainable(Trainable):
         self.scheme: Scheme = scheme(channels.network)
         self.observing = True
         self.simulating = True
-        self._ranges: dict[str, tuple[float, float]] = {name: (0.0, 1.0) for name in self.scheme.unit}
+        self._ranges: dict[str, tuple[float, float]] = dict.fromkeys(self.scheme.unit, (0.0, 1.0))
         self._quantizers: dict[str, Quantizer] = {name: Quantizer(UNIT_SCALE, LOW) for name in self.scheme.unit}
 
     def quantizers(self) -> dict[str, Quantizer]:
@@ -40,6 +42,15 @@ class QuantTrainable(Trainable):
     def quantized_network(self) -> tuple[Network, Scheme, dict[str, Quantizer]]:
         """What ``export.quantized`` needs to write the int8 file of this network."""
         return self.network(), self.scheme, self.quantizers()
+
+    def extra_state_arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.array(found) for name, found in self._ranges.items()}
+
+    def load_extra_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
+        for name, found in state.items():
+            if name not in self.scheme.unit:
+                self._ranges[name] = (float(found[0]), float(found[1]))
+                self._quantizers[name] = quantizer(*self._ranges[name])
 
     def made(self, tensor: str, value: Tensor) -> Tensor:
         name = self.scheme.quantizer.get(tensor)
@@ -97,3 +108,13 @@ class QuantTrainable(Trainable):
             return value
         scale = float(weight_scale(value.detach().cpu().numpy(), None, None, 1.0))
         return torch.fake_quantize_per_tensor_affine(value, scale, 0, -127, 127)
+
+
+@torch.no_grad()
+def calibrate(module: QuantTrainable, batches: Sequence[tuple[np.ndarray, ...]]) -> None:
+    """Fit the ranges to what the float network computes on ``batches``, one float32 array (batch, ...) for each input."""
+    module.simulating = False
+    module.train()
+    for batch in batches:
+        module(*[torch.from_numpy(x) for x in batch])
+    module.simulating = True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from mcuprune.channels import Channels
+from mcuprune.checkpoint import Checkpoint
 from mcuprune.data import Data
 from mcuprune.resources import Budget, CostModel
 
@@ -54,6 +56,7 @@ class Task:
     channels: the labelled network to prune, BatchNormalization restored. model: its costs as functions of widths.
     Feasible widths exist: whoever makes a Task has checked.
     multiple_of: widths are multiples of it, or full.
+    checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
 
     channels: Channels
@@ -63,6 +66,7 @@ class Task:
     schedule: Schedule
     seed: int
     multiple_of: int = 1
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,19 @@ class Candidate:
 Method = Callable[[Task, OnStep], tuple[Candidate, ...]]
 
 
-@dataclass(frozen=True)
 class History:
     """Steps as they come, for whoever wants them later."""
 
-    steps: list[Step] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
 
     def __call__(self, step: Step) -> None:
         self.steps.append(step)
+
+    def document(self) -> list[dict[str, Any]]:
+        """The steps as JSON values."""
+        return [asdict(step) for step in self.steps]
+
+    def take_up(self, document: list[dict[str, Any]]) -> None:
+        """Start with the steps of an earlier ``document``."""
+        self.steps = [Step(**step) for step in document]

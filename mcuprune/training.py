@@ -9,7 +9,7 @@ statistics included, so that what follows costs what the smaller network costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mcuprune.channels import Channels
 from mcuprune.data import Augment, Split
 from mcuprune.resources import costs
+from mcuprune.task import Task
 from mcuprune.trainable import Trainable, as_inputs
 
 _MOMENTUM = 0.9
@@ -60,8 +61,9 @@ class Trainer:
         self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
+        self._seed = seed
+        self._order = np.zeros(0, dtype=np.int64)
         self._random = np.random.default_rng(seed)
-        self._batches = self._epochs()
         self._start(channels)
 
     @property
@@ -86,16 +88,20 @@ class Trainer:
             nesterov=True,
         )
 
-    def _epochs(self) -> Iterator[np.ndarray]:
-        """Batches of indices, every epoch in an order of its own; the last, short batch of an epoch is dropped."""
-        while True:
-            order = self._random.permutation(len(self._train.y))
-            for start in range(0, self.steps_per_epoch * self.batch, self.batch):
-                yield order[start : start + self.batch]
+    def _next_batch(self) -> np.ndarray:
+        """Indices of the next examples; every epoch has an order of its own, and drops its last, short batch.
+
+        What chance does in an epoch depends on the seed and the epoch alone, so a run can be taken up at any epoch's start.
+        """
+        position = self.step % self.steps_per_epoch
+        if position == 0 or not len(self._order):
+            self._random = np.random.default_rng((self._seed, self.step // self.steps_per_epoch))
+            self._order = self._random.permutation(len(self._train.y))
+        return self._order[position * self.batch : (position + 1) * self.batch]
 
     def train_step(self) -> float:
         """One step on the next batch. Returns its loss."""
-        chosen = next(self._batches)
+        chosen = self._next_batch()
         x, y = self._train.x[chosen], torch.from_numpy(self._train.y[chosen])
         if self._augment is not None:
             x = self._augment(x, self._random)
@@ -125,6 +131,36 @@ class Trainer:
             right += int((found == split.y[start : start + 256]).sum())
         return right / len(split.y)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
+        found = {"steps": np.array([self.step, self.training_macs])}
+        found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
+        found |= {f"momentum/{name}": value for name, value in self._momentum().items()}
+        return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
+
+    def restore(self, state: Mapping[str, np.ndarray], channels: Channels) -> None:
+        """Go on from ``state``, which ``channels`` (the network as it was then, labelled) fits."""
+
+        def part(kind: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(kind): value for name, value in state.items() if name.startswith(kind)}
+
+        self._start(channels.with_network(channels.network.with_constants(part("constant/"))))
+        self._set_momentum(part("momentum/"))
+        self.module.load_extra_state_arrays(part("module/"))
+        self.step, self.training_macs = (int(value) for value in state["steps"])
+
+    def _momentum(self) -> dict[str, np.ndarray]:
+        return {
+            name: self._optimizer.state[parameter]["momentum_buffer"].numpy()
+            for name, parameter in self.module.named_weights()
+            if self._optimizer.state[parameter].get("momentum_buffer") is not None
+        }
+
+    def _set_momentum(self, momentum: Mapping[str, np.ndarray]) -> None:
+        for name, parameter in self.module.named_weights():
+            if name in momentum:
+                self._optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(np.array(momentum[name]))
+
     def shrink(self, keep: np.ndarray) -> None:
         """Cut the network to a selection of its components and train on.
 
@@ -132,16 +168,26 @@ class Trainer:
         """
         channels = self.module.channels
         network = self.module.network()
-        momentum = {
-            name: self._optimizer.state[parameter]["momentum_buffer"].numpy()
-            for name, parameter in self.module.named_weights()
-            if self._optimizer.state[parameter].get("momentum_buffer") is not None
-        }
+        momentum = {name: channels.cut_constant(name, value, keep) for name, value in self._momentum().items()}
         self._start(channels.with_network(network).cut_channels(keep))
-        for name, parameter in self.module.named_weights():
-            if name in momentum:
-                cut = channels.cut_constant(name, momentum[name], keep)
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(np.ascontiguousarray(cut))
+        self._set_momentum(momentum)
+
+
+def trainer_for(task: Task, channels: Channels) -> Trainer:
+    """A trainer of ``channels``, the task's network or a cut of it, for the float epochs of the task's schedule."""
+    schedule = task.schedule
+    trainer = Trainer(
+        channels,
+        task.data.train,
+        total=1,
+        batch=schedule.batch,
+        lr=schedule.lr,
+        weight_decay=schedule.weight_decay,
+        seed=task.seed,
+        augment=task.data.augment,
+    )
+    trainer.total = schedule.epochs * trainer.steps_per_epoch
+    return trainer
 
 
 @torch.no_grad()

@@ -25,11 +25,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from mcuprune import widths as allocation
-from mcuprune.channels import Channels
 from mcuprune.methods.salience import salience
-from mcuprune.resources import Budget, CostModel
+from mcuprune.resources import Budget
 from mcuprune.task import Candidate, OnStep, Step, Task
-from mcuprune.training import Trainer
+from mcuprune.training import Trainer, trainer_for
 
 #: Upper end of the clip of a multiplier's gradient (section 4), and the share of it that the task loss gets (r = 2/3).
 _CLIP = 0.025
@@ -39,13 +38,17 @@ _TASK_BATCH = 256
 
 
 class Widths:
-    """The state of the outer optimisation: a multiplier pi = exp(v) for each group, v <= 0 (section 3.4)."""
+    """The state of the outer optimisation.
 
-    def __init__(self, task: Task, random: np.random.Generator) -> None:
-        self.model, self.budget, self.multiple, self._random = task.model, task.budget, task.multiple_of, random
-        channels, model, budget = task.channels, task.model, task.budget
-        self.v = np.zeros(len(channels.groups))
-        self._task = np.zeros(len(channels.groups))
+    v: float (groups,); a group's multiplier is pi = exp(v), v <= 0 (section 3.4).
+    task: float (groups,); the running mean of dP_TSK / dpi, each measurement scaled to a largest entry of 1.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.model, self.budget, self.multiple = task.model, task.budget, task.multiple_of
+        model, budget = task.model, task.budget
+        self.v = np.zeros(len(model.full))
+        self.task = np.zeros(len(model.full))
         self._start = model.at(model.full)
         self._floor = np.maximum(model.least, (allocation.uniform(model, budget, self.multiple) + 1) // 2)
 
@@ -67,9 +70,9 @@ class Widths:
         """Take in a new measurement of dP_TSK / dpi (groups,), weighted against those before it."""
         size = np.abs(gradient).max(initial=0.0)
         if size > 0:
-            self._task = _TASK_MEMORY * self._task + (1 - _TASK_MEMORY) * gradient / size
+            self.task = _TASK_MEMORY * self.task + (1 - _TASK_MEMORY) * gradient / size
 
-    def update(self, progress: float) -> None:
+    def update(self, progress: float, random: np.random.Generator) -> None:
         """Lower the multipliers until every resource is at its target for this moment (Eq. 1 and 2)."""
         goal = self.targets(progress)
         for _ in range(8 * len(goal.limits)):
@@ -78,7 +81,7 @@ class Widths:
                 return
             # Random scalarisation, Eq. 2: lambda ~ 1 / U(0, 1) chooses the objective, biased to what is violated most.
             ratios = goal.ratios(self.model.at(self.current()))
-            draws = {name: ratios[name] / max(self._random.random(), 1e-9) for name in over}
+            draws = {name: ratios[name] / max(random.random(), 1e-9) for name in over}
             self._towards(max(draws, key=lambda name: draws[name]), goal)
 
     def _towards(self, resource: str, goal: Budget) -> None:
@@ -89,7 +92,7 @@ class Widths:
         if not of_resource.any():
             return
         scale = _CLIP / of_resource.max()
-        protection = np.minimum(self._task, 0.0)
+        protection = np.minimum(self.task, 0.0)
         combined = np.clip(scale * of_resource + _TASK_SHARE * _CLIP * protection, 0.0, _CLIP)
         combined[of_resource <= 0] = 0.0  # focus regime: bystanders of a bottleneck stay as they are
         if not combined.any():
@@ -132,55 +135,56 @@ def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.
     return found
 
 
+_PHASE = "float"
+
+
 def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     """Prune while training; the candidate's widths hold the budget and no single channel more would."""
-    model, schedule, data = task.model, task.schedule, task.data
-    trainer = Trainer(
-        task.channels,
-        data.train,
-        total=1,
-        batch=schedule.batch,
-        lr=schedule.lr,
-        weight_decay=schedule.weight_decay,
-        seed=task.seed,
-        augment=task.data.augment,
-    )
-    trainer.total = schedule.epochs * trainer.steps_per_epoch
-    random = np.random.default_rng(task.seed)
-    state = Widths(task, random)
-    last = max(1, int(schedule.prune_share * trainer.total))
-    every = max(1, min(schedule.prune_every, last // 20))
-    full_macs = model.sums(model.full)["macs"]
+    model, data = task.model, task.data
+    trainer = trainer_for(task, task.channels)
+    outer = Widths(task)
+    last = max(1, int(task.schedule.prune_share * trainer.total))
+    every = max(1, min(task.schedule.prune_every, last // 20))
     keep = task.channels.keep_all()
+    cut = allocation.holds(model, model.full, task.budget)
     notes: list[str] = []
-    cut = model.at(model.full) == model.at(state.current()) and allocation.holds(model, model.full, task.budget)
-    at = model.at(model.full)
+
+    saved = task.checkpoint.load(_PHASE) if task.checkpoint else None
+    if saved:
+        keep, cut, notes = saved.arrays["keep"], bool(saved.values["cut"]), list(saved.values["notes"])
+        outer.v, outer.task = saved.arrays["v"], saved.arrays["task"]
+        trainer.restore(saved.arrays, task.channels.cut_channels(keep) if cut else task.channels)
+        trainer.module.gates = None if cut else torch.from_numpy(keep.astype(np.float32))
+    at = model.at(task.channels.widths(keep))
 
     while trainer.step < trainer.total:
         loss = trainer.train_step()
         if not cut and (trainer.step % every == 0 or trainer.step >= last):
             scores = salience(task.channels, trainer.module.network())
+            random = np.random.default_rng((task.seed, trainer.step))
             chosen = random.choice(len(data.val.y), min(_TASK_BATCH, len(data.val.y)), replace=False)
-            state.see_task(task_gradient(trainer, keep, scores, data.val.x[chosen], data.val.y[chosen]))
-            state.update(min(1.0, trainer.step / last))
-            n = state.current()
-            done = trainer.step >= last
-            if done:
+            outer.see_task(task_gradient(trainer, keep, scores, data.val.x[chosen], data.val.y[chosen]))
+            outer.update(min(1.0, trainer.step / last), random)
+            n = outer.current()
+            cut = trainer.step >= last
+            if cut:
                 n, note = _settle(task, n)
                 notes += note
             keep = task.channels.top(n, scores)
             at = model.at(n)
             trainer.module.gates = torch.from_numpy(keep.astype(np.float32))
             on_step(Step(trainer.step, trainer.epoch, loss, **at, phase="prune"))
-            if done:
+            if cut:
                 trainer.module.gates = None
                 trainer.shrink(keep)
-                cut = True
         if trainer.step % trainer.steps_per_epoch == 0:
             accuracy = trainer.accuracy(data.val)
             on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=accuracy, phase="train" if cut else "prune"))
+            if task.checkpoint:
+                arrays = {**trainer.state(), "keep": keep, "v": outer.v, "task": outer.task}
+                task.checkpoint.save(_PHASE, arrays, {"cut": cut, "notes": notes})
     channels = trainer.module.channels.with_network(trainer.module.network())
-    full = full_macs * trainer.batch * trainer.total
+    full = model.sums(model.full)["macs"] * trainer.batch * trainer.total
     return (Candidate(channels, keep, trainer.training_macs, full, tuple(notes)),)
 
 

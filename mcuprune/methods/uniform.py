@@ -5,32 +5,26 @@ from __future__ import annotations
 from mcuprune import widths
 from mcuprune.methods.salience import salience
 from mcuprune.task import Candidate, OnStep, Step, Task
-from mcuprune.training import Trainer
+from mcuprune.training import trainer_for
+
+_PHASE = "float"
 
 
 def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     """Cut first, by salience, then train the small network for the whole schedule."""
-    model, schedule = task.model, task.schedule
+    model = task.model
     chosen = widths.uniform(model, task.budget, task.multiple_of)
     keep = task.channels.top(chosen, salience(task.channels))
-    trainer = Trainer(
-        task.channels.cut_channels(keep),
-        task.data.train,
-        total=1,
-        batch=schedule.batch,
-        lr=schedule.lr,
-        weight_decay=schedule.weight_decay,
-        seed=task.seed,
-        augment=task.data.augment,
-    )
-    trainer.total = schedule.epochs * trainer.steps_per_epoch
+    channels = task.channels.cut_channels(keep)
+    trainer = trainer_for(task, channels)
+    if task.checkpoint and (saved := task.checkpoint.load(_PHASE)):
+        trainer.restore(saved.arrays, channels)
     at = model.at(chosen)
-    full = 0
-    for _ in range(trainer.total):
+    while trainer.step < trainer.total:
         loss = trainer.train_step()
-        full += model.sums(model.full)["macs"] * trainer.batch
         if trainer.step % trainer.steps_per_epoch == 0:
-            accuracy = trainer.accuracy(task.data.val)
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=accuracy, phase="train"))
-    channels = trainer.module.channels.with_network(trainer.module.network())
-    return (Candidate(channels, keep, trainer.training_macs, full),)
+            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=trainer.accuracy(task.data.val), phase="train"))
+            if task.checkpoint:
+                task.checkpoint.save(_PHASE, trainer.state(), {})
+    full = model.sums(model.full)["macs"] * trainer.batch * trainer.total
+    return (Candidate(channels.with_network(trainer.module.network()), keep, trainer.training_macs, full),)
