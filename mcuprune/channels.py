@@ -128,7 +128,7 @@ class Channels:
         """Group name -> indices of its kept channels, for reports."""
         return {group.name: tuple(int(i) for i in np.flatnonzero(keep[list(group.components)])) for group in self.groups}
 
-    def top(self, widths: Sequence[int], salience: np.ndarray) -> np.ndarray:
+    def top(self, widths: Sequence[int] | np.ndarray, salience: np.ndarray) -> np.ndarray:
         """The selection that keeps the ``widths[g]`` most salient components of each group g.
 
         salience: float (n_components + 1,). Ties go to the earlier channel.
@@ -293,7 +293,7 @@ class _Flow:
 
     def put(self, tensor: str, along: Along | None) -> None:
         if along is not None and along.labels.any():
-            assert len(along.labels) == self.net.shapes[tensor][along.axis], tensor
+            self._fits(self.net.shapes[tensor], along.axis, along.labels, tensor)
             self._along[tensor] = along
 
     def fresh(self, count: int) -> np.ndarray:
@@ -330,6 +330,7 @@ class _Flow:
         if not self.net.is_constant(name):
             self.freeze(labels, f"{node.op} '{node.name}' computes its input {index}")
             return
+        self._fits(self.net.shapes[name], axis, labels, name)
         known = self._weights.setdefault((name, axis), labels)
         if known.shape != labels.shape:
             for one in (known, labels):
@@ -337,6 +338,13 @@ class _Flow:
         elif known is not labels:
             self.tie(known, labels)  # one stored weight, several users: a cut must suit them all
         self._slots.append((node, index, axis, labels, mixes))
+
+    def _fits(self, shape: Shape, axis: int, labels: np.ndarray, tensor: str) -> None:
+        """Shape inference trusts much of what a file says; what it lets through ends here."""
+        if axis >= len(shape) or shape[axis] != labels.shape[-1]:
+            raise ModelError(
+                f"{self.net.path}: tensor '{tensor}' of shape {list(shape)} doesn't fit {labels.shape[-1]} channels"
+            )
 
     def balance(self, node: Node, rows: np.ndarray) -> None:
         self._balanced.append((node, rows))

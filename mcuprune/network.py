@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
 
 #: A constant of more elements than this is taken for a mistake or an attack, not for a weight.
 MAX_ELEMENTS = 2**28
+#: The same for a tensor that is computed.
+MAX_ACTIVATIONS = 2**34
 _OLDEST_OPSET, _NEWEST_OPSET = 7, onnx.defs.onnx_opset_version()
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -222,6 +225,17 @@ def from_proto(
     accept: Callable[[Node], None] = lambda node: None,
 ) -> Network:
     """``load`` for a model that is in memory; ``path`` is what messages call it."""
+    try:
+        net = _from_proto(model, path, input_shapes, accept)
+        _ = net.metadata
+    except UnicodeDecodeError:
+        raise ModelError(f"{path}: a name in it is no UTF-8 text; the file is damaged") from None
+    return net
+
+
+def _from_proto(
+    model: ModelProto, path: str, input_shapes: Mapping[str, Shape] | None, accept: Callable[[Node], None]
+) -> Network:
     _refuse_foreign(model, path)
     batch = _baked_batch(model)
     if batch > 1 and not input_shapes:
@@ -303,6 +317,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     constants |= added
     protos = _sorted(protos, set(inputs) | set(constants), path)
     protos = _live(protos, outputs)
+    _refuse_malformed(protos, _opset(header), header.ir_version, path)
     protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header)
     for name in outputs:
         if name in constants:
@@ -319,9 +334,37 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
             raise ModelError(
                 f"{path}: tensor '{name}' of {maker} has {found}; export with static shapes, or give --input-shape"
             )
+    for node in nodes:
+        _refuse_unsound(node, shapes, path)
     nodes = tuple(_batch_free(node, shapes) for node in nodes)
     kept = {name: value for name, value in constants.items() if name in used}
     return Network(nodes, kept, shapes, dtypes, header, path)
+
+
+def _refuse_malformed(protos: Sequence[NodeProto], opset: int, ir_version: int, path: str) -> None:
+    """Refuse nodes with more, fewer or other inputs and attributes than their operator has in this opset."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = max(ir_version, 3)
+    context.opset_imports = dict.fromkeys(_DEFAULT_DOMAINS, opset)
+    for index, proto in enumerate(protos):
+        try:
+            onnx.checker.check_node(proto, context)
+        except onnx.checker.ValidationError as error:
+            name = proto.name or f"{proto.op_type}_{index}"
+            raise ModelError(
+                f"{path}: node '{name}' is no valid {proto.op_type} of opset {opset} ({_first_line(error)})"
+            ) from None
+
+
+def _refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
+    """Refuse what shape inference lets through: absurd sizes, and views of another number of elements."""
+    counts = [prod(shapes[name]) for name in (*node.inputs, *node.outputs) if name in shapes]
+    if any(count > MAX_ACTIVATIONS for count in counts):
+        raise ModelError(f"{path}: node '{node.name}' ({node.op}) handles a tensor of {max(counts)} elements")
+    if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"):
+        before, after = shapes[node.inputs[0]], shapes[node.outputs[0]]
+        if prod(before) != prod(after):
+            raise ModelError(f"{path}: node '{node.name}' ({node.op}) can't make shape {list(after)} of {list(before)}")
 
 
 def _read(path: Path) -> ModelProto:
@@ -568,7 +611,7 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
     if node.op_type == "Constant" and node.attribute and node.attribute[0].type == AttributeProto.TENSOR:
         return {node.output[0]: _array(node.attribute[0].t, path)}
     if node.op_type == "DequantizeLinear":
-        return {node.output[0]: _dequantized(node, values)}
+        return {node.output[0]: _dequantized(node, values, path)}
     if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
         target = values[node.input[-1]] if node.input else np.zeros(0)
         start = values[node.input[0]].size if node.op_type == "Tile" else 1
@@ -591,12 +634,17 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
     return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
 
 
-def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray]) -> np.ndarray:
+def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray], path: str) -> np.ndarray:
     """(x - zero point) * scale, per tensor or along an axis; the reference implements it for the newest opsets alone."""
     x, scale = values[node.input[0]], values[node.input[1]]
     zero = values[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
     axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    return qlinear.dequantized(x, scale, zero, axis)
+    try:
+        return qlinear.dequantized(x, scale, zero, axis)
+    except (ValueError, IndexError):
+        raise ModelError(
+            f"{path}: node '{node.name or node.op_type}' has scales {list(scale.shape)} that don't fit {list(x.shape)}"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------- parameters, in and out

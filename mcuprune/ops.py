@@ -113,6 +113,15 @@ class Elementwise(Op):
 
     memory_kind: Memory = "in place"
 
+    def check(self, node: Node, net: Network) -> None:
+        shapes = [net.shapes[name] for name in node.inputs if name]
+        try:
+            fits = np.broadcast_shapes(*shapes) == net.shapes[node.outputs[0]]
+        except ValueError:
+            fits = False
+        if not fits:
+            _refuse(net, node, f"has operands {', '.join(str(list(shape)) for shape in shapes)} that don't fit together")
+
     def label(self, node: Node, flow: Flow) -> None:
         out = flow.net.shapes[node.outputs[0]]
         rank = len(out)
@@ -120,8 +129,13 @@ class Elementwise(Op):
         found = {}
         for index, name in operands:
             along = flow.labels(name)
-            if along is not None:
-                found[index] = Along(along.axis + rank - len(flow.net.shapes[name]), along.labels)
+            if along is None:
+                continue
+            axis = along.axis + rank - len(flow.net.shapes[name])
+            if len(along.labels) == out[axis]:
+                found[index] = Along(axis, along.labels)
+            else:
+                flow.freeze(along.labels, f"{node.op} '{node.name}' spreads it over {out[axis]} channels")
         for tensor in node.outputs[1:]:
             flow.put(tensor, None)
         axes = {along.axis for along in found.values()}
@@ -162,6 +176,9 @@ class BatchNormalization(Elementwise):
     """(batch, channel, ...) with scale, shift, mean and variance (channel,)."""
 
     def check(self, node: Node, net: Network) -> None:
+        shapes = [net.shapes[name] for name in node.inputs]
+        if len(shapes[0]) < 2 or any(shape != shapes[0][1:2] for shape in shapes[1:]):
+            _refuse(net, node, f"has statistics {[list(shape) for shape in shapes[1:]]} for data {list(shapes[0])}")
         if node.attrs.get("training_mode") or any(node.outputs[1:]):
             _refuse(net, node, "is in training mode; export with model.eval()")
         if not all(net.is_constant(name) for name in node.inputs[1:5]):
@@ -182,7 +199,9 @@ class InstanceNormalization(BatchNormalization):
     memory_kind: Memory = "new"
 
     def check(self, node: Node, net: Network) -> None:
-        pass
+        shapes = [net.shapes[name] for name in node.inputs]
+        if any(shape != shapes[0][1:2] for shape in shapes[1:]):
+            _refuse(net, node, f"has scales {[list(shape) for shape in shapes[1:]]} for data {list(shapes[0])}")
 
     def label(self, node: Node, flow: Flow) -> None:
         along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
@@ -518,7 +537,11 @@ class Expand(Op):
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
-        shift = len(flow.net.shapes[node.outputs[0]]) - len(flow.net.shapes[node.inputs[0]])
+        out = flow.net.shapes[node.outputs[0]]
+        shift = len(out) - len(flow.net.shapes[node.inputs[0]])
+        if along is not None and len(along.labels) != out[along.axis + shift]:
+            flow.freeze(along.labels, f"Expand '{node.name}' spreads it over {out[along.axis + shift]} channels")
+            along = None
         flow.put(node.outputs[0], along and Along(along.axis + shift, along.labels))
 
     def memory(self, node: Node, net: Network) -> Memory:
@@ -620,6 +643,21 @@ class Conv(Mixer):
     def weight_axes(self, node: Node) -> tuple[int, int]:
         return 1, 0
 
+    def check(self, node: Node, net: Network) -> None:
+        super().check(node, net)
+        data, weight, group = net.shapes[node.inputs[0]], net.shapes[node.inputs[1]], node.attrs.get("group", 1)
+        if not len(data) == len(weight) >= 3:
+            _refuse(net, node, f"has weights {list(weight)} for data {list(data)}; it takes 1-D, 2-D or 3-D convolutions")
+        ins, outs = (weight[1] * group, weight[0]) if type(self) is Conv else (weight[0], weight[1] * group)
+        fits = group >= 1 and data[1] == ins and ins % group == outs % group == 0
+        if not fits or net.shapes[node.outputs[0]][1] != outs:
+            _refuse(net, node, f"of {group} groups has weights {list(weight)} that don't fit data {list(data)}")
+        if len(node.inputs) > 2 and node.inputs[2]:
+            if not net.is_constant(node.inputs[2]):
+                _refuse(net, node, "has a bias that is computed at run time")
+            if net.shapes[node.inputs[2]] != (outs,):
+                _refuse(net, node, f"has a bias of shape {list(net.shapes[node.inputs[2]])} for {outs} channels")
+
     def label(self, node: Node, flow: Flow) -> None:
         labels = _incoming(flow, node, 1)
         group = node.attrs.get("group", 1)
@@ -685,6 +723,13 @@ class Gemm(Mixer):
 
     def check(self, node: Node, net: Network) -> None:
         super().check(node, net)
+        data, weight = net.shapes[node.inputs[0]], net.shapes[node.inputs[1]]
+        if (
+            len(data) != 2
+            or len(weight) != 2
+            or (data[1] != weight[self.weight_axes(node)[0]] and not node.attrs.get("transA"))
+        ):
+            _refuse(net, node, f"has weights {list(weight)} that don't fit data {list(data)}")
         if node.attrs.get("transA"):
             _refuse(net, node, "transposes its data (transA=1)")
 
@@ -758,7 +803,7 @@ def _refuse(net: Network, node: Node, what: str) -> None:
 
 
 def _fixed(count: int) -> np.ndarray:
-    return np.full(count, FIXED)
+    return np.broadcast_to(np.int64(FIXED), (count,))  # takes no memory, however many there are
 
 
 def _born(flow: Flow, count: int) -> np.ndarray:

@@ -198,6 +198,7 @@ class Profile:
 
 def profile(net: Network) -> Profile:
     """Measure a network. Raises UnsupportedOperator for a node whose cost or channels are unknown."""
+    found = label(net)  # first: it refuses nodes whose shapes don't fit together
     per_node = costs(net, lambda tensor, axis: net.shapes[tensor][axis])
     plan = buffers(net)
     schedule = memory.schedule(plan.graph)
@@ -223,7 +224,6 @@ def profile(net: Network) -> Profile:
         for node in net.nodes
     )
     worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
-    found = label(net)
     total = {
         "sram": schedule.peak,
         **{key: sum(getattr(layer, key) for layer in layers) for key in ("flash", "macs", "params")},
