@@ -46,7 +46,8 @@ class Checkpoint:
         """Replace the stored state. Raises OutputError where the file can't be written."""
         meta = json.dumps({"fingerprint": self.fingerprint, "phase": phase, "values": dict(values), "also": self.also()})
         content = io.BytesIO()
-        np.savez(content, **{_META: np.frombuffer(meta.encode(), np.uint8)}, **{f"a/{k}": v for k, v in arrays.items()})
+        members = {_META: np.frombuffer(meta.encode(), np.uint8), **{f"a/{name}": value for name, value in arrays.items()}}
+        np.savez(content, **members)  # type: ignore[arg-type]
         write_bytes(content.getvalue(), self.path)
 
     def load(self, phase: str | None) -> Saved | None:

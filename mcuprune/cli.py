@@ -571,9 +571,12 @@ def prune(
     multiple_of: Annotated[
         int | None, typer.Option("--multiple-of", metavar="N", min=1, help="Widths are multiples of this.")
     ] = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", metavar="DIR", help="Go on where an interrupted run stopped.")
+    augment: Annotated[
+        str | None, typer.Option("--augment", metavar="flip,cropN", help="Vary training images: mirror them, shift them.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run of the same command stopped.")
+    ] = False,
     formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
     input_shape: InputShapes = None,
     config_file: ConfigFile = None,
@@ -583,6 +586,7 @@ def prune(
     limits: Mapping[str, units.Limit] = {},
 ) -> int:
     """Make a model fit: train it down to a budget, write int8 ONNX."""
+    as_json = _known("--format", formats, ("text", "json")) == "json"
     pruning = _pruning()
     settings = _configuration(config_file, verbose)
     wanted = Wanted(
@@ -604,6 +608,7 @@ def prune(
         "keep": keep or None,
         "min_channels": min_channels,
         "multiple_of": multiple_of,
+        "augment": augment,
         "resume": resume,
         "train": False if no_train else None,
         "int8": False if float_ else None,
@@ -611,8 +616,77 @@ def prune(
     }
     given = {"output": _pruned(model), **settings.prune, **{key: value for key, value in flags.items() if value is not None}}
     request = pruning.Request(model=model, limits=wanted.limits, input_shapes=wanted.input_shapes, **given)
-    result = pruning.prune(request)
+    with _Progress(quiet=quiet) as progress:
+        try:
+            result = pruning.prune(request, progress.show)
+        except KeyboardInterrupt:
+            _say("interrupted; the same command with --resume goes on from the last finished epoch")
+            raise
+    return _emit_outcome(result, as_json=as_json, quiet=quiet)
+
+
+def _emit_outcome(result: Any, *, as_json: bool, quiet: bool) -> int:
+    """Write the report of a prune, print its table, and turn the answer into an exit code."""
+    from mcuprune import outcome
+
+    found = outcome.document(result)
+    if result.request.report is not None:
+        folder = Path(result.request.report)
+        network.write_bytes(outcome.write(found).encode(), folder / "report.json")
+        network.write_bytes(outcome.markdown(found).encode(), folder / "report.md")
+        _say(f"report in {folder / 'report.json'} and {folder / 'report.md'}")
+    if as_json:
+        _print(outcome.write(found))
+    elif not (quiet and result.ok):
+        _print(outcome.text(found))
     return YES if result.ok else NO
+
+
+class _Progress:
+    """Training on stderr: a bar with the latest numbers on a terminal, a line an epoch anywhere else."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Progress:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = ("{task.description:9}", "epoch {task.completed:5.1f} of {task.total:.0f}", "{task.fields[shown]}")
+            self._bar = Progress(
+                TextColumn(columns[0]),
+                BarColumn(),
+                *map(TextColumn, columns[1:]),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, step: Any) -> None:
+        """Take in one step of the history."""
+        if self._quiet:
+            return
+        costs = "  ".join(f"{name} {units.show(getattr(step, name), resource.unit):>9}" for name, resource in RESOURCES.items())
+        shown = f"loss {step.loss:6.3f}  {costs}"
+        if self._bar is not None:
+            phase = "prune" if step.phase == "prune" else step.phase
+            if phase not in self._tasks:
+                self._tasks[phase] = self._bar.add_task(phase, total=step.epochs, shown=shown)
+            accuracy = "" if step.accuracy is None else f"  val {step.accuracy:.1%}"
+            self._bar.update(self._tasks[phase], completed=step.epoch, shown=shown + accuracy)
+        elif step.accuracy is not None:
+            sys.stderr.write(
+                f"{step.phase:<9} epoch {step.epoch:5.1f} of {step.epochs:.0f}  {shown}  val {step.accuracy:6.1%}\n"
+            )
+            sys.stderr.flush()
 
 
 def _pruned(model: str) -> str:

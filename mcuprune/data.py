@@ -461,7 +461,7 @@ def _crop(reach: int) -> Augment:
         found = np.empty_like(x)
         for index, start in enumerate(starts):
             window = tuple(slice(int(s), int(s) + x.shape[axis]) for s, axis in zip(start, axes, strict=True))
-            found[index] = padded[(index, slice(None), *window)]
+            found[index] = padded[index][(slice(None), *window)]
         return found
 
     return vary

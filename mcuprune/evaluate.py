@@ -16,7 +16,8 @@ _BATCH = 256
 class Model:
     """An ONNX model in onnxruntime: float32 (batch, ...) -> its first output, (batch, classes).
 
-    Files whose batch is fixed are run one example at a time. Raises ModelError if onnxruntime refuses the file.
+    Files whose batch is fixed are run at that batch, the last one filled up with zeros. Raises
+    ModelError if onnxruntime refuses the file.
     """
 
     def __init__(self, source: str | Path | bytes) -> None:
@@ -38,13 +39,17 @@ class Model:
             raise ModelError(f"{name}: onnxruntime can't load it ({str(error).splitlines()[0]})") from None
         first = self._session.get_inputs()[0]
         self._name: str = first.name
-        self._batch = _BATCH if not isinstance(first.shape[0], int) else first.shape[0]
+        self._fixed = isinstance(first.shape[0], int)
+        self._batch: int = first.shape[0] if self._fixed else _BATCH
 
     def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        outputs = [
-            self._session.run(None, {self._name: x[start : start + self._batch]})[0] for start in range(0, len(x), self._batch)
-        ]
-        return np.concatenate(outputs)
+        outputs = []
+        for start in range(0, len(x), self._batch):
+            part = x[start : start + self._batch]
+            if self._fixed and len(part) < self._batch:
+                part = np.concatenate([part, np.zeros((self._batch - len(part), *x.shape[1:]), x.dtype)])
+            outputs.append(self._session.run(None, {self._name: part})[0])
+        return np.concatenate(outputs)[: len(x)]
 
 
 def accuracy(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:

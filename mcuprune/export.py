@@ -128,7 +128,7 @@ def weight_scale(weight: np.ndarray, axis: int | None, bias: np.ndarray | None, 
     Never so small that a live bias of an almost dead channel overflows its int32 (|bias| / (input scale x scale) < 2^30).
     """
     others = tuple(a for a in range(weight.ndim) if a != axis)
-    scale = np.maximum(np.abs(weight).max(others) / np.float32(127), np.float32(1e-12))
+    scale: np.ndarray = np.maximum(np.abs(weight).max(others) / np.float32(127), np.float32(1e-12))
     if bias is not None:
         needed = np.abs(bias.reshape(-1)) / np.float32(input_scale * 2.0**30)
         scale = np.maximum(scale, needed if axis is not None else needed.max())
@@ -149,8 +149,8 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
 
     def write(tensor: str, source: str, target: str) -> None:
         found = quantizers[plan.quantizer[tensor]]
-        constants[f"{tensor}/scale"] = np.float32(found.scale)
-        constants[f"{tensor}/zero_point"] = np.int8(found.zero_point)
+        constants[f"{tensor}/scale"] = np.array(found.scale, np.float32)
+        constants[f"{tensor}/zero_point"] = np.array(found.zero_point, np.int8)
         parameters = (f"{tensor}/scale", f"{tensor}/zero_point")
         nodes.append(Node(f"{tensor}/QuantizeLinear", "QuantizeLinear", (source, *parameters), (f"{tensor}/int8",)))
         nodes.append(Node(f"{tensor}/DequantizeLinear", "DequantizeLinear", (f"{tensor}/int8", *parameters), (target,)))
@@ -172,8 +172,9 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
             if content not in known:  # one stored constant serves all users that store it alike
                 known[content] = name if not known else f"{name}/{node.name}"
                 constants.pop(known[content], None)
-                source = (f"{known[content]}/{values.dtype}", f"{known[content]}/scale")
-                constants.update(zip(source, (values, scale), strict=True))
+                # onnxruntime makes a QGemm of a Gemm only where zero points are written out
+                source = tuple(f"{known[content]}/{part}" for part in (values.dtype, "scale", "zero_point"))
+                constants.update(zip(source, (values, scale, np.zeros(scale.shape, values.dtype)), strict=True))
                 attrs = {} if axis is None else {"axis": axis}
                 label = f"{known[content]}/DequantizeLinear"
                 nodes.append(Node(label, "DequantizeLinear", source, (known[content],), attrs))
@@ -186,13 +187,16 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
     return net.rebuilt(nodes, constants)
 
 
+def stores_bias(n_biases: int, n_scales: int) -> bool:
+    """Whether a bias is stored as int32: it needs a number for each scale."""
+    return n_scales in (1, n_biases)
+
+
 _Stored = tuple[np.ndarray, np.ndarray, int | None]
 
 
-def _stored_weights(
-    net: Network, node: Node, plan: Scheme, quantizers: Mapping[str, Quantizer]
-) -> dict[int, _Stored]:
-    """Input index -> integers, scale and axis, for a mixer's weight and bias."""
+def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> dict[int, _Stored]:
+    """Input index -> integers, scale and axis, for a mixer's weight and bias. One number for all channels stays a float."""
     if node.inputs[0] not in plan.quantizer:
         raise UnsupportedOperator(f"{net.path}: node '{node.name}' ({node.op}): its input isn't quantised; write --float")
     input_scale = quantizers[plan.quantizer[node.inputs[0]]].scale
@@ -205,7 +209,7 @@ def _stored_weights(
         shape[axis] = -1
     integers = np.clip(np.round(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
     stored: dict[int, _Stored] = {1: (integers, scale, axis)}
-    if bias is not None:
+    if bias is not None and stores_bias(bias.size, scale.size):
         product = np.asarray(np.float32(input_scale) * scale, np.float32)
         wide = np.round(bias.astype(np.float64) / product).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
         stored[2] = (wide, product, bias.ndim - 1 if product.ndim else None)
@@ -231,13 +235,20 @@ def raised(net: Network, opset: int) -> Network:
             wide = [a for a in range(axis, len(shape)) if shape[a] > 1]
             if len(wide) > 1:
                 raise UnsupportedOperator(
-                    f"{net.path}: node '{node.name}': {node.op} over several axes (opset {net.opset}); export with opset {opset}"
+                    f"{net.path}: node '{node.name}': {node.op} over several axes (opset {net.opset}); "
+                    f"export with opset {opset}"
                 )
             node = node.with_attrs(axis=wide[0] if wide else axis)
-        elif node.op == "Upsample":
-            attrs = {"scales": node.attrs["scales"], "coordinate_transformation_mode": "asymmetric"}
-            mode = node.attrs.get("mode", "nearest")
-            node = replace(node, op="Resize", attrs={**attrs, "mode": mode, "nearest_mode": "floor"}, origins={})
+        elif node.op == "Upsample" or (node.op == "Resize" and net.opset < 11):
+            scales, mode = node.attrs["scales"], node.attrs.get("mode", "nearest")
+            down = {scale < 1 for scale in scales if scale != 1}
+            if mode == "nearest" and len(down) > 1:
+                raise UnsupportedOperator(
+                    f"{net.path}: node '{node.name}': {node.op} both up and down (opset {net.opset}); export with opset {opset}"
+                )
+            attrs = {"scales": scales, "mode": mode, "coordinate_transformation_mode": "asymmetric"}
+            # as onnxruntime rounds in these opsets (see trainable)
+            node = replace(node, op="Resize", attrs={**attrs, "nearest_mode": "ceil" if True in down else "floor"}, origins={})
         elif node.op == "BatchNormalization" and "spatial" in node.attrs:
             node = replace(node, attrs={key: value for key, value in node.attrs.items() if key != "spatial"})
         elif node.op == "Dropout":

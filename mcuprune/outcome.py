@@ -136,9 +136,9 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
         )
     if found["before"]["accuracy"] is not None:
         after = found["after"]
-        rows.append(["accuracy", _share(found["before"]["accuracy"]), _share(after["accuracy_float"]), "float", "", ""])
+        rows.append(["accuracy", _share(found["before"]["accuracy"]), _share(after["accuracy_float"]), "", "", "float"])
         if after["accuracy_int8"] is not None:
-            rows.append(["", "", _share(after["accuracy_int8"]), "int8", "", ""])
+            rows.append(["", "", _share(after["accuracy_int8"]), "", "", "int8"])
     return rows
 
 

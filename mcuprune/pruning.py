@@ -105,6 +105,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     doesn't fit, a budget that can't be held, a place that can't be written, a missing package.
     """
     started = time.monotonic()
+    if request.train or request.int8:
+        _need_engine()
     _check_places(request)
     original = network.load(request.model, input_shapes=request.input_shapes, accept=ops.accept(request.model))
     before = resources.profile(original)
@@ -189,8 +191,20 @@ def _stored_candidate(saved: Saved, path: str) -> Candidate:
     return Candidate(channels, saved.arrays["keep"], macs, full, tuple(saved.values["notes"]))
 
 
+def _need_engine() -> None:
+    """Raise MissingExtra unless everything that trains and quantises is installed. Only here does torch get imported."""
+    try:
+        import mcuprune.methods
+        import mcuprune.quantize  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(
+            f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' "
+            "(--no-train --float works without it)"
+        ) from None
+
+
 def _bytes(net: Network) -> bytes:
-    return net.to_proto().SerializeToString()
+    return bytes(net.to_proto().SerializeToString())
 
 
 def _check_places(request: Request) -> None:
@@ -261,12 +275,10 @@ def _train(
     on_step: OnStep,
 ) -> Candidate:
     """Restore BatchNormalization, run the method, and return its candidate."""
-    try:
-        from mcuprune.methods import METHODS
-        from mcuprune.trainable import Trainable
-        from mcuprune.training import output_moments
-    except ImportError as error:
-        raise MissingExtra(f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]'") from None
+    from mcuprune.methods import METHODS
+    from mcuprune.trainable import Trainable
+    from mcuprune.training import output_moments
+
     if request.method not in METHODS:
         raise UsageError(f"--method {request.method}: unknown; the methods are {', '.join(METHODS)}")
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
@@ -303,13 +315,9 @@ def _quantize(
 
     Returns the int8 network, and the candidate with the account of this training added.
     """
-    try:
-        from mcuprune.quantize import QuantTrainable, calibrate
-        from mcuprune.training import Trainer
-    except ImportError as error:
-        raise MissingExtra(
-            f"int8 needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' (or write floats: --float)"
-        ) from None
+    from mcuprune.quantize import QuantTrainable, calibrate
+    from mcuprune.training import Trainer
+
     channels = candidate.channels
     net = channels.network
     random = np.random.default_rng(request.seed)
@@ -346,7 +354,17 @@ def _quantize(
         quant.observing = trainer.step < _OBSERVING * trainer.total
         loss = trainer.train_step()
         if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=trainer.accuracy(data.val), phase=_QUANTIZE))
+            on_step(
+                Step(
+                    trainer.step,
+                    trainer.epoch,
+                    loss,
+                    **at,
+                    accuracy=trainer.accuracy(data.val),
+                    phase=_QUANTIZE,
+                    epochs=trainer.epochs,
+                )
+            )
             arrays = {**trainer.state(), "float": np.frombuffer(_bytes(net), np.uint8), "keep": candidate.keep}
             macs = candidate.training_macs, candidate.full_training_macs
             checkpoint.save(_QUANTIZE, arrays, {"macs": macs, "notes": candidate.notes})

@@ -1,7 +1,7 @@
 """Fake-quant training: the network computes as the int8 file will, and its ranges are learned by watching.
 
-``QuantTrainable`` is a ``Trainable`` whose weights, biases and tensors go through the quantisers of ``export.scheme``. The int32
-rounding of biases is simulated too: without it a tenth of all logits differ from the file by a step or more.
+``QuantTrainable`` is a ``Trainable`` whose weights, biases and tensors go through the quantisers of ``export.scheme``. The
+int32 rounding of biases is simulated too: without it a tenth of all logits differ from the file by a step or more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcuprune.channels import Channels
-from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer, Scheme, quantizer, scheme, weight_axis, weight_scale
+from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer, Scheme, quantizer, scheme, stores_bias, weight_axis, weight_scale
 from mcuprune.network import Network, Node
 from mcuprune.trainable import Trainable
 
@@ -33,6 +33,8 @@ class QuantTrainable(Trainable):
         self.observing = True
         self.simulating = True
         self._ranges: dict[str, tuple[float, float]] = dict.fromkeys(self.scheme.unit, (0.0, 1.0))
+        self._before: dict[str, tuple[float, float]] = {}  # the ranges at the start of this batch
+        self._seen: dict[str, tuple[float, float]] = {}  # what this batch has shown so far
         self._quantizers: dict[str, Quantizer] = {name: Quantizer(UNIT_SCALE, LOW) for name in self.scheme.unit}
 
     def quantizers(self) -> dict[str, Quantizer]:
@@ -63,10 +65,17 @@ class QuantTrainable(Trainable):
         found = self._quantizers[name]
         return torch.fake_quantize_per_tensor_affine(value, found.scale, found.zero_point, LOW, HIGH)
 
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self._before, self._seen = dict(self._ranges), {}
+        return super().forward(*inputs)
+
     def _observe(self, name: str, value: Tensor) -> None:
         low, high = (float(x) for x in torch.aminmax(value.detach()))
-        if name in self._ranges:
-            old_low, old_high = self._ranges[name]
+        if name in self._seen:  # of the tensors that share a quantiser, the widest of a batch counts
+            low, high = min(low, self._seen[name][0]), max(high, self._seen[name][1])
+        self._seen[name] = (low, high)
+        if name in self._before:
+            old_low, old_high = self._before[name]
             if self.simulating:
                 low = old_low + self.momentum * (low - old_low)
                 high = old_high + self.momentum * (high - old_high)
@@ -99,6 +108,8 @@ class QuantTrainable(Trainable):
             return value
         input_scale = self._quantizers[self.scheme.quantizer[node.inputs[0]]].scale
         step = torch.from_numpy(np.asarray(np.float32(input_scale) * self._scale(node), np.float32)).to(value.device)
+        if not stores_bias(value.numel(), step.numel()):
+            return value
         rounded = torch.round(value.detach().double() / step).to(value.dtype) * step
         return value + (rounded - value).detach()
 

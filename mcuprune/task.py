@@ -34,7 +34,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a run's history. Resources are those of the widths at that step; accuracy is None between evaluations."""
+    """One line of a run's history. Resources are those of the widths at that step; accuracy is None between evaluations.
+
+    epochs: how many epochs this part of the run has.
+    """
 
     step: int
     epoch: float
@@ -44,6 +47,7 @@ class Step:
     macs: int
     accuracy: float | None = None
     phase: str = "train"
+    epochs: float = 0.0
 
 
 OnStep = Callable[[Step], None]
@@ -74,7 +78,7 @@ class Candidate:
     """A pruned and trained float network.
 
     keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
-    training_macs: forward multiply-accumulates of every example trained on; full_training_macs: the same examples at full width.
+    training_macs: forward multiply-accumulates of every example trained on; full_training_macs: the same at full width.
     notes: what the user should know about how it came about.
     """
 

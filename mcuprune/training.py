@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mcuprune.channels import Channels
 from mcuprune.data import Augment, Split
+from mcuprune.ops import OPS
 from mcuprune.resources import costs
 from mcuprune.task import Task
 from mcuprune.trainable import Trainable, as_inputs
@@ -74,13 +75,19 @@ class Trainer:
     def epoch(self) -> float:
         return self.step / self.steps_per_epoch
 
+    @property
+    def epochs(self) -> float:
+        """How many epochs the whole schedule has."""
+        return self.total / self.steps_per_epoch
+
     def _start(self, channels: Channels) -> None:
         self.module = self._make(channels)
         self.module.want_logits()
         net = channels.network
         self._macs = sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
-        decayed = [p for _, p in self.module.named_weights() if p.ndim > 1]
-        spared = [p for _, p in self.module.named_weights() if p.ndim <= 1]  # normalisation and biases
+        matrices = {name for node in net.nodes for i, name in enumerate(node.inputs) if OPS[node.op].role(node, i) == "weight"}
+        decayed = [p for name, p in self.module.named_weights() if name in matrices]
+        spared = [p for name, p in self.module.named_weights() if name not in matrices]  # normalisation, biases, slopes
         self._optimizer = torch.optim.SGD(
             [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}],
             lr=self.lr,

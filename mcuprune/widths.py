@@ -68,7 +68,9 @@ def uniform(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:
 
 
 def cut_into(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray, multiple: int = 1) -> np.ndarray:
-    """Narrow groups one channel (or ``multiple``) at a time until the budget holds: always where it costs least value for the excess it saves.
+    """Narrow groups one channel (or ``multiple``) at a time until the budget holds.
+
+    Always where it costs least value for the excess it saves.
 
     value: float (groups,), what a channel of each group is worth.
     """

@@ -55,7 +55,7 @@ class Widths:
     def current(self, v: np.ndarray | None = None) -> np.ndarray:
         """n = max(1, floor(pi C)): int64 (groups,)."""
         widths = allocation.floor(self.model, np.exp(self.v if v is None else v), self.multiple)
-        return np.maximum(widths, self._floor)
+        return np.asarray(np.maximum(widths, self._floor))
 
     def targets(self, progress: float) -> Budget:
         """What each resource should cost at this share of the pruning phase."""
@@ -173,13 +173,23 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             keep = task.channels.top(n, scores)
             at = model.at(n)
             trainer.module.gates = torch.from_numpy(keep.astype(np.float32))
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, phase="prune"))
+            on_step(Step(trainer.step, trainer.epoch, loss, **at, phase="prune", epochs=trainer.epochs))
             if cut:
                 trainer.module.gates = None
                 trainer.shrink(keep)
         if trainer.step % trainer.steps_per_epoch == 0:
             accuracy = trainer.accuracy(data.val)
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=accuracy, phase="train" if cut else "prune"))
+            on_step(
+                Step(
+                    trainer.step,
+                    trainer.epoch,
+                    loss,
+                    **at,
+                    accuracy=accuracy,
+                    phase="train" if cut else "prune",
+                    epochs=trainer.epochs,
+                )
+            )
             if task.checkpoint:
                 arrays = {**trainer.state(), "keep": keep, "v": outer.v, "task": outer.task}
                 task.checkpoint.save(_PHASE, arrays, {"cut": cut, "notes": notes})

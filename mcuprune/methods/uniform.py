@@ -1,4 +1,4 @@
-"""The baseline that every method must beat: one width multiplier for all groups, the largest that fits, trained at that width."""
+"""The baseline that every method must beat: one width multiplier for all groups, the largest that fits, trained so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,17 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     while trainer.step < trainer.total:
         loss = trainer.train_step()
         if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=trainer.accuracy(task.data.val), phase="train"))
+            on_step(
+                Step(
+                    trainer.step,
+                    trainer.epoch,
+                    loss,
+                    **at,
+                    accuracy=trainer.accuracy(task.data.val),
+                    phase="train",
+                    epochs=trainer.epochs,
+                )
+            )
             if task.checkpoint:
                 task.checkpoint.save(_PHASE, trainer.state(), {})
     full = model.sums(model.full)["macs"] * trainer.batch * trainer.total

@@ -1,0 +1,330 @@
+"""One prune from file to file: what it writes, what it says about it, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from mcuprune import data, network, ops, outcome, pruning, resources, units
+from mcuprune.cli import main
+from mcuprune.errors import BudgetError, DataError, ModelError, OutputError, UnsupportedOperator, UsageError
+from mcuprune.pruning import Request, Result
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+DEMOS = sorted(path.stem for path in MODELS.glob("*.onnx"))
+
+torch.set_num_threads(1)
+
+
+def limits(**wanted: str) -> dict[str, units.Limit]:
+    return {name: units.parse(text, resources.RESOURCES[name].unit) for name, text in wanted.items()}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The README's prune: all three limits bind."""
+    folder = tmp_path_factory.mktemp("demo")
+    request = Request(
+        str(MODELS / "resnet8_digits.onnx"),
+        limits(sram="46%", flash="25%", macs="25%"),
+        str(folder / "out.onnx"),
+        report=str(folder / "report"),
+    )
+    return pruning.prune(request)
+
+
+def test_the_demo_holds_its_budget_within_a_point_of_the_original(demo: Result) -> None:
+    assert demo.ok
+    assert demo.accuracy is not None
+    assert demo.accuracy_int8 is not None
+    assert demo.accuracy_int8 >= demo.accuracy - 0.01
+    for name, limit in demo.budget.limits.items():
+        assert 0.95 * limit <= demo.verdict.used[name] <= limit, name
+
+
+def test_reported_costs_are_what_a_profile_of_the_written_file_says(demo: Result) -> None:
+    written = network.load(demo.request.output, accept=ops.accept("written"))
+    assert dict(resources.profile(written).total) == dict(demo.after.total)
+
+
+def test_reported_int8_accuracy_is_what_a_plain_onnxruntime_session_gives(demo: Result) -> None:
+    session = onnxruntime.InferenceSession(demo.request.output, providers=["CPUExecutionProvider"])
+    test = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0).test
+    (logits,) = session.run(None, {session.get_inputs()[0].name: test.x})
+    assert float((logits.argmax(1) == test.y).mean()) == demo.accuracy_int8
+
+
+def test_names_metadata_opset_and_interface_of_the_users_model_survive(demo: Result) -> None:
+    before, after = onnx.load(demo.request.model), onnx.load(demo.request.output)
+    assert [v.SerializeToString() for v in before.graph.input] == [v.SerializeToString() for v in after.graph.input]
+    assert [v.SerializeToString() for v in before.graph.output] == [v.SerializeToString() for v in after.graph.output]
+    assert {p.key: p.value for p in before.metadata_props} == {p.key: p.value for p in after.metadata_props}
+    assert before.opset_import[0].version == after.opset_import[0].version
+    quantizers = ("QuantizeLinear", "DequantizeLinear")
+    assert {n.name for n in after.graph.node if n.op_type not in quantizers} <= {n.name for n in before.graph.node}
+    onnx.checker.check_model(after, full_check=True)
+
+
+def test_no_group_could_be_widened_by_a_channel(demo: Result) -> None:
+    channels = pruning.label(network.load(demo.request.model, accept=ops.accept("demo")))
+    model = resources.CostModel(channels)
+    widths = np.array([group.after for group in demo.groups])
+    assert not demo.budget.check(model.at(widths)).excess
+    for index, group in enumerate(demo.groups):
+        if group.after < group.before:
+            wider = widths.copy()
+            wider[index] += 1
+            assert demo.budget.check(model.at(wider)).excess, group.name
+
+
+def test_kept_channels_are_as_many_as_the_group_is_wide(demo: Result) -> None:
+    for group in demo.groups:
+        assert len(set(group.kept)) == len(group.kept) == group.after
+        assert all(0 <= channel < group.before for channel in group.kept)
+
+
+def test_history_falls_to_the_budget_and_training_costs_less_than_full_width(demo: Result) -> None:
+    pruned = [step for step in demo.history if step.phase == "prune"]
+    assert [step.macs for step in pruned] == sorted((step.macs for step in pruned), reverse=True)
+    assert demo.training_macs < 0.55 * demo.full_training_macs
+
+
+def test_report_text_and_markdown_say_only_what_the_document_holds(demo: Result) -> None:
+    found = json.loads(outcome.write(outcome.document(demo)))
+    assert found["command"] == "prune"
+    assert found["after"]["total"]["macs"] == demo.after.total["macs"]
+    for drawn in (outcome.text(found), outcome.markdown(found)):
+        assert f"{demo.accuracy_int8:.1%}" in drawn
+        assert units.show(demo.after.total["flash"], "bytes") in drawn
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_without_training_every_demo_model_is_cut_to_half_its_macs(name: str, tmp_path: Path) -> None:
+    request = Request(str(MODELS / f"{name}.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False)
+    result = pruning.prune(request)
+    assert result.ok
+    assert result.after.total["macs"] <= result.before.total["macs"] // 2
+    assert result.accuracy is None
+    assert result.training_macs == 0
+
+
+def test_a_limit_that_already_holds_changes_no_output(tmp_path: Path) -> None:
+    path = str(MODELS / "branchy_digits.onnx")
+    pruning.prune(Request(path, limits(macs="100%"), str(tmp_path / "o.onnx"), train=False, int8=False))
+    x = np.random.default_rng(0).standard_normal((3, 1, 16, 16)).astype(np.float32)
+    one, other = (
+        onnxruntime.InferenceSession(p, providers=["CPUExecutionProvider"]).run(None, {"image": x})[0]
+        for p in (path, str(tmp_path / "o.onnx"))
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
+
+
+def test_without_data_int8_says_that_its_ranges_are_a_guess(tmp_path: Path) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), train=False)
+    result = pruning.prune(request)
+    assert any("random inputs" in note for note in result.notes)
+    assert dict(result.after.total) == dict(resources.profile(network.load(tmp_path / "o.onnx")).total)
+
+
+@pytest.mark.parametrize("method", ["uniform", "differentiable"])
+def test_same_seed_same_file_and_another_seed_another(method: str, tmp_path: Path) -> None:
+    files = []
+    for run, seed in enumerate((1, 1, 2)):
+        request = Request(
+            str(MODELS / "dscnn_digits.onnx"),
+            limits(flash="40%", sram="70%"),
+            str(tmp_path / f"{run}.onnx"),
+            method=method,
+            epochs=2,
+            seed=seed,
+        )
+        assert pruning.prune(request).ok
+        files.append((tmp_path / f"{run}.onnx").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+def test_bounds_on_groups_hold(tmp_path: Path) -> None:
+    request = Request(
+        str(MODELS / "resnet8_digits.onnx"),
+        limits(flash="50%"),
+        str(tmp_path / "o.onnx"),
+        epochs=2,
+        keep=("/stem/*",),
+        min_channels=8,
+        multiple_of=4,
+    )
+    result = pruning.prune(request)
+    assert result.ok
+    assert {group.name: group.after for group in result.groups}["/stem/conv/Conv"] == 16
+    assert all(group.after % 4 == 0 and group.after >= 8 for group in result.groups)
+
+
+def test_the_arena_of_a_runtime_can_be_the_limit(tmp_path: Path) -> None:
+    path = str(MODELS / "dscnn_digits.onnx")
+    result = pruning.prune(
+        Request(path, limits(sram="60%"), str(tmp_path / "o.onnx"), train=False, int8=False, sram_model="tflm")
+    )
+    assert result.ok
+    assert result.verdict.used["sram"] == result.after.memory.arena_tflm <= result.before.memory.arena_tflm * 0.6
+
+
+def test_an_interrupted_run_resumes_to_the_same_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mcuprune.cli", "prune", str(MODELS / "dscnn_digits.onnx"), "--macs", "30%"]
+    command += ["--epochs", "6", "--seed", "3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "-o", str(tmp_path / "a.onnx"), "-q"], check=True, env=environment, timeout=300)
+
+    stopped = subprocess.Popen([*command, "-o", str(tmp_path / "b.onnx")], env=environment, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 240
+    while not (tmp_path / "b.onnx.checkpoint").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGKILL)
+    stopped.wait()
+    assert not (tmp_path / "b.onnx").exists()
+    subprocess.run([*command, "-o", str(tmp_path / "b.onnx"), "--resume", "-q"], check=True, env=environment, timeout=300)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert not (tmp_path / "b.onnx.checkpoint").exists()
+
+
+def test_a_checkpoint_of_another_request_is_ignored(tmp_path: Path) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2, resume=True)
+    (tmp_path / "o.onnx.checkpoint").write_bytes(b"cut short")
+    assert pruning.prune(request).ok
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one message of a command that must end with exit code 2."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+def model_of(nodes: list[onnx.NodeProto], shape: list[int], weights: dict[str, np.ndarray], path: Path) -> str:
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", *shape])],
+        [helper.make_empty_tensor_value_info("y")],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return str(path)
+
+
+def test_a_budget_below_one_channel_a_group_is_refused_before_training(tmp_path: Path) -> None:
+    request = Request(str(MODELS / "resnet8_digits.onnx"), limits(flash="200"), str(tmp_path / "o.onnx"))
+    with pytest.raises(BudgetError, match=r"flash can't go below \d+"):
+        pruning.prune(request)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_a_data_set_asks_for_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(MODELS / "resnet8_digits.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "plain.onnx")
+    message = refused(["prune", str(tmp_path / "plain.onnx"), "--macs", "50%", "-o", str(tmp_path / "o.onnx")], capsys)
+    assert "--data" in message
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_a_network_without_removable_channels_is_refused(tmp_path: Path) -> None:
+    weight = np.ones((4, 3, 3, 3), np.float32)
+    path = model_of([helper.make_node("Conv", ["x", "w"], ["y"])], [3, 8, 8], {"w": weight}, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="no prunable channel.*graph output 'y'"):
+        pruning.prune(Request(path, limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False))
+
+
+def test_an_unsupported_operator_is_named_with_its_node(tmp_path: Path) -> None:
+    weight = np.ones((4, 3, 1, 1), np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["t"]), helper.make_node("NonZero", ["t"], ["y"], name="odd one")]
+    path = model_of(nodes, [3, 8, 8], {"w": weight}, tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedOperator, match=r"odd one.*NonZero"):
+        pruning.prune(Request(path, limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False))
+
+
+def test_no_limit_at_all_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--sram, --flash or --macs"):
+        pruning.prune(Request(str(MODELS / "resnet8_digits.onnx"), {}, str(tmp_path / "o.onnx")))
+
+
+@pytest.mark.parametrize(("classes", "shape"), [(7, (1, 16, 16)), (10, (1, 8, 8))])
+def test_data_of_another_shape_or_with_other_classes_is_refused(classes: int, shape: tuple[int, ...], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((40, *shape)).astype(np.float32)
+    y = np.arange(40) % 12 if classes == 7 else np.arange(40) % 10
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    request = Request(
+        str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), data=str(tmp_path / "d.npz")
+    )
+    with pytest.raises(DataError, match=r"d\.npz"):
+        pruning.prune(request)
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    started = time.process_time()
+    with pytest.raises(OutputError, match="can't be written"):
+        pruning.prune(Request(str(MODELS / "resnet8_digits.onnx"), limits(macs="50%"), str(tmp_path / "file" / "o.onnx")))
+    with pytest.raises(OutputError, match="is a folder"):
+        pruning.prune(Request(str(MODELS / "resnet8_digits.onnx"), limits(macs="50%"), str(tmp_path)))
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--macs", "50%", "--method", "magic"], "magic"),
+        (["--macs", "50%", "--augment", "spin"], "spin"),
+        (["--macs", "50%", "--keep", "nothing*"], "nothing*"),
+        (["--macs", "fifty"], "fifty"),
+        (["--sram", "64 potatoes"], "64 potatoes"),
+    ],
+)
+def test_flags_that_make_no_sense_get_one_message(
+    flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(MODELS / "dscnn_digits.onnx")
+    assert said in refused(["prune", model, *flags, "-o", str(tmp_path / "o.onnx")], capsys)
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_prune_without_the_extra_names_it(tmp_path: Path) -> None:
+    blocked = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnxruntime", "sklearn", "onnx2torch", "torchvision"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+sys.meta_path.insert(0, Absent())
+from mcuprune.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", blocked, "prune", str(MODELS / "dscnn_digits.onnx"), "--macs", "50%"]
+    command += ["-o", str(tmp_path / "o.onnx")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "mcuprune[prune]" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    without = subprocess.run([*command, "--no-train", "--float"], capture_output=True, text=True, timeout=120)
+    assert without.returncode == 0, without.stderr
