@@ -1,0 +1,189 @@
+"""Files that are damaged or mean harm: one plain message or a right answer, in bounded memory and time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import blocks
+import numpy as np
+import onnx
+import pytest
+from conftest import corpus
+from onnx import TensorProto, helper, numpy_helper
+
+from mcuprune import network, ops
+from mcuprune.channels import label
+from mcuprune.errors import McupruneError
+from mcuprune.resources import profile
+
+ROOT = Path(__file__).parents[1]
+
+
+def content() -> bytes:
+    return blocks.exported("resnet", "torchscript")
+
+
+def refused(folder: Path, written: bytes) -> str:
+    """The message with which a file is refused."""
+    path = folder / "net.onnx"
+    path.write_bytes(written)
+    with pytest.raises(McupruneError) as caught:
+        profile(network.load(path, accept=ops.accept(str(path))))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_a_file_cut_short_is_refused(share: float, tmp_path: Path) -> None:
+    refused(tmp_path, content()[: int(len(content()) * share)])
+
+
+@pytest.mark.parametrize("written", [b"", b"\x00" * 100, b"\xff" * 100, b"hello", b"PK\x03\x04", b"{}"])
+def test_what_is_no_onnx_file_is_refused(written: bytes, tmp_path: Path) -> None:
+    refused(tmp_path, written)
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(McupruneError, match="can't be read"):
+        network.load(tmp_path)
+
+
+Change = Callable[[onnx.GraphProto], object]
+
+
+def _node(graph: onnx.GraphProto, op: str, which: int = 0) -> onnx.NodeProto:
+    return [node for node in graph.node if node.op_type == op][which]
+
+
+def _cyclic(graph: onnx.GraphProto) -> None:
+    _node(graph, "Conv").input[0] = _node(graph, "Relu", 1).output[0]
+
+
+def _dangling(graph: onnx.GraphProto) -> None:
+    _node(graph, "Conv", 1).input[0] = "nothing"
+
+
+def _made_twice(graph: onnx.GraphProto) -> None:
+    _node(graph, "Relu", 1).output[0] = _node(graph, "Relu").output[0]
+
+
+def _made_of_an_input(graph: onnx.GraphProto) -> None:
+    _node(graph, "Relu").output[0] = graph.input[0].name
+
+
+def _negative(graph: onnx.GraphProto) -> None:
+    graph.initializer[0].dims[0] = -5
+
+
+def _endless(graph: onnx.GraphProto) -> None:
+    graph.initializer[0].dims[0] = 2**62
+
+
+def _other_rank(graph: onnx.GraphProto) -> None:
+    graph.initializer[0].dims[:] = [int(np.prod(graph.initializer[0].dims))]
+
+
+def _wide_input(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**40
+
+
+def _no_input(graph: onnx.GraphProto) -> None:
+    del graph.input[:]
+
+
+def _no_output(graph: onnx.GraphProto) -> None:
+    del graph.output[:]
+
+
+def _group(graph: onnx.GraphProto) -> None:
+    _node(graph, "Conv", 1).attribute.append(helper.make_attribute("group", 3))
+
+
+def _typed(graph: onnx.GraphProto) -> None:
+    for attribute in _node(graph, "Conv").attribute:
+        attribute.CopyFrom(helper.make_attribute(attribute.name, "text"))
+
+
+DAMAGE: dict[str, tuple[Change, str]] = {
+    "cycle": (_cyclic, "cycle"),
+    "dangling input": (_dangling, "'nothing', which nothing makes"),
+    "tensor made twice": (_made_twice, "made more than once"),
+    "tensor that is an input too": (_made_of_an_input, "more than once"),
+    "negative dimension": (_negative, "shape"),
+    "endless dimension": (_endless, "shape"),
+    "weights of another rank": (_other_rank, ""),
+    "endless input": (_wide_input, ""),
+    "no inputs": (_no_input, ""),
+    "no outputs": (_no_output, "no outputs"),
+    "groups that don't divide": (_group, ""),
+    "attributes of another type": (_typed, "no valid Conv"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_graph_is_refused(damage: str, tmp_path: Path) -> None:
+    change, message = DAMAGE[damage]
+    model = onnx.load_from_string(content())
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            kept = [attribute for attribute in node.attribute if attribute.name != "group"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    change(model.graph)
+    assert message in refused(tmp_path, model.SerializeToString())
+
+
+def test_nodes_of_one_name_are_told_apart() -> None:
+    model = onnx.load_from_string(content())
+    for node in model.graph.node:
+        node.name = "same"
+    names = [node.name for node in label(network.from_proto(model, "net.onnx")).network.nodes]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "sub/../../secret.bin", "link.bin", "none.bin"])
+def test_external_data_may_not_leave_the_folder(location: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(b"\x00" * 10**6)
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    model = onnx.load_from_string(content())
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    assert "external data" in refused(folder, model.SerializeToString())
+
+
+def test_a_small_file_may_not_make_a_huge_constant(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ConstantOfShape", ["dims"], ["w"], name="bomb"),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 2**20, 8, 8))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([2**20, 2**20, 1, 1]), "dims")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    assert "bomb" in refused(tmp_path, model.SerializeToString())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_damage_gives_a_message_or_an_answer(seed: int, tmp_path: Path) -> None:
+    files = [path for path in corpus() if path.stat().st_size < 200_000]
+    for name in ("shufflenet v1 unit", "uneven split", "squeeze-excite, hard-swish", "padded channels"):
+        files.append(tmp_path / f"{name}.onnx")
+        files[-1].write_bytes(blocks.exported(name, "torchscript"))
+    command = [sys.executable, str(ROOT / "tests" / "mutations.py"), str(seed), "400", *map(str, files)]
+    path = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, env=path, check=False)
+    assert found.stdout == ""
+    assert found.returncode == 0, found.stderr[-2000:]
