@@ -1,0 +1,155 @@
+"""Fake-quant training: gradients pass, ranges are learned and then stand still, the same every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from test_export import MODELS, calibrated, digits, simulated
+from test_trainable import drawn, graph, inputs_of
+
+from mcuprune import network
+from mcuprune.channels import label
+from mcuprune.export import UNIT_SCALE, Quantizer
+from mcuprune.quantize import QuantTrainable
+from mcuprune.trainable import Trainable
+
+torch.set_num_threads(1)
+_N = helper.make_node
+
+
+def module_of(nodes: list[onnx.NodeProto], constants: dict[str, Any], shape: tuple[int, ...]) -> QuantTrainable:
+    return QuantTrainable(label(network.from_proto(graph(nodes, constants, shape), "net.onnx")))
+
+
+def relu_net() -> QuantTrainable:
+    nodes = [_N("Conv", ["x", "w", "b"], ["a"], name="c"), _N("Relu", ["a"], ["d"]), _N("Conv", ["d", "v"], ["y"], name="e")]
+    return module_of(nodes, {"w": drawn(5, 3, 3, 3), "b": drawn(5), "v": drawn(4, 5, 1, 1)}, (3, 6, 6))
+
+
+def see(module: QuantTrainable, x: np.ndarray) -> None:
+    with torch.no_grad():
+        module.train()(torch.from_numpy(x))
+
+
+def test_gradients_pass_the_roundings() -> None:
+    """Straight through: close to the float network's own, and none of them zero."""
+    module = relu_net()
+    x = drawn(8, 3, 6, 6)
+    module.simulating = False
+    see(module, x)
+    plain = Trainable(module.channels)
+    module.simulating, module.observing = True, False
+    for one in (module, plain):
+        one(torch.from_numpy(x))[0].square().sum().backward()
+    for (name, weight), (_, exact) in zip(module.named_weights(), plain.named_weights(), strict=True):
+        assert weight.grad is not None, name
+        apart = (weight.grad - exact.grad).norm() / exact.grad.norm()
+        assert 0 < apart < 0.1, name
+
+
+def test_calibration_covers_all_that_was_seen() -> None:
+    module = relu_net()
+    module.simulating = False
+    for scale in (1.0, 5.0, 2.0):
+        see(module, scale * drawn(8, 3, 6, 6))
+    found = module.quantizers()["x"]
+    x = 5 * drawn(8, 3, 6, 6)
+    assert found.scale == pytest.approx((x.max() - x.min()) / 255, rel=1e-5)
+    assert module.quantizers()["d"].zero_point == -128
+
+
+def test_ranges_follow_slowly_in_training() -> None:
+    module = relu_net()
+    module.simulating = False
+    x = drawn(8, 3, 6, 6)
+    see(module, x)
+    module.simulating = True
+    before = module.quantizers()["x"].scale
+    see(module, 2 * x)
+    assert module.quantizers()["x"].scale == pytest.approx(before * (1 + module.momentum), rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["evaluating", "told not to"])
+def test_ranges_stand_still(how: str) -> None:
+    module = relu_net()
+    module.simulating = False
+    see(module, drawn(8, 3, 6, 6))
+    module.simulating = True
+    before = module.quantizers()
+    if how == "evaluating":
+        module.eval()
+    else:
+        module.train()
+        module.observing = False
+    module(torch.from_numpy(9 * drawn(8, 3, 6, 6)))
+    assert module.quantizers() == before
+
+
+def test_what_lies_between_zero_and_one_has_a_fixed_scale() -> None:
+    module = module_of([_N("Gemm", ["x", "w"], ["a"], name="g"), _N("Sigmoid", ["a"], ["y"])], {"w": drawn(3, 4)}, (3,))
+    module.simulating = False
+    see(module, drawn(8, 3))
+    assert module.quantizers()["y"] == Quantizer(UNIT_SCALE, -128)
+
+
+def test_tensors_that_share_a_quantiser_do_not_pull_at_its_range() -> None:
+    """A slice of small values must not narrow the range that the whole tensor needs."""
+    nodes = [
+        _N("Relu", ["x"], ["a"]),
+        _N("Slice", ["a", "zero", "one", "one"], ["b"]),
+        _N("Gemm", ["b", "w"], ["c"], name="g"),
+        _N("Gemm", ["a", "v"], ["d"], name="h"),
+        _N("Add", ["c", "d"], ["y"]),
+    ]
+    constants = {"zero": np.int64([0]), "one": np.int64([1]), "w": drawn(1, 4), "v": drawn(3, 4)}
+    module = module_of(nodes, constants, (3,))
+    x = np.abs(drawn(16, 3)) * np.float32([0.1, 1, 1])
+    module.simulating = False
+    see(module, x)
+    module.simulating = True
+    before = module.quantizers()["a"].scale
+    for _ in range(50):
+        see(module, x)
+    assert module.scheme.quantizer["b"] == "a"
+    assert module.quantizers()["a"].scale == pytest.approx(before, rel=0.01)
+
+
+def test_the_state_of_its_ranges_can_be_stored_and_taken_up() -> None:
+    module, again = relu_net(), relu_net()
+    module.simulating = False
+    see(module, drawn(8, 3, 6, 6))
+    again.load_extra_state_arrays(module.extra_state_arrays())
+    assert again.quantizers() == module.quantizers()
+    module.simulating = True
+    x = {"x": drawn(4, 3, 6, 6, seed=7)}
+    assert np.array_equal(simulated(module.eval(), x)[0], simulated(again.eval(), x)[0])
+
+
+def test_the_same_data_gives_the_same_quantisers() -> None:
+    net, _, images = digits(MODELS[0])
+    inputs = [inputs_of(net, 16, seed=seed) for seed in (0, 1)]
+    one, other = calibrated(net, inputs), calibrated(net, inputs)
+    assert one.quantizers() == other.quantizers()
+    x = {net.inputs[0]: images[:16]}
+    assert np.array_equal(simulated(one, x)[0], simulated(other, x)[0])
+
+
+def test_gates_and_quantisers_go_together() -> None:
+    module = relu_net()
+    module.simulating = False
+    see(module, drawn(8, 3, 6, 6))
+    module.simulating = True
+    module.eval()
+    keep = module.channels.keep_all()
+    keep[[1, 3]] = False
+    module.gates = torch.from_numpy(keep.astype(np.float32))
+    cut = QuantTrainable(module.channels.cut_channels(keep))
+    cut.load_extra_state_arrays(module.extra_state_arrays())
+    x = {"x": drawn(4, 3, 6, 6)}
+    step = module.quantizers()["y"].scale
+    assert np.abs(simulated(module, x)[0] - simulated(cut.eval(), x)[0]).max() <= 1.01 * step
