@@ -23,6 +23,7 @@ from mcuprune.data import Data
 from mcuprune.errors import DataError, MissingExtra, ModelError, OutputError, UsageError
 from mcuprune.network import Network, Shape
 from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
+from mcuprune.salience import salience
 from mcuprune.task import Candidate, History, OnStep, Schedule, Step, Task
 from mcuprune.units import Limit
 
@@ -256,8 +257,6 @@ def _bounded(channels: Channels, request: Request) -> Channels:
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
     """Cut by weight magnitude alone: the largest uniform scaling that fits, grown into the slack it leaves."""
-    from mcuprune.methods.salience import salience
-
     chosen = widths.uniform(model, budget, multiple)
     chosen = widths.grow(model, chosen, budget, 1.0 / np.maximum(chosen, 1), multiple)
     keep = channels.top(chosen, salience(channels))

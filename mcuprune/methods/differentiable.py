@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from mcuprune import widths as allocation
-from mcuprune.methods.salience import salience
+from mcuprune.salience import salience
 from mcuprune.resources import Budget
 from mcuprune.task import Candidate, OnStep, Step, Task
 from mcuprune.training import Trainer, trainer_for

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcuprune import widths
-from mcuprune.methods.salience import salience
+from mcuprune.salience import salience
 from mcuprune.task import Candidate, OnStep, Step, Task
 from mcuprune.training import trainer_for
 
