@@ -10,6 +10,9 @@ from __future__ import annotations
 class McupruneError(Exception):
     """A user's mistake: one message, exit code 2. The class name is the ``kind`` in JSON output."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split("\n")))  # names in a damaged file hold anything
+
 
 class ModelError(McupruneError):
     """The model file can't be read, or breaks a rule that every CNN must keep."""

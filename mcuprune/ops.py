@@ -592,6 +592,10 @@ class DepthToSpace(Op):
 
     int8: Int8 = "same"
 
+    def check(self, node: Node, net: Network) -> None:
+        if net.shapes[node.inputs[0]][1] % node.attrs["blocksize"] ** 2:
+            _refuse(net, node, f"of blocks of {node.attrs['blocksize']} doesn't fit data {list(net.shapes[node.inputs[0]])}")
+
     def label(self, node: Node, flow: Flow) -> None:
         along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
         if along is None:
