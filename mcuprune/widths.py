@@ -94,8 +94,8 @@ def grow(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray
 
     value: float (groups,), what one more channel of each group is worth; relative to how much of the budget it takes.
     """
-    widths = widths.copy()
-    open_groups = widths < model.full
+    widths = cut_into(model, widths, budget, value, multiple)
+    open_groups, grown = widths < model.full, False
     while open_groups.any():
         price = np.zeros(len(widths))
         used = model.at(widths)
@@ -109,6 +109,9 @@ def grow(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray
         if not holds(model, widths, budget):
             widths[best] = before
             open_groups[best] = False
-        elif widths[best] >= model.full[best]:
-            open_groups[best] = False
+        else:
+            grown = True
+            open_groups[best] = widths[best] < model.full[best]
+        if grown and not open_groups.any():  # an arena may shrink where a group grows: look once more at all
+            open_groups, grown = widths < model.full, False
     return widths
