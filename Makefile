@@ -7,7 +7,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types models readme docs bench-memory clean
+.PHONY: help demo test test-slow check lint types models readme docs golden bench-memory clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -39,11 +39,17 @@ lint: $(BIN)/.dev ## ruff
 types: $(BIN)/.dev ## mypy, strict
 	$(BIN)/mypy
 
-check: lint types test ## all that CI runs
-	$(BIN)/python tests/readme.py --check
+check: ## all that CI runs
+	bash .ci/run
 
 models: $(BIN)/.dev ## build, train and export the networks in models/
 	$(BIN)/python models/make.py
+
+docs: $(BIN)/.prune ## write docs/operators.md from the operator table
+	$(BIN)/python tests/operators.py
+
+golden: $(BIN)/.dev ## rewrite the golden text of the tests; look at the difference
+	MCUPRUNE_GOLDEN=1 $(BIN)/python -m pytest -q tests/test_report.py
 
 readme: $(BIN)/.prune ## run the commands that README.md shows and write their output into it
 	$(BIN)/python tests/readme.py
