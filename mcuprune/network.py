@@ -64,7 +64,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
 MAX_ELEMENTS = 2**28
 #: The same for a tensor that is computed.
 MAX_ACTIVATIONS = 2**34
-_OLDEST_OPSET, _NEWEST_OPSET = 7, onnx.defs.onnx_opset_version()
+OLDEST_OPSET, NEWEST_OPSET = 7, onnx.defs.onnx_opset_version()
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
@@ -390,9 +390,9 @@ def _refuse_foreign(model: ModelProto, path: str) -> None:
     """Refuse what the graph's form alone rules out: opsets, custom operators, control flow, sparse weights."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     opset = max(versions.get("", 0), versions.get("ai.onnx", 0))
-    if not _OLDEST_OPSET <= opset <= _NEWEST_OPSET:
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ModelError(
-            f"{path}: opset {opset}; mcuprune reads {_OLDEST_OPSET} to {_NEWEST_OPSET}, export again with one of these"
+            f"{path}: opset {opset}; mcuprune reads {OLDEST_OPSET} to {NEWEST_OPSET}, export again with one of these"
         )
     for index, node in enumerate(model.graph.node):
         where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}'"

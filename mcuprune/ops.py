@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.network import Network, Node, Shape, is_float
+from mcuprune.network import OLDEST_OPSET, Network, Node, Shape, is_float
 
 FIXED = 0
 
@@ -81,6 +81,7 @@ class Op:
 
     memory_kind: Memory = "new"
     int8: Int8 = "own"
+    channels: str = "move"  # what it does to them, for the docs
 
     def check(self, node: Node, net: Network) -> None:
         """Raise UnsupportedOperator for a form of the operator that mcuprune refuses."""
@@ -111,6 +112,7 @@ class Op:
 class Elementwise(Op):
     """Output i from input i, numpy broadcasting. What meets is tied: it lives and dies together."""
 
+    channels = "are tied to those that they meet"
     memory_kind: Memory = "in place"
 
     def check(self, node: Node, net: Network) -> None:
@@ -175,6 +177,8 @@ class Unit(Elementwise):
 class BatchNormalization(Elementwise):
     """(batch, channel, ...) with scale, shift, mean and variance (channel,)."""
 
+    channels = "pass, its statistics with them"
+
     def check(self, node: Node, net: Network) -> None:
         shapes = [net.shapes[name] for name in node.inputs]
         if len(shapes[0]) < 2 or any(shape != shapes[0][1:2] for shape in shapes[1:]):
@@ -196,6 +200,7 @@ class BatchNormalization(Elementwise):
 class InstanceNormalization(BatchNormalization):
     """Normalises each channel over its own space."""
 
+    channels = "pass, its scales with them"
     memory_kind: Memory = "new"
 
     def check(self, node: Node, net: Network) -> None:
@@ -212,6 +217,8 @@ class InstanceNormalization(BatchNormalization):
 
 
 class Cast(Elementwise):
+    channels = "pass"
+
     def memory(self, node: Node, net: Network) -> Memory:
         both = net.dtypes[node.inputs[0]], net.dtypes[node.outputs[0]]
         return "view" if all(map(is_float, both)) else "new"
@@ -220,6 +227,7 @@ class Cast(Elementwise):
 class Quantization(Op):
     """QuantizeLinear and DequantizeLinear: the same data in another dress."""
 
+    channels = "pass"
     memory_kind: Memory = "view"
     int8: Int8 = "same"
 
@@ -238,6 +246,8 @@ class Quantization(Op):
 class PerChannel(Op):
     """Acts on each channel's space alone: the labels of axis 1 pass, others would lose their place."""
 
+    channels = "pass"
+
     def label(self, node: Node, flow: Flow) -> None:
         along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
         for output in node.outputs:
@@ -255,6 +265,8 @@ class MaxPool(PerChannel):
 
 class Barrier(Op):
     """Mixes the channels of some axes without weights: what it mixes must stay whole."""
+
+    channels = "pass, or are frozen on an axis that it mixes"
 
     def __init__(self, mixed: Callable[[Node, Network], Sequence[int]], *, int8: Int8 = "own", reduces: bool = False) -> None:
         self.mixed, self.int8, self.reduces = mixed, int8, reduces
@@ -327,6 +339,8 @@ class Reshaping(Op):
 
 class Passing(Reshaping):
     """Identity and Dropout."""
+
+    channels = "pass"
 
     def check(self, node: Node, net: Network) -> None:
         if node.attrs.get("training_mode"):
@@ -488,6 +502,7 @@ def _plain_index(place: np.ndarray) -> Any:
 class Pad(Op):
     """Channels that it adds are born here: they are constants that a cut may take away again."""
 
+    channels = "move; added ones can go again"
     int8: Int8 = "same"
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -568,6 +583,8 @@ class Tile(Op):
 class Resize(Op):
     """Resize and Upsample: changes space, never channels."""
 
+    channels = "pass"
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         before, after = flow.net.shapes[node.inputs[0]], flow.net.shapes[node.outputs[0]]
@@ -621,6 +638,8 @@ class SpaceToDepth(Op):
 
 class Mixer(Op):
     """Channels end here and new ones are born: convolutions and matrix products with constant weights."""
+
+    channels = "end here; new ones are born"
 
     def role(self, node: Node, index: int) -> Role:
         return ("data", "weight", "bias")[index] if index < 3 else "data"
@@ -754,6 +773,8 @@ class Gemm(Mixer):
 
 class MatMul(Mixer):
     """With a constant matrix on the right a fully connected layer over the last axis; other products only pass costs on."""
+
+    channels = "end at a constant matrix on the right, new ones are born; frozen by other products"
 
     def check(self, node: Node, net: Network) -> None:
         pass
@@ -965,6 +986,42 @@ OPS: dict[str, Op] = {
     "Where": _elementwise,
 }
 
+#: What ``table`` says about how outputs are quantised.
+_INT8_TEXT: dict[Int8, str] = {
+    "own": "by its own range",
+    "same": "as its input",
+    "clamp": "bounds its input, no quantiser between",
+    "unit": "1/256",
+}
+
+
+def table() -> str:
+    """The operators that mcuprune knows, as a page of markdown."""
+    lines = [
+        "# Operators",
+        "",
+        f"mcuprune reads ONNX opsets from {OLDEST_OPSET} to the newest that the installed `onnx` knows, and has {len(OPS)} operators.",
+        "What depends on constants and shapes alone is computed when a file is read, so operators that only do that (Constant,",
+        "Shape, ConstantOfShape, Range and others) need no entry. Integer operators (QLinearConv, QLinearMatMul, ConvInteger,",
+        "QGemm and others) are read as float ones between quantisers.",
+        "",
+        "Refused, with a message that names the node: control flow (If, Loop, Scan), recurrent operators (RNN, LSTM, GRU),",
+        "custom domains, graphs that ONNX Runtime optimised, parameters and convolution weights that are computed at run time,",
+        "BatchNormalization and Dropout in training mode.",
+        "",
+        "Channels: what becomes of them in the operator. Memory: whether the output is a new tensor, may overwrite an input",
+        "that dies, or is a view. MACs: whether it counts. int8: the scale of its output.",
+        "",
+        "| Operator | Channels | Memory | MACs | int8 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, entry in sorted(OPS.items()):
+        kind = entry.memory_kind if type(entry).memory is Op.memory else "new, or a view where nothing moves"
+        counted = "yes" if isinstance(entry, Mixer) else ""
+        lines.append(f"| {name} | {entry.channels} | {kind} | {counted} | {_INT8_TEXT[entry.int8]} |")
+    return "\n".join(lines) + "\n"
+
+
 _RECURRENT = ("RNN", "LSTM", "GRU")
 
 
@@ -976,7 +1033,7 @@ def accept(path: str) -> Callable[[Node], None]:
             raise UnsupportedOperator(f"{path}: node '{node.name}': {node.op} is recurrent; mcuprune handles feed-forward CNNs")
         if node.op not in OPS:
             raise UnsupportedOperator(
-                f"{path}: node '{node.name}': no entry for operator {node.op} among the {len(OPS)} that mcuprune knows"
+                f"{path}: node '{node.name}': no entry for operator {node.op}; mcuprune knows {len(OPS)}, see docs/operators.md"
             )
 
     return check
