@@ -29,7 +29,7 @@ class Schedule:
     lr: float
     weight_decay: float = 5e-4
     prune_every: int = 20
-    prune_share: float = 0.3
+    prune_share: float = 0.25
 
 
 @dataclass(frozen=True)

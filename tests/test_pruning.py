@@ -138,7 +138,7 @@ def test_without_data_int8_says_that_its_ranges_are_a_guess(tmp_path: Path) -> N
     assert dict(result.after.total) == dict(resources.profile(network.load(tmp_path / "o.onnx")).total)
 
 
-@pytest.mark.parametrize("method", ["uniform", "differentiable"])
+@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform"])
 def test_same_seed_same_file_and_another_seed_another(method: str, tmp_path: Path) -> None:
     files = []
     for run, seed in enumerate((1, 1, 2)):

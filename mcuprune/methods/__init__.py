@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from mcuprune.methods import differentiable, uniform
+from mcuprune.methods import differentiable, magnitude, uniform
 from mcuprune.task import Method
 
 METHODS: Mapping[str, Method] = {
     "differentiable": differentiable.prune,
+    "magnitude": magnitude.prune,
     "uniform": uniform.prune,
 }

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from mcuprune import widths as allocation
-from mcuprune.salience import salience
 from mcuprune.resources import Budget
+from mcuprune.salience import salience
 from mcuprune.task import Candidate, OnStep, Step, Task
 from mcuprune.training import Trainer, trainer_for
 

@@ -1,0 +1,91 @@
+"""Iterative magnitude pruning with fine-tuning, as most people do it by hand, held to the same budget and schedule.
+
+The whole network trains for a quarter of the steps; then, in ten events up to half of them, the channels of least magnitude
+anywhere are cut out for good, one after the other until every resource is at its share of the way; where a bottleneck alone is
+over, the weakest of those that take part in it. Magnitudes are compared across groups relative to their group's mean, and no
+group falls below half of what uniform scaling would leave it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mcuprune import widths as allocation
+from mcuprune.channels import Channels
+from mcuprune.resources import Budget
+from mcuprune.salience import salience
+from mcuprune.task import Candidate, OnStep, Step, Task
+from mcuprune.training import trainer_for
+
+_PHASE = "float"
+_START, _STOP, _EVENTS = 0.25, 0.5, 10
+
+
+def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
+    """Cut in events while training; the candidate's widths hold the budget."""
+    model = task.model
+    trainer = trainer_for(task, task.channels)
+    start, stop = int(_START * trainer.total), max(1, int(_STOP * trainer.total))
+    events = [start + round((stop - start) * k / _EVENTS) for k in range(1, _EVENTS + 1)]
+    keep = task.channels.keep_all()
+    if task.checkpoint and (saved := task.checkpoint.load(_PHASE)):
+        keep = saved.arrays["keep"]
+        trainer.restore(saved.arrays, task.channels.cut_channels(keep))
+    at = model.at(task.channels.widths(keep))
+    full = model.at(model.full)
+    while trainer.step < trainer.total:
+        loss = trainer.train_step()
+        if trainer.step in events:
+            share = (events.index(trainer.step) + 1) / _EVENTS
+            goal = Budget({n: int(limit * max(1.0, full[n] / limit) ** (1 - share)) for n, limit in task.budget.limits.items()})
+            fewer = _without_weakest(task, trainer.module.channels.with_network(trainer.module.network()), keep, goal)
+            trainer.shrink(fewer[keep])
+            keep = fewer
+            at = model.at(task.channels.widths(keep))
+            on_step(Step(trainer.step, trainer.epoch, loss, **at, phase="prune", epochs=trainer.epochs))
+        if trainer.step % trainer.steps_per_epoch == 0:
+            accuracy = trainer.accuracy(task.data.val)
+            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=accuracy, phase="train", epochs=trainer.epochs))
+            if task.checkpoint:
+                task.checkpoint.save(_PHASE, {**trainer.state(), "keep": keep}, {})
+    channels = trainer.module.channels.with_network(trainer.module.network())
+    account = model.sums(model.full)["macs"] * trainer.batch * trainer.total
+    return (Candidate(channels, keep, trainer.training_macs, account),)
+
+
+def _without_weakest(task: Task, now: Channels, keep: np.ndarray, goal: Budget) -> np.ndarray:
+    """``keep`` without the fewest of its weakest components that brings the network to ``goal``.
+
+    now: the network as it stands, cut to ``keep``.
+    """
+    channels, model = task.channels, task.model
+    scores = np.full(channels.n_components + 1, np.inf)
+    scores[keep] = salience(now)
+    floor = np.maximum(model.least, (allocation.uniform(model, task.budget, task.multiple_of) + 1) // 2)
+    spared = channels.keep_all()
+    relative = scores.copy()
+    for group, least in zip(channels.groups, floor, strict=True):
+        ids = np.array(group.components)[keep[list(group.components)]]
+        relative[ids] = scores[ids] / max(float(scores[ids].mean()), 1e-12)
+        spared[ids] = False
+        spared[ids[np.argsort(-relative[ids], kind="stable")[: int(least)]]] = True
+    owner = np.full(channels.n_components + 1, -1)
+    for index, group in enumerate(channels.groups):
+        owner[list(group.components)] = index
+
+    found = keep.copy()
+    order = np.argsort(relative, kind="stable")
+    order = order[~spared[order] & keep[order]]
+    while over := goal.check(model.at(channels.widths(found))).excess:
+        # A bottleneck is relieved where it is: cutting elsewhere would cost channels and save nothing.
+        helps = sum(model.gradient(name, channels.widths(found)) for name in over) > 0
+        weakest = next((c for c in order if found[c] and helps[owner[c]]), None)
+        if weakest is None:
+            break
+        found[weakest] = False
+    if task.multiple_of > 1 or not allocation.holds(model, channels.widths(found), goal):
+        held = allocation.cut_into(model, channels.widths(found), goal, np.ones(len(model.full)), task.multiple_of)
+        if task.multiple_of > 1:
+            held = np.where(held < model.full, held // task.multiple_of * task.multiple_of, held)
+        found = channels.top(np.maximum(held, model.least), np.where(found, scores, -np.inf))
+    return found
