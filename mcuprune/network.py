@@ -489,10 +489,12 @@ def _first_line(error: BaseException) -> str:
 
 def _sorted(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[NodeProto]:
     """The nodes in a topological order, the given one where it is one already. Raises ModelError on cycles and loose ends."""
-    made = {output for node in nodes for output in node.output if output}
-    if sum(1 for node in nodes for output in node.output if output) != len(made) or made & known:
-        twice = [o for node in nodes for o in node.output if o and (o in known or sum(o in n.output for n in nodes) > 1)]
-        raise ModelError(f"{path}: tensor '{twice[0] if twice else '?'}' is made more than once")
+    made: set[str] = set()
+    for node in nodes:
+        for output in filter(None, node.output):
+            if output in made or output in known:
+                raise ModelError(f"{path}: tensor '{output}' is made more than once")
+            made.add(output)
     waiting: dict[str, list[int]] = {}
     missing = []
     for index, node in enumerate(nodes):

@@ -1000,7 +1000,8 @@ def table() -> str:
     lines = [
         "# Operators",
         "",
-        f"mcuprune reads ONNX opsets from {OLDEST_OPSET} to the newest that the installed `onnx` knows, and has {len(OPS)} operators.",
+        f"mcuprune reads ONNX opsets from {OLDEST_OPSET} to the newest that the installed `onnx` knows, "
+        f"and has {len(OPS)} operators.",
         "What depends on constants and shapes alone is computed when a file is read, so operators that only do that (Constant,",
         "Shape, ConstantOfShape, Range and others) need no entry. Integer operators (QLinearConv, QLinearMatMul, ConvInteger,",
         "QGemm and others) are read as float ones between quantisers.",
