@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import blocks
@@ -201,3 +203,89 @@ def test_a_real_file_cut_equals_its_masked_original(path: Path) -> None:
         # a saturated sigmoid of some ten thousandths is compared as if it were of one thousandth
         assert difference(run(proto, inputs), run(channels.masked(keep), inputs)) <= 1e-4
         assert {key: profile(cut).total[key] for key in ("flash", "macs")} == CostModel(channels).sums(channels.widths(keep))
+
+
+# ------------------------------------------------------------------------------------------------------------------ speed
+
+
+class Graph:
+    """Builds large graphs whose weights take no room in the file."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.sizes: dict[str, np.ndarray] = {}
+
+    def add(self, op: str, inputs: list[str], **attrs: object) -> str:
+        name = f"t{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(op, inputs, [name], name=f"{op}_{len(self.nodes)}", **attrs))
+        return name
+
+    def weight(self, *shape: int) -> str:
+        size = f"s{len(self.sizes)}"
+        self.sizes[size] = np.array(shape)
+        return self.add("ConstantOfShape", [size], value=onnx.helper.make_tensor("v", 1, [1], [0.01]))
+
+    def conv(self, x: str, n_in: int, n_out: int, kernel: int = 1, stride: int = 1) -> str:
+        pads = [kernel // 2] * 4
+        return self.add("Conv", [x, self.weight(n_out, n_in, kernel, kernel)], pads=pads, strides=[stride, stride])
+
+    def norm_relu(self, x: str, n: int) -> str:
+        return self.add("Relu", [self.add("BatchNormalization", [x, *(self.weight(n) for _ in range(4))])])
+
+    def pool(self, x: str) -> str:
+        return self.add("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
+
+    def classified(self, x: str, n: int) -> onnx.ModelProto:
+        flat = self.add("Flatten", [self.add("GlobalAveragePool", [x])])
+        last = self.add("Gemm", [flat, self.weight(1000, n), self.weight(1000)], transB=1)
+        make = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            self.nodes,
+            "large",
+            [make("x", 1, [1, 3, 224, 224])],
+            [make(last, 1, [1, 1000])],
+            [onnx.numpy_helper.from_array(value, name) for name, value in self.sizes.items()],
+        )
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def resnet50() -> onnx.ModelProto:
+    graph = Graph()
+    x, width = graph.pool(graph.norm_relu(graph.conv("x", 3, 64, 7, 2), 64)), 64
+    for middle, blocks_of_stage, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for index in range(blocks_of_stage):
+            step = stride if index == 0 else 1
+            y = graph.norm_relu(graph.conv(x, width, middle), middle)
+            y = graph.norm_relu(graph.conv(y, middle, middle, 3, step), middle)
+            y = graph.conv(y, middle, 4 * middle)
+            shortcut = graph.conv(x, width, 4 * middle, 1, step) if index == 0 else x
+            x, width = graph.add("Relu", [graph.add("Add", [y, shortcut])]), 4 * middle
+    return graph.classified(x, width)
+
+
+def densenet121() -> onnx.ModelProto:
+    graph = Graph()
+    x, width = graph.pool(graph.norm_relu(graph.conv("x", 3, 64, 7, 2), 64)), 64
+    for index, layers in enumerate((6, 12, 24, 16)):
+        for _ in range(layers):
+            y = graph.norm_relu(graph.conv(graph.norm_relu(x, width), width, 128), 128)
+            x, width = graph.add("Concat", [x, graph.conv(y, 128, 32, 3)], axis=1), width + 32
+        if index < 3:
+            x, width = graph.pool(graph.conv(graph.norm_relu(x, width), width, width // 2)), width // 2
+    return graph.classified(graph.norm_relu(x, width), width)
+
+
+@pytest.mark.parametrize(("model", "n_groups"), [(resnet50, 37), (densenet121, 120)])
+def test_large_networks_are_read_and_labelled_in_seconds(model: Callable[[], onnx.ModelProto], n_groups: int) -> None:
+    proto = model()
+    started = time.process_time()
+    channels = label(network.from_proto(proto, "large.onnx", accept=ops.accept("large.onnx")))
+    assert time.process_time() - started < 3
+    assert len(channels.groups) == n_groups
+
+
+def test_a_long_signal_makes_no_labels_for_its_every_step() -> None:
+    module = nn.Sequential(nn.Conv1d(3, 8, 9, padding=4), nn.ReLU(), nn.Conv1d(8, 8, 9, padding=4), nn.AvgPool1d(1000))
+    net = nn.Sequential(blocks.Lambda(lambda x: x.reshape(1, 3, -1).repeat(1, 1, 10000)), module)
+    channels = labelled(net)
+    assert sum(along.labels.size for along in channels.along.values()) < 100
