@@ -15,15 +15,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from functools import cached_property
+from typing import TypeAlias
 
 __all__ = ["Graph", "Op", "Planner", "Schedule", "Step", "max_in_out", "schedule", "walk"]
 
 # Effort is counted in looks at an arc or at an operator, not in seconds, so that one graph always gives one answer.
 # The rate makes `cpu_seconds` roughly true for CPython 3.11 on a 2020s laptop core.
-_WORK_PER_CPU_SECOND = 1_500_000
+_WORK_PER_CPU_SECOND = 2_000_000
 _UNBOUNDED = 1 << 80
 
 
@@ -83,7 +82,7 @@ class Schedule:
 
 def walk(graph: Graph, order: Sequence[int]) -> tuple[Step, ...]:
     """What each operator needs when the graph runs in ``order``. Raises ValueError if it can't run so."""
-    return _walk(_Structure(graph), graph.sizes, order)
+    return _Profile(_Structure(graph), order).steps(graph.sizes)
 
 
 def max_in_out(graph: Graph) -> int:
@@ -108,8 +107,8 @@ def schedule(graph: Graph, *, cpu_seconds: float = 2.0) -> Schedule:
     same, while the time it takes is only about this long.
     """
     structure = _Structure(graph)
-    order = tuple(range(len(graph.ops)))
-    return _solve(structure, graph.sizes, order, cpu_seconds=cpu_seconds)
+    found, _ = _solve(structure, graph.sizes, _Profile(structure, range(len(graph.ops))), cpu_seconds, warm=False)
+    return found
 
 
 class Planner:
@@ -121,13 +120,17 @@ class Planner:
 
     def __init__(self, graph: Graph, *, cpu_seconds: float = 2.0) -> None:
         self._structure = _Structure(graph)
-        order = tuple(range(len(graph.ops)))
-        self._order = _solve(self._structure, graph.sizes, order, cpu_seconds=cpu_seconds).order
+        in_file_order = _Profile(self._structure, range(len(graph.ops)))
+        _, self._profile = _solve(self._structure, graph.sizes, in_file_order, cpu_seconds, warm=False)
 
     def plan(self, sizes: Sequence[int], *, cpu_seconds: float = 0.2) -> Schedule:
-        """The schedule for these sizes (bytes of each buffer, in the graph's order)."""
-        found = _solve(self._structure, tuple(sizes), self._order, cpu_seconds=cpu_seconds)
-        self._order = found.order
+        """The schedule for these sizes (bytes of each buffer), with the effort of ``schedule``.
+
+        Raises ValueError unless there is one size for each buffer.
+        """
+        if len(sizes) != len(self._structure.maker):
+            raise ValueError(f"{len(sizes)} sizes for {len(self._structure.maker)} buffers")
+        found, self._profile = _solve(self._structure, sizes, self._profile, cpu_seconds, warm=True)
         return found
 
 
@@ -154,6 +157,8 @@ class _Structure:
         self.before = [0] * len(ops)
         self.after = [0] * len(ops)
         for index, op in enumerate(ops):
+            if len(set(op.inputs)) < len(op.inputs) or not set(op.in_place).issubset(op.inputs):
+                raise ValueError(f"op {index} names a buffer twice, or may overwrite one that it doesn't read")
             for buffer in op.inputs:
                 maker = self.maker[buffer]
                 if maker >= 0:
@@ -167,13 +172,14 @@ class _Structure:
                 if self.maker[buffer] >= 0 or buffer in self.inputs:
                     raise ValueError(f"buffer {buffer} has two makers")
                 self.maker[buffer] = index
+        for buffer in self.pinned:
+            if self.maker[buffer] < 0 and buffer not in self.inputs:
+                raise ValueError(f"nothing makes buffer {buffer}, a graph output")
         for index in range(len(ops) - 1, -1, -1):
             for successor in _members(self.successors[index]):
                 self.after[index] |= 1 << successor | self.after[successor]
         # Buffers that outlive the operator making them; every other one only counts while it is being made.
-        self.lasting = frozenset(
-            b for b in range(n_buffers) if b in self.pinned or (self.consumers[b] and (self.maker[b] >= 0 or b in self.inputs))
-        )
+        self.lasting = frozenset(b for b in range(n_buffers) if b in self.pinned or self.consumers[b])
         # For each operator the inputs that may die there, with the consumers that must have run for it.
         self.dying = [
             tuple((b, self.consumers[b] & ~(1 << v)) for b in op.inputs if b not in self.pinned) for v, op in enumerate(ops)
@@ -184,14 +190,14 @@ class _Structure:
             else ()
             for v, op in enumerate(ops)
         ]
-
         self.successor_lists = [tuple(_members(mask)) for mask in self.successors]
         self.predecessor_lists = [tuple(_members(mask)) for mask in self.predecessors]
         # Buffer, its maker's bit (0: a graph input) and its consumers (-1: a graph output, used to the end).
-        self.spans = [
+        self.lifetimes = [
             (b, 0 if self.maker[b] < 0 else 1 << self.maker[b], -1 if b in self.pinned else self.consumers[b])
             for b in sorted(self.lasting)
         ]
+        self.live_at_start = tuple(b for b, maker, _ in self.lifetimes if not maker)
         self.series = self._series()
 
     def _series(self) -> list[int]:
@@ -207,32 +213,70 @@ class _Structure:
             done ^= 1 << v
         return states[::-1]
 
-    def live_at_start(self) -> list[int]:
-        return sorted(buffer for buffer in self.inputs if buffer in self.lasting)
+    @cached_property
+    def _unavoidable(self) -> list[tuple[tuple[int, ...], int, tuple[int, ...]]]:
+        """For each operator what is alive with it in every order, its output, and the inputs that it may overwrite."""
+        alive: list[list[int]] = [list(op.outputs) for op in self.ops]
+        for b, maker, consumers in self.lifetimes:
+            after = self.all_ops if not maker else self.after[self.maker[b]]
+            if consumers >= 0:
+                until = consumers
+                for v in _members(consumers):
+                    until |= self.before[v]
+                after &= until
+            for v in _members(after):
+                alive[v].append(b)
+        return [
+            (
+                tuple(alive[v]),
+                op.outputs[0] if op.outputs else -1,
+                tuple(b for b, others in self.reusable[v] if not others & self.after[v]),
+            )
+            for v, op in enumerate(self.ops)
+        ]
+
+    def lower_bound(self, sizes: Sequence[int]) -> int:
+        """Bytes that the neediest operator needs in every order: itself and what lies between its ancestors and others."""
+        highest = sum(sizes[b] for b in self.live_at_start)
+        for alive, out, reusable in self._unavoidable:
+            need = sum([sizes[b] for b in alive])
+            if need > highest:
+                if any(sizes[b] == sizes[out] for b in reusable):
+                    need -= sizes[out]
+                highest = max(highest, need)
+        return highest
 
 
-def _walk(structure: _Structure, sizes: Sequence[int], order: Sequence[int]) -> tuple[Step, ...]:
-    if sorted(order) != list(range(len(structure.ops))):
-        raise ValueError("an order names every op once")
-    steps = []
-    alive = set(structure.live_at_start())
-    done = 0
-    for v in order:
-        if structure.predecessors[v] & ~done:
-            raise ValueError(f"op {v} runs before its inputs are made")
-        op = structure.ops[v]
-        present = alive.union(op.outputs)
-        if any(
-            others & done == others and sizes[buffer] == sizes[op.outputs[0]]
-            for buffer, others in structure.reusable[v]
-        ):
-            present.discard(op.outputs[0])
-        buffers = tuple(sorted(present))
-        steps.append(Step(v, sum(sizes[buffer] for buffer in buffers), buffers))
-        alive.update(buffer for buffer in op.outputs if buffer in structure.lasting)
-        alive.difference_update(buffer for buffer, others in structure.dying[v] if others & done == others)
-        done |= 1 << v
-    return tuple(steps)
+class _Profile:
+    """What an order keeps alive at each step, whatever the sizes."""
+
+    def __init__(self, structure: _Structure, order: Sequence[int]) -> None:
+        if sorted(order) != list(range(len(structure.ops))):
+            raise ValueError("an order names every op once")
+        self.order = tuple(order)
+        self._rows = []
+        alive = set(structure.live_at_start)
+        done = 0
+        for v in order:
+            if structure.predecessors[v] & ~done:
+                raise ValueError(f"op {v} runs before its inputs are made")
+            outputs = structure.ops[v].outputs
+            reusable = tuple(b for b, others in structure.reusable[v] if others & done == others)
+            self._rows.append((v, tuple(sorted(alive.union(outputs))), reusable))
+            alive.update(b for b in outputs if b in structure.lasting)
+            alive.difference_update(b for b, others in structure.dying[v] if others & done == others)
+            done |= 1 << v
+        self._outputs = [op.outputs for op in structure.ops]
+
+    def steps(self, sizes: Sequence[int]) -> tuple[Step, ...]:
+        steps = []
+        for v, buffers, reusable in self._rows:
+            if reusable:
+                (out,) = self._outputs[v]
+                if any(sizes[b] == sizes[out] for b in reusable):
+                    buffers = tuple(b for b in buffers if b != out)
+            steps.append(Step(v, sum([sizes[b] for b in buffers]), buffers))
+        return tuple(steps)
 
 
 class _Costs:
@@ -266,18 +310,18 @@ class _Costs:
         """Bytes alive between two operators, once ``done`` has run."""
         return sum(
             self.sizes[b]
-            for b, maker, consumers in self.structure.spans
+            for b, maker, consumers in self.structure.lifetimes
             if maker & done == maker and (consumers < 0 or consumers & ~done)
         )
 
-    def peak(self, order: Sequence[int], done: int, live: int) -> int:
-        """Largest need along ``order``, run after ``done``."""
+    def run(self, order: Sequence[int], done: int, live: int) -> tuple[int, int]:
+        """Largest need along ``order``, run after ``done``, and bytes alive at its end."""
         highest = live
         for v in order:
             need, live = self.step(v, done, live)
             highest = max(highest, need)
             done |= 1 << v
-        return highest
+        return highest, live
 
 
 @dataclass(slots=True)
@@ -336,7 +380,7 @@ class _Cut:
                 self._join(self._source, node[waiting.bit_length() - 1], sizes[b], 0)
             else:
                 self._fan(self._source, sizes[b], (node[c] for c in _members(waiting)))
-        budget.left -= len(self._head) + 2 * len(structure.spans) // 8 + 20
+        budget.left -= len(self._head) + len(structure.lifetimes) // 4
         self._distance = self._run(budget)
 
     def _join(self, tail: int, head: int, room: int, back: int) -> None:
@@ -424,7 +468,10 @@ class _Cut:
 
 @dataclass(slots=True)
 class _Span:
-    """A stretch between two states that some optimal order passes through, with the best order known for it."""
+    """A stretch between two states that some optimal order passes through, with the best order known for it.
+
+    stage: which of the solver's methods comes next. ends: a search that was interrupted. bounds: least needs of operators.
+    """
 
     low: int
     high: int
@@ -435,21 +482,16 @@ class _Span:
     bounds: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Move:
-    """Operators run (or taken back) one after the other: the state they lead to and the most they need on the way."""
-
-    ops: tuple[int, ...]
-    need: int
-    done: int
-    live: int
-    ready: int
+# Operators moved, most bytes needed on the way, bytes alive after it, operators run after it.
+_Move: TypeAlias = tuple[tuple[int, ...], int, int, int]
+# Peak so far, bytes alive, operators run, operators that can move, what came before, operators moved last.
+_Trail: TypeAlias = "tuple[int, int, int, int, _Trail | None, tuple[int, ...]]"
 
 
 class _Side:
     """Best-first search from one end of a span. Subclasses say in which direction.
 
-    Peaks below ``floor`` don't matter. States are ordered by the peak on the way to them, then by the bytes alive.
+    Peaks below ``floor`` don't matter. States are met in the order of the peak on the way to them, then of the bytes alive.
     """
 
     def __init__(self, costs: _Costs, budget: _Budget, low: int, high: int, floor: int) -> None:
@@ -460,7 +502,6 @@ class _Side:
         self.peaks = {self.home: floor}
         self._origin: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._heap = [(floor, self.home_live, 0, self.home, self.ready(self.home))]
-        self._pushed = 0
         self.turns = 0
 
     def _ends(self) -> tuple[int, int]:
@@ -470,8 +511,12 @@ class _Side:
         """The operators that can be run (or taken back) at a state."""
         raise NotImplementedError
 
-    def move(self, v: int, done: int, live: int, ready: int) -> _Move:
+    def move(self, v: int, done: int, live: int) -> _Move:
         """One operator run (or taken back)."""
+        raise NotImplementedError
+
+    def opened(self, v: int, done: int) -> int:
+        """The operators that can move at ``done`` only because ``v`` just did."""
         raise NotImplementedError
 
     def top(self) -> int | None:
@@ -493,18 +538,16 @@ class _Side:
 
     def record(self, origin: int, move: _Move, key: int) -> bool:
         """Note a way to a state. False if one as good was known."""
-        if self.peaks.get(move.done, _UNBOUNDED) <= key:
+        ops, _, _, done = move
+        if self.peaks.get(done, _UNBOUNDED) <= key:
             return False
-        self.peaks[move.done] = key
-        self._origin[move.done] = (origin, move.ops)
+        self.peaks[done] = key
+        self._origin[done] = (origin, ops)
         return True
 
-    def push(self, origin: int, move: _Move, key: int) -> bool:
-        new = self.record(origin, move, key)
-        if new:
-            self._pushed += 1
-            heapq.heappush(self._heap, (key, move.live, -self._pushed, move.done, move.ready))
-        return new
+    def push(self, move: _Move, ready: int, key: int) -> None:
+        _, _, live, done = move
+        heapq.heappush(self._heap, (key, live, -len(self._origin), done, ready))
 
     def pop(self) -> tuple[int, int, int, int]:
         """The next state: its peak, bytes alive, operators run, and operators that can move."""
@@ -512,36 +555,59 @@ class _Side:
         self.turns += 1
         return key, live, done, ready
 
-    def forced(self, done: int, live: int, ready: int, key: int) -> tuple[_Move | None, list[_Move]]:
-        """A move that loses nothing, or else every move.
+    def after(self, ops: tuple[int, ...], done: int, ready: int) -> int:
+        """The operators that can move at ``done``, which ``ops`` led to from a state with ``ready``."""
+        for v in ops:
+            # Also right for all but the last: what they open beside the next operator needs nothing else.
+            ready = ready & ~(1 << v) | self.opened(v, done)
+        return ready
+
+    def forced(self, done: int, live: int, ready: int, key: int, ceiling: int) -> tuple[_Move | None, list[_Move]]:
+        """A move that loses nothing, or else every move that needs less than ``ceiling``.
 
         Operators of which each needs the one before it, that never need more than ``key`` and that end with no more
         alive than there is now, lead to a state with the least bytes of all between here and there.
         """
-        moves = []
-        for v in _members(ready):
-            self.budget.left -= 3
-            move = self.move(v, done, live, ready)
-            if move.need <= key and move.live <= live:
-                return move, []
+        moves, chains = [], []
+        looks = 0
+        while ready:
+            bit = ready & -ready
+            ready ^= bit
+            looks += 3
+            move = self.move(bit.bit_length() - 1, done, live)
+            _, need, after, _ = move
+            if need >= ceiling:
+                continue
             moves.append(move)
-        for first in moves:
-            last = first
-            while last.need <= key:
-                fresh = last.ready & ~(ready if last is first else before)
-                before = last.ready
-                following: _Move | None = None
-                for v in _members(fresh):
-                    self.budget.left -= 3
-                    move = self.move(v, last.done, last.live, last.ready)
-                    if move.need <= key and (following is None or move.live < following.live):
-                        following = move
-                if following is None:
-                    break
-                last = _Move(last.ops + following.ops, key, following.done, following.live, following.ready)
-                if last.live <= live:
-                    return last, []
+            if need <= key:
+                if after <= live:
+                    self.budget.left -= looks
+                    return move, []
+                chains.append(move)
+        self.budget.left -= looks
+        for move in chains:
+            lowest = self.valley(move, key + 1, live)
+            if lowest[2] <= live:
+                return lowest, []
         return None, moves
+
+    def valley(self, first: _Move, ceiling: int, enough: int = -1) -> _Move:
+        """A move drawn out, each operator needing the one before it, to where the fewest (or ``enough``) bytes are alive."""
+        ops, highest, live, done = lowest = first
+        while live > enough:
+            following: _Move | None = None
+            for v in _members(self.opened(ops[-1], done)):
+                self.budget.left -= 3
+                found = self.move(v, done, live)
+                if found[1] < ceiling and (following is None or found[2] < following[2]):
+                    following = found
+            if following is None:
+                break
+            last, need, live, done = following
+            ops, highest = ops + last, max(highest, need)
+            if live <= lowest[2]:
+                lowest = (ops, highest, live, done)
+        return lowest
 
 
 class _Upward(_Side):
@@ -554,15 +620,17 @@ class _Upward(_Side):
         predecessors = self.costs.structure.predecessors
         return sum(1 << v for v in _members(self.high & ~done) if not predecessors[v] & ~done)
 
-    def move(self, v: int, done: int, live: int, ready: int) -> _Move:
-        structure = self.costs.structure
+    def move(self, v: int, done: int, live: int) -> _Move:
         need, after = self.costs.step(v, done, live)
-        done |= 1 << v
-        ready ^= 1 << v
+        return (v,), need, after, done | 1 << v
+
+    def opened(self, v: int, done: int) -> int:
+        structure = self.costs.structure
+        predecessors, opened = structure.predecessors, 0
         for w in structure.successor_lists[v]:
-            if structure.predecessors[w] & done == structure.predecessors[w] and self.high >> w & 1:
-                ready |= 1 << w
-        return _Move((v,), need, done, after, ready)
+            if predecessors[w] & done == predecessors[w]:
+                opened |= 1 << w
+        return opened & self.high
 
 
 class _Downward(_Side):
@@ -575,16 +643,18 @@ class _Downward(_Side):
         successors = self.costs.structure.successors
         return sum(1 << v for v in _members(done & ~self.low) if not successors[v] & done)
 
-    def move(self, v: int, done: int, live: int, ready: int) -> _Move:
-        structure = self.costs.structure
+    def move(self, v: int, done: int, live: int) -> _Move:
         done ^= 1 << v
-        need, after = self.costs.step(v, done, 0)
-        before = live - after
-        ready ^= 1 << v
+        need, gain = self.costs.step(v, done, 0)
+        return (v,), live - gain + need, live - gain, done
+
+    def opened(self, v: int, done: int) -> int:
+        structure = self.costs.structure
+        successors, opened = structure.successors, 0
         for w in structure.predecessor_lists[v]:
-            if not structure.successors[w] & done and not self.low >> w & 1:
-                ready |= 1 << w
-        return _Move((v,), before + need, done, before, ready)
+            if not successors[w] & done:
+                opened |= 1 << w
+        return opened & ~self.low
 
 
 class _Solver:
@@ -593,92 +663,103 @@ class _Solver:
     The whole is a row of spans; its peak is the largest of theirs. Work always goes to the span that is worst.
     """
 
-    def __init__(self, costs: _Costs, order: Sequence[int], budget: _Budget, lower: int) -> None:
+    def __init__(self, costs: _Costs, order: Sequence[int], budget: _Budget, lower: int, *, warm: bool) -> None:
         self.costs = costs
         self.structure = costs.structure
         self.budget = budget
         self.lower = lower
-        self.spans: list[_Span] = []
-        rest = list(order)
-        low = 0
-        for high in self.structure.series:
-            n = (high & ~low).bit_count()
-            piece, rest = rest[:n], rest[n:]
-            self.spans.append(_Span(low, high, piece, costs.peak(piece, low, costs.live(low))))
-            if n == 1:
-                self.lower = max(self.lower, self.spans[-1].peak)
-            low = high
+        # A warm start brings a good order: only the proof may be missing.
+        whole = _Span(0, self.structure.all_ops, list(order), 0, stage=1 if warm else 0)
+        self.spans = self._part(whole, self.structure.series)
 
     def run(self) -> None:
-        """Improve until the bounds meet or the budget is spent."""
-        stages = (self._try_beams, self._split, self._cut_ops, self._search_briefly, self._cut_sets, self._search)
-        while self.spans and self.budget.left > 0:
-            worst = max(range(len(self.spans)), key=lambda at: self.spans[at].peak)
+        """Improve until the bounds meet or the budget is spent, keeping a fifth of it for better orders."""
+        stages = (
+            self._try_beams,
+            self._split,
+            self._cut_ops,
+            self._search_briefly,
+            self._cut_sets,
+            self._try_wide_beam,
+            self._search,
+        )
+        reserve = self.budget.left // 5
+        self.budget.left -= reserve
+        while self.budget.left > 0:
+            worst = self._worst()
             span = self.spans[worst]
             if span.peak <= self.lower:
                 return
             self.spans[worst : worst + 1] = stages[span.stage](span)
+        self.budget.left += reserve
+        for width in (128, 512, 2048):
+            self._beam(self.spans[self._worst()], width)
+
+    def _worst(self) -> int:
+        return max(range(len(self.spans)), key=lambda at: self.spans[at].peak)
 
     def _try_beams(self, span: _Span) -> list[_Span]:
+        span.stage += 1
         for width in (1, 8):
             self._beam(span, width)
-            if span.peak <= self.lower:
-                break
+        return [span]
+
+    def _try_wide_beam(self, span: _Span) -> list[_Span]:
         span.stage += 1
+        self._beam(span, 64)
         return [span]
 
     def _beam(self, span: _Span, width: int) -> None:
         """Replace the order of a span if keeping the ``width`` best states at a time, from either end, finds a better one."""
         for direction in (_Upward, _Downward):
-            side = direction(self.costs, self.budget, span.low, span.high, self.lower)
-            ready = side.ready(side.home)
-            front = [(_Move((), self.lower, side.home, side.home_live, ready), ())]
-            for _ in span.order:
-                reached: dict[int, tuple[int, int, _Move, tuple]] = {}
-                for state, way in front:
-                    moves = []
-                    for v in _members(state.ready):
-                        self.budget.left -= 3
-                        move = side.move(v, state.done, state.live, state.ready)
-                        if move.need <= state.need and move.live <= state.live:
-                            moves = [move]
-                            break
-                        moves.append(move)
-                    for move in moves:
-                        move.need = max(move.need, state.need)
-                        known = reached.get(move.done)
-                        if move.need < span.peak and (known is None or move.need < known[0]):
-                            reached[move.done] = (move.need, move.live, move, way)
-                best = sorted(reached.values(), key=lambda entry: entry[:2])[:width]
-                front = [(move, (way, move.ops[0])) for _, _, move, way in best]
-            if front:
-                state, way = front[0]
-                order = []
-                while way:
-                    way, v = way
-                    order.append(v)
-                if direction is _Upward:
-                    order.reverse()
-                self._improve(span, order)
             if span.peak <= self.lower:
                 return
+            side = direction(self.costs, self.budget, span.low, span.high, self.lower)
+            front: list[_Trail] = [(self.lower, side.home_live, side.home, side.ready(side.home), None, ())]
+            reached: set[int] = set()
+            while front and self.budget.left > 0:
+                following: dict[tuple[int, int], _Trail] = {}
+                for trail in front:
+                    peak, live, done, ready, _, _ = trail
+                    move, moves = side.forced(done, live, ready, peak, span.peak)
+                    choices = (move,) if move else (*moves, *(side.valley(first, span.peak) for first in moves))
+                    for ops, need, after, state in choices:
+                        highest = max(peak, need)
+                        # States that differ in neither number are mostly alike; keeping one leaves room for others.
+                        if state in reached or (highest, after) in following:
+                            continue
+                        reached.add(state)
+                        following[highest, after] = (highest, after, state, side.after(ops, state, ready), trail, ops)
+                front = [following[key] for key in sorted(following)[:width]]
+                for trail in front:
+                    if trail[2] == side.goal:
+                        pieces = []
+                        last: _Trail | None = trail
+                        while last is not None:
+                            pieces.append(last[5])
+                            last = last[4]
+                        order = [v for ops in reversed(pieces) for v in ops]
+                        self._improve(span, order if direction is _Upward else order[::-1])
 
     def _improve(self, span: _Span, order: list[int]) -> None:
-        peak = self.costs.peak(order, span.low, self.costs.live(span.low))
+        peak, _ = self.costs.run(order, span.low, self.costs.live(span.low))
         if peak < span.peak:
             span.order, span.peak = order, peak
 
     def _part(self, span: _Span, states: Sequence[int]) -> list[_Span]:
         """A span cut at states that an optimal order passes through. The order known gets no worse by running it so."""
         parts = []
-        low = span.low
+        low, live = span.low, self.costs.live(span.low)
+        left = span.order
         for high in (*states, span.high):
             if high == low:
                 continue
-            order = [v for v in span.order if (high & ~low) >> v & 1]
-            parts.append(_Span(low, high, order, self.costs.peak(order, low, self.costs.live(low)), span.stage))
+            order = [v for v in left if high >> v & 1]
+            left = [v for v in left if not high >> v & 1]
+            peak, live = self.costs.run(order, low, live)
+            parts.append(_Span(low, high, order, peak, span.stage))
             if len(order) == 1:
-                self.lower = max(self.lower, parts[-1].peak)
+                self.lower = max(self.lower, peak)
             low = high
         return parts
 
@@ -725,34 +806,37 @@ class _Solver:
         return [span]
 
     def _cut_sets(self, span: _Span) -> list[_Span]:
-        """Bound the peak by sets: whichever operator of a set runs last, all others have run (and the other way round)."""
-        structure = self.structure
+        """Bound the peak by sets: whichever operator of a set runs last, all others have run; and likewise for the first."""
         span.stage += 1
-        by_bound = sorted(span.bounds, key=lambda v: (-span.bounds[v], v))
-        chosen = 0
-        closed, opened = 0, 0
-        for v in by_bound:
+        bounds = span.bounds
+        chosen, sets = 0, []
+        for v in sorted(bounds, key=lambda v: (-bounds[v], v)):
             chosen |= 1 << v
-            if chosen == 1 << v:
-                continue
-            for last in (True, False):
-                beyond = structure.after if last else structure.before
-                ends = [w for w in by_bound if chosen >> w & 1 and not beyond[w] & chosen]
-                least = _UNBOUNDED
-                for w in reversed(ends):
+            sets.append(chosen)
+        inside = span.high & ~span.low
+        rivals = [mask & inside for rows in (self.structure.consumers, self.structure.predecessors) for mask in rows]
+        for chosen in dict.fromkeys((*rivals, *sets)):
+            if chosen & (chosen - 1):
+                for last in (True, False):
                     if span.peak <= self.lower or self.budget.left <= 0:
                         return [span]
-                    low, high = span.low, span.high
-                    for other in _members(chosen & ~(1 << w)):
-                        if last:
-                            low |= 1 << other | structure.before[other]
-                        else:
-                            high &= ~(1 << other | structure.after[other])
-                    least = min(least, self._least_need(w, low, high))
-                    if least <= self.lower:
-                        break
-                self.lower = max(self.lower, least)
+                    self._cut_set(span, chosen, last=last)
         return [span]
+
+    def _cut_set(self, span: _Span, chosen: int, *, last: bool) -> None:
+        structure = self.structure
+        beyond, behind = (structure.after, structure.before) if last else (structure.before, structure.after)
+        ends = [v for v in _members(chosen) if not beyond[v] & chosen]
+        least = span.peak
+        for v in sorted(ends, key=lambda v: (span.bounds.get(v, 0), v)):
+            others = chosen & ~(1 << v)
+            for other in _members(others):
+                others |= behind[other]
+            low, high = (span.low | others, span.high) if last else (span.low, span.high & ~others)
+            least = min(least, self._least_need(v, low, high))
+            if least <= self.lower or self.budget.left <= 0:
+                return
+        self.lower = least
 
     def _search_briefly(self, span: _Span) -> list[_Span]:
         return self._advance(span, 300)
@@ -761,7 +845,11 @@ class _Solver:
         return self._advance(span, _UNBOUNDED)
 
     def _advance(self, span: _Span, turns: int) -> list[_Span]:
-        """Search from both ends in turn until a side meets a state to commit to."""
+        """Search from both ends in turn until a side meets a state to commit to.
+
+        One side always can: upwards if fewer bytes are alive within the span than where it starts, else downwards. Either
+        side may end the search, too, by running out of states that need less than the order known.
+        """
         costs = self.costs
         if span.ends is None:
             span.ends = (
@@ -771,7 +859,8 @@ class _Solver:
         up, down = span.ends
         turns += up.turns + down.turns
         while self.budget.left > 0:
-            side: _Side = up if up.turns <= down.turns else down
+            # By states met, not by turns: the side with fewer choices is nearer to its end.
+            side: _Side = up if len(up.peaks) <= len(down.peaks) else down
             other = down if side is up else up
             key = side.top()
             if key is None or key >= span.peak:
@@ -787,23 +876,27 @@ class _Solver:
             while True:
                 if done == side.goal or (done != side.home and live <= side.home_live):
                     return self._commit(span, side, done, live)
-                move, moves = side.forced(done, live, ready, key)
+                move, moves = side.forced(done, live, ready, key, span.peak)
                 if move is None or not side.record(done, move, key):
                     break
-                done, live, ready = move.done, move.live, move.ready
+                ready = side.after(move[0], move[3], ready)
+                _, _, live, done = move
             if move is not None:
                 continue
             for move in moves:
-                peak = max(move.need, key)
-                if peak >= span.peak or not side.push(done, move, peak):
+                peak = max(move[1], key)
+                if not side.record(done, move, peak):
                     continue
-                if move.done in other.peaks and max(peak, other.peaks[move.done]) < span.peak:
-                    order = up.path(move.done) + down.path(move.done)[::-1]
-                    self._improve(span, order)
+                side.push(move, side.after(move[0], move[3], ready), peak)
+                if move[3] in other.peaks and max(peak, other.peaks[move[3]]) < span.peak:
+                    self._improve(span, up.path(move[3]) + down.path(move[3])[::-1])
         return [span]
 
     def _commit(self, span: _Span, side: _Side, state: int, live: int) -> list[_Span]:
-        """Cut a span at a state with no more alive than at the side's end, or at the state between with the least."""
+        """Cut a span at a state with no more alive than at the side's end, or at the state between with the least.
+
+        Both searches start afresh in what remains: the other side left out moves because of the old end.
+        """
         path = side.path(state)
         upward = isinstance(side, _Upward)
         if state != side.goal and len(path) > 1:
@@ -816,21 +909,27 @@ class _Solver:
         else:
             path = [v for v in path[::-1] if not state >> v & 1]
             span.order = [v for v in span.order if state >> v & 1] + path
-        effort = 0 if span.ends is None else sum(end.turns for end in span.ends)
-        parts = self._part(span, (state,))
-        return parts
+        return self._part(span, (state,))
 
     def order(self) -> tuple[int, ...]:
         return tuple(v for span in self.spans for v in span.order)
 
 
-def _solve(structure: _Structure, sizes: Sequence[int], order: tuple[int, ...], *, cpu_seconds: float) -> Schedule:
-    costs = _Costs(structure, sizes)
-    start = costs.live(0)
-    solver = _Solver(costs, order, _Budget(int(cpu_seconds * _WORK_PER_CPU_SECOND)), start)
-    solver.run()
-    best = solver.order()
-    steps = _walk(structure, sizes, best)
+def _solve(
+    structure: _Structure, sizes: Sequence[int], profile: _Profile, cpu_seconds: float, *, warm: bool
+) -> tuple[Schedule, _Profile]:
+    start = sum(sizes[b] for b in structure.live_at_start)
+    steps = profile.steps(sizes)
     peak = max((step.bytes for step in steps), default=start)
-    lower = min(solver.lower, peak)
-    return Schedule(best, peak, lower, lower == peak, steps)
+    lower = structure.lower_bound(sizes)
+    if lower < peak:
+        budget = _Budget(int(cpu_seconds * _WORK_PER_CPU_SECOND))
+        solver = _Solver(_Costs(structure, sizes), profile.order, budget, lower, warm=warm)
+        solver.run()
+        better = _Profile(structure, solver.order())
+        better_steps = better.steps(sizes)
+        better_peak = max(step.bytes for step in better_steps)
+        if better_peak < peak:
+            profile, steps, peak = better, better_steps, better_peak
+        lower = min(solver.lower, peak)
+    return Schedule(profile.order, peak, lower, lower == peak, steps), profile
