@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
+DATA ?= data
 # Small networks train fastest on one thread, and one thread gives the same result every time.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types models readme docs golden bench-memory clean
+.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -56,6 +57,9 @@ readme: $(BIN)/.prune ## run the commands that README.md shows and write their o
 
 bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/memory.*
 	$(BIN)/python tests/benchmarks/bench_memory.py
+
+bench: $(BIN)/.dev ## accuracy at equal budgets (hours; goes on where it stopped); DATA=folder of cifar10-*.npz, kws12-mfcc.npz
+	$(BIN)/python tests/benchmarks/bench_accuracy.py --data $(DATA)
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

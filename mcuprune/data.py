@@ -426,17 +426,20 @@ def augmentation(spec: str) -> Augment:
     """The variation that ``spec`` describes, such as ``flip,crop4``: its parts one after the other.
 
     ``flip`` mirrors the last axis of half of the examples; ``cropN`` shifts every example by up to N places along each of its
-    axes after the first, filling with zeros. Raises UsageError for anything else.
+    axes after the first, ``shiftN`` along the second alone, both filling with zeros; ``noiseX`` adds Gaussian noise of standard
+    deviation X. Raises UsageError for anything else.
     """
     steps: list[Augment] = []
-    for part in spec.split(","):
-        crop = re.fullmatch(r"crop(\d{1,3})", part.strip())
-        if part.strip() == "flip":
+    for part in map(str.strip, spec.split(",")):
+        found = re.fullmatch(r"(flip)|(crop|shift)([1-9]\d{0,2})|(noise)(\d*\.?\d+)", part)
+        if not found:
+            raise UsageError(f"--augment: {part!r} is unknown; write flip, crop4, shift5 or noise0.1, or several: flip,crop4")
+        if found[1]:
             steps.append(_flip)
-        elif crop and int(crop[1]) > 0:
-            steps.append(_crop(int(crop[1])))
+        elif found[2]:
+            steps.append(_moved(int(found[3]), every_axis=found[2] == "crop"))
         else:
-            raise UsageError(f"--augment: {part.strip()!r} is unknown; write flip, cropN with N > 0, or both as flip,crop4")
+            steps.append(_noisy(float(found[5])))
 
     def vary(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
         for step in steps:
@@ -453,10 +456,14 @@ def _flip(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[An
     return found
 
 
-def _crop(reach: int) -> Augment:
+def _noisy(deviation: float) -> Augment:
+    return lambda x, random: x + deviation * random.standard_normal(x.shape, np.float32)
+
+
+def _moved(reach: int, *, every_axis: bool) -> Augment:
     def vary(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
-        axes = range(2, x.ndim)
-        padded = np.pad(x, [(0, 0), (0, 0), *((reach, reach) for _ in axes)])
+        axes = range(2, x.ndim if every_axis else min(3, x.ndim))
+        padded = np.pad(x, [(0, 0), (0, 0), *((reach, reach) for _ in axes), *((0, 0) for _ in range(2 + len(axes), x.ndim))])
         starts = random.integers(0, 2 * reach + 1, (len(x), len(axes)))
         found = np.empty_like(x)
         for index, start in enumerate(starts):

@@ -295,12 +295,12 @@ def _train(
 def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
     """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised.
 
-    warm: whether the network comes trained; it then starts at half the learning rate.
+    warm: whether the network comes trained; it then starts at a quarter of the learning rate.
     """
     per_epoch = max(1, examples // min(request.batch, examples))
     epochs = request.epochs or int(np.clip(np.ceil(700 / per_epoch), 6, 60))
     quant = max(1, epochs // 6) if request.int8 else 0
-    lr = request.lr or (0.05 if warm else 0.1)
+    lr = request.lr or (0.05 if warm else 0.2)
     return Schedule(max(1, epochs - quant), quant, request.batch, lr, prune_every=request.prune_every)
 
 

@@ -1,0 +1,282 @@
+"""Accuracy at equal budget, data, epochs and batch: the tool's methods on two networks of MLPerf Tiny.
+
+``python tests/benchmarks/bench_accuracy.py --data DIR [--tasks T1 T2] [--budgets B1 B2 B3] [--methods ...] [--seeds 0 1 2]``
+
+T1 is ResNet-8 on the first 20,000 images of CIFAR-10, T2 is DS-CNN on twelve keywords (MFCC). DIR holds ``cifar10-train.npz``,
+``cifar10-test.npz`` and ``kws12-mfcc.npz``. Every run is a whole ``mcuprune prune`` with its defaults, from an untrained file
+or, with --trained, from one that was trained for as many epochs at full width. Finished runs are appended to
+``accuracy.jsonl`` and not run again; ``accuracy.md`` is drawn from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from mcuprune import __version__, evaluate, pruning, units
+from mcuprune.data import Split
+from mcuprune.data import load as load_data
+
+HERE = Path(__file__).resolve().parent
+ROWS, PAGE = HERE / "accuracy.jsonl", HERE / "accuracy.md"
+BUDGETS = {
+    "B1": {"macs": "40%", "flash": "35%", "sram": "60%"},
+    "B2": {"macs": "15%", "flash": "12%", "sram": "40%"},
+    "B3": {"macs": "60%", "flash": "60%", "sram": "35%"},
+}
+METHODS = ("differentiable", "magnitude", "uniform")
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut, a 1 x 1 convolution where the stride is 2 (MLPerf Tiny's ResNet-8)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        self.shortcut = nn.Conv2d(n_in, n_out, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + self.shortcut(x))
+
+
+def resnet8() -> nn.Module:
+    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    blocks = [Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 64, 2)]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def dscnn() -> nn.Module:
+    layers: list[nn.Module] = [nn.ZeroPad2d((1, 1, 4, 5)), nn.Conv2d(1, 64, (10, 4), 2, bias=False)]
+    layers += [nn.BatchNorm2d(64), nn.ReLU()]
+    for _ in range(4):
+        layers += [nn.Conv2d(64, 64, 3, 1, 1, groups=64, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+        layers += [nn.Conv2d(64, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 12))
+
+
+@dataclass(frozen=True)
+class Task:
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    classes: int
+    epochs: int
+    batch: int
+    augment: str
+    arrays: Callable[[Path], dict[str, np.ndarray]]
+
+
+def _rgb(planes: np.ndarray) -> np.ndarray:
+    """uint8 (3, n, h, w) of planes R-G, G, B-G as two-dimensional differences -> uint8 (n, 3, h, w)."""
+    found = np.cumsum(np.cumsum(planes, -2, dtype=np.uint8), -1, dtype=np.uint8)
+    found[0] += found[1]
+    found[2] += found[1]
+    return np.ascontiguousarray(found.transpose(1, 0, 2, 3))
+
+
+def cifar10(folder: Path) -> dict[str, np.ndarray]:
+    mean_rgb = np.array([0.4914, 0.4822, 0.4465], np.float32).reshape(1, 3, 1, 1)
+    std_rgb = np.array([0.2470, 0.2435, 0.2616], np.float32).reshape(1, 3, 1, 1)
+    arrays = {}
+    for part, name in (("train", "cifar10-train.npz"), ("test", "cifar10-test.npz")):
+        stored = np.load(folder / name)
+        clean = stored["lossless"]
+        x, y = _rgb(stored["x_delta"])[clean], stored["y"][clean].astype(np.int64)
+        # validation examples steer the tool's task gradient: they come from behind the training images
+        cuts = {"train": slice(0, 20000), "val": slice(20000, 22000)} if part == "train" else {"test": slice(None)}
+        for split, cut in cuts.items():
+            arrays[f"x_{split}"] = (x[cut].astype(np.float32) / 255 - mean_rgb) / std_rgb
+            arrays[f"y_{split}"] = y[cut]
+    return arrays
+
+
+def kws12(folder: Path) -> dict[str, np.ndarray]:
+    stored = np.load(folder / "kws12-mfcc.npz")
+    train = stored["x_train"].astype(np.float32)
+    centre, spread = train.mean((0, 1), keepdims=True), train.std((0, 1), keepdims=True)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"x_{split}"] = ((stored[f"x_{split}"].astype(np.float32) - centre) / spread)[:, None]
+        arrays[f"y_{split}"] = stored[f"y_{split}"].astype(np.int64)
+    return arrays
+
+
+TASKS = {
+    "T1": Task(resnet8, (3, 32, 32), 10, 10, 128, "flip,crop4", cifar10),
+    "T2": Task(dscnn, (1, 49, 10), 12, 36, 64, "shift5,noise0.2", kws12),
+}
+
+
+def untrained(task: Task, seed: int, path: Path) -> None:
+    """The task's network with fresh weights as ONNX, BatchNormalization kept and in inference mode."""
+    torch.manual_seed(seed)
+    network = task.build()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    network.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            torch.zeros(1, *task.shape),
+            path,
+            dynamo=False,
+            opset_version=17,
+            training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=False,
+            input_names=["x"],
+            output_names=["logits"],
+            dynamic_axes={"x": {0: "batch"}, "logits": {0: "batch"}},
+        )
+    onnx.checker.check_model(onnx.load(path))
+
+
+def row(task_name: str, budget: str, method: str, seed: int, trained: bool, data: Path, work: Path) -> dict[str, Any]:
+    """One run, from a file to a file."""
+    task = TASKS[task_name]
+    archive = work / f"{task_name}.npz"
+    if not archive.exists():
+        np.savez(archive, **task.arrays(data))
+    start = work / f"{task_name}-{seed}.onnx"
+    untrained(task, seed, start)
+
+    def prune(model: Path, limits: dict[str, str], method: str, *, int8: bool) -> pruning.Result:
+        request = pruning.Request(
+            str(model),
+            {name: units.parse(text, "count" if name == "macs" else "bytes") for name, text in limits.items()},
+            str(work / "out.onnx"),
+            data=str(archive),
+            method=method,
+            epochs=task.epochs,
+            batch=task.batch,
+            augment=task.augment,
+            seed=seed,
+            int8=int8,
+        )
+        return pruning.prune(request)
+
+    if trained:
+        full = work / f"{task_name}-{seed}-trained.onnx"
+        if not full.exists():
+            prune(start, {"macs": "100%"}, "uniform", int8=False)
+            (work / "out.onnx").rename(full)
+        start = full
+    began = time.process_time()
+    result = prune(start, BUDGETS[budget] if budget != "full" else {"macs": "100%"}, method, int8=True)
+    seconds = time.process_time() - began
+    splits = load_data(str(archive), input_shape=task.shape, n_classes=task.classes, seed=0)
+    pooled = Split(np.concatenate([splits.val.x, splits.test.x]), np.concatenate([splits.val.y, splits.test.y]))
+    assert result.accuracy_float is not None
+    assert result.accuracy_int8 is not None
+    return {
+        "task": task_name,
+        "budget": budget,
+        "method": method,
+        "seed": seed,
+        "trained": trained,
+        "held": result.ok,
+        "accuracy_float": round(result.accuracy_float, 5),
+        "accuracy_int8": round(result.accuracy_int8, 5),
+        "pooled_int8": round(evaluate.accuracy_of(work / "out.onnx", pooled), 5),
+        "used": {name: result.verdict.used[name] for name in result.budget.limits},
+        "limits": dict(result.budget.limits),
+        "widths": [group.after for group in result.groups],
+        "training_macs": result.training_macs,
+        "full_training_macs": result.full_training_macs,
+        "cpu_seconds": round(seconds),
+        "versions": {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def key(found: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(found[name] for name in ("task", "budget", "method", "seed", "trained"))
+
+
+def stored() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table of all stored runs: means over seeds, with the sample standard deviation."""
+    lines = [
+        "# Accuracy at equal budget, data, epochs and batch",
+        "",
+        "Made by `make bench` (`tests/benchmarks/bench_accuracy.py`, whose first lines say what T1 and T2 are) from",
+        "`accuracy.jsonl`, which has every run with its seed, widths and versions. Budgets: "
+        + "; ".join(f"{name} = {', '.join(f'{k} {v}' for k, v in limits.items())}" for name, limits in BUDGETS.items())
+        + ".",
+        "",
+        "| task | from | budget | method | seeds | held | int8 test | float test | int8 val + test | training MACs | CPU s |",
+        "|---|---|---|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for found in rows:
+        groups.setdefault((found["task"], found["trained"], found["budget"], found["method"]), []).append(found)
+
+    def spread(found: list[dict[str, Any]], name: str) -> str:
+        values = [100 * one[name] for one in found]
+        return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+    for (task, trained, budget, method), found in sorted(groups.items()):
+        cells = [task, "trained" if trained else "scratch", budget, method, str(len(found))]
+        cells.append("yes" if all(one["held"] for one in found) else "NO")
+        cells += [spread(found, name) for name in ("accuracy_int8", "accuracy_float", "pooled_int8")]
+        cells.append(f"{mean(one['training_macs'] / one['full_training_macs'] for one in found):.2f}")
+        cells.append(f"{mean(one['cpu_seconds'] for one in found):.0f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "bench")
+    parser.add_argument("--tasks", nargs="+", default=["T1", "T2"], choices=list(TASKS))
+    parser.add_argument("--budgets", nargs="+", default=["B1", "B2", "B3"], choices=[*BUDGETS, "full"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--trained", action="store_true", help="start from a network trained at full width")
+    parser.add_argument("--table", action="store_true", help="draw accuracy.md anew and run nothing")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.work.mkdir(parents=True, exist_ok=True)
+    wanted = [
+        (task, budget, method, seed, given.trained)
+        for seed in given.seeds
+        for task in given.tasks
+        for budget in given.budgets
+        for method in given.methods
+    ]
+    done = {key(found) for found in stored()}
+    for one in wanted if not given.table else ():
+        if one in done:
+            continue
+        found = row(*one, given.data, given.work)
+        with ROWS.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+        print(json.dumps(found), flush=True)
+    if stored():
+        PAGE.write_text(page(stored()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
