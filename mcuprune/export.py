@@ -113,7 +113,18 @@ def quantizer(low: float, high: float) -> Quantizer:
 
 
 def weight_axis(node: Node, net: Network) -> int | None:
-    """The axis of a mixer's weight along which scales differ; None where one scale serves all."""
+    """The axis of a mixer's weight along which scales differ; None where one scale serves all, or users want different axes."""
+    axes = {_own_weight_axis(user, net) for user in weight_users(node, net)}
+    return axes.pop() if len(axes) == 1 else None
+
+
+def weight_users(node: Node, net: Network) -> tuple[Node, ...]:
+    """The mixers that use the weight of ``node``, itself among them: it is stored once, at one scale."""
+    name = node.inputs[1]
+    return tuple(user for user in net.consumers[name] if isinstance(OPS[user.op], Mixer) and user.inputs[1] == name)
+
+
+def _own_weight_axis(node: Node, net: Network) -> int | None:
     entry = OPS[node.op]
     assert isinstance(entry, Mixer)
     shape = net.shapes[node.inputs[1]]
@@ -123,7 +134,7 @@ def weight_axis(node: Node, net: Network) -> int | None:
 
 
 def weight_scale(weight: np.ndarray, axis: int | None, bias: np.ndarray | None, input_scale: float) -> np.ndarray:
-    """float32 scales of a weight: (channels,) along ``axis``, or ().
+    """float32 scales of a weight: (channels,) along ``axis``, or (). Of a shared weight, the largest of its users' counts.
 
     Never so small that a live bias of an almost dead channel overflows its int32 (|bias| / (input scale x scale) < 2^30).
     """
@@ -201,9 +212,10 @@ def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[
         raise UnsupportedOperator(f"{net.path}: node '{node.name}' ({node.op}): its input isn't quantised; write --float")
     input_scale = quantizers[plan.quantizer[node.inputs[0]]].scale
     weight = net.constants[node.inputs[1]]
-    bias = net.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
+    bias = _bias(node, net)
     axis = weight_axis(node, net)
-    scale = weight_scale(weight, axis, bias, input_scale)
+    uses = [(_bias(user, net), quantizers[plan.quantizer[user.inputs[0]]].scale) for user in weight_users(node, net)]
+    scale = np.asarray(np.max([weight_scale(weight, axis, *use) for use in uses], axis=0))
     shape = [1] * weight.ndim
     if axis is not None:
         shape[axis] = -1
@@ -214,6 +226,10 @@ def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[
         wide = np.round(bias.astype(np.float64) / product).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
         stored[2] = (wide, product, bias.ndim - 1 if product.ndim else None)
     return stored
+
+
+def _bias(node: Node, net: Network) -> np.ndarray | None:
+    return net.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
 
 
 def _stored_data(net: Network, node: Node, index: int) -> _Stored:

@@ -13,7 +13,19 @@ import torch
 from torch import Tensor
 
 from mcuprune.channels import Channels
-from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer, Scheme, quantizer, scheme, stores_bias, weight_axis, weight_scale
+from mcuprune.export import (
+    HIGH,
+    LOW,
+    UNIT_SCALE,
+    Quantizer,
+    Scheme,
+    quantizer,
+    scheme,
+    stores_bias,
+    weight_axis,
+    weight_scale,
+    weight_users,
+)
 from mcuprune.network import Network, Node
 from mcuprune.trainable import Trainable
 
@@ -85,12 +97,13 @@ class QuantTrainable(Trainable):
         self._quantizers[name] = quantizer(low, high)
 
     def _scale(self, node: Node) -> np.ndarray:
-        weight = super().weight(node).detach().cpu().numpy()
-        bias = super().bias(node)
-        input_scale = self._quantizers[self.scheme.quantizer[node.inputs[0]]].scale
-        return weight_scale(
-            weight, weight_axis(node, self.source), None if bias is None else bias.detach().cpu().numpy(), input_scale
-        )
+        weight, axis = super().weight(node).detach().cpu().numpy(), weight_axis(node, self.source)
+        scales = []
+        for user in weight_users(node, self.source):
+            bias = super().bias(user)
+            input_scale = self._quantizers[self.scheme.quantizer[user.inputs[0]]].scale
+            scales.append(weight_scale(weight, axis, None if bias is None else bias.detach().cpu().numpy(), input_scale))
+        return np.asarray(np.max(scales, axis=0))
 
     def weight(self, node: Node) -> Tensor:
         value = super().weight(node)

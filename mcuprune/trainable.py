@@ -518,6 +518,31 @@ def _global_max_pool(node: Node, net: Network) -> Kernel:
     return lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True)
 
 
+def _slice(node: Node, net: Network) -> Kernel:
+    """onnx2torch indexes by a list, which torch is about to read otherwise."""
+    sizes = net.shapes[node.inputs[0]]
+    starts, ends = node.attrs["starts"], node.attrs["ends"]
+    axes = node.attrs.get("axes") or range(len(starts))
+    steps = node.attrs.get("steps") or (1,) * len(starts)
+    picked = [slice(None)] * len(sizes)
+    backwards = []
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        before_first = step < 0 and end < -sizes[axis]  # "down to and including 0", which a Python slice writes as None
+        wanted = slice(start, None if before_first else end, step)
+        if step > 0:
+            picked[axis] = wanted
+        else:
+            backwards.append((axis, torch.arange(sizes[axis])[list(range(sizes[axis]))[wanted]]))
+
+    def run(x: Tensor) -> Tensor:
+        x = x[tuple(picked)]
+        for axis, indices in backwards:
+            x = x.index_select(axis, indices.to(x.device))
+        return x
+
+    return run
+
+
 def _space_to_depth(node: Node, net: Network) -> Kernel:
     block = node.attrs["blocksize"]
 
@@ -568,6 +593,7 @@ _OWN: Mapping[str, Callable[[Node, Network], Kernel]] = {
     "Reshape": _reshape,
     "Resize": _resize,
     "Selu": _selu,
+    "Slice": _slice,
     "Softmax": _softmax,
     "SpaceToDepth": _space_to_depth,
     "Swish": lambda node, net: lambda x: x * torch.sigmoid(float(node.attrs.get("alpha", 1.0)) * x),

@@ -256,6 +256,24 @@ SMALL: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], tuple[int, ...]]] =
         {"w": 9 * drawn(4, 4, 1, 1), "b": drawn(4)},
         (4, 6, 6),
     ),
+    "a matrix that is read both ways": (
+        [
+            _N("Gemm", ["x", "w"], ["a"], name="one"),
+            _N("Relu", ["a"], ["c"]),
+            _N("Gemm", ["c", "w"], ["y"], name="two", transB=1),
+        ],
+        {"w": drawn(6, 4)},
+        (6,),
+    ),
+    "shared weights of which one user needs a larger scale": (
+        [
+            _N("Conv", ["x", "w", "b"], ["a"], name="one"),
+            _N("Relu", ["a"], ["c"]),
+            _N("Conv", ["c", "w", "d"], ["y"], name="two"),
+        ],
+        {"w": drawn(4, 4, 1, 1) * np.float32([1, 1, 0, 1]).reshape(4, 1, 1, 1), "b": drawn(4) + 9, "d": drawn(4)},
+        (4, 6, 6),
+    ),
     "constants of channels": (
         [
             _N("Conv", ["x", "w"], ["a"], name="c"),
@@ -299,6 +317,12 @@ def test_small_networks_compute_what_was_simulated(name: str) -> None:
     inputs = inputs_of(module.source, 8, seed=1)
     want = session(found.to_proto()).run(None, inputs)
     assert max(apart.max() for apart in steps_apart(module, simulated(module, inputs), want)) <= 1.001
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_cost_what_they_cost_in_floats(name: str) -> None:
+    module, found = int8_of(*SMALL[name])
+    assert profile(network.from_proto(found.to_proto(), "int8.onnx")).total == profile(module.source).total
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -383,7 +407,7 @@ def test_a_softmax_over_several_axes_cannot_be_raised() -> None:
 
 
 def test_a_softmax_over_axes_of_one_is_raised() -> None:
-    model = graph([_N("Softmax", ["x"], ["y"], name="s")], {}, (10, 1, 1), opset=11)
+    model = graph([_N("Softmax", ["x"], ["y"], name="s")], {}, (1, 10, 1), opset=11)
     net = network.from_proto(model, "net.onnx")
     inputs = inputs_of(net, 2)
     assert difference(run(raised(net, 13), inputs), run(model, inputs)) <= 1e-6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import blocks
@@ -175,12 +176,26 @@ def test_a_constant_added_after_a_norm_is_a_bias_too() -> None:
     assert difference(run(after, inputs), run(net, inputs)) <= TOLERANCE
 
 
+def test_a_gemm_whose_bias_another_shares_keeps_alpha_until_a_norm_takes_it() -> None:
+    bn, constants = norm("b", "a", 5)
+    nodes = [_N("Gemm", ["x", "w", "c"], ["a"], alpha=0.5, beta=3.0), bn, _N("Gemm", ["b", "v", "c"], ["y"], beta=2.0)]
+    plain = net_of(nodes, {**constants, "w": drawn(7, 5), "v": drawn(5, 5), "c": drawn(5)}, (7,))
+    shared = [replace(node, inputs=(*node.inputs[:2], "c")) if node.op == "Gemm" else node for node in plain.nodes]
+    net = plain.rebuilt(shared, {**plain.constants, "c": drawn(5)})  # loading may have stored the two apart
+    after = folded(net)
+    assert [node.op for node in after.nodes] == ["Gemm", "Gemm"]
+    inputs = inputs_of(net, 2)
+    assert difference(run(after, inputs), run(net, inputs)) <= TOLERANCE
+
+
 def test_a_bias_that_two_convolutions_share_is_folded_into_both_apart() -> None:
     first, constants = norm("b", "a", 4, "1")
     second, more = norm("d", "c", 4, "2")
     nodes = [_N("Conv", ["x", "w", "z"], ["a"]), first, _N("Conv", ["b", "v", "z"], ["c"]), second, _N("Relu", ["d"], ["y"])]
     constants |= {**more, "w": drawn(4, 4, 3, 3), "v": drawn(4, 4, 3, 3, seed=5), "z": drawn(4)}
-    net = net_of(nodes, constants, (4, 8, 8))
+    plain = net_of(nodes, constants, (4, 8, 8))
+    shared = [replace(node, inputs=(*node.inputs[:2], "z")) if node.op == "Conv" else node for node in plain.nodes]
+    net = plain.rebuilt(shared, {**plain.constants, "z": constants["z"]})  # loading may have stored the two apart
     after = folded(net)
     assert [node.op for node in after.nodes] == ["Conv", "Conv", "Relu"]
     inputs = inputs_of(net, 2)

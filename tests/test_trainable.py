@@ -165,6 +165,12 @@ CASES: dict[str, Any] = {
         )
         for auto in ("SAME_UPPER", "SAME_LOWER", "NOTSET")
     },
+    "ConvTranspose output_shape, output_padding": lambda: one(
+        "ConvTranspose",
+        {"strides": [3, 3], "output_shape": [27, 33], "output_padding": [1, 1]},
+        IMAGE,
+        [drawn(4, 6, 3, 3), drawn(6)],
+    ),
     "Gemm": lambda: one("Gemm", {}, (12,), [drawn(12, 5), drawn(5)]),
     "Gemm alpha, beta": lambda: one("Gemm", {"alpha": 0.3, "beta": -2.0, "transB": 1}, (12,), [drawn(5, 12), drawn(1, 5)]),
     "Gemm scalar bias": lambda: one("Gemm", {"beta": 0.5}, (12,), [drawn(12, 5), np.float32(3)]),
@@ -267,6 +273,9 @@ CASES: dict[str, Any] = {
     "Transpose": lambda: one("Transpose", {"perm": [0, 2, 3, 1]}),
     "Slice": lambda: one("Slice", {}, IMAGE, [np.int64([1, -3]), np.int64([3, 2**31]), np.int64([1, 3])]),
     "Slice steps": lambda: one("Slice", {}, IMAGE, [np.int64([0]), np.int64([100]), np.int64([2]), np.int64([2])]),
+    "Slice backwards": lambda: one(
+        "Slice", {}, IMAGE, [np.int64([-1, 8]), np.int64([-99, 2]), np.int64([3, 2]), np.int64([-2, -3])]
+    ),
     "Slice-9": lambda: one("Slice", {"starts": [1], "ends": [3], "axes": [1]}, opset=9),
     "Gather": lambda: one("Gather", {"axis": 1}, IMAGE, [np.int64([3, 0, 1])]),
     "Gather one": lambda: one("Gather", {"axis": 2}, IMAGE, [np.int64(3)]),
@@ -671,7 +680,18 @@ def imports(hidden: str, action: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize("action", [ABSENT, BROKEN, "pass"], ids=["absent", "broken", "fine"])
+FINE = """
+            module = types.ModuleType(name)
+            module.__path__, module.roi_align, module.nms = [], None, None
+            from importlib.machinery import ModuleSpec
+            class Loader:
+                def create_module(self, spec): return module
+                def exec_module(self, module): pass
+            return ModuleSpec(name, Loader())
+"""
+
+
+@pytest.mark.parametrize("action", [ABSENT, BROKEN, FINE, "pass"], ids=["absent", "broken", "fine", "as it is"])
 def test_onnx2torch_imports_with_torchvision(action: str) -> None:
     """And no placeholder is left behind for others to trip over."""
     done = imports("torchvision", action)
