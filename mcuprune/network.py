@@ -42,6 +42,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "Pad": ("pads", "value/constant_value", "axes"),
     "ReduceL1": ("axes",),
     "ReduceL2": ("axes",),
+    "ReduceLogSum": ("axes",),
     "ReduceLogSumExp": ("axes",),
     "ReduceMax": ("axes",),
     "ReduceMean": ("axes",),
@@ -236,6 +237,8 @@ def from_proto(
 def _from_proto(
     model: ModelProto, path: str, input_shapes: Mapping[str, Shape] | None, accept: Callable[[Node], None]
 ) -> Network:
+    if model.functions:
+        model = _inlined(model, path)
     _refuse_foreign(model, path)
     batch = _baked_batch(model)
     if batch > 1 and not input_shapes:
@@ -254,6 +257,16 @@ def _from_proto(
                     value.CopyFrom(by_name[value.name])
             return single
     return _network(model, path, input_shapes or {}, accept)
+
+
+def _inlined(model: ModelProto, path: str) -> ModelProto:
+    """The model with calls of its own functions replaced by their bodies."""
+    from onnx import inliner
+
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:  # whatever the C++ side makes of a damaged function
+        raise ModelError(f"{path}: its functions can't be inlined ({_first_line(error)})") from None
 
 
 def _rank(value: ValueInfoProto) -> int:
@@ -587,6 +600,7 @@ def _fold(
         shapes, dtypes = _infer(path, nodes, constants, inputs, outputs, header)
         same: dict[str, str] = {}
         left: list[NodeProto] = []
+        recast = False
         for node in nodes:
             if any(name in same for name in node.input):
                 renamed = NodeProto()
@@ -595,6 +609,9 @@ def _fold(
                 node = renamed
             if node.op_type == "Identity" and node.input[0] in constants and node.output[0] not in outputs:
                 same[node.output[0]] = node.input[0]
+            elif node.op_type == "CastLike" and dtypes.get(node.input[1]):
+                left.append(helper.make_node("Cast", node.input[:1], node.output, name=node.name, to=dtypes[node.input[1]]))
+                recast = True
             elif node.op_type in ("Shape", "Size") and node.input[0] in shapes:
                 constants.update(
                     _evaluate(node, {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}, header, path)
@@ -603,7 +620,7 @@ def _fold(
                 constants.update(_evaluate(node, constants, header, path))
             else:
                 left.append(node)
-        if len(left) == len(nodes):
+        if len(left) == len(nodes) and not recast:
             return left, constants, shapes, dtypes
         nodes = left
 

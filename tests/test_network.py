@@ -100,6 +100,26 @@ def test_initializers_listed_as_inputs_are_no_inputs() -> None:
     assert loaded(model).inputs == loaded(block()).inputs
 
 
+def test_a_cast_like_other_data_is_a_cast() -> None:
+    nodes = [
+        helper.make_node("CastLike", ["low", "x"], ["l"]),
+        helper.make_node("Clip", ["x", "l"], ["c"]),
+        helper.make_node("CastLike", ["c", "x"], ["y"]),
+    ]
+    net = loaded(graph(nodes, {"low": np.array(0, np.int64)}))
+    assert [node.op for node in net.nodes] == ["Clip", "Cast"]
+    assert net.nodes[0].attrs["min"] == 0
+
+
+def test_functions_of_the_model_are_inlined() -> None:
+    body = [helper.make_node("Conv", ["a", "b"], ["c"]), helper.make_node("Relu", ["c"], ["d"])]
+    function = helper.make_function("mine", "ConvRelu", ["a", "b"], ["d"], body, [helper.make_opsetid("", 17)])
+    model = graph([helper.make_node("ConvRelu", ["x", "w"], ["y"], domain="mine")], {"w": weight(4, 3, 1, 1)})
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.functions.append(function)
+    assert [node.op for node in loaded(model).nodes] == ["Conv", "Relu"]
+
+
 def test_external_data_is_read(tmp_path: Path) -> None:
     onnx.save(block(), tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0, location="net.data")
     assert profile(network.load(tmp_path / "net.onnx")).total == profile(loaded(block())).total

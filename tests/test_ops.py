@@ -116,7 +116,7 @@ EXAMPLES: dict[str, list[Example]] = {
     },
     **{op: [one(op, "a,k,a", constants={"k": floats(1, 8, 1, 1)})] for op in ("Max", "Min", "Mean", "Sum")},
     **{op: [compared(op)] for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
-    **{op: [logical(op)] for op in ("And", "Or", "Not")},
+    **{op: [logical(op)] for op in ("And", "Or", "Not", "Xor")},
     **{
         op: [reduced(op, 2, 3), reduced(op, 2, 3, keepdims=0), reduced(op, 2, keepdims=0), reduced(op, 1, removable=False)]
         for op in (
@@ -186,6 +186,12 @@ EXAMPLES: dict[str, list[Example]] = {
         Example([("Flatten", "a", "t", {}), ("Gemm", "t,w,k", "b", {"transB": 1})], {"w": floats(5, 288), "k": floats(5)}),
         Example([("Flatten", "a", "t", {}), ("Gemm", "t,w,k", "b", {"alpha": 0.5})], {"w": floats(288, 5), "k": floats(1)}),
     ],
+    "Hardmax": [one("Hardmax", axis=3), one("Hardmax", axis=1, removable=False)],
+    "LpPool": [one("LpPool", kernel_shape=[2, 2])],
+    "GlobalLpPool": [one("GlobalLpPool")],
+    "Mod": [one("Mod", "a,k", constants={"k": np.float32(0.3)}, fmod=1)],
+    "ReduceLogSum": [reduced("ReduceLogSum", 2, 3), reduced("ReduceLogSum", 1, removable=False)],
+    "Shrink": [one("Shrink", lambd=0.2)],
     "GlobalAveragePool": [one("GlobalAveragePool")],
     "GlobalMaxPool": [one("GlobalMaxPool")],
     "InstanceNormalization": [one("InstanceNormalization", "a,s,h", constants=NORMAL)],

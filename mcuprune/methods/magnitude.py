@@ -36,7 +36,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     while trainer.step < trainer.total:
         loss = trainer.train_step()
         if trainer.step in events:
-            share = (events.index(trainer.step) + 1) / _EVENTS
+            share = sum(event <= trainer.step for event in events) / _EVENTS
             goal = Budget({n: int(limit * max(1.0, full[n] / limit) ** (1 - share)) for n, limit in task.budget.limits.items()})
             fewer = _without_weakest(task, trainer.module.channels.with_network(trainer.module.network()), keep, goal)
             trainer.shrink(fewer[keep])
