@@ -47,7 +47,7 @@ models: $(BIN)/.dev ## build, train and export the networks in models/
 	$(BIN)/python models/make.py
 
 docs: $(BIN)/.prune ## write docs/operators.md from the operator table
-	$(BIN)/python tests/operators.py
+	$(BIN)/python tests/readme.py --docs
 
 golden: $(BIN)/.dev ## rewrite the golden text of the tests; look at the difference
 	MCUPRUNE_GOLDEN=1 $(BIN)/python -m pytest -q tests/test_report.py

@@ -282,14 +282,19 @@ def _train(
         raise UsageError(f"--method {request.method}: unknown; the methods are {', '.join(METHODS)}")
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     nodes = folding.candidates(labelled.network)
-    moments = output_moments(Trainable(labelled), {node.outputs[0] for node in nodes}, calibration)
+    module = Trainable(labelled)
+    moments = output_moments(module, {node.outputs[0] for node in nodes}, calibration)
     normal = folding.restored(labelled.network, {node.name: moments[node.outputs[0]] for node in nodes})
     channels = _bounded(label(normal), request)
     model = CostModel(channels, request.sram_model)
     resources.refuse_infeasible(model, budget)  # a restored BatchNormalization gives its convolution a bias
     schedule = schedule_for(request, len(data.train.y), warm=warm)
     task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of, checkpoint)
-    return METHODS[request.method](task, on_step)[0]
+    candidate = METHODS[request.method](task, on_step)[0]
+    if fixed := module.untrained():
+        note = f"training leaves these constants as they are: {', '.join(fixed[:5])}{', ...' if len(fixed) > 5 else ''}"
+        candidate = replace(candidate, notes=(*candidate.notes, note))
+    return candidate
 
 
 def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:

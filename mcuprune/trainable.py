@@ -80,6 +80,20 @@ class Trainable(nn.Module):
         """Every trained constant under its ONNX name."""
         return ((name, self.params[key]) for name, key in self._key.items() if key in self.params)
 
+    def untrained(self) -> tuple[str, ...]:
+        """Constants that could hold something learned, but that training leaves as they are: they meet no removable channel."""
+        found = [
+            name
+            for node in self.source.nodes
+            for index, name in enumerate(node.inputs)
+            if name in self._key
+            and self._key[name] not in self.params
+            and self.source.constants[name].dtype.kind == "f"
+            and self.source.constants[name].size > 1
+            and not (node.op == "BatchNormalization" and index in (3, 4))
+        ]
+        return tuple(dict.fromkeys(found))
+
     def weight(self, node: Node) -> Tensor:
         """A mixer's weight as it is used: gated. Shape as in the ONNX file."""
         name = node.inputs[1]

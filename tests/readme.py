@@ -1,4 +1,6 @@
-"""Write the output of the commands that README.md shows into it, or check that it is what they print now.
+"""Write generated text into README.md and docs/, or check (--check) that it is what the tool says now.
+
+docs/operators.md is the operator table. README.md shows commands with their output.
 
 A shown command is a fenced ``console`` block whose first line is ``$ mcuprune ...``. Commands that answer at once are run again
 each time. ``prune`` trains, which other processors round differently, so its block is drawn from the report of the run that
@@ -22,6 +24,7 @@ from mcuprune.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+OPERATORS = ROOT / "docs" / "operators.md"
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
 _WIDTH = 128
@@ -62,14 +65,23 @@ def rendered(text: str, *, check: bool) -> str:
     return _BLOCK.sub(block, text)
 
 
+def operators() -> str:
+    """docs/operators.md: what the operator table knows."""
+    return "<!-- written by `make docs` from mcuprune/ops.py -->\n\n" + ops.table().rstrip() + "\n"
+
+
 if __name__ == "__main__":
     import os
 
     os.chdir(ROOT)
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
-    now = rendered(README.read_text(), check="--check" in sys.argv)
-    if "--check" in sys.argv:
-        if now != README.read_text():
-            raise SystemExit("README.md shows what the commands no longer print; run `make readme` and look at the difference")
-    else:
-        README.write_text(now)
+    check = "--check" in sys.argv
+    pages = {OPERATORS: operators()}
+    if "--docs" not in sys.argv:
+        pages[README] = rendered(README.read_text(), check=check)
+    for page, now in pages.items():
+        if not check:
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(now)
+        elif not page.exists() or now != page.read_text():
+            raise SystemExit(f"{page.relative_to(ROOT)} is stale; run `make readme docs` and look at the difference")
