@@ -67,7 +67,7 @@ def rendered(text: str, *, check: bool) -> str:
 
 def operators() -> str:
     """docs/operators.md: what the operator table knows."""
-    return "<!-- written by `make docs` from mcuprune/ops.py -->\n\n" + ops.table().rstrip() + "\n"
+    return ops.table()
 
 
 if __name__ == "__main__":
