@@ -1,0 +1,455 @@
+"""The .tflite writer against onnxruntime, operator by operator, in TensorFlow Lite Micro's own interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import blocks
+import numpy as np
+import onnx
+import pytest
+from graphs import Graph
+from onnx import helper
+
+from mcuprune import export, folding, network, ops, tflite, verify
+from mcuprune.canonical import canonical
+from mcuprune.channels import label
+from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.tflite import Port
+from mcuprune.verify import Difference
+
+pytest.importorskip("tflite_micro")
+
+IMAGE = (1, 4, 9, 8)
+
+
+def int8(model: onnx.ModelProto, path: Path) -> str:
+    """The model quantised by mcuprune's own export, with ranges from random inputs."""
+    from mcuprune.quantize import QuantTrainable, calibrate
+
+    net = folding.folded(canonical(network.from_proto(model, "net.onnx", accept=ops.accept("net.onnx")))[0])
+    module = QuantTrainable(label(net))
+    draw = np.random.default_rng(0)
+    shapes = [(1, *net.shapes[name][1:]) for name in net.inputs]
+    calibrate(module, [tuple(draw.standard_normal(shape, np.float32) for shape in shapes) for _ in range(8)])
+    export.quantized(*module.quantized_network()).save(path)
+    return str(path)
+
+
+def model_of(graph: Graph, *outputs: str) -> onnx.ModelProto:
+    values = [helper.make_empty_tensor_value_info(name) for name in outputs]
+    proto = helper.make_graph(graph.nodes, "net", graph.inputs, values, graph.initializers)
+    opset = [helper.make_opsetid("", graph.opset)]
+    return onnx.shape_inference.infer_shapes(helper.make_model(proto, opset_imports=opset, ir_version=8))
+
+
+def converted(path: str) -> tflite.Converted:
+    net = network.load(path, accept=ops.accept(path))
+    return tflite.convert(net, tflite.stored_constants(onnx.load(path)))
+
+
+def operators(path: str) -> list[str]:
+    return [operator for operator, _ in converted(path).operators]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the interpreter in this process: a new one for each of a hundred small tests takes minutes."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        verify._work(*command[3:])
+        return subprocess.CompletedProcess(command, 0, "", "Arena allocation total 1 bytes\nArena allocation head 1 bytes\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def differences(path: str, examples: int = 20) -> tuple[Difference, ...]:
+    return verify.verify(path, examples=examples).differences
+
+
+# ------------------------------------------------------------------------------------------------------- one operator each
+
+
+def single(op: str, *constants: Any, shape: tuple[int, ...] = IMAGE, **attrs: Any) -> Callable[[], onnx.ModelProto]:
+    """A network of one operator; attributes that aren't None."""
+
+    def build() -> onnx.ModelProto:
+        graph = Graph(*shape)
+        inputs = ["" if value is None else graph.value(np.asarray(value)) for value in constants]
+        return model_of(graph, graph.add(op, "x", *inputs, **attrs))
+
+    return build
+
+
+def convolution(n_out: int, kernel: int, *, then: str | None = None, **attrs: Any) -> Callable[[], onnx.ModelProto]:
+    def build() -> onnx.ModelProto:
+        graph = Graph(*IMAGE)
+        y = graph.conv("x", 4, n_out, kernel, **attrs)
+        return model_of(graph, graph.add(then, y) if then else y)
+
+    return build
+
+
+def transposed(kernel: int, **attrs: Any) -> Callable[[], onnx.ModelProto]:
+    def build() -> onnx.ModelProto:
+        graph = Graph(*IMAGE)
+        return model_of(
+            graph, graph.add("ConvTranspose", "x", graph.constant(4, 6, kernel, kernel), graph.constant(6), **attrs)
+        )
+
+    return build
+
+
+def joined(op: str, shape: tuple[int, ...], **attrs: Any) -> Callable[[], onnx.ModelProto]:
+    """An operator of a convolution's output and a second input."""
+
+    def build() -> onnx.ModelProto:
+        graph = Graph(*IMAGE)
+        y = graph.conv("x", 4, 4, 3)
+        return model_of(graph, graph.add(op, y, graph.input("z", *shape), **attrs))
+
+    return build
+
+
+def with_constant(op: str, *shape: int, first: bool = False) -> Callable[[], onnx.ModelProto]:
+    def build() -> onnx.ModelProto:
+        graph = Graph(*IMAGE)
+        constant = graph.value(np.asarray(graph.draw.uniform(0.5, 2, shape), np.float32))
+        return model_of(graph, graph.add(op, *((constant, "x") if first else ("x", constant))))
+
+    return build
+
+
+def gemm(**attrs: Any) -> Callable[[], onnx.ModelProto]:
+    def build() -> onnx.ModelProto:
+        graph = Graph(1, 20)
+        weight = graph.constant(*((7, 20) if attrs.get("transB") else (20, 7)))
+        return model_of(graph, graph.add("Gemm", "x", weight, graph.constant(7), **attrs))
+
+    return build
+
+
+def split(*sizes: int) -> Callable[[], onnx.ModelProto]:
+    def build() -> onnx.ModelProto:
+        graph = Graph(*IMAGE)
+        y = graph.add("Split", "x", graph.value(np.array(sizes)), outputs=len(sizes), axis=1)
+        return model_of(graph, y, *(f"{y}.{i}" for i in range(1, len(sizes))))
+
+    return build
+
+
+def concat(axis: int, *, relu: bool = False) -> Callable[[], onnx.ModelProto]:
+    def build() -> onnx.ModelProto:
+        graph = Graph(*IMAGE)
+        parts = [graph.conv("x", 4, 4, 3), graph.conv("x", 4, 5 if axis == 1 else 4, 1)]
+        parts = [graph.add("Relu", part) for part in parts] if relu else parts
+        return model_of(graph, graph.add("Concat", *parts, axis=axis))
+
+    return build
+
+
+def resize(mode: str, coordinates: str, nearest: str = "floor") -> Callable[[], onnx.ModelProto]:
+    scales = np.array([1, 1, 2, 2], np.float32)
+    return single("Resize", None, scales, mode=mode, coordinate_transformation_mode=coordinates, nearest_mode=nearest)
+
+
+def batch_norm() -> onnx.ModelProto:
+    graph = Graph(*IMAGE)
+    variance = graph.value(graph.draw.uniform(0.3, 1, 4).astype(np.float32))
+    return model_of(
+        graph, graph.add("BatchNormalization", "x", graph.constant(4), graph.constant(4), graph.constant(4), variance)
+    )
+
+
+def one_dimensional() -> onnx.ModelProto:
+    graph = Graph(1, 4, 12)
+    y = graph.add("Conv", "x", graph.constant(6, 4, 3), graph.constant(6), pads=[1, 1])
+    y = graph.add("Relu", y)
+    y = graph.add("Conv", y, graph.constant(5, 6, 5), pads=[2, 2], strides=[2])
+    y = graph.add("MaxPool", y, kernel_shape=[2], strides=[2])
+    return model_of(graph, graph.add("Gemm", graph.add("Flatten", y), graph.constant(15, 3)))
+
+
+def shared_flatten() -> onnx.ModelProto:
+    """A flattened image that a fully connected layer reads, and the output, which wants ONNX's order."""
+    graph = Graph(*IMAGE)
+    image = graph.conv("x", 4, 5, 3)
+    dense = graph.add("Gemm", graph.add("Flatten", image), graph.constant(360, 6))
+    return model_of(graph, dense, graph.add("Flatten", image))
+
+
+def clamped_flatten() -> onnx.ModelProto:
+    graph = Graph(*IMAGE)
+    flat = graph.add("Flatten", graph.conv("x", 4, 5, 3))
+    dense = [graph.add("Gemm", tensor, graph.constant(360, 6)) for tensor in (flat, graph.add("Relu", flat))]
+    return model_of(graph, *dense)
+
+
+def matrices() -> onnx.ModelProto:
+    graph = Graph(1, 5, 20)
+    return model_of(graph, graph.add("MatMul", "x", graph.add("Transpose", "x", perm=[0, 2, 1])))
+
+
+def rows() -> onnx.ModelProto:
+    """A matrix product over the last axis, then a convolution over what ONNX transposed."""
+    graph = Graph(1, 4, 8)
+    y = graph.add("Transpose", graph.add("MatMul", "x", graph.constant(8, 6)), perm=[0, 2, 1])
+    return model_of(graph, graph.add("Conv", y, graph.constant(3, 6, 3)))
+
+
+def channels_last() -> onnx.ModelProto:
+    graph = Graph(1, 9, 8, 4)
+    return model_of(graph, graph.conv(graph.add("Transpose", "x", perm=[0, 3, 1, 2]), 4, 6))
+
+
+def summed() -> onnx.ModelProto:
+    graph = Graph(*IMAGE)
+    return model_of(graph, graph.add("Sum", "x", graph.conv("x", 4, 4, 3), graph.conv("x", 4, 4, 1)))
+
+
+HALF = {"kernel_shape": [2, 2], "strides": [2, 2]}
+WIDE = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+CASES: dict[str, Callable[[], onnx.ModelProto]] = {
+    "conv": convolution(6, 3),
+    "conv, relu": convolution(6, 3, then="Relu"),
+    "conv, stride 2": convolution(6, 3, strides=[2, 2]),
+    "conv 1x1": convolution(6, 1),
+    "conv, no padding": convolution(6, 3, pads=[0] * 4),
+    "conv, dilated": convolution(6, 3, dilations=[2, 2], pads=[2] * 4),
+    "conv, uneven padding": convolution(6, 3, pads=[0, 1, 2, 1]),
+    "conv, two groups": convolution(6, 3, group=2),
+    "depthwise": convolution(4, 3, group=4),
+    "depthwise, multiplier 2": convolution(8, 3, group=4, strides=[2, 2], then="Relu"),
+    "one-dimensional": one_dimensional,
+    "transposed conv": transposed(2, strides=[2, 2]),
+    "transposed conv, cropped": transposed(4, strides=[2, 2], pads=[1] * 4),
+    "transposed conv, output padding": transposed(3, strides=[2, 2], pads=[1] * 4, output_padding=[1, 1]),
+    "gemm": gemm(),
+    "gemm, by rows": gemm(transB=1),
+    "gemm, alpha and beta": gemm(transB=1, alpha=0.5, beta=2.0),
+    "matmul": single("MatMul", np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32), shape=(1, 5, 20)),
+    "matmul of data": matrices,
+    "matmul, transpose, conv": rows,
+    "transpose, conv": channels_last,
+    **{
+        f"{op}, {len(shape)} axes": joined(op, shape)
+        for op in ("Add", "Sub", "Mul", "Max", "Min")
+        for shape in (IMAGE, (4, 1, 1))
+    },
+    "Mul by one channel": joined("Mul", (1, 1, 9, 8)),
+    "Mul by a row": joined("Mul", (8,)),
+    **{f"{op}, constant": with_constant(op) for op in ("Add", "Sub", "Mul", "Div")},
+    **{f"{op}, constant channels": with_constant(op, 4, 1, 1) for op in ("Add", "Sub", "Mul", "Div")},
+    **{f"{op}, constant image": with_constant(op, 4, 9, 8) for op in ("Add", "Sub", "Mul", "Div")},
+    "Sub from constant channels": with_constant("Sub", 4, 1, 1, first=True),
+    "batch norm": batch_norm,
+    "Relu": single("Relu"),
+    "Clip": single("Clip", np.float32(-0.3), np.float32(0.8)),
+    "Sigmoid": single("Sigmoid"),
+    "Tanh": single("Tanh"),
+    "HardSigmoid": single("HardSigmoid"),
+    "HardSigmoid, 1/6": single("HardSigmoid", alpha=1 / 6),
+    "HardSwish": single("HardSwish"),
+    "LeakyRelu": single("LeakyRelu", alpha=0.1),
+    "Elu": single("Elu"),
+    "PRelu": single("PRelu", np.float32([0.1, 0.4, 0.2, 0.3]).reshape(4, 1, 1)),
+    "Abs": single("Abs"),
+    "Neg": single("Neg"),
+    "square": single("Pow", np.float32(2)),
+    "Softmax over channels": single("Softmax", axis=1),
+    "Softmax over width": single("Softmax", axis=3),
+    "LogSoftmax": single("LogSoftmax", shape=(1, 10)),
+    "MaxPool": single("MaxPool", **HALF),
+    "MaxPool, padded": single("MaxPool", **WIDE, strides=[2, 2]),
+    "MaxPool, rounded up": single("MaxPool", **HALF, ceil_mode=1),
+    "AveragePool": single("AveragePool", **HALF),
+    "AveragePool, padded": single("AveragePool", **WIDE),
+    "AveragePool, padding counted": single("AveragePool", **WIDE, count_include_pad=1),
+    "GlobalAveragePool": single("GlobalAveragePool"),
+    "GlobalMaxPool": single("GlobalMaxPool"),
+    "ReduceMean of space": single("ReduceMean", axes=[2, 3], keepdims=0),
+    "ReduceMean of channels": single("ReduceMean", axes=[1]),
+    "ReduceMax": single("ReduceMax", axes=[2]),
+    "ReduceSum": single("ReduceSum", np.array([2, 3])),
+    "Sum": summed,
+    "Concat of channels": concat(1),
+    "Concat of clamped channels": concat(1, relu=True),
+    "Concat of rows": concat(2),
+    "Pad": single("Pad", np.array([0, 0, 1, 2, 0, 0, 0, 1])),
+    "Pad of channels": single("Pad", np.array([0, 2, 0, 0, 0, 1, 0, 0])),
+    "Pad of one channel": single("Pad", np.array([0, 1, 0, 0, 0, 1, 0, 0]), shape=(1, 1, 6, 6)),
+    "Pad by a number": single("Pad", np.array([0, 0, 1, 1, 0, 0, 1, 1]), np.float32(0.5)),
+    "Pad by reflection": single("Pad", np.array([0, 0, 1, 1, 0, 0, 1, 1]), mode="reflect"),
+    "Resize, asymmetric": resize("nearest", "asymmetric"),
+    "Resize, half pixel": resize("nearest", "half_pixel", "round_prefer_floor"),
+    "Resize, aligned": resize("nearest", "align_corners", "round_prefer_floor"),
+    **{f"Resize, linear, {mode}": resize("linear", mode) for mode in ("asymmetric", "half_pixel", "align_corners")},
+    "Transpose": single("Transpose", perm=[0, 3, 1, 2]),
+    "Slice": single("Slice", np.array([1, 1]), np.array([3, 8]), np.array([1, 2])),
+    "Slice of every second": single("Slice", np.array([0, 0]), np.array([9, 8]), np.array([2, 3]), np.array([2, 2])),
+    "Slice backwards": single("Slice", np.array([-1]), np.array([-100]), np.array([3]), np.array([-1])),
+    "Split": split(2, 2),
+    "Split, uneven": split(1, 3),
+    "Gather": single("Gather", np.array([3, 0, 1]), axis=1),
+    "Gather of one": single("Gather", np.array(2), axis=1),
+    "DepthToSpace": single("DepthToSpace", shape=(1, 12, 3, 4), blocksize=2),
+    "DepthToSpace, CRD": single("DepthToSpace", shape=(1, 12, 3, 4), blocksize=2, mode="CRD"),
+    "SpaceToDepth": single("SpaceToDepth", shape=(1, 3, 4, 6), blocksize=2),
+    "Reshape to a row": single("Reshape", np.array([1, -1])),
+    "Reshape of space": single("Reshape", np.array([1, 4, -1])),
+    "Reshape of channels": single("Reshape", np.array([1, 2, 2, 9, 8])),
+    "Flatten for two readers": shared_flatten,
+    "Flatten, clamp, two layers": clamped_flatten,
+    "Squeeze": single("Squeeze", np.array([2]), shape=(1, 4, 1, 8)),
+    "Unsqueeze": single("Unsqueeze", np.array([2]), shape=(1, 4, 8)),
+}
+#: Where a convolution's step is wider than the output's, its differences count several; LogSoftmax is an approximation.
+TWO_STEPS = {"AveragePool, padded", "LogSoftmax", "Resize, linear, align_corners"} | {
+    name for name in CASES if name.startswith(("Max,", "Min,", "Mul"))
+}
+#: What is rounded once, or not at all, and so hardly differs.
+EXACT = {
+    name for name in CASES if name.startswith(("conv", "Pad", "Slice", "Split", "Gather", "Reshape", "MaxPool", "Sub,"))
+} | {
+    "Relu",
+    "Sigmoid",
+    "Softmax over channels",
+    "Transpose",
+    "DepthToSpace, CRD",
+    "AveragePool",
+    "batch norm",
+}
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", CASES)
+def test_an_operator_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -> None:
+    for found in differences(int8(CASES[name](), tmp_path / "net.onnx")):
+        assert found.max_lsb <= (2 if name in TWO_STEPS else 1), found
+        assert found.exact >= (0.98 if name in EXACT else 0.3), found
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", blocks.BLOCKS)
+def test_a_block_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -> None:
+    model = onnx.load_from_string(blocks.exported(name, "torchscript"))
+    for found in differences(int8(model, tmp_path / "net.onnx")):
+        assert found.max_lsb <= 2, found
+        assert found.exact >= 0.6, found
+
+
+# ----------------------------------------------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted"),
+    [
+        ("conv", ["CONV_2D"]),
+        ("conv, stride 2", ["PAD", "CONV_2D"]),
+        ("conv, uneven padding", ["PAD", "CONV_2D"]),
+        ("conv, two groups", ["CONV_2D"]),
+        ("conv, relu", ["CONV_2D"]),
+        ("depthwise", ["DEPTHWISE_CONV_2D"]),
+        ("transposed conv, cropped", ["TRANSPOSE_CONV"]),
+        ("transposed conv, output padding", ["TRANSPOSE_CONV", "SLICE"]),
+        ("transpose, conv", ["CONV_2D"]),
+        ("Transpose", []),
+        ("MaxPool, padded", ["PADV2", "MAX_POOL_2D"]),
+        ("batch norm", ["DEPTHWISE_CONV_2D"]),
+        ("HardSigmoid", ["MUL", "ADD"]),
+        ("Concat of rows", ["CONV_2D", "CONV_2D", "QUANTIZE", "CONCATENATION"]),
+    ],
+)
+def test_operators_written(case: str, wanted: list[str], tmp_path: Path) -> None:
+    assert operators(int8(CASES[case](), tmp_path / "net.onnx")) == wanted
+
+
+def test_the_format_agrees_with_the_schema() -> None:
+    schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
+    for name, (code, _, options) in tflite._OPERATORS.items():
+        assert getattr(schema.BuiltinOperator, name) == code
+        assert not options or getattr(schema.BuiltinOptions, f"{options}Options") == tflite._OPTIONS[options][0]
+        for field, (slot, _) in tflite._OPTIONS[options][1].items() if options else ():
+            camel = {
+                "stride": "Stride",
+                "fused": "FusedActivationFunction",
+                "block": "BlockSize",
+                "multiplier": "DepthMultiplier",
+            }
+            written = camel.get(field) or "".join(part.capitalize() for part in field.split("_"))
+            written = {"FilterW": "FilterWidth", "FilterH": "FilterHeight"}.get(written, written)
+            written = {"DilationW": "DilationWFactor", "DilationH": "DilationHFactor"}.get(written, written)
+            assert slot_of(schema, f"{options}Options", written) == slot, (options, field)
+
+
+def slot_of(schema: Any, table: str, field: str) -> int:
+    """The id that the generated code writes a field under."""
+    seen: list[int] = []
+
+    class Builder:
+        def __getattr__(self, name: str) -> Any:
+            return lambda slot, *rest: seen.append(slot)
+
+    getattr(schema, f"{table}Add{field}")(Builder(), 0)
+    return seen[0]
+
+
+def test_stored_integers_are_written_as_they_are(tmp_path: Path) -> None:
+    schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
+    path = int8(CASES["conv, relu"](), tmp_path / "net.onnx")
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytearray(converted(path).content), 0))
+    graph = model.subgraphs[0]
+    weight, bias = (graph.tensors[index] for index in graph.operators[0].inputs[1:])
+    stored = tflite.stored_constants(onnx.load(path)).values()
+    wanted = next(value for value in stored if value.integers.ndim == 4)
+    written = np.frombuffer(bytes(model.buffers[weight.buffer].data), np.int8).reshape(weight.shape)
+    assert np.array_equal(written.transpose(0, 3, 1, 2), wanted.integers)
+    assert np.array_equal(weight.quantization.scale, wanted.scale)
+    wanted = next(value for value in stored if value.integers.dtype == np.int32)
+    assert np.array_equal(np.frombuffer(bytes(model.buffers[bias.buffer].data), np.int32), wanted.integers)
+    assert graph.operators[0].builtinOptions.fusedActivationFunction == schema.ActivationFunctionType.RELU
+    assert model.buffers[0].data is None
+
+
+def test_the_same_file_twice_is_the_same_bytes(tmp_path: Path) -> None:
+    path = int8(CASES["conv, stride 2"](), tmp_path / "net.onnx")
+    assert converted(path).content == converted(path).content
+
+
+def test_a_port_brings_data_there_and_back() -> None:
+    port = Port("x", (1, 3, 1, 5), (None, None, 3, 1), export.Quantizer(1.0, 0))
+    x = np.arange(15).reshape(1, 3, 1, 5)
+    assert port.to_tflite(x).shape == (1, 1, 5, 3)
+    assert np.array_equal(port.to_tflite(x)[0, 0, 2], x[0, :, 0, 2])
+    assert np.array_equal(port.to_onnx(port.to_tflite(x)), x)
+
+
+# ------------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (single("Exp"), "node 'exp0': Exp has no int8 operator"),
+        (single("AveragePool", **WIDE, strides=[2, 2], shape=(1, 4, 8, 8)), "without counting its padding"),
+        (resize("nearest", "half_pixel", "floor"), "other pixels"),
+        (transposed(3, dilations=[2, 2]), "dilated"),
+        (single("Pow", np.float32(3)), "other than a square"),
+        (single("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]), "dilated"),
+    ],
+)
+def test_what_tflite_cannot_say_names_its_node(build: Callable[[], onnx.ModelProto], message: str, tmp_path: Path) -> None:
+    path = int8(build(), tmp_path / "net.onnx")
+    with pytest.raises(UnsupportedOperator, match=message) as raised:
+        converted(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_float_model_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "net.onnx")
+    onnx.save(CASES["conv"](), path)
+    with pytest.raises(ModelError, match="prune without --float"):
+        converted(path)
