@@ -508,7 +508,11 @@ def _samples(node: Node, net: Network, scale: float, before: int, after: int) ->
 
 def _clip(node: Node, net: Network) -> Kernel:
     low, high = node.attrs.get("min"), node.attrs.get("max")
-    return _identity(node, net) if low is None and high is None else lambda x: x.clamp(low, high)
+    if low is None and high is None:
+        return _identity(node, net)
+    if low is not None and high is not None and low < high and net.dtypes[node.inputs[0]] == TensorProto.FLOAT:
+        return lambda x: F.hardtanh(x, low, high)  # the gradient of clamp is four times slower
+    return lambda x: x.clamp(low, high)
 
 
 def _selu(node: Node, net: Network) -> Kernel:
