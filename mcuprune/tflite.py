@@ -26,7 +26,7 @@ from mcuprune.errors import MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer
 from mcuprune.network import Network, Node, Shape
 from mcuprune.ops import OPS, MatMul
-from mcuprune.runtimes import _window  # the one place that knows when TFLite's own padding does
+from mcuprune.runtimes import Lifetime, Program, _window, overlaps
 
 Array = np.ndarray[Any, Any]
 #: For each dimension of a TFLite tensor the ONNX axis that it is; None for those of size 1.
@@ -119,6 +119,8 @@ _OPTIONS: Mapping[str, tuple[int, Mapping[str, tuple[int, str]]]] = {
     "TransposeConv": (49, {**_POOL_FIELDS, "fused": (3, "Int8")}),
 }
 _SCHEMA_VERSION = 3
+#: Of the memory plan that TensorFlow Lite Micro reads from a file's metadata.
+_PLAN_VERSION = 1
 _TYPES = {"int8": 9, "int32": 2}
 _SAME, _VALID = 0, 1
 #: Fused activations, by the bounds that they hold.
@@ -151,9 +153,16 @@ class _Operator:
 
 
 def _serialised(
-    tensors: Sequence[_Tensor], operators: Sequence[_Operator], inputs: Sequence[int], outputs: Sequence[int]
+    tensors: Sequence[_Tensor],
+    operators: Sequence[_Operator],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    offsets_in_arena: Sequence[int],
 ) -> bytes:
-    """The flatbuffer. Raises MissingExtra where the package ``flatbuffers`` isn't installed."""
+    """The flatbuffer. Raises MissingExtra where the package ``flatbuffers`` isn't installed.
+
+    offsets_in_arena: where the runtime is to lay each tensor, in bytes, -1 for constants; empty to leave it to its planner.
+    """
     try:
         flatbuffers = importlib.import_module("flatbuffers")
     except ImportError:
@@ -229,6 +238,12 @@ def _serialised(
             (4, offset, builder.CreateString("main")),
         ]
     )
+    metadata = []
+    if offsets_in_arena:
+        plan = np.array([_PLAN_VERSION, 0, len(offsets_in_arena), *offsets_in_arena], np.int32)
+        name = builder.CreateString("OfflineMemoryAllocation")
+        metadata.append(table([(0, offset, name), (1, "Uint32", len(buffers))]))
+        buffers.append(table([(0, offset, aligned_bytes(plan))]))
     model = table(
         [
             (0, "Uint32", _SCHEMA_VERSION),
@@ -236,10 +251,41 @@ def _serialised(
             (2, offset, offsets([graph])),
             (3, offset, builder.CreateString("mcuprune")),
             (4, offset, offsets(buffers)),
+            *([(6, offset, offsets(metadata))] if metadata else []),
         ]
     )
     builder.Finish(model, file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def _plan(
+    tensors: Sequence[_Tensor], operators: Sequence[_Operator], inputs: Sequence[int], outputs: Sequence[int]
+) -> list[int]:
+    """Offsets in the arena for every tensor, -1 for constants; empty where the runtime's planner does as well by itself."""
+    first, last = dict.fromkeys(inputs, 0), dict.fromkeys(inputs, 0)
+    for time, operator in enumerate(operators, 1):
+        for tensor in operator.outputs:
+            first[tensor] = last[tensor] = time
+        last.update((tensor, time) for tensor in operator.inputs if tensor in first)
+    last.update(dict.fromkeys(outputs, len(operators)))
+    order = sorted(first)
+    lifetimes = tuple(Lifetime(first[tensor], last[tensor]) for tensor in order)
+    program = Program(
+        operators=tuple((operator.name, "") for operator in operators),
+        tensors=tuple(tensors[tensor].name for tensor in order),
+        sizes=tuple(prod(tensors[tensor].shape) for tensor in order),
+        lifetimes=lifetimes,
+        scratch=(),
+        persistent=(),
+        fixed_tail=0,
+        missing=(),
+        neighbours=overlaps(lifetimes),
+    )
+    planned = program.arena(offline=True)
+    if planned.head >= program.arena().head:
+        return []
+    offset = dict(zip(order, (buffer.offset for buffer in planned.buffers), strict=True))
+    return [offset.get(tensor, -1) for tensor in range(len(tensors))]
 
 
 # ---------------------------------------------------------------------------------------------------- what comes and goes
@@ -304,16 +350,17 @@ def stored_constants(model: ModelProto) -> dict[str, Stored]:
     return found
 
 
-def convert(net: Network, stored: Mapping[str, Stored]) -> Converted:
+def convert(net: Network, stored: Mapping[str, Stored], *, offline: bool = False) -> Converted:
     """The .tflite of an int8 network as ``export.quantized`` writes it.
 
     stored: the integers behind the network's constants (``stored_constants`` of the same file).
+    offline: with a memory plan in the file, where a search finds one that takes less arena than the runtime's own planner.
     Raises UnsupportedOperator, naming the node, for what has no int8 operator in TensorFlow Lite Micro, ModelError for a
     network that isn't int8, and MissingExtra where ``flatbuffers`` isn't installed.
     """
     if not any(node.op == "QuantizeLinear" for node in net.nodes):
         raise ModelError(f"{net.path}: is a float model; a microcontroller's runtime takes int8: prune without --float")
-    return _Writer(net, stored).run()
+    return _Writer(net, stored, offline).run()
 
 
 # ------------------------------------------------------------------------------------------------------------ layouts
@@ -394,6 +441,7 @@ class _Writer:
 
     net: Network
     stored: Mapping[str, Stored]
+    offline: bool = False
     tensors: list[_Tensor] = field(default_factory=list)
     operators: list[_Operator] = field(default_factory=list)
     makers: list[str] = field(default_factory=list)
@@ -418,7 +466,9 @@ class _Writer:
             value = self.ordered(self.values[name])
             flat = len(value.shape) <= 2
             outputs.append(self.arranged(value, _without_ones(range(len(value.shape)), value.shape)) if flat else value)
-        content = _serialised(self.tensors, self.operators, [v.tensor for v in inputs], [v.tensor for v in outputs])
+        read, made = [value.tensor for value in inputs], [value.tensor for value in outputs]
+        plan = _plan(self.tensors, self.operators, read, made) if self.offline else ()
+        content = _serialised(self.tensors, self.operators, read, made, plan)
         return Converted(
             content,
             tuple(self.port(name, value) for name, value in zip(self.net.inputs, inputs, strict=True)),

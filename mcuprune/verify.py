@@ -135,7 +135,7 @@ def verify(
     inputs = [_random_inputs(converted, random) for _ in range(examples)]
     counts, notes = {_RANDOM: examples}, []
     name = net.metadata.get(_DATA_KEY)
-    if name in datasets.DATASETS:
+    if name in datasets.DATASETS and len(net.inputs) == 1:
         try:
             real = _real_inputs(net, name, examples, seed)
             inputs, counts = inputs + real, {**counts, name: len(real)}

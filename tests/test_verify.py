@@ -15,7 +15,7 @@ import small_nets
 from graphs import Graph
 from test_tflite import CASES, converted, int8, model_of
 
-from mcuprune import pruning, tflite, units, verify
+from mcuprune import network, pruning, tflite, units, verify
 from mcuprune.errors import MissingExtra, ModelError
 from mcuprune.network import Network
 from mcuprune.verify import Difference
@@ -65,6 +65,18 @@ def test_the_arena_measured_is_the_arena_predicted(dscnn: str) -> None:
     found = verify.verify(dscnn, examples=2)
     assert found.arena_head == found.arena_predicted_head
     assert found.arena > found.arena_predicted > found.arena_head
+
+
+def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_path: Path) -> None:
+    path = pruned("branchy_digits", tmp_path)
+    net, stored = network.load(path), tflite.stored_constants(onnx.load(path))
+    inputs = [{"image": np.random.default_rng(0).random((1, 1, 16, 16), np.float32)}]
+    greedy, planned = (
+        verify._run(tflite.convert(net, stored, offline=offline), inputs, path, limit=2**20) for offline in (False, True)
+    )
+    assert np.array_equal(greedy[0]["logits"], planned[0]["logits"])
+    assert planned[1]["head"] < greedy[1]["head"]
+    assert planned[1]["total"] < greedy[1]["total"]
 
 
 def test_the_same_seed_gives_the_same_answer(dscnn: str) -> None:
@@ -162,7 +174,7 @@ def test_a_missing_runtime_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
 def test_what_the_runtime_refuses_is_an_error_with_its_reason(tmp_path: Path) -> None:
     path = int8(CASES["conv"](), tmp_path / "net.onnx")
     inputs = [{"x": np.zeros((1, 4, 9, 8), np.float32)}]
-    with pytest.raises(ModelError, match="TensorFlow Lite Micro can't run it .*Failed to"):
+    with pytest.raises(ModelError, match=r"TensorFlow Lite Micro can't run it .*Failed to"):
         verify._run(converted(path), inputs, path, limit=1500)
 
 
