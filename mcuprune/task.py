@@ -20,7 +20,7 @@ class Schedule:
 
     epochs: of the float network, pruning included. quant_epochs: of fake-quant training after it.
     batch: examples a step. lr: peak learning rate. prune_every: training steps between two updates of the widths.
-    prune_share: the part of all float steps after which the budget holds and the network is physically cut.
+    prune_start, prune_stop: between these parts of all float steps the network falls to its budget.
     """
 
     epochs: int
@@ -29,7 +29,8 @@ class Schedule:
     lr: float
     weight_decay: float = 5e-4
     prune_every: int = 20
-    prune_share: float = 0.25
+    prune_start: float = 0.1
+    prune_stop: float = 0.45
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,22 @@ def cut_into(model: CostModel, widths: np.ndarray, budget: Budget, value: np.nda
     return widths
 
 
-def grow(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray, multiple: int = 1) -> np.ndarray:
+def grow(
+    model: CostModel,
+    widths: np.ndarray,
+    budget: Budget,
+    value: np.ndarray,
+    multiple: int = 1,
+    most: np.ndarray | None = None,
+) -> np.ndarray:
     """Widen groups one channel (or ``multiple``) at a time while the budget holds, until no single channel fits any more.
 
     value: float (groups,), what one more channel of each group is worth; relative to how much of the budget it takes.
+    most: int64 (groups,), how far groups may grow; to their full width where it is None.
     """
+    most = model.full if most is None else most
     widths = cut_into(model, widths, budget, value, multiple)
-    open_groups, grown = widths < model.full, False
+    open_groups, grown = widths < most, False
     while open_groups.any():
         price = np.zeros(len(widths))
         used = model.at(widths)
@@ -105,13 +114,13 @@ def grow(model: CostModel, widths: np.ndarray, budget: Budget, value: np.ndarray
         score = np.where(open_groups, value / np.maximum(price, 1e-12), -np.inf)
         best = int(score.argmax())
         before = int(widths[best])
-        widths[best] = min((before // multiple + 1) * multiple, model.full[best])
+        widths[best] = min((before // multiple + 1) * multiple, most[best])
         if not holds(model, widths, budget):
             widths[best] = before
             open_groups[best] = False
         else:
             grown = True
-            open_groups[best] = widths[best] < model.full[best]
+            open_groups[best] = widths[best] < most[best]
         if grown and not open_groups.any():  # an arena may shrink where a group grows: look once more at all
-            open_groups, grown = widths < model.full, False
+            open_groups, grown = widths < most, False
     return widths

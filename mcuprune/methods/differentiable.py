@@ -9,7 +9,7 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
 
 * *Pace.* The paper's fixed learning rate either saturates the clip (then all groups shrink alike: uniform scaling) or stalls
   before the budget. Here the gradients give the direction, and each update goes just as far as the schedule asks: every
-  limited resource falls geometrically from its full cost to its limit over ``prune_share`` of the training.
+  limited resource falls geometrically from its full cost to its limit over a part of the training.
 * *Task gradient* in evaluation mode of BatchNormalization: with batch statistics the loss does not feel a group's scale and
   Eq. 9 nearly cancels. One batch is noisy, so a running mean over updates is used.
 * *Protection only.* The task gradient shields groups from shrinking; it never asks a group to shrink. Its sign is noise more
@@ -30,17 +30,24 @@ from mcuprune.salience import salience
 from mcuprune.task import Candidate, OnStep, Step, Task
 from mcuprune.training import Trainer, trainer_for
 
-#: Upper end of the clip of a multiplier's gradient (section 4), and the share of it that the task loss gets (r = 2/3).
-_CLIP = 0.025
+#: How much of a step the loss can take back from the group that it protects most (section 3.2: r, typically 2/3).
 _TASK_SHARE = 2 / 3
-_TASK_MEMORY = 0.8
+#: The part of a step that all groups in focus share alike; the rest goes where a channel saves most.
+_EVEN = 0.5
+_TASK_MEMORY = 0.9
 _TASK_BATCH = 256
+#: How often channels are physically cut during the pruning phase.
+_EVENTS = 10
+#: Until the last cut, one masked channel in this many (and one more) stays, should its group be widened again.
+_MARGIN = 4
 
 
 class Widths:
     """The state of the outer optimisation.
 
     v: float (groups,); a group's multiplier is pi = exp(v), v <= 0 (section 3.4).
+    widths: int64 (groups,); what the multipliers and the slack come to.
+    progress: how much of the pruning phase is over, from 0 to 1.
     task: float (groups,); the running mean of dP_TSK / dpi, each measurement scaled to a largest entry of 1.
     """
 
@@ -49,6 +56,8 @@ class Widths:
         model, budget = task.model, task.budget
         self.v = np.zeros(len(model.full))
         self.task = np.zeros(len(model.full))
+        self.progress = 0.0
+        self.widths = model.full
         self._start = model.at(model.full)
         self._floor = np.maximum(model.least, (allocation.uniform(model, budget, self.multiple) + 1) // 2)
 
@@ -72,9 +81,28 @@ class Widths:
         if size > 0:
             self.task = _TASK_MEMORY * self.task + (1 - _TASK_MEMORY) * gradient / size
 
-    def update(self, progress: float, random: np.random.Generator) -> None:
-        """Lower the multipliers until every resource is at its target for this moment (Eq. 1 and 2)."""
+    def update(self, progress: float, present: np.ndarray, random: np.random.Generator) -> str | None:
+        """Bring every resource to its target for this moment (Eq. 1 and 2): lower multipliers, then use the slack.
+
+        present: int64 (groups,), channels that are still there; no group grows beyond. Returns a note for the user if the
+        gradient steps alone did not get there.
+        """
+        self.progress = progress
         goal = self.targets(progress)
+        note = None
+        self._descend(goal, random)
+        n = self.current()
+        if not allocation.holds(self.model, n, goal):
+            note = "the gradient steps ended above the budget; a greedy cut brought the network inside it"
+        # A channel is worth what it adds to its group's width, more where the loss protects: narrow groups gain most.
+        value = (1 + self._protection()) / np.maximum(n, 1)
+        n = allocation.grow(self.model, n, goal, value, self.multiple, most=present)
+        self.v = np.where(n == self.current(), self.v, np.log(np.maximum(n, 0.5) / np.maximum(self.model.full, 1)))
+        self.widths = n
+        return note
+
+    def _descend(self, goal: Budget, random: np.random.Generator) -> None:
+        """Steps along the gradients until every resource is at its goal."""
         for _ in range(8 * len(goal.limits)):
             over = goal.check(self.model.at(self.current())).excess
             if not over:
@@ -84,20 +112,21 @@ class Widths:
             draws = {name: ratios[name] / max(random.random(), 1e-9) for name in over}
             self._towards(max(draws, key=lambda name: draws[name]), goal)
 
+    def _protection(self) -> np.ndarray:
+        """How much the loss shields each group, from 0 to 1 for the one that it shields most: float (groups,)."""
+        shield = np.maximum(-self.task, 0.0)
+        return np.asarray(shield / max(float(shield.max(initial=0.0)), 1e-12))
+
     def _towards(self, resource: str, goal: Budget) -> None:
         """One step along the combined gradient, just long enough to bring ``resource`` to its goal."""
         n = self.current()
-        of_resource = self.model.gradient(resource, n) * self.model.full / self.budget.limits[resource]
-        of_resource = np.where(n > self._floor, of_resource, 0.0)
+        # dP_RES / dv = dP_RES / dpi * pi, in units of its largest entry
+        of_resource = np.where(n > self._floor, self.model.gradient(resource, n) * n, 0.0)
         if not of_resource.any():
             return
-        scale = _CLIP / of_resource.max()
-        protection = np.minimum(self.task, 0.0)
-        combined = np.clip(scale * of_resource + _TASK_SHARE * _CLIP * protection, 0.0, _CLIP)
-        combined[of_resource <= 0] = 0.0  # focus regime: bystanders of a bottleneck stay as they are
-        if not combined.any():
-            combined = scale * of_resource
-        direction = combined * np.exp(self.v) / _CLIP
+        focus = of_resource > 0  # bystanders of a bottleneck stay as they are
+        pull = _EVEN + (1 - _EVEN) * of_resource / of_resource.max()
+        direction = np.where(focus, pull * (1 - _TASK_SHARE * self._protection()), 0.0)
         far = 1.0
         single = Budget({resource: goal.limits[resource]})
         while not allocation.holds(self.model, self.current(self.v - far * direction), single):
@@ -139,71 +168,70 @@ _PHASE = "float"
 
 
 def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
-    """Prune while training; the candidate's widths hold the budget and no single channel more would."""
-    model, data = task.model, task.data
+    """Prune while training; the candidate's widths hold the budget and no single channel more would.
+
+    Channels are masked at every update and physically gone at every ``_EVENTS``-th part of the pruning phase; between two
+    cuts the masks follow salience, so a channel that recovers comes back.
+    """
+    model, data, schedule = task.model, task.data, task.schedule
     trainer = trainer_for(task, task.channels)
     outer = Widths(task)
-    last = max(1, int(task.schedule.prune_share * trainer.total))
-    every = max(1, min(task.schedule.prune_every, last // 20))
-    keep = task.channels.keep_all()
+    first = int(schedule.prune_start * trainer.total)
+    last = max(first + 1, int(schedule.prune_stop * trainer.total))
+    every = max(1, min(schedule.prune_every, (last - first) // 20))
+    keep = alive = task.channels.keep_all()  # what the masks leave, and what is physically there
     cut = allocation.holds(model, model.full, task.budget)
     notes: list[str] = []
 
     saved = task.checkpoint.load(_PHASE) if task.checkpoint else None
     if saved:
-        keep, cut, notes = saved.arrays["keep"], bool(saved.values["cut"]), list(saved.values["notes"])
-        outer.v, outer.task = saved.arrays["v"], saved.arrays["task"]
-        trainer.restore(saved.arrays, task.channels.cut_channels(keep) if cut else task.channels)
-        trainer.module.gates = None if cut else torch.from_numpy(keep.astype(np.float32))
+        keep, alive = saved.arrays["keep"], saved.arrays["alive"]
+        cut, notes = bool(saved.values["cut"]), list(saved.values["notes"])
+        outer.v, outer.task, outer.widths = (saved.arrays[name] for name in ("v", "task", "widths"))
+        outer.progress = saved.values["progress"]
+        trainer.restore(saved.arrays, task.channels.cut_channels(alive))
+        trainer.module.gates = None if cut else torch.from_numpy(keep[alive].astype(np.float32))
     at = model.at(task.channels.widths(keep))
 
     while trainer.step < trainer.total:
         loss = trainer.train_step()
-        if not cut and (trainer.step % every == 0 or trainer.step >= last):
-            scores = salience(task.channels, trainer.module.network())
+        if not cut and trainer.step > first and (trainer.step % every == 0 or trainer.step >= last):
+            scores = np.zeros(len(keep))
+            scores[alive] = salience(trainer.module.channels, trainer.module.network())
             random = np.random.default_rng((task.seed, trainer.step))
             chosen = random.choice(len(data.val.y), min(_TASK_BATCH, len(data.val.y)), replace=False)
-            outer.see_task(task_gradient(trainer, keep, scores, data.val.x[chosen], data.val.y[chosen]))
-            outer.update(min(1.0, trainer.step / last), random)
-            n = outer.current()
+            outer.see_task(task_gradient(trainer, keep[alive], scores[alive], data.val.x[chosen], data.val.y[chosen]))
+            before = outer.progress
+            note = outer.update(min(1.0, (trainer.step - first) / (last - first)), task.channels.widths(alive), random)
+            n = outer.widths
             cut = trainer.step >= last
             if cut:
-                n, note = _settle(task, n)
-                notes += note
-            keep = task.channels.top(n, scores)
+                notes += [note] if note else []
+                if not np.array_equal(n, allocation.grow(model, n, task.budget, 1.0 / np.maximum(n, 1), task.multiple_of)):
+                    notes.append("some slack is left: the channels that would fit were gone before it opened")
+            keep = task.channels.top(n, np.where(alive, scores, -np.inf))
             at = model.at(n)
-            trainer.module.gates = torch.from_numpy(keep.astype(np.float32))
+            if cut or int(outer.progress * _EVENTS) > int(before * _EVENTS):
+                spare = n if cut else np.minimum(n + n // _MARGIN + 1, task.channels.widths(alive))
+                stay = task.channels.top(spare, np.where(alive, scores, -np.inf))
+                trainer.shrink(stay[alive])
+                alive = stay
+            trainer.module.gates = None if cut else torch.from_numpy(keep[alive].astype(np.float32))
             on_step(Step(trainer.step, trainer.epoch, loss, **at, phase="prune", epochs=trainer.epochs))
-            if cut:
-                trainer.module.gates = None
-                trainer.shrink(keep)
         if trainer.step % trainer.steps_per_epoch == 0:
             accuracy = trainer.accuracy(data.val)
-            on_step(
-                Step(
-                    trainer.step,
-                    trainer.epoch,
-                    loss,
-                    **at,
-                    accuracy=accuracy,
-                    phase="train" if cut else "prune",
-                    epochs=trainer.epochs,
-                )
-            )
+            phase = "train" if cut else "prune"
+            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=accuracy, phase=phase, epochs=trainer.epochs))
             if task.checkpoint:
-                arrays = {**trainer.state(), "keep": keep, "v": outer.v, "task": outer.task}
-                task.checkpoint.save(_PHASE, arrays, {"cut": cut, "notes": notes})
+                arrays = {
+                    **trainer.state(),
+                    "keep": keep,
+                    "alive": alive,
+                    "v": outer.v,
+                    "task": outer.task,
+                    "widths": outer.widths,
+                }
+                task.checkpoint.save(_PHASE, arrays, {"cut": cut, "notes": notes, "progress": outer.progress})
     channels = trainer.module.channels.with_network(trainer.module.network())
     full = model.sums(model.full)["macs"] * trainer.batch * trainer.total
     return (Candidate(channels, keep, trainer.training_macs, full, tuple(notes)),)
-
-
-def _settle(task: Task, n: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Widths on the budget: a greedy cut should the gradient steps have ended above it, then growth into what is left."""
-    notes = []
-    model, budget, multiple = task.model, task.budget, task.multiple_of
-    if not allocation.holds(model, n, budget):
-        notes.append("the gradient steps ended above the budget; a greedy cut brought the network inside it")
-        n = allocation.cut_into(model, n, budget, np.ones(len(n)), multiple)
-    # A channel is worth what it adds to its group's width: narrow groups gain most.
-    return allocation.grow(model, n, budget, 1.0 / np.maximum(n, 1), multiple), notes
