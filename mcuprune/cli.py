@@ -697,10 +697,26 @@ def _pruned(model: str) -> str:
 @app.command("verify", cls=_Command)
 def verify(
     model: Model,
+    examples: Annotated[int, typer.Option("--examples", metavar="N", min=1, help="How many inputs to compare on.")] = 200,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Fixes the random inputs.")] = 0,
+    tflite: Annotated[
+        str | None, typer.Option("--tflite", metavar="OUT.tflite", help="Also write the model as TensorFlow Lite.")
+    ] = None,
     formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
+    input_shape: InputShapes = None,
 ) -> int:
-    """Run an exported model in a microcontroller runtime."""
-    return YES if _pruning().verify(model).ok else NO
+    """Run an exported int8 model in TensorFlow Lite Micro and compare it with onnxruntime."""
+    as_json = _known("--format", formats, ("text", "json")) == "json"
+    from mcuprune import tflite as lite
+    from mcuprune import verify as runtime
+
+    shapes = _shapes(input_shape)
+    if tflite is not None:
+        network.write_bytes(lite.from_file(model, input_shapes=shapes), tflite)
+    verified = runtime.verify(model, examples=examples, seed=seed, input_shapes=shapes)
+    found = runtime.document(verified)
+    _print(report.dumped(found) if as_json else runtime.text(found))
+    return YES if verified.ok else NO
 
 
 def _pruning() -> Any:

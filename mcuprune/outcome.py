@@ -6,7 +6,6 @@ in it, and a stored one can be drawn again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,7 +70,7 @@ def step_document(step: Step) -> dict[str, Any]:
 
 def write(found: Mapping[str, Any]) -> str:
     """The document as ``report.json`` holds it."""
-    return json.dumps(found, indent=1) + "\n"
+    return report.dumped(found)
 
 
 def text(found: Mapping[str, Any]) -> str:

@@ -27,8 +27,6 @@ from mcuprune.salience import salience
 from mcuprune.task import Candidate, History, OnStep, Schedule, Step, Task
 from mcuprune.units import Limit
 
-#: The metadata key under which a model may say what data set it was made for.
-DATA_KEY = "mcuprune.data"
 #: Examples that ranges and BatchNormalization statistics are measured on.
 _CALIBRATION = 512
 #: Fake-quant training: its learning rate relative to the float one, and for how much of it ranges still move.
@@ -227,7 +225,7 @@ def _check_places(request: Request) -> None:
 
 def _data(request: Request, net: Network) -> Data | None:
     """The data set, if there is one to use. Raises UsageError where training needs one and none is named."""
-    spec = request.data or net.metadata.get(DATA_KEY)
+    spec = request.data or net.metadata.get(datasets.METADATA_KEY)
     if spec is None or (not request.train and request.data is None):
         if request.train:
             raise UsageError(

@@ -664,6 +664,11 @@ def json(report: Report) -> str:
         "ok": report.ok,
         "models": [_json(answer, report) for answer in report.answers],
     }
+    return dumped(document)
+
+
+def dumped(document: Mapping[str, Any]) -> str:
+    """A JSON document as every command writes it."""
     return jsonlib.dumps(document, indent=1) + "\n"
 
 
@@ -871,4 +876,4 @@ def boards_json(boards: Iterable[Board]) -> str:
     """Sizes in bytes, clocks in megahertz."""
     rows = [asdict(board) for board in boards]
     document = {"format": JSON_FORMAT, "mcuprune": __version__, "command": "boards", "ok": True, "boards": rows}
-    return jsonlib.dumps(document, indent=1) + "\n"
+    return dumped(document)

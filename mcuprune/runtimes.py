@@ -369,7 +369,7 @@ class _Window(NamedTuple):
     explicit: tuple[tuple[int, int], ...] | None
 
 
-def _window(node: Node, net: Network, kernel: Sequence[int]) -> _Window:
+def window_of(node: Node, net: Network, kernel: Sequence[int]) -> _Window:
     sizes, outs = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
     n = len(sizes)
     strides, dilations = node.attrs.get("strides") or (1,) * n, node.attrs.get("dilations") or (1,) * n
@@ -547,7 +547,7 @@ class _Lowering:
         net, dim = self.net, self.dim
         kernel = net.shapes[node.inputs[1]][2:]
         taps, group = prod(kernel), node.attrs.get("group", 1)
-        window = _window(node, net, kernel)
+        window = window_of(node, net, kernel)
         source, output = self.padded(node, window), node.outputs[0]
         channels, outs = net.shapes[node.inputs[0]][1], net.shapes[output][1]
         dilated = any(d > 1 for d in node.attrs.get("dilations") or ())
@@ -598,7 +598,7 @@ class _Lowering:
         if node.op.startswith("Global"):
             window = _Window((0, 0), None)
         else:
-            window = _window(node, net, node.attrs["kernel_shape"])
+            window = window_of(node, net, node.attrs["kernel_shape"])
             if average and node.attrs.get("count_include_pad") and any(window.before):  # TensorFlow Lite never counts pads
                 pads = node.attrs.get("pads") or ()
                 window = _Window(window.before, tuple(zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True)))

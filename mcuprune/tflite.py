@@ -17,16 +17,19 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import ModelProto, numpy_helper
 
+from mcuprune import network, ops
 from mcuprune.errors import MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer
 from mcuprune.network import Network, Node, Shape
 from mcuprune.ops import OPS, MatMul
-from mcuprune.runtimes import Lifetime, Program, _window, overlaps
+from mcuprune.runtimes import Lifetime, Program, overlaps, window_of
 
 Array = np.ndarray[Any, Any]
 #: For each dimension of a TFLite tensor the ONNX axis that it is; None for those of size 1.
@@ -348,6 +351,15 @@ def stored_constants(model: ModelProto) -> dict[str, Stored]:
         if integers.dtype in (np.int8, np.int32) and not any(part.any() for part in zero):
             found[node.output[0]] = Stored(integers, np.asarray(scale, np.float32).reshape(-1), axis % max(1, integers.ndim))
     return found
+
+
+def from_file(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = None) -> bytes:
+    """An int8 ONNX file as a TensorFlow Lite file, with a plan of its memory where that beats the runtime's own.
+
+    Raises what ``convert`` raises, and what ``network.load`` does.
+    """
+    net = network.load(path, input_shapes=input_shapes, accept=ops.accept(str(path)))
+    return convert(net, stored_constants(onnx.load(str(path))), offline=True).content
 
 
 def convert(net: Network, stored: Mapping[str, Stored], *, offline: bool = False) -> Converted:
@@ -1019,7 +1031,7 @@ def _two(values: Sequence[int] | None, rank: int, default: int = 1) -> tuple[int
 def _windowed(w: _Writer, node: Node, kernel: Sequence[int], fill: int | None = None) -> tuple[Value, int]:
     """The input of a sliding operator, padded where TFLite doesn't pad so by itself, and the padding that it is to do."""
     value = w.spatial(w.data(node))
-    window = _window(node, w.net, kernel)
+    window = window_of(node, w.net, kernel)
     if window.explicit is not None:
         pads = window.explicit if len(window.explicit) == 2 else ((0, 0), *window.explicit)
         return w.padded(value, pads, fill), _VALID

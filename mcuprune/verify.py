@@ -48,7 +48,6 @@ SENSITIVITY = 2
 #: The share of real examples on which both must have the same largest output, for outputs of classes.
 MIN_AGREEMENT = 0.99
 #: The metadata key under which a file names its data set (``pruning`` reads the same).
-_DATA_KEY = "mcuprune.data"
 _RUNTIME = "TensorFlow Lite Micro"
 _PACKAGE = "tflite-micro"
 _RANDOM = "random"
@@ -134,7 +133,7 @@ def verify(
     random = np.random.default_rng(seed)
     inputs = [_random_inputs(converted, random) for _ in range(examples)]
     counts, notes = {_RANDOM: examples}, []
-    name = net.metadata.get(_DATA_KEY)
+    name = net.metadata.get(datasets.METADATA_KEY)
     if name in datasets.DATASETS and len(net.inputs) == 1:
         try:
             real = _real_inputs(net, name, examples, seed)

@@ -78,7 +78,7 @@ def _without_weakest(task: Task, now: Channels, keep: np.ndarray, goal: Budget) 
     order = order[~spared[order] & keep[order]]
     while over := goal.check(model.at(channels.widths(found))).excess:
         # A bottleneck is relieved where it is: cutting elsewhere would cost channels and save nothing.
-        helps = sum(model.gradient(name, channels.widths(found)) for name in over) > 0
+        helps = np.sum([model.gradient(name, channels.widths(found)) for name in over], axis=0) > 0
         weakest = next((c for c in order if found[c] and helps[owner[c]]), None)
         if weakest is None:
             break
