@@ -54,6 +54,20 @@ def test_the_demo_holds_its_budget_within_a_point_of_the_original(demo: Result) 
         assert 0.95 * limit <= demo.verdict.used[name] <= limit, name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_quarter_of_flash_and_macs_costs_at_most_a_point_on_any_seed(name: str, seed: int, tmp_path: Path) -> None:
+    request = Request(
+        str(MODELS / f"{name}.onnx"), limits(sram="50%", flash="25%", macs="25%"), str(tmp_path / "o.onnx"), seed=seed
+    )
+    result = pruning.prune(request)
+    assert result.ok
+    assert result.accuracy is not None
+    assert result.accuracy_int8 is not None
+    assert result.accuracy_int8 >= result.accuracy - 0.01
+
+
 def test_reported_costs_are_what_a_profile_of_the_written_file_says(demo: Result) -> None:
     written = network.load(demo.request.output, accept=ops.accept("written"))
     assert dict(resources.profile(written).total) == dict(demo.after.total)
