@@ -2,8 +2,8 @@
 
 While the weights train, one width multiplier pi per group of tied channels is lowered by gradient steps every few training
 steps: away from the budget (the gradient of the costs, section 3.1) and against the loss that the removed channels cause (the
-gradient of the masks, Eq. 5-9). The most salient channels of each group stay unmasked. When the budget holds, the network is
-cut and training goes on with the small one.
+gradient of the masks, Eq. 5-9). The most salient channels of each group stay unmasked; those masked for good are cut out on
+the way, so that training costs less as the network shrinks.
 
 Where a plain reading of the paper leaves the result to chance, this goes its own way, for reasons that were measured:
 
@@ -12,10 +12,11 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
   limited resource falls geometrically from its full cost to its limit over a part of the training.
 * *Task gradient* in evaluation mode of BatchNormalization: with batch statistics the loss does not feel a group's scale and
   Eq. 9 nearly cancels. One batch is noisy, so a running mean over updates is used.
-* *Protection only.* The task gradient shields groups from shrinking; it never asks a group to shrink. Its sign is noise more
-  often than not, and one group that loses by chance loses for ever: layers collapsed to one channel.
-* *Floor.* No group falls below half of what uniform scaling would leave it, for the same reason.
-* *Overshoot.* The last update lands on the budget from above, and slack that integer widths leave is grown back.
+* *Protection by degrees.* The task gradient slows the shrinking of groups that it shields; it neither stops it nor asks others
+  to shrink. Its sign is noise more often than not, and one group that loses by chance loses for ever: a DS-CNN ended with one
+  channel in a layer. Half of every step is shared alike, and no group's multiplier falls below half of what uniform scaling
+  would leave it, for the same reason.
+* *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.
 """
 
 from __future__ import annotations
