@@ -121,8 +121,12 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
-        self.training_macs += self._macs * len(chosen)
+        self.account(len(chosen))
         return float(loss.detach())
+
+    def account(self, examples: int) -> None:
+        """Add the forward multiply-accumulates of so many examples to what training has cost."""
+        self.training_macs += self._macs * examples
 
     def logits(self, x: np.ndarray) -> Tensor:
         """What the loss is taken of: float32 (batch, classes), before any softmax."""

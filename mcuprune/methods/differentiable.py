@@ -36,7 +36,7 @@ _TASK_SHARE = 2 / 3
 #: The part of a step that all groups in focus share alike; the rest goes where a channel saves most.
 _EVEN = 0.5
 _TASK_MEMORY = 0.9
-_TASK_BATCH = 256
+_TASK_BATCH = 128
 #: How often channels are physically cut during the pruning phase.
 _EVENTS = 10
 #: Until the last cut, one masked channel in this many (and one more) stays, should its group be widened again.
@@ -151,6 +151,7 @@ def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.
     gates = torch.from_numpy(keep.astype(np.float32)).requires_grad_()
     previous, module.gates = module.gates, gates
     loss = F.cross_entropy(trainer.logits(x), torch.from_numpy(y))
+    trainer.account(len(x))
     (of_mask,) = torch.autograd.grad(loss, gates)
     module.gates = previous
     per_component = of_mask.double().numpy()
