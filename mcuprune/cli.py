@@ -574,6 +574,10 @@ def prune(
     augment: Annotated[
         str | None, typer.Option("--augment", metavar="flip,cropN", help="Vary training images: mirror them, shift them.")
     ] = None,
+    distill: Annotated[
+        bool,
+        typer.Option("--distill", help="Learn from the model as it came, too; for trained models. Costs its forward pass."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run of the same command stopped.")
     ] = False,
@@ -609,6 +613,7 @@ def prune(
         "min_channels": min_channels,
         "multiple_of": multiple_of,
         "augment": augment,
+        "distill": distill or None,
         "resume": resume,
         "train": False if no_train else None,
         "int8": False if float_ else None,

@@ -24,7 +24,7 @@ from mcuprune.errors import DataError, MissingExtra, ModelError, OutputError, Us
 from mcuprune.network import Network, Shape
 from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
 from mcuprune.salience import salience
-from mcuprune.task import Candidate, History, OnStep, Schedule, Step, Task
+from mcuprune.task import Candidate, History, OnStep, Schedule, Step, Task, Teacher
 from mcuprune.units import Limit
 
 #: Examples that ranges and BatchNormalization statistics are measured on.
@@ -57,6 +57,7 @@ class Request:
     min_channels: int = 1
     multiple_of: int = 1
     augment: str | None = None
+    distill: bool = False
     resume: bool = False
 
 
@@ -121,6 +122,9 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     resources.refuse_infeasible(model, budget)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
+    warm = data is not None and accuracy is not None and accuracy > 1.5 / data.n_classes
+    teacher = _teacher(request, labelled, accuracy, warm=warm) if request.distill and request.train else None
+
     history = History()
     checkpoint = Checkpoint(Path(f"{request.output}.checkpoint"), _fingerprint(request), history.document)
 
@@ -137,8 +141,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         candidate = _stored_candidate(done, request.model)
     elif request.train:
         assert data is not None
-        warm = accuracy is not None and accuracy > 1.5 / data.n_classes
-        candidate = _train(request, labelled, budget, data, checkpoint, warm=warm, on_step=seen)
+        candidate = _train(request, labelled, budget, data, checkpoint, teacher, warm=warm, on_step=seen)
     else:
         candidate = _magnitude(labelled, model, budget, request.multiple_of)
 
@@ -146,7 +149,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     candidate = replace(candidate, channels=label(small), notes=(*notes, *candidate.notes))
     accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
     if request.int8:
-        final, candidate = _quantize(request, candidate, before.total["macs"], data, checkpoint, seen)
+        final, candidate = _quantize(request, candidate, before.total["macs"], data, checkpoint, teacher, seen)
     else:
         final = small
     final.save(request.output)
@@ -261,12 +264,25 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
     return Candidate(channels.cut_channels(keep), keep, 0, 0)
 
 
+def _teacher(request: Request, labelled: Channels, accuracy: float | None, *, warm: bool) -> Teacher:
+    """The network itself, before any channel goes. Raises UsageError for one that has nothing to teach."""
+    from mcuprune.training import teacher_of
+
+    if not warm:
+        raise UsageError(
+            f"{request.model}: --distill needs a trained network to learn from; "
+            f"this one is right on {accuracy or 0:.1%} of the test set"
+        )
+    return teacher_of(labelled)
+
+
 def _train(
     request: Request,
     labelled: Channels,
     budget: Budget,
     data: Data,
     checkpoint: Checkpoint,
+    teacher: Teacher | None,
     *,
     warm: bool,
     on_step: OnStep,
@@ -287,7 +303,7 @@ def _train(
     model = CostModel(channels, request.sram_model)
     resources.refuse_infeasible(model, budget)  # a restored BatchNormalization gives its convolution a bias
     schedule = schedule_for(request, len(data.train.y), warm=warm)
-    task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of, checkpoint)
+    task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of, checkpoint, teacher)
     candidate = METHODS[request.method](task, on_step)[0]
     if fixed := module.untrained():
         note = f"training leaves these constants as they are: {', '.join(fixed[:5])}{', ...' if len(fixed) > 5 else ''}"
@@ -311,7 +327,13 @@ _QUANTIZE = "quantize"
 
 
 def _quantize(
-    request: Request, candidate: Candidate, full_macs: int, data: Data | None, checkpoint: Checkpoint, on_step: OnStep
+    request: Request,
+    candidate: Candidate,
+    full_macs: int,
+    data: Data | None,
+    checkpoint: Checkpoint,
+    teacher: Teacher | None,
+    on_step: OnStep,
 ) -> tuple[Network, Candidate]:
     """Calibrate, train with fake quantisation, and write Q/DQ nodes.
 
@@ -341,6 +363,7 @@ def _quantize(
         make=QuantTrainable,
         warm_up=0.0,
         augment=data.augment,
+        teacher=teacher,
     )
     trainer.total = schedule.quant_epochs * trainer.steps_per_epoch if request.train else 0
     quant = trainer.module

@@ -55,12 +55,24 @@ OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A trained network that another learns from.
+
+    logits: float32 examples (batch, ...) -> a torch tensor (batch, classes). macs: forward multiply-accumulates of one example.
+    """
+
+    logits: Callable[[np.ndarray], Any]
+    macs: int
+
+
+@dataclass(frozen=True)
 class Task:
     """All that a method may know.
 
     channels: the labelled network to prune, BatchNormalization restored. model: its costs as functions of widths.
     Feasible widths exist: whoever makes a Task has checked.
     multiple_of: widths are multiples of it, or full.
+    teacher: whose softened answers the network learns beside the labels; None for labels alone.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
 
@@ -72,6 +84,7 @@ class Task:
     seed: int
     multiple_of: int = 1
     checkpoint: Checkpoint | None = None
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True)

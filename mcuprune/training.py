@@ -20,11 +20,12 @@ from mcuprune.channels import Channels
 from mcuprune.data import Augment, Split
 from mcuprune.ops import OPS
 from mcuprune.resources import costs
-from mcuprune.task import Task
+from mcuprune.task import Task, Teacher
 from mcuprune.trainable import Trainable, as_inputs
 
 _MOMENTUM = 0.9
 _CLIP_NORM = 5.0
+_TEMPERATURE = 2.0
 
 
 def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1) -> float:
@@ -41,6 +42,7 @@ class Trainer:
     module: what is trained. make: builds it from channels, again after every shrink.
     total: steps of the whole schedule.
     augment: varies the examples of each batch.
+    teacher: whose answers count as much as the labels.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Trainer:
         make: Callable[[Channels], Trainable] = Trainable,
         warm_up: float = 0.1,
         augment: Augment | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         torch.manual_seed(seed)
-        self._make, self._train, self._warm_up, self._augment = make, train, warm_up, augment
+        self._make, self._train, self._warm_up, self._augment, self._teacher = make, train, warm_up, augment, teacher
         self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
@@ -115,7 +118,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
         self.module.train()
-        loss = F.cross_entropy(self.logits(x), y)
+        loss = self._loss(self.logits(x), x, y)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
@@ -123,6 +126,18 @@ class Trainer:
         self.step += 1
         self.account(len(chosen))
         return float(loss.detach())
+
+    def _loss(self, logits: Tensor, x: np.ndarray, y: Tensor) -> Tensor:
+        """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2)."""
+        loss = F.cross_entropy(logits, y)
+        if self._teacher is None:
+            return loss
+        with torch.no_grad():
+            soft = F.softmax(self._teacher.logits(x) / _TEMPERATURE, 1)
+        self.training_macs += self._teacher.macs * len(y)
+        # the square of the temperature keeps the two gradients of one size
+        apart = F.kl_div(F.log_softmax(logits / _TEMPERATURE, 1), soft, reduction="batchmean") * _TEMPERATURE**2
+        return 0.5 * loss + 0.5 * apart
 
     def account(self, examples: int) -> None:
         """Add the forward multiply-accumulates of so many examples to what training has cost."""
@@ -184,6 +199,15 @@ class Trainer:
         self._set_momentum(momentum)
 
 
+def teacher_of(channels: Channels) -> Teacher:
+    """A trained network as a teacher, as it stands."""
+    module = Trainable(channels).eval()
+    module.want_logits()
+    net = channels.network
+    macs = sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
+    return Teacher(lambda x: module(*as_inputs(net, x))[0].flatten(1), macs)
+
+
 def trainer_for(task: Task, channels: Channels) -> Trainer:
     """A trainer of ``channels``, the task's network or a cut of it, for the float epochs of the task's schedule."""
     schedule = task.schedule
@@ -196,6 +220,7 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
         weight_decay=schedule.weight_decay,
         seed=task.seed,
         augment=task.data.augment,
+        teacher=task.teacher,
     )
     trainer.total = schedule.epochs * trainer.steps_per_epoch
     return trainer

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,27 @@ def test_bounds_on_groups_hold(tmp_path: Path) -> None:
     assert result.ok
     assert {group.name: group.after for group in result.groups}["/stem/conv/Conv"] == 16
     assert all(group.after % 4 == 0 and group.after >= 8 for group in result.groups)
+
+
+def test_a_trained_model_teaches_the_pruned_one_and_the_account_says_what_that_costs(tmp_path: Path) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(flash="30%"), str(tmp_path / "o.onnx"), epochs=4, distill=True)
+    taught = pruning.prune(request)
+    alone = pruning.prune(replace(request, distill=False))
+    assert taught.ok
+    steps, per_step = 3 * (1100 // 64) + 1 * (1100 // 64), 64 * taught.before.total["macs"]
+    more = taught.training_macs - alone.training_macs
+    assert abs(more - steps * per_step) < 0.2 * steps * per_step  # widths on the way differ a little
+    assert (tmp_path / "o.onnx").exists()
+
+
+def test_a_model_that_knows_nothing_cannot_teach(tmp_path: Path) -> None:
+    model = onnx.load(MODELS / "dscnn_digits.onnx")
+    for initializer in model.graph.initializer:
+        if len(initializer.dims) > 1:
+            initializer.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(initializer), initializer.name))
+    onnx.save(model, tmp_path / "blank.onnx")
+    with pytest.raises(UsageError, match="--distill needs a trained network"):
+        pruning.prune(Request(str(tmp_path / "blank.onnx"), limits(flash="30%"), str(tmp_path / "o.onnx"), distill=True))
 
 
 def test_the_arena_of_a_runtime_can_be_the_limit(tmp_path: Path) -> None:
