@@ -6,6 +6,7 @@ Numbers in a ``Result`` come from the file on disk: it is read again, profiled a
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,8 @@ _CALIBRATION = 512
 #: Fake-quant training: its learning rate relative to the float one, and for how much of it ranges still move.
 _QUANT_LR = 0.1
 _OBSERVING = 0.7
+#: Networks of fewer multiply-accumulates train faster on one thread than on several that wait for each other.
+_ONE_THREAD = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     _check_places(request)
     original = network.load(request.model, input_shapes=request.input_shapes, accept=ops.accept(request.model))
     before = resources.profile(original)
+    if request.train or request.int8:
+        _choose_threads(before.total["macs"])
     budget = resources.budget(request.limits, before.used(request.sram_model))
     if not budget.limits:
         raise UsageError("prune needs a limit: --sram, --flash or --macs")
@@ -146,7 +151,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         candidate = _magnitude(labelled, model, budget, request.multiple_of)
 
     small = folding.folded(candidate.channels.network)
-    candidate = replace(candidate, channels=label(small), notes=(*notes, *candidate.notes))
+    candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
     accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
     if request.int8:
         final, candidate = _quantize(request, candidate, before.total["macs"], data, checkpoint, teacher, seen)
@@ -203,6 +208,14 @@ def _need_engine() -> None:
             f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' "
             "(--no-train --float works without it)"
         ) from None
+
+
+def _choose_threads(macs: int) -> None:
+    """One thread for a small network, unless the user has said how many."""
+    if macs < _ONE_THREAD and "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def _bytes(net: Network) -> bytes:
