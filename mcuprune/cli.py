@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TextIO, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import OptionInfo
 
 from mcuprune import __version__, config, network, report, resources, runtimes, units
 from mcuprune.config import Wanted
@@ -228,15 +229,66 @@ def _sram_model(given: str | None) -> SramModel | None:
 
 
 def _configuration(given: str | None, verbose: bool) -> config.Config:
-    keys = [name.replace("_", "-") for name in inspect.signature(prune).parameters if name not in _NOT_IN_CONFIG]
+    keys = list(_settable())
     found = config.load(Path(given), keys) if given else config.find(Path.cwd(), keys)
     if verbose:
         _say(f"configuration: {found.source or 'none found'}")
     return found
 
 
-#: Parameters of ``prune`` that belong to one run or have a place of their own in the configuration.
-_NOT_IN_CONFIG = ("model", *RESOURCES, "board", "sram_model", "input_shape", "config_file", "resume", "formats")
+#: Long flags of ``prune`` that belong to one run or have a place of their own in the configuration.
+_NOT_IN_CONFIG = (
+    *RESOURCES,
+    "board",
+    "sram-model",
+    "input-shape",
+    "config",
+    "resume",
+    "format",
+    "quiet",
+    "verbose",
+    "no-color",
+)
+#: The type of a flag's value, and how a message names what it takes.
+_TAKES: Mapping[Any, str] = {
+    bool: "true or false",
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list[str]: "a list of strings",
+}
+
+
+def _settable() -> dict[str, tuple[Any, float | None]]:
+    """Flags of ``prune`` that a configuration may set, without their dashes: the type of the value, and the least one."""
+    found: dict[str, tuple[Any, float | None]] = {}
+    for parameter in inspect.signature(prune).parameters.values():
+        option = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
+        # In an Annotated, typer takes the first of the flags for the default.
+        flag = str(getattr(option, "default", "")).removeprefix("--")
+        if isinstance(option, OptionInfo) and flag not in _NOT_IN_CONFIG:
+            kind = parameter.annotation.__origin__
+            found[flag] = next((one for one in get_args(kind) if one is not type(None)), kind), option.min
+    return found
+
+
+def _defaults(settings: config.Config) -> dict[str, Any]:
+    """``[prune]`` by its flags. Raises UsageError for a value that the flag would not take."""
+    found = {}
+    for key, value in settings.prune.items():
+        flag = key.replace("_", "-")
+        kind, least = _settable()[flag]
+        if kind == list[str]:
+            fits = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        elif isinstance(value, bool):
+            fits = kind is bool
+        else:
+            fits = isinstance(value, (int, float) if kind is float else kind) and (least is None or value >= least)
+        if not fits:
+            wanted = _TAKES[kind] + ("" if least is None else f" from {least}")
+            raise UsageError(f"{settings.source}: prune: {flag} = {value!r} is not {wanted}")
+        found[flag] = value
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------------- outputs
@@ -608,18 +660,20 @@ def prune(
         "batch": batch,
         "lr": lr,
         "seed": seed,
-        "prune_every": prune_every,
+        "prune-every": prune_every,
         "keep": keep or None,
-        "min_channels": min_channels,
-        "multiple_of": multiple_of,
+        "min-channels": min_channels,
+        "multiple-of": multiple_of,
         "augment": augment,
         "distill": distill or None,
         "resume": resume,
-        "train": False if no_train else None,
-        "int8": False if float_ else None,
-        "sram_model": wanted.sram_model,
+        "no-train": no_train or None,
+        "float": float_ or None,
+        "sram-model": wanted.sram_model,
     }
-    given = {"output": _pruned(model), **settings.prune, **{key: value for key, value in flags.items() if value is not None}}
+    stated = {**_defaults(settings), **{flag: value for flag, value in flags.items() if value is not None}}
+    wishes = {flag.replace("-", "_"): value for flag, value in stated.items() if flag not in ("no-train", "float")}
+    given = {"output": _pruned(model), **wishes, "train": not stated.get("no-train"), "int8": not stated.get("float")}
     request = pruning.Request(model=model, limits=wanted.limits, input_shapes=wanted.input_shapes, **given)
     with _Progress(quiet=quiet) as progress:
         try:
