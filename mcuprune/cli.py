@@ -609,7 +609,8 @@ def prune(
     batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1)] = None,
     lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Learning rate.")] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", min=0, help="Fixes every random choice: same seed, same files.")
+        int | None,
+        typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Fixes every random choice: same seed, same files."),
     ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
     float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
@@ -757,7 +758,7 @@ def _pruned(model: str) -> str:
 def verify(
     model: Model,
     examples: Annotated[int, typer.Option("--examples", metavar="N", min=1, help="How many inputs to compare on.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Fixes the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Fixes the random inputs.")] = 0,
     tflite: Annotated[
         str | None, typer.Option("--tflite", metavar="OUT.tflite", help="Also write the model as TensorFlow Lite.")
     ] = None,

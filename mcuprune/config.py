@@ -131,7 +131,7 @@ def _toml(source: Path) -> dict[str, Any]:
 
 def growth(text: str) -> Fraction:
     """``"2%"`` as a share; 0 is a share too."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text, re.ASCII)
     if not found:
         raise UsageError(f"{text!r} is not a share; write it like 2% or 0%")
     return Fraction(found[1]) / 100
@@ -139,7 +139,7 @@ def growth(text: str) -> Fraction:
 
 def input_shape(text: str) -> Shape:
     """``"1,3,96,96"`` as a shape."""
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text) or any(int(size) < 1 for size in text.split(",")):
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text, re.ASCII) or any(int(size) < 1 for size in text.split(",")):
         raise UsageError(f"{text!r} is not a shape; write it like 1,3,96,96")
     return tuple(int(size) for size in text.split(","))
 

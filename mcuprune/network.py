@@ -191,7 +191,7 @@ def write_model(model: ModelProto, path: str | Path) -> None:
 def write_bytes(content: bytes, path: str | Path) -> None:
     """Write a file whole or not at all: beside its place first, then renamed. Raises OutputError."""
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.parent / f"{path.name}.partial"  # a folder such as "." has no name
     try:
         partial.write_bytes(content)
         os.replace(partial, path)

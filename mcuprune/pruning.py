@@ -110,7 +110,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     started = time.monotonic()
     if request.train or request.int8:
         _need_engine()
-    _check_places(request)
+    _check_flags(request)
     original = network.load(request.model, input_shapes=request.input_shapes, accept=ops.accept(request.model))
     before = resources.profile(original)
     if request.train or request.int8:
@@ -125,6 +125,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
     model = CostModel(labelled, request.sram_model)
     resources.refuse_infeasible(model, budget)
+    _check_places(request)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
     warm = data is not None and accuracy is not None and accuracy > 1.5 / data.n_classes
@@ -222,26 +223,41 @@ def _bytes(net: Network) -> bytes:
     return bytes(net.to_proto().SerializeToString())
 
 
+def _check_flags(request: Request) -> None:
+    """Refuse what makes no sense for any model. Without packages to train with, a method's name can't be known."""
+    if request.lr is not None and not 0 < request.lr < np.inf:
+        raise UsageError(f"--lr: {request.lr} is not a learning rate; write one above 0, such as 0.05")
+    if request.train or request.int8:
+        from mcuprune.methods import METHODS
+
+        if request.method not in METHODS:
+            raise UsageError(f"--method {request.method}: unknown; the methods are {', '.join(METHODS)}")
+    if request.augment:
+        datasets.augmentation(request.augment)
+
+
 def _check_places(request: Request) -> None:
     """Fail before the work, not after it, where results can't be written."""
+    if os.path.exists(request.output) and os.path.samefile(request.output, request.model):
+        raise OutputError(f"{request.output}: is the model to prune; name another file to write")
     for place in (request.output, request.report):
         if place is None:
             continue
         folder = Path(place).parent if place == request.output else Path(place)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / ".mcuprune.partial"
+            probe = folder / f"{Path(request.output).name}.partial"
             probe.touch()
             probe.unlink()
         except OSError as error:
             raise OutputError(f"{place}: can't be written ({error.strerror}); choose another place") from None
-    if Path(request.output).is_dir():
+    if os.path.isdir(request.output):
         raise OutputError(f"{request.output}: is a folder; name a file to write")
 
 
 def _data(request: Request, net: Network) -> Data | None:
     """The data set, if there is one to use. Raises UsageError where training needs one and none is named."""
-    spec = request.data or net.metadata.get(datasets.METADATA_KEY)
+    spec = net.metadata.get(datasets.METADATA_KEY) if request.data is None else request.data
     if spec is None or (not request.train and request.data is None):
         if request.train:
             raise UsageError(
@@ -254,7 +270,8 @@ def _data(request: Request, net: Network) -> Data | None:
     if len(net.inputs) != 1 or len(net.outputs) != 1 or n_classes < 2:
         raise DataError(
             f"{request.model}: training takes a classifier with one input and one output of at least two classes; this one has "
-            f"inputs {', '.join(net.inputs)} and outputs {', '.join(f'{o} {list(net.shapes[o])}' for o in net.outputs)}"
+            f"inputs {', '.join(net.inputs)} and outputs {', '.join(f'{o} {list(net.shapes[o])}' for o in net.outputs)}; "
+            f"cut it without training: --no-train, and no --data"
         )
     found = datasets.load(spec, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=request.seed)
     return replace(found, augment=datasets.augmentation(request.augment)) if request.augment else found
@@ -305,8 +322,6 @@ def _train(
     from mcuprune.trainable import Trainable
     from mcuprune.training import output_moments
 
-    if request.method not in METHODS:
-        raise UsageError(f"--method {request.method}: unknown; the methods are {', '.join(METHODS)}")
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     nodes = folding.candidates(labelled.network)
     module = Trainable(labelled)

@@ -19,7 +19,7 @@ _FACTORS: dict[Unit, dict[str, int]] = {
     "bytes": {"": 1, "B": 1, "kB": 1000, "KB": 1024, "KiB": 1024, "MB": 1024**2, "MiB": 1024**2},
     "count": {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
 }
-_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -54,3 +54,62 @@ def test_a_setting_that_its_flag_would_not_take_is_one_message(line, said, capsy
     assert main(["prune", "net.onnx", "--macs", "50%", "--no-train", "-o", "small.onnx"]) == 2
     assert said in capsys.readouterr().err
     assert not Path("small.onnx").exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("flag", ["--sram=１２KB", "--macs=５0%", "--max-growth=２%", "--input-shape=x=1,3,８,8"])
+def test_digits_are_those_of_ascii(flag, capsys):
+    assert main(["check", "net.onnx", "--sram", "1MB", "--against", "net.onnx", flag]) == 2
+    assert "write it like" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------------------------- places
+
+
+def test_a_folder_is_no_place_for_a_model(capsys):
+    assert main(["profile", "net.onnx", "--write-order", "."]) == 2
+    assert "mcuprune: .: can't be written" in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["net.onnx"]
+
+
+def test_the_model_itself_is_no_place_for_the_pruned_one(capsys):
+    before = Path("net.onnx").read_bytes()
+    assert main(["prune", "net.onnx", "--macs", "50%", "--no-train", "-o", "../" + Path().absolute().name + "/net.onnx"]) == 2
+    assert "is the model to prune; name another file" in capsys.readouterr().err
+    assert Path("net.onnx").read_bytes() == before
+
+
+def test_a_name_too_long_for_a_file_is_found_before_the_work(capsys):
+    assert main(["prune", "net.onnx", "--macs", "50%", "--no-train", "-o", "x" * 250 + ".onnx"]) == 2
+    assert "can't be written (File name too long)" in capsys.readouterr().err
+
+
+def test_a_refused_prune_leaves_no_folders(capsys):
+    assert main(["prune", "net.onnx", "--macs", "1", "--no-train", "-o", "new/small.onnx", "--report", "told"]) == 2
+    assert [path.name for path in Path().iterdir()] == ["net.onnx"]
+
+
+# ---------------------------------------------------------------------------------------------------------- flags of prune
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--lr", "-1"], "--lr: -1.0 is not a learning rate"),
+        (["--lr", "0"], "--lr: 0.0 is not a learning rate"),
+        (["--lr", "nan"], "--lr: nan is not a learning rate"),
+        (["--seed", "9" * 20], "--seed"),
+        (["--method", "bogus"], "--method bogus: unknown"),
+        (["--no-train", "--method", "bogus"], "--method bogus: unknown"),
+        (["--no-train", "--augment", "bogus"], "--augment: 'bogus' is unknown"),
+        (["--data", ""], "--data ''"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_one_message(flags, said, capsys):
+    assert main(["prune", "net.onnx", "--macs", "50%", "-o", "small.onnx", *flags]) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert not Path("small.onnx").exists()
