@@ -36,7 +36,6 @@ _TASK_SHARE = 2 / 3
 #: The part of a step that all groups in focus share alike; the rest goes where a channel saves most.
 _EVEN = 0.5
 _TASK_MEMORY = 0.9
-_TASK_BATCH = 128
 #: How often channels are physically cut during the pruning phase.
 _EVENTS = 10
 #: Until the last cut, one masked channel in this many (and one more) stays, should its group be widened again.
@@ -201,7 +200,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             scores = np.zeros(len(keep))
             scores[alive] = salience(trainer.module.channels, trainer.module.network())
             random = np.random.default_rng((task.seed, trainer.step))
-            chosen = random.choice(len(data.val.y), min(_TASK_BATCH, len(data.val.y)), replace=False)
+            chosen = random.choice(len(data.val.y), min(trainer.batch, len(data.val.y)), replace=False)
             outer.see_task(task_gradient(trainer, keep[alive], scores[alive], data.val.x[chosen], data.val.y[chosen]))
             before = outer.progress
             note = outer.update(min(1.0, (trainer.step - first) / (last - first)), task.channels.widths(alive), random)
