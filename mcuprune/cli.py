@@ -676,11 +676,12 @@ def prune(
     wishes = {flag.replace("-", "_"): value for flag, value in stated.items() if flag not in ("no-train", "float")}
     given = {"output": _pruned(model), **wishes, "train": not stated.get("no-train"), "int8": not stated.get("float")}
     request = pruning.Request(model=model, limits=wanted.limits, input_shapes=wanted.input_shapes, **given)
-    with _Progress(quiet=quiet) as progress:
+    with _Progress(quiet=quiet, no_color=no_color) as progress:
         try:
             result = pruning.prune(request, progress.show)
         except KeyboardInterrupt:
-            _say("interrupted; the same command with --resume goes on from the last finished epoch")
+            if os.path.exists(f"{request.output}.checkpoint"):
+                _say("the same command with --resume goes on from the last finished epoch")
             raise
     return _emit_outcome(result, as_json=as_json, quiet=quiet)
 
@@ -694,7 +695,8 @@ def _emit_outcome(result: Any, *, as_json: bool, quiet: bool) -> int:
         folder = Path(result.request.report)
         network.write_bytes(outcome.write(found).encode(), folder / "report.json")
         network.write_bytes(outcome.markdown(found).encode(), folder / "report.md")
-        _say(f"report in {folder / 'report.json'} and {folder / 'report.md'}")
+        if not (quiet and result.ok):
+            _say(f"report in {folder / 'report.json'} and {folder / 'report.md'}")
     if as_json:
         _print(outcome.write(found))
     elif not (quiet and result.ok):
@@ -705,8 +707,8 @@ def _emit_outcome(result: Any, *, as_json: bool, quiet: bool) -> int:
 class _Progress:
     """Training on stderr: a bar with the latest numbers on a terminal, a line an epoch anywhere else."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool, no_color: bool) -> None:
+        self._quiet, self._no_color = quiet, no_color
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
 
@@ -715,14 +717,14 @@ class _Progress:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = ("{task.description:9}", "epoch {task.completed:5.1f} of {task.total:.0f}", "{task.fields[shown]}")
-            self._bar = Progress(
-                TextColumn(columns[0]),
-                BarColumn(),
-                *map(TextColumn, columns[1:]),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
+            console = Console(stderr=True, no_color=self._no_color or None)
+            what, numbers = TextColumn("{task.description:8}"), TextColumn("{task.fields[shown]}")
+            epoch = TextColumn("{task.completed:.1f}/{task.total:.0f}")
+            # The numbers take most of an ordinary terminal; what is cut off says nothing.
+            columns = (
+                (what, BarColumn(), epoch, numbers, TimeElapsedColumn()) if console.width > 130 else (what, epoch, numbers)
             )
+            self._bar = Progress(*columns, console=console)
             self._bar.start()
         return self
 
@@ -734,15 +736,15 @@ class _Progress:
         """Take in one step of the history."""
         if self._quiet:
             return
-        costs = "  ".join(f"{name} {units.show(getattr(step, name), resource.unit):>9}" for name, resource in RESOURCES.items())
-        shown = f"loss {step.loss:6.3f}  {costs}"
+        costs = {name: units.show(getattr(step, name), resource.unit) for name, resource in RESOURCES.items()}
         if self._bar is not None:
-            phase = "prune" if step.phase == "prune" else step.phase
-            if phase not in self._tasks:
-                self._tasks[phase] = self._bar.add_task(phase, total=step.epochs, shown=shown)
-            accuracy = "" if step.accuracy is None else f"  val {step.accuracy:.1%}"
-            self._bar.update(self._tasks[phase], completed=step.epoch, shown=shown + accuracy)
+            shown = " ".join([f"loss {step.loss:.3f}", *(f"{name} {cost}" for name, cost in costs.items())])
+            if step.phase not in self._tasks:
+                self._tasks[step.phase] = self._bar.add_task(step.phase, total=step.epochs, shown=shown)
+            accuracy = "" if step.accuracy is None else f" val {step.accuracy:.1%}"
+            self._bar.update(self._tasks[step.phase], completed=step.epoch, shown=shown + accuracy)
         elif step.accuracy is not None:
+            shown = "  ".join([f"loss {step.loss:6.3f}", *(f"{name} {cost:>9}" for name, cost in costs.items())])
             sys.stderr.write(
                 f"{step.phase:<9} epoch {step.epoch:5.1f} of {step.epochs:.0f}  {shown}  val {step.accuracy:6.1%}\n"
             )

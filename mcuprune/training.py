@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mcuprune.channels import Channels
 from mcuprune.data import Augment, Split
+from mcuprune.errors import UsageError
 from mcuprune.ops import OPS
 from mcuprune.resources import costs
 from mcuprune.task import Task, Teacher
@@ -119,6 +120,10 @@ class Trainer:
             group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
         self.module.train()
         loss = self._loss(self.logits(x), x, y)
+        if not torch.isfinite(loss):
+            raise UsageError(
+                f"training diverged at step {self.step}: the loss is {loss.item()}; give a lower --lr, or scale the data"
+            )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)

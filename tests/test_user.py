@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import small_nets
 
+from mcuprune import units
 from mcuprune.cli import main
 
 
@@ -113,3 +115,56 @@ def test_a_flag_that_makes_no_sense_is_one_message(flags, said, capsys):
     assert said in message
     assert message.count("\n") == 1
     assert not Path("small.onnx").exists()
+
+
+def test_training_that_diverges_is_one_message(tmp_path, capsys):
+    save_data()
+    flags = ["--data", "data.npz", "--lr", "1e30", "--epochs", "6"]
+    assert main(["prune", "net.onnx", "--macs", "50%", "-o", "small.onnx", *flags]) == 2
+    assert "training diverged" in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("small.onnx").exists()
+
+
+def test_a_model_that_is_no_classifier_is_told_how_to_be_cut(capsys):
+    save_data()
+    heads = small_nets.residual()
+    heads.graph.output.append(onnx.helper.make_tensor_value_info(heads.graph.node[-1].input[0], onnx.TensorProto.FLOAT, [1, 8]))
+    small_nets.save(heads, "heads.onnx")
+    assert main(["prune", "heads.onnx", "--macs", "50%", "--data", "data.npz", "-o", "small.onnx"]) == 2
+    assert "cut it without training: --no-train" in capsys.readouterr().err
+    assert main(["prune", "heads.onnx", "--macs", "50%", "--no-train", "-o", "small.onnx"]) == 0
+
+
+def save_data() -> None:
+    x, y = np.random.default_rng(0).standard_normal((64, 3, 8, 8), np.float32), np.arange(64) % 10
+    np.savez("data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+
+
+# ---------------------------------------------------------------------------------------------------- what the screen says
+
+
+def test_the_table_shows_the_arena_where_that_is_limited(capsys):
+    flags = ["--no-train", "--float", "--sram-model", "tflm", "--report", "told"]
+    assert main(["prune", "net.onnx", "--sram", "90%", "-o", "small.onnx", *flags]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(Path("told/report.json").read_text())
+    (row,) = (line for line in out.splitlines() if line.startswith("SRAM"))
+    arena = [units.show(found[when]["memory"]["arena_tflm"], "bytes") for when in ("before", "after")]
+    assert row.startswith("SRAM (tflm)")
+    assert all(size in row for size in arena)
+
+
+def test_quiet_says_nothing_of_a_report_either(capsys):
+    flags = ["--no-train", "--float", "--report", "told", "-q"]
+    assert main(["prune", "net.onnx", "--macs", "50%", "-o", "small.onnx", *flags]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert Path("told/report.json").exists()
+
+
+def test_an_interrupt_before_the_first_epoch_promises_nothing(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcuprune.pruning.prune", interrupted)
+    assert main(["prune", "net.onnx", "--macs", "50%", "-o", "small.onnx"]) == 130
+    assert "--resume" not in capsys.readouterr().err
