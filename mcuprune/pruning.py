@@ -33,6 +33,8 @@ _CALIBRATION = 512
 #: Fake-quant training: its learning rate relative to the float one, and for how much of it ranges still move.
 _QUANT_LR = 0.1
 _OBSERVING = 0.7
+#: After so many steps at its final width a network's BatchNormalization statistics have caught up with its weights.
+_SETTLED = 50
 #: Networks of fewer multiply-accumulates train faster on one thread than on several that wait for each other.
 _ONE_THREAD = 20_000_000
 
@@ -320,7 +322,7 @@ def _train(
     """Restore BatchNormalization, run the method, and return its candidate."""
     from mcuprune.methods import METHODS
     from mcuprune.trainable import Trainable
-    from mcuprune.training import output_moments
+    from mcuprune.training import output_moments, reestimated
 
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     nodes = folding.candidates(labelled.network)
@@ -333,6 +335,9 @@ def _train(
     schedule = schedule_for(request, len(data.train.y), warm=warm)
     task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of, checkpoint, teacher)
     candidate = METHODS[request.method](task, on_step)[0]
+    steps = schedule.epochs * max(1, len(data.train.y) // min(schedule.batch, len(data.train.y)))
+    if steps * (1 - schedule.prune_stop) < _SETTLED:
+        candidate = replace(candidate, channels=reestimated(candidate.channels, calibration, schedule.batch))
     if fixed := module.untrained():
         note = f"training leaves these constants as they are: {', '.join(fixed[:5])}{', ...' if len(fixed) > 5 else ''}"
         candidate = replace(candidate, notes=(*candidate.notes, note))

@@ -367,6 +367,13 @@ def _check_text(answer: Answer, view: View) -> str:
             sizes = [_exact(used, unit), _exact(old, unit), _exact(limit, unit)]
         said = f"{sizes[0]}, was {sizes[1]} ({_signed(used - old, unit)}); at most {sizes[2]}"
         rows.append(["FAIL" if used > limit else "pass", f"{RESOURCES[key].title} growth", said])
+    if answer.old is not None and answer.growth is None:
+        for key, resource in RESOURCES.items():
+            used, old = answer.profile.total[key], answer.old.total[key]
+            sizes = [show(used, resource.unit), show(old, resource.unit)]
+            if used != old and sizes[0] == sizes[1]:
+                sizes = [_exact(used, resource.unit), _exact(old, resource.unit)]
+            rows.append(["", f"{resource.title} change", f"{sizes[0]}, was {sizes[1]} ({_signed(used - old, resource.unit)})"])
     lines = [_clean(answer.profile.path), *align(rows, ["<", "<", "<"])]
     command = hint(answer)
     if command:

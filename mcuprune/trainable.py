@@ -41,8 +41,11 @@ class Trainable(nn.Module):
 
     gates: float (n_components + 1,), 1 where a component is kept; None computes the whole network. Set it before a call;
         let it require grad to get dLoss/dMask.
+    norm_momentum: how far a call in training mode moves BatchNormalization's statistics towards those of its batch.
     Raises UnsupportedOperator, on construction, for a node that neither onnx2torch nor a kernel of ours can run.
     """
+
+    norm_momentum = 0.1
 
     def __init__(self, channels: Channels) -> None:
         super().__init__()
@@ -183,7 +186,7 @@ class Trainable(nn.Module):
                 self.constant(scale),
                 self.constant(shift),
                 training=batch,
-                momentum=0.1,
+                momentum=self.norm_momentum,
                 eps=epsilon,
             )
 

@@ -204,6 +204,19 @@ class Trainer:
         self._set_momentum(momentum)
 
 
+@torch.no_grad()
+def reestimated(channels: Channels, x: np.ndarray, batch: int) -> Channels:
+    """The network with BatchNormalization statistics of ``x`` as its weights now are: the mean over all batches.
+
+    Running statistics follow the weights at a distance, which a training of a few steps never makes good.
+    """
+    module = Trainable(channels).train()
+    for index, start in enumerate(range(0, max(1, len(x) - batch + 1), batch)):
+        module.norm_momentum = 1 / (index + 1)
+        module(*as_inputs(channels.network, x[start : start + batch]))
+    return channels.with_network(module.network())
+
+
 def teacher_of(channels: Channels) -> Teacher:
     """A trained network as a teacher, as it stands."""
     module = Trainable(channels).eval()

@@ -168,3 +168,13 @@ def test_an_interrupt_before_the_first_epoch_promises_nothing(monkeypatch, capsy
     monkeypatch.setattr("mcuprune.pruning.prune", interrupted)
     assert main(["prune", "net.onnx", "--macs", "50%", "-o", "small.onnx"]) == 130
     assert "--resume" not in capsys.readouterr().err
+
+
+def test_check_against_an_older_model_shows_what_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    models = Path(__file__).resolve().parent.parent / "models"
+    model, old = str(models / "resnet8_digits.onnx"), str(models / "branchy_digits.onnx")
+    assert main(["check", model, "--sram", "64KB", "--against", old]) == 0
+    shown = capsys.readouterr().out
+    for title in ("SRAM change", "flash change", "MACs change"):
+        assert title in shown
+    assert "was 18.0 KiB" in shown
