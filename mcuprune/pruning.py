@@ -412,17 +412,7 @@ def _quantize(
         quant.observing = trainer.step < _OBSERVING * trainer.total
         loss = trainer.train_step()
         if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(
-                Step(
-                    trainer.step,
-                    trainer.epoch,
-                    loss,
-                    **at,
-                    accuracy=trainer.accuracy(data.val),
-                    phase=_QUANTIZE,
-                    epochs=trainer.epochs,
-                )
-            )
+            on_step(trainer.line(loss, at, _QUANTIZE, data.val))
             arrays = {**trainer.state(), "float": np.frombuffer(_bytes(net), np.uint8), "keep": candidate.keep}
             macs = candidate.training_macs, candidate.full_training_macs
             checkpoint.save(_QUANTIZE, arrays, {"macs": macs, "notes": candidate.notes})

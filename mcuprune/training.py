@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from mcuprune.channels import Channels
 from mcuprune.data import Augment, Split
 from mcuprune.errors import UsageError
+from mcuprune.network import Network
 from mcuprune.ops import OPS
 from mcuprune.resources import costs
-from mcuprune.task import Task, Teacher
+from mcuprune.task import Step, Task, Teacher
 from mcuprune.trainable import Trainable, as_inputs
 
 _MOMENTUM = 0.9
@@ -88,7 +89,7 @@ class Trainer:
         self.module = self._make(channels)
         self.module.want_logits()
         net = channels.network
-        self._macs = sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
+        self._macs = _macs(net)
         matrices = {name for node in net.nodes for i, name in enumerate(node.inputs) if OPS[node.op].role(node, i) == "weight"}
         decayed = [p for name, p in self.module.named_weights() if name in matrices]
         spared = [p for name, p in self.module.named_weights() if name not in matrices]  # normalisation, biases, slopes
@@ -131,6 +132,11 @@ class Trainer:
         self.step += 1
         self.account(len(chosen))
         return float(loss.detach())
+
+    def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
+        """The history's line for this moment; with ``val`` the module is evaluated on it."""
+        accuracy = None if val is None else self.accuracy(val)
+        return Step(self.step, self.epoch, loss, **costs, accuracy=accuracy, phase=phase, epochs=self.epochs)
 
     def _loss(self, logits: Tensor, x: np.ndarray, y: Tensor) -> Tensor:
         """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2)."""
@@ -221,9 +227,12 @@ def teacher_of(channels: Channels) -> Teacher:
     """A trained network as a teacher, as it stands."""
     module = Trainable(channels).eval()
     module.want_logits()
-    net = channels.network
-    macs = sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
-    return Teacher(lambda x: module(*as_inputs(net, x))[0].flatten(1), macs)
+    return Teacher(lambda x: module(*as_inputs(channels.network, x))[0].flatten(1), _macs(channels.network))
+
+
+def _macs(net: Network) -> int:
+    """Forward multiply-accumulates of one example."""
+    return sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
 
 
 def trainer_for(task: Task, channels: Channels) -> Trainer:

@@ -28,7 +28,7 @@ import torch.nn.functional as F  # noqa: N812
 from mcuprune import widths as allocation
 from mcuprune.resources import Budget
 from mcuprune.salience import salience
-from mcuprune.task import Candidate, OnStep, Step, Task
+from mcuprune.task import Candidate, OnStep, Task
 from mcuprune.training import Trainer, trainer_for
 
 #: How much of a step the loss can take back from the group that it protects most (section 3.2: r, typically 2/3).
@@ -218,11 +218,10 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
                 trainer.shrink(stay[alive])
                 alive = stay
             trainer.module.gates = None if cut else torch.from_numpy(keep[alive].astype(np.float32))
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, phase="prune", epochs=trainer.epochs))
+            on_step(trainer.line(loss, at, "prune"))
         if trainer.step % trainer.steps_per_epoch == 0:
-            accuracy = trainer.accuracy(data.val)
             phase = "train" if cut else "prune"
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=accuracy, phase=phase, epochs=trainer.epochs))
+            on_step(trainer.line(loss, at, phase, data.val))
             if task.checkpoint:
                 arrays = {
                     **trainer.state(),

@@ -14,7 +14,7 @@ from mcuprune import widths as allocation
 from mcuprune.channels import Channels
 from mcuprune.resources import Budget
 from mcuprune.salience import salience
-from mcuprune.task import Candidate, OnStep, Step, Task
+from mcuprune.task import Candidate, OnStep, Task
 from mcuprune.training import trainer_for
 
 _PHASE = "float"
@@ -42,10 +42,9 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             trainer.shrink(fewer[keep])
             keep = fewer
             at = model.at(task.channels.widths(keep))
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, phase="prune", epochs=trainer.epochs))
+            on_step(trainer.line(loss, at, "prune"))
         if trainer.step % trainer.steps_per_epoch == 0:
-            accuracy = trainer.accuracy(task.data.val)
-            on_step(Step(trainer.step, trainer.epoch, loss, **at, accuracy=accuracy, phase="train", epochs=trainer.epochs))
+            on_step(trainer.line(loss, at, "train", task.data.val))
             if task.checkpoint:
                 task.checkpoint.save(_PHASE, {**trainer.state(), "keep": keep}, {})
     channels = trainer.module.channels.with_network(trainer.module.network())

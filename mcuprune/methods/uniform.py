@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mcuprune import widths
 from mcuprune.salience import salience
-from mcuprune.task import Candidate, OnStep, Step, Task
+from mcuprune.task import Candidate, OnStep, Task
 from mcuprune.training import trainer_for
 
 _PHASE = "float"
@@ -23,17 +23,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     while trainer.step < trainer.total:
         loss = trainer.train_step()
         if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(
-                Step(
-                    trainer.step,
-                    trainer.epoch,
-                    loss,
-                    **at,
-                    accuracy=trainer.accuracy(task.data.val),
-                    phase="train",
-                    epochs=trainer.epochs,
-                )
-            )
+            on_step(trainer.line(loss, at, "train", task.data.val))
             if task.checkpoint:
                 task.checkpoint.save(_PHASE, trainer.state(), {})
     full = model.sums(model.full)["macs"] * trainer.batch * trainer.total
