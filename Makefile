@@ -22,6 +22,10 @@ $(BIN)/.dev: pyproject.toml $(BIN)/.prune
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
+$(BIN)/.bench: pyproject.toml $(BIN)/.dev
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	touch $@
+
 DEMO := prune models/resnet8_digits.onnx --sram 46% --flash 25% --macs 24% --data digits
 
 demo: $(BIN)/.prune ## make an environment, install, prune the demo network on the embedded data
@@ -58,7 +62,7 @@ readme: $(BIN)/.prune ## run the commands that README.md shows and write their o
 bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/memory.*
 	$(BIN)/python tests/benchmarks/bench_memory.py
 
-bench: $(BIN)/.dev ## accuracy at equal budgets (hours; goes on where it stopped); DATA=folder of cifar10-*.npz, kws12-mfcc.npz
+bench: $(BIN)/.bench ## accuracy at equal budgets (hours; goes on where it stopped); DATA=folder of cifar10-*.npz, kws12-mfcc.npz
 	$(BIN)/python tests/benchmarks/bench_accuracy.py --data $(DATA)
 
 clean: ## remove what the other targets made

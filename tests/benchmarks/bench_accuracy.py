@@ -1,4 +1,4 @@
-"""Accuracy at equal budget, data, epochs and batch: the tool's methods on two networks of MLPerf Tiny.
+"""Accuracy at equal budget, data, epochs and batch: the tool's methods and Torch-Pruning on two networks of MLPerf Tiny.
 
 ``python tests/benchmarks/bench_accuracy.py --data DIR [--tasks T1 T2] [--budgets B1 B2 B3] [--methods ...] [--seeds 0 1 2]``
 
@@ -6,6 +6,9 @@ T1 is ResNet-8 on the first 20,000 images of CIFAR-10, T2 is DS-CNN on twelve ke
 ``cifar10-test.npz`` and ``kws12-mfcc.npz``. Every run is a whole ``mcuprune prune`` with its defaults, from an untrained file
 or, with --trained, from one that was trained for as many epochs at full width. Finished runs are appended to
 ``accuracy.jsonl`` and not run again; ``accuracy.md`` is drawn from it.
+
+Methods named ``tp-...`` are Torch-Pruning in the settings of ``torch_pruning_peer.py``; they need ``pip install
+'mcuprune[bench]'``, the tool's own don't.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -27,7 +31,7 @@ import onnx
 import torch
 from torch import nn
 
-from mcuprune import __version__, evaluate, pruning, units
+from mcuprune import __version__, evaluate, methods, pruning, units
 from mcuprune.data import Split
 from mcuprune.data import load as load_data
 
@@ -38,7 +42,9 @@ BUDGETS = {
     "B2": {"macs": "15%", "flash": "12%", "sram": "40%"},
     "B3": {"macs": "60%", "flash": "60%", "sram": "35%"},
 }
-METHODS = ("differentiable", "magnitude", "uniform")
+#: What runs by default: the tool's methods, and the settings of Torch-Pruning that did best on one task or the other.
+METHODS = ("differentiable", "magnitude", "uniform", "tp-bn-local", "tp-bn-mix", "tp-mag-mix")
+PEER = "tp-"
 
 
 class Residual(nn.Module):
@@ -149,6 +155,13 @@ def untrained(task: Task, seed: int, path: Path) -> None:
     onnx.checker.check_model(onnx.load(path))
 
 
+def add_peers(*, trained: bool) -> None:
+    """Make Torch-Pruning's settings methods of the tool, in this process. Raises ImportError where it isn't installed."""
+    import torch_pruning_peer
+
+    methods.METHODS = {**methods.METHODS, **torch_pruning_peer.methods(trained=trained)}
+
+
 def row(task_name: str, budget: str, method: str, seed: int, trained: bool, data: Path, work: Path) -> dict[str, Any]:
     """One run, from a file to a file."""
     task = TASKS[task_name]
@@ -202,7 +215,12 @@ def row(task_name: str, budget: str, method: str, seed: int, trained: bool, data
         "training_macs": result.training_macs,
         "full_training_macs": result.full_training_macs,
         "cpu_seconds": round(seconds),
-        "versions": {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "mcuprune": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            **({"torch-pruning": version("torch-pruning")} if method.startswith(PEER) else {}),
+        },
     }
 
 
@@ -223,6 +241,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "`accuracy.jsonl`, which has every run with its seed, widths and versions. Budgets: "
         + "; ".join(f"{name} = {', '.join(f'{k} {v}' for k, v in limits.items())}" for name, limits in BUDGETS.items())
         + ".",
+        "Methods named `tp-` are Torch-Pruning, trained, budgeted and quantised as the others are; the first lines of",
+        "`tests/benchmarks/torch_pruning_peer.py` give the setting.",
         "",
         "| task | from | budget | method | seeds | held | int8 test | float test | int8 val + test | training MACs | CPU s |",
         "|---|---|---|---|--:|---|--:|--:|--:|--:|--:|",
@@ -256,6 +276,15 @@ def main() -> int:
     parser.add_argument("--trained", action="store_true", help="start from a network trained at full width")
     parser.add_argument("--table", action="store_true", help="draw accuracy.md anew and run nothing")
     given = parser.parse_args()
+    if any(method.startswith(PEER) for method in given.methods) and not given.table:
+        try:
+            add_peers(trained=given.trained)
+        except ImportError as error:
+            parser.error(
+                f"methods named {PEER}* need {error.name}: pip install 'mcuprune[bench]', or leave them out with --methods"
+            )
+    if unknown := [method for method in given.methods if method not in methods.METHODS and not given.table]:
+        parser.error(f"--methods {unknown[0]}: unknown; the methods are {', '.join(methods.METHODS)}")
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
     wanted = [
