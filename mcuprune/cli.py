@@ -607,7 +607,8 @@ def prune(
     method: Annotated[str | None, typer.Option("--method", metavar="NAME", help="How to choose channels.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", min=1)] = None,
     batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1)] = None,
-    lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Learning rate.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option("--optimizer", metavar="muon|sgd|adamw", help="How weights train.")] = None,
     seed: Annotated[
         int | None,
         typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Fixes every random choice: same seed, same files."),
@@ -660,6 +661,7 @@ def prune(
         "epochs": epochs,
         "batch": batch,
         "lr": lr,
+        "optimizer": optimizer,
         "seed": seed,
         "prune-every": prune_every,
         "keep": keep or None,

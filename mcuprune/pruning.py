@@ -30,8 +30,10 @@ from mcuprune.units import Limit
 
 #: Examples that ranges and BatchNormalization statistics are measured on.
 _CALIBRATION = 512
-#: Fake-quant training: its learning rate relative to the float one, and for how much of it ranges still move.
-_QUANT_LR = 0.1
+#: Networks that come trained start at this part of the learning rate.
+_WARM = 0.25
+#: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
+_QUANT_LR = 0.005
 _OBSERVING = 0.7
 #: After so many steps at its final width a network's BatchNormalization statistics have caught up with its weights.
 _SETTLED = 50
@@ -52,6 +54,7 @@ class Request:
     epochs: int | None = None
     batch: int = 64
     lr: float | None = None
+    optimizer: str = "muon"
     prune_every: int = 20
     seed: int = 0
     train: bool = True
@@ -231,9 +234,14 @@ def _check_flags(request: Request) -> None:
         raise UsageError(f"--lr: {request.lr} is not a learning rate; write one above 0, such as 0.05")
     if request.train or request.int8:
         from mcuprune.methods import METHODS
+        from mcuprune.optimizer import OPTIMIZERS
 
-        if request.method not in METHODS:
-            raise UsageError(f"--method {request.method}: unknown; the methods are {', '.join(METHODS)}")
+        for flag, wanted, known in (
+            ("method", request.method, list(METHODS)),
+            ("optimizer", request.optimizer, list(OPTIMIZERS)),
+        ):
+            if wanted not in known:
+                raise UsageError(f"--{flag} {wanted}: unknown; choose one of {', '.join(known)}")
     if request.augment:
         datasets.augmentation(request.augment)
 
@@ -349,11 +357,15 @@ def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
 
     warm: whether the network comes trained; it then starts at a quarter of the learning rate.
     """
+    from mcuprune.optimizer import OPTIMIZERS
+
     per_epoch = max(1, examples // min(request.batch, examples))
     epochs = request.epochs or int(np.clip(np.ceil(700 / per_epoch), 6, 60))
     quant = max(1, epochs // 6) if request.int8 else 0
-    lr = request.lr or (0.05 if warm else 0.2)
-    return Schedule(max(1, epochs - quant), quant, request.batch, lr, prune_every=request.prune_every)
+    lr = request.lr or OPTIMIZERS[request.optimizer].lr * (_WARM if warm else 1)
+    return Schedule(
+        max(1, epochs - quant), quant, request.batch, lr, optimizer=request.optimizer, prune_every=request.prune_every
+    )
 
 
 _QUANTIZE = "quantize"
@@ -385,13 +397,15 @@ def _quantize(
         return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
 
     schedule = schedule_for(request, len(data.train.y), warm=True)
+    usual = schedule_for(replace(request, lr=None), len(data.train.y), warm=True).lr
     trainer = Trainer(
         channels,
         data.train,
         total=1,
         batch=schedule.batch,
-        lr=schedule.lr * _QUANT_LR,
+        lr=_QUANT_LR * schedule.lr / usual,
         weight_decay=0.0,
+        optimizer="sgd",
         seed=request.seed,
         make=QuantTrainable,
         warm_up=0.0,

@@ -19,7 +19,7 @@ class Schedule:
     """How long and how fast to train.
 
     epochs: of the float network, pruning included. quant_epochs: of fake-quant training after it.
-    batch: examples a step. lr: peak learning rate. prune_every: training steps between two updates of the widths.
+    batch: examples a step. lr: the optimizer's peak learning rate. prune_every: steps between two updates of the widths.
     prune_start, prune_stop: between these parts of all float steps the network falls to its budget.
     """
 
@@ -28,6 +28,7 @@ class Schedule:
     batch: int
     lr: float
     weight_decay: float = 5e-4
+    optimizer: str = "muon"
     prune_every: int = 20
     prune_start: float = 0.1
     prune_stop: float = 0.45

@@ -2,8 +2,8 @@
 
 A ``Trainer`` owns everything that changes while a network trains: the torch module, its optimiser, the order of the examples,
 the account of multiply-accumulates. It trains on one learning-rate schedule from the first step to the last, whatever happens
-to the network on the way; ``shrink`` cuts channels out of the running training, weights, momentum and BatchNormalization
-statistics included, so that what follows costs what the smaller network costs.
+to the network on the way; ``shrink`` cuts channels out of the running training (weights, BatchNormalization statistics, the
+optimiser's memory), so that what follows costs what the smaller network costs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mcuprune.data import Augment, Split
 from mcuprune.errors import UsageError
 from mcuprune.network import Network
 from mcuprune.ops import OPS
+from mcuprune.optimizer import OPTIMIZERS
 from mcuprune.resources import costs
 from mcuprune.task import Step, Task, Teacher
 from mcuprune.trainable import Trainable, as_inputs
 
-_MOMENTUM = 0.9
 _CLIP_NORM = 5.0
 _TEMPERATURE = 2.0
 
@@ -39,10 +39,11 @@ def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1) -> float
 
 
 class Trainer:
-    """Trains a ``Trainable`` by SGD with Nesterov momentum.
+    """Trains a ``Trainable``.
 
     module: what is trained. make: builds it from channels, again after every shrink.
     total: steps of the whole schedule.
+    optimizer: one of OPTIMIZERS. lr: its peak learning rate.
     augment: varies the examples of each batch.
     teacher: whose answers count as much as the labels.
     """
@@ -59,6 +60,7 @@ class Trainer:
         seed: int,
         make: Callable[[Channels], Trainable] = Trainable,
         warm_up: float = 0.1,
+        optimizer: str = "muon",
         augment: Augment | None = None,
         teacher: Teacher | None = None,
     ) -> None:
@@ -67,7 +69,7 @@ class Trainer:
         self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
-        self._seed = seed
+        self._seed, self._kind = seed, optimizer
         self._order = np.zeros(0, dtype=np.int64)
         self._random = np.random.default_rng(seed)
         self._start(channels)
@@ -90,15 +92,16 @@ class Trainer:
         self.module.want_logits()
         net = channels.network
         self._macs = _macs(net)
-        matrices = {name for node in net.nodes for i, name in enumerate(node.inputs) if OPS[node.op].role(node, i) == "weight"}
-        decayed = [p for name, p in self.module.named_weights() if name in matrices]
-        spared = [p for name, p in self.module.named_weights() if name not in matrices]  # normalisation, biases, slopes
-        self._optimizer = torch.optim.SGD(
-            [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}],
-            lr=self.lr,
-            momentum=_MOMENTUM,
-            nesterov=True,
-        )
+        blocks = {
+            name: int(node.attrs.get("group", 1))
+            for node in net.nodes
+            for i, name in enumerate(node.inputs)
+            if OPS[node.op].role(node, i) == "weight"
+        }
+        groups: dict[int, list[nn.Parameter]] = {}
+        for name, parameter in self.module.named_weights():
+            groups.setdefault(blocks.get(name, 0), []).append(parameter)
+        self._optimizer = OPTIMIZERS[self._kind].make(groups, self.weight_decay, self.lr)
 
     def _next_batch(self) -> np.ndarray:
         """Indices of the next examples; every epoch has an order of its own, and drops its last, short batch.
@@ -172,7 +175,7 @@ class Trainer:
         """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
         found = {"steps": np.array([self.step, self.training_macs])}
         found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
-        found |= {f"momentum/{name}": value for name, value in self._momentum().items()}
+        found |= {f"moment/{name}": value for name, value in self._moments().items()}
         return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
 
     def restore(self, state: Mapping[str, np.ndarray], channels: Channels) -> None:
@@ -182,32 +185,38 @@ class Trainer:
             return {name.removeprefix(kind): value for name, value in state.items() if name.startswith(kind)}
 
         self._start(channels.with_network(channels.network.with_constants(part("constant/"))))
-        self._set_momentum(part("momentum/"))
+        self._set_moments(part("moment/"))
         self.module.load_extra_state_arrays(part("module/"))
         self.step, self.training_macs = (int(value) for value in state["steps"])
 
-    def _momentum(self) -> dict[str, np.ndarray]:
+    def _moments(self) -> dict[str, np.ndarray]:
+        """What the optimiser remembers of each weight, as "kind of moment/weight": the weight's shape, or ()."""
         return {
-            name: self._optimizer.state[parameter]["momentum_buffer"].numpy()
+            f"{kind}/{name}": value.numpy()
             for name, parameter in self.module.named_weights()
-            if self._optimizer.state[parameter].get("momentum_buffer") is not None
+            for kind, value in self._optimizer.state[parameter].items()
+            if value is not None
         }
 
-    def _set_momentum(self, momentum: Mapping[str, np.ndarray]) -> None:
-        for name, parameter in self.module.named_weights():
-            if name in momentum:
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(np.array(momentum[name]))
+    def _set_moments(self, moments: Mapping[str, np.ndarray]) -> None:
+        parameters = dict(self.module.named_weights())
+        for label, value in moments.items():
+            kind, name = label.split("/", 1)
+            self._optimizer.state[parameters[name]][kind] = torch.from_numpy(np.array(value))
 
     def shrink(self, keep: np.ndarray) -> None:
         """Cut the network to a selection of its components and train on.
 
-        Exact: the cut module computes what the gated one did, and the next step moves the weights that stay as it would have.
+        Exact: the cut module computes what the gated one did, and the optimiser remembers of each weight what it did.
         """
         channels = self.module.channels
         network = self.module.network()
-        momentum = {name: channels.cut_constant(name, value, keep) for name, value in self._momentum().items()}
+        moments = {
+            label: channels.cut_constant(label.split("/", 1)[1], value, keep) if value.ndim else value
+            for label, value in self._moments().items()
+        }
         self._start(channels.with_network(network).cut_channels(keep))
-        self._set_momentum(momentum)
+        self._set_moments(moments)
 
 
 @torch.no_grad()
@@ -245,6 +254,7 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
         batch=schedule.batch,
         lr=schedule.lr,
         weight_decay=schedule.weight_decay,
+        optimizer=schedule.optimizer,
         seed=task.seed,
         augment=task.data.augment,
         teacher=task.teacher,

@@ -21,7 +21,7 @@ FLOORS = (
     ("runtimes",),
     ("resources",),
     ("folding", "export", "data", "widths", "checkpoint", "salience"),
-    ("evaluate", "task", "tflite"),
+    ("evaluate", "task", "tflite", "optimizer"),
     ("trainable",),
     ("quantize",),
     ("training",),
@@ -33,7 +33,7 @@ FLOORS = (
 )
 #: Who may import what takes a second to import. Anyone may inside a function.
 HEAVY = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
-MAY_BE_HEAVY = ("trainable", "quantize", "training", "methods", "pruning")
+MAY_BE_HEAVY = ("trainable", "optimizer", "quantize", "training", "methods", "pruning")
 
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
