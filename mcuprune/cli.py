@@ -143,7 +143,11 @@ Board = Annotated[
 ]
 SramModelFlag = Annotated[
     str | None,
-    typer.Option("--sram-model", metavar="peak|tflm", help="What --sram limits: the peak of activations, or TFLM's arena."),
+    typer.Option(
+        "--sram-model",
+        metavar="|".join(config.SRAM_MODELS),
+        help="What --sram limits: the peak of activations, or TFLM's arena.",
+    ),
 ]
 ConfigFile = Annotated[
     str | None, typer.Option("--config", metavar="FILE", help="Instead of the nearest mcuprune.toml or pyproject.toml.")
@@ -615,7 +619,28 @@ def prune(
     ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
     float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="RATE", help="Of weight matrices.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option("--label-smoothing", metavar="SHARE", help="Part of a label spread over all classes.")
+    ] = None,
     prune_every: Annotated[int | None, typer.Option("--prune-every", metavar="N", min=1, help="Steps between cuts.")] = None,
+    prune_start: Annotated[
+        float | None, typer.Option("--prune-start", metavar="SHARE", help="When pruning starts, as a share of the training.")
+    ] = None,
+    prune_stop: Annotated[
+        float | None, typer.Option("--prune-stop", metavar="SHARE", help="When the budget is to hold.")
+    ] = None,
+    freeze_at_budget: Annotated[
+        bool | None,
+        typer.Option("--freeze-at-budget/--no-freeze-at-budget", help="Whether channels are final once the budget holds."),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option("--loss", metavar="both|task|resource", help="Ablation: the gradients that lead widths.")
+    ] = None,
+    objectives: Annotated[
+        str | None,
+        typer.Option("--objectives", metavar="random|sum", help="Ablation: one violated resource at a time, or their sum."),
+    ] = None,
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="GROUP", help="Leave this group whole; repeatable.")
     ] = None,
@@ -663,7 +688,14 @@ def prune(
         "lr": lr,
         "optimizer": optimizer,
         "seed": seed,
+        "weight-decay": weight_decay,
+        "label-smoothing": label_smoothing,
         "prune-every": prune_every,
+        "prune-start": prune_start,
+        "prune-stop": prune_stop,
+        "freeze-at-budget": freeze_at_budget,
+        "loss": loss,
+        "objectives": objectives,
         "keep": keep or None,
         "min-channels": min_channels,
         "multiple-of": multiple_of,

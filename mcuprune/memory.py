@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
-__all__ = ["Graph", "Op", "Planner", "Schedule", "Step", "max_in_out", "schedule", "walk"]
+__all__ = ["Graph", "Op", "Planner", "Schedule", "Step", "max_in_out", "schedule", "walk", "widest"]
 
 # Effort is counted in looks at an arc or at an operator, not in seconds, so that one graph always gives one answer.
 # The rate makes `cpu_seconds` roughly true for CPython 3.11 on a 2020s laptop core.
@@ -85,19 +85,25 @@ def walk(graph: Graph, order: Sequence[int]) -> tuple[Step, ...]:
     return _Profile(_Structure(graph), order).steps(graph.sizes)
 
 
-def max_in_out(graph: Graph) -> int:
-    """Largest sum of the inputs and outputs of one operator, in bytes: what ignoring everything else alive would give.
+def widest(graph: Graph, sizes: Sequence[int]) -> tuple[Step, ...]:
+    """Every operator whose inputs and outputs need most, at ``sizes`` of the graph's buffers.
 
-    The output of an operator that may work in place counts nothing where a candidate has its size.
+    This is what ignoring everything else alive gives, and so no bound on any peak but the lowest. The output of an operator
+    that may work in place counts nothing where a candidate has its size.
     """
-    sizes = graph.sizes
-    largest = 0
-    for op in graph.ops:
-        need = sum(sizes[buffer] for buffer in (*op.inputs, *op.outputs))
+    steps = []
+    for index, op in enumerate(graph.ops):
+        buffers = (*op.inputs, *op.outputs)
         if len(op.outputs) == 1 and any(sizes[buffer] == sizes[op.outputs[0]] for buffer in op.in_place):
-            need -= sizes[op.outputs[0]]
-        largest = max(largest, need)
-    return largest
+            buffers = op.inputs
+        steps.append(Step(index, sum(sizes[buffer] for buffer in buffers), buffers))
+    most = max((step.bytes for step in steps), default=0)
+    return tuple(step for step in steps if step.bytes == most)
+
+
+def max_in_out(graph: Graph) -> int:
+    """Largest sum of the inputs and outputs of one operator, in bytes."""
+    return max((step.bytes for step in widest(graph, graph.sizes)), default=0)
 
 
 def schedule(graph: Graph, *, cpu_seconds: float = 2.0) -> Schedule:

@@ -16,6 +16,8 @@ from mcuprune.task import Step
 
 #: Format 1, 2026: the first.
 FORMAT = 1
+#: Where a profile's memory has what SRAM means under a model other than the plain peak.
+_SRAM = {"tflm": "arena_tflm", "max-in-out": "max_in_out"}
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -124,7 +126,9 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
         limit = found["limits"].get(name)
         rows.append(
             [
-                f"{resource.title} (tflm)" if name == "sram" and found["sram_model"] == "tflm" else resource.title,
+                f"{resource.title} ({found['sram_model']})"
+                if name == "sram" and found["sram_model"] in _SRAM
+                else resource.title,
                 units.show(before, resource.unit),
                 units.show(after, resource.unit),
                 f"{after / before:.0%}" if before else "",
@@ -141,9 +145,9 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _used(found: Mapping[str, Any], when: str, resource: str) -> int:
-    """What a limit of this resource is held against: for SRAM, the arena where that was asked for."""
-    if resource == "sram" and found["sram_model"] == "tflm":
-        return int(found[when]["memory"]["arena_tflm"])
+    """What a limit of this resource is held against: for SRAM, what was asked for."""
+    if resource == "sram" and found["sram_model"] in _SRAM:
+        return int(found[when]["memory"][_SRAM[found["sram_model"]]])
     return int(found[when]["total"][resource])
 
 

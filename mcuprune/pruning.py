@@ -25,7 +25,7 @@ from mcuprune.errors import DataError, MissingExtra, ModelError, OutputError, Us
 from mcuprune.network import Network, Shape
 from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
 from mcuprune.salience import salience
-from mcuprune.task import Candidate, History, OnStep, Schedule, Step, Task, Teacher
+from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task, Teacher
 from mcuprune.units import Limit
 
 #: Examples that ranges and BatchNormalization statistics are measured on.
@@ -55,7 +55,14 @@ class Request:
     batch: int = 64
     lr: float | None = None
     optimizer: str = "muon"
-    prune_every: int = 20
+    weight_decay: float = Schedule.weight_decay
+    label_smoothing: float = 0.0
+    prune_every: int = Schedule.prune_every
+    prune_start: float = Schedule.prune_start
+    prune_stop: float = Schedule.prune_stop
+    freeze_at_budget: bool = True
+    loss: str = LOSSES[0]
+    objectives: str = OBJECTIVES[0]
     seed: int = 0
     train: bool = True
     int8: bool = True
@@ -232,16 +239,23 @@ def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model. Without packages to train with, a method's name can't be known."""
     if request.lr is not None and not 0 < request.lr < np.inf:
         raise UsageError(f"--lr: {request.lr} is not a learning rate; write one above 0, such as 0.05")
+    if not 0 <= request.prune_start < request.prune_stop <= 1:
+        raise UsageError(
+            f"--prune-start {request.prune_start}, --prune-stop {request.prune_stop}: "
+            "two shares of the training, one after the other; write something like 0.1 and 0.45"
+        )
+    for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
+        if not 0 <= share < 1:
+            raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
+    choices = [("loss", request.loss, LOSSES), ("objectives", request.objectives, OBJECTIVES)]
     if request.train or request.int8:
         from mcuprune.methods import METHODS
         from mcuprune.optimizer import OPTIMIZERS
 
-        for flag, wanted, known in (
-            ("method", request.method, list(METHODS)),
-            ("optimizer", request.optimizer, list(OPTIMIZERS)),
-        ):
-            if wanted not in known:
-                raise UsageError(f"--{flag} {wanted}: unknown; choose one of {', '.join(known)}")
+        choices += [("method", request.method, tuple(METHODS)), ("optimizer", request.optimizer, tuple(OPTIMIZERS))]
+    for flag, wanted, known in choices:
+        if wanted not in known:
+            raise UsageError(f"--{flag} {wanted}: unknown; choose one of {', '.join(known)}")
     if request.augment:
         datasets.augmentation(request.augment)
 
@@ -341,7 +355,8 @@ def _train(
     model = CostModel(channels, request.sram_model)
     resources.refuse_infeasible(model, budget)  # a restored BatchNormalization gives its convolution a bias
     schedule = schedule_for(request, len(data.train.y), warm=warm)
-    task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of, checkpoint, teacher)
+    search = Search(request.loss, request.objectives)
+    task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of, search, checkpoint, teacher)
     candidate = METHODS[request.method](task, on_step)[0]
     steps = schedule.epochs * max(1, len(data.train.y) // min(schedule.batch, len(data.train.y)))
     if steps * (1 - schedule.prune_stop) < _SETTLED:
@@ -364,7 +379,17 @@ def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
     quant = max(1, epochs // 6) if request.int8 else 0
     lr = request.lr or OPTIMIZERS[request.optimizer].lr * (_WARM if warm else 1)
     return Schedule(
-        max(1, epochs - quant), quant, request.batch, lr, optimizer=request.optimizer, prune_every=request.prune_every
+        epochs=max(1, epochs - quant),
+        quant_epochs=quant,
+        batch=request.batch,
+        lr=lr,
+        weight_decay=request.weight_decay,
+        optimizer=request.optimizer,
+        label_smoothing=request.label_smoothing,
+        prune_every=request.prune_every,
+        prune_start=request.prune_start,
+        prune_stop=request.prune_stop,
+        freeze=request.freeze_at_budget,
     )
 
 

@@ -68,7 +68,9 @@ RESOURCES: Mapping[str, Resource] = {
 
 
 #: What a limit on SRAM means: the peak of the best schedule, or the arena of TensorFlow Lite Micro in the file's order.
-SramModel = Literal["peak", "tflm"]
+#: What ``sram`` may mean: the peak of the best schedule, the arena of TensorFlow Lite Micro, or, to see what exactness is
+#: worth, the largest inputs and outputs of one operator.
+SramModel = Literal["peak", "tflm", "max-in-out"]
 
 
 # ------------------------------------------------------------------------------------------------- the cost of each node
@@ -192,8 +194,9 @@ class Profile:
     layers: tuple[Layer, ...]
 
     def used(self, sram_model: SramModel = "peak") -> dict[str, int]:
-        """What a budget is checked against: ``total``, with the arena for sram where that is what ``sram_model`` wants."""
-        return {**self.total, "sram": self.memory.arena_tflm} if sram_model == "tflm" else dict(self.total)
+        """What a budget is checked against: ``total``, with ``sram`` as ``sram_model`` wants it."""
+        sram = {"peak": self.total["sram"], "tflm": self.memory.arena_tflm, "max-in-out": self.memory.max_in_out}
+        return {**self.total, "sram": sram[sram_model]}
 
 
 def profile(net: Network) -> Profile:
@@ -351,6 +354,7 @@ class _Structure:
 
     def __init__(self, model: CostModel, net: Network) -> None:
         plan = buffers(net)
+        self.graph = plan.graph
         self.planner = memory.Planner(plan.graph)
         self.sizes = model.compiled([elements(net, tensor, model.dim) for tensor in plan.tensors])
         self.program = runtimes.program(net, dim=model.dim) if model.sram_model == "tflm" else None
@@ -362,7 +366,7 @@ class CostModel:
 
     Exact: at the widths of a selection it gives what ``profile`` gives for the cut network (where both searches of the
     schedule prove theirs).
-    sram_model: what ``sram`` means, the peak of the best schedule or the arena of TensorFlow Lite Micro.
+    sram_model: what ``sram`` means.
     """
 
     def __init__(self, channels: Channels, sram_model: SramModel = "peak") -> None:
@@ -408,7 +412,7 @@ class CostModel:
         if structure.program is not None and structure.quantities is not None:
             sram = structure.program.arena(structure.quantities.values(widths).tolist()).total
         else:
-            sram = self.schedule(widths).peak
+            sram = max((step.bytes for step in self._peak_steps(structure, widths)), default=0)
         return {"sram": sram, **self.sums(widths)}
 
     def least_costs(self) -> dict[str, int]:
@@ -429,6 +433,12 @@ class CostModel:
         structure = self._structure(widths)
         return structure.planner.plan(tuple(structure.sizes.values(widths).tolist()))
 
+    def _peak_steps(self, structure: _Structure, widths: np.ndarray) -> tuple[memory.Step, ...]:
+        """Every step that needs what ``sram`` is."""
+        if self.sram_model == "max-in-out":
+            return memory.widest(structure.graph, structure.sizes.values(widths).tolist())
+        return self.schedule(widths).peak_steps
+
     def gradient(self, resource: str, widths: np.ndarray) -> np.ndarray:
         """d resource / d widths: float64 (groups,). For sram the mean over all steps that tie at the peak.
 
@@ -443,10 +453,10 @@ class CostModel:
             for index, slope in structure.program.stacked(structure.quantities.values(widths).tolist()).items():
                 weight[index] = slope
             return structure.quantities.gradient(widths, weight)
-        schedule = self.schedule(widths)
+        steps = self._peak_steps(structure, widths)
         weight = np.zeros(structure.sizes.count)
-        for step in schedule.peak_steps:
-            weight[list(step.buffers)] += 1 / len(schedule.peak_steps)
+        for step in steps:
+            weight[list(step.buffers)] += 1 / len(steps)
         return structure.sizes.gradient(widths, weight)
 
     def _what_makes_views(self) -> list[Polynomial | int]:

@@ -21,6 +21,8 @@ class Schedule:
     epochs: of the float network, pruning included. quant_epochs: of fake-quant training after it.
     batch: examples a step. lr: the optimizer's peak learning rate. prune_every: steps between two updates of the widths.
     prune_start, prune_stop: between these parts of all float steps the network falls to its budget.
+    freeze: whether channels are chosen for good once the budget holds; if not, they follow salience for a while.
+    label_smoothing: the part of each label that is spread over all classes.
     """
 
     epochs: int
@@ -32,6 +34,25 @@ class Schedule:
     prune_every: int = 20
     prune_start: float = 0.1
     prune_stop: float = 0.45
+    freeze: bool = True
+    label_smoothing: float = 0.0
+
+
+#: What leads the widths, and how several violated resources are taken: the whole method first, then its ablations.
+LOSSES = ("both", "task", "resource")
+OBJECTIVES = ("random", "sum")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How gradients lead the widths.
+
+    loss: those of the resources and of the task, or one kind alone. objectives: of several resources above their targets one
+    by chance at a time (random scalarisation, Eq. 2), or the sum of all.
+    """
+
+    loss: str = "both"
+    objectives: str = "random"
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,7 @@ class Task:
     channels: the labelled network to prune, BatchNormalization restored. model: its costs as functions of widths.
     Feasible widths exist: whoever makes a Task has checked.
     multiple_of: widths are multiples of it, or full.
+    search: which gradients lead; only the differentiable method has any.
     teacher: whose softened answers the network learns beside the labels; None for labels alone.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
@@ -84,6 +106,7 @@ class Task:
     schedule: Schedule
     seed: int
     multiple_of: int = 1
+    search: Search = Search()
     checkpoint: Checkpoint | None = None
     teacher: Teacher | None = None
 

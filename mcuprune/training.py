@@ -44,6 +44,7 @@ class Trainer:
     module: what is trained. make: builds it from channels, again after every shrink.
     total: steps of the whole schedule.
     optimizer: one of OPTIMIZERS. lr: its peak learning rate.
+    label_smoothing: the part of each label that is spread over all classes.
     augment: varies the examples of each batch.
     teacher: whose answers count as much as the labels.
     """
@@ -61,6 +62,7 @@ class Trainer:
         make: Callable[[Channels], Trainable] = Trainable,
         warm_up: float = 0.1,
         optimizer: str = "muon",
+        label_smoothing: float = 0.0,
         augment: Augment | None = None,
         teacher: Teacher | None = None,
     ) -> None:
@@ -69,7 +71,7 @@ class Trainer:
         self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
-        self._seed, self._kind = seed, optimizer
+        self._seed, self._kind, self._smoothing = seed, optimizer, label_smoothing
         self._order = np.zeros(0, dtype=np.int64)
         self._random = np.random.default_rng(seed)
         self._start(channels)
@@ -143,7 +145,7 @@ class Trainer:
 
     def _loss(self, logits: Tensor, x: np.ndarray, y: Tensor) -> Tensor:
         """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2)."""
-        loss = F.cross_entropy(logits, y)
+        loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
         if self._teacher is None:
             return loss
         with torch.no_grad():
@@ -255,6 +257,7 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
         lr=schedule.lr,
         weight_decay=schedule.weight_decay,
         optimizer=schedule.optimizer,
+        label_smoothing=schedule.label_smoothing,
         seed=task.seed,
         augment=task.data.augment,
         teacher=task.teacher,

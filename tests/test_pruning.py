@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from mcuprune import data, network, ops, outcome, pruning, resources, units
 from mcuprune.cli import main
 from mcuprune.errors import BudgetError, DataError, ModelError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.pruning import Request, Result
+from mcuprune.resources import SramModel
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 DEMOS = sorted(path.stem for path in MODELS.glob("*.onnx"))
@@ -224,6 +226,47 @@ def test_the_arena_of_a_runtime_can_be_the_limit(tmp_path: Path) -> None:
     assert result.verdict.used["sram"] == result.after.memory.arena_tflm <= result.before.memory.arena_tflm * 0.6
 
 
+def test_a_budget_of_the_widest_operator_does_not_hold_the_peak_of_a_branched_network(tmp_path: Path) -> None:
+    def exact(sram_model: SramModel) -> tuple[int, int]:
+        path = str(MODELS / "branchy_digits.onnx")
+        request = Request(path, limits(sram="6KB"), str(tmp_path / "o.onnx"), train=False, int8=False, sram_model=sram_model)
+        result = pruning.prune(request)
+        assert result.ok
+        return result.after.total["sram"], result.budget.limits["sram"]
+
+    assert operator.le(*exact("peak"))
+    assert operator.gt(*exact("max-in-out"))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"loss": "task"},
+        {"loss": "resource"},
+        {"objectives": "sum"},
+        {"freeze_at_budget": False},
+        {"prune_start": 0.0, "prune_stop": 1.0},
+        {"prune_start": 0.5, "prune_stop": 0.9},
+        {"optimizer": "sgd"},
+        {"optimizer": "adamw", "label_smoothing": 0.1, "weight_decay": 0.01},
+    ],
+    ids=str,
+)
+def test_every_way_to_prune_holds_the_budget_and_goes_its_own_way(choice: dict[str, object], tmp_path: Path) -> None:
+    def run(**changed: object) -> tuple[pruning.Result, bytes]:
+        request = Request(
+            str(MODELS / "branchy_digits.onnx"), limits(sram="60%", flash="40%", macs="50%"), str(tmp_path / "o.onnx"), epochs=4
+        )
+        return pruning.prune(replace(request, **changed)), (tmp_path / "o.onnx").read_bytes()  # type: ignore[arg-type]
+
+    (result, written), (_, usual) = run(**choice), run()
+    assert result.ok
+    assert not [note for note in result.notes if "greedy" in note]
+    assert result.accuracy_float is not None
+    assert result.accuracy_float > 0.6
+    assert written != usual
+
+
 def test_an_interrupted_run_resumes_to_the_same_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mcuprune.cli", "prune", str(MODELS / "dscnn_digits.onnx"), "--macs", "30%"]
     command += ["--epochs", "6", "--seed", "3"]
@@ -341,6 +384,10 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path)
         (["--macs", "50%", "--method", "magic"], "magic"),
         (["--macs", "50%", "--augment", "spin"], "spin"),
         (["--macs", "50%", "--keep", "nothing*"], "nothing*"),
+        (["--macs", "50%", "--optimizer", "newton"], "newton"),
+        (["--macs", "50%", "--loss", "neither"], "neither"),
+        (["--macs", "50%", "--prune-start", "0.5", "--prune-stop", "0.4"], "--prune-stop 0.4"),
+        (["--macs", "50%", "--label-smoothing", "1.5"], "--label-smoothing 1.5"),
         (["--macs", "fifty"], "fifty"),
         (["--sram", "64 potatoes"], "64 potatoes"),
     ],

@@ -487,7 +487,8 @@ def test_the_cost_of_a_cut_is_the_profile_of_the_cut_network(path, share):
     keep = random_selection(channels, share, seed=1)
     measured, widths = profile(channels.cut(keep)), channels.widths(keep)
     assert CostModel(channels).at(widths) == {name: measured.total[name] for name in RESOURCES}
-    assert CostModel(channels, "tflm").at(widths) == {name: measured.used("tflm")[name] for name in RESOURCES}
+    for sram_model in ("tflm", "max-in-out"):
+        assert CostModel(channels, sram_model).at(widths) == {name: measured.used(sram_model)[name] for name in RESOURCES}
 
 
 def shuffles() -> Network:
@@ -571,6 +572,19 @@ def test_the_gradient_of_a_tied_peak_is_the_mean_over_its_steps():
     model = CostModel(label(g.net(g.classifier(y, 8, 2))))
     assert len(model.schedule(model.full).peak_steps) == 3
     assert model.gradient("sram", model.full).tolist() == [64 * 2 / 3, 64 * 2 / 3, 64 / 3]
+
+
+def test_the_gradient_of_the_widest_operator_sees_nothing_else_alive():
+    """In a residual block the shortcut is alive beside the inner convolutions: the exact peak counts it, max in + out not."""
+    g = Graph(1, 4, 8, 8)
+    x = g.conv("x", 4, 8)
+    y = g.add("Add", x, g.conv(g.conv(x, 8, 16), 16, 8))
+    channels = label(g.net(g.classifier(y, 8, 2)))
+    exact, imprecise = CostModel(channels), CostModel(channels, "max-in-out")
+    assert exact.at(exact.full)["sram"] == 64 * (8 + 16 + 8)
+    assert imprecise.at(imprecise.full)["sram"] == 64 * (8 + 16)
+    assert exact.gradient("sram", exact.full).tolist() == [64 * 2, 64]
+    assert imprecise.gradient("sram", imprecise.full).tolist() == [64, 64]
 
 
 @pytest.mark.parametrize("make", [resnet8, dscnn, mobilenet])

@@ -21,6 +21,8 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -38,6 +40,8 @@ _EVEN = 0.5
 _TASK_MEMORY = 0.9
 #: How often channels are physically cut during the pruning phase.
 _EVENTS = 10
+#: Where widths are not frozen at the budget, channels are chosen for the last time after this part of all steps.
+_LAST_CHOICE = 0.8
 #: Until the last cut, one masked channel in this many (and one more) stays, should its group be widened again.
 _MARGIN = 4
 
@@ -52,7 +56,7 @@ class Widths:
     """
 
     def __init__(self, task: Task) -> None:
-        self.model, self.budget, self.multiple = task.model, task.budget, task.multiple_of
+        self.model, self.budget, self.multiple, self.search = task.model, task.budget, task.multiple_of, task.search
         model, budget = task.model, task.budget
         self.v = np.zeros(len(model.full))
         self.task = np.zeros(len(model.full))
@@ -110,25 +114,30 @@ class Widths:
             # Random scalarisation, Eq. 2: lambda ~ 1 / U(0, 1) chooses the objective, biased to what is violated most.
             ratios = goal.ratios(self.model.at(self.current()))
             draws = {name: ratios[name] / max(random.random(), 1e-9) for name in over}
-            self._towards(max(draws, key=lambda name: draws[name]), goal)
+            chosen = [max(draws, key=lambda name: draws[name])]
+            self._towards(list(over) if self.search.objectives == "sum" else chosen, goal)
 
     def _protection(self) -> np.ndarray:
         """How much the loss shields each group, from 0 to 1 for the one that it shields most: float (groups,)."""
         shield = np.maximum(-self.task, 0.0)
         return np.asarray(shield / max(float(shield.max(initial=0.0)), 1e-12))
 
-    def _towards(self, resource: str, goal: Budget) -> None:
-        """One step along the combined gradient, just long enough to bring ``resource`` to its goal."""
+    def _towards(self, objectives: Sequence[str], goal: Budget) -> None:
+        """One step along the combined gradient, just long enough to bring ``objectives`` to their goal."""
         n = self.current()
-        # dP_RES / dv = dP_RES / dpi * pi, in units of its largest entry
-        of_resource = np.where(n > self._floor, self.model.gradient(resource, n) * n, 0.0)
+        # dP_RES / dv = dP_RES / dpi * pi, each resource in units of its goal
+        of_resource = np.sum([self.model.gradient(name, n) * n / goal.limits[name] for name in objectives], axis=0)
+        of_resource = np.where(n > self._floor, of_resource, 0.0)
         if not of_resource.any():
             return
         focus = of_resource > 0  # bystanders of a bottleneck stay as they are
         pull = _EVEN + (1 - _EVEN) * of_resource / of_resource.max()
-        direction = np.where(focus, pull * (1 - _TASK_SHARE * self._protection()), 0.0)
+        if self.search.loss == "task":
+            pull = np.ones(len(n))
+        share = {"both": _TASK_SHARE, "task": 1.0, "resource": 0.0}[self.search.loss]
+        direction = np.where(focus, pull * (1 - share * self._protection()), 0.0)
         far = 1.0
-        single = Budget({resource: goal.limits[resource]})
+        single = Budget({name: goal.limits[name] for name in objectives})
         while not allocation.holds(self.model, self.current(self.v - far * direction), single):
             far *= 2
             if far > 1e4:
@@ -179,6 +188,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     outer = Widths(task)
     first = int(schedule.prune_start * trainer.total)
     last = max(first + 1, int(schedule.prune_stop * trainer.total))
+    final = last if schedule.freeze else max(last, int(_LAST_CHOICE * trainer.total))
     every = max(1, min(schedule.prune_every, (last - first) // 20))
     keep = alive = task.channels.keep_all()  # what the masks leave, and what is physically there
     cut = allocation.holds(model, model.full, task.budget)
@@ -196,7 +206,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
 
     while trainer.step < trainer.total:
         loss = trainer.train_step()
-        if not cut and trainer.step > first and (trainer.step % every == 0 or trainer.step >= last):
+        if not cut and trainer.step > first and (trainer.step % every == 0 or trainer.step >= final):
             scores = np.zeros(len(keep))
             scores[alive] = salience(trainer.module.channels, trainer.module.network())
             random = np.random.default_rng((task.seed, trainer.step))
@@ -205,7 +215,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             before = outer.progress
             note = outer.update(min(1.0, (trainer.step - first) / (last - first)), task.channels.widths(alive), random)
             n = outer.widths
-            cut = trainer.step >= last
+            cut = trainer.step >= final
             if cut:
                 notes += [note] if note else []
                 if not np.array_equal(n, allocation.grow(model, n, task.budget, 1.0 / np.maximum(n, 1), task.multiple_of)):
