@@ -32,8 +32,8 @@ class Schedule:
     weight_decay: float = 5e-4
     optimizer: str = "muon"
     prune_every: int = 20
-    prune_start: float = 0.1
-    prune_stop: float = 0.45
+    prune_start: float = 0.05
+    prune_stop: float = 0.3
     freeze: bool = True
     label_smoothing: float = 0.0
 

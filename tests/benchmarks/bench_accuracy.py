@@ -34,6 +34,7 @@ from torch import nn
 from mcuprune import __version__, evaluate, methods, pruning, units
 from mcuprune.data import Split
 from mcuprune.data import load as load_data
+from mcuprune.optimizer import OPTIMIZERS
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "accuracy.jsonl", HERE / "accuracy.md"
@@ -162,7 +163,9 @@ def add_peers(*, trained: bool) -> None:
     methods.METHODS = {**methods.METHODS, **torch_pruning_peer.methods(trained=trained)}
 
 
-def row(task_name: str, budget: str, method: str, seed: int, trained: bool, data: Path, work: Path) -> dict[str, Any]:
+def row(
+    task_name: str, budget: str, method: str, seed: int, trained: bool, optimizer: str, data: Path, work: Path
+) -> dict[str, Any]:
     """One run, from a file to a file."""
     task = TASKS[task_name]
     archive = work / f"{task_name}.npz"
@@ -181,13 +184,14 @@ def row(task_name: str, budget: str, method: str, seed: int, trained: bool, data
             epochs=task.epochs,
             batch=task.batch,
             augment=task.augment,
+            optimizer=optimizer,
             seed=seed,
             int8=int8,
         )
         return pruning.prune(request)
 
     if trained:
-        full = work / f"{task_name}-{seed}-trained.onnx"
+        full = work / f"{task_name}-{seed}-{optimizer}.onnx"
         if not full.exists():
             prune(start, {"macs": "100%"}, "uniform", int8=False)
             (work / "out.onnx").rename(full)
@@ -205,6 +209,7 @@ def row(task_name: str, budget: str, method: str, seed: int, trained: bool, data
         "method": method,
         "seed": seed,
         "trained": trained,
+        "optimizer": optimizer,
         "held": result.ok,
         "accuracy_float": round(result.accuracy_float, 5),
         "accuracy_int8": round(result.accuracy_int8, 5),
@@ -225,7 +230,7 @@ def row(task_name: str, budget: str, method: str, seed: int, trained: bool, data
 
 
 def key(found: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(found[name] for name in ("task", "budget", "method", "seed", "trained"))
+    return tuple(found[name] for name in ("task", "budget", "method", "seed", "trained", "optimizer"))
 
 
 def stored() -> list[dict[str, Any]]:
@@ -244,19 +249,20 @@ def page(rows: list[dict[str, Any]]) -> str:
         "Methods named `tp-` are Torch-Pruning, trained, budgeted and quantised as the others are; the first lines of",
         "`tests/benchmarks/torch_pruning_peer.py` give the setting.",
         "",
-        "| task | from | budget | method | seeds | held | int8 test | float test | int8 val + test | training MACs | CPU s |",
-        "|---|---|---|---|--:|---|--:|--:|--:|--:|--:|",
+        "| task | from | budget | optimizer | method | seeds | held | int8 test | float test | int8 val + test | training MACs | CPU s |",
+        "|---|---|---|---|---|--:|---|--:|--:|--:|--:|--:|",
     ]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for found in rows:
-        groups.setdefault((found["task"], found["trained"], found["budget"], found["method"]), []).append(found)
+        of = tuple(found[name] for name in ("task", "trained", "budget", "optimizer", "method"))
+        groups.setdefault(of, []).append(found)
 
     def spread(found: list[dict[str, Any]], name: str) -> str:
         values = [100 * one[name] for one in found]
         return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
-    for (task, trained, budget, method), found in sorted(groups.items()):
-        cells = [task, "trained" if trained else "scratch", budget, method, str(len(found))]
+    for (task, trained, budget, optimizer, method), found in sorted(groups.items()):
+        cells = [task, "trained" if trained else "scratch", budget, optimizer, method, str(len(found))]
         cells.append("yes" if all(one["held"] for one in found) else "NO")
         cells += [spread(found, name) for name in ("accuracy_int8", "accuracy_float", "pooled_int8")]
         cells.append(f"{mean(one['training_macs'] / one['full_training_macs'] for one in found):.2f}")
@@ -273,6 +279,7 @@ def main() -> int:
     parser.add_argument("--budgets", nargs="+", default=["B1", "B2", "B3"], choices=[*BUDGETS, "full"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--optimizer", default="muon", choices=list(OPTIMIZERS))
     parser.add_argument("--trained", action="store_true", help="start from a network trained at full width")
     parser.add_argument("--table", action="store_true", help="draw accuracy.md anew and run nothing")
     given = parser.parse_args()
@@ -288,7 +295,7 @@ def main() -> int:
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
     wanted = [
-        (task, budget, method, seed, given.trained)
+        (task, budget, method, seed, given.trained, given.optimizer)
         for seed in given.seeds
         for task in given.tasks
         for budget in given.budgets
