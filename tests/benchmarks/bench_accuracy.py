@@ -249,7 +249,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "Methods named `tp-` are Torch-Pruning, trained, budgeted and quantised as the others are; the first lines of",
         "`tests/benchmarks/torch_pruning_peer.py` give the setting.",
         "",
-        "| task | from | budget | optimizer | method | seeds | held | int8 test | float test | int8 val + test | training MACs | CPU s |",
+        "| task | from | budget | optimizer | method | seeds | held | int8 test | float test | int8 val + test "
+        "| training MACs | CPU s |",
         "|---|---|---|---|---|--:|---|--:|--:|--:|--:|--:|",
     ]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
