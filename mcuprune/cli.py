@@ -615,6 +615,14 @@ def prune(
     ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
     float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="auto|cpu|cuda[:N]",
+            help="Where to train; auto is a GPU, if any, for large models. On a GPU the same seed may give other files.",
+        ),
+    ] = None,
     prune_every: Annotated[int | None, typer.Option("--prune-every", metavar="N", min=1, help="Steps between cuts.")] = None,
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="GROUP", help="Leave this group whole; repeatable.")
@@ -663,6 +671,7 @@ def prune(
         "lr": lr,
         "optimizer": optimizer,
         "seed": seed,
+        "device": device,
         "prune-every": prune_every,
         "keep": keep or None,
         "min-channels": min_channels,

@@ -74,6 +74,7 @@ class Task:
     Feasible widths exist: whoever makes a Task has checked.
     multiple_of: widths are multiples of it, or full.
     teacher: whose softened answers the network learns beside the labels; None for labels alone.
+    device: what torch calls the place to train on.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
 
@@ -86,6 +87,7 @@ class Task:
     multiple_of: int = 1
     checkpoint: Checkpoint | None = None
     teacher: Teacher | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
