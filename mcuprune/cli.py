@@ -623,6 +623,14 @@ def prune(
     label_smoothing: Annotated[
         float | None, typer.Option("--label-smoothing", metavar="SHARE", help="Part of a label spread over all classes.")
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="auto|cpu|cuda[:N]",
+            help="Where to train; auto is a GPU, if any, for large models. On a GPU the same seed may give other files.",
+        ),
+    ] = None,
     prune_every: Annotated[int | None, typer.Option("--prune-every", metavar="N", min=1, help="Steps between cuts.")] = None,
     prune_start: Annotated[
         float | None, typer.Option("--prune-start", metavar="SHARE", help="When pruning starts, as a share of the training.")
@@ -690,6 +698,7 @@ def prune(
         "seed": seed,
         "weight-decay": weight_decay,
         "label-smoothing": label_smoothing,
+        "device": device,
         "prune-every": prune_every,
         "prune-start": prune_start,
         "prune-stop": prune_stop,

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,6 +76,7 @@ class Request:
     augment: str | None = None
     distill: bool = False
     resume: bool = False
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     before = resources.profile(original)
     if request.train or request.int8:
         _choose_threads(before.total["macs"])
+        request = replace(request, device=_device(request, before.total["macs"]))
     budget = resources.budget(request.limits, before.used(request.sram_model))
     if not budget.limits:
         raise UsageError("prune needs a limit: --sram, --flash or --macs")
@@ -231,6 +235,39 @@ def _choose_threads(macs: int) -> None:
         torch.set_num_threads(1)
 
 
+def _device(request: Request, macs: int) -> str:
+    """Where torch is to compute. Raises UsageError for a device that isn't there."""
+    import torch
+
+    if request.device == "cpu":
+        return "cpu"
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if request.device == "auto":
+        return _repeating("cuda") if there and request.train and macs >= _ONE_THREAD else "cpu"
+    found = re.fullmatch(r"cuda(?::(\d+))?", request.device, re.ASCII)
+    if not found:
+        raise UsageError(f"--device {request.device}: unknown; choose auto, cpu, cuda or cuda:N")
+    if not there:
+        raise UsageError(
+            f"--device {request.device}: torch {torch.__version__} finds no CUDA device; "
+            "install a build of torch for CUDA and its driver, or choose --device cpu"
+        )
+    if int(found[1] or 0) >= there:
+        raise UsageError(f"--device {request.device}: torch finds {there} CUDA device(s), the last is cuda:{there - 1}")
+    return _repeating(request.device)
+
+
+def _repeating(device: str) -> str:
+    """``device``, with torch told to take the kernels there that give the same result every time, where it has some."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order each time
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return device
+
+
 def _bytes(net: Network) -> bytes:
     return bytes(net.to_proto().SerializeToString())
 
@@ -327,7 +364,7 @@ def _teacher(request: Request, labelled: Channels, accuracy: float | None, *, wa
             f"{request.model}: --distill needs a trained network to learn from; "
             f"this one is right on {accuracy or 0:.1%} of the test set"
         )
-    return teacher_of(labelled)
+    return teacher_of(labelled, request.device)
 
 
 def _train(
@@ -348,7 +385,7 @@ def _train(
 
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     nodes = folding.candidates(labelled.network)
-    module = Trainable(labelled)
+    module = Trainable(labelled).to(request.device)
     moments = output_moments(module, {node.outputs[0] for node in nodes}, calibration)
     normal = folding.restored(labelled.network, {node.name: moments[node.outputs[0]] for node in nodes})
     channels = _bounded(label(normal), request)
@@ -356,11 +393,23 @@ def _train(
     resources.refuse_infeasible(model, budget)  # a restored BatchNormalization gives its convolution a bias
     schedule = schedule_for(request, len(data.train.y), warm=warm)
     search = Search(request.loss, request.objectives)
-    task = Task(channels, model, budget, data, schedule, request.seed, request.multiple_of, search, checkpoint, teacher)
+    task = Task(
+        channels,
+        model,
+        budget,
+        data,
+        schedule,
+        request.seed,
+        multiple_of=request.multiple_of,
+        search=search,
+        checkpoint=checkpoint,
+        teacher=teacher,
+        device=request.device,
+    )
     candidate = METHODS[request.method](task, on_step)[0]
     steps = schedule.epochs * max(1, len(data.train.y) // min(schedule.batch, len(data.train.y)))
     if steps * (1 - schedule.prune_stop) < _SETTLED:
-        candidate = replace(candidate, channels=reestimated(candidate.channels, calibration, schedule.batch))
+        candidate = replace(candidate, channels=reestimated(candidate.channels, calibration, schedule.batch, request.device))
     if fixed := module.untrained():
         note = f"training leaves these constants as they are: {', '.join(fixed[:5])}{', ...' if len(fixed) > 5 else ''}"
         candidate = replace(candidate, notes=(*candidate.notes, note))
@@ -436,6 +485,7 @@ def _quantize(
         warm_up=0.0,
         augment=data.augment,
         teacher=teacher,
+        device=request.device,
     )
     trainer.total = schedule.quant_epochs * trainer.steps_per_epoch if request.train else 0
     quant = trainer.module

@@ -140,5 +140,5 @@ def calibrate(module: QuantTrainable, batches: Sequence[tuple[np.ndarray, ...]])
     module.simulating = False
     module.train()
     for batch in batches:
-        module(*[torch.from_numpy(x) for x in batch])
+        module(*[torch.from_numpy(x).to(module.device) for x in batch])
     module.simulating = True

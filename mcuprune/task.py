@@ -96,6 +96,7 @@ class Task:
     multiple_of: widths are multiples of it, or full.
     search: which gradients lead; only the differentiable method has any.
     teacher: whose softened answers the network learns beside the labels; None for labels alone.
+    device: what torch calls the place to train on.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
 
@@ -109,6 +110,7 @@ class Task:
     search: Search = Search()
     checkpoint: Checkpoint | None = None
     teacher: Teacher | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from math import prod
 from types import ModuleType
 from typing import Any
@@ -72,6 +73,11 @@ class Trainable(nn.Module):
         self._steps = [(node, self._kernel(node)) for node in self.source.nodes]
         self.wanted = self.source.outputs
         self._last_use = _last_uses(self.source)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are and its inputs must be: the CPU, until ``to`` moves it."""
+        return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
 
     def constant(self, name: str) -> Tensor:
         """The tensor of a constant, by its ONNX name."""
@@ -163,6 +169,8 @@ class Trainable(nn.Module):
         if node.op == "BatchNormalization":
             return self._batch_norm(node)
         run = _OWN[node.op](node, net) if node.op in _OWN else _onnx2torch(node, net)
+        if isinstance(run, nn.Module) and next(run.buffers(), None) is not None:
+            self.add_module(f"node{len(self._modules)}", run)  # what it holds moves when this module moves
 
         def kernel(values: Mapping[str, Tensor]) -> Any:
             operands = [

@@ -47,6 +47,7 @@ class Trainer:
     label_smoothing: the part of each label that is spread over all classes.
     augment: varies the examples of each batch.
     teacher: whose answers count as much as the labels.
+    device: where all of it happens; everything that leaves is a numpy array.
     """
 
     def __init__(
@@ -65,13 +66,14 @@ class Trainer:
         label_smoothing: float = 0.0,
         augment: Augment | None = None,
         teacher: Teacher | None = None,
+        device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
         self._make, self._train, self._warm_up, self._augment, self._teacher = make, train, warm_up, augment, teacher
         self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
-        self._seed, self._kind, self._smoothing = seed, optimizer, label_smoothing
+        self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
         self._order = np.zeros(0, dtype=np.int64)
         self._random = np.random.default_rng(seed)
         self._start(channels)
@@ -90,7 +92,7 @@ class Trainer:
         return self.total / self.steps_per_epoch
 
     def _start(self, channels: Channels) -> None:
-        self.module = self._make(channels)
+        self.module = self._make(channels).to(self._device)
         self.module.want_logits()
         net = channels.network
         self._macs = _macs(net)
@@ -119,7 +121,7 @@ class Trainer:
     def train_step(self) -> float:
         """One step on the next batch. Returns its loss."""
         chosen = self._next_batch()
-        x, y = self._train.x[chosen], torch.from_numpy(self._train.y[chosen])
+        x, y = self._train.x[chosen], self.tensor(self._train.y[chosen])
         if self._augment is not None:
             x = self._augment(x, self._random)
         for group in self._optimizer.param_groups:
@@ -159,9 +161,13 @@ class Trainer:
         """Add the forward multiply-accumulates of so many examples to what training has cost."""
         self.training_macs += self._macs * examples
 
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """An array as a tensor on the device that trains."""
+        return torch.from_numpy(array).to(self._device)
+
     def logits(self, x: np.ndarray) -> Tensor:
         """What the loss is taken of: float32 (batch, classes), before any softmax."""
-        return self.module(*as_inputs(self.module.source, x))[0].flatten(1)  # type: ignore[no-any-return]
+        return self.module(*as_inputs(self.module.source, x, self._device))[0].flatten(1)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def accuracy(self, split: Split) -> float:
@@ -169,7 +175,7 @@ class Trainer:
         self.module.eval()
         right = 0
         for start in range(0, len(split.y), 256):
-            found = self.logits(split.x[start : start + 256]).argmax(1).numpy()
+            found = self.logits(split.x[start : start + 256]).argmax(1).cpu().numpy()
             right += int((found == split.y[start : start + 256]).sum())
         return right / len(split.y)
 
@@ -194,7 +200,7 @@ class Trainer:
     def _moments(self) -> dict[str, np.ndarray]:
         """What the optimiser remembers of each weight, as "kind of moment/weight": the weight's shape, or ()."""
         return {
-            f"{kind}/{name}": value.numpy()
+            f"{kind}/{name}": value.cpu().numpy()
             for name, parameter in self.module.named_weights()
             for kind, value in self._optimizer.state[parameter].items()
             if value is not None
@@ -204,7 +210,9 @@ class Trainer:
         parameters = dict(self.module.named_weights())
         for label, value in moments.items():
             kind, name = label.split("/", 1)
-            self._optimizer.state[parameters[name]][kind] = torch.from_numpy(np.array(value))
+            moment = torch.from_numpy(np.array(value))
+            # torch's optimisers count their steps on the CPU, wherever the weights are
+            self._optimizer.state[parameters[name]][kind] = moment if kind == "step" else moment.to(self._device)
 
     def shrink(self, keep: np.ndarray) -> None:
         """Cut the network to a selection of its components and train on.
@@ -222,23 +230,23 @@ class Trainer:
 
 
 @torch.no_grad()
-def reestimated(channels: Channels, x: np.ndarray, batch: int) -> Channels:
+def reestimated(channels: Channels, x: np.ndarray, batch: int, device: str = "cpu") -> Channels:
     """The network with BatchNormalization statistics of ``x`` as its weights now are: the mean over all batches.
 
     Running statistics follow the weights at a distance, which a training of a few steps never makes good.
     """
-    module = Trainable(channels).train()
+    module = Trainable(channels).to(device).train()
     for index, start in enumerate(range(0, max(1, len(x) - batch + 1), batch)):
         module.norm_momentum = 1 / (index + 1)
-        module(*as_inputs(channels.network, x[start : start + batch]))
+        module(*as_inputs(channels.network, x[start : start + batch], device))
     return channels.with_network(module.network())
 
 
-def teacher_of(channels: Channels) -> Teacher:
+def teacher_of(channels: Channels, device: str = "cpu") -> Teacher:
     """A trained network as a teacher, as it stands."""
-    module = Trainable(channels).eval()
+    module = Trainable(channels).to(device).eval()
     module.want_logits()
-    return Teacher(lambda x: module(*as_inputs(channels.network, x))[0].flatten(1), _macs(channels.network))
+    return Teacher(lambda x: module(*as_inputs(channels.network, x, device))[0].flatten(1), _macs(channels.network))
 
 
 def _macs(net: Network) -> int:
@@ -261,6 +269,7 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
         seed=task.seed,
         augment=task.data.augment,
         teacher=task.teacher,
+        device=task.device,
     )
     trainer.total = schedule.epochs * trainer.steps_per_epoch
     return trainer
@@ -275,7 +284,7 @@ def output_moments(module: Trainable, names: set[str], x: np.ndarray) -> dict[st
         if tensor in names:
             axes = [axis for axis in range(value.ndim) if axis != 1]
             wide = value.double()
-            total, squares, count = sums.get(tensor, (torch.zeros(1), torch.zeros(1), 0))
+            total, squares, count = sums.get(tensor, (torch.zeros(()), torch.zeros(()), 0))
             sums[tensor] = (total + wide.sum(axes), squares + (wide**2).sum(axes), count + value.numel() // value.shape[1])
         return value
 
@@ -283,11 +292,11 @@ def output_moments(module: Trainable, names: set[str], x: np.ndarray) -> dict[st
     previous, module.made = module.made, watch  # type: ignore[method-assign]
     try:
         for start in range(0, len(x), 128):
-            module(*as_inputs(module.source, x[start : start + 128]))
+            module(*as_inputs(module.source, x[start : start + 128], module.device))
     finally:
         module.made = previous  # type: ignore[method-assign]
     found = {}
     for name, (total, squares, count) in sums.items():
-        mean = (total / count).numpy()
-        found[name] = (mean, np.maximum((squares / count).numpy() - mean**2, 0.0))
+        mean = (total / count).cpu().numpy()
+        found[name] = (mean, np.maximum((squares / count).cpu().numpy() - mean**2, 0.0))
     return found

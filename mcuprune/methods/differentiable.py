@@ -156,13 +156,13 @@ def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.
     """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss on (x, y) through the masks, spread by M(s, s0) = s / (s + s0)."""
     module = trainer.module
     module.eval()
-    gates = torch.from_numpy(keep.astype(np.float32)).requires_grad_()
+    gates = trainer.tensor(keep.astype(np.float32)).requires_grad_()
     previous, module.gates = module.gates, gates
-    loss = F.cross_entropy(trainer.logits(x), torch.from_numpy(y))
+    loss = F.cross_entropy(trainer.logits(x), trainer.tensor(y))
     trainer.account(len(x))
     (of_mask,) = torch.autograd.grad(loss, gates)
     module.gates = previous
-    per_component = of_mask.double().numpy()
+    per_component = of_mask.double().cpu().numpy()
     found = np.zeros(len(module.channels.groups))
     for index, group in enumerate(module.channels.groups):
         ids = np.array(group.components)
@@ -201,7 +201,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
         outer.v, outer.task, outer.widths = (saved.arrays[name] for name in ("v", "task", "widths"))
         outer.progress = saved.values["progress"]
         trainer.restore(saved.arrays, task.channels.cut_channels(alive))
-        trainer.module.gates = None if cut else torch.from_numpy(keep[alive].astype(np.float32))
+        trainer.module.gates = None if cut else trainer.tensor(keep[alive].astype(np.float32))
     at = model.at(task.channels.widths(keep))
 
     while trainer.step < trainer.total:
@@ -227,7 +227,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
                 stay = task.channels.top(spare, np.where(alive, scores, -np.inf))
                 trainer.shrink(stay[alive])
                 alive = stay
-            trainer.module.gates = None if cut else torch.from_numpy(keep[alive].astype(np.float32))
+            trainer.module.gates = None if cut else trainer.tensor(keep[alive].astype(np.float32))
             on_step(trainer.line(loss, at, "prune"))
         if trainer.step % trainer.steps_per_epoch == 0:
             phase = "train" if cut else "prune"
