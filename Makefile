@@ -8,7 +8,7 @@ DATA ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-gpu clean
+.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-studies bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/m
 
 bench: $(BIN)/.bench ## accuracy at equal budgets (hours; goes on where it stopped); DATA=folder of cifar10-*.npz, kws12-mfcc.npz
 	$(BIN)/python tests/benchmarks/bench_accuracy.py --data $(DATA)
+
+bench-studies: $(BIN)/.bench ## what each part of the method is worth; DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_studies.py --data $(DATA)
 
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)

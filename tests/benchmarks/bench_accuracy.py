@@ -31,10 +31,11 @@ import onnx
 import torch
 from torch import nn
 
-from mcuprune import __version__, evaluate, methods, pruning, units
+from mcuprune import __version__, evaluate, methods, network, ops, pruning, units
 from mcuprune.data import Split
 from mcuprune.data import load as load_data
 from mcuprune.optimizer import OPTIMIZERS
+from mcuprune.resources import RESOURCES
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "accuracy.jsonl", HERE / "accuracy.md"
@@ -164,70 +165,62 @@ def add_peers(*, trained: bool) -> None:
     methods.METHODS = {**methods.METHODS, **torch_pruning_peer.methods(trained=trained)}
 
 
-def row(
-    task_name: str, budget: str, method: str, seed: int, trained: bool, optimizer: str, data: Path, work: Path
-) -> dict[str, Any]:
-    """One run, from a file to a file."""
-    task = TASKS[task_name]
-    archive = work / f"{task_name}.npz"
-    if not archive.exists():
-        np.savez(archive, **task.arrays(data))
-    start = work / f"{task_name}-{seed}.onnx"
-    untrained(task, seed, start)
-
-    def prune(model: Path, limits: dict[str, str], method: str, *, int8: bool) -> pruning.Result:
-        request = pruning.Request(
-            str(model),
-            {name: units.parse(text, "count" if name == "macs" else "bytes") for name, text in limits.items()},
-            str(work / "out.onnx"),
-            data=str(archive),
-            method=method,
-            epochs=task.epochs,
-            batch=task.batch,
-            augment=task.augment,
-            optimizer=optimizer,
-            seed=seed,
-            int8=int8,
-        )
-        return pruning.prune(request)
-
-    if trained:
-        full = work / f"{task_name}-{seed}-{optimizer}.onnx"
-        if not full.exists():
-            prune(start, {"macs": "100%"}, "uniform", int8=False)
-            (work / "out.onnx").rename(full)
-        start = full
+def measured(model: Path, data: Path, work: Path, limits: dict[str, str], seed: int, **wishes: Any) -> dict[str, Any]:
+    """One whole ``mcuprune prune`` of a file, and what is stored of it. wishes: further fields of its Request."""
+    out = work / "out.onnx"
+    wanted = {name: units.parse(text, RESOURCES[name].unit) for name, text in limits.items()}
     began = time.process_time()
-    result = prune(start, BUDGETS[budget] if budget != "full" else {"macs": "100%"}, method, int8=True)
+    result = pruning.prune(pruning.Request(str(model), wanted, str(out), data=str(data), seed=seed, **wishes))
     seconds = time.process_time() - began
-    splits = load_data(str(archive), input_shape=task.shape, n_classes=task.classes, seed=0)
+    net = network.load(out, accept=ops.accept(str(out)))
+    shape, classes = net.shapes[net.inputs[0]][1:], net.shapes[net.outputs[0]][-1]
+    splits = load_data(str(data), input_shape=shape, n_classes=classes, seed=seed)
     pooled = Split(np.concatenate([splits.val.x, splits.test.x]), np.concatenate([splits.val.y, splits.test.y]))
     assert result.accuracy_float is not None
-    assert result.accuracy_int8 is not None
     return {
-        "task": task_name,
-        "budget": budget,
-        "method": method,
-        "seed": seed,
-        "trained": trained,
-        "optimizer": optimizer,
         "held": result.ok,
         "accuracy_float": round(result.accuracy_float, 5),
-        "accuracy_int8": round(result.accuracy_int8, 5),
-        "pooled_int8": round(evaluate.accuracy_of(work / "out.onnx", pooled), 5),
-        "used": {name: result.verdict.used[name] for name in result.budget.limits},
+        "accuracy_int8": None if result.accuracy_int8 is None else round(result.accuracy_int8, 5),
+        "pooled_int8": round(evaluate.accuracy_of(out, pooled), 5),
+        "used": {name: result.after.total[name] for name in RESOURCES},
         "limits": dict(result.budget.limits),
         "widths": [group.after for group in result.groups],
         "training_macs": result.training_macs,
         "full_training_macs": result.full_training_macs,
         "cpu_seconds": round(seconds),
-        "versions": {
-            "mcuprune": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            **({"torch-pruning": version("torch-pruning")} if method.startswith(PEER) else {}),
-        },
+        "notes": list(result.notes),
+        "versions": {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def files(task_name: str, seed: int, data: Path, work: Path) -> tuple[Path, Path]:
+    """The task's untrained network and its data, as files under ``work``."""
+    archive, start = work / f"{task_name}.npz", work / f"{task_name}-{seed}.onnx"
+    if not archive.exists():
+        np.savez(archive, **TASKS[task_name].arrays(data))
+    untrained(TASKS[task_name], seed, start)
+    return start, archive
+
+
+def row(
+    task_name: str, budget: str, method: str, seed: int, trained: bool, optimizer: str, data: Path, work: Path
+) -> dict[str, Any]:
+    """One run of the benchmark."""
+    task = TASKS[task_name]
+    start, archive = files(task_name, seed, data, work)
+    wishes = {"epochs": task.epochs, "batch": task.batch, "augment": task.augment, "optimizer": optimizer}
+    whole = {"macs": "100%"}
+    if trained:
+        full = work / f"{task_name}-{seed}-{optimizer}.onnx"
+        if not full.exists():
+            measured(start, archive, work, whole, seed, method="uniform", int8=False, **wishes)
+            (work / "out.onnx").rename(full)
+        start = full
+    found = measured(start, archive, work, BUDGETS.get(budget, whole), seed, method=method, **wishes)
+    if method.startswith(PEER):
+        found["versions"]["torch-pruning"] = version("torch-pruning")
+    of = {"task": task_name, "budget": budget, "method": method, "seed": seed, "trained": trained, "optimizer": optimizer}
+    return {**of, **found}
 
 
 def key(found: dict[str, Any]) -> tuple[Any, ...]:
