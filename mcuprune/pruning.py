@@ -32,8 +32,9 @@ from mcuprune.units import Limit
 
 #: Examples that ranges and BatchNormalization statistics are measured on.
 _CALIBRATION = 512
-#: Networks that come trained start at this part of the learning rate.
-_WARM = 0.25
+#: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
+#: better. A trained one has something to pass on, and takes more time for it.
+_PRUNING = {"scratch": (0.05, 0.3), "trained": (0.0, 0.45)}
 #: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
 _QUANT_LR = 0.005
 _OBSERVING = 0.7
@@ -60,8 +61,8 @@ class Request:
     weight_decay: float = Schedule.weight_decay
     label_smoothing: float = 0.0
     prune_every: int = Schedule.prune_every
-    prune_start: float = Schedule.prune_start
-    prune_stop: float = Schedule.prune_stop
+    prune_start: float | None = None
+    prune_stop: float | None = None
     freeze_at_budget: bool = True
     loss: str = LOSSES[0]
     objectives: str = OBJECTIVES[0]
@@ -276,11 +277,8 @@ def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model. Without packages to train with, a method's name can't be known."""
     if request.lr is not None and not 0 < request.lr < np.inf:
         raise UsageError(f"--lr: {request.lr} is not a learning rate; write one above 0, such as 0.05")
-    if not 0 <= request.prune_start < request.prune_stop <= 1:
-        raise UsageError(
-            f"--prune-start {request.prune_start}, --prune-stop {request.prune_stop}: "
-            "two shares of the training, one after the other; write something like 0.1 and 0.45"
-        )
+    for origin in _PRUNING:
+        _window(request, origin)
     for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
         if not 0 <= share < 1:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
@@ -419,27 +417,43 @@ def _train(
 def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
     """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised.
 
-    warm: whether the network comes trained; it then starts at a quarter of the learning rate.
+    warm: whether the network comes trained.
     """
     from mcuprune.optimizer import OPTIMIZERS
 
     per_epoch = max(1, examples // min(request.batch, examples))
     epochs = request.epochs or int(np.clip(np.ceil(700 / per_epoch), 6, 60))
     quant = max(1, epochs // 6) if request.int8 else 0
-    lr = request.lr or OPTIMIZERS[request.optimizer].lr * (_WARM if warm else 1)
+    start, stop = _window(request, "trained" if warm else "scratch")
     return Schedule(
         epochs=max(1, epochs - quant),
         quant_epochs=quant,
         batch=request.batch,
-        lr=lr,
+        lr=request.lr or OPTIMIZERS[request.optimizer].lr,
         weight_decay=request.weight_decay,
         optimizer=request.optimizer,
         label_smoothing=request.label_smoothing,
         prune_every=request.prune_every,
-        prune_start=request.prune_start,
-        prune_stop=request.prune_stop,
+        prune_start=start,
+        prune_stop=stop,
         freeze=request.freeze_at_budget,
     )
+
+
+def _window(request: Request, origin: str) -> tuple[float, float]:
+    """When pruning starts and stops, as parts of the float steps. Raises UsageError for shares that aren't in this order."""
+    first, last = _PRUNING[origin]
+    start, stop = request.prune_start, request.prune_stop
+    if start is None:
+        start = first if stop is None else min(first, stop / 2)
+    if stop is None:
+        stop = max(last, min(1.0, start + last - first))
+    if not 0 <= start < stop <= 1:
+        raise UsageError(
+            f"--prune-start {start}, --prune-stop {stop}: two shares of the training, one after the other; "
+            "write something like 0.1 and 0.45"
+        )
+    return start, stop
 
 
 _QUANTIZE = "quantize"
