@@ -51,9 +51,13 @@ def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:
 
 def floor(model: CostModel, fractions: np.ndarray, multiple: int = 1) -> np.ndarray:
     """Widths of the groups at ``fractions`` of their full width: float (groups,) or one number -> int64 (groups,)."""
-    wanted = np.floor(np.asarray(fractions) * model.full + 1e-9).astype(np.int64)
-    rounded = np.where(wanted >= model.full, model.full, wanted // multiple * multiple)
-    return np.clip(rounded, model.least, model.full)
+    return rounded(model, np.floor(np.asarray(fractions) * model.full + 1e-9).astype(np.int64), multiple)
+
+
+def rounded(model: CostModel, widths: np.ndarray, multiple: int = 1) -> np.ndarray:
+    """The widest legal widths that are no wider, but for minimums: int64 (groups,)."""
+    down = np.where(widths >= model.full, model.full, widths // multiple * multiple)
+    return np.clip(down, model.least, model.full)
 
 
 def uniform(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:
@@ -74,7 +78,7 @@ def cut_into(model: CostModel, widths: np.ndarray, budget: Budget, value: np.nda
 
     value: float (groups,), what a channel of each group is worth.
     """
-    widths = widths.copy()
+    widths = rounded(model, widths, multiple)
     while not holds(model, widths, budget):
         ratios = budget.ratios(model.at(widths))
         worst = max(ratios, key=lambda name: ratios[name])
@@ -102,7 +106,7 @@ def grow(
     value: float (groups,), what one more channel of each group is worth; relative to how much of the budget it takes.
     most: int64 (groups,), how far groups may grow; to their full width where it is None.
     """
-    most = model.full if most is None else most
+    most = model.full if most is None else rounded(model, most, multiple)
     widths = cut_into(model, widths, budget, value, multiple)
     open_groups, grown = widths < most, False
     while open_groups.any():

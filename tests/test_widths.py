@@ -115,6 +115,8 @@ def test_multiples_are_kept(case: tuple[CostModel, Budget], multiple: int, seed:
         widths.uniform(model, budget, multiple),
         widths.cut_into(model, model.full, budget, value, multiple),
         widths.grow(model, model.least, budget, value, multiple),
+        widths.grow(model, random_widths(model, seed), budget, value, multiple),
+        widths.grow(model, model.least, budget, value, multiple, most=random_widths(model, seed)),
     ):
         assert widths.holds(model, found, budget)
         assert ((found % multiple == 0) | (found == model.full)).all()
