@@ -136,11 +136,10 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         raise UsageError("prune needs a limit: --sram, --flash or --macs")
     data = _data(request, original)
     prepared, notes = canonical(original)
-    labelled = _bounded(label(prepared), request)
+    labelled = label(prepared)
     if not labelled.groups:
         raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
-    model = CostModel(labelled, request.sram_model)
-    resources.refuse_infeasible(model, budget)
+    model = _cost_model(labelled.network, request, budget)
     _check_places(request)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
@@ -343,8 +342,10 @@ def _why_none(channels: Channels) -> str:
     return "; ".join(reasons[:3]) or "it has no convolution or fully connected layer"
 
 
-def _bounded(channels: Channels, request: Request) -> Channels:
-    return widths.bounded(channels, keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
+def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
+    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget."""
+    channels = widths.bounded(label(net), keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
+    return widths.settled(CostModel(channels, request.sram_model), budget, request.multiple_of)
 
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
@@ -388,13 +389,11 @@ def _train(
     module = Trainable(labelled).to(request.device)
     moments = output_moments(module, {node.outputs[0] for node in nodes}, calibration)
     normal = folding.restored(labelled.network, {node.name: moments[node.outputs[0]] for node in nodes})
-    channels = _bounded(label(normal), request)
-    model = CostModel(channels, request.sram_model)
-    resources.refuse_infeasible(model, budget)  # a restored BatchNormalization gives its convolution a bias
+    model = _cost_model(normal, request, budget)
     schedule = schedule_for(request, len(data.train.y), warm=warm)
     search = Search(request.loss, request.objectives)
     task = Task(
-        channels,
+        model.channels,
         model,
         budget,
         data,

@@ -1,7 +1,8 @@
-"""Widths that hold a budget: the largest uniform scaling, greedy cuts into it, growth up to it.
+"""Widths that hold a budget: the narrowest, the largest uniform scaling, greedy cuts into it, growth up to it.
 
 Widths are int64 (groups,), between ``model.least`` and ``model.full``; with ``multiple`` they are multiples of it, or a group's
-full width. Every function returns widths that hold the budget if ``model.least`` does, whatever it was given.
+full width. ``uniform``, ``cut_into`` and ``grow`` return widths that hold the budget if ``model.least`` does, whatever they
+were given; ``settled`` sees to it that it does.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from mcuprune.channels import Channels
-from mcuprune.errors import UsageError
-from mcuprune.resources import Budget, CostModel
+from mcuprune.errors import BudgetError, UsageError
+from mcuprune.resources import RESOURCES, Budget, CostModel
+from mcuprune.resources import least as least_costs
+
+#: How many steps wider than its minimum a group is tried in search of a smaller arena.
+_STEPS = 4
 
 
 def bounded(channels: Channels, *, keep: Sequence[str] = (), least: int = 1, multiple: int = 1) -> Channels:
@@ -39,6 +44,52 @@ def bounded(channels: Channels, *, keep: Sequence[str] = (), least: int = 1, mul
 
 def _matches(pattern: str, names: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names)
+
+
+def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
+    """The same costs with minimums that hold the budget. Raises BudgetError, with the least that is possible, if none do."""
+    found = narrowest(model, budget, multiple)
+    reached, bounds = model.at(found), least_costs(model, budget)
+    over = []
+    for name, limit in budget.limits.items():
+        title, bound, used = RESOURCES[name].title, bounds[name], reached[name]
+        if bound > limit:
+            further = f", and no cut was found below {used}" if used > bound else ""
+            over.append(f"{title} can't go below {bound}{further} (limit {limit})")
+        elif used > limit:
+            over.append(f"no cut was found with {title} below {used} (limit {limit})")
+    channels = model.channels
+    if over:
+        raise BudgetError(f"{channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits")
+    if np.array_equal(found, model.least):
+        return model
+    groups = tuple(replace(group, minimum=int(width)) for group, width in zip(channels.groups, found, strict=True))
+    return CostModel(replace(channels, groups=groups), model.sram_model)
+
+
+def narrowest(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:
+    """Every group at its minimum: there flash, MACs and the peak are least. Not so an arena.
+
+    Its buffers may lie better where some group is wider, so where the minimums don't hold its limit, the group and the few
+    steps that lower it most within the other limits are taken, again and again, until it holds or nothing lowers it.
+    """
+    found = model.least.copy()
+    if model.sram_model != "tflm" or "sram" not in budget.limits:
+        return found
+    others = Budget({name: limit for name, limit in budget.limits.items() if name != "sram"})
+    arena, enough = model.at(found)["sram"], max(budget.limits["sram"], model.least_costs()["sram"])
+    while arena > enough:
+        best = found
+        for group in range(len(found)):
+            for steps in range(1, _STEPS + 1):
+                wider = found.copy()
+                wider[group] = min((found[group] // multiple + steps) * multiple, model.full[group])
+                if holds(model, wider, others) and (size := model.at(wider)["sram"]) < arena:
+                    best, arena = wider, size
+        if best is found:
+            break
+        found = best
+    return found
 
 
 def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -323,6 +324,19 @@ def test_a_budget_below_one_channel_a_group_is_refused_before_training(tmp_path:
     with pytest.raises(BudgetError, match=r"flash can't go below \d+"):
         pruning.prune(request)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_arena_that_no_cut_is_found_for_is_refused_and_the_smallest_found_is_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Layouts leave gaps: between what no layout undercuts and what some cut takes there is room for vain hopes."""
+    command = ["prune", str(MODELS / "branchy_digits.onnx"), "--sram-model", "tflm", "--multiple-of", "8"]
+    command += ["-o", str(tmp_path / "o.onnx")]
+    message = refused([*command, "--sram", "28900", "--epochs", "2"], capsys)
+    found = re.search(r"no cut was found with SRAM below (\d+) \(limit 28900\)", message)
+    assert found
+    assert not (tmp_path / "o.onnx").exists()
+    assert main([*command, "--sram", found[1], "--epochs", "2", "-q"]) == 0
 
 
 def test_a_model_without_a_data_set_asks_for_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
