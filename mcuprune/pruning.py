@@ -139,7 +139,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     labelled = label(prepared)
     if not labelled.groups:
         raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
-    model = _cost_model(labelled.network, request, budget)
+    model = _cost_model(_as_trained(labelled.network) if request.train else labelled.network, request, budget)
     _check_places(request)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
@@ -346,6 +346,12 @@ def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
     """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget."""
     channels = widths.bounded(label(net), keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
     return widths.settled(CostModel(channels, request.sram_model), budget, request.multiple_of)
+
+
+def _as_trained(net: Network) -> Network:
+    """What training will make of a network, as far as costs go: a restored BatchNormalization gives its convolution a bias."""
+    n_channels = {node.name: net.shapes[node.outputs[0]][1] for node in folding.candidates(net)}
+    return folding.restored(net, {name: (np.zeros(n), np.ones(n)) for name, n in n_channels.items()})
 
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:

@@ -326,6 +326,39 @@ def test_a_budget_below_one_channel_a_group_is_refused_before_training(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def unbiased(path: Path) -> str:
+    """Two convolutions without a bias, which training gives one each, on the examples of digits."""
+    random = np.random.default_rng(0)
+    shapes = {"w1": (8, 1, 3, 3), "w2": (16, 8, 3, 3), "fc": (16, 10)}
+    weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["b"], "relu1"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], "second"),
+        helper.make_node("Relu", ["c"], ["d"], "relu2"),
+        helper.make_node("GlobalAveragePool", ["d"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flat"),
+        helper.make_node("MatMul", ["f", "fc"], ["y"], "last"),
+    ]
+    return model_of(nodes, [1, 16, 16], weights, path)
+
+
+def test_biases_that_training_adds_count_where_a_budget_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message, with what training takes at least, and before any work.
+
+    By hand, one channel each: 9 weights and a scale, again 9 and a scale, 10 weights and 10 scales, and 2 biases: 76 and 8.
+    """
+    request = Request(unbiased(tmp_path / "m.onnx"), limits(flash="76"), str(tmp_path / "o.onnx"), data="digits", epochs=2)
+    monkeypatch.setattr(pruning.evaluate, "accuracy_of", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(BudgetError, match=r"flash can't go below 76 \(limit 75\)"):
+        pruning.prune(replace(request, limits=limits(flash="75"), train=False))
+    with pytest.raises(BudgetError, match=r"flash can't go below 84 \(limit 76\)"):
+        pruning.prune(request)
+    monkeypatch.undo()
+    assert pruning.prune(replace(request, train=False)).verdict.used["flash"] == 76
+    assert pruning.prune(replace(request, limits=limits(flash="84"))).verdict.used["flash"] == 84
+
+
 def test_an_arena_that_no_cut_is_found_for_is_refused_and_the_smallest_found_is_held(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
