@@ -189,6 +189,14 @@ def test_bounds_on_groups_hold(tmp_path: Path) -> None:
     assert all(group.after % 4 == 0 and group.after >= 8 for group in result.groups)
 
 
+@pytest.mark.parametrize("wanted", [{"macs": "40%"}, {"sram": "90%", "flash": "60%"}])
+def test_whole_multiples_by_magnitude_leave_little_of_the_budget(wanted: dict[str, str], tmp_path: Path) -> None:
+    request = Request(str(MODELS / "resnet8_digits.onnx"), limits(**wanted), str(tmp_path / "o.onnx"), epochs=2, multiple_of=4)
+    result = pruning.prune(replace(request, method="magnitude"))
+    assert all(group.after % 4 == 0 for group in result.groups)
+    assert max(result.verdict.used[name] / limit for name, limit in result.budget.limits.items()) > 0.95
+
+
 def test_a_trained_model_teaches_the_pruned_one_and_the_account_says_what_that_costs(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(flash="30%"), str(tmp_path / "o.onnx"), epochs=4, distill=True)
     taught = pruning.prune(request)
