@@ -412,6 +412,13 @@ def _train(
         device=request.device,
     )
     candidate = METHODS[request.method](task, on_step)[0]
+    if wider := widths.could_grow(model, model.channels.widths(candidate.keep), budget, request.multiple_of):
+        names = [model.channels.groups[group].name for group in wider]
+        note = (
+            f"method {request.method} leaves some slack: {len(names)} of {len(model.full)} groups could be wider within the "
+            f"budget: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        )
+        candidate = replace(candidate, notes=(*candidate.notes, note))
     steps = schedule.epochs * max(1, len(data.train.y) // min(schedule.batch, len(data.train.y)))
     if steps * (1 - schedule.prune_stop) < _SETTLED:
         candidate = replace(candidate, channels=reestimated(candidate.channels, calibration, schedule.batch, request.device))

@@ -179,3 +179,14 @@ def grow(
         if grown and not open_groups.any():  # an arena may shrink where a group grows: look once more at all
             open_groups, grown = widths < most, False
     return widths
+
+
+def could_grow(model: CostModel, widths: np.ndarray, budget: Budget, multiple: int = 1) -> list[int]:
+    """The groups that one channel more (or ``multiple``) would leave within the budget, each on its own."""
+    found = []
+    for group in np.flatnonzero(widths < model.full):
+        wider = widths.copy()
+        wider[group] = min((widths[group] // multiple + 1) * multiple, model.full[group])
+        if holds(model, wider, budget):
+            found.append(int(group))
+    return found

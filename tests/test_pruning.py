@@ -20,7 +20,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from mcuprune import data, network, ops, outcome, pruning, resources, units
+from mcuprune import data, network, ops, outcome, pruning, resources, units, widths
 from mcuprune.cli import main
 from mcuprune.errors import BudgetError, DataError, ModelError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.pruning import Request, Result
@@ -195,6 +195,17 @@ def test_whole_multiples_by_magnitude_leave_little_of_the_budget(wanted: dict[st
     result = pruning.prune(replace(request, method="magnitude"))
     assert all(group.after % 4 == 0 for group in result.groups)
     assert max(result.verdict.used[name] / limit for name, limit in result.budget.limits.items()) > 0.95
+
+
+@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform"])
+def test_slack_that_a_method_leaves_is_in_its_notes(method: str, tmp_path: Path) -> None:
+    path = str(MODELS / "dscnn_digits.onnx")
+    result = pruning.prune(Request(path, limits(sram="966", macs="948633"), str(tmp_path / "o.onnx"), epochs=2, method=method))
+    model = resources.CostModel(pruning.label(network.load(path)))
+    wider = widths.could_grow(model, np.array([group.after for group in result.groups]), result.budget)
+    (noted,) = [note for note in result.notes if "slack" in note] or [""]
+    assert bool(wider) == bool(noted)
+    assert all(model.channels.groups[group].name in noted for group in wider)
 
 
 def test_a_trained_model_teaches_the_pruned_one_and_the_account_says_what_that_costs(tmp_path: Path) -> None:
