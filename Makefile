@@ -8,7 +8,7 @@ DATA ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-gpu clean
+.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-gpu bench-budgets clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench: $(BIN)/.bench ## accuracy at equal budgets (hours; goes on where it stopp
 
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)
+
+bench-budgets: $(BIN)/.dev ## random budgets: held, used up, or refused (minutes; goes on where it stopped)
+	$(BIN)/python tests/benchmarks/bench_budgets.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
