@@ -8,7 +8,7 @@ DATA ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-studies bench-gpu clean
+.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-budgets bench-studies bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ bench-studies: $(BIN)/.bench ## what each part of the method is worth; DATA as f
 
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)
+
+bench-budgets: $(BIN)/.dev ## random budgets: held, used up, or refused (minutes; goes on where it stopped)
+	$(BIN)/python tests/benchmarks/bench_budgets.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

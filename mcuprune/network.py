@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper, numpy_helper
 
 from mcuprune import qlinear
 from mcuprune.errors import ModelError, OutputError, UnsupportedOperator
@@ -169,6 +169,9 @@ class Network:
         model = ModelProto()
         model.CopyFrom(self.header)
         model.ir_version = max(model.ir_version, 4)  # before 4 every initializer had to be a graph input too
+        for value in model.graph.output:
+            if not value.type.tensor_type.HasField("shape"):  # runtimes take that, the checker wants a rank at least
+                value.type.tensor_type.shape.dim.extend([TensorShapeProto.Dimension()] * len(self.shapes[value.name]))
         if opset is not None:
             _set_opset(model, opset)
         nodes, parameters = node_protos(self.nodes, self.constants, opset or self.opset, self.dtypes)

@@ -137,11 +137,10 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         raise UsageError("prune needs a limit: --sram, --flash or --macs")
     data = _data(request, original)
     prepared, notes = canonical(original)
-    labelled = _bounded(label(prepared), request)
+    labelled = label(prepared)
     if not labelled.groups:
         raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
-    model = CostModel(labelled, request.sram_model)
-    resources.refuse_infeasible(model, budget)
+    model = _cost_model(_as_trained(labelled.network) if request.train else labelled.network, request, budget)
     _check_places(request)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
@@ -341,8 +340,16 @@ def _why_none(channels: Channels) -> str:
     return "; ".join(reasons[:3]) or "it has no convolution or fully connected layer"
 
 
-def _bounded(channels: Channels, request: Request) -> Channels:
-    return widths.bounded(channels, keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
+def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
+    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget."""
+    channels = widths.bounded(label(net), keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
+    return widths.settled(CostModel(channels, request.sram_model), budget, request.multiple_of)
+
+
+def _as_trained(net: Network) -> Network:
+    """What training will make of a network, as far as costs go: a restored BatchNormalization gives its convolution a bias."""
+    n_channels = {node.name: net.shapes[node.outputs[0]][1] for node in folding.candidates(net)}
+    return folding.restored(net, {name: (np.zeros(n), np.ones(n)) for name, n in n_channels.items()})
 
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
@@ -386,13 +393,11 @@ def _train(
     module = Trainable(labelled).to(request.device)
     moments = output_moments(module, {node.outputs[0] for node in nodes}, calibration)
     normal = folding.restored(labelled.network, {node.name: moments[node.outputs[0]] for node in nodes})
-    channels = _bounded(label(normal), request)
-    model = CostModel(channels, request.sram_model)
-    resources.refuse_infeasible(model, budget)  # a restored BatchNormalization gives its convolution a bias
+    model = _cost_model(normal, request, budget)
     schedule = schedule_for(request, len(data.train.y), warm=warm)
     search = Search(request.loss, request.objectives)
     task = Task(
-        channels,
+        model.channels,
         model,
         budget,
         data,
@@ -405,6 +410,13 @@ def _train(
         device=request.device,
     )
     candidate = METHODS[request.method](task, on_step)[0]
+    if wider := widths.could_grow(model, model.channels.widths(candidate.keep), budget, request.multiple_of):
+        names = [model.channels.groups[group].name for group in wider]
+        note = (
+            f"method {request.method} leaves some slack: {len(names)} of {len(model.full)} groups could be wider within the "
+            f"budget: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        )
+        candidate = replace(candidate, notes=(*candidate.notes, note))
     steps = schedule.epochs * max(1, len(data.train.y) // min(schedule.batch, len(data.train.y)))
     if steps * (1 - schedule.prune_stop) < _SETTLED:
         candidate = replace(candidate, channels=reestimated(candidate.channels, calibration, schedule.batch, request.device))

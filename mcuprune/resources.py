@@ -45,7 +45,6 @@ __all__ = [
     "is_bias",
     "least",
     "profile",
-    "refuse_infeasible",
 ]
 
 WEIGHT_BYTES, BIAS_BYTES, SCALE_BYTES, DATA_BYTES = 1, 4, 4, 1
@@ -545,15 +544,3 @@ def least(model: CostModel, limits: Budget) -> dict[str, int]:
     """What each limited resource costs at least, each group at its minimum: no selection costs less."""
     costs_at_least = model.least_costs()
     return {name: costs_at_least[name] for name in limits.limits}
-
-
-def refuse_infeasible(model: CostModel, limits: Budget) -> None:
-    """Raise BudgetError, before any training, for limits that no selection of channels can hold."""
-    bounds = least(model, limits)
-    over = [
-        f"{RESOURCES[name].title} can't go below {bounds[name]} (limit {limit})"
-        for name, limit in limits.limits.items()
-        if bounds[name] > limit
-    ]
-    if over:
-        raise BudgetError(f"{model.channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits")

@@ -1,7 +1,8 @@
-"""Widths that hold a budget: the largest uniform scaling, greedy cuts into it, growth up to it.
+"""Widths that hold a budget: the narrowest, the largest uniform scaling, greedy cuts into it, growth up to it.
 
 Widths are int64 (groups,), between ``model.least`` and ``model.full``; with ``multiple`` they are multiples of it, or a group's
-full width. Every function returns widths that hold the budget if ``model.least`` does, whatever it was given.
+full width. ``uniform``, ``cut_into`` and ``grow`` return widths that hold the budget if ``model.least`` does, whatever they
+were given; ``settled`` sees to it that it does.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from mcuprune.channels import Channels
-from mcuprune.errors import UsageError
-from mcuprune.resources import Budget, CostModel
+from mcuprune.errors import BudgetError, UsageError
+from mcuprune.resources import RESOURCES, Budget, CostModel
+from mcuprune.resources import least as least_costs
+
+#: How many steps wider than its minimum a group is tried in search of a smaller arena.
+_STEPS = 4
 
 
 def bounded(channels: Channels, *, keep: Sequence[str] = (), least: int = 1, multiple: int = 1) -> Channels:
@@ -41,6 +46,52 @@ def _matches(pattern: str, names: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names)
 
 
+def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
+    """The same costs with minimums that hold the budget. Raises BudgetError, with the least that is possible, if none do."""
+    found = narrowest(model, budget, multiple)
+    reached, bounds = model.at(found), least_costs(model, budget)
+    over = []
+    for name, limit in budget.limits.items():
+        title, bound, used = RESOURCES[name].title, bounds[name], reached[name]
+        if bound > limit:
+            further = f", and no cut was found below {used}" if used > bound else ""
+            over.append(f"{title} can't go below {bound}{further} (limit {limit})")
+        elif used > limit:
+            over.append(f"no cut was found with {title} below {used} (limit {limit})")
+    channels = model.channels
+    if over:
+        raise BudgetError(f"{channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits")
+    if np.array_equal(found, model.least):
+        return model
+    groups = tuple(replace(group, minimum=int(width)) for group, width in zip(channels.groups, found, strict=True))
+    return CostModel(replace(channels, groups=groups), model.sram_model)
+
+
+def narrowest(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:
+    """Every group at its minimum: there flash, MACs and the peak are least. Not so an arena.
+
+    Its buffers may lie better where some group is wider, so where the minimums don't hold its limit, the group and the few
+    steps that lower it most within the other limits are taken, again and again, until it holds or nothing lowers it.
+    """
+    found = model.least.copy()
+    if model.sram_model != "tflm" or "sram" not in budget.limits:
+        return found
+    others = Budget({name: limit for name, limit in budget.limits.items() if name != "sram"})
+    arena, enough = model.at(found)["sram"], max(budget.limits["sram"], model.least_costs()["sram"])
+    while arena > enough:
+        best = found
+        for group in range(len(found)):
+            for steps in range(1, _STEPS + 1):
+                wider = found.copy()
+                wider[group] = min((found[group] // multiple + steps) * multiple, model.full[group])
+                if holds(model, wider, others) and (size := model.at(wider)["sram"]) < arena:
+                    best, arena = wider, size
+        if best is found:
+            break
+        found = best
+    return found
+
+
 def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:
     """Whether the budget holds at ``widths``. Flash and MACs are looked at first; they need no schedule."""
     sums = model.sums(widths)
@@ -51,9 +102,13 @@ def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:
 
 def floor(model: CostModel, fractions: np.ndarray, multiple: int = 1) -> np.ndarray:
     """Widths of the groups at ``fractions`` of their full width: float (groups,) or one number -> int64 (groups,)."""
-    wanted = np.floor(np.asarray(fractions) * model.full + 1e-9).astype(np.int64)
-    rounded = np.where(wanted >= model.full, model.full, wanted // multiple * multiple)
-    return np.clip(rounded, model.least, model.full)
+    return rounded(model, np.floor(np.asarray(fractions) * model.full + 1e-9).astype(np.int64), multiple)
+
+
+def rounded(model: CostModel, widths: np.ndarray, multiple: int = 1) -> np.ndarray:
+    """The widest legal widths that are no wider, but for minimums: int64 (groups,)."""
+    down = np.where(widths >= model.full, model.full, widths // multiple * multiple)
+    return np.clip(down, model.least, model.full)
 
 
 def uniform(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:
@@ -74,7 +129,7 @@ def cut_into(model: CostModel, widths: np.ndarray, budget: Budget, value: np.nda
 
     value: float (groups,), what a channel of each group is worth.
     """
-    widths = widths.copy()
+    widths = rounded(model, widths, multiple)
     while not holds(model, widths, budget):
         ratios = budget.ratios(model.at(widths))
         worst = max(ratios, key=lambda name: ratios[name])
@@ -102,7 +157,7 @@ def grow(
     value: float (groups,), what one more channel of each group is worth; relative to how much of the budget it takes.
     most: int64 (groups,), how far groups may grow; to their full width where it is None.
     """
-    most = model.full if most is None else most
+    most = model.full if most is None else rounded(model, most, multiple)
     widths = cut_into(model, widths, budget, value, multiple)
     open_groups, grown = widths < most, False
     while open_groups.any():
@@ -124,3 +179,14 @@ def grow(
         if grown and not open_groups.any():  # an arena may shrink where a group grows: look once more at all
             open_groups, grown = widths < most, False
     return widths
+
+
+def could_grow(model: CostModel, widths: np.ndarray, budget: Budget, multiple: int = 1) -> list[int]:
+    """The groups that one channel more (or ``multiple``) would leave within the budget, each on its own."""
+    found = []
+    for group in np.flatnonzero(widths < model.full):
+        wider = widths.copy()
+        wider[group] = min((widths[group] // multiple + 1) * multiple, model.full[group])
+        if holds(model, wider, budget):
+            found.append(int(group))
+    return found

@@ -82,6 +82,14 @@ def test_a_network_is_written_as_it_was_read() -> None:
     assert difference(run(again, feed(model)), run(model, feed(model))) == 0
 
 
+def test_an_output_of_unsaid_shape_is_written_so_that_the_checker_takes_it(tmp_path: Path) -> None:
+    """Runtimes take such files; the checker, which writing asks, doesn't."""
+    model = graph([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": weight(4, 3, 1, 1)}, shape=("n", 3, 8, 8))
+    loaded(model).save(tmp_path / "o.onnx")
+    (written,) = onnx.load(tmp_path / "o.onnx").graph.output
+    assert [dim.WhichOneof("value") for dim in written.type.tensor_type.shape.dim] == [None] * 4  # at any batch
+
+
 def test_weights_behind_identity_and_constant_of_shape_are_constants() -> None:
     nodes = [
         helper.make_node("ConstantOfShape", ["dims"], ["made"], value=helper.make_tensor("v", TensorProto.FLOAT, [1], [0.5])),

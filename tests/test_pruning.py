@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from mcuprune import data, network, ops, outcome, pruning, resources, units
+from mcuprune import data, network, ops, outcome, pruning, resources, units, widths
 from mcuprune.cli import main
 from mcuprune.errors import BudgetError, DataError, ModelError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.pruning import Request, Result
@@ -188,6 +189,25 @@ def test_bounds_on_groups_hold(tmp_path: Path) -> None:
     assert all(group.after % 4 == 0 and group.after >= 8 for group in result.groups)
 
 
+@pytest.mark.parametrize("wanted", [{"macs": "40%"}, {"sram": "90%", "flash": "60%"}])
+def test_whole_multiples_by_magnitude_leave_little_of_the_budget(wanted: dict[str, str], tmp_path: Path) -> None:
+    request = Request(str(MODELS / "resnet8_digits.onnx"), limits(**wanted), str(tmp_path / "o.onnx"), epochs=2, multiple_of=4)
+    result = pruning.prune(replace(request, method="magnitude"))
+    assert all(group.after % 4 == 0 for group in result.groups)
+    assert max(result.verdict.used[name] / limit for name, limit in result.budget.limits.items()) > 0.95
+
+
+@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform"])
+def test_slack_that_a_method_leaves_is_in_its_notes(method: str, tmp_path: Path) -> None:
+    path = str(MODELS / "dscnn_digits.onnx")
+    result = pruning.prune(Request(path, limits(sram="966", macs="948633"), str(tmp_path / "o.onnx"), epochs=2, method=method))
+    model = resources.CostModel(pruning.label(network.load(path)))
+    wider = widths.could_grow(model, np.array([group.after for group in result.groups]), result.budget)
+    (noted,) = [note for note in result.notes if "slack" in note] or [""]
+    assert bool(wider) == bool(noted)
+    assert all(model.channels.groups[group].name in noted for group in wider)
+
+
 def test_a_trained_model_teaches_the_pruned_one_and_the_account_says_what_that_costs(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(flash="30%"), str(tmp_path / "o.onnx"), epochs=4, distill=True)
     taught = pruning.prune(request)
@@ -323,6 +343,52 @@ def test_a_budget_below_one_channel_a_group_is_refused_before_training(tmp_path:
     with pytest.raises(BudgetError, match=r"flash can't go below \d+"):
         pruning.prune(request)
     assert list(tmp_path.iterdir()) == []
+
+
+def unbiased(path: Path) -> str:
+    """Two convolutions without a bias, which training gives one each, on the examples of digits."""
+    random = np.random.default_rng(0)
+    shapes = {"w1": (8, 1, 3, 3), "w2": (16, 8, 3, 3), "fc": (16, 10)}
+    weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["b"], "relu1"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], "second"),
+        helper.make_node("Relu", ["c"], ["d"], "relu2"),
+        helper.make_node("GlobalAveragePool", ["d"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flat"),
+        helper.make_node("MatMul", ["f", "fc"], ["y"], "last"),
+    ]
+    return model_of(nodes, [1, 16, 16], weights, path)
+
+
+def test_biases_that_training_adds_count_where_a_budget_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One message, with what training takes at least, and before any work.
+
+    By hand, one channel each: 9 weights and a scale, again 9 and a scale, 10 weights and 10 scales, and 2 biases: 76 and 8.
+    """
+    request = Request(unbiased(tmp_path / "m.onnx"), limits(flash="76"), str(tmp_path / "o.onnx"), data="digits", epochs=2)
+    monkeypatch.setattr(pruning.evaluate, "accuracy_of", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(BudgetError, match=r"flash can't go below 76 \(limit 75\)"):
+        pruning.prune(replace(request, limits=limits(flash="75"), train=False))
+    with pytest.raises(BudgetError, match=r"flash can't go below 84 \(limit 76\)"):
+        pruning.prune(request)
+    monkeypatch.undo()
+    assert pruning.prune(replace(request, train=False)).verdict.used["flash"] == 76
+    assert pruning.prune(replace(request, limits=limits(flash="84"))).verdict.used["flash"] == 84
+
+
+def test_an_arena_that_no_cut_is_found_for_is_refused_and_the_smallest_found_is_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Layouts leave gaps: between what no layout undercuts and what some cut takes there is room for vain hopes."""
+    command = ["prune", str(MODELS / "branchy_digits.onnx"), "--sram-model", "tflm", "--multiple-of", "8"]
+    command += ["-o", str(tmp_path / "o.onnx")]
+    message = refused([*command, "--sram", "28900", "--epochs", "2"], capsys)
+    found = re.search(r"no cut was found with SRAM below (\d+) \(limit 28900\)", message)
+    assert found
+    assert not (tmp_path / "o.onnx").exists()
+    assert main([*command, "--sram", found[1], "--epochs", "2", "-q"]) == 0
 
 
 def test_a_model_without_a_data_set_asks_for_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mcuprune import network, widths
 from mcuprune.channels import label
-from mcuprune.errors import UsageError
-from mcuprune.resources import Budget, CostModel, profile
+from mcuprune.errors import BudgetError, UsageError
+from mcuprune.resources import RESOURCES, Budget, CostModel, profile
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))
 NAMES = ("sram", "flash", "macs")
@@ -115,6 +115,8 @@ def test_multiples_are_kept(case: tuple[CostModel, Budget], multiple: int, seed:
         widths.uniform(model, budget, multiple),
         widths.cut_into(model, model.full, budget, value, multiple),
         widths.grow(model, model.least, budget, value, multiple),
+        widths.grow(model, random_widths(model, seed), budget, value, multiple),
+        widths.grow(model, model.least, budget, value, multiple, most=random_widths(model, seed)),
     ):
         assert widths.holds(model, found, budget)
         assert ((found % multiple == 0) | (found == model.full)).all()
@@ -155,6 +157,46 @@ def test_an_arena_is_held_too(path: Path, seed: int) -> None:
         wider = found.copy()
         wider[group] += 1
         assert not widths.holds(model, wider, budget)
+
+
+@pytest.mark.parametrize("sram_model", ["peak", "tflm"])
+def test_a_budget_that_nothing_holds_is_refused_with_the_least_of_what_is_over(sram_model: str) -> None:
+    model = model_of(MODELS[1], sram_model)
+    least = model.at(model.least)
+    assert widths.settled(model, Budget(least)) is model
+    for name in NAMES:
+        said = rf"held: {RESOURCES[name].title} can't go below {least[name]} \(limit [^;]*; raise"
+        with pytest.raises(BudgetError, match=said):
+            widths.settled(model, Budget({**least, name: least[name] - 1}))
+
+
+@pytest.mark.parametrize(("name", "least", "multiple"), [("branchy_digits", 1, 8), ("dscnn_digits", 6, 1)])
+def test_an_arena_smaller_than_that_of_the_narrowest_cut_is_found(name: str, least: int, multiple: int) -> None:
+    """Its buffers lie better where some group is wider; whatever starts from the minimums holds the limit then."""
+    channels = label(network.load(Path(__file__).parents[1] / "models" / f"{name}.onnx"))
+    model = CostModel(widths.bounded(channels, least=least, multiple=multiple), "tflm")
+    found = widths.narrowest(model, Budget({"sram": 1}), multiple)
+    arena = model.at(found)["sram"]
+    assert model.least_costs()["sram"] <= arena < model.at(model.least)["sram"]
+    limit = Budget({"sram": arena})
+    settled = widths.settled(model, limit, multiple)
+    assert np.array_equal(settled.least, found)
+    for got in (widths.uniform(settled, limit, multiple), widths.grow(settled, settled.full, limit, settled.full, multiple)):
+        assert widths.holds(settled, got, limit)
+        assert ((got % multiple == 0) | (got == settled.full)).all()
+    narrow = model.at(model.least)
+    with pytest.raises(BudgetError, match=rf"no cut was found with SRAM below {narrow['sram']} \(limit {arena}\)"):
+        widths.settled(model, Budget({"sram": arena, "flash": narrow["flash"]}), multiple)  # flash lets nothing be wider
+
+
+def test_a_refused_arena_comes_with_what_no_layout_undercuts_and_the_smallest_found() -> None:
+    model = model_of(MODELS[0], "tflm")
+    bound, found = model.least_costs()["sram"], model.at(model.least)["sram"]
+    assert bound < found
+    with pytest.raises(BudgetError, match=rf"SRAM can't go below {bound}, and no cut was found below {found} \(limit 9\)"):
+        widths.settled(model, Budget({"sram": 9}))
+    with pytest.raises(BudgetError, match=rf"no cut was found with SRAM below {found} \(limit {bound}\)"):
+        widths.settled(model, Budget({"sram": bound}))
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)

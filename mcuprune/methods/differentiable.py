@@ -218,8 +218,6 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             cut = trainer.step >= final
             if cut:
                 notes += [note] if note else []
-                if not np.array_equal(n, allocation.grow(model, n, task.budget, 1.0 / np.maximum(n, 1), task.multiple_of)):
-                    notes.append("some slack is left: the channels that would fit were gone before it opened")
             keep = task.channels.top(n, np.where(alive, scores, -np.inf))
             at = model.at(n)
             if cut or int(outer.progress * _EVENTS) > int(before * _EVENTS):

@@ -83,8 +83,8 @@ def _without_weakest(task: Task, now: Channels, keep: np.ndarray, goal: Budget) 
             break
         found[weakest] = False
     if task.multiple_of > 1 or not allocation.holds(model, channels.widths(found), goal):
-        held = allocation.cut_into(model, channels.widths(found), goal, np.ones(len(model.full)), task.multiple_of)
-        if task.multiple_of > 1:
-            held = np.where(held < model.full, held // task.multiple_of * task.multiple_of, held)
-        found = channels.top(np.maximum(held, model.least), np.where(found, scores, -np.inf))
+        n = allocation.cut_into(model, channels.widths(found), goal, np.ones(len(model.full)), task.multiple_of)
+        if task.multiple_of > 1:  # rounding leaves room, for channels that are still there
+            n = allocation.grow(model, n, goal, 1.0 / np.maximum(n, 1), task.multiple_of, most=channels.widths(keep))
+        found = channels.top(n, np.where(keep, scores, -np.inf))
     return found

@@ -1,0 +1,73 @@
+"""Budgets from end to end: a few random ones of ``benchmarks/bench_budgets.py``, and refusals of what nothing can hold."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import CORPUS_SHAPES
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import bench_budgets
+
+from mcuprune import network, ops
+from mcuprune.channels import label
+from mcuprune.cli import main
+from mcuprune.resources import RESOURCES, CostModel, profile
+
+MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))
+#: Of the corpus, by multiply-accumulates, weights and nodes.
+LARGEST = ("light_inception_v1", "sedgen_unet", "yunet_n_320", "ultraface_slim320", "st_mbv2_035_128", "effnet_b0_thin_ts")
+SEEDS = (0, 2, 3, 21, 37, 55, 72, 73, 92, 162)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_budget_is_held_and_used_up_or_the_notes_say_why_not(seed: int, tmp_path: Path) -> None:
+    run = bench_budgets.drawn(seed, tmp_path, tmp_path)
+    assert run.net.place == "models"
+    row = bench_budgets.judged(seed, run, tmp_path)
+    assert bench_budgets.good(row), row
+
+
+def test_the_few_are_of_every_kind(tmp_path: Path) -> None:
+    """Should the dice of the benchmark be changed: networks, methods, arenas and multiples are still all among them."""
+    runs = [bench_budgets.drawn(seed, tmp_path, tmp_path) for seed in SEEDS]
+    flags = {flag for run in runs for flag in run.arguments}
+    assert {*bench_budgets.METHODS, "--no-train", "--multiple-of", "--min-channels", "--keep", "tflm", "max-in-out"} <= flags
+    assert {run.path for run in runs} == set(MODELS)
+    assert {len(run.limits) for run in runs} == {1, 2, 3}
+
+
+def refusal(path: Path, flags: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each resource a little under its least: refused within five CPU seconds, with all that is over, and nothing written."""
+    original = network.load(path, input_shapes=CORPUS_SHAPES.get(path.name, {}), accept=ops.accept(path))
+    model = CostModel(label(original))
+    least = model.least_costs()
+    limits = [part for name in RESOURCES for part in (f"--{name}", str(least[name] - 1))]
+    started = time.process_time()
+    assert main(["prune", str(path), *limits, *flags, "-o", str(folder / "o.onnx")]) == 2
+    assert time.process_time() - started < 5
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    for name, resource in RESOURCES.items():
+        assert f"{resource.title} can't go below {least[name]} (limit {least[name] - 1})" in said.err
+        assert least[name] <= profile(original).total[name]
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_an_impossible_budget_is_refused_in_seconds_with_the_least_of_each_resource(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal(path, [], tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_large_networks_are_refused_in_seconds_too(
+    name: str, corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal(corpus_folder / f"{name}.onnx", ["--no-train"], tmp_path, capsys)
