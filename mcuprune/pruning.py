@@ -32,6 +32,8 @@ from mcuprune.units import Limit
 
 #: Examples that ranges and BatchNormalization statistics are measured on.
 _CALIBRATION = 512
+#: Networks that come trained start at this part of the learning rate.
+_WARM = 0.5
 #: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
 #: better. A trained one has something to pass on, and takes more time for it.
 _PRUNING = {"scratch": (0.05, 0.3), "trained": (0.0, 0.45)}
@@ -429,7 +431,7 @@ def _train(
 def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
     """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised.
 
-    warm: whether the network comes trained.
+    warm: whether the network comes trained; it then starts at half the learning rate.
     """
     from mcuprune.optimizer import OPTIMIZERS
 
@@ -441,7 +443,7 @@ def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
         epochs=max(1, epochs - quant),
         quant_epochs=quant,
         batch=request.batch,
-        lr=request.lr or OPTIMIZERS[request.optimizer].lr,
+        lr=request.lr or OPTIMIZERS[request.optimizer].lr * (_WARM if warm else 1),
         weight_decay=request.weight_decay,
         optimizer=request.optimizer,
         label_smoothing=request.label_smoothing,

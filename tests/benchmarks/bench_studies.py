@@ -25,7 +25,9 @@ from mcuprune.resources import RESOURCES
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "models"
-ROWS, PAGE = HERE / "studies.jsonl", HERE / "studies.md"
+ROWS, PAGE, TRIALS = HERE / "studies.jsonl", HERE / "studies.md", HERE / "trials.jsonl"
+#: Columns of the trials' table that aren't settings.
+_RESULTS = ("float", "train", "int8", "pooled", "cost")
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,23 @@ def page(rows: list[dict[str, Any]]) -> str:
                 cost = mean(row["training_macs"] / row["full_training_macs"] for row in found)
                 accuracies = [_spread([100 * row[key] for row in found]) for key in ("accuracy_int8", "pooled_int8")]
                 lines.append("| " + " | ".join([case.name, str(len(found)), *accuracies, *shares, f"{cost:.2f}"]) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_trials()]) + "\n"
+
+
+def _trials() -> list[str]:
+    """The runs of ``trials.jsonl``, a row each."""
+    lines = ["", "## Trials", "", "Single runs from which the defaults were chosen; differences within a point are noise.", ""]
+    lines += ["| run | float test | train | int8 test | int8 val + test | training MACs |", "|---|--:|--:|--:|--:|--:|"]
+    for text in TRIALS.read_text().splitlines():
+        trial = json.loads(text)
+        settings = {k: v for k, v in trial.items() if k not in (*_RESULTS, "cpu_seconds", "widths", "task", "budget", "method")}
+        settings = {k: v for k, v in settings.items() if v is not False}
+        named = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+        what = f"{trial['task']} {trial['budget']} {trial['method']}: {named}"
+        lines.append(
+            f"| {what.replace(' trained True', ' trained')} | " + " | ".join(str(trial.get(r, "")) for r in _RESULTS) + " |"
+        )
+    return lines
 
 
 def _spread(values: list[float]) -> str:
