@@ -183,7 +183,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     Channels are masked at every update and physically gone at every ``_EVENTS``-th part of the pruning phase; between two
     cuts the masks follow salience, so a channel that recovers comes back.
     """
-    model, data, schedule = task.model, task.data, task.schedule
+    model, data, schedule, multiple = task.model, task.data, task.schedule, task.multiple_of
     trainer = trainer_for(task, task.channels)
     outer = Widths(task)
     first = int(schedule.prune_start * trainer.total)
@@ -221,7 +221,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             keep = task.channels.top(n, np.where(alive, scores, -np.inf))
             at = model.at(n)
             if cut or int(outer.progress * _EVENTS) > int(before * _EVENTS):
-                spare = n if cut else np.minimum(n + n // _MARGIN + 1, task.channels.widths(alive))
+                spare = n if cut else np.minimum(-(-(n + n // _MARGIN + 1) // multiple) * multiple, task.channels.widths(alive))
                 stay = task.channels.top(spare, np.where(alive, scores, -np.inf))
                 trainer.shrink(stay[alive])
                 alive = stay
