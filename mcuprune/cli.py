@@ -662,9 +662,9 @@ def prune(
         str | None, typer.Option("--augment", metavar="flip,cropN", help="Vary training images: mirror them, shift them.")
     ] = None,
     distill: Annotated[
-        bool,
-        typer.Option("--distill", help="Learn from the model as it came, too; for trained models. Costs its forward pass."),
-    ] = False,
+        bool | None,
+        typer.Option("--distill/--no-distill", help="Learn from the model as it came, too; trained models do by default."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an interrupted run of the same command stopped.")
     ] = False,
@@ -709,7 +709,7 @@ def prune(
         "min-channels": min_channels,
         "multiple-of": multiple_of,
         "augment": augment,
-        "distill": distill or None,
+        "distill": distill,
         "resume": resume,
         "no-train": no_train or None,
         "float": float_ or None,

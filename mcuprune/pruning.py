@@ -27,7 +27,7 @@ from mcuprune.errors import DataError, MissingExtra, ModelError, OutputError, Us
 from mcuprune.network import Network, Shape
 from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
 from mcuprune.salience import salience
-from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task, Teacher
+from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task
 from mcuprune.units import Limit
 
 #: Examples that ranges and BatchNormalization statistics are measured on.
@@ -77,7 +77,7 @@ class Request:
     min_channels: int = 1
     multiple_of: int = 1
     augment: str | None = None
-    distill: bool = False
+    distill: bool | None = None
     resume: bool = False
     device: str = "auto"
 
@@ -147,7 +147,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
     warm = data is not None and accuracy is not None and accuracy > 1.5 / data.n_classes
-    teacher = _teacher(request, labelled, accuracy, warm=warm) if request.distill and request.train else None
+    answers = _answers(request, labelled, data, accuracy, warm=warm)
 
     history = History()
     checkpoint = Checkpoint(Path(f"{request.output}.checkpoint"), _fingerprint(request), history.document)
@@ -165,7 +165,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         candidate = _stored_candidate(done, request.model)
     elif request.train:
         assert data is not None
-        candidate = _train(request, labelled, budget, data, checkpoint, teacher, warm=warm, on_step=seen)
+        candidate = _train(request, labelled, budget, data, checkpoint, answers, warm=warm, on_step=seen)
     else:
         candidate = _magnitude(labelled, model, budget, request.multiple_of)
 
@@ -173,7 +173,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
     accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
     if request.int8:
-        final, candidate = _quantize(request, candidate, before.total["macs"], data, checkpoint, teacher, seen)
+        final, candidate = _quantize(request, candidate, before.total["macs"], data, checkpoint, answers, seen)
     else:
         final = small
     final.save(request.output)
@@ -362,16 +362,24 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
     return Candidate(channels.cut_channels(keep), keep, 0, 0)
 
 
-def _teacher(request: Request, labelled: Channels, accuracy: float | None, *, warm: bool) -> Teacher:
-    """The network itself, before any channel goes. Raises UsageError for one that has nothing to teach."""
-    from mcuprune.training import teacher_of
+def _answers(
+    request: Request, labelled: Channels, data: Data | None, accuracy: float | None, *, warm: bool
+) -> np.ndarray | None:
+    """What the network says of the training examples before any channel goes, to learn from: a trained one has that to teach.
 
-    if not warm:
+    Raises UsageError where the user wants it of one that isn't trained.
+    """
+    if request.distill and not warm:
         raise UsageError(
             f"{request.model}: --distill needs a trained network to learn from; "
             f"this one is right on {accuracy or 0:.1%} of the test set"
         )
-    return teacher_of(labelled, request.device)
+    if not (request.train and warm and request.distill is not False):
+        return None
+    from mcuprune.training import answers_of
+
+    assert data is not None
+    return answers_of(labelled, data.train.x, request.device)
 
 
 def _train(
@@ -380,7 +388,7 @@ def _train(
     budget: Budget,
     data: Data,
     checkpoint: Checkpoint,
-    teacher: Teacher | None,
+    answers: np.ndarray | None,
     *,
     warm: bool,
     on_step: OnStep,
@@ -408,10 +416,13 @@ def _train(
         multiple_of=request.multiple_of,
         search=search,
         checkpoint=checkpoint,
-        teacher=teacher,
+        answers=answers,
         device=request.device,
     )
     candidate = METHODS[request.method](task, on_step)[0]
+    if answers is not None:
+        macs = model.sums(model.full)["macs"] * len(answers)
+        candidate = replace(candidate, training_macs=candidate.training_macs + macs)
     if wider := widths.could_grow(model, model.channels.widths(candidate.keep), budget, request.multiple_of):
         names = [model.channels.groups[group].name for group in wider]
         note = (
@@ -479,7 +490,7 @@ def _quantize(
     full_macs: int,
     data: Data | None,
     checkpoint: Checkpoint,
-    teacher: Teacher | None,
+    answers: np.ndarray | None,
     on_step: OnStep,
 ) -> tuple[Network, Candidate]:
     """Calibrate, train with fake quantisation, and write Q/DQ nodes.
@@ -512,7 +523,7 @@ def _quantize(
         make=QuantTrainable,
         warm_up=0.0,
         augment=data.augment,
-        teacher=teacher,
+        answers=answers,
         device=request.device,
     )
     trainer.total = schedule.quant_epochs * trainer.steps_per_epoch if request.train else 0

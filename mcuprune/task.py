@@ -77,17 +77,6 @@ OnStep = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A trained network that another learns from.
-
-    logits: float32 examples (batch, ...) -> a torch tensor (batch, classes). macs: forward multiply-accumulates of one example.
-    """
-
-    logits: Callable[[np.ndarray], Any]
-    macs: int
-
-
-@dataclass(frozen=True)
 class Task:
     """All that a method may know.
 
@@ -95,7 +84,8 @@ class Task:
     Feasible widths exist: whoever makes a Task has checked.
     multiple_of: widths are multiples of it, or full.
     search: which gradients lead; only the differentiable method has any.
-    teacher: whose softened answers the network learns beside the labels; None for labels alone.
+    answers: a teacher's logits for every training example, float32 (examples, classes), which the network learns beside the
+    labels; None for labels alone.
     device: what torch calls the place to train on.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
@@ -109,7 +99,7 @@ class Task:
     multiple_of: int = 1
     search: Search = Search()
     checkpoint: Checkpoint | None = None
-    teacher: Teacher | None = None
+    answers: np.ndarray | None = None
     device: str = "cpu"
 
 

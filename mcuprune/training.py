@@ -23,7 +23,7 @@ from mcuprune.network import Network
 from mcuprune.ops import OPS
 from mcuprune.optimizer import OPTIMIZERS
 from mcuprune.resources import costs
-from mcuprune.task import Step, Task, Teacher
+from mcuprune.task import Step, Task
 from mcuprune.trainable import Trainable, as_inputs
 
 _CLIP_NORM = 5.0
@@ -46,7 +46,7 @@ class Trainer:
     optimizer: one of OPTIMIZERS. lr: its peak learning rate.
     label_smoothing: the part of each label that is spread over all classes.
     augment: varies the examples of each batch.
-    teacher: whose answers count as much as the labels.
+    answers: a teacher's logits for every training example, float32 (examples, classes); they count as much as the labels.
     device: where all of it happens; everything that leaves is a numpy array.
     """
 
@@ -65,11 +65,11 @@ class Trainer:
         optimizer: str = "muon",
         label_smoothing: float = 0.0,
         augment: Augment | None = None,
-        teacher: Teacher | None = None,
+        answers: np.ndarray | None = None,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
-        self._make, self._train, self._warm_up, self._augment, self._teacher = make, train, warm_up, augment, teacher
+        self._make, self._train, self._warm_up, self._augment, self._answers = make, train, warm_up, augment, answers
         self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
@@ -127,7 +127,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
         self.module.train()
-        loss = self._loss(self.logits(x), x, y)
+        loss = self._loss(self.logits(x), y, chosen)
         if not torch.isfinite(loss):
             raise UsageError(
                 f"training diverged at step {self.step}: the loss is {loss.item()}; give a lower --lr, or scale the data"
@@ -145,14 +145,15 @@ class Trainer:
         accuracy = None if val is None else self.accuracy(val)
         return Step(self.step, self.epoch, loss, **costs, accuracy=accuracy, phase=phase, epochs=self.epochs)
 
-    def _loss(self, logits: Tensor, x: np.ndarray, y: Tensor) -> Tensor:
-        """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2)."""
+    def _loss(self, logits: Tensor, y: Tensor, chosen: np.ndarray) -> Tensor:
+        """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2).
+
+        The teacher has seen every example once, as it is: what augmentation does to an example changes no answer.
+        """
         loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
-        if self._teacher is None:
+        if self._answers is None:
             return loss
-        with torch.no_grad():
-            soft = F.softmax(self._teacher.logits(x) / _TEMPERATURE, 1)
-        self.training_macs += self._teacher.macs * len(y)
+        soft = F.softmax(self.tensor(self._answers[chosen]) / _TEMPERATURE, 1)
         # the square of the temperature keeps the two gradients of one size
         apart = F.kl_div(F.log_softmax(logits / _TEMPERATURE, 1), soft, reduction="batchmean") * _TEMPERATURE**2
         return 0.5 * loss + 0.5 * apart
@@ -242,11 +243,13 @@ def reestimated(channels: Channels, x: np.ndarray, batch: int, device: str = "cp
     return channels.with_network(module.network())
 
 
-def teacher_of(channels: Channels, device: str = "cpu") -> Teacher:
-    """A trained network as a teacher, as it stands."""
+@torch.no_grad()
+def answers_of(channels: Channels, x: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """The logits of a network as it stands: float32 examples (batch, ...) -> float32 (batch, classes)."""
     module = Trainable(channels).to(device).eval()
     module.want_logits()
-    return Teacher(lambda x: module(*as_inputs(channels.network, x, device))[0].flatten(1), _macs(channels.network))
+    parts = [module(*as_inputs(channels.network, x[i : i + 256], device))[0].flatten(1) for i in range(0, len(x), 256)]
+    return np.asarray(torch.cat(parts).cpu().numpy())
 
 
 def _macs(net: Network) -> int:
@@ -268,7 +271,7 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
         label_smoothing=schedule.label_smoothing,
         seed=task.seed,
         augment=task.data.augment,
-        teacher=task.teacher,
+        answers=task.answers,
         device=task.device,
     )
     trainer.total = schedule.epochs * trainer.steps_per_epoch

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from conftest import random_selection
@@ -24,7 +25,7 @@ from mcuprune.resources import Budget, CostModel, profile
 from mcuprune.salience import salience
 from mcuprune.task import History, Schedule, Task
 from mcuprune.trainable import Trainable
-from mcuprune.training import Trainer, cosine, output_moments
+from mcuprune.training import Trainer, answers_of, cosine, output_moments
 
 torch.set_num_threads(1)
 
@@ -281,3 +282,29 @@ def test_the_baseline_cuts_uniformly_by_salience_and_trains_what_is_left() -> No
     before = channels.cut(candidate.keep).constants
     after = candidate.channels.network.constants
     assert all(not np.array_equal(before[name], after[name]) for name in before if before[name].ndim > 1)
+
+
+def test_a_teachers_answers_are_learned_beside_the_labels() -> None:
+    """With a temperature of 2, half the cross-entropy and half of 4 times the divergence from the softened answers."""
+    channels = small()
+    teacher = np.random.default_rng(0).standard_normal((128, 10)).astype(np.float32)
+    alone, taught = trainer(channels), trainer(channels, answers=teacher)
+    chosen = taught._next_batch()
+    x, y = digits().train.x[chosen], digits().train.y[chosen]
+    logits = taught.logits(x).detach().double().numpy()
+
+    def log_softmax(z: np.ndarray) -> np.ndarray:
+        return np.asarray(z - np.log(np.exp(z).sum(1, keepdims=True)))
+
+    soft = log_softmax(teacher[chosen].astype(np.float64) / 2)
+    apart = (np.exp(soft) * (soft - log_softmax(logits / 2))).sum(1).mean() * 4
+    assert taught.train_step() == pytest.approx(0.5 * -log_softmax(logits)[range(32), y].mean() + 0.5 * apart, rel=1e-4)
+    assert alone.train_step() == pytest.approx(-log_softmax(logits)[range(32), y].mean(), rel=1e-4)
+
+
+def test_answers_are_the_logits_of_the_network_in_onnxruntime() -> None:
+    net = network.load(MODELS[0])
+    session = onnxruntime.InferenceSession(net.to_proto().SerializeToString())
+    x = digits().train.x[:300]
+    expected = np.concatenate([session.run(None, {net.inputs[0]: x[i : i + 1]})[0] for i in range(300)])
+    np.testing.assert_allclose(answers_of(label(net), x), expected, rtol=1e-3, atol=1e-3)
