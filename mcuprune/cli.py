@@ -268,8 +268,8 @@ def _settable() -> dict[str, tuple[Any, float | None]]:
     found: dict[str, tuple[Any, float | None]] = {}
     for parameter in inspect.signature(prune).parameters.values():
         option = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
-        # In an Annotated, typer takes the first of the flags for the default.
-        flag = str(getattr(option, "default", "")).removeprefix("--")
+        # In an Annotated, typer takes the first of the flags, with its negation if it has one, for the default.
+        flag = str(getattr(option, "default", "")).partition("/")[0].removeprefix("--")
         if isinstance(option, OptionInfo) and flag not in _NOT_IN_CONFIG:
             kind = parameter.annotation.__origin__
             found[flag] = next((one for one in get_args(kind) if one is not type(None)), kind), option.min
