@@ -434,6 +434,17 @@ def test_data_of_another_shape_or_with_other_classes_is_refused(classes: int, sh
     assert not (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.parametrize("int8", [True, False])
+def test_a_training_that_diverges_in_its_last_step_is_refused_too(int8: bool, tmp_path: Path) -> None:
+    """No later step's loss tells: without batches in between, the first one is the last."""
+    request = Request(
+        unbiased(tmp_path / "m.onnx"), limits(flash="50%"), str(tmp_path / "o.onnx"), data="digits", epochs=1, batch=1100
+    )
+    with pytest.raises(UsageError, match="diverged at step 1"):
+        pruning.prune(replace(request, lr=1e38, int8=int8))
+    assert not (tmp_path / "o.onnx").exists()
+
+
 def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     started = time.process_time()
