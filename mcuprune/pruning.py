@@ -246,7 +246,7 @@ def _device(request: Request, macs: int) -> str:
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if request.device == "auto":
         return _repeating("cuda") if there and request.train and macs >= _ONE_THREAD else "cpu"
-    found = re.fullmatch(r"cuda(?::(\d+))?", request.device, re.ASCII)
+    found = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", request.device, re.ASCII)
     if not found:
         raise UsageError(f"--device {request.device}: unknown; choose auto, cpu, cuda or cuda:N")
     if not there:
