@@ -173,7 +173,9 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
     accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
     if request.int8:
-        final, candidate = _quantize(request, candidate, before.total["macs"], data, checkpoint, teacher, seen)
+        final, candidate = _quantize(
+            request, candidate, before.total["macs"], data, checkpoint, teacher, warm=warm, on_step=seen
+        )
     else:
         final = small
     final.save(request.output)
@@ -480,9 +482,13 @@ def _quantize(
     data: Data | None,
     checkpoint: Checkpoint,
     teacher: Teacher | None,
+    *,
+    warm: bool,
     on_step: OnStep,
 ) -> tuple[Network, Candidate]:
     """Calibrate, train with fake quantisation, and write Q/DQ nodes.
+
+    A learning rate that was asked for counts here by how far it is from the one that float training takes without being asked.
 
     Returns the int8 network, and the candidate with the account of this training added.
     """
@@ -498,8 +504,8 @@ def _quantize(
         note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
         return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
 
-    schedule = schedule_for(request, len(data.train.y), warm=True)
-    usual = schedule_for(replace(request, lr=None), len(data.train.y), warm=True).lr
+    schedule = schedule_for(request, len(data.train.y), warm=warm)
+    usual = schedule_for(replace(request, lr=None), len(data.train.y), warm=warm).lr
     trainer = Trainer(
         channels,
         data.train,

@@ -445,6 +445,17 @@ def test_a_training_that_diverges_in_its_last_step_is_refused_too(int8: bool, tm
     assert not (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_usual_learning_rate_written_out_changes_nothing(trained: bool, tmp_path: Path) -> None:
+    path = str(MODELS / "dscnn_digits.onnx") if trained else unbiased(tmp_path / "m.onnx")
+    request = Request(path, limits(flash="50%"), str(tmp_path / "o.onnx"), data="digits", epochs=2)
+    written = []
+    for lr in (None, pruning.schedule_for(request, 1100, warm=trained).lr):
+        pruning.prune(replace(request, lr=lr))
+        written.append((tmp_path / "o.onnx").read_bytes())
+    assert written[0] == written[1]
+
+
 def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     started = time.process_time()
