@@ -788,10 +788,12 @@ class _Progress:
             self._bar.update(self._tasks[step.phase], completed=step.epoch, shown=shown + accuracy)
         elif step.accuracy is not None:
             shown = "  ".join([f"loss {step.loss:6.3f}", *(f"{name} {cost:>9}" for name, cost in costs.items())])
-            sys.stderr.write(
-                f"{step.phase:<9} epoch {step.epoch:5.1f} of {step.epochs:.0f}  {shown}  val {step.accuracy:6.1%}\n"
-            )
-            sys.stderr.flush()
+            line = f"{step.phase:<9} epoch {step.epoch:5.1f} of {step.epochs:.0f}  {shown}  val {step.accuracy:6.1%}\n"
+            try:
+                sys.stderr.write(line)
+                sys.stderr.flush()
+            except BrokenPipeError:  # nobody reads on; the training goes on
+                _to_nowhere(sys.stderr)
 
 
 def _pruned(model: str) -> str:
