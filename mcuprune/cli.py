@@ -146,7 +146,7 @@ SramModelFlag = Annotated[
     typer.Option(
         "--sram-model",
         metavar="|".join(config.SRAM_MODELS),
-        help="What --sram limits: the peak of activations, or TFLM's arena.",
+        help="What --sram limits: the peak of activations, TFLM's arena, or the largest operator's inputs and outputs.",
     ),
 ]
 ConfigFile = Annotated[
@@ -631,7 +631,9 @@ def prune(
             help="Where to train; auto is a GPU, if any, for large models. On a GPU the same seed may give other files.",
         ),
     ] = None,
-    prune_every: Annotated[int | None, typer.Option("--prune-every", metavar="N", min=1, help="Steps between cuts.")] = None,
+    prune_every: Annotated[
+        int | None, typer.Option("--prune-every", metavar="N", min=1, help="Most steps between two updates of the widths.")
+    ] = None,
     prune_start: Annotated[
         float | None, typer.Option("--prune-start", metavar="SHARE", help="When pruning starts, as a share of the training.")
     ] = None,
