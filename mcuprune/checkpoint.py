@@ -1,7 +1,7 @@
 """A run that can be interrupted at any moment: its state in one file, written whole after every epoch.
 
 Plain arrays in an uncompressed archive, read without unpickling. A checkpoint belongs to one request on one model: the
-fingerprint in it says which, and any other request ignores it.
+fingerprint in it says which, and any other request refuses to go on from it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune.errors import UsageError
 from mcuprune.network import write_bytes
 
 _META = "meta"
@@ -51,11 +52,19 @@ class Checkpoint:
         write_bytes(content.getvalue(), self.path)
 
     def load(self, phase: str | None) -> Saved | None:
-        """The state of an interrupted run in this phase (any, for None); None where there is none, or it is another run's."""
+        """The state of an interrupted run in this phase (any, for None); None where there is none.
+
+        Raises UsageError where it is the state of another request: to start anew would throw away what that has done.
+        """
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 meta = json.loads(bytes(archive[_META]))
-                if meta["fingerprint"] != self.fingerprint or phase not in (None, meta["phase"]):
+                if meta["fingerprint"] != self.fingerprint:
+                    raise UsageError(
+                        f"{self.path}: is of another command, model or version of mcuprune; --resume needs the same; "
+                        "leave --resume out to start anew"
+                    )
+                if phase not in (None, meta["phase"]):
                     return None
                 arrays = {key[2:]: archive[key] for key in archive.files if key != _META}
                 return Saved(arrays, meta["values"], meta["also"])

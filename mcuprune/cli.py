@@ -146,7 +146,7 @@ SramModelFlag = Annotated[
     typer.Option(
         "--sram-model",
         metavar="|".join(config.SRAM_MODELS),
-        help="What --sram limits: the peak of activations, or TFLM's arena.",
+        help="What --sram limits: the peak of activations, TFLM's arena, or the largest operator's inputs and outputs.",
     ),
 ]
 ConfigFile = Annotated[
@@ -268,8 +268,8 @@ def _settable() -> dict[str, tuple[Any, float | None]]:
     found: dict[str, tuple[Any, float | None]] = {}
     for parameter in inspect.signature(prune).parameters.values():
         option = next(iter(getattr(parameter.annotation, "__metadata__", ())), None)
-        # In an Annotated, typer takes the first of the flags for the default.
-        flag = str(getattr(option, "default", "")).removeprefix("--")
+        # In an Annotated, typer takes the first of the flags, with its negation if it has one, for the default.
+        flag = str(getattr(option, "default", "")).partition("/")[0].removeprefix("--")
         if isinstance(option, OptionInfo) and flag not in _NOT_IN_CONFIG:
             kind = parameter.annotation.__origin__
             found[flag] = next((one for one in get_args(kind) if one is not type(None)), kind), option.min
@@ -631,7 +631,9 @@ def prune(
             help="Where to train; auto is a GPU, if any, for large models. On a GPU the same seed may give other files.",
         ),
     ] = None,
-    prune_every: Annotated[int | None, typer.Option("--prune-every", metavar="N", min=1, help="Steps between cuts.")] = None,
+    prune_every: Annotated[
+        int | None, typer.Option("--prune-every", metavar="N", min=1, help="Most steps between two updates of the widths.")
+    ] = None,
     prune_start: Annotated[
         float | None, typer.Option("--prune-start", metavar="SHARE", help="When pruning starts, as a share of the training.")
     ] = None,
@@ -788,10 +790,12 @@ class _Progress:
             self._bar.update(self._tasks[step.phase], completed=step.epoch, shown=shown + accuracy)
         elif step.accuracy is not None:
             shown = "  ".join([f"loss {step.loss:6.3f}", *(f"{name} {cost:>9}" for name, cost in costs.items())])
-            sys.stderr.write(
-                f"{step.phase:<9} epoch {step.epoch:5.1f} of {step.epochs:.0f}  {shown}  val {step.accuracy:6.1%}\n"
-            )
-            sys.stderr.flush()
+            line = f"{step.phase:<9} epoch {step.epoch:5.1f} of {step.epochs:.0f}  {shown}  val {step.accuracy:6.1%}\n"
+            try:
+                sys.stderr.write(line)
+                sys.stderr.flush()
+            except BrokenPipeError:  # nobody reads on; the training goes on
+                _to_nowhere(sys.stderr)
 
 
 def _pruned(model: str) -> str:

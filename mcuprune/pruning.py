@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from mcuprune import __version__, evaluate, export, folding, network, ops, resources, widths
 from mcuprune import data as datasets
-from mcuprune import evaluate, export, folding, network, ops, resources, widths
 from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
 from mcuprune.checkpoint import Checkpoint, Saved
@@ -173,7 +173,9 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
     accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
     if request.int8:
-        final, candidate = _quantize(request, candidate, before.total["macs"], data, checkpoint, answers, seen)
+        final, candidate = _quantize(
+            request, candidate, before.total["macs"], data, checkpoint, answers, warm=warm, on_step=seen
+        )
     else:
         final = small
     final.save(request.output)
@@ -204,7 +206,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
 
 def _fingerprint(request: Request) -> str:
     """Changes with everything that a run's course depends on, and with nothing else."""
-    asked = repr(replace(request, output="", report=None, resume=False))
+    asked = repr((__version__, replace(request, output="", report=None, resume=False)))
     return hashlib.sha256(Path(request.model).read_bytes() + asked.encode()).hexdigest()
 
 
@@ -246,7 +248,7 @@ def _device(request: Request, macs: int) -> str:
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if request.device == "auto":
         return _repeating("cuda") if there and request.train and macs >= _ONE_THREAD else "cpu"
-    found = re.fullmatch(r"cuda(?::(\d+))?", request.device, re.ASCII)
+    found = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", request.device, re.ASCII)
     if not found:
         raise UsageError(f"--device {request.device}: unknown; choose auto, cpu, cuda or cuda:N")
     if not there:
@@ -491,9 +493,13 @@ def _quantize(
     data: Data | None,
     checkpoint: Checkpoint,
     answers: np.ndarray | None,
+    *,
+    warm: bool,
     on_step: OnStep,
 ) -> tuple[Network, Candidate]:
     """Calibrate, train with fake quantisation, and write Q/DQ nodes.
+
+    A learning rate that was asked for counts here by how far it is from the one that float training takes without being asked.
 
     Returns the int8 network, and the candidate with the account of this training added.
     """
@@ -509,8 +515,8 @@ def _quantize(
         note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
         return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
 
-    schedule = schedule_for(request, len(data.train.y), warm=True)
-    usual = schedule_for(replace(request, lr=None), len(data.train.y), warm=True).lr
+    schedule = schedule_for(request, len(data.train.y), warm=warm)
+    usual = schedule_for(replace(request, lr=None), len(data.train.y), warm=warm).lr
     trainer = Trainer(
         channels,
         data.train,

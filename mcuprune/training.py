@@ -119,7 +119,7 @@ class Trainer:
         return self._order[position * self.batch : (position + 1) * self.batch]
 
     def train_step(self) -> float:
-        """One step on the next batch. Returns its loss."""
+        """One step on the next batch. Returns its loss. Raises UsageError where training has diverged."""
         chosen = self._next_batch()
         x, y = self._train.x[chosen], self.tensor(self._train.y[chosen])
         if self._augment is not None:
@@ -128,17 +128,24 @@ class Trainer:
             group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
         self.module.train()
         loss = self._loss(self.logits(x), y, chosen)
-        if not torch.isfinite(loss):
-            raise UsageError(
-                f"training diverged at step {self.step}: the loss is {loss.item()}; give a lower --lr, or scale the data"
-            )
+        self._refuse_divergence("the loss is", loss)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
         self.account(len(chosen))
+        if self.step == self.total:  # of the last step's weights no further loss tells
+            self.module.eval()
+            with torch.no_grad():
+                self._refuse_divergence("an output is", self.logits(x).sum())
         return float(loss.detach())
+
+    def _refuse_divergence(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise UsageError(
+                f"training diverged at step {self.step}: {what} {value.item()}; give a lower --lr, or scale the data"
+            )
 
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
         """The history's line for this moment; with ``val`` the module is evaluated on it."""

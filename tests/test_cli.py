@@ -535,6 +535,18 @@ def test_a_reader_that_leaves_is_no_error(net):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_nobody_who_reads_progress_is_no_reason_to_stop(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "mcuprune.cli", "prune", str(ROOT / "models" / "dscnn_digits.onnx"), "--macs", "50%"]
+    command += ["--epochs", "2", "-o", str(tmp_path / "o.onnx")]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, timeout=120)
+    os.close(writer)
+    assert ended.returncode == 0
+    assert b": fits" in ended.stdout
+    assert (tmp_path / "o.onnx").exists()
+
+
 def test_a_full_disk_is_no_answer(net):
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "mcuprune.cli", "profile", net]

@@ -207,7 +207,7 @@ def test_what_does_not_train_needs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert pruning._device(Request("m.onnx", {}, "o.onnx", train=False), 10**9) == "cpu"
 
 
-@pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:one", "cuda:٣", "CUDA", ""])
+@pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:one", "cuda:٣", "cuda:01", "CUDA", ""])
 def test_a_word_that_names_no_device_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 4)
     with pytest.raises(UsageError, match="choose auto, cpu, cuda or cuda:N"):

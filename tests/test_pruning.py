@@ -25,6 +25,7 @@ from mcuprune.cli import main
 from mcuprune.errors import BudgetError, DataError, ModelError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.pruning import Request, Result
 from mcuprune.resources import SramModel
+from mcuprune.task import Step
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 DEMOS = sorted(path.stem for path in MODELS.glob("*.onnx"))
@@ -305,7 +306,26 @@ def test_an_interrupted_run_resumes_to_the_same_file(tmp_path: Path) -> None:
     assert not (tmp_path / "b.onnx.checkpoint").exists()
 
 
-def test_a_checkpoint_of_another_request_is_ignored(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_request_is_neither_used_nor_overwritten(tmp_path: Path) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=3)
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(step: Step) -> None:
+        if step.epoch > 1:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pruning.prune(request, interrupt)
+    stored = (tmp_path / "o.onnx.checkpoint").read_bytes()
+    with pytest.raises(UsageError, match="leave --resume out"):
+        pruning.prune(replace(request, optimizer="sgd", resume=True))
+    assert (tmp_path / "o.onnx.checkpoint").read_bytes() == stored
+    assert pruning.prune(replace(request, resume=True)).ok
+
+
+def test_a_damaged_checkpoint_is_ignored(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2, resume=True)
     (tmp_path / "o.onnx.checkpoint").write_bytes(b"cut short")
     assert pruning.prune(request).ok
@@ -432,6 +452,28 @@ def test_data_of_another_shape_or_with_other_classes_is_refused(classes: int, sh
     with pytest.raises(DataError, match=r"d\.npz"):
         pruning.prune(request)
     assert not (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize("int8", [True, False])
+def test_a_training_that_diverges_in_its_last_step_is_refused_too(int8: bool, tmp_path: Path) -> None:
+    """No later step's loss tells: without batches in between, the first one is the last."""
+    request = Request(
+        unbiased(tmp_path / "m.onnx"), limits(flash="50%"), str(tmp_path / "o.onnx"), data="digits", epochs=1, batch=1100
+    )
+    with pytest.raises(UsageError, match="diverged at step 1"):
+        pruning.prune(replace(request, lr=1e38, int8=int8))
+    assert not (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_usual_learning_rate_written_out_changes_nothing(trained: bool, tmp_path: Path) -> None:
+    path = str(MODELS / "dscnn_digits.onnx") if trained else unbiased(tmp_path / "m.onnx")
+    request = Request(path, limits(flash="50%"), str(tmp_path / "o.onnx"), data="digits", epochs=2)
+    written = []
+    for lr in (None, pruning.schedule_for(request, 1100, warm=trained).lr):
+        pruning.prune(replace(request, lr=lr))
+        written.append((tmp_path / "o.onnx").read_bytes())
+    assert written[0] == written[1]
 
 
 def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import small_nets
 
-from mcuprune import units
+from mcuprune import pruning, units
 from mcuprune.cli import main
 
 
@@ -37,6 +37,21 @@ def test_flags_that_take_no_value_are_settings_too(capsys):
     assert stem["before"] == stem["after"]
 
 
+def test_a_flag_with_two_spellings_is_a_setting_that_either_overrules(monkeypatch):
+    """By the first of its names: so what is true by default can be switched off, and on again."""
+    asked = []
+
+    def prune(request, on_step):
+        asked.append(request)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pruning, "prune", prune)
+    configure("freeze-at-budget = false")
+    for flags in ([], ["--freeze-at-budget"]):
+        assert main(["prune", "net.onnx", "--macs", "50%", *flags]) == 130
+    assert [request.freeze_at_budget for request in asked] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -48,6 +63,7 @@ def test_flags_that_take_no_value_are_settings_too(capsys):
         ("output = 3", "output = 3 is not a string"),
         ('keep = "stem"', "keep = 'stem' is not a list of strings"),
         ('no-train = "yes"', "no-train = 'yes' is not true or false"),
+        ('freeze-at-budget = "no"', "freeze-at-budget = 'no' is not true or false"),
         ("quiet = true", "unknown key 'quiet'"),
     ],
 )
