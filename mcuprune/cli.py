@@ -608,17 +608,40 @@ def prune(
     report_dir: Annotated[
         str | None, typer.Option("--report", metavar="DIR", help="Where report.json and report.md go.")
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", metavar="NAME", help="How to choose channels.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", min=1)] = None,
-    batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1)] = None,
-    lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")] = None,
-    optimizer: Annotated[str | None, typer.Option("--optimizer", metavar="muon|sgd|adamw", help="How weights train.")] = None,
+    no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
+    float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="GROUP", help="Leave this group whole; repeatable.")
+    ] = None,
+    min_channels: Annotated[
+        int | None, typer.Option("--min-channels", metavar="N", min=1, help="The least width of a group.")
+    ] = None,
+    multiple_of: Annotated[
+        int | None, typer.Option("--multiple-of", metavar="N", min=1, help="Widths are multiples of this.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", help="differentiable, or a baseline: magnitude, uniform.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Fixes every random choice: same seed, same files."),
     ] = None,
-    no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
-    float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted run of the same command stopped.")
+    ] = False,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", min=1, help="Passes over the data; by default some 700 steps.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Examples of a training step.")] = None,
+    augment: Annotated[
+        str | None, typer.Option("--augment", metavar="flip,cropN", help="Vary training images: mirror them, shift them.")
+    ] = None,
+    distill: Annotated[
+        bool | None,
+        typer.Option("--distill/--no-distill", help="Learn from the model as it came, too; trained models do by default."),
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option("--optimizer", metavar="muon|sgd|adamw", help="How weights train.")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="RATE", help="Of weight matrices.")] = None,
     label_smoothing: Annotated[
         float | None, typer.Option("--label-smoothing", metavar="SHARE", help="Part of a label spread over all classes.")
@@ -631,14 +654,14 @@ def prune(
             help="Where to train; auto is a GPU, if any, for large models. On a GPU the same seed may give other files.",
         ),
     ] = None,
-    prune_every: Annotated[
-        int | None, typer.Option("--prune-every", metavar="N", min=1, help="Most steps between two updates of the widths.")
-    ] = None,
     prune_start: Annotated[
         float | None, typer.Option("--prune-start", metavar="SHARE", help="When pruning starts, as a share of the training.")
     ] = None,
     prune_stop: Annotated[
         float | None, typer.Option("--prune-stop", metavar="SHARE", help="When the budget is to hold.")
+    ] = None,
+    prune_every: Annotated[
+        int | None, typer.Option("--prune-every", metavar="N", min=1, help="Most steps between two updates of the widths.")
     ] = None,
     freeze_at_budget: Annotated[
         bool | None,
@@ -651,25 +674,6 @@ def prune(
         str | None,
         typer.Option("--objectives", metavar="random|sum", help="Ablation: one violated resource at a time, or their sum."),
     ] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option("--keep", metavar="GROUP", help="Leave this group whole; repeatable.")
-    ] = None,
-    min_channels: Annotated[
-        int | None, typer.Option("--min-channels", metavar="N", min=1, help="The least width of a group.")
-    ] = None,
-    multiple_of: Annotated[
-        int | None, typer.Option("--multiple-of", metavar="N", min=1, help="Widths are multiples of this.")
-    ] = None,
-    augment: Annotated[
-        str | None, typer.Option("--augment", metavar="flip,cropN", help="Vary training images: mirror them, shift them.")
-    ] = None,
-    distill: Annotated[
-        bool | None,
-        typer.Option("--distill/--no-distill", help="Learn from the model as it came, too; trained models do by default."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where an interrupted run of the same command stopped.")
-    ] = False,
     formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
     input_shape: InputShapes = None,
     config_file: ConfigFile = None,
