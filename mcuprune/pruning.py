@@ -36,7 +36,7 @@ _CALIBRATION = 512
 _WARM = 0.5
 #: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
 #: better. A trained one has something to pass on, and takes more time for it.
-_PRUNING = {"scratch": (0.05, 0.3), "trained": (0.0, 0.45)}
+_PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.45)}
 #: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
 _QUANT_LR = 0.005
 _OBSERVING = 0.7
