@@ -103,20 +103,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _no_answer(kind: str, message: str, args: Sequence[str]) -> int:
-    formats = _stdout_formats(args)
-    if "json" in formats:
-        _print(report.json_error(kind, message))
-    if "github" in formats:
+    formats = _asked_formats(args)
+    for file in {file for name, file in formats if name == "json"}:
+        if file in ("", "-"):
+            _print(report.json_error(kind, message))
+        else:
+            with suppress(McupruneError):  # perhaps this place is the very mistake
+                _write(report.json_error(kind, message).encode(), file)
+    if ("github", "") in formats or ("github", "-") in formats:
         _print(report.annotation("error", message, title="mcuprune") + "\n")
     _say(message)
     return NO_ANSWER
 
 
-def _stdout_formats(args: Sequence[str]) -> set[str]:
-    """The formats that stdout was to have, read off arguments that may be no good otherwise."""
+def _asked_formats(args: Sequence[str]) -> set[tuple[str, str]]:
+    """The formats that were asked for and their files, read off arguments that may be no good otherwise."""
     given = [value for flag, value in pairwise(args) if flag == "--format"]
     given += [arg.removeprefix("--format=") for arg in args if arg.startswith("--format=")]
-    return {value.removesuffix("=-") for value in given}
+    return {(name, file) for name, _, file in (value.partition("=") for value in given)}
 
 
 def _one_line(error: Exception) -> str:

@@ -7,10 +7,12 @@ in it, and a stored one can be drawn again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from mcuprune import __version__, report, units
-from mcuprune.pruning import Result
+from mcuprune.pruning import Result, Training
 from mcuprune.resources import RESOURCES
 from mcuprune.task import Step
 
@@ -30,6 +32,7 @@ def document(result: Result) -> dict[str, Any]:
         "ok": result.ok,
         "seed": request.seed,
         "method": request.method if request.train else "no-train",
+        "training": _training(result.training) if result.training else None,
         "sram_model": request.sram_model,
         "data": result.data,
         "test_examples": result.test_examples,
@@ -55,6 +58,23 @@ def document(result: Result) -> dict[str, Any]:
             "full_training_macs": result.full_training_macs,
         },
         "notes": list(result.notes),
+    }
+
+
+def _training(training: Training) -> dict[str, Any]:
+    """Settings by the names of their flags, where they have one."""
+    settings = asdict(training.schedule)
+    return {
+        "from": "trained" if training.trained else "scratch",
+        "distill": training.taught,
+        "examples": training.examples,
+        "epochs": settings.pop("epochs") + settings["quant_epochs"],
+        "freeze_at_budget": settings.pop("freeze"),
+        **settings,
+        **asdict(training.search),
+        "augment": training.augment,
+        "device": training.device,
+        "versions": {name: version(name) for name in ("torch", "onnxruntime", "onnx", "numpy")},
     }
 
 
@@ -97,6 +117,12 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines += ["## Groups of channels", ""]
     groups = [[f"`{g['name']}`", str(g["before"]), str(g["after"])] for g in found["groups"]]
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
+    if found["training"]:
+        lines += ["", "## Training", ""]
+        settings = dict(found["training"])
+        settings |= settings.pop("versions")
+        said = [[name.replace("_", " "), "" if value is None else f"{value}"] for name, value in settings.items()]
+        lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
     evaluated = [step for step in found["history"] if step["accuracy"] is not None]
     if evaluated:
         head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), "accuracy (validation)"]

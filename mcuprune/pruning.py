@@ -40,6 +40,8 @@ _PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (
 #: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
 _QUANT_LR = 0.005
 _OBSERVING = 0.7
+#: What only a method whose widths follow gradients makes use of.
+_LEADING = ("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "loss", "objectives")
 #: After so many steps at its final width a network's BatchNormalization statistics have caught up with its weights.
 _SETTLED = 50
 #: Networks of fewer multiply-accumulates train faster on one thread than on several that wait for each other.
@@ -93,6 +95,22 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How a network was trained, with all that the user left open filled in.
+
+    trained: whether it came trained. taught: whether it learned from the network as it came. examples: of the training set.
+    """
+
+    schedule: Schedule
+    search: Search
+    trained: bool
+    taught: bool
+    examples: int
+    augment: str | None
+    device: str
+
+
+@dataclass(frozen=True)
 class Result:
     """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them."""
 
@@ -112,6 +130,7 @@ class Result:
     notes: tuple[str, ...]
     data: str | None
     test_examples: int
+    training: Training | None
 
     @property
     def ok(self) -> bool:
@@ -201,7 +220,16 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         notes=candidate.notes,
         data=data.name if data else None,
         test_examples=len(data.test.y) if data else 0,
+        training=_training(request, data, warm=warm, taught=answers is not None),
     )
+
+
+def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
+    if not request.train:
+        return None
+    assert data is not None
+    schedule, search = schedule_for(request, len(data.train.y), warm=warm), Search(request.loss, request.objectives)
+    return Training(schedule, search, warm, taught, len(data.train.y), request.augment, request.device)
 
 
 def _fingerprint(request: Request) -> str:
@@ -216,7 +244,7 @@ def _stored_candidate(saved: Saved, path: str) -> Candidate:
     proto.ParseFromString(saved.arrays["float"].tobytes())
     channels = label(network.from_proto(proto, path))
     macs, full = saved.values["macs"]
-    return Candidate(channels, saved.arrays["keep"], macs, full, tuple(saved.values["notes"]))
+    return Candidate(channels, saved.arrays["keep"], macs, full, 0, tuple(saved.values["notes"]))
 
 
 def _need_engine() -> None:
@@ -361,7 +389,7 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
     chosen = widths.uniform(model, budget, multiple)
     chosen = widths.grow(model, chosen, budget, 1.0 / np.maximum(chosen, 1), multiple)
     keep = channels.top(chosen, salience(channels))
-    return Candidate(channels.cut_channels(keep), keep, 0, 0)
+    return Candidate(channels.cut_channels(keep), keep, 0, 0, 0)
 
 
 def _answers(
@@ -406,17 +434,15 @@ def _train(
     moments = output_moments(module, {node.outputs[0] for node in nodes}, calibration)
     normal = folding.restored(labelled.network, {node.name: moments[node.outputs[0]] for node in nodes})
     model = _cost_model(normal, request, budget)
-    schedule = schedule_for(request, len(data.train.y), warm=warm)
-    search = Search(request.loss, request.objectives)
     task = Task(
         model.channels,
         model,
         budget,
         data,
-        schedule,
+        schedule_for(request, len(data.train.y), warm=warm),
         request.seed,
         multiple_of=request.multiple_of,
-        search=search,
+        search=Search(request.loss, request.objectives),
         checkpoint=checkpoint,
         answers=answers,
         device=request.device,
@@ -432,13 +458,23 @@ def _train(
             f"budget: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
         )
         candidate = replace(candidate, notes=(*candidate.notes, note))
-    steps = schedule.epochs * max(1, len(data.train.y) // min(schedule.batch, len(data.train.y)))
-    if steps * (1 - schedule.prune_stop) < _SETTLED:
-        candidate = replace(candidate, channels=reestimated(candidate.channels, calibration, schedule.batch, request.device))
+    if candidate.settled < _SETTLED:
+        settled = reestimated(candidate.channels, calibration, task.schedule.batch, request.device)
+        candidate = replace(candidate, channels=settled)
+    if idle := _idle(request):
+        candidate = replace(candidate, notes=(*candidate.notes, f"no effect on method {request.method}: {', '.join(idle)}"))
     if fixed := module.untrained():
         note = f"training leaves these constants as they are: {', '.join(fixed[:5])}{', ...' if len(fixed) > 5 else ''}"
         candidate = replace(candidate, notes=(*candidate.notes, note))
     return candidate
+
+
+def _idle(request: Request) -> list[str]:
+    """The flags that were given and lead the widths of the differentiable method only, where another runs."""
+    if request.method == Request.method:
+        return []
+    given = [name for name in _LEADING if getattr(request, name) != getattr(Request, name)]
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:

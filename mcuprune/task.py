@@ -108,6 +108,7 @@ class Candidate:
     """A pruned and trained float network.
 
     keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
+    settled: steps that it was trained for since its last cut.
     training_macs: forward multiply-accumulates of every example trained on; full_training_macs: the same at full width.
     notes: what the user should know about how it came about.
     """
@@ -116,6 +117,7 @@ class Candidate:
     keep: np.ndarray
     training_macs: int
     full_training_macs: int
+    settled: int
     notes: tuple[str, ...] = ()
 
 

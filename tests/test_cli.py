@@ -289,6 +289,17 @@ def test_a_folder_is_no_place_for_a_report(net, tmp_path, capsys):
     assert "out: can't be written (Is a directory)" in capsys.readouterr().err
 
 
+def test_a_file_of_json_says_so_where_there_is_no_answer(net, capsys):
+    """A build that reads the file must not find the answer of an earlier run there."""
+    Path("out.json").write_text("an earlier answer")
+    assert main(["check", net, "--sram", "64XB", "--format", "json=out.json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    found = json.loads(Path("out.json").read_text())["error"]
+    assert found["kind"] == "UsageError"
+    assert f"mcuprune: {found['message']}\n" == err
+
+
 def test_stdout_takes_one_format(net, capsys):
     assert main(["check", net, "--sram", "1KB", "--format", "json", "--format", "github"]) == 2
     assert "stdout takes one format" in capsys.readouterr().err

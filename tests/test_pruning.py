@@ -129,6 +129,32 @@ def test_report_text_and_markdown_say_only_what_the_document_holds(demo: Result)
         assert units.show(demo.after.total["flash"], "bytes") in drawn
 
 
+def test_the_report_tells_how_the_network_was_trained(demo: Result, tmp_path: Path) -> None:
+    found = outcome.document(demo)["training"]
+    assert (found["from"], found["distill"], found["optimizer"]) == ("trained", True, "muon")
+    steps = found["examples"] // found["batch"]
+    assert demo.history[-1].step == found["quant_epochs"] * steps
+    assert max(step.step for step in demo.history) == (found["epochs"] - found["quant_epochs"]) * steps
+    assert found["versions"]["torch"] == torch.__version__
+    assert f"| lr | {found['lr']} |" in outcome.markdown(outcome.document(demo))
+    cut = Request(demo.request.model, limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False)
+    assert outcome.document(pruning.prune(cut))["training"] is None
+
+
+def test_a_flag_that_a_baseline_has_no_use_for_is_noted(tmp_path: Path) -> None:
+    request = Request(
+        str(MODELS / "resnet8_digits.onnx"),
+        limits(macs="20%"),
+        str(tmp_path / "o.onnx"),
+        method="uniform",
+        epochs=1,
+        int8=False,
+        loss="task",
+        prune_stop=0.5,
+    )
+    assert "no effect on method uniform: --prune-stop, --loss" in pruning.prune(request).notes
+
+
 @pytest.mark.parametrize("name", DEMOS)
 def test_without_training_every_demo_model_is_cut_to_half_its_macs(name: str, tmp_path: Path) -> None:
     request = Request(str(MODELS / f"{name}.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False)

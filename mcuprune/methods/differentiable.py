@@ -244,4 +244,4 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
                 task.checkpoint.save(_PHASE, arrays, {"cut": cut, "notes": notes, "progress": outer.progress})
     channels = trainer.module.channels.with_network(trainer.module.network())
     full = model.sums(model.full)["macs"] * trainer.batch * trainer.total
-    return (Candidate(channels, keep, trainer.training_macs, full, tuple(notes)),)
+    return (Candidate(channels, keep, trainer.training_macs, full, trainer.total - final, tuple(notes)),)

@@ -49,7 +49,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
                 task.checkpoint.save(_PHASE, {**trainer.state(), "keep": keep}, {})
     channels = trainer.module.channels.with_network(trainer.module.network())
     account = model.sums(model.full)["macs"] * trainer.batch * trainer.total
-    return (Candidate(channels, keep, trainer.training_macs, account),)
+    return (Candidate(channels, keep, trainer.training_macs, account, trainer.total - events[-1]),)
 
 
 def _without_weakest(task: Task, now: Channels, keep: np.ndarray, goal: Budget) -> np.ndarray:

@@ -27,4 +27,5 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             if task.checkpoint:
                 task.checkpoint.save(_PHASE, trainer.state(), {})
     full = model.sums(model.full)["macs"] * trainer.batch * trainer.total
-    return (Candidate(channels.with_network(trainer.module.network()), keep, trainer.training_macs, full),)
+    channels = channels.with_network(trainer.module.network())
+    return (Candidate(channels, keep, trainer.training_macs, full, trainer.total),)

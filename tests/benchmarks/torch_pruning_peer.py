@@ -158,7 +158,7 @@ def prune(task: Task, on_step: OnStep, *, importance: str, scope: str, trained: 
             on_step(trainer.line(loss, model.at(task.channels.widths(keep)), "train", task.data.val))
     candidate = trainer.module.channels.with_network(trainer.module.network())
     account = model.sums(model.full)["macs"] * trainer.batch * trainer.total
-    return (Candidate(candidate, keep, trainer.training_macs, account),)
+    return (Candidate(candidate, keep, trainer.training_macs, account, trainer.total - events[-1]),)
 
 
 def _slim(trainer: Trainer) -> None:
