@@ -238,7 +238,7 @@ def row(
     """One run of the benchmark."""
     task = TASKS[task_name]
     start, archive = files(task_name, seed, data, work)
-    wishes = {"epochs": task.epochs, "batch": task.batch, "augment": task.augment, "optimizer": optimizer}
+    wishes: dict[str, Any] = {"epochs": task.epochs, "batch": task.batch, "augment": task.augment, "optimizer": optimizer}
     whole = {"macs": "100%"}
     if trained:
         full = work / f"{task_name}-{seed}-{optimizer}.onnx"
@@ -246,6 +246,8 @@ def row(
             measured(start, archive, work, whole, seed, method="uniform", int8=False, **wishes)
             (work / "out.onnx").rename(full)
         start = full
+        if method.startswith(PEER):  # it has no teacher, and starts at the learning rate that the network was trained with
+            wishes |= {"distill": False, "lr": OPTIMIZERS[optimizer].lr}
     found = measured(start, archive, work, BUDGETS.get(budget, whole), seed, method=method, **wishes)
     if method.startswith(PEER):
         found["versions"]["torch-pruning"] = version("torch-pruning")
@@ -271,7 +273,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         + "; ".join(f"{name} = {', '.join(f'{k} {v}' for k, v in limits.items())}" for name, limits in BUDGETS.items())
         + ".",
         "Methods named `tp-` are Torch-Pruning, trained, budgeted and quantised as the others are; the first lines of",
-        "`tests/benchmarks/torch_pruning_peer.py` give the setting.",
+        "`tests/benchmarks/torch_pruning_peer.py` give the setting. From a trained network the tool's methods learn from its",
+        "answers too, as they do by default; Torch-Pruning has no teacher, and takes the learning rate of the first training.",
         "",
         "| task | from | budget | optimizer | method | seeds | held | int8 test | float test | int8 val + test "
         "| training MACs | CPU s |",
