@@ -32,11 +32,9 @@ from mcuprune.units import Limit
 
 #: Examples that ranges and BatchNormalization statistics are measured on.
 _CALIBRATION = 512
-#: Networks that come trained start at this part of the learning rate.
-_WARM = 0.5
 #: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
-#: better. A trained one has something to pass on, and takes more time for it.
-_PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.45)}
+#: better. A trained one can begin at once.
+_PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
 #: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
 _QUANT_LR = 0.005
 _OBSERVING = 0.7
@@ -480,7 +478,7 @@ def _idle(request: Request) -> list[str]:
 def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
     """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised.
 
-    warm: whether the network comes trained; it then starts at half the learning rate.
+    warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
     """
     from mcuprune.optimizer import OPTIMIZERS
 
@@ -492,7 +490,7 @@ def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
         epochs=max(1, epochs - quant),
         quant_epochs=quant,
         batch=request.batch,
-        lr=request.lr or OPTIMIZERS[request.optimizer].lr * (_WARM if warm else 1),
+        lr=request.lr or OPTIMIZERS[request.optimizer].lr,
         weight_decay=request.weight_decay,
         optimizer=request.optimizer,
         label_smoothing=request.label_smoothing,
@@ -539,6 +537,7 @@ def _quantize(
 
     Returns the int8 network, and the candidate with the account of this training added.
     """
+    from mcuprune.optimizer import OPTIMIZERS
     from mcuprune.quantize import QuantTrainable, calibrate
     from mcuprune.training import Trainer
 
@@ -552,13 +551,12 @@ def _quantize(
         return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
 
     schedule = schedule_for(request, len(data.train.y), warm=warm)
-    usual = schedule_for(replace(request, lr=None), len(data.train.y), warm=warm).lr
     trainer = Trainer(
         channels,
         data.train,
         total=1,
         batch=schedule.batch,
-        lr=_QUANT_LR * schedule.lr / usual,
+        lr=_QUANT_LR * schedule.lr / OPTIMIZERS[schedule.optimizer].lr,
         weight_decay=0.0,
         optimizer="sgd",
         seed=request.seed,

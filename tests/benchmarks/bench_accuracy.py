@@ -246,8 +246,8 @@ def row(
             measured(start, archive, work, whole, seed, method="uniform", int8=False, **wishes)
             (work / "out.onnx").rename(full)
         start = full
-        if method.startswith(PEER):  # it has no teacher, and starts at the learning rate that the network was trained with
-            wishes |= {"distill": False, "lr": OPTIMIZERS[optimizer].lr}
+        if method.startswith(PEER):
+            wishes["distill"] = False  # to teach is the tool's idea, not Torch-Pruning's
     found = measured(start, archive, work, BUDGETS.get(budget, whole), seed, method=method, **wishes)
     if method.startswith(PEER):
         found["versions"]["torch-pruning"] = version("torch-pruning")
@@ -274,7 +274,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         + ".",
         "Methods named `tp-` are Torch-Pruning, trained, budgeted and quantised as the others are; the first lines of",
         "`tests/benchmarks/torch_pruning_peer.py` give the setting. From a trained network the tool's methods learn from its",
-        "answers too, as they do by default; Torch-Pruning has no teacher, and takes the learning rate of the first training.",
+        "answers too, as they do by default; Torch-Pruning has no teacher.",
         "",
         "| task | from | budget | optimizer | method | seeds | held | int8 test | float test | int8 val + test "
         "| training MACs | CPU s |",
