@@ -50,13 +50,13 @@ check: ## all that CI runs
 models: $(BIN)/.dev ## build, train and export the networks in models/
 	$(BIN)/python models/make.py
 
-docs: $(BIN)/.prune ## write docs/operators.md from the operator table
+docs: $(BIN)/.dev ## write docs/operators.md and the pages of benchmarks from what stands behind them
 	$(BIN)/python tests/readme.py --docs
 
 golden: $(BIN)/.dev ## rewrite the golden text of the tests; look at the difference
 	MCUPRUNE_GOLDEN=1 $(BIN)/python -m pytest -q tests/test_report.py
 
-readme: $(BIN)/.prune ## run the commands that README.md shows and write their output into it
+readme: $(BIN)/.dev ## run the commands that README.md shows and write their output into it
 	$(BIN)/python tests/readme.py
 
 bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/memory.*

@@ -1,6 +1,7 @@
-"""Write generated text into README.md and docs/, or check (--check) that it is what the tool says now.
+"""Write generated text into README.md, docs/ and the pages of benchmarks, or check (--check) that it is what stands behind it.
 
-docs/operators.md is the operator table. README.md shows commands with their output.
+docs/operators.md is the operator table. README.md shows commands with their output, and a table of measured accuracies; that
+table and the pages in tests/benchmarks are drawn from the rows beside them.
 
 A shown command is a fenced ``console`` block whose first line is ``$ mcuprune ...``. Commands that answer at once are run again
 each time. ``prune`` trains, which other processors round differently, so its block is drawn from the report of the run that
@@ -23,10 +24,16 @@ from mcuprune import network, ops, outcome, resources
 from mcuprune.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+import bench_accuracy  # noqa: E402
+import bench_budgets  # noqa: E402
+import bench_studies  # noqa: E402
+
 README = ROOT / "README.md"
 OPERATORS = ROOT / "docs" / "operators.md"
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
+_ACCURACIES = re.compile(r"(?<=<!-- accuracy -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
 _WIDTH = 128
 
 
@@ -57,12 +64,13 @@ def _pruned(words: list[str], *, check: bool) -> str:
 
 
 def rendered(text: str, *, check: bool) -> str:
-    """``text`` with the output of every shown command as it is now."""
+    """``text`` with the output of every shown command, and the measured accuracies, as they are now."""
 
     def block(match: re.Match[str]) -> str:
         return f"```console\n$ mcuprune {match[1]}\n{shown(match[1], check=check).rstrip()}\n```"
 
-    return _BLOCK.sub(block, text)
+    measured = bench_accuracy.summary(bench_accuracy.stored())
+    return _BLOCK.sub(block, _ACCURACIES.sub(lambda _: measured, text))
 
 
 def operators() -> str:
@@ -77,6 +85,7 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators()}
+    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in (bench_accuracy, bench_budgets, bench_studies)}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)
     for page, now in pages.items():

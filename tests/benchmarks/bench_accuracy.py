@@ -48,6 +48,8 @@ BUDGETS = {
 #: What runs by default: the tool's methods, and the settings of Torch-Pruning that did best on one task or the other.
 METHODS = ("differentiable", "magnitude", "uniform", "tp-bn-local", "tp-bn-mix", "tp-mag-mix")
 PEER = "tp-"
+#: From how many seeds on a mean is shown without their number.
+_SEEDS = 3
 
 
 class Residual(nn.Module):
@@ -97,6 +99,7 @@ def mobilenet() -> nn.Module:
 
 @dataclass(frozen=True)
 class Task:
+    title: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     classes: int
@@ -157,9 +160,9 @@ def person32(folder: Path) -> dict[str, np.ndarray]:
 
 
 TASKS = {
-    "T1": Task(resnet8, (3, 32, 32), 10, 10, 128, "flip,crop4", cifar10),
-    "T2": Task(dscnn, (1, 49, 10), 12, 36, 64, "shift5,noise0.2", kws12),
-    "T3": Task(mobilenet, (3, 32, 32), 2, 20, 64, "flip,crop4", person32),
+    "T1": Task("ResNet-8, CIFAR-10", resnet8, (3, 32, 32), 10, 10, 128, "flip,crop4", cifar10),
+    "T2": Task("DS-CNN, 12 keywords", dscnn, (1, 49, 10), 12, 36, 64, "shift5,noise0.2", kws12),
+    "T3": Task("MobileNetV1, persons", mobilenet, (3, 32, 32), 2, 20, 64, "flip,crop4", person32),
 }
 
 
@@ -297,6 +300,43 @@ def page(rows: list[dict[str, Any]]) -> str:
         cells.append(f"{mean(one['cpu_seconds'] for one in found):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """What the README says of the rows: the default method beside uniform scaling and the best setting of Torch-Pruning.
+
+    A line for each task, start and budget with at least three seeds of the default method; its rivals with the optimiser of the
+    tool, and with SGD, which is what they are used with elsewhere.
+    """
+    accuracies: dict[tuple[Any, ...], list[float]] = {}
+    costs: dict[tuple[Any, ...], list[float]] = {}
+    for found in rows:
+        of = tuple(found[name] for name in ("task", "trained", "budget", "optimizer", "method"))
+        accuracies.setdefault(of, []).append(100 * found["pooled_int8"])
+        costs.setdefault(of, []).append(found["training_macs"] / found["full_training_macs"])
+
+    def cell(*of: Any, rival: str) -> str:
+        """Mean, spread and, if not three or more, number of seeds of the best method whose name starts with ``rival``."""
+        found = [values for have, values in accuracies.items() if have[:4] == of and have[4].startswith(rival)]
+        if not found:
+            return ""
+        best = max(found, key=lambda values: (len(values) >= _SEEDS, mean(values)))
+        shown = f"{mean(best):.1f}" + (f" ± {stdev(best):.1f}" if len(best) > 1 else "")
+        return shown if len(best) >= _SEEDS else f"{shown} ({len(best)})"
+
+    lines = [
+        "| | from | budget | mcuprune | Torch-Pruning | uniform | Torch-Pruning, SGD | uniform, SGD | training MACs |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for of in sorted(accuracies):
+        task, trained, budget, optimizer, method = of
+        if (optimizer, method) != ("muon", "differentiable") or len(accuracies[of]) < _SEEDS or budget not in BUDGETS:
+            continue
+        cells = [cell(task, trained, budget, "muon", rival=rival) for rival in ("differentiable", PEER, "uniform")]
+        cells += [cell(task, trained, budget, "sgd", rival=rival) for rival in (PEER, "uniform")]
+        start = "trained" if trained else "scratch"
+        lines.append(f"| {' | '.join([TASKS[task].title, start, budget, *cells, f'{mean(costs[of]):.2f}'])} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
