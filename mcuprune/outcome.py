@@ -187,7 +187,8 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     cost = found["cost"]
     if cost["full_training_macs"]:
         share = cost["training_macs"] / cost["full_training_macs"]
-        lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width")
+        before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
+        lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
     return lines + [f"note: {note}" for note in found["notes"]]
 
 

@@ -446,9 +446,6 @@ def _train(
         device=request.device,
     )
     candidate = METHODS[request.method](task, on_step)[0]
-    if answers is not None:
-        macs = model.sums(model.full)["macs"] * len(answers)
-        candidate = replace(candidate, training_macs=candidate.training_macs + macs)
     if wider := widths.could_grow(model, model.channels.widths(candidate.keep), budget, request.multiple_of):
         names = [model.channels.groups[group].name for group in wider]
         note = (

@@ -109,7 +109,8 @@ class Candidate:
 
     keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
     settled: steps that it was trained for since its last cut.
-    training_macs: forward multiply-accumulates of every example trained on; full_training_macs: the same at full width.
+    training_macs: forward multiply-accumulates of every example trained on, which a teacher's one look at the data is no part
+        of; full_training_macs: the same at full width.
     notes: what the user should know about how it came about.
     """
 
