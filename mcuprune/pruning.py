@@ -40,6 +40,8 @@ _QUANT_LR = 0.005
 _OBSERVING = 0.7
 #: What only a method whose widths follow gradients makes use of.
 _LEADING = ("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "loss", "objectives")
+#: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
+_UPDATES = 20
 #: After so many steps at its final width a network's BatchNormalization statistics have caught up with its weights.
 _SETTLED = 50
 #: Networks of fewer multiply-accumulates train faster on one thread than on several that wait for each other.
@@ -143,31 +145,35 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     doesn't fit, a budget that can't be held, a place that can't be written, a missing package.
     """
     started = time.monotonic()
-    if request.train or request.int8:
-        _need_engine()
     _check_flags(request)
     original = network.load(request.model, input_shapes=request.input_shapes, accept=ops.accept(request.model))
     before = resources.profile(original)
-    if request.train or request.int8:
-        _choose_threads(before.total["macs"])
-        request = replace(request, device=_device(request, before.total["macs"]))
     budget = resources.budget(request.limits, before.used(request.sram_model))
     if not budget.limits:
         raise UsageError("prune needs a limit: --sram, --flash or --macs")
-    data = _data(request, original)
     prepared, notes = canonical(original)
     labelled = label(prepared)
     if not labelled.groups:
         raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
     model = _cost_model(_as_trained(labelled.network) if request.train else labelled.network, request, budget)
     _check_places(request)
+    if request.train or request.int8:  # what takes seconds to import comes after all that can be refused without it
+        _need_engine(request)
+        _choose_threads(before.total["macs"])
+        request = replace(request, device=_device(request, before.total["macs"]))
+    data = _data(request, original)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
-    warm = data is not None and accuracy is not None and accuracy > 1.5 / data.n_classes
+    warm = data is not None and accuracy is not None and _is_trained(accuracy, data)
     answers = _answers(request, labelled, data, accuracy, warm=warm)
 
     history = History()
-    checkpoint = Checkpoint(Path(f"{request.output}.checkpoint"), _fingerprint(request), history.document)
+    earlier = 0.0
+    checkpoint = Checkpoint(
+        Path(f"{request.output}.checkpoint"),
+        _fingerprint(request, data),
+        lambda: {"history": history.document(), "seconds": earlier + time.monotonic() - started},
+    )
 
     def seen(step: Step) -> None:
         history(step)
@@ -176,7 +182,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     if not request.resume:
         checkpoint.remove()
     elif (stored := checkpoint.load(None)) is not None:
-        history.take_up(stored.also)
+        history.take_up(stored.also["history"])
+        earlier = stored.also["seconds"]
     done = checkpoint.load(_QUANTIZE)
     if done is not None:  # the float network of the interrupted run is ready
         candidate = _stored_candidate(done, request.model)
@@ -212,7 +219,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         accuracy_int8=evaluate.accuracy_of(request.output, data.test) if data and request.int8 else None,
         groups=tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in labelled.groups),
         history=tuple(history.steps),
-        seconds=time.monotonic() - started,
+        seconds=earlier + time.monotonic() - started,
         training_macs=candidate.training_macs,
         full_training_macs=candidate.full_training_macs,
         notes=candidate.notes,
@@ -230,10 +237,25 @@ def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) 
     return Training(schedule, search, warm, taught, len(data.train.y), request.augment, request.device)
 
 
-def _fingerprint(request: Request) -> str:
+def _fingerprint(request: Request, data: Data | None) -> str:
     """Changes with everything that a run's course depends on, and with nothing else."""
     asked = repr((__version__, replace(request, output="", report=None, resume=False)))
-    return hashlib.sha256(Path(request.model).read_bytes() + asked.encode()).hexdigest()
+    found = hashlib.sha256(Path(request.model).read_bytes() + asked.encode())
+    for split in (data.train, data.val) if data else ():
+        for array in (split.x, split.y):
+            found.update(repr((array.shape, array.dtype.str)).encode())
+            found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def _is_trained(accuracy: float, data: Data) -> bool:
+    """Whether a network that is right on this share of the test set has learned anything.
+
+    It has if it is a fifth of the way from what naming the most frequent class would score to all: an untrained one names
+    some class most of the time, a trained one may be weak.
+    """
+    frequent = float(np.bincount(data.test.y).max()) / len(data.test.y)
+    return accuracy > frequent + 0.2 * (1 - frequent)
 
 
 def _stored_candidate(saved: Saved, path: str) -> Candidate:
@@ -242,19 +264,31 @@ def _stored_candidate(saved: Saved, path: str) -> Candidate:
     proto.ParseFromString(saved.arrays["float"].tobytes())
     channels = label(network.from_proto(proto, path))
     macs, full = saved.values["macs"]
-    return Candidate(channels, saved.arrays["keep"], macs, full, 0, tuple(saved.values["notes"]))
+    notes, taught = tuple(saved.values["notes"]), saved.values["taught"]
+    return Candidate(channels, saved.arrays["keep"], macs, full, 0, notes, taught)
 
 
-def _need_engine() -> None:
-    """Raise MissingExtra unless everything that trains and quantises is installed. Only here does torch get imported."""
+def _need_engine(request: Request) -> None:
+    """Raise MissingExtra unless everything that trains and quantises is installed, UsageError for a name that it doesn't know.
+
+    Only here does torch get imported first.
+    """
     try:
-        import mcuprune.methods
         import mcuprune.quantize  # noqa: F401
+        from mcuprune.methods import METHODS
+        from mcuprune.optimizer import OPTIMIZERS
     except ImportError as error:
         raise MissingExtra(
             f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' "
             "(--no-train --float works without it)"
         ) from None
+    _check_choice("method", request.method, tuple(METHODS))
+    _check_choice("optimizer", request.optimizer, tuple(OPTIMIZERS))
+
+
+def _check_choice(flag: str, wanted: str, known: Sequence[str]) -> None:
+    if wanted not in known:
+        raise UsageError(f"--{flag} {wanted}: unknown; choose one of {', '.join(known)}")
 
 
 def _choose_threads(macs: int) -> None:
@@ -303,7 +337,7 @@ def _bytes(net: Network) -> bytes:
 
 
 def _check_flags(request: Request) -> None:
-    """Refuse what makes no sense for any model. Without packages to train with, a method's name can't be known."""
+    """Refuse what makes no sense for any model, as far as that is known without the packages that train."""
     if request.lr is not None and not 0 < request.lr < np.inf:
         raise UsageError(f"--lr: {request.lr} is not a learning rate; write one above 0, such as 0.05")
     for origin in _PRUNING:
@@ -311,15 +345,8 @@ def _check_flags(request: Request) -> None:
     for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
         if not 0 <= share < 1:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
-    choices = [("loss", request.loss, LOSSES), ("objectives", request.objectives, OBJECTIVES)]
-    if request.train or request.int8:
-        from mcuprune.methods import METHODS
-        from mcuprune.optimizer import OPTIMIZERS
-
-        choices += [("method", request.method, tuple(METHODS)), ("optimizer", request.optimizer, tuple(OPTIMIZERS))]
-    for flag, wanted, known in choices:
-        if wanted not in known:
-            raise UsageError(f"--{flag} {wanted}: unknown; choose one of {', '.join(known)}")
+    _check_choice("loss", request.loss, LOSSES)
+    _check_choice("objectives", request.objectives, OBJECTIVES)
     if request.augment:
         datasets.augmentation(request.augment)
 
@@ -479,14 +506,15 @@ def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
     """
     from mcuprune.optimizer import OPTIMIZERS
 
-    per_epoch = max(1, examples // min(request.batch, examples))
+    batch = min(request.batch, examples)
+    per_epoch = max(1, examples // batch)
     epochs = request.epochs or int(np.clip(np.ceil(700 / per_epoch), 6, 60))
-    quant = max(1, epochs // 6) if request.int8 else 0
+    quant = min(max(1, epochs // 6), epochs - 1) if request.int8 else 0
     start, stop = _window(request, "trained" if warm else "scratch")
-    return Schedule(
-        epochs=max(1, epochs - quant),
+    found = Schedule(
+        epochs=epochs - quant,
         quant_epochs=quant,
-        batch=request.batch,
+        batch=batch,
         lr=request.lr or OPTIMIZERS[request.optimizer].lr,
         weight_decay=request.weight_decay,
         optimizer=request.optimizer,
@@ -496,6 +524,8 @@ def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
         prune_stop=stop,
         freeze=request.freeze_at_budget,
     )
+    first, last = found.window(found.epochs * per_epoch)
+    return replace(found, prune_every=max(1, min(request.prune_every, (last - first) // _UPDATES)))
 
 
 def _window(request: Request, origin: str) -> tuple[float, float]:
@@ -556,11 +586,12 @@ def _quantize(
         lr=_QUANT_LR * schedule.lr / OPTIMIZERS[schedule.optimizer].lr,
         weight_decay=0.0,
         optimizer="sgd",
+        label_smoothing=schedule.label_smoothing,
         seed=request.seed,
         make=QuantTrainable,
         warm_up=0.0,
         augment=data.augment,
-        answers=answers,
+        answers=answers if candidate.taught else None,
         device=request.device,
     )
     trainer.total = schedule.quant_epochs * trainer.steps_per_epoch if request.train else 0
@@ -580,7 +611,8 @@ def _quantize(
             on_step(trainer.line(loss, at, _QUANTIZE, data.val))
             arrays = {**trainer.state(), "float": np.frombuffer(_bytes(net), np.uint8), "keep": candidate.keep}
             macs = candidate.training_macs, candidate.full_training_macs
-            checkpoint.save(_QUANTIZE, arrays, {"macs": macs, "notes": candidate.notes})
+            values = {"macs": macs, "notes": candidate.notes, "taught": candidate.taught}
+            checkpoint.save(_QUANTIZE, arrays, values)
     account = replace(
         candidate,
         training_macs=candidate.training_macs + trainer.training_macs,

@@ -37,6 +37,11 @@ class Schedule:
     freeze: bool = True
     label_smoothing: float = 0.0
 
+    def window(self, total: int) -> tuple[int, int]:
+        """Between which two of ``total`` float steps the network falls to its budget."""
+        first = int(self.prune_start * total)
+        return first, max(first + 1, int(self.prune_stop * total))
+
 
 #: What leads the widths, and how several violated resources are taken: the whole method first, then its ablations.
 LOSSES = ("both", "task", "resource")
@@ -85,7 +90,7 @@ class Task:
     multiple_of: widths are multiples of it, or full.
     search: which gradients lead; only the differentiable method has any.
     answers: a teacher's logits for every training example, float32 (examples, classes), which the network learns beside the
-    labels; None for labels alone.
+    labels for as long as the teacher knows more than it; None for labels alone.
     device: what torch calls the place to train on.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
@@ -108,7 +113,7 @@ class Candidate:
     """A pruned and trained float network.
 
     keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
-    settled: steps that it was trained for since its last cut.
+    settled: steps that it was trained for since its last cut. taught: whether to the end it learned from a teacher too.
     training_macs: forward multiply-accumulates of every example trained on, which a teacher's one look at the data is no part
         of; full_training_macs: the same at full width.
     notes: what the user should know about how it came about.
@@ -120,6 +125,7 @@ class Candidate:
     full_training_macs: int
     settled: int
     notes: tuple[str, ...] = ()
+    taught: bool = False
 
 
 Method = Callable[[Task, OnStep], tuple[Candidate, ...]]

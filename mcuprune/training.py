@@ -9,7 +9,7 @@ optimiser's memory), so that what follows costs what the smaller network costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from mcuprune.network import Network
 from mcuprune.ops import OPS
 from mcuprune.optimizer import OPTIMIZERS
 from mcuprune.resources import costs
-from mcuprune.task import Step, Task
+from mcuprune.task import Candidate, Step, Task
 from mcuprune.trainable import Trainable, as_inputs
 
 _CLIP_NORM = 5.0
@@ -46,7 +46,8 @@ class Trainer:
     optimizer: one of OPTIMIZERS. lr: its peak learning rate.
     label_smoothing: the part of each label that is spread over all classes.
     augment: varies the examples of each batch.
-    answers: a teacher's logits for every training example, float32 (examples, classes); they count as much as the labels.
+    answers: a teacher's logits for every training example, float32 (examples, classes); they count as much as the labels, until
+        the network has been right on more examples of an epoch than the teacher is on average: then labels alone teach.
     device: where all of it happens; everything that leaves is a numpy array.
     """
 
@@ -70,6 +71,9 @@ class Trainer:
     ) -> None:
         torch.manual_seed(seed)
         self._make, self._train, self._warm_up, self._augment, self._answers = make, train, warm_up, augment, answers
+        self._teacher_right = 0.0 if answers is None else float((answers.argmax(1) == train.y).mean())
+        self._right = 0  # in this epoch, while there is a teacher to compare with
+        self._alone_since: int | None = None
         self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
@@ -77,6 +81,21 @@ class Trainer:
         self._order = np.zeros(0, dtype=np.int64)
         self._random = np.random.default_rng(seed)
         self._start(channels)
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher's answers count at this moment."""
+        return self._answers is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how training went."""
+        if self._alone_since is None:
+            return ()
+        return (
+            f"the model as it came, right on {self._teacher_right:.1%} of the training examples, taught until the pruned one "
+            f"knew more, after epoch {self._alone_since // self.steps_per_epoch}; then labels alone did",
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -127,7 +146,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
         self.module.train()
-        loss = self._loss(self.logits(x), y, chosen)
+        logits = self.logits(x)
+        loss = self._loss(logits, y, chosen)
         self._refuse_divergence("the loss is", loss)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -135,11 +155,21 @@ class Trainer:
         self._optimizer.step()
         self.step += 1
         self.account(len(chosen))
+        if self._answers is not None:
+            self._weigh_teacher(int((logits.detach().argmax(1) == y).sum()))
         if self.step == self.total:  # of the last step's weights no further loss tells
             self.module.eval()
             with torch.no_grad():
                 self._refuse_divergence("an output is", self.logits(x).sum())
         return float(loss.detach())
+
+    def _weigh_teacher(self, right: int) -> None:
+        """Count what the network got right in this epoch, and let go of a teacher that knows less: it would hold it back."""
+        self._right += right
+        if self.step % self.steps_per_epoch == 0:
+            if self._right > self._teacher_right * self.batch * self.steps_per_epoch:
+                self._answers, self._alone_since = None, self.step
+            self._right = 0
 
     def _refuse_divergence(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):
@@ -189,7 +219,8 @@ class Trainer:
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
-        found = {"steps": np.array([self.step, self.training_macs])}
+        alone = -1 if self._alone_since is None else self._alone_since
+        found = {"steps": np.array([self.step, self.training_macs, alone])}
         found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
         found |= {f"moment/{name}": value for name, value in self._moments().items()}
         return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
@@ -203,7 +234,9 @@ class Trainer:
         self._start(channels.with_network(channels.network.with_constants(part("constant/"))))
         self._set_moments(part("moment/"))
         self.module.load_extra_state_arrays(part("module/"))
-        self.step, self.training_macs = (int(value) for value in state["steps"])
+        self.step, self.training_macs, alone = (int(value) for value in state["steps"])
+        if alone >= 0:
+            self._answers, self._alone_since = None, alone
 
     def _moments(self) -> dict[str, np.ndarray]:
         """What the optimiser remembers of each weight, as "kind of moment/weight": the weight's shape, or ()."""
@@ -283,6 +316,14 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
     )
     trainer.total = schedule.epochs * trainer.steps_per_epoch
     return trainer
+
+
+def candidate(trainer: Trainer, task: Task, keep: np.ndarray, last_cut: int, notes: Sequence[str] = ()) -> Candidate:
+    """What a method hands over: the network as ``trainer`` leaves it. last_cut: the step that it has had its widths since."""
+    channels = trainer.module.channels.with_network(trainer.module.network())
+    full = task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.total
+    settled, told = trainer.total - last_cut, (*notes, *trainer.notes)
+    return Candidate(channels, keep, trainer.training_macs, full, settled, told, trainer.taught)
 
 
 @torch.no_grad()

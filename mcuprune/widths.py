@@ -25,7 +25,9 @@ _STEPS = 4
 def bounded(channels: Channels, *, keep: Sequence[str] = (), least: int = 1, multiple: int = 1) -> Channels:
     """The same groups with higher minimums: whole where a pattern of ``keep`` matches, ``least`` and ``multiple`` elsewhere.
 
-    keep: shell patterns over group and node names. Raises UsageError for one that matches nothing.
+    keep: shell patterns over group and node names, with or without the slash that exporters begin these with. Raises UsageError
+    for one that matches nothing.
+    least: a group that could go as a whole can't if this is above 1.
     """
     for pattern in keep:
         if not any(_matches(pattern, (group.name, *group.nodes)) for group in channels.groups):
@@ -35,7 +37,7 @@ def bounded(channels: Channels, *, keep: Sequence[str] = (), least: int = 1, mul
     def minimum(size: int, names: Sequence[str], own: int) -> int:
         if any(_matches(pattern, names) for pattern in keep):
             return size
-        wanted = max(own, least if own else 0)
+        wanted = max(own, least if own or least > 1 else 0)
         return min(size, -(-wanted // multiple) * multiple)
 
     groups = [replace(g, minimum=minimum(len(g), (g.name, *g.nodes), g.minimum)) for g in channels.groups]
@@ -43,7 +45,7 @@ def bounded(channels: Channels, *, keep: Sequence[str] = (), least: int = 1, mul
 
 
 def _matches(pattern: str, names: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names)
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix("/"), pattern) for name in names)
 
 
 def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
@@ -60,7 +62,9 @@ def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
             over.append(f"no cut was found with {title} below {used} (limit {limit})")
     channels = model.channels
     if over:
-        raise BudgetError(f"{channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits")
+        others = [f"{RESOURCES[name].title} {bounds[name]}" for name, limit in budget.limits.items() if bounds[name] <= limit]
+        rest = f" (least of the others: {', '.join(others)})" if others else ""
+        raise BudgetError(f"{channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits{rest}")
     if np.array_equal(found, model.least):
         return model
     groups = tuple(replace(group, minimum=int(width)) for group, width in zip(channels.groups, found, strict=True))

@@ -30,6 +30,7 @@ FLOORS = (
     ("report", "config"),
     ("outcome",),
     ("cli",),
+    ("__main__",),
 )
 #: Who may import what takes a second to import. Anyone may inside a function.
 HEAVY = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")

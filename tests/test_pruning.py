@@ -248,14 +248,68 @@ def test_a_trained_model_teaches_the_pruned_one_and_the_report_says_so(tmp_path:
     assert "the teacher" not in outcome.text(outcome.document(alone))
 
 
-def test_a_model_that_knows_nothing_cannot_teach(tmp_path: Path) -> None:
+def blank(path: Path) -> str:
+    """A model of ours that knows nothing: it names the first class, whatever it sees."""
     model = onnx.load(MODELS / "dscnn_digits.onnx")
     for initializer in model.graph.initializer:
-        if len(initializer.dims) > 1:
+        if initializer.data_type == onnx.TensorProto.FLOAT:
             initializer.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(initializer), initializer.name))
-    onnx.save(model, tmp_path / "blank.onnx")
+    onnx.save(model, path)
+    return str(path)
+
+
+def test_a_model_that_is_wrong_on_some_classes_does_not_hold_its_pupil_back(tmp_path: Path) -> None:
+    model = onnx.load(MODELS / "dscnn_digits.onnx")
+    (last,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    for initializer in model.graph.initializer:
+        if initializer.name in last.input[1:]:
+            values = numpy_helper.to_array(initializer)[[0, 1, 2, 3, 4, 6, 7, 8, 9, 5]]  # it takes a 6 for a 5, and so on
+            initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), initializer.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    result = pruning.prune(Request(str(tmp_path / "wrong.onnx"), limits(flash="50%"), str(tmp_path / "o.onnx"), epochs=8))
+    assert result.training is not None
+    assert result.training.trained
+    assert result.accuracy_int8 is not None
+    assert result.accuracy_int8 > 0.9
+    assert any("right on 5" in note and "until the pruned one knew more" in note for note in result.notes)
+
+
+def test_to_name_the_most_frequent_class_is_not_to_be_trained(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    parts = {"train": 60, "test": 50}
+    arrays = {f"x_{part}": rng.standard_normal((n, 1, 16, 16)).astype(np.float32) for part, n in parts.items()}
+    arrays |= {f"y_{part}": np.where(np.arange(n) % 5 < 2, 0, np.arange(n) % 10) for part, n in parts.items()}
+    np.savez(tmp_path / "skewed.npz", **arrays)
+    request = Request(blank(tmp_path / "blank.onnx"), limits(flash="50%"), str(tmp_path / "o.onnx"), epochs=1)
+    result = pruning.prune(replace(request, data=str(tmp_path / "skewed.npz")))
+    assert result.accuracy is not None
+    assert result.accuracy >= 0.4
+    assert result.training is not None
+    assert not result.training.trained
+
+
+def test_one_epoch_is_one_epoch_and_batches_are_no_larger_than_the_data(tmp_path: Path) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=1, batch=5000)
+    result = pruning.prune(request)
+    assert result.ok
+    assert {step.epoch for step in result.history if step.accuracy is not None} == {1.0}
+    training = outcome.document(result)["training"]
+    assert (training["epochs"], training["quant_epochs"], training["batch"], training["prune_every"]) == (1, 0, 1100, 1)
+    assert result.full_training_macs == 1100 * result.before.total["macs"]
+
+
+def test_labels_are_smoothed_in_fake_quant_training_too(tmp_path: Path) -> None:
+    request = Request(
+        str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2, method="uniform"
+    )
+    plain, smooth = (pruning.prune(replace(request, distill=False, label_smoothing=share)).history[-1] for share in (0.0, 0.9))
+    assert plain.phase == smooth.phase == "quantize"
+    assert smooth.loss > plain.loss + 0.5
+
+
+def test_a_model_that_knows_nothing_cannot_teach(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--distill needs a trained network"):
-        pruning.prune(Request(str(tmp_path / "blank.onnx"), limits(flash="30%"), str(tmp_path / "o.onnx"), distill=True))
+        pruning.prune(Request(blank(tmp_path / "blank.onnx"), limits(flash="30%"), str(tmp_path / "o.onnx"), distill=True))
 
 
 def test_two_epochs_leave_statistics_that_fit_the_weights(tmp_path: Path) -> None:
@@ -334,16 +388,52 @@ def test_an_interrupted_run_resumes_to_the_same_file(tmp_path: Path) -> None:
     assert not (tmp_path / "b.onnx.checkpoint").exists()
 
 
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(step: Step) -> None:
+    """Stop a run in its second epoch, when the first is stored."""
+    if step.epoch > 1:
+        raise Interrupted
+
+
+def test_a_run_is_not_taken_up_with_other_data(tmp_path: Path) -> None:
+    splits = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
+
+    def store(n: int) -> None:
+        arrays = {
+            "x_train": splits.train.x[:n],
+            "y_train": splits.train.y[:n],
+            "x_test": splits.test.x,
+            "y_test": splits.test.y,
+        }
+        np.savez(tmp_path / "d.npz", **arrays)
+
+    store(300)
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=3)
+    request = replace(request, data=str(tmp_path / "d.npz"))
+    with pytest.raises(Interrupted):
+        pruning.prune(request, interrupt)
+    store(299)
+    with pytest.raises(UsageError, match="leave --resume out"):
+        pruning.prune(replace(request, resume=True))
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_sittings(tmp_path: Path) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=3)
+    with pytest.raises(Interrupted):
+        pruning.prune(request, interrupt)
+    with np.load(tmp_path / "o.onnx.checkpoint") as archive:
+        earlier = json.loads(bytes(archive["meta"]))["also"]["seconds"]
+    began = time.monotonic()
+    result = pruning.prune(replace(request, resume=True))
+    assert earlier > 0
+    assert result.seconds == pytest.approx(earlier + time.monotonic() - began, abs=0.1)
+
+
 def test_a_checkpoint_of_another_request_is_neither_used_nor_overwritten(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=3)
-
-    class Interrupted(Exception):
-        pass
-
-    def interrupt(step: Step) -> None:
-        if step.epoch > 1:
-            raise Interrupted
-
     with pytest.raises(Interrupted):
         pruning.prune(request, interrupt)
     stored = (tmp_path / "o.onnx.checkpoint").read_bytes()
@@ -391,6 +481,15 @@ def test_a_budget_below_one_channel_a_group_is_refused_before_training(tmp_path:
     with pytest.raises(BudgetError, match=r"flash can't go below \d+"):
         pruning.prune(request)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_be_refused_at_once_waits_for_no_import() -> None:
+    code = (
+        "import sys; from mcuprune.cli import main; "
+        f"assert main(['prune', {str(MODELS / 'mbv2se_digits.onnx')!r}, '--sram', '1%', '--data', 'digits']) == 2; "
+        "assert not {'torch', 'onnxruntime', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
 
 def unbiased(path: Path) -> str:

@@ -302,6 +302,38 @@ def test_a_teachers_answers_are_learned_beside_the_labels() -> None:
     assert alone.train_step() == pytest.approx(-log_softmax(logits)[range(32), y].mean(), rel=1e-4)
 
 
+def right_on(share: float) -> np.ndarray:
+    """Answers to the first 128 examples, so many of them right."""
+    answers = np.zeros((128, 10), np.float32)
+    answers[range(128), (digits().train.y[:128] + (np.arange(128) >= share * 128)) % 10] = 5.0
+    return answers
+
+
+def test_a_teacher_that_knows_less_than_its_pupil_is_let_go() -> None:
+    kept, gone = (trainer(normal(MODELS[0]), answers=right_on(share), total=12) for share in (1.0, 0.25))
+    for one in (kept, gone):
+        for _ in range(8):
+            one.train_step()
+    assert kept.taught
+    assert kept.notes == ()
+    assert not gone.taught
+    (note,) = gone.notes
+    assert "right on 25.0% of the training examples" in note
+    chosen = gone._next_batch()
+    logits, y = gone.logits(digits().train.x[chosen]), torch.from_numpy(digits().train.y[chosen])
+    assert torch.equal(gone._loss(logits, y, chosen), torch.nn.functional.cross_entropy(logits, y))
+
+
+def test_a_teacher_that_was_let_go_stays_away_when_a_run_is_taken_up() -> None:
+    channels = normal(MODELS[0])
+    one, other = (trainer(channels, answers=right_on(0.25), total=12) for _ in range(2))
+    for _ in range(8):
+        one.train_step()
+    other.restore(one.state(), channels)
+    assert not other.taught
+    assert other.notes == one.notes
+
+
 def test_answers_are_the_logits_of_the_network_in_onnxruntime() -> None:
     net = network.load(MODELS[0])
     session = onnxruntime.InferenceSession(net.to_proto().SerializeToString())

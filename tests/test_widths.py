@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +232,26 @@ def test_groups_that_the_user_keeps_stay_whole() -> None:
 def test_a_pattern_that_names_no_group_is_a_mistake() -> None:
     with pytest.raises(UsageError, match="no removable group"):
         widths.bounded(label(network.load(MODELS[0])), keep=["nothing*"])
+
+
+def test_patterns_need_not_begin_with_an_exporters_slash() -> None:
+    channels = label(network.load(next(path for path in MODELS if path.stem == "resnet8_digits")))
+    assert any(group.name.startswith("/stem") for group in channels.groups)
+    assert widths.bounded(channels, keep=["stem*"]) == widths.bounded(channels, keep=["/stem*"])
+
+
+def test_least_widths_hold_for_groups_that_could_go_as_a_whole() -> None:
+    channels = label(network.load(MODELS[0]))
+    groups = tuple(replace(group, minimum=0) for group in channels.groups)
+    free = replace(channels, groups=groups)
+    assert {group.minimum for group in widths.bounded(free).groups} == {0}
+    assert {group.minimum for group in widths.bounded(free, least=4).groups} == {4}
+
+
+def test_a_refusal_says_the_least_of_every_limited_resource() -> None:
+    model = model_of(MODELS[0])
+    least = model.least_costs()
+    with pytest.raises(BudgetError) as caught:
+        widths.settled(model, Budget({"sram": 1, "flash": 10**6, "macs": 10**9}))
+    for name in NAMES:
+        assert re.search(rf"{RESOURCES[name].title} (can't go below )?{least[name]}\b", str(caught.value))

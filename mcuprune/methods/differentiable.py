@@ -33,7 +33,7 @@ from mcuprune import widths as allocation
 from mcuprune.resources import Budget
 from mcuprune.salience import salience
 from mcuprune.task import Candidate, OnStep, Task
-from mcuprune.training import Trainer, trainer_for
+from mcuprune.training import Trainer, candidate, trainer_for
 
 #: How much of a step the loss can take back from the group that it protects most (section 3.2: r, typically 2/3).
 _TASK_SHARE = 2 / 3
@@ -188,10 +188,8 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
     model, data, schedule, multiple = task.model, task.data, task.schedule, task.multiple_of
     trainer = trainer_for(task, task.channels)
     outer = Widths(task)
-    first = int(schedule.prune_start * trainer.total)
-    last = max(first + 1, int(schedule.prune_stop * trainer.total))
+    first, last = schedule.window(trainer.total)
     final = last if schedule.freeze else max(last, int(_LAST_CHOICE * trainer.total))
-    every = max(1, min(schedule.prune_every, (last - first) // 20))
     keep = alive = task.channels.keep_all()  # what the masks leave, and what is physically there
     cut = allocation.holds(model, model.full, task.budget)
     notes: list[str] = []
@@ -208,7 +206,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
 
     while trainer.step < trainer.total:
         loss = trainer.train_step()
-        if not cut and trainer.step > first and (trainer.step % every == 0 or trainer.step >= final):
+        if not cut and trainer.step > first and (trainer.step % schedule.prune_every == 0 or trainer.step >= final):
             scores = np.zeros(len(keep))
             scores[alive] = salience(trainer.module.channels, trainer.module.network())
             random = np.random.default_rng((task.seed, trainer.step))
@@ -242,6 +240,4 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
                     "widths": outer.widths,
                 }
                 task.checkpoint.save(_PHASE, arrays, {"cut": cut, "notes": notes, "progress": outer.progress})
-    channels = trainer.module.channels.with_network(trainer.module.network())
-    full = model.sums(model.full)["macs"] * trainer.batch * trainer.total
-    return (Candidate(channels, keep, trainer.training_macs, full, trainer.total - final, tuple(notes)),)
+    return (candidate(trainer, task, keep, final, notes),)

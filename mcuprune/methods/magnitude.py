@@ -15,7 +15,7 @@ from mcuprune.channels import Channels
 from mcuprune.resources import Budget
 from mcuprune.salience import salience
 from mcuprune.task import Candidate, OnStep, Task
-from mcuprune.training import trainer_for
+from mcuprune.training import candidate, trainer_for
 
 _PHASE = "float"
 _START, _STOP, _EVENTS = 0.25, 0.5, 10
@@ -47,9 +47,7 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             on_step(trainer.line(loss, at, "train", task.data.val))
             if task.checkpoint:
                 task.checkpoint.save(_PHASE, {**trainer.state(), "keep": keep}, {})
-    channels = trainer.module.channels.with_network(trainer.module.network())
-    account = model.sums(model.full)["macs"] * trainer.batch * trainer.total
-    return (Candidate(channels, keep, trainer.training_macs, account, trainer.total - events[-1]),)
+    return (candidate(trainer, task, keep, events[-1]),)
 
 
 def _without_weakest(task: Task, now: Channels, keep: np.ndarray, goal: Budget) -> np.ndarray:

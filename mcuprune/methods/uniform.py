@@ -5,7 +5,7 @@ from __future__ import annotations
 from mcuprune import widths
 from mcuprune.salience import salience
 from mcuprune.task import Candidate, OnStep, Task
-from mcuprune.training import trainer_for
+from mcuprune.training import candidate, trainer_for
 
 _PHASE = "float"
 
@@ -26,6 +26,4 @@ def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
             on_step(trainer.line(loss, at, "train", task.data.val))
             if task.checkpoint:
                 task.checkpoint.save(_PHASE, trainer.state(), {})
-    full = model.sums(model.full)["macs"] * trainer.batch * trainer.total
-    channels = channels.with_network(trainer.module.network())
-    return (Candidate(channels, keep, trainer.training_macs, full, trainer.total),)
+    return (candidate(trainer, task, keep, 0),)

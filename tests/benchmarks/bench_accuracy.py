@@ -99,7 +99,6 @@ def mobilenet() -> nn.Module:
 
 @dataclass(frozen=True)
 class Task:
-    title: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     classes: int
@@ -107,6 +106,7 @@ class Task:
     batch: int
     augment: str
     arrays: Callable[[Path], dict[str, np.ndarray]]
+    title: str = ""
 
 
 def _rgb(planes: np.ndarray) -> np.ndarray:
@@ -160,9 +160,9 @@ def person32(folder: Path) -> dict[str, np.ndarray]:
 
 
 TASKS = {
-    "T1": Task("ResNet-8, CIFAR-10", resnet8, (3, 32, 32), 10, 10, 128, "flip,crop4", cifar10),
-    "T2": Task("DS-CNN, 12 keywords", dscnn, (1, 49, 10), 12, 36, 64, "shift5,noise0.2", kws12),
-    "T3": Task("MobileNetV1, persons", mobilenet, (3, 32, 32), 2, 20, 64, "flip,crop4", person32),
+    "T1": Task(resnet8, (3, 32, 32), 10, 10, 128, "flip,crop4", cifar10, "ResNet-8, CIFAR-10"),
+    "T2": Task(dscnn, (1, 49, 10), 12, 36, 64, "shift5,noise0.2", kws12, "DS-CNN, 12 keywords"),
+    "T3": Task(mobilenet, (3, 32, 32), 2, 20, 64, "flip,crop4", person32, "MobileNetV1, persons"),
 }
 
 
