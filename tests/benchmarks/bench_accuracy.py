@@ -271,13 +271,14 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Accuracy at equal budget, data, epochs and batch",
         "",
-        "Made by `make bench` (`tests/benchmarks/bench_accuracy.py`, whose first lines say what T1 and T2 are) from",
+        "Made by `make bench` (`tests/benchmarks/bench_accuracy.py`, whose first lines say what T1, T2 and T3 are) from",
         "`accuracy.jsonl`, which has every run with its seed, widths and versions. Budgets: "
         + "; ".join(f"{name} = {', '.join(f'{k} {v}' for k, v in limits.items())}" for name, limits in BUDGETS.items())
         + ".",
         "Methods named `tp-` are Torch-Pruning, trained, budgeted and quantised as the others are; the first lines of",
         "`tests/benchmarks/torch_pruning_peer.py` give the setting. From a trained network the tool's methods learn from its",
-        "answers too, as they do by default; Torch-Pruning has no teacher.",
+        "answers too, as they do by default; Torch-Pruning has no teacher. Training MACs are those of the training steps, as a",
+        "share of the same steps at full width; seconds are CPU time of the whole run, evaluation included.",
         "",
         "| task | from | budget | optimizer | method | seeds | held | int8 test | float test | int8 val + test "
         "| training MACs | CPU s |",
