@@ -196,6 +196,12 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     small = folding.folded(candidate.channels.network)
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
     accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
+    if request.train and data is not None and accuracy_float is not None and not _is_trained(accuracy_float, data):
+        note = (
+            f"right on {accuracy_float:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
+            "it has learned next to nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
+        )
+        candidate = replace(candidate, notes=(*candidate.notes, note))
     if request.int8:
         final, candidate = _quantize(
             request, candidate, before.total["macs"], data, checkpoint, answers, warm=warm, on_step=seen
@@ -254,8 +260,13 @@ def _is_trained(accuracy: float, data: Data) -> bool:
     It has if it is a fifth of the way from what naming the most frequent class would score to all: an untrained one names
     some class most of the time, a trained one may be weak.
     """
-    frequent = float(np.bincount(data.test.y).max()) / len(data.test.y)
+    frequent = _frequent(data)
     return accuracy > frequent + 0.2 * (1 - frequent)
+
+
+def _frequent(data: Data) -> float:
+    """The share of the test set that its most frequent class is."""
+    return float(np.bincount(data.test.y).max()) / len(data.test.y)
 
 
 def _stored_candidate(saved: Saved, path: str) -> Candidate:

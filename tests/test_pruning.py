@@ -288,6 +288,16 @@ def test_to_name_the_most_frequent_class_is_not_to_be_trained(tmp_path: Path) ->
     assert not result.training.trained
 
 
+def test_a_network_that_learned_nothing_is_not_passed_off_as_pruned(demo: Result, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{part}": rng.standard_normal((60, 1, 16, 16)).astype(np.float32) for part in ("train", "test")}
+    np.savez(tmp_path / "noise.npz", y_train=np.arange(60) % 10, y_test=np.arange(60) % 10, **arrays)
+    request = Request(blank(tmp_path / "blank.onnx"), limits(flash="50%"), str(tmp_path / "o.onnx"), epochs=1)
+    result = pruning.prune(replace(request, data=str(tmp_path / "noise.npz")))
+    assert any("most frequent class is on 10.0%" in note and "learned next to nothing" in note for note in result.notes)
+    assert not any("learned" in note for note in demo.notes)
+
+
 def test_one_epoch_is_one_epoch_and_batches_are_no_larger_than_the_data(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=1, batch=5000)
     result = pruning.prune(request)
