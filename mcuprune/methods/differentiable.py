@@ -17,8 +17,12 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
   channel in a layer. Half of every step is shared alike, and no group's multiplier falls below half of what uniform scaling
   would leave it, for the same reason.
 * *Early.* On an untrained network most of the training belongs to the narrow network: what wide layers have learned is mostly
-  lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one takes longer.
+  lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one starts at once.
 * *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.
+
+Tried and not kept, for it came to the same widths or the same accuracy within noise (studies.md, Trials): channels chosen by
+their Taylor expansion of the loss instead of the scale of BatchNormalization; multipliers of an augmented Lagrangian in place
+of the random choice among violated resources. Where several steps tie at the peak, its gradient is the mean over them.
 """
 
 from __future__ import annotations
