@@ -309,12 +309,14 @@ def test_one_epoch_is_one_epoch_and_batches_are_no_larger_than_the_data(tmp_path
 
 
 def test_labels_are_smoothed_in_fake_quant_training_too(tmp_path: Path) -> None:
-    request = Request(
-        str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2, method="uniform"
-    )
-    plain, smooth = (pruning.prune(replace(request, distill=False, label_smoothing=share)).history[-1] for share in (0.0, 0.9))
-    assert plain.phase == smooth.phase == "quantize"
-    assert smooth.loss > plain.loss + 0.5
+    """No loss against a smoothed label is below that label's entropy; against the label itself it would be, after training."""
+    model, out = str(MODELS / "dscnn_digits.onnx"), str(tmp_path / "o.onnx")
+    request = Request(model, limits(macs="50%"), out, epochs=8, method="uniform", distill=False, label_smoothing=0.9)
+    last = pruning.prune(request).history[-1]
+    smoothed = np.full(10, 0.09) + 0.1 * np.eye(10)[0]
+    entropy = -float(smoothed @ np.log(smoothed))
+    assert last.phase == "quantize"
+    assert last.loss > entropy - 1e-4
 
 
 def test_a_model_that_knows_nothing_cannot_teach(tmp_path: Path) -> None:
