@@ -247,7 +247,7 @@ def _fingerprint(request: Request, data: Data | None) -> str:
     """Changes with everything that a run's course depends on, and with nothing else."""
     asked = repr((__version__, replace(request, output="", report=None, resume=False)))
     found = hashlib.sha256(Path(request.model).read_bytes() + asked.encode())
-    for split in (data.train, data.val) if data else ():
+    for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
         for array in (split.x, split.y):
             found.update(repr((array.shape, array.dtype.str)).encode())
             found.update(np.ascontiguousarray(array).data)

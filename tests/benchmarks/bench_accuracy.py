@@ -266,6 +266,11 @@ def stored() -> list[dict[str, Any]]:
     return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
+def spread(values: list[float]) -> str:
+    """Mean and, of more than one, sample standard deviation."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
 def page(rows: list[dict[str, Any]]) -> str:
     """The table of all stored runs: means over seeds, with the sample standard deviation."""
     lines = [
@@ -289,14 +294,10 @@ def page(rows: list[dict[str, Any]]) -> str:
         of = tuple(found[name] for name in ("task", "trained", "budget", "optimizer", "method"))
         groups.setdefault(of, []).append(found)
 
-    def spread(found: list[dict[str, Any]], name: str) -> str:
-        values = [100 * one[name] for one in found]
-        return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
     for (task, trained, budget, optimizer, method), found in sorted(groups.items()):
         cells = [task, "trained" if trained else "scratch", budget, optimizer, method, str(len(found))]
         cells.append("yes" if all(one["held"] for one in found) else "NO")
-        cells += [spread(found, name) for name in ("accuracy_int8", "accuracy_float", "pooled_int8")]
+        cells += [spread([100 * one[name] for one in found]) for name in ("accuracy_int8", "accuracy_float", "pooled_int8")]
         cells.append(f"{mean(one['training_macs'] / one['full_training_macs'] for one in found):.2f}")
         cells.append(f"{mean(one['cpu_seconds'] for one in found):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
@@ -322,8 +323,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
         if not found:
             return ""
         best = max(found, key=lambda values: (len(values) >= _SEEDS, mean(values)))
-        shown = f"{mean(best):.1f}" + (f" ± {stdev(best):.1f}" if len(best) > 1 else "")
-        return shown if len(best) >= _SEEDS else f"{shown} ({len(best)})"
+        return spread(best) if len(best) >= _SEEDS else f"{spread(best)} ({len(best)})"
 
     lines = [
         "| | from | budget | mcuprune | Torch-Pruning | uniform | Torch-Pruning, SGD | uniform, SGD | training MACs |",

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
-from bench_accuracy import BUDGETS, TASKS, files, measured
+from bench_accuracy import BUDGETS, TASKS, files, measured, spread
 
 from mcuprune.resources import RESOURCES
 
@@ -77,7 +77,6 @@ def _settings() -> Iterator[Case]:
     yield Case("defaults", "T2", BUDGETS["B2"])
     for name, wishes in (
         ("prune every 5 steps", {"prune_every": 5}),
-        ("prune every 80 steps", {"prune_every": 80}),
         ("from the first step to 15 %", {"prune_start": 0.0, "prune_stop": 0.15}),
         ("from 10 % to 45 %", {"prune_start": 0.1, "prune_stop": 0.45}),
         ("from 30 % to 70 %", {"prune_start": 0.3, "prune_stop": 0.7}),
@@ -151,7 +150,7 @@ def page(rows: list[dict[str, Any]]) -> str:
                     for r in RESOURCES
                 ]
                 cost = mean(row["training_macs"] / row["full_training_macs"] for row in found)
-                accuracies = [_spread([100 * row[key] for row in found]) for key in ("accuracy_int8", "pooled_int8")]
+                accuracies = [spread([100 * row[key] for row in found]) for key in ("accuracy_int8", "pooled_int8")]
                 lines.append("| " + " | ".join([case.name, str(len(found)), *accuracies, *shares, f"{cost:.2f}"]) + " |")
     return "\n".join([*lines, *_trials()]) + "\n"
 
@@ -170,10 +169,6 @@ def _trials() -> list[str]:
             f"| {what.replace(' trained True', ' trained')} | " + " | ".join(str(trial.get(r, "")) for r in _RESULTS) + " |"
         )
     return lines
-
-
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def main() -> int:

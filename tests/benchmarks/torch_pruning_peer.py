@@ -37,7 +37,7 @@ from mcuprune.fusion import buffers
 from mcuprune.resources import Budget
 from mcuprune.task import Candidate, Method, OnStep, Task
 from mcuprune.trainable import _converter
-from mcuprune.training import Trainer, trainer_for
+from mcuprune.training import Trainer, candidate, trainer_for
 
 Importance = Callable[[Any], torch.Tensor | None]
 
@@ -156,9 +156,7 @@ def prune(task: Task, on_step: OnStep, *, importance: str, scope: str, trained: 
             on_step(trainer.line(loss, model.at(task.channels.widths(keep)), "prune"))
         if trainer.step % trainer.steps_per_epoch == 0:
             on_step(trainer.line(loss, model.at(task.channels.widths(keep)), "train", task.data.val))
-    candidate = trainer.module.channels.with_network(trainer.module.network())
-    account = model.sums(model.full)["macs"] * trainer.batch * trainer.total
-    return (Candidate(candidate, keep, trainer.training_macs, account, trainer.total - events[-1]),)
+    return (candidate(trainer, task, keep, events[-1]),)
 
 
 def _slim(trainer: Trainer) -> None:
