@@ -43,10 +43,13 @@ class Trainable(nn.Module):
     gates: float (n_components + 1,), 1 where a component is kept; None computes the whole network. Set it before a call;
         let it require grad to get dLoss/dMask.
     norm_momentum: how far a call in training mode moves BatchNormalization's statistics towards those of its batch.
+    norm_of_batch: whether a call in evaluation mode normalises by the statistics of its batch, as constants: no gradient flows
+        through them, and those that the network keeps stay as they are.
     Raises UnsupportedOperator, on construction, for a node that neither onnx2torch nor a kernel of ours can run.
     """
 
     norm_momentum = 0.1
+    norm_of_batch = False
 
     def __init__(self, channels: Channels) -> None:
         super().__init__()
@@ -186,14 +189,18 @@ class Trainable(nn.Module):
 
         def kernel(values: Mapping[str, Tensor]) -> Tensor:
             x = values[node.inputs[0]]
-            batch = self.training and x.numel() > x.shape[1]
+            several = x.numel() > x.shape[1]
+            known = self.constant(mean), self.constant(variance)
+            if self.norm_of_batch and several and not self.training:
+                axes = [axis for axis in range(x.ndim) if axis != 1]
+                spread, middle = torch.var_mean(x.detach(), axes, correction=0)
+                known = middle, spread
             return F.batch_norm(
                 x,
-                self.constant(mean),
-                self.constant(variance),
+                *known,
                 self.constant(scale),
                 self.constant(shift),
-                training=batch,
+                training=self.training and several,
                 momentum=self.norm_momentum,
                 eps=epsilon,
             )

@@ -10,13 +10,13 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
 * *Pace.* The paper's fixed learning rate either saturates the clip (then all groups shrink alike: uniform scaling) or stalls
   before the budget. Here the gradients give the direction, and each update goes just as far as the schedule asks: every
   limited resource falls geometrically from its full cost to its limit over a part of the training.
-* *Task gradient* in evaluation mode of BatchNormalization: with batch statistics the loss does not feel a group's scale and
-  Eq. 9 nearly cancels. One batch is noisy, so a running mean over updates is used.
+* *Task gradient* in evaluation mode of BatchNormalization, with the statistics of the batch that it is taken on: were they to
+  follow the gates, the loss would not feel a group's scale and Eq. 9 would nearly cancel; and the running ones lag behind
+  the weights, so that at first a lower scale of anything lowers the loss, and no group seems worth its channels.
 * *Protection by degrees.* The task gradient slows the shrinking of groups that it shields; it neither stops it nor asks others
-  to shrink. Its sign is noise more often than not, and one group that loses by chance loses for ever: a DS-CNN ended with one
-  channel in a layer. Half of every step is shared alike, and no group's multiplier falls below half of what uniform scaling
-  would leave it, for the same reason. On the untrained networks of the benchmark it shields no group at all (studies.md,
-  Losses): so early, weaker activations lower the loss everywhere, for running statistics lag and logits are too large.
+  to shrink. One batch is noise more often than not, and one group that loses by chance loses for ever: a DS-CNN ended with one
+  channel in a layer. So a running mean over updates counts, for as much as lasts: what changes its sign averages out. Half of
+  every step is shared alike, and no group's multiplier falls below half of what uniform scaling would leave it.
 * *Early.* On an untrained network most of the training belongs to the narrow network: what wide layers have learned is mostly
   lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one starts at once.
 * *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.
@@ -125,9 +125,8 @@ class Widths:
             self._towards(list(over) if self.search.objectives == "sum" else chosen, goal)
 
     def _protection(self) -> np.ndarray:
-        """How much the loss shields each group, from 0 to 1 for the one that it shields most: float (groups,)."""
-        shield = np.maximum(-self.task, 0.0)
-        return np.asarray(shield / max(float(shield.max(initial=0.0)), 1e-12))
+        """How much the loss shields each group, from 0 to 1 for one that it always shields most: float (groups,)."""
+        return np.maximum(-self.task, 0.0) if self.search.loss != "resource" else np.zeros(len(self.task))
 
     def _towards(self, objectives: Sequence[str], goal: Budget) -> None:
         """One step along the combined gradient, just long enough to bring ``objectives`` to their goal."""
@@ -141,7 +140,7 @@ class Widths:
         pull = _EVEN + (1 - _EVEN) * of_resource / of_resource.max()
         if self.search.loss == "task":
             pull = np.ones(len(n))
-        share = {"both": _TASK_SHARE, "task": 1.0, "resource": 0.0}[self.search.loss]
+        share = 1.0 if self.search.loss == "task" else _TASK_SHARE
         direction = np.where(focus, pull * (1 - share * self._protection()), 0.0)
         far = 1.0
         single = Budget({name: goal.limits[name] for name in objectives})
@@ -160,15 +159,19 @@ class Widths:
 
 
 def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss on (x, y) through the masks, spread by M(s, s0) = s / (s + s0)."""
+    """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss on (x, y) through the masks, spread by M(s, s0) = s / (s + s0).
+
+    keep: bool (components,), what the masks leave. scores: float (components,), each one's salience.
+    """
     module = trainer.module
     module.eval()
+    module.norm_of_batch = True
     gates = trainer.tensor(keep.astype(np.float32)).requires_grad_()
     previous, module.gates = module.gates, gates
     loss = F.cross_entropy(trainer.logits(x), trainer.tensor(y))
     trainer.account(len(x))
     (of_mask,) = torch.autograd.grad(loss, gates)
-    module.gates = previous
+    module.gates, module.norm_of_batch = previous, False
     per_component = of_mask.double().cpu().numpy()
     found = np.zeros(len(module.channels.groups))
     for index, group in enumerate(module.channels.groups):
