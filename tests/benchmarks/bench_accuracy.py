@@ -311,11 +311,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
     tool, and with SGD, which is what they are used with elsewhere.
     """
     accuracies: dict[tuple[Any, ...], list[float]] = {}
-    costs: dict[tuple[Any, ...], list[float]] = {}
+    macs: dict[tuple[Any, ...], list[float]] = {}
+    seconds: dict[tuple[Any, ...], list[float]] = {}
     for found in rows:
         of = tuple(found[name] for name in ("task", "trained", "budget", "optimizer", "method"))
         accuracies.setdefault(of, []).append(100 * found["pooled_int8"])
-        costs.setdefault(of, []).append(found["training_macs"] / found["full_training_macs"])
+        macs.setdefault(of, []).append(found["training_macs"] / found["full_training_macs"])
+        seconds.setdefault(of, []).append(found["cpu_seconds"])
 
     def cell(*of: Any, rival: str) -> str:
         """Mean, spread and, if not three or more, number of seeds of the best method whose name starts with ``rival``."""
@@ -326,8 +328,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
         return spread(best) if len(best) >= _SEEDS else f"{spread(best)} ({len(best)})"
 
     lines = [
-        "| | from | budget | mcuprune | Torch-Pruning | uniform | Torch-Pruning, SGD | uniform, SGD | training MACs |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| | from | budget | mcuprune | Torch-Pruning | uniform | Torch-Pruning, SGD | uniform, SGD | training MACs | CPU |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for of in sorted(accuracies):
         task, trained, budget, optimizer, method = of
@@ -335,8 +337,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
             continue
         cells = [cell(task, trained, budget, "muon", rival=rival) for rival in ("differentiable", PEER, "uniform")]
         cells += [cell(task, trained, budget, "sgd", rival=rival) for rival in (PEER, "uniform")]
-        start = "trained" if trained else "scratch"
-        lines.append(f"| {' | '.join([TASKS[task].title, start, budget, *cells, f'{mean(costs[of]):.2f}'])} |")
+        start, whole = "trained" if trained else "scratch", seconds.get((task, False, "full", "muon", "uniform"))
+        cells += [f"{mean(macs[of]):.2f}", f"{mean(seconds[of]) / mean(whole):.2f}" if whole else ""]
+        lines.append(f"| {' | '.join([TASKS[task].title, start, budget, *cells])} |")
     return "\n".join(lines)
 
 
