@@ -23,7 +23,8 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
 
 Tried and not kept, for it came to the same widths or the same accuracy within noise (studies.md, Trials): channels chosen by
 their Taylor expansion of the loss instead of the scale of BatchNormalization; multipliers of an augmented Lagrangian in place
-of the random choice among violated resources. Where several steps tie at the peak, its gradient is the mean over them.
+of the random choice among violated resources; protection in full for whichever group the loss shields most, or shields most
+beyond what it does to all groups alike. Where several steps tie at the peak, its gradient is the mean over them.
 """
 
 from __future__ import annotations
