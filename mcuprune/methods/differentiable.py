@@ -17,7 +17,7 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
   to shrink. One batch is noise more often than not, and one group that loses by chance loses for ever: a DS-CNN ended with one
   channel in a layer. So a running mean over updates counts, for as much as lasts: what changes its sign averages out. Half of
   every step is shared alike, and no group's multiplier falls below half of what uniform scaling would leave it. On a DS-CNN
-  with five layers all of this is worth no more than the noise of five seeds (studies.md, Losses).
+  of five groups all of this is worth no more than the noise of five seeds (studies.md, Losses).
 * *Early.* On an untrained network most of the training belongs to the narrow network: what wide layers have learned is mostly
   lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one starts at once.
 * *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.
