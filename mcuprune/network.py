@@ -191,15 +191,25 @@ def write_model(model: ModelProto, path: str | Path) -> None:
     write_bytes(model.SerializeToString(deterministic=True), path)
 
 
+def beside(path: str | Path) -> Path:
+    """Where this process writes what is to become ``path``: in the same folder, under a name that nobody else uses."""
+    return Path(path).parent / f"{Path(path).name}.{os.getpid()}.partial"  # a folder such as "." has no name
+
+
 def write_bytes(content: bytes, path: str | Path) -> None:
-    """Write a file whole or not at all: beside its place first, then renamed. Raises OutputError."""
-    path = Path(path)
-    partial = path.parent / f"{path.name}.partial"  # a folder such as "." has no name
+    """Write a file whole or not at all: beside its place first, then renamed. A link stays one; what it points to is written.
+
+    Raises OutputError, also for a place that has something other than a file: a device would be replaced.
+    """
+    place = Path(os.path.realpath(path))
+    if place.exists() and not place.is_file():
+        raise OutputError(f"{path}: is no regular file; choose another place")
+    partial = beside(place)
     try:
         partial.write_bytes(content)
-        os.replace(partial, path)
+        os.replace(partial, place)
     except OSError as error:
-        partial.unlink(missing_ok=True) if path.parent.is_dir() else None
+        partial.unlink(missing_ok=True) if place.parent.is_dir() else None
         raise OutputError(f"{path}: can't be written ({error.strerror}); choose another place") from None
 
 

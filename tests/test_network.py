@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -379,6 +380,20 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     loaded(block()).save(tmp_path / "net.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
     assert isinstance(network.load(tmp_path / "net.onnx"), Network)
+
+
+def test_only_regular_files_are_replaced_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="no regular file"):
+        network.write_bytes(b"new", tmp_path / "pipe")
+    (tmp_path / "there").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "link.partial").write_bytes(b"somebody's")
+    network.write_bytes(b"new", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there").read_bytes() == b"new"
+    assert (tmp_path / "link.partial").read_bytes() == b"somebody's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "link.partial", "pipe", "there"]
 
 
 def test_reading_a_missing_file_is_the_users_mistake(tmp_path: Path) -> None:
