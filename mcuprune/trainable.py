@@ -674,6 +674,7 @@ def _onnx2torch(node: Node, net: Network) -> Kernel:
     lowered = _lowered(node, net)
     operands = list(dict.fromkeys(name for name in node.inputs if name))
     protos, parameters = node_protos([lowered], {}, _KERNEL_OPSET, net.dtypes)
+    protos[0].name = "node"  # onnx2torch makes it an attribute of a module, which may not be called "forward" or "."
     inputs = []
     for name in operands:
         shape: list[int | str] = list(net.shapes[name])
@@ -690,7 +691,7 @@ def _onnx2torch(node: Node, net: Network) -> Kernel:
         reason = str(error).strip().splitlines()
         raise UnsupportedOperator(
             f"{net.path}: node '{node.name}': {node.op} can't be trained ({reason[0] if reason else type(error).__name__}); "
-            "profile, check and prune --no-train work on it"
+            "profile, check and prune --no-train --float work on it"
         ) from None
     position = [operands.index(name) for name in node.inputs if name]
     if len(operands) == len(position):

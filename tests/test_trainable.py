@@ -704,5 +704,14 @@ def test_without_onnx2torch_the_extra_is_named() -> None:
     assert "MissingExtra: training needs onnx2torch, which isn't installed; pip install 'mcuprune[prune]'" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["forward", "training", "_modules", ".", ".."])
+def test_a_node_may_have_any_name(name: str) -> None:
+    """Also one that no attribute of a torch module can have."""
+    model = graph([helper.make_node("Relu", ["x"], ["y"], name=name)], {}, (3,))
+    x = drawn(2, 3)
+    (found,) = Trainable(label(network.from_proto(model, "net.onnx")))(torch.from_numpy(x))
+    assert np.array_equal(found.numpy(), np.maximum(x, 0))
+
+
 def test_kernels_of_ours_are_for_operators_of_the_table() -> None:
     assert set(_OWN) <= set(OPS)
