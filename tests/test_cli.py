@@ -474,6 +474,22 @@ def test_an_interrupt_is_130(net, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("mcuprune: interrupted\n")
 
 
+def test_an_interrupt_while_the_command_is_still_being_imported_is_130():
+    code = """if True:
+        import sys
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == "mcuprune.cli":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Finder())
+        from mcuprune.__main__ import main
+        sys.exit(main())
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mcuprune: interrupted\n")
+
+
 def test_a_missing_extra_says_what_to_install(net, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mcuprune.pruning", None)
     monkeypatch.delattr("mcuprune.pruning", raising=False)
