@@ -11,6 +11,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -184,6 +185,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     elif (stored := checkpoint.load(None)) is not None:
         history.take_up(stored.also["history"])
         earlier = stored.also["seconds"]
+    else:
+        notes = (*notes, "--resume found no state of an interrupted run; this one started anew")
     done = checkpoint.load(_QUANTIZE)
     if done is not None:  # the float network of the interrupted run is ready
         candidate = _stored_candidate(done, request.model)
@@ -209,12 +212,10 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     else:
         final = small
     final.save(request.output)
-    checkpoint.remove()
-
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
     after = resources.profile(written)
     kept = labelled.kept(candidate.keep)
-    return Result(
+    result = Result(
         request=request,
         budget=budget,
         before=before,
@@ -233,6 +234,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         test_examples=len(data.test.y) if data else 0,
         training=_training(request, data, warm=warm, taught=answers is not None),
     )
+    checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
+    return result
 
 
 def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
@@ -286,13 +289,20 @@ def _need_engine(request: Request) -> None:
     """
     try:
         import mcuprune.quantize  # noqa: F401
-        from mcuprune.methods import METHODS
-        from mcuprune.optimizer import OPTIMIZERS
+
+        _check_engine(request)
     except ImportError as error:
         raise MissingExtra(
             f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' "
             "(--no-train --float works without it)"
         ) from None
+
+
+def _check_engine(request: Request) -> None:
+    """Raise UsageError for a name that only the modules know which import torch; ImportError where it isn't installed."""
+    from mcuprune.methods import METHODS
+    from mcuprune.optimizer import OPTIMIZERS
+
     _check_choice("method", request.method, tuple(METHODS))
     _check_choice("optimizer", request.optimizer, tuple(OPTIMIZERS))
 
@@ -310,18 +320,24 @@ def _choose_threads(macs: int) -> None:
         torch.set_num_threads(1)
 
 
+def _check_device(request: Request) -> re.Match[str]:
+    """What was asked for, N of cuda:N as its group. Raises UsageError for what no machine has."""
+    found = re.fullmatch(r"auto|cpu|cuda(?::(0|[1-9]\d*))?", request.device, re.ASCII)
+    if not found:
+        raise UsageError(f"--device {request.device}: unknown; choose auto, cpu, cuda or cuda:N")
+    return found
+
+
 def _device(request: Request, macs: int) -> str:
     """Where torch is to compute. Raises UsageError for a device that isn't there."""
     import torch
 
+    found = _check_device(request)
     if request.device == "cpu":
         return "cpu"
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if request.device == "auto":
         return _repeating("cuda") if there and request.train and macs >= _ONE_THREAD else "cpu"
-    found = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", request.device, re.ASCII)
-    if not found:
-        raise UsageError(f"--device {request.device}: unknown; choose auto, cpu, cuda or cuda:N")
     if not there:
         raise UsageError(
             f"--device {request.device}: torch {torch.__version__} finds no CUDA device; "
@@ -351,11 +367,15 @@ def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model, as far as that is known without the packages that train."""
     if request.lr is not None and not 0 < request.lr < np.inf:
         raise UsageError(f"--lr: {request.lr} is not a learning rate; write one above 0, such as 0.05")
+    _check_device(request)
     for origin in _PRUNING:
         _window(request, origin)
     for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
         if not 0 <= share < 1:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
+    if (request.method, request.optimizer) != (Request.method, Request.optimizer):
+        with suppress(ImportError):  # without the packages that know the names, a run that needs one says so
+            _check_engine(request)
     _check_choice("loss", request.loss, LOSSES)
     _check_choice("objectives", request.objectives, OBJECTIVES)
     if request.augment:
@@ -372,13 +392,16 @@ def _check_places(request: Request) -> None:
         folder = Path(place).parent if place == request.output else Path(place)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f"{Path(request.output).name}.partial"
+            probe = network.beside(folder / Path(request.output).name)
             probe.touch()
             probe.unlink()
         except OSError as error:
             raise OutputError(f"{place}: can't be written ({error.strerror}); choose another place") from None
-    if os.path.isdir(request.output):
-        raise OutputError(f"{request.output}: is a folder; name a file to write")
+    written = [] if request.report is None else [os.path.join(request.report, f"report.{kind}") for kind in ("json", "md")]
+    for file in (request.output, *written):
+        if os.path.exists(file) and not os.path.isfile(file):
+            what = "is a folder" if os.path.isdir(file) else "is no regular file"
+            raise OutputError(f"{file}: {what}; name another place to write")
 
 
 def _data(request: Request, net: Network) -> Data | None:
@@ -619,7 +642,10 @@ def _quantize(
         quant.observing = trainer.step < _OBSERVING * trainer.total
         loss = trainer.train_step()
         if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(trainer.line(loss, at, _QUANTIZE, data.val))
+            line = trainer.line(loss, at, _QUANTIZE, data.val)
+            before = schedule.epochs * trainer.steps_per_epoch
+            epoch, epochs = (schedule.epochs + part for part in (line.epoch, line.epochs))
+            on_step(replace(line, step=before + line.step, epoch=epoch, epochs=epochs))
             arrays = {**trainer.state(), "float": np.frombuffer(_bytes(net), np.uint8), "keep": candidate.keep}
             macs = candidate.training_macs, candidate.full_training_macs
             values = {"macs": macs, "notes": candidate.notes, "taught": candidate.taught}

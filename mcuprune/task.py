@@ -64,7 +64,7 @@ class Search:
 class Step:
     """One line of a run's history. Resources are those of the widths at that step; accuracy is None between evaluations.
 
-    epochs: how many epochs this part of the run has.
+    step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
     """
 
     step: int
@@ -114,8 +114,8 @@ class Candidate:
 
     keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
     settled: steps that it was trained for since its last cut. taught: whether to the end it learned from a teacher too.
-    training_macs: forward multiply-accumulates of every example trained on, which a teacher's one look at the data is no part
-        of; full_training_macs: the same at full width.
+    training_macs: forward multiply-accumulates of every training step, which a teacher's one look at the data is no part of,
+        nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width.
     notes: what the user should know about how it came about.
     """
 
@@ -138,6 +138,9 @@ class History:
         self.steps: list[Step] = []
 
     def __call__(self, step: Step) -> None:
+        """One line a step: where an epoch ends with an update, the line that has the accuracy too."""
+        if self.steps and self.steps[-1].step == step.step:
+            self.steps.pop()
         self.steps.append(step)
 
     def document(self) -> list[dict[str, Any]]:

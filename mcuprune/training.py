@@ -154,7 +154,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
-        self.account(len(chosen))
+        self.training_macs += self._macs * len(chosen)
         if self._answers is not None:
             self._weigh_teacher(int((logits.detach().argmax(1) == y).sum()))
         if self.step == self.total:  # of the last step's weights no further loss tells
@@ -194,10 +194,6 @@ class Trainer:
         # the square of the temperature keeps the two gradients of one size
         apart = F.kl_div(F.log_softmax(logits / _TEMPERATURE, 1), soft, reduction="batchmean") * _TEMPERATURE**2
         return 0.5 * loss + 0.5 * apart
-
-    def account(self, examples: int) -> None:
-        """Add the forward multiply-accumulates of so many examples to what training has cost."""
-        self.training_macs += self._macs * examples
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """An array as a tensor on the device that trains."""

@@ -20,7 +20,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from mcuprune import data, network, ops, outcome, pruning, resources, units, widths
+from mcuprune import data, evaluate, network, ops, outcome, pruning, resources, units, widths
 from mcuprune.cli import main
 from mcuprune.errors import BudgetError, DataError, ModelError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.pruning import Request, Result
@@ -120,6 +120,22 @@ def test_history_falls_to_the_budget_and_training_costs_less_than_full_width(dem
     assert demo.training_macs < 0.55 * demo.full_training_macs
 
 
+def test_history_counts_on_through_quantisation_with_one_line_a_step(demo: Result) -> None:
+    steps, epochs = ([getattr(line, name) for line in demo.history] for name in ("step", "epoch"))
+    assert steps == sorted(set(steps))
+    assert epochs == sorted(set(epochs))
+
+
+@pytest.mark.parametrize(("flash", "batch"), [("50%", 1100), ("95%", 64)])
+def test_no_run_trains_more_than_the_same_steps_at_full_width(flash: str, batch: int, tmp_path: Path) -> None:
+    """Also where widths are updated at every step: the batches that the task gradient is taken on are no training steps."""
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(flash=flash), str(tmp_path / "o.onnx"), epochs=2, batch=batch)
+    result = pruning.prune(request)
+    steps = result.history[-1].step
+    assert result.full_training_macs == steps * min(batch, 1100) * result.before.total["macs"]
+    assert result.training_macs <= result.full_training_macs
+
+
 def test_report_text_and_markdown_say_only_what_the_document_holds(demo: Result) -> None:
     found = json.loads(outcome.write(outcome.document(demo)))
     assert found["command"] == "prune"
@@ -133,8 +149,9 @@ def test_the_report_tells_how_the_network_was_trained(demo: Result, tmp_path: Pa
     found = outcome.document(demo)["training"]
     assert (found["from"], found["distill"], found["optimizer"]) == ("trained", True, "muon")
     steps = found["examples"] // found["batch"]
-    assert demo.history[-1].step == found["quant_epochs"] * steps
-    assert max(step.step for step in demo.history) == (found["epochs"] - found["quant_epochs"]) * steps
+    assert demo.history[-1].step == found["epochs"] * steps
+    assert demo.history[-1].epoch == demo.history[-1].epochs == found["epochs"]
+    assert max(step.step for step in demo.history if step.phase == "train") == (found["epochs"] - found["quant_epochs"]) * steps
     assert found["versions"]["torch"] == torch.__version__
     assert f"| lr | {found['lr']} |" in outcome.markdown(outcome.document(demo))
     cut = Request(demo.request.model, limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False)
@@ -459,7 +476,30 @@ def test_a_checkpoint_of_another_request_is_neither_used_nor_overwritten(tmp_pat
 def test_a_damaged_checkpoint_is_ignored(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2, resume=True)
     (tmp_path / "o.onnx.checkpoint").write_bytes(b"cut short")
-    assert pruning.prune(request).ok
+    result = pruning.prune(request)
+    assert result.ok
+    assert [note for note in result.notes if "--resume found no state" in note]
+
+
+def test_a_run_interrupted_while_its_file_is_measured_needs_no_training_anew(tmp_path: Path, monkeypatch) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2)
+    measure = evaluate.accuracy_of
+
+    def stop(model: str | bytes | Path, split: data.Split) -> float:
+        if model == request.output:
+            raise Interrupted
+        return measure(model, split)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "accuracy_of", stop)
+        with pytest.raises(Interrupted):
+            pruning.prune(request)
+    written, trained = (tmp_path / "o.onnx").read_bytes(), []
+    result = pruning.prune(replace(request, resume=True), trained.append)
+    assert not trained
+    assert result.history[-1].phase == "quantize"
+    assert (tmp_path / "o.onnx").read_bytes() == written
+    assert [path.name for path in tmp_path.iterdir()] == ["o.onnx"]
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
@@ -623,6 +663,14 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path)
         pruning.prune(Request(str(MODELS / "resnet8_digits.onnx"), limits(macs="50%"), str(tmp_path / "file" / "o.onnx")))
     with pytest.raises(OutputError, match="is a folder"):
         pruning.prune(Request(str(MODELS / "resnet8_digits.onnx"), limits(macs="50%"), str(tmp_path)))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="is no regular file"):
+        pruning.prune(Request(str(MODELS / "resnet8_digits.onnx"), limits(macs="50%"), str(tmp_path / "pipe")))
+    (tmp_path / "r" / "report.md").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"report\.md: is a folder"):
+        pruning.prune(
+            Request(str(MODELS / "resnet8_digits.onnx"), limits(macs="50%"), str(tmp_path / "o"), report=str(tmp_path / "r"))
+        )
     assert time.process_time() - started < 5
 
 
@@ -633,6 +681,9 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path)
         (["--macs", "50%", "--augment", "spin"], "spin"),
         (["--macs", "50%", "--keep", "nothing*"], "nothing*"),
         (["--macs", "50%", "--optimizer", "newton"], "newton"),
+        (["--macs", "50%", "--method", "magic", "--no-train", "--float"], "magic"),
+        (["--macs", "50%", "--optimizer", "newton", "--no-train", "--float"], "newton"),
+        (["--macs", "50%", "--device", "abacus", "--no-train", "--float"], "abacus"),
         (["--macs", "50%", "--loss", "neither"], "neither"),
         (["--macs", "50%", "--prune-start", "0.5", "--prune-stop", "0.4"], "--prune-stop 0.4"),
         (["--macs", "50%", "--label-smoothing", "1.5"], "--label-smoothing 1.5"),

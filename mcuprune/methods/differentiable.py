@@ -171,7 +171,6 @@ def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.
     gates = trainer.tensor(keep.astype(np.float32)).requires_grad_()
     previous, module.gates = module.gates, gates
     loss = F.cross_entropy(trainer.logits(x), trainer.tensor(y))
-    trainer.account(len(x))
     (of_mask,) = torch.autograd.grad(loss, gates)
     module.gates, module.norm_of_batch = previous, False
     per_component = of_mask.double().cpu().numpy()
