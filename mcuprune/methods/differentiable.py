@@ -16,8 +16,9 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
 * *Protection by degrees.* The task gradient slows the shrinking of groups that it shields; it neither stops it nor asks others
   to shrink. One batch is noise more often than not, and one group that loses by chance loses for ever: a DS-CNN ended with one
   channel in a layer. So a running mean over updates counts, for as much as lasts: what changes its sign averages out. Half of
-  every step is shared alike, and no group's multiplier falls below half of what uniform scaling would leave it. On a DS-CNN
-  of five groups all of this is worth no more than the noise of five seeds (studies.md, Losses).
+  every step is shared alike, and no group's multiplier falls below half of what uniform scaling would leave it. How much is
+  shared alike matters little: with all of it (loss ``task``) a ResNet-8 and a DS-CNN come out within a point, ahead at one
+  budget and behind at the next (studies.md, Losses and Trials).
 * *Early.* On an untrained network most of the training belongs to the narrow network: what wide layers have learned is mostly
   lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one starts at once.
 * *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.

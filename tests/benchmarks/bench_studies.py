@@ -92,7 +92,10 @@ def _settings() -> Iterator[Case]:
 
 STUDIES = {
     "losses": Study(
-        "Losses (the paper's table 2)", "Do both gradients together choose better widths than either alone?", tuple(_losses())
+        "Losses (the paper's table 2)",
+        "Do both gradients together choose better widths than either alone? The lead that the task gradient has at B1 was within "
+        "its error on ten seeds that were fresh (10 to 19, Trials and `accuracy.md`), and absent on ResNet-8.",
+        tuple(_losses()),
     ),
     "memory": Study(
         "Memory objective (figure 4)",
@@ -133,6 +136,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         "Made by `make bench-studies` (`tests/benchmarks/bench_studies.py`, whose first lines say on what) from",
         "`studies.jsonl`. Resources are shares of their limits, the largest over seeds; above 100 % a limit is broken.",
+        "Training MACs count the batches here that the task gradient is taken on, some 0.01, which `accuracy.md` does not.",
     ]
     for name, study in STUDIES.items():
         if not any(row["study"] == name for row in rows):
