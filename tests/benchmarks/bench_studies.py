@@ -93,8 +93,8 @@ def _settings() -> Iterator[Case]:
 STUDIES = {
     "losses": Study(
         "Losses (the paper's table 2)",
-        "Do both gradients together choose better widths than either alone? The lead that the task gradient has at B1 was within "
-        "its error on ten seeds that were fresh (10 to 19, Trials and `accuracy.md`), and absent on ResNet-8.",
+        "Do both gradients together choose better widths than either alone? The lead that the task gradient has at B1 was "
+        "within its error on ten seeds that were fresh (10 to 19, Trials and `accuracy.md`), and absent on ResNet-8.",
         tuple(_losses()),
     ),
     "memory": Study(
