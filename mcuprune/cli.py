@@ -340,7 +340,7 @@ def _emit(result: Report, outputs: _Outputs, *, quiet: bool = False) -> int:
 
 def _write(content: bytes, file: str) -> None:
     """A file whole or not at all; a device or pipe, such as /dev/stderr, is written to and not replaced."""
-    if not os.path.abspath(file).startswith("/dev/") and (os.path.isfile(file) or not os.path.exists(file)):
+    if network.replaceable(file):
         network.write_bytes(content, file)
         return
     try:

@@ -196,14 +196,21 @@ def beside(path: str | Path) -> Path:
     return Path(path).parent / f"{Path(path).name}.{os.getpid()}.partial"  # a folder such as "." has no name
 
 
+def replaceable(path: str | Path) -> bool:
+    """Whether a file may take this place: nothing or a regular file is there, and it isn't the name of an open stream."""
+    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return False
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
 def write_bytes(content: bytes, path: str | Path) -> None:
     """Write a file whole or not at all: beside its place first, then renamed. A link stays one; what it points to is written.
 
     Raises OutputError, also for a place that has something other than a file: a device would be replaced.
     """
-    place = Path(os.path.realpath(path))
-    if place.exists() and not place.is_file():
+    if not replaceable(path):
         raise OutputError(f"{path}: is no regular file; choose another place")
+    place = Path(os.path.realpath(path))
     partial = beside(place)
     try:
         partial.write_bytes(content)

@@ -386,6 +386,8 @@ def test_only_regular_files_are_replaced_and_a_link_stays_a_link(tmp_path: Path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="no regular file"):
         network.write_bytes(b"new", tmp_path / "pipe")
+    assert not any(network.replaceable(path) for path in ("/dev/stdout", "/dev/fd/1", "/dev/null", tmp_path))
+    assert network.replaceable(tmp_path / "new")
     (tmp_path / "there").write_bytes(b"old")
     (tmp_path / "link").symlink_to("there")
     (tmp_path / "link.partial").write_bytes(b"somebody's")
