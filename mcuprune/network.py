@@ -203,13 +203,19 @@ def replaceable(path: str | Path) -> bool:
     return os.path.isfile(path) or not os.path.exists(path)
 
 
+def check_place(path: str | Path) -> None:
+    """Raise OutputError for a place where no file can be: a device would be replaced by one."""
+    if not replaceable(path):
+        what = "a folder" if os.path.isdir(path) else "no regular file"
+        raise OutputError(f"{path}: is {what}; name another place to write")
+
+
 def write_bytes(content: bytes, path: str | Path) -> None:
     """Write a file whole or not at all: beside its place first, then renamed. A link stays one; what it points to is written.
 
-    Raises OutputError, also for a place that has something other than a file: a device would be replaced.
+    Raises OutputError.
     """
-    if not replaceable(path):
-        raise OutputError(f"{path}: is no regular file; choose another place")
+    check_place(path)
     place = Path(os.path.realpath(path))
     partial = beside(place)
     try:

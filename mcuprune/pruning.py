@@ -399,9 +399,7 @@ def _check_places(request: Request) -> None:
             raise OutputError(f"{place}: can't be written ({error.strerror}); choose another place") from None
     written = [] if request.report is None else [os.path.join(request.report, f"report.{kind}") for kind in ("json", "md")]
     for file in (request.output, *written):
-        if not network.replaceable(file):
-            what = "is a folder" if os.path.isdir(file) else "is no regular file"
-            raise OutputError(f"{file}: {what}; name another place to write")
+        network.check_place(file)
 
 
 def _data(request: Request, net: Network) -> Data | None:

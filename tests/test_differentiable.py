@@ -91,12 +91,8 @@ def test_measuring_the_task_gradient_leaves_training_as_it_was() -> None:
     for one in (alone, watched):
         one.train_step()
     state = watched.state()
-    steps, macs, _ = state.pop("steps")
-    assert steps == 2
-    assert macs == alone.training_macs + len(Y) * CostModel(channels).at(CostModel(channels).full)["macs"]
     for name, value in alone.state().items():
-        if name != "steps":
-            np.testing.assert_array_equal(value, state[name], err_msg=name)
+        np.testing.assert_array_equal(value, state[name], err_msg=name)
 
 
 # ----------------------------------------------------------------------------------------------------------------- widths

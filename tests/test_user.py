@@ -88,7 +88,7 @@ def test_digits_are_those_of_ascii(flag, capsys):
 
 def test_a_folder_is_no_place_for_a_model(capsys):
     assert main(["profile", "net.onnx", "--write-order", "."]) == 2
-    assert "mcuprune: .: can't be written" in capsys.readouterr().err
+    assert "mcuprune: .: is a folder" in capsys.readouterr().err
     assert [path.name for path in Path().iterdir()] == ["net.onnx"]
 
 
