@@ -162,6 +162,9 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         _need_engine(request)
         _choose_threads(before.total["macs"])
         request = replace(request, device=_device(request, before.total["macs"]))
+    elif (request.method, request.optimizer) != (Request.method, Request.optimizer):
+        with suppress(ImportError):  # names that nothing here needs: checked where those are installed who know them
+            _check_engine(request)
     data = _data(request, original)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
@@ -373,9 +376,6 @@ def _check_flags(request: Request) -> None:
     for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
         if not 0 <= share < 1:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
-    if (request.method, request.optimizer) != (Request.method, Request.optimizer):
-        with suppress(ImportError):  # without the packages that know the names, a run that needs one says so
-            _check_engine(request)
     _check_choice("loss", request.loss, LOSSES)
     _check_choice("objectives", request.objectives, OBJECTIVES)
     if request.augment:
