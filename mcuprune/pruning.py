@@ -163,7 +163,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         _choose_threads(before.total["macs"])
         request = replace(request, device=_device(request, before.total["macs"]))
     elif (request.method, request.optimizer) != (Request.method, Request.optimizer):
-        with suppress(ImportError):  # names that nothing here needs: checked where those are installed who know them
+        with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there
             _check_engine(request)
     data = _data(request, original)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
@@ -386,10 +386,11 @@ def _check_places(request: Request) -> None:
     """Fail before the work, not after it, where results can't be written."""
     if os.path.exists(request.output) and os.path.samefile(request.output, request.model):
         raise OutputError(f"{request.output}: is the model to prune; name another file to write")
-    for place in (request.output, request.report):
-        if place is None:
-            continue
-        folder = Path(place).parent if place == request.output else Path(place)
+    # a checkpoint lies beside the output, which lies where a link of that name points
+    places = [(request.output, Path(name).parent) for name in (request.output, os.path.realpath(request.output))]
+    if request.report is not None:
+        places.append((request.report, Path(request.report)))
+    for place, folder in places:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = network.beside(folder / Path(request.output).name)
