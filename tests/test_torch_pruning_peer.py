@@ -21,7 +21,7 @@ from mcuprune import data, folding, methods, network, ops, pruning, resources, u
 from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
 from mcuprune.resources import Budget, CostModel
-from mcuprune.task import Candidate, History, OnStep, Schedule, Task
+from mcuprune.task import Candidate, OnStep, Schedule, Step, Task
 from mcuprune.trainable import Trainable
 from mcuprune.training import Trainer, output_moments, trainer_for
 
@@ -222,10 +222,11 @@ def test_local_ends_at_uniform_widths(peer: ModuleType, halved: Task) -> None:
 
 
 def test_scales_are_pulled_to_zero_until_the_last_cut(peer: ModuleType, halved: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    history, pulled = History(), []
+    lines: list[Step] = []
+    pulled: list[int] = []
     monkeypatch.setattr(peer, "_slim", lambda trainer: pulled.append(trainer.step))
-    peer.methods(trained=False)["tp-bn-mix"](halved, history)
-    cuts = [step.step for step in history.steps if step.phase == "prune"]
+    peer.methods(trained=False)["tp-bn-mix"](halved, lines.append)
+    cuts = [line.step for line in lines if line.phase == "prune"]
     assert pulled == [0, *cuts[:-1]]
 
 
