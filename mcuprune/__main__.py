@@ -5,19 +5,40 @@ import sys
 
 
 def main() -> int:
-    """``cli.main``, interrupted or not from the first import on."""
+    """``cli.main``, interrupted or broken or not from the first import on."""
     try:
-        from mcuprune import cli
+        code = _started()
     except KeyboardInterrupt:
-        sys.stderr.write("mcuprune: interrupted\n")
         code = 130
-    else:
-        code = cli.main()
+    except BaseException:  # an installation so broken that not even this module's neighbours can be imported
+        import traceback
+
+        traceback.print_exc()
+        code = 2
     if code == 130:  # an interrupt inside an import leaves a mark, for which Python would exit by a signal
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
         os._exit(code)
     return code
+
+
+def _started() -> int:
+    from mcuprune import console
+
+    console.reserve_streams()
+    with console.interruptible():
+        try:
+            from mcuprune import cli
+        except KeyboardInterrupt:
+            console.say("interrupted")
+            return console.INTERRUPTED
+        except BaseException as error:
+            kind, message = console.bug(error)
+            if {("json", ""), ("json", "-")} & console.asked_formats(sys.argv[1:]):
+                console.answer(console.json_error(kind, message))
+            return console.NO_ANSWER
+        return cli.main()
 
 
 if __name__ == "__main__":

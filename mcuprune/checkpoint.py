@@ -1,11 +1,14 @@
 """A run that can be interrupted at any moment: its state in one file, written whole after every epoch.
 
-Plain arrays in an uncompressed archive, read without unpickling. A checkpoint belongs to one request on one model: the
-fingerprint in it says which, and any other request refuses to go on from it.
+Plain arrays in an uncompressed archive, read without unpickling, then a line with the checksum of all that stands before it.
+Nothing of a file is believed before its checksum is right: one that was cut short or changed is refused as a whole.
+
+A checkpoint belongs to one request on one model: the fingerprint in it says which, and any other request refuses to go on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -16,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.errors import UsageError
-from mcuprune.network import write_bytes
+from mcuprune.errors import OutputError, UsageError
+from mcuprune.places import write_bytes
 
 _META = "meta"
 
@@ -49,27 +52,69 @@ class Checkpoint:
         content = io.BytesIO()
         members = {_META: np.frombuffer(meta.encode(), np.uint8), **{f"a/{name}": value for name, value in arrays.items()}}
         np.savez(content, **members)  # type: ignore[arg-type]
-        write_bytes(content.getvalue(), self.path)
+        write_bytes(content.getvalue() + _seal(content.getvalue()), self.path)
 
     def load(self, phase: str | None) -> Saved | None:
         """The state of an interrupted run in this phase (any, for None); None where there is none.
 
-        Raises UsageError where it is the state of another request: to start anew would throw away what that has done.
+        Raises UsageError where it is damaged, or of another request: to start anew would throw away what that has done.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"{self.path}: can't be read ({error.strerror}); leave --resume out to start anew") from None
+        stored = content[: -len(_seal(b""))]
+        if content != stored + _seal(stored):
+            raise self._damaged("cut short, or changed since it was written")
+        try:
+            with zipfile.ZipFile(io.BytesIO(stored)) as members:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+                    raise self._damaged("its arrays are compressed, as none of ours are")
+            with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
                 meta = json.loads(bytes(archive[_META]))
-                if meta["fingerprint"] != self.fingerprint:
+                fingerprint, stored_phase, values, also = (meta[key] for key in ("fingerprint", "phase", "values", "also"))
+                if fingerprint != self.fingerprint:
                     raise UsageError(
                         f"{self.path}: is of another command, model or version of mcuprune; --resume needs the same; "
                         "leave --resume out to start anew"
                     )
-                if phase not in (None, meta["phase"]):
+                if phase not in (None, stored_phase):
                     return None
-                arrays = {key[2:]: archive[key] for key in archive.files if key != _META}
-                return Saved(arrays, meta["values"], meta["also"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-            return None  # absent, or cut short by whatever ended the run: start again
+                return Saved({key[2:]: archive[key] for key in archive.files if key != _META}, values, also)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever an archive that somebody has sealed anew makes numpy and zipfile raise
+            raise self._damaged(f"{type(error).__name__}: {error}") from None
+
+    def _damaged(self, how: str) -> UsageError:
+        return UsageError(
+            f"{self.path}: is no whole state of a run ({how}); nothing of it is used: leave --resume out to start anew"
+        )
 
     def remove(self) -> None:
+        """Remove the stored state. Raises OutputError where the file is none: it is somebody else's then."""
+        check(self.path)
         self.path.unlink(missing_ok=True)
+
+
+def check(path: str | Path) -> None:
+    """Raise OutputError where a file is at ``path`` that a checkpoint must not replace, for it is none, whole or not."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(64)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise OutputError(f"{path}: this run's state goes there, and what is there can't be read ({reason}); move it") from None
+    if begin and not (begin.startswith(b"PK") and f"{_META}.npy".encode() in begin):
+        raise OutputError(
+            f"{path}: this run's state goes there, but a file of another kind is there; move it, or name another -o"
+        )
+
+
+def _seal(content: bytes) -> bytes:
+    """The line that ends a checkpoint: the checksum of all before it."""
+    return f"\nmcuprune sha256 {hashlib.sha256(content).hexdigest()}\n".encode()

@@ -1,8 +1,8 @@
 """The command line: arguments and configuration -> one call -> a report -> an exit code.
 
-This is the only module that prints, and ``main`` the only place that catches. Answers go to stdout, everything else to
-stderr. 0: the answer is yes. 1: the answer is no. 2: there is no answer. 130: interrupted. Flags of budgets come from the
-table of resources; a flag goes before the configuration file, that before what is built in.
+``main`` is the only place that catches what ends a command. Answers go to stdout, everything else to stderr. 0: the answer
+is yes. 1: the answer is no. 2: there is no answer. 130: interrupted. Flags of budgets come from the table of resources; a flag
+goes before the configuration file, that before what is built in.
 """
 
 from __future__ import annotations
@@ -14,23 +14,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, TextIO, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
-from mcuprune import __version__, config, network, report, resources, runtimes, units
+from mcuprune import __version__, config, console, external, network, places, report, resources, runtimes, units
 from mcuprune.config import Wanted
-from mcuprune.errors import McupruneError, MissingExtra, OutputError, UsageError
+from mcuprune.console import INTERRUPTED, NO, NO_ANSWER, YES
+from mcuprune.errors import McupruneError, MissingExtra, UsageError
 from mcuprune.network import Shape
 from mcuprune.ops import accept
-from mcuprune.report import Answer, Device, Report, View
+from mcuprune.places import Output, Source
+from mcuprune.report import Answer, Device, Refused, Report, View
 from mcuprune.resources import RESOURCES, SramModel
-
-YES, NO, NO_ANSWER, INTERRUPTED = 0, 1, 2, 130
 
 _EXITS = "Exit codes: 0 the answer is yes, 1 it is no, 2 there is no answer, 130 interrupted."
 
@@ -83,44 +82,79 @@ _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. A user's mistake is one message; a bug keeps its traceback."""
+    """Run one command and return its exit code. A user's mistake is one message; a bug is NO_ANSWER with its traceback."""
+    console.reserve_streams()
     args = [*(sys.argv[1:] if argv is None else argv)]
+    with console.interruptible():
+        try:
+            code = _run(args)
+        except McupruneError as error:
+            code = _no_answer(type(error).__name__, str(error), args)
+        except _ClickException as error:
+            code = _no_answer("UsageError", _one_line(error), args)
+        except (KeyboardInterrupt, typer.Abort):
+            console.say("interrupted")
+            code = INTERRUPTED
+        except BaseException as error:  # SystemExit too: nothing but a return may say yes or no
+            code = _no_answer(*console.bug(error), args, said=True)
+        lost = console.finish()
+    return code if lost is None else lost
+
+
+def _run(args: list[str]) -> int:
+    """Run what the arguments name. The parser's own ``main`` is not used: it makes a broken pipe a 1, which means no."""
+    command = typer.main.get_command(app)
     try:
-        code: object = typer.main.get_command(app).main(args, prog_name="mcuprune", standalone_mode=False)
-        sys.stdout.flush()
-    except McupruneError as error:
-        return _no_answer(type(error).__name__, str(error), args)
-    except _ClickException as error:
-        return _no_answer("UsageError", _one_line(error), args)
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    except BrokenPipeError:
-        _to_nowhere(sys.stdout)
-        code = YES
-    if code == INTERRUPTED:
-        _say("interrupted")
+        with command.make_context("mcuprune", args) as context:
+            code: object = command.invoke(context)
+    except typer.Exit as ended:  # of --help and --version
+        console.answer("")  # the parser has written help by itself, and nothing to a stream that is closed
+        return int(ended.exit_code)
+    except OSError as error:
+        if not {"-h", "--help"} & set(args):
+            raise
+        console.unwritable(error)
+        return YES
     return code if isinstance(code, int) else YES
 
 
-def _no_answer(kind: str, message: str, args: Sequence[str]) -> int:
-    formats = _asked_formats(args)
-    for file in {file for name, file in formats if name == "json"}:
-        if file in ("", "-"):
-            _print(report.json_error(kind, message))
-        else:
-            with suppress(McupruneError):  # perhaps this place is the very mistake
-                _write(report.json_error(kind, message).encode(), file)
+def _no_answer(kind: str, message: str, args: Sequence[str], *, said: bool = False) -> int:
+    """Say in every format that was asked for that there is no answer. said: whether stderr has it already."""
+    formats = console.asked_formats(args)
+    for file in sorted({file for name, file in formats if name == "json"}):
+        with suppress(McupruneError):  # perhaps this place is the very mistake
+            if file in ("", "-"):
+                console.answer(console.json_error(kind, message))
+            elif _may_hold_an_error(file, args):
+                _write(console.json_error(kind, message).encode(), file)
     if ("github", "") in formats or ("github", "-") in formats:
-        _print(report.annotation("error", message, title="mcuprune") + "\n")
-    _say(message)
+        with suppress(McupruneError):
+            console.answer(report.annotation("error", message, title="mcuprune") + "\n")
+    if not said:
+        console.say(message)
     return NO_ANSWER
 
 
-def _asked_formats(args: Sequence[str]) -> set[tuple[str, str]]:
-    """The formats that were asked for and their files, read off arguments that may be no good otherwise."""
-    given = [value for flag, value in pairwise(args) if flag == "--format"]
-    given += [arg.removeprefix("--format=") for arg in args if arg.startswith("--format=")]
-    return {(name, file) for name, _, file in (value.partition("=") for value in given)}
+def _may_hold_an_error(file: str, args: Sequence[str]) -> bool:
+    """Whether an error may take the place of this file: of an earlier answer, but never of anything that the command reads.
+
+    The command may have failed before it settled its places; so whatever might be read counts.
+    """
+    others = [arg for arg in args if arg.removeprefix("--format=").partition("=")[0] not in report.FORMATS]
+    named = [value for arg in others for value in (arg, arg.partition("=")[2]) if value]
+    files = [Source("an argument", one) for value in named for one in (value, *external.files(value))]
+    try:
+        here = _here()
+        names = ("mcuprune.toml", "pyproject.toml")
+        files += [Source("a configuration", str(at / name)) for at in (here, *here.parents) for name in names]
+        places.distinct([Output("--format", file, stream=True)], files)
+        if not os.path.isfile(file):
+            return True
+        with open(file, encoding="utf-8") as earlier:
+            content = earlier.read(2**16)
+    except (McupruneError, OSError, ValueError):  # a file that is no text is no answer either
+        return False
+    return "\0" not in content and not file.lower().endswith((".toml", ".py", ".onnx", ".npz"))
 
 
 def _one_line(error: Exception) -> str:
@@ -236,11 +270,19 @@ def _sram_model(given: str | None) -> SramModel | None:
     return None if given is None else _known("--sram-model", given, config.SRAM_MODELS)
 
 
+def _here() -> Path:
+    """The current folder. Raises UsageError where it has been deleted: no relative path means anything there."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(f"the current folder can't be entered ({error.strerror}); change to one that exists") from None
+
+
 def _configuration(given: str | None, verbose: bool) -> config.Config:
     keys = list(_settable())
-    found = config.load(Path(given), keys) if given else config.find(Path.cwd(), keys)
+    found = config.load(Path(given), keys) if given else config.find(_here(), keys)
     if verbose:
-        _say(f"configuration: {found.source or 'none found'}")
+        console.say(f"configuration: {found.source or 'none found'}")
     return found
 
 
@@ -309,24 +351,27 @@ class _Outputs:
     places: tuple[tuple[str, str | None], ...]
     color: bool
 
+    def files(self) -> list[Output]:
+        return [Output(f"--format {name}", file, stream=True) for name, file in self.places if file is not None]
+
 
 def _outputs(formats: Sequence[str] | None, *, no_color: bool) -> _Outputs:
-    places: list[tuple[str, str | None]] = []
+    asked: list[tuple[str, str | None]] = []
     for one in formats or ():
         name, _, file = one.partition("=")
         if name not in report.FORMATS:
             raise UsageError(f"--format: unknown format '{name}'; {config.nearest(name, report.FORMATS)}")
-        places.append((name, file if file not in ("", "-") else None))
-    if sum(file is None for _, file in places) > 1:
+        asked.append((name, file if file not in ("", "-") else None))
+    if sum(file is None for _, file in asked) > 1:
         raise UsageError("--format: stdout takes one format; give the others a file, as in --format json=FILE")
-    if all(file is not None for _, file in places):
-        places.append(("text", None))
-    return _Outputs(tuple(places), color=not no_color and not os.environ.get("NO_COLOR"))
+    if all(file is not None for _, file in asked):
+        asked.append(("text", None))
+    return _Outputs(tuple(asked), color=not no_color and not os.environ.get("NO_COLOR"))
 
 
 def _emit(result: Report, outputs: _Outputs, *, quiet: bool = False) -> int:
     """Write every output, files first, and turn the answer into an exit code."""
-    result = replace(result, view=replace(result.view, ascii=not _can_encode(sys.stdout, "│└─▁█")))
+    result = replace(result, view=replace(result.view, ascii=not console.can_encode(sys.stdout, "│└─▁█")))
     for name, file in sorted(outputs.places, key=lambda place: place[1] is None):
         if name == "text" and quiet and result.ok and file is None:
             continue
@@ -335,78 +380,40 @@ def _emit(result: Report, outputs: _Outputs, *, quiet: bool = False) -> int:
             _write(written.encode("utf-8", "backslashreplace"), file)
         else:
             _print(written, color=outputs.color and name == "text")
+    if result.refused:
+        return NO_ANSWER
     return YES if result.ok else NO
 
 
 def _write(content: bytes, file: str) -> None:
     """A file whole or not at all; a device or pipe, such as /dev/stderr, is written to and not replaced."""
-    if network.replaceable(file):
-        network.write_bytes(content, file)
-        return
-    try:
-        with open(file, "ab") as stream:
-            stream.write(content)
-    except OSError as error:
-        raise OutputError(f"{file}: can't be written ({error.strerror}); choose another place") from None
+    if places.replaceable(file):
+        places.write_bytes(content, file)
+    else:
+        places.append(content, file)
 
 
 def _print(written: str, *, color: bool = False) -> None:
-    """An answer to stdout. A reader that has gone away, as ``head`` does, is no error."""
-    try:
-        if color and sys.stdout.isatty():
+    """An answer to stdout, in colours if it is a terminal that shows them."""
+    if color and console.is_terminal(sys.stdout):
+        try:
             _print_colored(written)
-        else:
-            sys.stdout.write(_encodable(written, sys.stdout))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _to_nowhere(sys.stdout)
-    except OSError as error:
-        _to_nowhere(sys.stdout)
-        raise OutputError(f"stdout can't be written ({error.strerror})") from None
+        except (OSError, ValueError) as error:
+            console.unwritable(error)
+    else:
+        console.answer(written)
 
 
 def _print_colored(written: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    text = Text(_encodable(written, sys.stdout))
+    text = Text(console.encodable(written, sys.stdout))
     text.highlight_regex(r"(?m)^FAIL .*$", "bold red")
     text.highlight_regex(r"(?m)^pass ", "green")
     text.highlight_regex(r"(?m)^> .*$", "bold")
     text.highlight_regex(r"(?m)^hint ", "cyan")
     Console(soft_wrap=True).print(text, end="")
-
-
-def _say(message: str) -> None:
-    """One message for the person, on stderr."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    try:
-        sys.stderr.write(_encodable(f"mcuprune: {shown}\n", sys.stderr))
-        sys.stderr.flush()
-    except BrokenPipeError:
-        _to_nowhere(sys.stderr)
-
-
-def _encodable(written: str, stream: TextIO) -> str:
-    """The same text, with characters that the stream doesn't know spelled out."""
-    if _can_encode(stream, written):
-        return written
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return written.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _can_encode(stream: TextIO, written: str) -> bool:
-    try:
-        written.encode(getattr(stream, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _to_nowhere(stream: TextIO) -> None:
-    """Let the interpreter's last flush of a broken stream succeed."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # --------------------------------------------------------------------------------------------------- profile and check
@@ -471,16 +478,52 @@ def profile(
     _refuse_several("--against", against, paths)
     _refuse_several("--write-order", write_order, paths)
     flags = Wanted(input_shapes=_shapes(input_shape), against=against, board=board)
-    answers = []
-    for path in paths:
-        wanted = flags.over(settings.wanted(path))
-        net = _load(path, wanted.input_shapes)
-        old = _measure(wanted.against, wanted.input_shapes) if wanted.against else None
-        answers.append(Answer(resources.profile(net), old=old, device=_device(net, wanted.board)))
-    if write_order is not None:
-        network.write_bytes(_reordered(net, answers[0].profile.memory.order), write_order)
     view = View(by=_known("--by", by, report.BY), sort=_known("--sort", sort, _ORDERS), rows=rows, groups=groups)
-    return _emit(Report("profile", tuple(answers), view), outputs, quiet=quiet)
+    wanted = {path: flags.over(settings.wanted(path)) for path in paths}
+    written = [] if write_order is None else [Output("--write-order", write_order)]
+    _settle([*written, *outputs.files()], wanted, settings)
+    _board_limits(board)
+
+    def measured(path: str) -> Answer:
+        net = _load(path, wanted[path].input_shapes)
+        before = wanted[path].against
+        old = _measure(before, wanted[path].input_shapes) if before else None
+        found = resources.profile(net)
+        if write_order is not None:
+            places.write_bytes(_reordered(net, found.memory.order), write_order)
+        return Answer(found, old=old, device=_device(net, wanted[path].board))
+
+    return _emit(_report("profile", paths, measured, view), outputs, quiet=quiet)
+
+
+def _report(command: Literal["profile", "check"], paths: Sequence[str], answer: Callable[[str], Answer], view: View) -> Report:
+    """The answers of all models. Of several, one that is refused doesn't keep the others from theirs."""
+    if len(paths) == 1:
+        return Report(command, (answer(paths[0]),), view)
+    found: list[Answer | Refused] = []
+    for path in paths:
+        try:
+            found.append(answer(path))
+        except McupruneError as error:
+            found.append(Refused(path, type(error).__name__, str(error)))
+            console.say(str(error))
+        except Exception as error:  # a bug, which may be this model's alone
+            found.append(Refused(path, *console.bug(error)))
+    return Report(command, tuple(found), view)
+
+
+def _settle(outputs: Sequence[Output], wanted: Mapping[str, Wanted], settings: config.Config) -> None:
+    """Refuse outputs that would destroy a model, what it is compared with, or the configuration. Raises OutputError."""
+    if outputs:
+        _here()
+        old = [Source("the model to compare with", one.against) for one in wanted.values() if one.against is not None]
+        models = [Source("a model of this command", path) for path in wanted] + old
+        beside = [Source("external data of a model", file) for model in models for file in external.files(model.path)]
+        places.settle(outputs, [*models, *beside, *_configured(settings)])
+
+
+def _configured(settings: config.Config) -> list[Source]:
+    return [] if settings.source is None else [Source("the configuration", str(settings.source))]
 
 
 @app.command("check", cls=_Command)
@@ -516,8 +559,10 @@ def check(
         input_shapes=_shapes(input_shape),
     )
     shape_flags = tuple(word for text in input_shape or () for word in ("--input-shape", text))
-    answers = tuple(_checked(path, flags.over(settings.wanted(path)), shape_flags) for path in paths)
-    return _emit(Report("check", answers, View(rows=rows)), outputs, quiet=quiet)
+    wanted = {path: flags.over(settings.wanted(path)) for path in paths}
+    _settle(outputs.files(), wanted, settings)
+    found = _report("check", paths, lambda path: _checked(path, wanted[path], shape_flags), View(rows=rows))
+    return _emit(found, outputs, quiet=quiet)
 
 
 def _board_limits(board: str | None) -> Mapping[str, units.Limit]:
@@ -688,8 +733,8 @@ def prune(
 ) -> int:
     """Make a model fit: train it down to a budget, write int8 ONNX."""
     as_json = _known("--format", formats, ("text", "json")) == "json"
-    pruning = _pruning()
     settings = _configuration(config_file, verbose)
+    pruning = _pruning()
     wanted = Wanted(
         limits={**_board_limits(board), **limits},
         board=board,
@@ -728,13 +773,15 @@ def prune(
     stated = {**_defaults(settings), **{flag: value for flag, value in flags.items() if value is not None}}
     wishes = {flag.replace("-", "_"): value for flag, value in stated.items() if flag not in ("no-train", "float")}
     given = {"output": _pruned(model), **wishes, "train": not stated.get("no-train"), "int8": not stated.get("float")}
-    request = pruning.Request(model=model, limits=wanted.limits, input_shapes=wanted.input_shapes, **given)
+    configuration = None if settings.source is None else str(settings.source)
+    shapes = wanted.input_shapes
+    request = pruning.Request(model=model, limits=wanted.limits, input_shapes=shapes, configuration=configuration, **given)
     with _Progress(quiet=quiet, no_color=no_color) as progress:
         try:
             result = pruning.prune(request, progress.show)
         except KeyboardInterrupt:
             if os.path.exists(f"{request.output}.checkpoint"):
-                _say("the same command with --resume goes on from the last finished epoch")
+                console.say("the same command with --resume goes on from the last finished epoch")
             raise
     return _emit_outcome(result, as_json=as_json, quiet=quiet)
 
@@ -746,10 +793,10 @@ def _emit_outcome(result: Any, *, as_json: bool, quiet: bool) -> int:
     found = outcome.document(result)
     if result.request.report is not None:
         folder = Path(result.request.report)
-        network.write_bytes(outcome.write(found).encode(), folder / "report.json")
-        network.write_bytes(outcome.markdown(found).encode(), folder / "report.md")
+        places.write_bytes(outcome.write(found).encode(), folder / "report.json")
+        places.write_bytes(outcome.markdown(found).encode(), folder / "report.md")
         if not (quiet and result.ok):
-            _say(f"report in {folder / 'report.json'} and {folder / 'report.md'}")
+            console.say(f"report in {folder / 'report.json'} and {folder / 'report.md'}")
     if as_json:
         _print(outcome.write(found))
     elif not (quiet and result.ok):
@@ -766,18 +813,18 @@ class _Progress:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> _Progress:
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and console.is_terminal(sys.stderr):
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-            console = Console(stderr=True, no_color=self._no_color or None)
+            terminal = Console(stderr=True, no_color=self._no_color or None)
             what, numbers = TextColumn("{task.description:8}"), TextColumn("{task.fields[shown]}")
             epoch = TextColumn("{task.completed:.1f}/{task.total:.0f}")
             # The numbers take most of an ordinary terminal; what is cut off says nothing.
             columns = (
-                (what, BarColumn(), epoch, numbers, TimeElapsedColumn()) if console.width > 130 else (what, epoch, numbers)
+                (what, BarColumn(), epoch, numbers, TimeElapsedColumn()) if terminal.width > 130 else (what, epoch, numbers)
             )
-            self._bar = Progress(*columns, console=console)
+            self._bar = Progress(*columns, console=terminal)
             self._bar.start()
         return self
 
@@ -798,12 +845,8 @@ class _Progress:
             self._bar.update(self._tasks[step.phase], completed=step.epoch, shown=shown + accuracy)
         elif step.accuracy is not None:
             shown = "  ".join([f"loss {step.loss:6.3f}", *(f"{name} {cost:>9}" for name, cost in costs.items())])
-            line = f"{step.phase:<9} epoch {step.epoch:5.1f} of {step.epochs:.0f}  {shown}  val {step.accuracy:6.1%}\n"
-            try:
-                sys.stderr.write(line)
-                sys.stderr.flush()
-            except BrokenPipeError:  # nobody reads on; the training goes on
-                _to_nowhere(sys.stderr)
+            epoch = f"epoch {step.epoch:5.1f} of {step.epochs:.0f}"
+            console.remark(f"{step.phase:<9} {epoch}  {shown}  val {step.accuracy:6.1%}\n")
 
 
 def _pruned(model: str) -> str:
@@ -824,12 +867,14 @@ def verify(
 ) -> int:
     """Run an exported int8 model in TensorFlow Lite Micro and compare it with onnxruntime."""
     as_json = _known("--format", formats, ("text", "json")) == "json"
+    _here()
     from mcuprune import tflite as lite
     from mcuprune import verify as runtime
 
     shapes = _shapes(input_shape)
     if tflite is not None:
-        network.write_bytes(lite.from_file(model, input_shapes=shapes), tflite)
+        _settle([Output("--tflite", tflite)], {model: Wanted()}, config.Config())
+        places.write_bytes(lite.from_file(model, input_shapes=shapes), tflite)
     verified = runtime.verify(model, examples=examples, seed=seed, input_shapes=shapes)
     found = runtime.document(verified)
     _print(report.dumped(found) if as_json else runtime.text(found))

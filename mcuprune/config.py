@@ -32,6 +32,9 @@ from mcuprune.runtimes import board, board_budget
 from mcuprune.units import Limit, parse
 
 SRAM_MODELS: tuple[SramModel, ...] = get_args(SramModel)
+#: Of a configuration file: a pyproject.toml is a hundredth of it.
+_MAX_BYTES = 2**22
+_DEEPEST = 100
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ def find(start: Path, prune_keys: Iterable[str]) -> Config:
     """The configuration that holds in folder ``start``. Raises UsageError for one that can't be understood."""
     for folder in (start, *start.parents):
         own, project = folder / "mcuprune.toml", folder / "pyproject.toml"
-        if own.is_file():
+        if os.path.isfile(own):
             return load(own, prune_keys)
-        if project.is_file() and b"mcuprune" in project.read_bytes() and _section(project) is not None:
+        if os.path.isfile(project) and b"mcuprune" in _content(project) and _section(project) is not None:
             return load(project, prune_keys)
     return Config()
 
@@ -114,24 +117,48 @@ def load(source: Path, prune_keys: Iterable[str]) -> Config:
 
 def _section(project: Path) -> dict[str, Any] | None:
     """``[tool.mcuprune]`` of a pyproject.toml, None where there is none."""
-    section: dict[str, Any] | None = _toml(project).get("tool", {}).get("mcuprune")
-    return section
+    read = _Reader(project)
+    section = read.table(_toml(project).get("tool", {}), "tool").get("mcuprune")
+    return None if section is None else read.table(section, "tool.mcuprune")
+
+
+def _content(source: Path) -> bytes:
+    try:
+        with open(source, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(f"{source}: can't be read ({reason})") from None
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"{source}: more than {_MAX_BYTES} bytes; no configuration is as long")
+    return content
 
 
 def _toml(source: Path) -> dict[str, Any]:
+    """A TOML document, with whole numbers of 64 bits at most, as the format has them."""
     import tomllib  # only those who have a configuration file pay for it
 
     try:
-        return tomllib.loads(source.read_bytes().decode())
-    except OSError as error:
-        raise UsageError(f"{source}: can't be read ({error.strerror})") from None
+        document = tomllib.loads(_content(source).decode())
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
         raise UsageError(f"{source}: not valid TOML ({error})") from None
+    except RecursionError:
+        raise UsageError(f"{source}: not valid TOML (nested too deeply)") from None
+    waiting: list[tuple[int, Any]] = [(0, document)]
+    while waiting:
+        depth, value = waiting.pop()
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise UsageError(f"{source}: not valid TOML (a whole number of more than 64 bits)")
+        if depth > _DEEPEST:  # whatever shows such a value would recurse as deeply
+            raise UsageError(f"{source}: nested more than {_DEEPEST} deep; no key of a configuration is")
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        waiting += [(depth + 1, one) for one in inside]
+    return document
 
 
 def growth(text: str) -> Fraction:
     """``"2%"`` as a share; 0 is a share too."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text, re.ASCII)
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,18})?)\s*%\s*", text, re.ASCII)
     if not found:
         raise UsageError(f"{text!r} is not a share; write it like 2% or 0%")
     return Fraction(found[1]) / 100
@@ -139,7 +166,7 @@ def growth(text: str) -> Fraction:
 
 def input_shape(text: str) -> Shape:
     """``"1,3,96,96"`` as a shape."""
-    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text, re.ASCII) or any(int(size) < 1 for size in text.split(",")):
+    if not re.fullmatch(r"\s*\d{1,18}\s*(,\s*\d{1,18}\s*)*", text, re.ASCII) or any(int(size) < 1 for size in text.split(",")):
         raise UsageError(f"{text!r} is not a shape; write it like 1,3,96,96")
     return tuple(int(size) for size in text.split(","))
 
@@ -215,7 +242,10 @@ class _Reader:
         import glob
 
         pattern = str(self._source.parent / value)
-        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        try:
+            found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+        except (OSError, ValueError, RecursionError):  # a zero byte, or far too long
+            found = []
         if not found:
             raise UsageError(f"{self._source}: {place}no file matches path '{value}'")
         return [_shown(Path(path)) for path in found]

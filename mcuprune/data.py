@@ -87,6 +87,8 @@ def load(spec: str, *, input_shape: tuple[int, ...], n_classes: int, seed: int) 
         return DATASETS[spec](input_shape, n_classes, seed)
     arrays: Mapping[str, Any]
     if os.path.exists(spec) or spec.endswith(".npz"):
+        if os.path.exists(spec) and not os.path.isfile(spec) and not os.path.isdir(spec):
+            raise DataError(f"--data {spec}: no regular file, but a device or a pipe; give the path of an .npz archive")
         arrays = _read_npz(spec)
     elif re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", spec):
         arrays = _call(spec, seed)
@@ -98,10 +100,40 @@ def load(spec: str, *, input_shape: tuple[int, ...], n_classes: int, seed: int) 
     return _assemble(spec, arrays, input_shape=input_shape, n_classes=n_classes, seed=seed)
 
 
+def named(metadata: Mapping[str, str]) -> str | None:
+    """The embedded data set that a model's metadata names; None where it names none, or anything else.
+
+    Metadata are a stranger's words: they may choose from DATASETS, and are never taken for a file or for code.
+    """
+    name = metadata.get(METADATA_KEY)
+    return name if name in DATASETS else None
+
+
+def not_embedded(metadata: Mapping[str, str]) -> str:
+    """What to say where metadata name data that aren't embedded; empty where they don't."""
+    name = metadata.get(METADATA_KEY)
+    if name is None or name in DATASETS:
+        return ""
+    shown = name if len(name) <= 80 else f"{name[:77]}..."
+    return f"the file's metadata name {shown!r}, which is no embedded data set ({', '.join(DATASETS)}) and so is not opened"
+
+
+def files(spec: str | None) -> list[str]:
+    """The files that ``spec`` of ``load`` may read, for the sake of those who mustn't write there."""
+    if spec is None or spec in DATASETS:
+        return []
+    module, colon, _ = spec.partition(":")
+    path = module.replace(".", os.sep)
+    return [spec, *([f"{path}.py", os.path.join(path, "__init__.py")] if colon else [])]
+
+
 # --- from six arrays to a Data ----------------------------------------------------------------------------------------
 
 
 def _assemble(where: str, arrays: Mapping[str, Any], *, input_shape: tuple[int, ...], n_classes: int, seed: int) -> Data:
+    shapes = {key: (np.shape(value), value.dtype) for key, value in arrays.items() if isinstance(value, np.ndarray)}
+    _bounded(where, shapes)
+
     def split(part: str) -> Split:
         x = _inputs(where, f"x_{part}", arrays[f"x_{part}"], input_shape)
         y = _labels(where, f"y_{part}", arrays[f"y_{part}"], n_classes)
@@ -129,7 +161,7 @@ def _known(where: str, names: Iterable[object]) -> list[str]:
 def _array(where: str, name: str, values: Any, *, kinds: str, wanted: str) -> np.ndarray[Any, Any]:
     try:
         array = np.asarray(values)
-    except Exception as error:  # lists of unequal lengths, tensors on another device: whatever the user's objects raise
+    except (Exception, SystemExit) as error:  # unequal lengths, tensors elsewhere: whatever the user's objects raise
         raise DataError(f"{where}: {name} can't be turned into an array: {_one_line(error)}") from error
     if array.dtype.kind not in kinds:
         raise DataError(f"{where}: {name} has dtype {array.dtype}; it must hold {wanted}")
@@ -252,13 +284,9 @@ def _read_npz(path: str) -> dict[str, np.ndarray[Any, Any]]:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             wanted = {key: members[key] for key in _known(path, members)}
-            total = sum(info.file_size for info in wanted.values())
-            if total > _MAX_BYTES:
-                raise DataError(
-                    f"{path}: its arrays would take {total} bytes; at most {_MAX_BYTES} are read: use fewer examples "
-                    "or a smaller dtype"
-                )
-            return {key: _read_member(path, archive, key, info) for key, info in wanted.items()}
+            headers = {key: _header(path, archive, key, info) for key, info in wanted.items()}
+            _bounded(path, headers)
+            return {key: _read_member(archive, info) for key, info in wanted.items()}
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; --data takes a name, the path of an .npz or module:function") from error
     except IsADirectoryError as error:
@@ -280,8 +308,8 @@ def _read_npz(path: str) -> dict[str, np.ndarray[Any, Any]]:
         raise DataError(f"{path}: not a readable .npz archive ({_one_line(error)}); {remedy}") from error
 
 
-def _read_member(path: str, archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
-    """One array. Its header is held against the member's size first: reading allocates what the header claims."""
+def _header(path: str, archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of one array, held against the member's size: reading allocates what the header claims."""
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -297,9 +325,32 @@ def _read_member(path: str, archive: zipfile.ZipFile, key: str, info: zipfile.Zi
             raise DataError(
                 f"{path}: {key} claims shape {shape} of {dtype}, {expected} bytes, but has {n_bytes}; write it again"
             )
+    return tuple(shape), np.dtype(dtype)
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
     with archive.open(info) as file:
         array: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
     return array
+
+
+def _bounded(where: str, headers: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+    """Raise DataError for arrays that become too large, however small they are stored.
+
+    headers: shape and type of each array by its key. Inputs become float32 and labels int64, beside what they are made of;
+    and what is held out for validation is a copy.
+    """
+    total = 0
+    for key, (shape, dtype) in headers.items():
+        elements = math.prod(shape)
+        becomes = elements * (4 if key.startswith("x_") else 8)
+        copied = becomes if key == "x_train" and "x_val" not in headers else 0
+        total += elements * dtype.itemsize + copied + (0 if dtype == np.float32 and key.startswith("x_") else becomes)
+    if total > _MAX_BYTES:
+        raise DataError(
+            f"{where}: its arrays would take {total} bytes as float32, with what they are made of; "
+            f"at most {_MAX_BYTES} are used: give fewer or smaller examples"
+        )
 
 
 # --- module:function --------------------------------------------------------------------------------------------------
@@ -311,16 +362,22 @@ def _call(spec: str, seed: int) -> Mapping[str, Any]:
     What it prints goes to stderr: stdout belongs to the answer.
     """
     module_name, function_name = spec.split(":")
-    with _current_directory_first(), contextlib.redirect_stdout(sys.stderr):
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise DataError(f"--data {spec}: the current folder can't be entered ({error.strerror}); change to another") from None
+    with _first_on_the_import_path(here), contextlib.redirect_stdout(sys.stderr):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 raise DataError(
-                    f"--data {spec}: no module {error.name!r} here ({os.getcwd()}) or among the installed packages"
+                    f"--data {spec}: no module {error.name!r} here ({here}) or among the installed packages"
                 ) from error
             raise DataError(f"--data {spec}: importing {module_name!r} raised {_one_line(error)}") from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, and kinds of their own
             raise DataError(f"--data {spec}: importing {module_name!r} raised {_one_line(error)}") from error
         origin = getattr(module, "__file__", None) or "built in"
         if not hasattr(module, function_name):
@@ -335,9 +392,9 @@ def _call(spec: str, seed: int) -> Mapping[str, Any]:
             if isinstance(arrays, Mapping):
                 # an open .npz reads, and may fail, only when asked for its arrays
                 return {key: arrays[key] for key in _known(spec, arrays)}
-        except DataError:
+        except (DataError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise DataError(f"--data {spec}: the function raised {_one_line(error)}") from error
     kind = type(arrays).__name__
     raise DataError(f"--data {spec}: the function returned an object of type {kind}, not a mapping; {_NEEDED}")
@@ -357,8 +414,7 @@ def _keywords(spec: str, function: Callable[..., Any], seed: int) -> dict[str, i
 
 
 @contextlib.contextmanager
-def _current_directory_first() -> Iterator[None]:
-    here = os.getcwd()
+def _first_on_the_import_path(here: str) -> Iterator[None]:
     sys.path.insert(0, here)
     try:
         yield
@@ -383,7 +439,7 @@ def _digits(input_shape: tuple[int, ...], n_classes: int, seed: int) -> Data:
             f"--data digits: images, but the model's input without its batch axis is {input_shape}; "
             "use a model with (channel, height, width)"
         )
-    if 4 * 1797 * math.prod(input_shape) > _MAX_BYTES:
+    if 2 * 4 * 1797 * math.prod(input_shape) > _MAX_BYTES:  # resized, and once more when it is split
         raise DataError(f"--data digits: too large for memory at the model's input {input_shape}; use a smaller input")
     try:
         from sklearn.datasets import load_digits
@@ -441,7 +497,10 @@ def augmentation(spec: str) -> Augment:
         elif found[2]:
             steps.append(_moved(int(found[3]), every_axis=found[2] == "crop"))
         else:
-            steps.append(_noisy(float(found[5])))
+            deviation = float(found[5])
+            if not math.isfinite(deviation):
+                raise UsageError(f"--augment: {part[:20]!r}... is no deviation that a number can have; write noise0.1")
+            steps.append(_noisy(deviation))
 
     def vary(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
         for step in steps:

@@ -6,12 +6,18 @@ what to do next; ``cli`` prints it on one line and exits with 2. Anything else i
 
 from __future__ import annotations
 
+#: Of a message, in characters.
+_LONGEST = 2000
+
 
 class McupruneError(Exception):
     """A user's mistake: one message, exit code 2. The class name is the ``kind`` in JSON output."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split("\n")))  # names in a damaged file hold anything
+        message = " ".join(message.split("\n"))  # names in a damaged file hold anything
+        if len(message) > _LONGEST:  # and so do values of flags; what to do stands at the end
+            message = f"{message[: _LONGEST - 500]} ... {message[-490:]}"
+        super().__init__(message)
 
 
 class ModelError(McupruneError):

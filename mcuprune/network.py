@@ -16,6 +16,7 @@ It knows nothing of what operators mean for channels, costs or training; that is
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,8 +28,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper, numpy_helper
 
-from mcuprune import qlinear
-from mcuprune.errors import ModelError, OutputError, UnsupportedOperator
+from mcuprune import external, qlinear
+from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.places import write_bytes
 
 Shape = tuple[int, ...]
 
@@ -189,41 +191,6 @@ def write_model(model: ModelProto, path: str | Path) -> None:
     """Check ``model`` and write it beside ``path``, then rename it into place. Raises OutputError."""
     onnx.checker.check_model(model, full_check=True)
     write_bytes(model.SerializeToString(deterministic=True), path)
-
-
-def beside(path: str | Path) -> Path:
-    """Where this process writes what is to become ``path``: in the same folder, under a name that nobody else uses."""
-    return Path(path).parent / f"{Path(path).name}.{os.getpid()}.partial"  # a folder such as "." has no name
-
-
-def replaceable(path: str | Path) -> bool:
-    """Whether a file may take this place: nothing or a regular file is there, and it isn't the name of an open stream."""
-    if os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
-        return False
-    return os.path.isfile(path) or not os.path.exists(path)
-
-
-def check_place(path: str | Path) -> None:
-    """Raise OutputError for a place where no file can be: a device would be replaced by one."""
-    if not replaceable(path):
-        what = "a folder" if os.path.isdir(path) else "no regular file"
-        raise OutputError(f"{path}: is {what}; name another place to write")
-
-
-def write_bytes(content: bytes, path: str | Path) -> None:
-    """Write a file whole or not at all: beside its place first, then renamed. A link stays one; what it points to is written.
-
-    Raises OutputError.
-    """
-    check_place(path)
-    place = Path(os.path.realpath(path))
-    partial = beside(place)
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, place)
-    except OSError as error:
-        partial.unlink(missing_ok=True) if place.parent.is_dir() else None
-        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another place") from None
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
@@ -408,9 +375,15 @@ def _refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
 
 def _read(path: Path) -> ModelProto:
     try:
+        found = os.stat(path)
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # a folder says so itself
+            raise ModelError(f"{path}: can't be read (no regular file, but a device or a pipe); name a file")
+        if found.st_size > external.MAX_FILE_BYTES:
+            raise ModelError(f"{path}: {found.st_size} bytes; an ONNX file has at most {external.MAX_FILE_BYTES}")
         content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: can't be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ModelError(f"{path}: can't be read ({reason})") from None
     model = ModelProto()
     try:
         model.ParseFromString(content)
@@ -418,10 +391,7 @@ def _read(path: Path) -> ModelProto:
         raise ModelError(f"{path}: not an ONNX file, or cut short") from None
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{path}: not an ONNX file (no graph in it)")
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{path}: its external data can't be read ({_first_line(error)})") from None
+    external.load(model, path)
     return model
 
 

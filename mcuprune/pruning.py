@@ -18,14 +18,16 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from mcuprune import __version__, evaluate, export, folding, network, ops, resources, widths
+from mcuprune import __version__, evaluate, export, external, folding, network, ops, places, resources, widths
 from mcuprune import data as datasets
 from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
 from mcuprune.checkpoint import Checkpoint, Saved
+from mcuprune.checkpoint import check as check_checkpoint
 from mcuprune.data import Data
-from mcuprune.errors import DataError, MissingExtra, ModelError, OutputError, UsageError
+from mcuprune.errors import DataError, MissingExtra, ModelError, UsageError
 from mcuprune.network import Network, Shape
+from mcuprune.places import Output, Source
 from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
 from mcuprune.salience import salience
 from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task
@@ -41,6 +43,8 @@ _QUANT_LR = 0.005
 _OBSERVING = 0.7
 #: What only a method whose widths follow gradients makes use of.
 _LEADING = ("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "loss", "objectives")
+#: No count that a flag gives is larger: it fits every integer on the way.
+_MOST = 2**31 - 1
 #: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
 _UPDATES = 20
 #: After so many steps at its final width a network's BatchNormalization statistics have caught up with its weights.
@@ -51,7 +55,10 @@ _ONE_THREAD = 20_000_000
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for. Fields left None are derived from the data and the model."""
+    """What the user asked for. Fields left None are derived from the data and the model.
+
+    configuration: the file that some of it was read from, which no result may replace.
+    """
 
     model: str
     limits: Mapping[str, Limit]
@@ -83,6 +90,7 @@ class Request:
     distill: bool | None = None
     resume: bool = False
     device: str = "auto"
+    configuration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     """
     started = time.monotonic()
     _check_flags(request)
+    outputs = _outputs(request)
+    places.distinct(outputs, _sources(request))
     original = network.load(request.model, input_shapes=request.input_shapes, accept=ops.accept(request.model))
     before = resources.profile(original)
     budget = resources.budget(request.limits, before.used(request.sram_model))
@@ -157,7 +167,10 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     if not labelled.groups:
         raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
     model = _cost_model(_as_trained(labelled.network) if request.train else labelled.network, request, budget)
-    _check_places(request)
+    for output in outputs:
+        places.probe(output)
+    if not request.resume:
+        check_checkpoint(f"{request.output}.checkpoint")
     if request.train or request.int8:  # what takes seconds to import comes after all that can be refused without it
         _need_engine(request)
         _choose_threads(before.total["macs"])
@@ -251,8 +264,10 @@ def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) 
 
 def _fingerprint(request: Request, data: Data | None) -> str:
     """Changes with everything that a run's course depends on, and with nothing else."""
-    asked = repr((__version__, replace(request, output="", report=None, resume=False)))
-    found = hashlib.sha256(Path(request.model).read_bytes() + asked.encode())
+    asked = repr((__version__, replace(request, output="", report=None, resume=False, configuration=None)))
+    found = hashlib.sha256(asked.encode())
+    for file in (request.model, *external.files(request.model)):
+        found.update(hashlib.sha256(Path(file).read_bytes()).digest())
     for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
         for array in (split.x, split.y):
             found.update(repr((array.shape, array.dtype.str)).encode())
@@ -325,7 +340,7 @@ def _choose_threads(macs: int) -> None:
 
 def _check_device(request: Request) -> re.Match[str]:
     """What was asked for, N of cuda:N as its group. Raises UsageError for what no machine has."""
-    found = re.fullmatch(r"auto|cpu|cuda(?::(0|[1-9]\d*))?", request.device, re.ASCII)
+    found = re.fullmatch(r"auto|cpu|cuda(?::(0|[1-9]\d{0,3}))?", request.device, re.ASCII)
     if not found:
         raise UsageError(f"--device {request.device}: unknown; choose auto, cpu, cuda or cuda:N")
     return found
@@ -370,6 +385,9 @@ def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model, as far as that is known without the packages that train."""
     if request.lr is not None and not 0 < request.lr < np.inf:
         raise UsageError(f"--lr: {request.lr} is not a learning rate; write one above 0, such as 0.05")
+    for flag in ("epochs", "batch", "min_channels", "multiple_of", "prune_every"):
+        if (getattr(request, flag) or 0) > _MOST:
+            raise UsageError(f"--{flag.replace('_', '-')}: {getattr(request, flag)} is too large; write at most {_MOST}")
     _check_device(request)
     for origin in _PRUNING:
         _window(request, origin)
@@ -382,35 +400,36 @@ def _check_flags(request: Request) -> None:
         datasets.augmentation(request.augment)
 
 
-def _check_places(request: Request) -> None:
-    """Fail before the work, not after it, where results can't be written."""
-    if os.path.exists(request.output) and os.path.samefile(request.output, request.model):
-        raise OutputError(f"{request.output}: is the model to prune; name another file to write")
-    # a checkpoint lies beside the output, which lies where a link of that name points
-    places = [(request.output, Path(name).parent) for name in (request.output, os.path.realpath(request.output))]
+def _outputs(request: Request) -> list[Output]:
+    """All that this run writes: the report is the caller's, but a place that it can't have is to be found before the work."""
+    found = [
+        Output("-o", request.output, make_folder=True),
+        Output("the state for --resume", f"{request.output}.checkpoint", make_folder=True),
+    ]
     if request.report is not None:
-        places.append((request.report, Path(request.report)))
-    for place, folder in places:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = network.beside(folder / Path(request.output).name)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(f"{place}: can't be written ({error.strerror}); choose another place") from None
-    written = [] if request.report is None else [os.path.join(request.report, f"report.{kind}") for kind in ("json", "md")]
-    for file in (request.output, *written):
-        network.check_place(file)
+        found += [
+            Output("--report", os.path.join(request.report, f"report.{kind}"), make_folder=True) for kind in ("json", "md")
+        ]
+    return found
+
+
+def _sources(request: Request) -> list[Source]:
+    """All that this run reads."""
+    found = [Source("the model to prune", request.model)]
+    found += [Source("external data of the model", file) for file in external.files(request.model)]
+    found += [Source("the data", file) for file in datasets.files(request.data)]
+    return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
 def _data(request: Request, net: Network) -> Data | None:
     """The data set, if there is one to use. Raises UsageError where training needs one and none is named."""
-    spec = net.metadata.get(datasets.METADATA_KEY) if request.data is None else request.data
+    spec = datasets.named(net.metadata) if request.data is None else request.data
     if spec is None or (not request.train and request.data is None):
         if request.train:
+            other = datasets.not_embedded(net.metadata)
             raise UsageError(
-                f"{request.model}: what data should it train on? add --data NAME, --data FILE.npz or --data module:function "
-                f"(or cut without training: --no-train)"
+                f"{request.model}: what data should it train on? {f'{other}; ' if other else ''}"
+                f"add --data NAME, --data FILE.npz or --data module:function (or cut without training: --no-train)"
             )
         return None
     shape = net.shapes[net.outputs[0]]

@@ -18,12 +18,10 @@ from typing import Any, Literal
 
 from mcuprune import __version__
 from mcuprune.channels import Group
+from mcuprune.console import JSON_FORMAT
 from mcuprune.resources import RESOURCES, Layer, Profile, SramModel, Verdict
 from mcuprune.runtimes import Board, Range
 from mcuprune.units import Unit, show
-
-#: The number of the JSON layout. It changes only if a key changes its meaning; more keys may come without.
-JSON_FORMAT = 1
 
 #: What a row of a cost table may stand for.
 BY = ("node", "op", "group")
@@ -66,6 +64,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """What stands for one of several models that no answer could be given for. kind: the error's, as in the JSON."""
+
+    path: str
+    kind: str
+    message: str
+    ok: bool = False
+
+
+@dataclass(frozen=True)
 class View:
     """How much of a profile to show. rows: how many, 0 for all. sort: ``graph``, or the resource to have worst first."""
 
@@ -78,15 +86,20 @@ class View:
 
 @dataclass(frozen=True)
 class Report:
-    """The answers of one command."""
+    """The answers of one command, in the order of its models."""
 
     command: Literal["profile", "check"]
-    answers: tuple[Answer, ...]
+    answers: tuple[Answer | Refused, ...]
     view: View = field(default_factory=View)
 
     @property
     def ok(self) -> bool:
         return all(answer.ok for answer in self.answers)
+
+    @property
+    def refused(self) -> tuple[Refused, ...]:
+        """The models without an answer."""
+        return tuple(answer for answer in self.answers if isinstance(answer, Refused))
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -201,11 +214,16 @@ def _weight(row: Row, total: Row) -> tuple[bool, float, float]:
 def text(report: Report) -> str:
     """For a terminal or a pipe: plain characters, no colours; no meaning hangs on the width."""
     write = _profile_text if report.command == "profile" else _check_text
-    parts = [write(answer, report.view) for answer in report.answers]
+    parts = [_refused_text(answer) if isinstance(answer, Refused) else write(answer, report.view) for answer in report.answers]
     if report.command == "check" and len(parts) > 1:
         fit = sum(answer.ok for answer in report.answers)
-        parts.append(f"{fit} of {len(parts)} models pass\n")
+        without = f", {len(report.refused)} without an answer" if report.refused else ""
+        parts.append(f"{fit} of {len(parts)} models pass{without}\n")
     return "\n".join(parts)
+
+
+def _refused_text(refused: Refused) -> str:
+    return f"{_clean(refused.path)}\nno answer  {_clean(refused.message)}\n"
 
 
 def _profile_text(answer: Answer, view: View) -> str:
@@ -468,7 +486,12 @@ def align(rows: Sequence[Sequence[str]], sides: Sequence[str]) -> list[str]:
 
 def markdown(report: Report) -> str:
     """For a pull request or a job summary: GitHub's dialect. The picture is inline SVG, again as characters in the fold."""
-    return "\n".join(_markdown(answer, report) for answer in report.answers)
+    return "\n".join(
+        f"### {_code(answer.path)}: **no answer**\n\n{_inline(answer.message)}\n"
+        if isinstance(answer, Refused)
+        else _markdown(answer, report)
+        for answer in report.answers
+    )
 
 
 def _markdown(answer: Answer, report: Report) -> str:
@@ -618,7 +641,12 @@ def html(report: Report) -> str:
         "td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}"
         "tr:last-child td{font-weight:600}"
     )
-    body = "".join(_html(answer, report) for answer in report.answers)
+    body = "".join(
+        f"<h2>{_markup(answer.path)}: no answer</h2>\n<p>{_markup(answer.message)}</p>\n"
+        if isinstance(answer, Refused)
+        else _html(answer, report)
+        for answer in report.answers
+    )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mcuprune {report.command}</title>'
         f"<style>{style}</style></head><body>\n{body}</body></html>\n"
@@ -669,7 +697,12 @@ def json(report: Report) -> str:
         "mcuprune": __version__,
         "command": report.command,
         "ok": report.ok,
-        "models": [_json(answer, report) for answer in report.answers],
+        "models": [
+            {"path": answer.path, "ok": False, "error": {"kind": answer.kind, "message": answer.message}}
+            if isinstance(answer, Refused)
+            else _json(answer, report)
+            for answer in report.answers
+        ],
     }
     return dumped(document)
 
@@ -677,11 +710,6 @@ def json(report: Report) -> str:
 def dumped(document: Mapping[str, Any]) -> str:
     """A JSON document as every command writes it."""
     return jsonlib.dumps(document, indent=1) + "\n"
-
-
-def json_error(kind: str, message: str) -> str:
-    """What stands in for the answer where there is none."""
-    return jsonlib.dumps({"format": JSON_FORMAT, "error": {"kind": kind, "message": message}}) + "\n"
 
 
 def _json(answer: Answer, report: Report) -> dict[str, Any]:
@@ -791,13 +819,18 @@ def junit(report: Report) -> str:
     """One test case a model and resource; of ``profile``, which has no limits, all pass."""
     cases, failures = [], 0
     for answer in report.answers:
+        if isinstance(answer, Refused):
+            said = _markup(answer.message)
+            head = f'<testcase classname="{_markup(answer.path)}" name="answer">'
+            cases.append(f'    {head}<error type="{_markup(answer.kind)}" message="{said}">{said}</error></testcase>')
+            continue
         for name, said, bad in _findings(answer):
             failures += bad
             head = f'<testcase classname="{_markup(answer.profile.path)}" name="{_markup(name)}"'
             said = _markup(said)
             result = f'<failure message="{said}">{said}</failure>' if bad else f"<system-out>{said}</system-out>"
             cases.append(f"    {head}>{result}</testcase>")
-    counts = f'tests="{len(cases)}" failures="{failures}" errors="0"'
+    counts = f'tests="{len(cases)}" failures="{failures}" errors="{len(report.refused)}"'
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<testsuites {counts}>\n  <testsuite name="mcuprune {report.command}" {counts}>\n'
@@ -810,6 +843,9 @@ def github(report: Report) -> str:
     """Workflow commands that annotate a model's file: an error for each limit that is exceeded, else one notice."""
     lines = []
     for answer in report.answers:
+        if isinstance(answer, Refused):
+            lines.append(annotation("error", answer.message, file=answer.path, title="no answer"))
+            continue
         path = answer.profile.path
         bad = [(name, said) for name, said, failed in _findings(answer) if failed]
         for name, said in bad:

@@ -19,7 +19,9 @@ _FACTORS: dict[Unit, dict[str, int]] = {
     "bytes": {"": 1, "B": 1, "kB": 1000, "KB": 1024, "KiB": 1024, "MB": 1024**2, "MiB": 1024**2},
     "count": {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
 }
-_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*", re.ASCII)
+_QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*|%)\s*", re.ASCII)
+#: No limit is larger: it fits the integers that costs are counted in.
+_MOST = 2**62
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Limit:
 
     def of(self, own: int) -> int:
         """The limit in base units for a model that costs ``own``. Fractions of a unit are dropped: limits are inclusive."""
-        return int(self.value * own) if self.relative else int(self.value)
+        return min(int(self.value * own) if self.relative else int(self.value), _MOST)
 
 
 def parse(text: str, unit: Unit) -> Limit:

@@ -133,8 +133,10 @@ def verify(
     random = np.random.default_rng(seed)
     inputs = [_random_inputs(converted, random) for _ in range(examples)]
     counts, notes = {_RANDOM: examples}, []
-    name = net.metadata.get(datasets.METADATA_KEY)
-    if name in datasets.DATASETS and len(net.inputs) == 1:
+    name = datasets.named(net.metadata)
+    if other := datasets.not_embedded(net.metadata):
+        notes.append(f"only random inputs: {other}")
+    if name is not None and len(net.inputs) == 1:
         try:
             real = _real_inputs(net, name, examples, seed)
             inputs, counts = inputs + real, {**counts, name: len(real)}

@@ -459,10 +459,22 @@ def test_names_can_not_move_the_cursor(tmp_path, capsys):
     assert r"stem\x1b[2J\nFAIL" in out
 
 
-def test_a_bug_keeps_its_traceback(net, monkeypatch):
-    monkeypatch.setattr(resources, "profile", lambda net: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        main(["profile", net])
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, RecursionError, BrokenPipeError, SystemExit, GeneratorExit])
+def test_a_bug_is_no_answer_and_keeps_its_traceback(net, monkeypatch, capsys, error):
+    """Whatever escapes: 0 and 1 are answers, and a build believes them."""
+
+    def broken(net):
+        raise error("0")
+
+    monkeypatch.setattr(resources, "profile", broken)
+    for command in (["profile", net], ["check", net, "--sram", "64KB"]):
+        assert main(command) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "in broken" in err
+        assert error.__name__ in err
+        assert main([*command, "--format", "json"]) == 2
+        assert answer(capsys) == {"format": 1, "error": {"kind": error.__name__, "message": "0"}}
 
 
 def test_an_interrupt_is_130(net, monkeypatch, capsys):

@@ -16,7 +16,7 @@ from conftest import difference, feed, random_selection, run
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from mcuprune import network, ops
+from mcuprune import network, ops, places
 from mcuprune.canonical import batch_fixed, canonical
 from mcuprune.channels import label
 from mcuprune.errors import McupruneError, ModelError, OutputError, UnsupportedOperator
@@ -385,13 +385,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_only_regular_files_are_replaced_and_a_link_stays_a_link(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="no regular file"):
-        network.write_bytes(b"new", tmp_path / "pipe")
-    assert not any(network.replaceable(path) for path in ("/dev/stdout", "/dev/fd/1", "/dev/null", tmp_path))
-    assert network.replaceable(tmp_path / "new")
+        places.write_bytes(b"new", tmp_path / "pipe")
+    assert not any(places.replaceable(path) for path in ("/dev/stdout", "/dev/fd/1", "/dev/null", tmp_path))
+    assert places.replaceable(tmp_path / "new")
     (tmp_path / "there").write_bytes(b"old")
     (tmp_path / "link").symlink_to("there")
     (tmp_path / "link.partial").write_bytes(b"somebody's")
-    network.write_bytes(b"new", tmp_path / "link")
+    places.write_bytes(b"new", tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "there").read_bytes() == b"new"
     assert (tmp_path / "link.partial").read_bytes() == b"somebody's"

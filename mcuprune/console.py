@@ -1,0 +1,189 @@
+"""What a command says and how it ends: stdout, stderr, interrupts, and what stands there in place of an answer.
+
+Streams may be closed, full or without a reader. An answer that can't be written is an error; a message or a line of progress
+that nobody can read never changes how a command ends. Nothing here needs more than Python's own library: it has to work where
+the rest can't even be imported.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from types import FrameType
+from typing import Any, TextIO
+
+from mcuprune.errors import OutputError
+
+YES, NO, NO_ANSWER, INTERRUPTED = 0, 1, 2, 130
+
+#: The number of the JSON layout. It changes only if a key changes its meaning; more keys may come without.
+JSON_FORMAT = 1
+
+
+# ----------------------------------------------------------------------------------------------------------------- streams
+
+
+def reserve_streams() -> None:
+    """Give the numbers 0 to 2 to the null device where they are closed, so that no file that is opened later gets one.
+
+    Whoever writes to stdout by its number, as C++ code does, would write into that file. Python's own ``sys.stdout`` stays
+    None, by which ``answer`` knows.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
+def answer(written: str) -> None:
+    """An answer to stdout. A reader that has gone away, as ``head`` does, is no error. Raises OutputError for all else."""
+    stream: TextIO | None = sys.stdout
+    try:
+        if stream is None:
+            raise OSError(0, "it is closed")
+        stream.write(encodable(written, stream))
+        stream.flush()
+    except (OSError, ValueError) as error:
+        unwritable(error)
+
+
+def unwritable(error: OSError | ValueError) -> None:
+    """What follows from a failed write to stdout. Raises OutputError unless its reader has merely gone away."""
+    _to_nowhere(sys.stdout)
+    if not isinstance(error, BrokenPipeError):
+        reason = error.strerror if isinstance(error, OSError) else "it is closed"
+        raise OutputError(f"stdout can't be written ({reason})") from None
+
+
+def remark(line: str) -> None:
+    """Text for the person, on stderr, as it stands; lost where stderr can't be written."""
+    stream: TextIO | None = sys.stderr
+    if stream is None:
+        return
+    try:
+        stream.write(encodable(line, stream))
+        stream.flush()
+    except (OSError, ValueError):
+        _to_nowhere(stream)
+
+
+def say(message: str) -> None:
+    """One message for the person, on one line of stderr."""
+    remark(f"mcuprune: {printable(message)}\n")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with characters that would move a cursor or break a line spelled out, except those in ``keep``."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def encodable(written: str, stream: TextIO) -> str:
+    """The same text, with characters that the stream doesn't know spelled out."""
+    if can_encode(stream, written):
+        return written
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return written.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def can_encode(stream: TextIO | None, written: str) -> bool:
+    try:
+        written.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person sees the stream; a closed one is none."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def finish() -> int | None:
+    """Flush both streams, so that the interpreter's own last flush can't fail. NO_ANSWER where an answer was lost by it."""
+    lost = None
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            _to_nowhere(stream)
+            if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+                lost = NO_ANSWER
+    return lost
+
+
+def _to_nowhere(stream: TextIO | None) -> None:
+    """Let the interpreter's last flush of a broken stream succeed."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, stream.fileno())  # type: ignore[union-attr]
+        finally:
+            os.close(null)
+
+
+# --------------------------------------------------------------------------------------------------------------- interrupts
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asks the process to end. It ends as after Ctrl-C: what was begun is cleared away, the exit code is 130."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP as Ctrl-C is taken, where nobody else has said how they are to be taken."""
+    taken: list[tuple[signal.Signals, Any]] = []
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                taken.append((number, signal.signal(number, _terminate)))
+    try:
+        yield
+    finally:
+        for number, before in taken:
+            signal.signal(number, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+# ------------------------------------------------------------------------------------------------------- without an answer
+
+
+def asked_formats(args: Sequence[str]) -> set[tuple[str, str]]:
+    """The formats that were asked for and their files, read off arguments that may be no good otherwise."""
+    given = [value for flag, value in pairwise(args) if flag == "--format"]
+    given += [arg.removeprefix("--format=") for arg in args if arg.startswith("--format=")]
+    return {(name, file) for name, _, file in (value.partition("=") for value in given)}
+
+
+def json_error(kind: str, message: str) -> str:
+    """What stands in for the answer where there is none."""
+    return json.dumps({"format": JSON_FORMAT, "error": {"kind": kind, "message": message}}) + "\n"
+
+
+def bug(error: BaseException) -> tuple[str, str]:
+    """Show the traceback of an error that is no user's mistake. Returns its kind and message as one line."""
+    shown = io.StringIO()
+    with suppress(Exception):  # an exception whose own text can't be made
+        traceback.print_exception(error, file=shown)
+    remark(printable(shown.getvalue(), keep="\n"))
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = ""
+    return type(error).__name__, message or f"unexpected {type(error).__name__}"
