@@ -105,12 +105,12 @@ def _run(args: list[str]) -> int:
     """Run what the arguments name. The parser's own ``main`` is not used: it makes a broken pipe a 1, which means no."""
     command = typer.main.get_command(app)
     try:
-        with command.make_context("mcuprune", args) as context:
+        with command.make_context("mcuprune", [*args]) as context:  # which empties the list
             code: object = command.invoke(context)
     except typer.Exit as ended:  # of --help and --version
         console.answer("")  # the parser has written help by itself, and nothing to a stream that is closed
         return int(ended.exit_code)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if not {"-h", "--help"} & set(args):
             raise
         console.unwritable(error)
@@ -851,7 +851,7 @@ class _Progress:
 
 def _pruned(model: str) -> str:
     """Where a pruned model goes if nobody says."""
-    return str(Path(model).with_suffix("")) + "-pruned.onnx"
+    return f"{Path(model).with_suffix('') if Path(model).name else model}-pruned.onnx"
 
 
 @app.command("verify", cls=_Command)

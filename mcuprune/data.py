@@ -161,7 +161,9 @@ def _known(where: str, names: Iterable[object]) -> list[str]:
 def _array(where: str, name: str, values: Any, *, kinds: str, wanted: str) -> np.ndarray[Any, Any]:
     try:
         array = np.asarray(values)
-    except (Exception, SystemExit) as error:  # unequal lengths, tensors elsewhere: whatever the user's objects raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # unequal lengths, tensors elsewhere: whatever the user's objects raise
         raise DataError(f"{where}: {name} can't be turned into an array: {_one_line(error)}") from error
     if array.dtype.kind not in kinds:
         raise DataError(f"{where}: {name} has dtype {array.dtype}; it must hold {wanted}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import io
 import itertools
+import math
 import os
 import re
 import struct
@@ -455,13 +456,47 @@ def test_an_archive_with_an_offset_beyond_any_file_is_refused(tmp_path: Path) ->
     assert "not a readable .npz archive" in complaint(path)
 
 
-def test_an_archive_that_declares_more_than_eight_gibibytes_is_refused_unread(tmp_path: Path) -> None:
-    path = Path(saved(tmp_path / "d.npz"))
+def declaring(path: Path, **wanted: tuple[str, tuple[int, ...]]) -> Path:
+    """An archive that claims these types and shapes, sizes of its members included, and has hardly any of it."""
+    headers = {name: npy(HEADER.format(descr=descr, shape=repr(shape)), b"") for name, (descr, shape) in wanted.items()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, header in headers.items():
+            archive.writestr(f"{name}.npy", header)
     content = bytearray(path.read_bytes())
-    for start in (found.start() for found in re.finditer(rb"PK\x01\x02", bytes(content))):
-        content[start + 24 : start + 28] = struct.pack("<I", 2**31)  # the size before compression, four of them count
+    for found in re.finditer(rb"PK\x01\x02", bytes(content)):
+        name = content[found.start() + 46 :].split(b".npy")[0].decode()
+        descr, shape = wanted[name]
+        size = len(headers[name]) + math.prod(shape) * np.dtype(descr).itemsize
+        content[found.start() + 24 : found.start() + 28] = struct.pack("<I", size)
     path.write_bytes(content)
-    assert re.search(r"would take \d{11} bytes; at most 8589934592", complaint(path))
+    return path
+
+
+@pytest.mark.parametrize("key", ["x_train", "x_test"])
+@pytest.mark.parametrize("descr", ["|b1", "|u1", "<f2"])
+def test_an_archive_is_bounded_by_what_it_becomes_and_refused_unread(tmp_path: Path, key: str, descr: str) -> None:
+    """Booleans and bytes take four times as much as float32, which is what the model gets."""
+    small = {"x_train": ("<f4", (30, 1, 4, 6)), "y_train": ("<i8", (30,))}
+    whole = {**small, "x_test": small["x_train"], "y_test": small["y_train"]}
+    n = 2**32 // 24 // np.dtype(descr).itemsize - 1000
+    n_small = 2**29 // 24
+    path = declaring(tmp_path / "d.npz", **{**whole, key: (descr, (n, 1, 4, 6))})
+    assert re.search(r"would take \d{10,11} bytes as float32, .* at most 8589934592 are used", complaint(path))
+    assert "at most" not in complaint(declaring(tmp_path / "e.npz", **{**whole, key: (descr, (n_small, 1, 4, 6))}))
+
+
+def test_labels_are_bounded_as_they_become_int64(tmp_path: Path) -> None:
+    small = ("<f4", (30, 1, 4, 6))
+    path = declaring(tmp_path / "d.npz", x_train=small, y_train=("|i1", (10**9,)), x_test=small, y_test=("<i8", (30,)))
+    assert "at most 8589934592 are used" in complaint(path)
+
+
+def test_what_a_function_returns_is_bounded_by_what_it_becomes(write_module: Callable[[str], None]) -> None:
+    """A view takes no memory and becomes an array that does."""
+    wide = "def wide():\n    return sets() | dict(x_test=np.broadcast_to(np.uint8(1), (2**28, 1, 4, 6)))\n"
+    write_module(f"{WHOLE}\n\n{wide}")
+    with pytest.raises(DataError, match="at most 8589934592 are used"):
+        read("mydata:wide")
 
 
 def test_an_archive_that_declares_less_than_it_holds_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import operator
 import os
@@ -473,12 +475,105 @@ def test_a_checkpoint_of_another_request_is_neither_used_nor_overwritten(tmp_pat
     assert pruning.prune(replace(request, resume=True)).ok
 
 
-def test_a_damaged_checkpoint_is_ignored(tmp_path: Path) -> None:
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _flipped(content: bytes) -> bytes:
+    at = content.index(b"a/") + 200  # inside an array
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def _unsealed(content: bytes) -> bytes:
+    return content[: content.rindex(b"\nmcuprune sha256")]
+
+
+def _changed_and_written_anew(content: bytes) -> bytes:
+    """As somebody would with numpy: another state of the same request."""
+    written = io.BytesIO()
+    with np.load(io.BytesIO(content)) as archive:
+        np.savez(written, **{name: archive[name] * (1 if name == "meta" else 0) for name in archive.files})
+    return written.getvalue()
+
+
+def _pickled(content: bytes) -> bytes:
+    """Objects in it, and a checksum that is right."""
+    written = io.BytesIO()
+    np.savez(written, meta=np.array([{}], dtype=object))
+    return written.getvalue() + b"\nmcuprune sha256 %s\n" % hashlib.sha256(written.getvalue()).hexdigest().encode()
+
+
+def _compressed(content: bytes) -> bytes:
+    written = io.BytesIO()
+    np.savez_compressed(written, meta=np.zeros(10**6, np.uint8))
+    return written.getvalue() + b"\nmcuprune sha256 %s\n" % hashlib.sha256(written.getvalue()).hexdigest().encode()
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _cut,
+        _flipped,
+        _unsealed,
+        _changed_and_written_anew,
+        _pickled,
+        _compressed,
+        lambda content: b"",
+        lambda content: b"cut short",
+        lambda content: content + b"x",
+        lambda content: content[:-1],
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_as_a_whole(harm, interrupted: bytes, tmp_path: Path) -> None:
+    """Never taken up in part, and never replaced before the user has said so."""
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=3, resume=True)
+    (tmp_path / "o.onnx.checkpoint").write_bytes(harm(interrupted))
+    with pytest.raises(UsageError, match=r"no whole state of a run .* leave --resume out to start anew"):
+        pruning.prune(request)
+    assert (tmp_path / "o.onnx.checkpoint").read_bytes() == harm(interrupted)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The checkpoint of a run that was stopped in its second epoch."""
+    output = tmp_path_factory.mktemp("interrupted") / "o.onnx"
+    with pytest.raises(Interrupted):
+        pruning.prune(Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(output), epochs=3), interrupt)
+    return Path(f"{output}.checkpoint").read_bytes()
+
+
+def test_a_run_without_a_state_to_resume_says_so(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2, resume=True)
-    (tmp_path / "o.onnx.checkpoint").write_bytes(b"cut short")
     result = pruning.prune(request)
     assert result.ok
     assert [note for note in result.notes if "--resume found no state" in note]
+
+
+def test_a_damaged_checkpoint_is_replaced_where_nobody_asks_to_resume(interrupted: bytes, tmp_path: Path) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False)
+    (tmp_path / "o.onnx.checkpoint").write_bytes(_cut(interrupted))
+    assert pruning.prune(request).ok
+    assert not (tmp_path / "o.onnx.checkpoint").exists()
+
+
+@pytest.mark.parametrize("named", ["evil:go", "./evil.npz", "evil.npz", "/dev/zero", "", "digits ", "x" * 10_000])
+def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(MODELS / "dscnn_digits.onnx")
+    del model.metadata_props[:]
+    model.metadata_props.add(key="mcuprune.data", value=named)
+    onnx.save(model, tmp_path / "net.onnx")
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text("open('run', 'w')\n\ndef go():\n    return {}\n")
+    splits = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
+    np.savez("evil.npz", x_train=splits.train.x, y_train=splits.train.y, x_test=splits.test.x, y_test=splits.test.y)
+    request = Request("net.onnx", limits(macs="50%"), "o.onnx", epochs=1)
+    with pytest.raises(UsageError, match=r"no embedded data set .* add --data") as caught:
+        pruning.prune(request)
+    assert len(str(caught.value)) < 500
+    assert pruning.prune(replace(request, train=False, int8=False)).data is None
+    assert not Path("run").exists()
 
 
 def test_a_run_interrupted_while_its_file_is_measured_needs_no_training_anew(tmp_path: Path, monkeypatch) -> None:
