@@ -525,6 +525,76 @@ def _without(package):
     return importing
 
 
+# ----------------------------------------------------------------------------------------------------- one of several refused
+
+
+@pytest.fixture
+def several(net, tmp_path):
+    """Two models and between them one of each kind that is refused."""
+    Path("missing.onnx").unlink(missing_ok=True)
+    Path("cut <b>|`.onnx").write_bytes(Path(net).read_bytes()[:300])
+    small_nets.save(unsupported(), tmp_path / "odd.onnx")
+    small_nets.save(small_nets.residual(16), tmp_path / "wide.onnx")
+    return [net, "missing.onnx", "cut <b>|`.onnx", "odd.onnx", "wide.onnx"]
+
+
+@pytest.mark.parametrize("command", [["profile"], ["check", "--sram", "1MB"], ["check", "--sram", "2KB"]], ids=" ".join)
+def test_one_refused_model_does_not_keep_the_others_from_their_answers(several, command, capsys):
+    """2 goes before 1: the whole question has no answer. The answers are those that each model gets alone."""
+    alone = {}
+    for path in several:
+        assert main([command[0], path, *command[1:], "--format", "json"]) in (0, 1, 2)
+        alone[path] = answer(capsys)
+    assert main([command[0], *several, *command[1:], "--format", "json"]) == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["format"] == 1
+    assert found["ok"] is False
+    assert [model["path"] for model in found["models"]] == several
+    for model in found["models"]:
+        own = alone[model["path"]]
+        assert model == (own["models"][0] if "models" in own else {"path": model["path"], "ok": False, "error": own["error"]})
+    refused = [model["error"] for model in found["models"] if "error" in model]
+    assert [error["kind"] for error in refused] == ["ModelError", "ModelError", "UnsupportedOperator"]
+    assert err == "".join(f"mcuprune: {error['message']}\n" for error in refused)
+
+
+def test_every_format_reports_the_refused(several, capsys):
+    flags = [f"--format={name}=out.{name}" for name in ("markdown", "html", "junit", "github")]
+    assert main(["check", *several, "--sram", "1MB", *flags]) == 2
+    said = {name: Path(f"out.{name}").read_text() for name in ("markdown", "html", "junit", "github")}
+    said["text"] = capsys.readouterr().out
+    for name, text in said.items():
+        assert all(part in text for part in ("net.onnx", "wide.onnx", "missing.onnx", "No such file", "odd")), name
+    assert said["text"].endswith("2 of 5 models pass, 3 without an answer\n")
+    suites = ElementTree.fromstring(said["junit"])
+    assert (suites.get("tests"), suites.get("failures"), suites.get("errors")) == ("5", "0", "3")
+    assert len(suites.findall(".//error")) == 3
+    assert said["github"].count("::error file=") == 3
+    assert said["github"].count("::notice file=") == 2
+    assert "<b>|" not in said["html"]
+    assert said["markdown"].count("**no answer**") == 3
+
+
+def test_a_bug_in_one_model_keeps_the_others_answers_and_its_traceback(net, tmp_path, monkeypatch, capsys):
+    wide = small_nets.save(small_nets.residual(16), tmp_path / "wide.onnx")
+    measure = resources.profile
+    monkeypatch.setattr(resources, "profile", lambda found: 1 / 0 if found.path == net else measure(found))
+    assert main(["check", net, wide, "--sram", "1MB", "--format", "json"]) == 2
+    out, err = capsys.readouterr()
+    first, second = json.loads(out)["models"]
+    assert first == {"path": net, "ok": False, "error": {"kind": "ZeroDivisionError", "message": "division by zero"}}
+    assert second["ok"] is True
+    assert err.startswith("Traceback")
+
+
+def test_a_wrong_flag_is_said_once_and_not_for_every_model(net, capsys):
+    assert main(["profile", net, net, "--board", "none"]) == 2
+    assert main(["check", net, net, "--board", "none"]) == 2
+    assert main(["profile", net, net, "--sort", "none"]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
+
+
 # -------------------------------------------------------------------------------------------------------- the process
 
 

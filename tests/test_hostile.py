@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mcuprune import network, ops
 from mcuprune.channels import label
+from mcuprune.cli import main
 from mcuprune.errors import McupruneError
+from mcuprune.external import files
 from mcuprune.resources import profile
 
 ROOT = Path(__file__).parents[1]
@@ -146,18 +149,91 @@ def test_nodes_of_one_name_are_told_apart() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "sub/../../secret.bin", "link.bin", "none.bin"])
-def test_external_data_may_not_leave_the_folder(location: str, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (tmp_path / "secret.bin").write_bytes(b"\x00" * 10**6)
-    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+def external(location: str, **fields: str) -> bytes:
+    """A model of which one tensor says to be in another file."""
     model = onnx.load_from_string(content())
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=location)
-    assert "external data" in refused(folder, model.SerializeToString())
+    for key, value in {"location": location, **fields}.items():
+        tensor.external_data.add(key=key, value=value)
+    return model.SerializeToString()
+
+
+LOCATIONS = [
+    *("../secret.bin", "/etc/passwd", "sub/../../secret.bin", "link.bin", "none.bin", "..", ".", "", "sub", "a\0b", "pipe"),
+    *("x" * 300, "x" * 300 + "/y", "x/" * 3000 + "y", "C:\\secret.bin", "..\\secret.bin", "\\\\host\\secret.bin", "x" * 10**6),
+]
+
+
+@pytest.mark.parametrize("location", LOCATIONS, ids=lambda location: location[:20])
+def test_external_data_may_not_leave_the_folder(location: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret.bin").write_bytes(b"\x00" * 10**6)
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    os.mkfifo(folder / "pipe")
+    message = refused(folder, external(location))
+    assert "external data" in message
+    assert len(message) < 2100
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "x" * 300, "none.bin"], ids=lambda location: location[:20])
+@pytest.mark.parametrize(
+    "command", [["profile"], ["check", "--sram", "1KB"], ["prune", "--macs", "50%", "--no-train", "-o", "o.onnx"], ["verify"]]
+)
+def test_every_command_says_so_in_one_message(
+    location: str, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(external(location))
+    for flags in ([], ["--tflite", "o.tflite"] if command == ["verify"] else []):
+        assert main([command[0], "net.onnx", *command[1:], *flags]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("mcuprune: net.onnx: ")
+        assert err.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"length": "1000000000000"},
+        {"length": "9" * 5000},
+        {"offset": "9" * 5000},
+        {"offset": "-1"},
+        {"length": "-1"},
+        {"offset": "many"},
+        {},
+        {"offset": "10000000000"},
+    ],
+    ids=str,
+)
+def test_external_data_are_read_within_the_bounds_of_their_shape(fields: dict[str, str], tmp_path: Path) -> None:
+    """Of a file that claims terabytes and takes no room on the disk, nothing is read."""
+    with open(tmp_path / "holes.bin", "wb") as file:
+        file.truncate(2**40)
+    assert "external data" in refused(tmp_path, external("holes.bin", **fields))
+
+
+def test_external_data_in_attributes_are_held_to_the_same(tmp_path: Path) -> None:
+    model = onnx.load_from_string(content())
+    tensor = onnx.load_from_string(external("../secret.bin")).graph.initializer[0]
+    model.graph.node.append(helper.make_node("Constant", [], ["more"], value=tensor))
+    assert "external data" in refused(tmp_path, model.SerializeToString())
+
+
+def test_external_data_beside_the_model_are_read(tmp_path: Path) -> None:
+    model = onnx.load_from_string(content())
+    stored = onnx.load_from_string(content())
+    (tmp_path / "sub").mkdir()
+    onnx.external_data_helper.convert_model_to_external_data(stored, location="sub/weights.bin", size_threshold=0)
+    onnx.save(stored, tmp_path / "net.onnx")
+    found = network.load(tmp_path / "net.onnx")
+    assert files(tmp_path / "net.onnx") == [str(tmp_path / "sub/weights.bin")]
+    for name, value in network.from_proto(model, "net.onnx").constants.items():
+        np.testing.assert_array_equal(found.constants[name], value)
 
 
 def test_a_small_file_may_not_make_a_huge_constant(tmp_path: Path) -> None:
