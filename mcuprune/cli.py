@@ -523,7 +523,14 @@ def _settle(outputs: Sequence[Output], wanted: Mapping[str, Wanted], settings: c
 
 
 def _configured(settings: config.Config) -> list[Source]:
-    return [] if settings.source is None else [Source("the configuration", str(settings.source))]
+    """The configuration, and the models in it, whichever of them this command is about."""
+    if settings.source is None:
+        return []
+    files = [path for path, _ in settings.models]
+    return [
+        Source("the configuration", str(settings.source)),
+        *(Source("a model of the configuration", file) for file in files),
+    ]
 
 
 @app.command("check", cls=_Command)

@@ -65,6 +65,8 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
 
 #: A constant of more elements than this is taken for a mistake or an attack, not for a weight.
 MAX_ELEMENTS = 2**28
+#: The same for all that a file stores.
+MAX_STORED = 2**30
 #: The same for a tensor that is computed.
 MAX_ACTIVATIONS = 2**34
 OLDEST_OPSET, NEWEST_OPSET = 7, onnx.defs.onnx_opset_version()
@@ -303,6 +305,7 @@ def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
 
 def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], accept: Callable[[Node], None]) -> Network:
     graph = model.graph
+    _refuse_heavy(model, path)
     constants = {}
     for initializer in graph.initializer:
         constants[initializer.name] = _array(initializer, path)
@@ -418,6 +421,15 @@ def _refuse_foreign(model: ModelProto, path: str) -> None:
             raise UnsupportedOperator(f"{where}: {node.op_type} is control flow; mcuprune handles feed-forward CNNs")
     if model.graph.sparse_initializer:
         raise ModelError(f"{path}: has sparse initializers; store the weights densely")
+
+
+def _refuse_heavy(model: ModelProto, path: str) -> None:
+    """Refuse what all stored tensors together become, at up to 4 bytes an element, however few bits of it are stored."""
+    literals = (attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute)
+    # one that is too large by itself is refused by name when it is read
+    elements = sum(min(max(0, prod(tensor.dims)), MAX_ELEMENTS) for tensor in (*model.graph.initializer, *literals))
+    if elements > MAX_STORED:
+        raise ModelError(f"{path}: its weights are {elements} elements; at most {MAX_STORED} are read")
 
 
 def _literals(nodes: Sequence[NodeProto], path: str) -> dict[str, np.ndarray]:

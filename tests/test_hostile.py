@@ -236,6 +236,19 @@ def test_external_data_beside_the_model_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.constants[name], value)
 
 
+@pytest.mark.parametrize("kind", ["initializer", "Constant"])
+def test_weights_are_bounded_by_what_they_become_all_together(kind: str, tmp_path: Path) -> None:
+    """Four bits an element stored are four bytes once they are dequantised. None is read: the bytes aren't even there."""
+    model = onnx.load_from_string(content())
+    for index in range(5):
+        tensor = TensorProto(name=f"w{index}", data_type=TensorProto.INT4, dims=[2**14, 2**14])
+        if kind == "initializer":
+            model.graph.initializer.append(tensor)
+        else:
+            model.graph.node.append(helper.make_node("Constant", [], [f"w{index}"], value=tensor))
+    assert "its weights are 13" in refused(tmp_path, model.SerializeToString())
+
+
 def test_a_small_file_may_not_make_a_huge_constant(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("ConstantOfShape", ["dims"], ["w"], name="bomb"),
