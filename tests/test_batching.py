@@ -51,7 +51,7 @@ def shape(*sizes: int) -> np.ndarray:
 
 
 def attention(heads: int = 2) -> tuple[list[onnx.NodeProto], dict[str, Any], tuple[int, ...]]:
-    """Heads multiplied into the batch, as torch writes them: (batch, length, width) -> (batch * heads, length, width / heads)."""
+    """Heads multiplied into the batch, as torch writes them: (batch, length, width) to (batch * heads, length, share)."""
     nodes = [_N("MatMul", ["x", name], [f"{name}x"], name=f"project_{name}") for name in "qkv"]
     for name in "qkv":
         nodes += [
