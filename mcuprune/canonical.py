@@ -38,9 +38,6 @@ def canonical(net: Network) -> tuple[Network, tuple[str, ...]]:
             net = changed
         else:
             notes.append(f"{net.path}: {step.title} would change an output by {difference:.2g} of its size; left as it is")
-    stuck = batch_fixed(net)
-    if stuck:
-        notes.append(stuck)
     return net, tuple(notes)
 
 
@@ -193,16 +190,16 @@ _PASSES = (
 
 
 def batch_fixed(net: Network) -> str | None:
-    """Why the network takes one example at a time and can't be trained; None if it takes any batch."""
+    """Why the file takes one example at a time, which doesn't keep it from training; None if it takes any batch."""
     try:
         shapes = shapes_at_batch(net, _BATCH)
     except ModelError as error:
-        return f"{net.path}: works at batch 1 only, so it can't be trained ({str(error).removeprefix(net.path).lstrip(': ')})"
+        return f"{net.path}: works at batch 1 only ({str(error).removeprefix(net.path).lstrip(': ')})"
     for node in net.nodes:
         for name in node.outputs:
             alone, batched = net.shapes.get(name, ()), shapes.get(name, ())
             if name in net.shapes and prod(batched) != _BATCH * prod(alone):
-                return f"{net.path}: node '{node.name}' ({node.op}) fixes the batch to 1, so it can't be trained"
+                return f"{net.path}: node '{node.name}' ({node.op}) fixes the batch to 1"
     return None
 
 

@@ -16,7 +16,8 @@ _BATCH = 256
 class Model:
     """An ONNX model in onnxruntime: float32 (batch, ...) -> its first output, (batch, classes).
 
-    Files whose batch is fixed are run at that batch, the last one filled up with zeros. Raises
+    Files whose batch is fixed are run at that batch, the last one filled up with zeros; those whose batch is free in name
+    only are run one example at a time. Raises
     ModelError if onnxruntime refuses the file.
     """
 
@@ -41,6 +42,27 @@ class Model:
         self._name: str = first.name
         self._fixed = isinstance(first.shape[0], int)
         self._batch: int = first.shape[0] if self._fixed else _BATCH
+        if not self._fixed and not self._takes_batches(first.shape[1:]):
+            self._batch = 1
+
+    def _takes_batches(self, shape: list[int | str]) -> bool:
+        """Whether a file that declares a free batch really gives two examples what it gives each: constants may hold a 1."""
+        import onnxruntime
+
+        sizes = [size for size in shape if isinstance(size, int)]
+        if len(sizes) < len(shape) or self._session.get_inputs()[0].type != "tensor(float)":
+            return True  # what it is really fed will tell
+        quiet = onnxruntime.RunOptions()
+        quiet.log_severity_level = 4
+        pair = np.random.default_rng(0).standard_normal((2, *sizes), np.float32)
+        try:
+            together = self._session.run(None, {self._name: pair}, quiet)[0]
+            alone = [self._session.run(None, {self._name: pair[i : i + 1]}, quiet)[0] for i in range(2)]
+        except Exception:  # onnxruntime raises its own kinds; a file that can't run at all says so at its first example
+            return False
+        if any(len(each) != 1 for each in alone) or len(together) != 2:
+            return False
+        return bool(np.abs(together - np.concatenate(alone)).max() <= 1e-2 * np.abs(together).max())
 
     def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         outputs = []

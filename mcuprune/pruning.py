@@ -179,6 +179,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there
             _check_engine(request)
     data = _data(request, original)
+    if request.train:
+        _check_batch(labelled)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
     warm = data is not None and accuracy is not None and _is_trained(accuracy, data)
@@ -323,6 +325,13 @@ def _check_engine(request: Request) -> None:
 
     _check_choice("method", request.method, tuple(METHODS))
     _check_choice("optimizer", request.optimizer, tuple(OPTIMIZERS))
+
+
+def _check_batch(channels: Channels) -> None:
+    """Raise ModelError for a network that mixes the examples of a batch, or that is made for one at a time."""
+    from mcuprune.batchproof import prove
+
+    prove(channels)
 
 
 def _check_choice(flag: str, wanted: str, known: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from mcuprune.batching import VIEWS, drops_axis, places, spreader, view
 from mcuprune.channels import Channels
 from mcuprune.errors import MissingExtra, UnsupportedOperator
 from mcuprune.fusion import is_bias, is_mixer
@@ -73,6 +74,7 @@ class Trainable(nn.Module):
                 spread = slot.spread(self.source.shapes[slot.constant])
                 self.register_buffer(f"slot{index}", torch.from_numpy(np.array(spread)), persistent=False)
                 mixing[slot.axis] = f"slot{index}"
+        self._places = places(self.source)
         self._steps = [(node, self._kernel(node)) for node in self.source.nodes]
         self.wanted = self.source.outputs
         self._last_use = _last_uses(self.source)
@@ -171,15 +173,20 @@ class Trainable(nn.Module):
             return lambda values: make(values[data], self.weight(node), self.bias(node))
         if node.op == "BatchNormalization":
             return self._batch_norm(node)
-        run = _OWN[node.op](node, net) if node.op in _OWN else _onnx2torch(node, net)
+        if node.op in VIEWS or drops_axis(node, net):
+            run: Kernel = view(node, net, self._places)
+        else:
+            run = _OWN[node.op](node, net) if node.op in _OWN else _onnx2torch(node, net)
         if isinstance(run, nn.Module) and next(run.buffers(), None) is not None:
             self.add_module(f"node{len(self._modules)}", run)  # what it holds moves when this module moves
+
+        spread = spreader(node, net, self._places)
 
         def kernel(values: Mapping[str, Tensor]) -> Any:
             operands = [
                 self.data(node, index) if name in self._key else values[name] for index, name in enumerate(node.inputs) if name
             ]
-            return run(*operands)
+            return run(*(spread(operands) if spread else operands))
 
         return kernel
 
@@ -280,11 +287,31 @@ def _conv(node: Node, net: Network) -> Kernel:
     even = all(before == after for before, after in pads)
     inner = tuple(before for before, _ in pads) if even else 0
     group = node.attrs.get("group", 1)
+    if set(kernel) == {1} and set(strides) != {1}:
+        return _pointwise_strided(convolve, strides, pads, group)
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not even:
             x = F.pad(x, _torch_pads(pads))
         return convolve(x, weight, bias, strides, inner, dilations, group)
+
+    return run
+
+
+def _pointwise_strided(convolve: Kernel, strides: Sequence[int], pads: Sequence[tuple[int, int]], group: int) -> Kernel:
+    """A convolution of kernel 1 with a stride: pick the elements that it reads, and convolve those with stride 1.
+
+    The same sums. oneDNN's own kernel for processors without AVX-512 writes past its buffers in the gradient of the weights,
+    where the input is channels-last and has fewer than 8 channels. An average over windows of one element picks; indexing
+    would give its gradient in another memory layout, which makes a residual block a third slower.
+    """
+    pick: Kernel = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(strides) - 1]
+    around = _torch_pads(pads)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = F.pad(x, around) if any(around) else x
+        found: Tensor = convolve(pick(x, (1,) * len(strides), strides), weight, bias, groups=group)
+        return found
 
     return run
 
@@ -375,7 +402,7 @@ def _average_pool(node: Node, net: Network) -> Kernel:
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
 
     def pool(x: Tensor) -> Tensor:
-        if set(dilations) == {1}:
+        if all(taps == 1 or dilation == 1 for taps, dilation in zip(kernel, dilations, strict=True)):
             return average(x, tuple(kernel), strides)
         taps = torch.full((1, 1, *kernel), 1 / prod(kernel)).to(x)  # torch has no dilated average pool
         y = convolve(x.flatten(0, 1).unsqueeze(1), taps, None, strides, 0, dilations)
@@ -421,15 +448,6 @@ def _max_pool(node: Node, net: Network) -> Kernel:
         return pool(padded, tuple(kernel), strides, 0, dilations)
 
     return run
-
-
-def _reshape(node: Node, net: Network) -> Kernel:
-    before, after = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
-    if before and after and before[0] == after[0] == 1:
-        return lambda x: x.reshape(x.shape[0], *after[1:])
-    target = node.attrs["shape"]
-    copies = not node.attrs.get("allowzero")
-    return lambda x: x.reshape([x.shape[i] if size == 0 and copies else size for i, size in enumerate(target)])
 
 
 def _softmax(node: Node, net: Network) -> Kernel:
@@ -565,6 +583,8 @@ def _slice(node: Node, net: Network) -> Kernel:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         before_first = step < 0 and end < -sizes[axis]  # "down to and including 0", which a Python slice writes as None
         wanted = slice(start, None if before_first else end, step)
+        if range(sizes[axis])[wanted] == range(sizes[axis]):
+            continue  # all of an axis, which for the batch is more than the file says
         if step > 0:
             picked[axis] = wanted
         else:
@@ -626,7 +646,6 @@ _OWN: Mapping[str, Callable[[Node, Network], Kernel]] = {
     "MaxPool": _max_pool,
     "Mish": lambda node, net: F.mish,
     "QuantizeLinear": _fake_int8,
-    "Reshape": _reshape,
     "Resize": _resize,
     "Selu": _selu,
     "Slice": _slice,

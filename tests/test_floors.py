@@ -22,8 +22,9 @@ FLOORS = (
     ("resources",),
     ("folding", "export", "data", "widths", "checkpoint", "salience"),
     ("evaluate", "task", "tflite", "optimizer"),
+    ("batching",),
     ("trainable",),
-    ("quantize",),
+    ("quantize", "batchproof"),
     ("training",),
     ("methods",),
     ("pruning", "verify"),
@@ -34,7 +35,7 @@ FLOORS = (
 )
 #: Who may import what takes a second to import. Anyone may inside a function.
 HEAVY = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
-MAY_BE_HEAVY = ("trainable", "optimizer", "quantize", "training", "methods", "pruning")
+MAY_BE_HEAVY = ("batching", "batchproof", "trainable", "optimizer", "quantize", "training", "methods", "pruning")
 
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

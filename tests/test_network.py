@@ -257,14 +257,6 @@ def test_a_resize_to_fixed_sizes_takes_any_batch() -> None:
     assert batch_fixed(free) is None
 
 
-def test_a_network_without_a_batch_axis_says_that_it_cannot_be_trained() -> None:
-    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Reshape", ["c", "flat"], ["y"])]
-    net = loaded(graph(nodes, {"w": weight(6, 3, 1, 1), "flat": np.array([6, 64])}))
-    _, notes = canonical(net)
-    # the first axis may only take the batch in where that loses nothing
-    assert notes == () or "can't be trained" in notes[0]
-
-
 def test_a_pass_that_changes_an_output_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from mcuprune import canonical as module
 
