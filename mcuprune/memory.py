@@ -766,7 +766,7 @@ class _Solver:
                         self._improve(span, order if direction is _Upward else order[::-1])
 
     def _rebuild_windows(self, length: int, width: int) -> None:
-        """Beams over the ``length`` operators around the neediest step of the worst span, one after the other while they help."""
+        """Beams over the ``length`` operators around the neediest step of the worst span, time after time while that helps."""
         costs = self.costs
         while self.budget.left > 0:
             span = self.spans[self._worst()]
