@@ -710,9 +710,9 @@ class _Solver:
         for length, width in ((32, 8), (128, 8), (32, 64)):
             self._rebuild_windows(length, width)
         for width in (128, 512, 2048):
-            worst = self.spans[self._worst()]
-            if len(worst.order) <= _MANY_OPS:
-                self._beam(worst, width)
+            neediest = self.spans[self._worst()]
+            if len(neediest.order) <= _MANY_OPS:
+                self._beam(neediest, width)
         for length, width in ((128, 64), (512, 8)):
             self._rebuild_windows(length, width)
 
