@@ -18,12 +18,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
+from mcuprune.greedy import list_schedules
+
 __all__ = ["Graph", "Op", "Planner", "Schedule", "Step", "max_in_out", "schedule", "walk", "widest"]
 
 # Effort is counted in looks at an arc or at an operator, not in seconds, so that one graph always gives one answer.
 # The rate makes `cpu_seconds` roughly true for CPython 3.11 on a 2020s laptop core.
 _WORK_PER_CPU_SECOND = 2_000_000
 _UNBOUNDED = 1 << 80
+# Sets are ints of one bit for each operator: with more operators than this a look takes longer, and a beam over all of them
+# spends the effort without reaching the other end.
+_MANY_OPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +209,7 @@ class _Structure:
             for b in sorted(self.lasting)
         ]
         self.live_at_start = tuple(b for b, maker, _ in self.lifetimes if not maker)
+        self.live_at_end = tuple(sorted(self.pinned))
         self.series = self._series()
 
     def _series(self) -> list[int]:
@@ -242,8 +248,11 @@ class _Structure:
         ]
 
     def lower_bound(self, sizes: Sequence[int]) -> int:
-        """Bytes that the neediest operator needs in every order: itself and what lies between its ancestors and others."""
-        highest = sum(sizes[b] for b in self.live_at_start)
+        """Bytes that the neediest operator needs in every order: itself and what lies between its ancestors and others.
+
+        Not below what is alive before the first operator or after the last.
+        """
+        highest = max(sum([sizes[b] for b in buffers]) for buffers in (self.live_at_start, self.live_at_end))
         for alive, out, reusable in self._unavoidable:
             need = sum([sizes[b] for b in alive])
             if need > highest:
@@ -679,7 +688,7 @@ class _Solver:
         self.spans = self._part(whole, self.structure.series)
 
     def run(self) -> None:
-        """Improve until the bounds meet or the budget is spent, keeping a fifth of it for better orders."""
+        """Improve until the bounds meet or the budget is spent, keeping a fifth or half of it for better orders."""
         stages = (
             self._try_beams,
             self._split,
@@ -689,7 +698,7 @@ class _Solver:
             self._try_wide_beam,
             self._search,
         )
-        reserve = self.budget.left // 5
+        reserve = self.budget.left // (5 if len(self.structure.ops) <= _MANY_OPS else 2)
         self.budget.left -= reserve
         while self.budget.left > 0:
             worst = self._worst()
@@ -698,14 +707,23 @@ class _Solver:
                 return
             self.spans[worst : worst + 1] = stages[span.stage](span)
         self.budget.left += reserve
+        for length, width in ((32, 8), (128, 8), (32, 64)):
+            self._rebuild_windows(length, width)
         for width in (128, 512, 2048):
-            self._beam(self.spans[self._worst()], width)
+            neediest = self.spans[self._worst()]
+            if len(neediest.order) <= _MANY_OPS:
+                self._beam(neediest, width)
+        for length, width in ((128, 64), (512, 8)):
+            self._rebuild_windows(length, width)
 
     def _worst(self) -> int:
         return max(range(len(self.spans)), key=lambda at: self.spans[at].peak)
 
     def _try_beams(self, span: _Span) -> list[_Span]:
         span.stage += 1
+        if len(span.order) > _MANY_OPS:
+            self._rebuild_windows(32, 8)
+            return [span]
         for width in (1, 8):
             self._beam(span, width)
         return [span]
@@ -746,6 +764,32 @@ class _Solver:
                             last = last[4]
                         order = [v for ops in reversed(pieces) for v in ops]
                         self._improve(span, order if direction is _Upward else order[::-1])
+
+    def _rebuild_windows(self, length: int, width: int) -> None:
+        """Beams over the ``length`` operators around the neediest step of the worst span, time after time while that helps."""
+        costs = self.costs
+        while self.budget.left > 0:
+            span = self.spans[self._worst()]
+            if span.peak <= self.lower or len(span.order) <= length:
+                return
+            low, live = span.low, costs.live(span.low)
+            needs, states = [], [(low, live)]
+            for v in span.order:
+                need, live = costs.step(v, low, live)
+                low |= 1 << v
+                needs.append(need)
+                states.append((low, live))
+            self.budget.left -= 3 * len(needs)
+            at = needs.index(max(needs))
+            first = min(max(0, at - length // 2), len(needs) - length)
+            (low, live), (high, _) = states[first], states[first + length]
+            piece = span.order[first : first + length]
+            window = _Span(low, high, piece, costs.run(piece, low, live)[0])
+            self._beam(window, width)
+            if window.order is piece:
+                return
+            span.order = [*span.order[:first], *window.order, *span.order[first + length :]]
+            span.peak, _ = costs.run(span.order, span.low, states[0][1])
 
     def _improve(self, span: _Span, order: list[int]) -> None:
         peak, _ = self.costs.run(order, span.low, self.costs.live(span.low))
@@ -921,6 +965,18 @@ class _Solver:
         return tuple(v for span in self.spans for v in span.order)
 
 
+def _good_start(costs: _Costs, order: tuple[int, ...], peak: int) -> tuple[int, ...]:
+    """The best of an order with a known peak and the orders of simple rules: what a search that ends early falls back to."""
+    structure = costs.structure
+    reads, makes = [op.inputs for op in structure.ops], [op.outputs for op in structure.ops]
+    live = costs.live(0)
+    for candidate in list_schedules(reads, makes, costs.sizes, structure.pinned):
+        highest, _ = costs.run(candidate, 0, live)
+        if highest < peak:
+            order, peak = candidate, highest
+    return order
+
+
 def _solve(
     structure: _Structure, sizes: Sequence[int], profile: _Profile, cpu_seconds: float, *, warm: bool
 ) -> tuple[Schedule, _Profile]:
@@ -929,8 +985,11 @@ def _solve(
     peak = max((step.bytes for step in steps), default=start)
     lower = structure.lower_bound(sizes)
     if lower < peak:
-        budget = _Budget(int(cpu_seconds * _WORK_PER_CPU_SECOND))
-        solver = _Solver(_Costs(structure, sizes), profile.order, budget, lower, warm=warm)
+        n_ops = len(structure.ops)
+        budget = _Budget(int(cpu_seconds * _WORK_PER_CPU_SECOND * _MANY_OPS / max(_MANY_OPS, n_ops)))
+        costs = _Costs(structure, sizes)
+        order = profile.order if warm else _good_start(costs, profile.order, peak)
+        solver = _Solver(costs, order, budget, lower, warm=warm)
         solver.run()
         better = _Profile(structure, solver.order())
         better_steps = better.steps(sizes)

@@ -226,6 +226,7 @@ def profile(net: Network) -> Profile:
         for node in net.nodes
     )
     worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
+    position = {node.name: index for index, node in enumerate(net.nodes)}
     total = {
         "sram": schedule.peak,
         **{key: sum(getattr(layer, key) for layer in layers) for key in ("flash", "macs", "params")},
@@ -248,14 +249,11 @@ def profile(net: Network) -> Profile:
             timeline=timeline,
             arena_tflm=runtimes.arena_tflm(net).total,
         ),
-        groups=tuple(sorted((*found.groups, *found.frozen), key=lambda group: _place(group, net))),
+        groups=tuple(
+            sorted((*found.groups, *found.frozen), key=lambda group: min((position[node] for node in group.nodes), default=0))
+        ),
         layers=layers,
     )
-
-
-def _place(group: Group, net: Network) -> int:
-    names = {node.name: position for position, node in enumerate(net.nodes)}
-    return min((names[node] for node in group.nodes), default=0)
 
 
 def _full_order(net: Network, plan: Buffers, order: Iterable[int]) -> tuple[str, ...]:
@@ -310,17 +308,17 @@ class Polynomial:
 class _Compiled:
     """Polynomials of degree two at most, ready to be evaluated together at many widths.
 
-    An extent is ``fixed[e] + per_group[e] @ widths``; extent 0 is the constant 1.
+    An extent is a fixed size plus a sum of counts times widths; extent 0 is the constant 1. The counts are listed, not kept
+    in a matrix of extents by groups, which would grow as the square of the network.
     """
 
     def __init__(
         self, polynomials: Sequence[Polynomial], extents: Sequence[tuple[int, Mapping[int, int]]], groups: int
     ) -> None:
         self.fixed = np.array([1, *(fixed for fixed, _ in extents)], dtype=np.int64)
-        self.per_group = np.zeros((len(extents) + 1, groups), dtype=np.int64)
-        for row, (_, counts) in enumerate(extents, 1):
-            for group, count in counts.items():
-                self.per_group[row, group] = count
+        listed = [(row, group, count) for row, (_, counts) in enumerate(extents, 1) for group, count in counts.items()]
+        self.n_groups = groups
+        self.extent_of, self.group_of, self.times = np.array(listed, dtype=np.int64).reshape(-1, 3).T
         flat = [(row, (0, 0, *key)[-2:], factor) for row, p in enumerate(polynomials) for key, factor in p.terms.items()]
         assert all(len(key) <= 2 for p in polynomials for key in p.terms), "a cost of degree three"
         self.rows = np.array([row for row, _, _ in flat], dtype=np.int64)
@@ -331,7 +329,9 @@ class _Compiled:
 
     def extents(self, widths: np.ndarray) -> np.ndarray:
         """int64 (extents,) at widths int64 (groups,)."""
-        return np.asarray(self.fixed + self.per_group @ widths)
+        found = self.fixed.copy()
+        np.add.at(found, self.extent_of, self.times * widths[self.group_of])
+        return found
 
     def values(self, widths: np.ndarray) -> np.ndarray:
         """int64 (polynomials,) at widths int64 (groups,)."""
@@ -345,7 +345,7 @@ class _Compiled:
         scale = self.factor * weight[self.rows]
         by_extent = np.bincount(self.left, scale * extents[self.right], len(extents))
         by_extent += np.bincount(self.right, scale * extents[self.left], len(extents))
-        return np.asarray(by_extent @ self.per_group, dtype=np.float64)
+        return np.bincount(self.group_of, by_extent[self.extent_of] * self.times, self.n_groups)
 
 
 class _Structure:

@@ -49,10 +49,15 @@ class Lifetime(NamedTuple):
 
 def overlaps(lifetimes: Sequence[Lifetime]) -> tuple[tuple[int, ...], ...]:
     """For each buffer, the others that are alive at some time together with it."""
-    return tuple(
-        tuple(j for j, b in enumerate(lifetimes) if j != i and a.first <= b.last and b.first <= a.last)
-        for i, a in enumerate(lifetimes)
-    )
+    found: list[list[int]] = [[] for _ in lifetimes]
+    alive: list[int] = []
+    for i in sorted(range(len(lifetimes)), key=lambda i: lifetimes[i].first):
+        alive = [j for j in alive if lifetimes[j].last >= lifetimes[i].first]
+        found[i] += alive
+        for j in alive:
+            found[j].append(i)
+        alive.append(i)
+    return tuple(tuple(sorted(others)) for others in found)
 
 
 def greedy_layout(
@@ -651,8 +656,9 @@ class _Lowering:
         """Relu and Clip that the operator before them does by itself."""
         net = self.net
         ends = {node.name: node.outputs[0] for node in net.nodes if node.op in _FUSING or is_mixer(node, net)}
+        by_name = {node.name: node for node in net.nodes}
         for tail, mixer in self.folded.items():
-            ends[mixer] = next(node.outputs[0] for node in net.nodes if node.name == tail)
+            ends[mixer] = by_name[tail].outputs[0]
             ends.pop(tail, None)
         readers = [sole_reader(tensor, net) for tensor in ends.values()]
         return {found[0].name for found in readers if found is not None and OPS[found[0].op].int8 == "clamp"}

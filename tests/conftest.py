@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import pickle
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import onnx
@@ -12,6 +18,11 @@ import pytest
 
 from mcuprune.channels import Channels
 from mcuprune.network import Network
+
+if TYPE_CHECKING:
+    from mcuprune.pruning import Request, Result
+
+T = TypeVar("T")
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside the tests, whatever pytest's import mode
 
@@ -80,3 +91,50 @@ def corpus_folder() -> Path:
     if not CORPUS.is_dir():
         pytest.skip("no corpus of real files beside this checkout")
     return CORPUS
+
+
+class Once:
+    """What many tests need and takes long to make: made once a run of pytest, whichever worker asks first.
+
+    Values lie pickled in a folder of the run that all workers of pytest-xdist share, one folder a key.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, key: object, make: Callable[[Path], T]) -> T:
+        """What ``make`` returns for a folder that it may write into. ``key``: all that the value depends on, by its repr."""
+        folder = self._folder / hashlib.sha256(repr(key).encode()).hexdigest()[:24]
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = folder / "value.pickle"
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not stored.exists():
+                content = pickle.dumps(make(folder))
+                stored.with_suffix(".partial").write_bytes(content)
+                stored.with_suffix(".partial").rename(stored)
+            return pickle.loads(stored.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Once:
+    base = tmp_path_factory.getbasetemp()
+    in_worker = hasattr(request.config, "workerinput")
+    return Once((base.parent if in_worker else base) / "once")
+
+
+@pytest.fixture(scope="session")
+def pruned(once: Once) -> Callable[[Request], Result]:
+    """``pruning.prune`` for tests that only look at its result: equal requests are run once. Its file is ``request.output``."""
+
+    from mcuprune import pruning  # imports torch, which most tests do without
+
+    def run(request: Request) -> Result:
+        def make(folder: Path) -> Result:
+            report = None if request.report is None else str(folder / "report")
+            return pruning.prune(replace(request, output=str(folder / "out.onnx"), report=report))
+
+        content = hashlib.sha256(Path(request.model).read_bytes()).hexdigest()
+        return once(("prune", content, replace(request, output="", report=request.report and "report")), make)
+
+    return run

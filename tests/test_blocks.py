@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import blocks
 import numpy as np
 import onnx
 import pytest
-from conftest import difference, feed, random_selection, run
+from conftest import Once, difference, feed, random_selection, run
 
 from mcuprune import network, ops
 from mcuprune.channels import Channels, label
@@ -16,16 +18,25 @@ EXPORTERS = ("torchscript", "dynamo", "dynamic")
 TOLERANCE = 1e-5
 
 
-def labelled(name: str, exporter: str) -> tuple[onnx.ModelProto, Channels]:
-    if exporter == "dynamo":
-        pytest.importorskip("onnxscript")
-    model = onnx.load_from_string(blocks.exported(name, exporter))
-    return model, label(network.from_proto(model, f"{name}.onnx", accept=ops.accept(f"{name}.onnx")))
+Labelled = Callable[[str, str], tuple[onnx.ModelProto, Channels]]
+
+
+@pytest.fixture
+def labelled(once: Once) -> Labelled:
+    """A block as an exporter writes it, and its channels. The export takes ten times as long as any test of it."""
+
+    def load(name: str, exporter: str) -> tuple[onnx.ModelProto, Channels]:
+        if exporter == "dynamo":
+            pytest.importorskip("onnxscript")
+        model = onnx.load_from_string(once(("block", name, exporter), lambda _: blocks.exported(name, exporter)))
+        return model, label(network.from_proto(model, f"{name}.onnx", accept=ops.accept(f"{name}.onnx")))
+
+    return load
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", blocks.BLOCKS)
-def test_masked_equals_sliced(name: str, exporter: str) -> None:
+def test_masked_equals_sliced(name: str, exporter: str, labelled: Labelled) -> None:
     model, channels = labelled(name, exporter)
     inputs = feed(model)
     assert difference(run(channels.network, inputs), run(model, inputs)) <= TOLERANCE
@@ -41,7 +52,7 @@ def test_masked_equals_sliced(name: str, exporter: str) -> None:
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", blocks.BLOCKS)
-def test_a_cut_file_is_sound_and_keeps_its_interface(name: str, exporter: str) -> None:
+def test_a_cut_file_is_sound_and_keeps_its_interface(name: str, exporter: str, labelled: Labelled) -> None:
     model, channels = labelled(name, exporter)
     model.metadata_props.add(key="author", value="someone")
     channels = label(network.from_proto(model, "net.onnx"))
@@ -57,7 +68,7 @@ def test_a_cut_file_is_sound_and_keeps_its_interface(name: str, exporter: str) -
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", blocks.BLOCKS)
-def test_costs_at_widths_are_those_of_the_cut_network(name: str, exporter: str) -> None:
+def test_costs_at_widths_are_those_of_the_cut_network(name: str, exporter: str, labelled: Labelled) -> None:
     _, channels = labelled(name, exporter)
     costs = CostModel(channels)
     for seed in range(2):
@@ -68,7 +79,7 @@ def test_costs_at_widths_are_those_of_the_cut_network(name: str, exporter: str) 
 
 
 @pytest.mark.parametrize("name", blocks.BLOCKS)
-def test_a_cut_of_a_dynamic_batch_works_at_batch_three(name: str) -> None:
+def test_a_cut_of_a_dynamic_batch_works_at_batch_three(name: str, labelled: Labelled) -> None:
     model, channels = labelled(name, "dynamic")
     keep = random_selection(channels, 0.5, 0)
     inputs = feed(model, batch=3)
@@ -77,7 +88,7 @@ def test_a_cut_of_a_dynamic_batch_works_at_batch_three(name: str) -> None:
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", blocks.BLOCKS)
-def test_keeping_all_is_the_identity(name: str, exporter: str) -> None:
+def test_keeping_all_is_the_identity(name: str, exporter: str, labelled: Labelled) -> None:
     _, channels = labelled(name, exporter)
     assert channels.cut(channels.keep_all()) is channels.network
     assert np.array_equal(channels.widths(channels.keep_all()), [len(group) for group in channels.groups])

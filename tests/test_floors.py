@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 #: From the ground up. Modules of one floor don't import each other; a package is one module.
 FLOORS = (
     ("errors",),
-    ("units", "qlinear", "places", "external", "console"),
+    ("units", "qlinear", "places", "external", "console", "greedy"),
     ("network", "memory"),
     ("canonical",),
     ("ops",),

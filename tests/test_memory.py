@@ -6,6 +6,7 @@ import functools
 import itertools
 import operator
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcuprune import memory
+from mcuprune import greedy, memory
 from mcuprune.memory import Graph, Op, Planner, max_in_out, schedule, walk
 
 
@@ -161,6 +162,7 @@ def test_stages_agree_with_every_order_without_the_others(left_out: tuple[str, .
     for stage in left_out:
         monkeypatch.setattr(memory._Solver, stage, skip)
     monkeypatch.setattr(memory._Structure, "lower_bound", lambda _, sizes: 0)
+    monkeypatch.setattr(memory, "list_schedules", lambda *_: ())
     for seed in range(400):
         graph = random_graph(seed, least_ops=6, in_place=seed % 3 != 0)
         found = schedule(graph)
@@ -307,6 +309,94 @@ def test_more_effort_never_gives_wider_bounds_or_contradicts_less() -> None:
         assert peak_of(graph, one.order) == one.peak
     assert found[-1].peak <= found[0].peak
     assert found[-1].lower_bound >= found[0].lower_bound
+
+
+# Orders by simple rules, which stand behind every search.
+
+
+def alive_after(graph: Graph, done: frozenset[int]) -> int:
+    """Bytes alive once the operators ``done`` have run, from the definition."""
+    made = set(graph.inputs).union(*(graph.ops[w].outputs for w in done))
+    waiting = {b for w in range(len(graph.ops)) if w not in done for b in graph.ops[w].inputs}
+    return sum(graph.sizes[b] for b in made if b in graph.outputs or b in waiting)
+
+
+def plain_list_schedule(graph: Graph, rule: greedy._Rule, *, backwards: bool) -> tuple[int, ...]:
+    """What a rule chooses, every key computed anew at every step."""
+    everything = frozenset(range(len(graph.ops)))
+    done = everything if backwards else frozenset[int]()
+    since: dict[int, int] = {}
+    order: list[int] = []
+    while len(order) < len(graph.ops):
+        if backwards:
+            needed = {b for w in done for b in graph.ops[w].inputs}
+            ready = [v for v in done if not needed.intersection(graph.ops[v].outputs)]
+        else:
+            ready = can_run(graph, done)
+        keys = []
+        for v in ready:
+            since.setdefault(v, len(order))
+            after = done ^ {v}
+            change = alive_after(graph, after) - alive_after(graph, done)
+            made = sum(graph.sizes[b] for b in graph.ops[v].outputs)
+            if backwards:  # what lies on top of what is alive behind the operator: its dying inputs and dead outputs
+                made += change
+            keys.append((rule(made, change, -v if backwards else v, since[v]), v))
+        _, v = min(keys)
+        order.append(v)
+        done ^= {v}
+    return tuple(reversed(order) if backwards else order)
+
+
+def list_schedules(graph: Graph) -> list[tuple[int, ...]]:
+    reads, makes = [op.inputs for op in graph.ops], [op.outputs for op in graph.ops]
+    return list(greedy.list_schedules(reads, makes, graph.sizes, graph.outputs))
+
+
+def test_rules_choose_what_they_say() -> None:
+    for seed in range(80):
+        graph = random_graph(seed, most_ops=20)
+        expected = [
+            plain_list_schedule(graph, rule, backwards=backwards) for rule in greedy._RULES for backwards in (False, True)
+        ]
+        assert list_schedules(graph) == expected
+
+
+def test_a_search_without_effort_falls_back_to_the_best_of_the_file_and_the_rules() -> None:
+    for seed in range(40):
+        graph = random_graph(seed, least_ops=30, most_ops=60)
+        orders = [tuple(range(len(graph.ops))), *list_schedules(graph)]
+        assert schedule(graph, cpu_seconds=0).peak == min(peak_of(graph, order) for order in orders)
+
+
+@pytest.mark.parametrize("effort", [0.0, 0.05])
+def test_no_effort_is_worse_than_the_file_or_the_rules(effort: float) -> None:
+    for n_ops, seed in ((80, 1), (200, 2), (1001, 3)):
+        graph = layered(n_ops, seed)
+        found = schedule(graph, cpu_seconds=effort)
+        assert found.peak == peak_of(graph, found.order)
+        assert found.lower_bound <= found.peak <= min(peak_of(graph, order) for order in list_schedules(graph))
+        assert found.peak <= peak_of(graph, range(n_ops))
+
+
+@pytest.mark.parametrize("n_ops", [1407, 2806])
+def test_thousands_of_random_operators_are_near_their_bound_in_time(n_ops: int) -> None:
+    graph = layered(n_ops, 1)
+    seconds = []
+    for _ in range(2):
+        started = time.process_time()
+        found = schedule(graph)
+        seconds.append(time.process_time() - started)
+        if seconds[-1] < 1.5:
+            break
+    assert found.peak <= 1.01 * found.lower_bound
+    assert min(seconds) < 1.5
+
+
+def test_outputs_alone_bound_the_peak() -> None:
+    # Ten outputs of 8 bytes from one input of 1: all are alive at the end, whatever the order.
+    graph = Graph(tuple(Op((0,), (v,)) for v in range(1, 11)), (1, *(8,) * 10), (0,), tuple(range(1, 11)))
+    assert memory._Structure(graph).lower_bound(graph.sizes) == 80
 
 
 # Hand counts.

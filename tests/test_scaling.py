@@ -1,0 +1,69 @@
+"""Time grows nearly in proportion to the number of nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from graphs import Graph
+
+from mcuprune import resources, runtimes
+from mcuprune.channels import label
+from mcuprune.network import Network
+from mcuprune.resources import CostModel, SramModel
+
+
+def chain(n_nodes: int) -> Network:
+    """Convolutions with activations in a row, an Add over every fourth."""
+    g = Graph(1, 3, 8, 8)
+    x = g.conv("x", 3, 4, 1)
+    while len(g.nodes) < n_nodes - 3:
+        y = g.add("Relu", g.conv(x, 4, 4, 1))
+        x = g.add("Add", x, y) if len(g.nodes) % 4 == 0 else y
+    return g.net(g.classifier(x, 4, 10))
+
+
+def evaluate(net: Network, sram_model: SramModel) -> None:
+    """What every step of a prune asks."""
+    model = CostModel(label(net), sram_model)
+    for resource in model.at(model.full):
+        model.gradient(resource, model.full)
+
+
+WORK: dict[str, Callable[[Network], object]] = {
+    "label": label,
+    "profile": resources.profile,
+    "cost model of the peak": lambda net: evaluate(net, "peak"),
+    "cost model of the arena": lambda net: evaluate(net, "tflm"),
+}
+
+
+@pytest.fixture(scope="module")
+def chains() -> tuple[Network, Network]:
+    return chain(1000), chain(4000)
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=WORK)
+def test_four_times_the_nodes_take_little_more_than_four_times_as_long(
+    work: Callable[[Network], object], chains: tuple[Network, Network]
+) -> None:
+    # A quadratic part as large as a fifth of the rest at 1,000 nodes would be more than this.
+    limit = 4**1.3
+    least = [float("inf")] * 2
+    for _ in range(5):
+        for index, net in enumerate(chains):
+            started = time.process_time()
+            work(net)
+            least[index] = min(least[index], time.process_time() - started)
+        if least[1] < limit * least[0]:
+            break
+    assert least[1] < limit * least[0]
+
+
+def test_neighbours_of_buffers_are_those_that_live_at_the_same_time() -> None:
+    spans = [runtimes.Lifetime(first, first + (first * 7 + k) % 5) for first in range(30) for k in range(3)][::-1]
+    found = runtimes.overlaps(spans)
+    for i, a in enumerate(spans):
+        together = (j for j, b in enumerate(spans) if j != i and set(range(a[0], a[1] + 1)) & set(range(b[0], b[1] + 1)))
+        assert found[i] == tuple(together)
