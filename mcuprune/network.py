@@ -4,6 +4,8 @@ The ONNX graph is the model. Nothing here rebuilds it: a ``Network`` keeps the f
 inputs and outputs, and ``to_proto`` writes them back. What ``load`` settles once, so that nobody above has to:
 
 * a quantised file's integer operators are float operators between quantisers (``qlinear``);
+* an If that is decided already is the branch it takes (``branches``), Einsum and its like are simpler operators (``lowering``);
+* a tail that nobody wants is gone (``tails``);
 * what depends on constants alone, or on the shape of something, is a constant (the node is gone, its value stays);
 * a *parameter* of a node (axes, pads, a target shape, clip limits) is in ``Node.attrs``, whether this opset writes it as an
   attribute or as a constant input; ``to_proto`` puts it back where the wanted opset has it;
@@ -27,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper, numpy_helper
 
-from mcuprune import qlinear
+from mcuprune import branches, lowering, qlinear, tails
 from mcuprune.errors import ModelError, OutputError, UnsupportedOperator
 
 Shape = tuple[int, ...]
@@ -233,15 +235,17 @@ def load(
     path: str | Path,
     *,
     input_shapes: Mapping[str, Shape] | None = None,
+    outputs: Sequence[str] = (),
     accept: Callable[[Node], None] = lambda node: None,
 ) -> Network:
     """Read an ONNX file as a network of static shapes at batch 1.
 
     input_shapes: fixes the free dimensions of the inputs that it names.
+    outputs: tensors at which the network ends, instead of the file's outputs; names, or several joined by commas.
     accept: called with each node that is left after constants are folded; raises UnsupportedOperator for what it refuses.
     Raises ModelError for what is no ONNX model, or not one of static feed-forward shape.
     """
-    return from_proto(_read(Path(path)), str(path), input_shapes=input_shapes, accept=accept)
+    return from_proto(_read(Path(path)), str(path), input_shapes=input_shapes, outputs=outputs, accept=accept)
 
 
 def from_proto(
@@ -249,15 +253,47 @@ def from_proto(
     path: str,
     *,
     input_shapes: Mapping[str, Shape] | None = None,
+    outputs: Sequence[str] = (),
     accept: Callable[[Node], None] = lambda node: None,
 ) -> Network:
     """``load`` for a model that is in memory; ``path`` is what messages call it."""
     try:
-        net = _from_proto(model, path, input_shapes, accept)
+        if outputs:
+            model = tails.cut(model, outputs, path)
+        try:
+            net = _from_proto(model, path, input_shapes, accept)
+        except UnsupportedOperator as error:
+            flag = _proposal(model, error, path, input_shapes, accept)
+            if flag is None:
+                raise
+            raise UnsupportedOperator(
+                f"{error}; {flag} ends the network before it, if what follows may run elsewhere", tensor=error.tensor
+            ) from None
         _ = net.metadata
     except UnicodeDecodeError:
         raise ModelError(f"{path}: a name in it is no UTF-8 text; the file is damaged") from None
     return net
+
+
+def _proposal(
+    model: ModelProto,
+    error: UnsupportedOperator,
+    path: str,
+    input_shapes: Mapping[str, Shape] | None,
+    accept: Callable[[Node], None],
+) -> str | None:
+    """The flag that ends the network before what was refused, where it is a tail and the rest can be read."""
+
+    def read(shorter: ModelProto) -> str | None:
+        try:
+            _from_proto(shorter, path, input_shapes, accept)
+        except UnsupportedOperator as refused:
+            return refused.tensor or ""
+        except ModelError:
+            return ""
+        return None
+
+    return None if error.tensor is None else tails.proposal(model, error.tensor, read)
 
 
 def _from_proto(
@@ -377,6 +413,9 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
         _refuse_unsound(node, shapes, path)
     nodes = tuple(_batch_free(node, shapes) for node in nodes)
     kept = {name: value for name, value in constants.items() if name in used}
+    for value in header.graph.output:
+        if not value.type.tensor_type.elem_type:  # an output that the user chose, of whose type the file says nothing
+            value.type.tensor_type.elem_type = dtypes[value.name]
     return Network(nodes, kept, shapes, dtypes, header, path)
 
 
@@ -386,6 +425,8 @@ def _refuse_malformed(protos: Sequence[NodeProto], opset: int, ir_version: int, 
     context.ir_version = max(ir_version, 3)
     context.opset_imports = dict.fromkeys(_DEFAULT_DOMAINS, opset)
     for index, proto in enumerate(protos):
+        if branches.is_if(proto) or (proto.op_type == "GroupNormalization" and opset < lowering.PER_CHANNEL):
+            continue  # the checker can't see the tensors around a branch, and calls this form of the other one deprecated
         try:
             onnx.checker.check_node(proto, context)
         except onnx.checker.ValidationError as error:
@@ -433,21 +474,36 @@ def _refuse_foreign(model: ModelProto, path: str) -> None:
         raise ModelError(
             f"{path}: opset {opset}; mcuprune reads {OLDEST_OPSET} to {NEWEST_OPSET}, export again with one of these"
         )
-    for index, node in enumerate(model.graph.node):
+    _refuse_foreign_nodes(model.graph.node, path)
+    if model.graph.sparse_initializer:
+        raise ModelError(f"{path}: has sparse initializers; store the weights densely")
+
+
+def _refuse_foreign_nodes(nodes: Sequence[NodeProto], path: str) -> None:
+    """Refuse custom operators, and control flow other than an If, which may be decided already."""
+    for index, node in enumerate(nodes):
         where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}'"
-        if qlinear.is_known(node.domain, node.op_type):
+        tensor = node.output[0] if node.output else None
+        if qlinear.is_known(node.domain, node.op_type) or branches.is_if(node):
             continue
         if node.domain == "com.microsoft":
             raise UnsupportedOperator(
                 f"{where}: {node.op_type} is ONNX Runtime's own operator (com.microsoft); "
-                "export again without graph optimisation"
+                "export again without graph optimisation",
+                tensor=tensor,
             )
         if node.domain not in _DEFAULT_DOMAINS:
-            raise UnsupportedOperator(f"{where}: {node.op_type} is a custom operator of domain '{node.domain}'")
+            raise UnsupportedOperator(
+                f"{where}: {node.op_type} is a custom operator of domain '{node.domain}'; "
+                "export with ONNX's own operators in its place",
+                tensor=tensor,
+            )
         if any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute):
-            raise UnsupportedOperator(f"{where}: {node.op_type} is control flow; mcuprune handles feed-forward CNNs")
-    if model.graph.sparse_initializer:
-        raise ModelError(f"{path}: has sparse initializers; store the weights densely")
+            raise UnsupportedOperator(
+                f"{where}: {node.op_type} is control flow; mcuprune handles feed-forward CNNs: "
+                "export with the loop unrolled, or without it",
+                tensor=tensor,
+            )
 
 
 def _literals(nodes: Sequence[NodeProto], path: str) -> dict[str, np.ndarray]:
@@ -537,7 +593,7 @@ def _sorted(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[Node
     waiting: dict[str, list[int]] = {}
     missing = []
     for index, node in enumerate(nodes):
-        unmet = {name for name in node.input if name and name not in known}
+        unmet = {name for name in branches.reads(node) if name not in known}
         for name in unmet:
             if name not in made:
                 raise ModelError(f"{path}: node '{node.name or node.op_type}' reads '{name}', which nothing makes")
@@ -568,7 +624,7 @@ def _live(nodes: Sequence[Any], outputs: Sequence[str]) -> Any:
         made = node.output if isinstance(node, NodeProto) else node.outputs
         if needed.intersection(made):
             kept.append(node)
-            needed.update(node.input if isinstance(node, NodeProto) else node.inputs)
+            needed.update(branches.reads(node) if isinstance(node, NodeProto) else node.inputs)
     kept.reverse()
     return kept if nodes and isinstance(nodes[0], NodeProto) else tuple(kept)
 
@@ -587,7 +643,7 @@ def _infer(
     model.opset_import.extend(header.opset_import)
     graph = model.graph
     graph.name = "shapes"
-    graph.node.extend(nodes)
+    graph.node.extend(map(_as_inferred, nodes))
     shapes = {name: shape for name, (shape, _) in inputs.items()}
     dtypes = {name: dtype for name, (_, dtype) in inputs.items()}
     for name, value in constants.items():
@@ -613,6 +669,13 @@ def _infer(
     return shapes, dtypes
 
 
+def _as_inferred(node: NodeProto) -> NodeProto:
+    """The node as shape inference takes it: it knows no GroupNormalization, which changes neither shape nor type."""
+    if node.op_type != "GroupNormalization" or not node.input:
+        return node
+    return helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name)
+
+
 def _fold(
     path: str,
     nodes: list[NodeProto],
@@ -621,7 +684,45 @@ def _fold(
     outputs: Sequence[str],
     header: ModelProto,
 ) -> tuple[list[NodeProto], dict[str, np.ndarray], dict[str, Shape], dict[str, int]]:
-    """Compute everything that depends on constants and shapes alone. An Identity of a constant is that constant."""
+    """Compute what depends on constants and shapes alone, follow Ifs that this decides, write operators as simpler ones."""
+    while True:
+        ready, waiting = branches.apart(nodes)
+        made = {name for node in ready for name in node.output} | set(inputs) | set(constants)
+        held = {*outputs, *(name for node in waiting for name in branches.reads(node))} & made
+        ready, constants, shapes, dtypes = _computed(path, ready, constants, inputs, sorted(held), header)
+        taken = {name for node in (*nodes, *ready, *waiting) for name in (*branches.reads(node), *node.output)} | set(constants)
+        known = lowering.Known(constants, shapes, taken, _opset(header), path)
+        simpler = lowering.lowered(ready, known, held)
+        if simpler is not None:
+            ready = simpler[0]
+            constants = {**constants, **simpler[1]}
+        taken_branches = branches.resolved(waiting, constants, taken | set(constants), path)
+        if taken_branches is not None:
+            waiting, body, stored = taken_branches
+            _refuse_foreign_nodes(body, path)
+            constants = {**constants, **{tensor.name: _array(tensor, path) for tensor in stored}}
+            waiting, added = qlinear.floated(waiting, {**constants, **_literals(body, path)}, path)
+            _refuse_malformed(body, _opset(header), header.ir_version, path)
+            constants |= added
+        if simpler is None and taken_branches is None:
+            if waiting:
+                raise branches.refusal(next(node for node in waiting if branches.is_if(node)), path)
+            return ready, constants, shapes, dtypes
+        nodes = _live(_sorted([*ready, *waiting], set(inputs) | set(constants), path), outputs)
+
+
+def _computed(
+    path: str,
+    nodes: list[NodeProto],
+    constants: dict[str, np.ndarray],
+    inputs: Mapping[str, tuple[Shape, int]],
+    outputs: Sequence[str],
+    header: ModelProto,
+) -> tuple[list[NodeProto], dict[str, np.ndarray], dict[str, Shape], dict[str, int]]:
+    """Compute everything that depends on constants and shapes alone. An Identity of a constant is that constant.
+
+    outputs: tensors that keep their names, though they be constants.
+    """
     while True:
         shapes, dtypes = _infer(path, nodes, constants, inputs, outputs, header)
         same: dict[str, str] = {}
@@ -680,16 +781,23 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
 
 
 def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray], path: str) -> np.ndarray:
-    """(x - zero point) * scale, per tensor or along an axis; the reference implements it for the newest opsets alone."""
+    """(x - zero point) * scale, per tensor, along an axis or in blocks; the reference implements it for new opsets alone."""
     x, scale = values[node.input[0]], values[node.input[1]]
     zero = values[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    given = {attribute.name: int(attribute.i) for attribute in node.attribute}
+    axis, block = given.get("axis", 1), given.get("block_size", 0)
     try:
-        return qlinear.dequantized(x, scale, zero, axis)
+        found = qlinear.dequantized(x, scale, zero, axis, block)
+        if found.shape != x.shape:
+            raise ValueError
     except (ValueError, IndexError):
+        what = f" in blocks of {block} along axis {axis}" if block else ""
         raise ModelError(
-            f"{path}: node '{node.name or node.op_type}' has scales {list(scale.shape)} that don't fit {list(x.shape)}"
+            f"{path}: node '{node.name or node.op_type}' has scales {list(scale.shape)} that don't fit {list(x.shape)}{what}; "
+            "the file is damaged, quantise again"
         ) from None
+    wanted = given.get("output_dtype", 0)
+    return found.astype(helper.tensor_dtype_to_np_dtype(wanted)) if wanted else found
 
 
 # ------------------------------------------------------------------------------------------- parameters, in and out
@@ -715,7 +823,9 @@ def _nodes(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], ops
             origin = inputs[index_in]
             if origin not in constants:
                 raise UnsupportedOperator(
-                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; mcuprune takes fixed ones"
+                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; mcuprune takes fixed ones: "
+                    "export with static shapes, or with a constant in its place",
+                    tensor=proto.output[0],
                 )
             attrs[parameter] = _plain(constants[origin])
             origins[parameter] = origin

@@ -16,7 +16,7 @@ them and bear new ones. Operators that mix channels without weights freeze what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, Protocol
@@ -88,6 +88,10 @@ class Op:
 
     def label(self, node: Node, flow: Flow) -> None:
         raise NotImplementedError
+
+    def mixes(self, node: Node, net: Network) -> Sequence[int]:
+        """Axes of input 0 that it computes across without weights: labels that come to lie there are frozen."""
+        return ()
 
     def macs(self, node: Node, net: Network, dim: Dim) -> Any:
         """Multiply-accumulates at batch 1, in terms of ``dim(tensor, axis)``."""
@@ -208,12 +212,57 @@ class InstanceNormalization(BatchNormalization):
         if any(shape != shapes[0][1:2] for shape in shapes[1:]):
             _refuse(net, node, f"has scales {[list(shape) for shape in shapes[1:]]} for data {list(shapes[0])}")
 
+    def mixes(self, node: Node, net: Network) -> Sequence[int]:
+        return range(2, len(net.shapes[node.inputs[0]]))
+
     def label(self, node: Node, flow: Flow) -> None:
         along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
         if along is not None:
             for index in (1, 2):
                 flow.slot(node, index, 0, along.labels)
         flow.put(node.outputs[0], along)
+
+
+class GroupNormalization(Op):
+    """Normalises (batch, channel, ...) over each of ``num_groups`` runs of channels, with scale and shift (channel,).
+
+    Every channel of a group has its part in the group's mean and variance, so that a group goes as a whole or not at all.
+    """
+
+    channels = "of one group are tied; frozen where there is but one group"
+
+    def check(self, node: Node, net: Network) -> None:
+        data, *shapes = [net.shapes[name] for name in node.inputs]
+        groups = node.attrs.get("num_groups", 0)
+        if len(data) < 2 or groups < 1 or data[1] % groups:
+            _refuse(net, node, f"of {groups} groups doesn't fit data {list(data)}")
+        if any(shape != data[1:2] for shape in shapes):
+            _refuse(net, node, f"has scales {[list(shape) for shape in shapes]} for data {list(data)}")
+        if node.attrs.get("stash_type", 1) != 1:
+            _refuse(net, node, "computes in another type than float32 (stash_type)")
+
+    def label(self, node: Node, flow: Flow) -> None:
+        along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
+        if along is not None:
+            rows = self._rows(node, along)
+            if len(rows) == 1:
+                flow.freeze(along.labels, f"{node.op} '{node.name}' normalises over all channels at once")
+            for row in rows:
+                flow.tie(np.broadcast_to(row[:1], row.shape), row)
+            for index in (1, 2):
+                flow.slot(node, index, 0, along.labels)
+        flow.put(node.outputs[0], along)
+
+    def cut(self, node: Node, cut: Cut) -> Node:
+        along = cut.labels(node.inputs[0])
+        if along is None:
+            return node
+        return node.with_attrs(num_groups=int(cut.kept(self._rows(node, along)[:, 0]).sum()))
+
+    @staticmethod
+    def _rows(node: Node, along: Along) -> np.ndarray:
+        """The labels of each group, (groups, channels)."""
+        return along.labels.reshape(node.attrs["num_groups"], -1)
 
 
 class Cast(Elementwise):
@@ -271,6 +320,9 @@ class Barrier(Op):
     def __init__(self, mixed: Callable[[Node, Network], Sequence[int]], *, int8: Int8 = "own", reduces: bool = False) -> None:
         self.mixed, self.int8, self.reduces = mixed, int8, reduces
 
+    def mixes(self, node: Node, net: Network) -> Sequence[int]:
+        return self.mixed(node, net)
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         axes = sorted(self.mixed(node, flow.net))
@@ -324,7 +376,8 @@ class Reshaping(Op):
 
     def label(self, node: Node, flow: Flow) -> None:
         before, after = flow.net.shapes[node.inputs[0]], flow.net.shapes[node.outputs[0]]
-        flow.put(node.outputs[0], _reshaped(flow, flow.labels(node.inputs[0]), before, after))
+        mixed = {axis for reader in flow.net.consumers.get(node.outputs[0], ()) for axis in OPS[reader.op].mixes(reader, flow.net)}
+        flow.put(node.outputs[0], _reshaped(flow, flow.labels(node.inputs[0]), before, after, mixed))
 
     def cut(self, node: Node, cut: Cut) -> Node:
         if "shape" not in node.attrs:
@@ -850,8 +903,12 @@ def _incoming(flow: Flow, node: Node, axis: int) -> np.ndarray:
     return _fixed(flow.net.shapes[node.inputs[0]][axis]) if along is None else along.labels
 
 
-def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape) -> Along | None:
-    """Labels after a reshape. Where they spread over several axes, ties leave the one with most slices."""
+def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape, mixed: Collection[int] = ()) -> Along | None:
+    """Labels after a reshape. Where they spread over several axes, ties leave the one with most slices.
+
+    mixed: axes of the result that its readers mix. Labels are tied along these where that leaves another axis, as in the
+    groups of a normalisation: it has a statistic for each group, and so a group goes as a whole.
+    """
     if along is None:
         return None
     start = prod(before[: along.axis])
@@ -873,7 +930,7 @@ def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape) -> A
             return Along(after.index(1), along.labels)
         flow.freeze(along.labels, "a reshape spreads it over a whole tensor")
         return None
-    best = max(axes, key=lambda axis: (grid.shape[axis], -axis))
+    best = max(axes, key=lambda axis: (first + axis not in mixed, grid.shape[axis], -axis))
     lines = np.moveaxis(grid, best, -1).reshape(-1, grid.shape[best])
     for line in lines[1:]:
         flow.tie(lines[0], line)
@@ -925,6 +982,7 @@ OPS: dict[str, Op] = {
     "HardSigmoid": _unit,
     "HardSwish": _elementwise,
     "Identity": _passing,
+    "GroupNormalization": GroupNormalization(),
     "Hardmax": Barrier(_softmax_axes),
     "InstanceNormalization": InstanceNormalization(),
     "LRN": Barrier(lambda node, net: (1,)),
@@ -1037,11 +1095,18 @@ def accept(path: str) -> Callable[[Node], None]:
     """A check for ``network.load``: raises UnsupportedOperator, naming ``path`` and node, for operators not in the table."""
 
     def check(node: Node) -> None:
+        where, tensor = f"{path}: node '{node.name}'", next(filter(None, node.outputs), None)
         if node.op in _RECURRENT:
-            raise UnsupportedOperator(f"{path}: node '{node.name}': {node.op} is recurrent; mcuprune handles feed-forward CNNs")
+            raise UnsupportedOperator(
+                f"{where}: {node.op} is recurrent; mcuprune handles feed-forward CNNs: replace it by convolutions over time, "
+                "or export the part before it",
+                tensor=tensor,
+            )
         if node.op not in OPS:
             raise UnsupportedOperator(
-                f"{path}: node '{node.name}': no entry for operator {node.op}; mcuprune knows {len(OPS)}, see docs/operators.md"
+                f"{where}: no entry for operator {node.op}; mcuprune knows {len(OPS)}, see docs/operators.md: "
+                "write it with these, and export again",
+                tensor=tensor,
             )
 
     return check

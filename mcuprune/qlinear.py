@@ -76,15 +76,32 @@ class _Rewriter:
         return next((int(a.i) for a in self.node.attribute if a.name == name), default)
 
 
-def dequantized(value: Array, scale: Array, zero: Array, axis: int) -> Array:
-    """(value - zero) * scale, per tensor or along ``axis``; in the type of ``scale``."""
-    shape = [1] * value.ndim
-    if scale.size > 1 and value.ndim:
-        shape[axis] = -1
+def dequantized(value: Array, scale: Array, zero: Array, axis: int, block: int = 0) -> Array:
+    """(value - zero) * scale, per tensor or along ``axis``, or per ``block`` of it; in the type of ``scale``.
+
+    Raises ValueError or IndexError where the shapes don't fit.
+    """
+    if block:
+        scale, zero = _unblocked(scale, value.shape, axis, block), _unblocked(zero, value.shape, axis, block)
+        shape = list(value.shape)
     else:
-        shape = [1] * min(scale.ndim, value.ndim)
+        shape = [1] * value.ndim
+        if scale.size > 1 and value.ndim:
+            shape[axis] = -1
+        else:
+            shape = [1] * min(scale.ndim, value.ndim)
     zero = zero.astype(np.float32).reshape(shape)
     return np.asarray(((value.astype(np.float32) - zero) * scale.reshape(shape)).astype(scale.dtype))
+
+
+def _unblocked(value: Array, shape: Sequence[int], axis: int, block: int) -> Array:
+    """Scales or zero points of blocks along ``axis``, one for each element of ``shape``; the last block may be shorter."""
+    if block < 1 or not -len(shape) <= axis < len(shape):
+        raise ValueError("no such blocks")
+    axis %= len(shape)
+    if value.shape != tuple(-(-size // block) if at == axis else size for at, size in enumerate(shape)):
+        raise ValueError("scales of another shape")
+    return np.repeat(value, block, axis=axis).take(range(shape[axis]), axis=axis)
 
 
 def _conv(q: _Rewriter) -> None:
