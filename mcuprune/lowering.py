@@ -23,8 +23,8 @@ Shape = tuple[int, ...]
 PER_CHANNEL = 21
 #: Elementwise operators that broadcast every operand.
 _BROADCASTING = frozenset(
-    "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor".split()
-)
+    ("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or")
+) | {"PRelu", "Pow", "Sub", "Sum", "Where", "Xor"}
 #: Operators of one tensor that an Expand may pass without a difference, since they cost nothing themselves.
 _PASSING = frozenset(("QuantizeLinear", "DequantizeLinear", "Identity"))
 

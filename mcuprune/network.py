@@ -271,7 +271,7 @@ def from_proto(
             ) from None
         _ = net.metadata
     except UnicodeDecodeError:
-        raise ModelError(f"{path}: a name in it is no UTF-8 text; the file is damaged") from None
+        raise ModelError(f"{path}: a name in it is no UTF-8 text; the file is damaged, export it again") from None
     return net
 
 
@@ -328,7 +328,7 @@ def _inlined(model: ModelProto, path: str) -> ModelProto:
     try:
         return inliner.inline_local_functions(model)
     except Exception as error:  # whatever the C++ side makes of a damaged function
-        raise ModelError(f"{path}: its functions can't be inlined ({_first_line(error)})") from None
+        raise ModelError(f"{path}: its functions can't be inlined ({_first_line(error)}); export without functions") from None
 
 
 def _rank(value: ValueInfoProto) -> int:
@@ -384,11 +384,12 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     header.graph.input.extend(real_inputs)
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
-        raise ModelError(f"{path}: the graph has no outputs")
+        raise ModelError(f"{path}: the graph has no outputs; export it again, or name some with --outputs")
     inputs = _static_inputs(real_inputs, input_shapes, path)
 
     known = {**constants, **_literals(graph.node, path)}
-    protos, added = qlinear.floated(graph.node, known, path)
+    protos = _sorted(graph.node, set(inputs) | set(constants), path)
+    protos, added = qlinear.floated(protos, known, _opset(header), path)
     constants |= added
     protos = _sorted(protos, set(inputs) | set(constants), path)
     protos = _live(protos, outputs)
@@ -396,7 +397,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header)
     for name in outputs:
         if name in constants:
-            raise ModelError(f"{path}: output '{name}' doesn't depend on any input")
+            raise ModelError(f"{path}: output '{name}' doesn't depend on any input; name the others with --outputs")
 
     nodes = _nodes(protos, constants, _opset(header), path)
     for node in nodes:
@@ -432,7 +433,7 @@ def _refuse_malformed(protos: Sequence[NodeProto], opset: int, ir_version: int, 
         except onnx.checker.ValidationError as error:
             name = proto.name or f"{proto.op_type}_{index}"
             raise ModelError(
-                f"{path}: node '{name}' is no valid {proto.op_type} of opset {opset} ({_first_line(error)})"
+                f"{path}: node '{name}' is no valid {proto.op_type} of opset {opset} ({_first_line(error)}); export it again"
             ) from None
 
 
@@ -440,11 +441,17 @@ def _refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
     """Refuse what shape inference lets through: absurd sizes, and views of another number of elements."""
     counts = [prod(shapes[name]) for name in (*node.inputs, *node.outputs) if name in shapes]
     if any(count > MAX_ACTIVATIONS for count in counts):
-        raise ModelError(f"{path}: node '{node.name}' ({node.op}) handles a tensor of {max(counts)} elements")
+        raise ModelError(
+            f"{path}: node '{node.name}' ({node.op}) handles a tensor of {max(counts)} elements, more than {MAX_ACTIVATIONS}; "
+            "give a smaller --input-shape, or export the file again if it is damaged"
+        )
     if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"):
         before, after = shapes[node.inputs[0]], shapes[node.outputs[0]]
         if prod(before) != prod(after):
-            raise ModelError(f"{path}: node '{node.name}' ({node.op}) can't make shape {list(after)} of {list(before)}")
+            raise ModelError(
+                f"{path}: node '{node.name}' ({node.op}) can't make shape {list(after)} of {list(before)}; export again with "
+                "static shapes, or give another --input-shape"
+            )
 
 
 def _read(path: Path) -> ModelProto:
@@ -456,13 +463,13 @@ def _read(path: Path) -> ModelProto:
     try:
         model.ParseFromString(content)
     except Exception:  # protobuf raises its own DecodeError, and plain errors for bad text
-        raise ModelError(f"{path}: not an ONNX file, or cut short") from None
+        raise ModelError(f"{path}: not an ONNX file, or cut short; export it again") from None
     if not model.graph.node or not model.opset_import:
-        raise ModelError(f"{path}: not an ONNX file (no graph in it)")
+        raise ModelError(f"{path}: not an ONNX file (no graph in it); name a .onnx file")
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{path}: its external data can't be read ({_first_line(error)})") from None
+        raise ModelError(f"{path}: its external data can't be read ({_first_line(error)}); put it beside the model") from None
     return model
 
 
@@ -528,11 +535,11 @@ def _set_opset(model: ModelProto, opset: int) -> None:
 def _array(tensor: TensorProto, path: str) -> np.ndarray:
     elements = int(np.prod([float(size) for size in tensor.dims]))
     if elements > MAX_ELEMENTS or any(size < 0 for size in tensor.dims):
-        raise ModelError(f"{path}: initializer '{tensor.name}' has shape {list(tensor.dims)}")
+        raise ModelError(f"{path}: initializer '{tensor.name}' has shape {list(tensor.dims)}; the file is damaged")
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:  # onnx raises many kinds for bytes that don't fit the declared shape and type
-        raise ModelError(f"{path}: initializer '{tensor.name}' is damaged ({_first_line(error)})") from None
+        raise ModelError(f"{path}: initializer '{tensor.name}' is damaged ({_first_line(error)}); export it again") from None
 
 
 def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape], path: str) -> dict[str, tuple[Shape, int]]:
@@ -544,7 +551,7 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
     found: dict[str, tuple[Shape, int]] = {}
     for value in values:
         if value.type.WhichOneof("value") != "tensor_type":
-            raise ModelError(f"{path}: input '{value.name}' is no tensor")
+            raise ModelError(f"{path}: input '{value.name}' is no tensor; export with tensors as inputs")
         tensor = value.type.tensor_type
         declared = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
         shape = list(declared)
@@ -565,7 +572,7 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
             )
         found[value.name] = (tuple(size for size in shape if size is not None), tensor.elem_type)
     if not found:
-        raise ModelError(f"{path}: the graph has no inputs")
+        raise ModelError(f"{path}: the graph has no inputs; export a network with one")
     return found
 
 
@@ -588,7 +595,7 @@ def _sorted(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[Node
     for node in nodes:
         for output in filter(None, node.output):
             if output in made or output in known:
-                raise ModelError(f"{path}: tensor '{output}' is made more than once")
+                raise ModelError(f"{path}: tensor '{output}' is made more than once; the file is damaged, export it again")
             made.add(output)
     waiting: dict[str, list[int]] = {}
     missing = []
@@ -596,7 +603,10 @@ def _sorted(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[Node
         unmet = {name for name in branches.reads(node) if name not in known}
         for name in unmet:
             if name not in made:
-                raise ModelError(f"{path}: node '{node.name or node.op_type}' reads '{name}', which nothing makes")
+                raise ModelError(
+                    f"{path}: node '{node.name or node.op_type}' reads '{name}', which nothing makes; the file is damaged, "
+                    "export it again"
+                )
             waiting.setdefault(name, []).append(index)
         missing.append(len(unmet))
     import heapq
@@ -612,7 +622,7 @@ def _sorted(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[Node
                 if missing[index] == 0:
                     heapq.heappush(ready, index)
     if len(order) != len(nodes):
-        raise ModelError(f"{path}: the graph has a cycle")
+        raise ModelError(f"{path}: the graph has a cycle; the file is damaged, export it again")
     return order
 
 
@@ -660,7 +670,9 @@ def _infer(
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
     except Exception as error:  # InferenceError, and what the C++ side lets through for damaged graphs
-        raise ModelError(f"{path}: shapes don't fit together ({_first_line(error)})") from None
+        raise ModelError(
+            f"{path}: shapes don't fit together ({_first_line(error)}); give another --input-shape, or export it again"
+        ) from None
     for value in [*inferred.graph.value_info, *inferred.graph.output]:
         tensor = value.type.tensor_type
         dtypes[value.name] = tensor.elem_type
@@ -701,7 +713,7 @@ def _fold(
             waiting, body, stored = taken_branches
             _refuse_foreign_nodes(body, path)
             constants = {**constants, **{tensor.name: _array(tensor, path) for tensor in stored}}
-            waiting, added = qlinear.floated(waiting, {**constants, **_literals(body, path)}, path)
+            waiting, added = qlinear.floated(waiting, {**constants, **_literals(body, path)}, _opset(header), path)
             _refuse_malformed(body, _opset(header), header.ir_version, path)
             constants |= added
         if simpler is None and taken_branches is None:
@@ -762,7 +774,10 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
         target = values[node.input[-1]] if node.input else np.zeros(0)
         start = values[node.input[0]].size if node.op_type == "Tile" else 1
         if start * float(np.prod(target.astype(float))) > MAX_ELEMENTS:
-            raise ModelError(f"{path}: node '{node.name or node.op_type}' makes a constant of shape {target.tolist()}")
+            raise ModelError(
+                f"{path}: node '{node.name or node.op_type}' makes a constant of shape {target.tolist()}, of more than "
+                f"{MAX_ELEMENTS} elements; the file is damaged"
+            )
     from onnx.reference import ReferenceEvaluator  # only files that need folding pay for the import
 
     names = [name for name in dict.fromkeys(node.input) if name]
@@ -776,7 +791,10 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _opset(header))])
         results = ReferenceEvaluator(model).run(None, {name: values[name] for name in names})
     except Exception as error:  # the reference raises anything at all on damaged parameters
-        raise ModelError(f"{path}: node '{node.name or node.op_type}' can't be computed ({_first_line(error)})") from None
+        raise ModelError(
+            f"{path}: node '{node.name or node.op_type}' can't be computed ({_first_line(error)}); a simplifier (onnxsim, "
+            "onnxslim) may fold it, else export it again"
+        ) from None
     return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
 
 
@@ -814,7 +832,7 @@ def _nodes(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], ops
         try:
             attrs: dict[str, Any] = {a.name: _plain(helper.get_attribute_value(a)) for a in proto.attribute}
         except Exception as error:
-            raise ModelError(f"{path}: node '{name}' has a damaged attribute ({_first_line(error)})") from None
+            raise ModelError(f"{path}: node '{name}' has a damaged attribute ({_first_line(error)}); export it again") from None
         inputs = list(proto.input)
         origins = {}
         for parameter, index_in in _parameter_inputs(proto.op_type, opset).items():
@@ -823,8 +841,8 @@ def _nodes(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], ops
             origin = inputs[index_in]
             if origin not in constants:
                 raise UnsupportedOperator(
-                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; mcuprune takes fixed ones: "
-                    "export with static shapes, or with a constant in its place",
+                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; mcuprune takes fixed "
+                    "ones: export with static shapes, or with a constant in its place",
                     tensor=proto.output[0],
                 )
             attrs[parameter] = _plain(constants[origin])

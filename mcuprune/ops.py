@@ -188,9 +188,9 @@ class BatchNormalization(Elementwise):
         if len(shapes[0]) < 2 or any(shape != shapes[0][1:2] for shape in shapes[1:]):
             _refuse(net, node, f"has statistics {[list(shape) for shape in shapes[1:]]} for data {list(shapes[0])}")
         if node.attrs.get("training_mode") or any(node.outputs[1:]):
-            _refuse(net, node, "is in training mode; export with model.eval()")
+            _refuse(net, node, "is in training mode", "export with model.eval()")
         if not all(net.is_constant(name) for name in node.inputs[1:5]):
-            _refuse(net, node, "has statistics that are computed at run time")
+            _refuse(net, node, "has statistics that are computed at run time", "export with constant ones")
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -239,7 +239,7 @@ class GroupNormalization(Op):
         if any(shape != data[1:2] for shape in shapes):
             _refuse(net, node, f"has scales {[list(shape) for shape in shapes]} for data {list(data)}")
         if node.attrs.get("stash_type", 1) != 1:
-            _refuse(net, node, "computes in another type than float32 (stash_type)")
+            _refuse(net, node, "computes in another type than float32 (stash_type)", "export it with stash_type 1")
 
     def label(self, node: Node, flow: Flow) -> None:
         along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
@@ -280,6 +280,10 @@ class Quantization(Op):
     memory_kind: Memory = "view"
     int8: Int8 = "same"
 
+    def check(self, node: Node, net: Network) -> None:
+        if node.attrs.get("block_size"):
+            _refuse(net, node, "quantises data in blocks", "quantise activations per tensor, and weights alone in blocks")
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         if along is not None:
@@ -309,7 +313,7 @@ class MaxPool(PerChannel):
 
     def check(self, node: Node, net: Network) -> None:
         if any(name in net.consumers or name in net.outputs for name in node.outputs[1:]):
-            _refuse(net, node, "hands on the indices of what it picked; pool again by a size instead of unpooling")
+            _refuse(net, node, "hands on the indices of what it picked", "upsample by Resize instead of unpooling")
 
 
 class Barrier(Op):
@@ -376,7 +380,9 @@ class Reshaping(Op):
 
     def label(self, node: Node, flow: Flow) -> None:
         before, after = flow.net.shapes[node.inputs[0]], flow.net.shapes[node.outputs[0]]
-        mixed = {axis for reader in flow.net.consumers.get(node.outputs[0], ()) for axis in OPS[reader.op].mixes(reader, flow.net)}
+        mixed = {
+            axis for reader in flow.net.consumers.get(node.outputs[0], ()) for axis in OPS[reader.op].mixes(reader, flow.net)
+        }
         flow.put(node.outputs[0], _reshaped(flow, flow.labels(node.inputs[0]), before, after, mixed))
 
     def cut(self, node: Node, cut: Cut) -> Node:
@@ -397,7 +403,7 @@ class Passing(Reshaping):
 
     def check(self, node: Node, net: Network) -> None:
         if node.attrs.get("training_mode"):
-            _refuse(net, node, "is in training mode; export with model.eval()")
+            _refuse(net, node, "is in training mode", "export with model.eval()")
 
 
 class Transpose(Op):
@@ -703,7 +709,7 @@ class Mixer(Op):
 
     def check(self, node: Node, net: Network) -> None:
         if not net.is_constant(node.inputs[1]):
-            _refuse(net, node, "has weights that are computed at run time")
+            _refuse(net, node, "has weights that are computed at run time", "export it with constant weights, or as a MatMul")
 
     def macs(self, node: Node, net: Network, dim: Dim) -> Any:
         """Output elements x taps of the kernel x input channels per group (contract of ``macs``)."""
@@ -723,14 +729,14 @@ class Conv(Mixer):
         super().check(node, net)
         data, weight, group = net.shapes[node.inputs[0]], net.shapes[node.inputs[1]], node.attrs.get("group", 1)
         if not len(data) == len(weight) >= 3:
-            _refuse(net, node, f"has weights {list(weight)} for data {list(data)}; it takes 1-D, 2-D or 3-D convolutions")
+            _refuse(net, node, f"has weights {list(weight)} for data {list(data)}", "it takes 1-D, 2-D or 3-D convolutions")
         ins, outs = (weight[1] * group, weight[0]) if type(self) is Conv else (weight[0], weight[1] * group)
         fits = group >= 1 and data[1] == ins and ins % group == outs % group == 0
         if not fits or net.shapes[node.outputs[0]][1] != outs:
             _refuse(net, node, f"of {group} groups has weights {list(weight)} that don't fit data {list(data)}")
         if len(node.inputs) > 2 and node.inputs[2]:
             if not net.is_constant(node.inputs[2]):
-                _refuse(net, node, "has a bias that is computed at run time")
+                _refuse(net, node, "has a bias that is computed at run time", "add it by an Add of its own")
             if net.shapes[node.inputs[2]] != (outs,):
                 _refuse(net, node, f"has a bias of shape {list(net.shapes[node.inputs[2]])} for {outs} channels")
 
@@ -807,7 +813,7 @@ class Gemm(Mixer):
         ):
             _refuse(net, node, f"has weights {list(weight)} that don't fit data {list(data)}")
         if node.attrs.get("transA"):
-            _refuse(net, node, "transposes its data (transA=1)")
+            _refuse(net, node, "transposes its data (transA=1)", "put a Transpose before it")
 
     def label(self, node: Node, flow: Flow) -> None:
         labels = _incoming(flow, node, 1)
@@ -876,8 +882,8 @@ class MatMul(Mixer):
 # -------------------------------------------------------------------------------------------------- shared label rules
 
 
-def _refuse(net: Network, node: Node, what: str) -> None:
-    raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} {what}")
+def _refuse(net: Network, node: Node, what: str, then: str = "the file is damaged, export it again") -> None:
+    raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} {what}; {then}")
 
 
 def _fixed(count: int) -> np.ndarray:
@@ -1069,11 +1075,21 @@ def table() -> str:
         f"and has {len(OPS)} operators.",
         "What depends on constants and shapes alone is computed when a file is read, so operators that only do that (Constant,",
         "Shape, ConstantOfShape, Range and others) need no entry. Integer operators (QLinearConv, QLinearMatMul, ConvInteger,",
-        "QGemm and others) are read as float ones between quantisers.",
+        "QGemm and others) are read as float ones between quantisers. Weights may be quantised in blocks.",
         "",
-        "Refused, with a message that names the node: control flow (If, Loop, Scan), recurrent operators (RNN, LSTM, GRU),",
-        "custom domains, graphs that ONNX Runtime optimised, parameters and convolution weights that are computed at run time,",
-        "BatchNormalization and Dropout in training mode.",
+        "Some are read as simpler ones: Einsum as MatMul, Mul, ReduceSum and Transpose, unless an operand repeats an index;",
+        "GatherND and GatherElements with constant indices that pick whole slices of axes as Gather; GroupNormalization of opset",
+        "18 as InstanceNormalization; an Expand, or a Tile of axes of size 1, as nothing where all its readers broadcast anyway;",
+        "an If whose condition constants or static shapes decide as the branch that it takes.",
+        "",
+        "A group normalisation, the operator or Reshape, InstanceNormalization and Reshape, loses whole groups: every channel has",
+        "its part in the mean and variance of its group. With a single group its channels are frozen.",
+        "",
+        "Refused, with a message that names the node: other control flow (Loop, Scan, an If that the data decide), recurrent",
+        "operators (RNN, LSTM, GRU), custom domains, graphs that ONNX Runtime optimised, parameters and convolution weights that",
+        "are computed at run time, BatchNormalization and Dropout in training mode. Where such a node begins the tail of a",
+        "detector (NonMaxSuppression, NonZero and the like), the message proposes the tensors for `--outputs`, which ends the",
+        "network there.",
         "",
         "Channels: what becomes of them in the operator. Memory: whether the output is a new tensor, may overwrite an input",
         "that dies, or is a view. MACs: whether it counts. int8: the scale of its output.",

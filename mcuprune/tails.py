@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
@@ -31,12 +31,14 @@ def cut(model: ModelProto, wanted: Sequence[str], path: str) -> ModelProto:
     wanted: names of tensors, or several joined by commas. Raises ModelError for a name that the graph doesn't compute.
     """
     graph = model.graph
-    made = {name for node in graph.node for name in node.output if name}
+    made = dict.fromkeys(name for node in graph.node for name in node.output if name)
     names = _split(wanted, made)
+    if not names:
+        raise ModelError(f"{path}: --outputs names no tensor; write --outputs NAME or --outputs NAME,NAME")
     known = {value.name: value for value in (*graph.value_info, *graph.output)}
     for name in names:
         if name not in made:
-            raise ModelError(f"{path}: --outputs names '{name}', which no node computes; {_near(name, made)}")
+            raise ModelError(f"{path}: --outputs names '{name}', which no node computes; {_near(name, list(made))}")
     if any(not _typed(known.get(name)) for name in names):
         known |= {value.name: value for value in _inferred(model)}
     shorter = ModelProto()
@@ -56,17 +58,17 @@ def cut(model: ModelProto, wanted: Sequence[str], path: str) -> ModelProto:
     return shorter
 
 
-def _split(wanted: Sequence[str], made: set[str]) -> list[str]:
+def _split(wanted: Sequence[str], made: Collection[str]) -> list[str]:
     """Single names; one that holds a comma itself is taken whole."""
     parts = [part for text in wanted for part in ([text] if text in made else text.split(","))]
     return list(dict.fromkeys(part if part in made else part.strip() for part in parts if part.strip()))
 
 
-def _near(name: str, made: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, made, 3, 0.5)
-    if not close:
-        close = [other for other in made if name.lower() in other.lower()][:3]
-    return f"did you mean {' or '.join(repr(other) for other in close)}?" if close else "name a tensor as the file does"
+def _near(name: str, made: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, made, 3) or [other for other in made if name.lower() in other.lower()][:3]
+    if close:
+        return f"did you mean {' or '.join(repr(other) for other in close)}?"
+    return f"the last that it computes are {', '.join(made[-5:])}"
 
 
 def _typed(value: ValueInfoProto | None) -> bool:
