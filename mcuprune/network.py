@@ -309,7 +309,7 @@ def _from_proto(
         except ModelError:
             return _network(model, path, {}, accept)  # the leading axis is no batch
         sizes = {v.name: v.type.tensor_type.shape.dim[0].dim_value for v in model.graph.output if _rank(v)}
-        if all(sizes.get(name) in (0, batch * single.shapes[name][0]) for name in single.outputs):
+        if all(single.shapes[name] and sizes.get(name) in (0, batch * single.shapes[name][0]) for name in single.outputs):
             for kept, declared in (
                 (single.header.graph.input, model.graph.input),
                 (single.header.graph.output, model.graph.output),
