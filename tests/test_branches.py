@@ -9,6 +9,7 @@ import onnx
 import pytest
 from conftest import difference, feed, random_selection, run
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from mcuprune import network, ops
 from mcuprune.channels import label
@@ -29,7 +30,13 @@ def floats(name: str, *shape: int) -> TensorProto:
 
 
 def branch(nodes: list[onnx.NodeProto], *outputs: str, stored: tuple[TensorProto, ...] = ()) -> onnx.GraphProto:
-    return helper.make_graph(nodes, "branch", [], [helper.make_empty_tensor_value_info(name) for name in outputs], stored)
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    return helper.make_graph(nodes, "branch", [], results, stored)
+
+
+def passing(source: str) -> onnx.GraphProto:
+    """A branch that hands on what lies around it."""
+    return branch([helper.make_node("Identity", [source], [f"{source}_"])], f"{source}_")
 
 
 def chosen(condition: str, then: onnx.GraphProto, other: onnx.GraphProto, *outputs: str, name: str = "choice"):
@@ -87,7 +94,7 @@ def by_constant(taken: bool, opset: int = 17) -> onnx.ModelProto:
         [
             helper.make_node("Constant", [], ["k"], value=floats("", CHANNELS, 1, 1)),
             helper.make_node("Mul", ["a", "k"], ["t"], "tanh"),
-            helper.make_node("Add", ["t", "w2"], ["u"], "tanh"),
+            helper.make_node("Add", ["t", "w2"], ["u"]),
         ],
         "u",
         stored=(floats("w2", CHANNELS, 1, 1),),
@@ -100,28 +107,26 @@ def nested(outer: bool, inner: bool) -> onnx.ModelProto:
     """An If in an If that reads what the outer branch makes, an initializer of it, and what lies around both."""
     deep = [
         branch([helper.make_node("Add", ["t", "k"], ["m"]), helper.make_node("Mul", ["m", "a"], ["n"])], "n"),
-        branch([], "t"),
+        passing("t"),
     ]
     then = branch(
         [unary("Exp", "a", "t"), chosen("go2", *deep, "r", name="deep"), unary("Neg", "r", "u")],
         "u",
         stored=(floats("k", CHANNELS, 1, 1),),
     )
-    other = branch([], "a")
+    other = passing("a")
     return between([chosen("go1", then, other, "b")], [value("go1", np.array(outer)), value("go2", np.array(inner))])
 
 
 def twice() -> onnx.ModelProto:
     """A branch that hands one tensor on twice, and a constant; two Ifs of the same form one after the other."""
-    forms = [
-        branch([unary("Abs", source, "t")], "t", "t", "k", stored=(floats("k", CHANNELS, 1, 1),)) for source in ("a", "d")
-    ]
+    forms = [branch([unary("Abs", source, "t")], "t", "t", "k", stored=(floats("k", CHANNELS, 1, 1),)) for source in ("a", "d")]
     empty = branch([unary("Neg", "a", "t")], "t", "t", "t")
     nodes = [
         chosen("go", forms[0], empty, "p", "q", "r", name=""),
         helper.make_node("Add", ["p", "q"], ["pq"]),
         helper.make_node("Mul", ["pq", "r"], ["d"]),
-        chosen("go", forms[1], empty, "b", "", "", name=""),
+        chosen("go", forms[1], empty, "b", "z1", "z2", name=""),
     ]
     return between(nodes, [value("go", np.array(True))])
 
@@ -144,7 +149,8 @@ def test_a_decided_if_is_its_branch(name: str) -> None:
     net, inputs = loaded(model), feed(model)
     assert "If" not in [node.op for node in net.nodes]
     assert len({node.name for node in net.nodes}) == len(net.nodes)
-    assert difference(run(net, inputs), run(model, inputs)) == 0
+    # onnxruntime gets a branch wrong that hands one tensor on twice, so the oracle is ONNX's reference
+    assert difference(run(net, inputs), ReferenceEvaluator(model).run(None, inputs)) <= 1e-5
     channels = label(net)
     assert [len(group) for group in channels.groups] == [CHANNELS]
     keep = random_selection(channels, 0.5, 0)
@@ -153,7 +159,7 @@ def test_a_decided_if_is_its_branch(name: str) -> None:
 
 def test_a_branch_may_hold_what_is_read_as_simpler_operators() -> None:
     then = branch([helper.make_node("Einsum", ["a", "k"], ["t"], equation="bchw,dc->bdhw")], "t", stored=(floats("k", 8, 8),))
-    model = between([chosen("go", then, branch([], "a"), "b")], [value("go", np.array(True))])
+    model = between([chosen("go", then, passing("a"), "b")], [value("go", np.array(True))])
     assert "MatMul" in [node.op for node in loaded(model).nodes[:-1]]
     assert difference(run(loaded(model), feed(model)), run(model, feed(model))) <= 1e-6
 
