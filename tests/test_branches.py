@@ -178,20 +178,20 @@ def test_an_if_that_the_data_decide_is_refused_with_advice() -> None:
         helper.make_node("Greater", ["m", "zero"], ["go"]),
         chosen("go", branch([], "a"), branch([unary("Neg", "a", "t")], "t"), "b"),
     ]
-    with pytest.raises(UnsupportedOperator, match="'choice': If is control flow that 'go' decides .*onnxsim, onnxslim"):
+    with pytest.raises(UnsupportedOperator, match=r"'choice': If is control flow that 'go' decides .*onnxsim, onnxslim"):
         loaded(between(nodes, [value("zero", np.float32(0))]))
 
 
 def test_other_control_flow_within_a_branch_is_refused_by_name() -> None:
     body = helper.make_graph([], "body", [], [])
     then = branch([helper.make_node("Loop", ["n", ""], ["t"], "turns", body=body)], "t")
-    with pytest.raises(UnsupportedOperator, match="'choice/turns': Loop is control flow"):
+    with pytest.raises(UnsupportedOperator, match=r"'choice/turns': Loop is control flow"):
         loaded(between([chosen("go", then, branch([], "a"), "b")], [value("go", np.array(True)), value("n", np.int64(3))]))
 
 
 @pytest.mark.parametrize("condition", [np.array([True, False]), np.zeros(0, bool)])
 def test_a_condition_of_several_values_is_refused(condition: np.ndarray) -> None:
-    with pytest.raises(ModelError, match="'choice' .* condition of shape"):
+    with pytest.raises(ModelError, match=r"'choice' .* condition of shape"):
         loaded(between([chosen("go", branch([], "a"), branch([], "a"), "b")], [value("go", condition)]))
 
 

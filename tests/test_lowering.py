@@ -156,7 +156,7 @@ def test_a_pick_along_axes_by_gather_nd_is_a_gather(indices: np.ndarray, batch: 
 @pytest.mark.parametrize("indices", [[[0, 0, 0], [0, 1, 1]], [[0, 1, 2], [0, 1, 3], [0, 2, 1]]])
 def test_other_picks_by_gather_nd_are_refused_by_name(indices: list) -> None:
     node = helper.make_node("GatherND", ["x", "i"], ["y"], "pick")
-    with pytest.raises(UnsupportedOperator, match="'pick': GatherND picks .*write it as Slice"):
+    with pytest.raises(UnsupportedOperator, match=r"'pick': GatherND picks .*write it as Slice"):
         loaded(small([node], {"x": DATA.shape}, {"i": np.array(indices, np.int64)}))
 
 
@@ -167,7 +167,7 @@ def test_the_same_pick_in_every_row_by_gather_elements_is_a_gather() -> None:
     assert difference(run(loaded(model), {"x": DATA}), run(model, {"x": DATA})) == 0
     other = np.array(same)
     other[0, 1, 0, 0] = 1
-    with pytest.raises(UnsupportedOperator, match="'pick': GatherElements picks other elements in every row"):
+    with pytest.raises(UnsupportedOperator, match=r"'pick': GatherElements picks other elements in every row"):
         loaded(small([node], {"x": DATA.shape}, {"i": other}))
 
 
