@@ -24,7 +24,7 @@ def reads(node: NodeProto) -> list[str]:
     found = [name for name in node.input if name]
     for attribute in node.attribute:
         for graph in _graphs(attribute):
-            found += sorted(_captured(graph))
+            found += _captured(graph)
     return found
 
 
@@ -34,16 +34,17 @@ def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
     yield from attribute.graphs
 
 
-def _captured(graph: GraphProto) -> set[str]:
+def _captured(graph: GraphProto) -> list[str]:
     """Names that a subgraph uses and doesn't make."""
     made = _made(graph)
-    used = {name for node in graph.node for name in reads(node)} | {value.name for value in graph.output}
-    return used - made
+    used = [name for node in graph.node for name in reads(node)] + [value.name for value in graph.output]
+    return [name for name in dict.fromkeys(used) if name not in made]
 
 
-def _made(graph: GraphProto) -> set[str]:
-    inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    return inside | {name for node in graph.node for name in node.output if name}
+def _made(graph: GraphProto) -> dict[str, None]:
+    """The names that belong to a subgraph, in its order."""
+    inside = [value.name for value in graph.input] + [tensor.name for tensor in graph.initializer]
+    return dict.fromkeys([*inside, *(name for node in graph.node for name in node.output if name)])
 
 
 def apart(nodes: Sequence[NodeProto]) -> tuple[list[NodeProto], list[NodeProto]]:
@@ -95,7 +96,7 @@ def _inlined(node: NodeProto, branch: GraphProto, taken: set[str]) -> tuple[list
     """The nodes and initializers of a branch under names of their own; its results under the names of the If's outputs."""
     base = node.name or node.output[0]
     names = {}
-    for name in sorted(_made(branch)):
+    for name in _made(branch):
         unique = f"{base}/{name}"
         while unique in taken:
             unique += "_"

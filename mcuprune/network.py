@@ -700,8 +700,9 @@ def _fold(
     while True:
         ready, waiting = branches.apart(nodes)
         made = {name for node in ready for name in node.output} | set(inputs) | set(constants)
-        held = {*outputs, *(name for node in waiting for name in branches.reads(node))} & made
-        ready, constants, shapes, dtypes = _computed(path, ready, constants, inputs, sorted(held), header)
+        wanted = (*outputs, *(name for node in waiting for name in branches.reads(node)))
+        held = list(dict.fromkeys(name for name in wanted if name in made))
+        ready, constants, shapes, dtypes = _computed(path, ready, constants, inputs, held, header)
         taken = {name for node in (*nodes, *ready, *waiting) for name in (*branches.reads(node), *node.output)} | set(constants)
         known = lowering.Known(constants, shapes, taken, _opset(header), path)
         simpler = lowering.lowered(ready, known, held)
@@ -752,6 +753,11 @@ def _computed(
                 left.append(helper.make_node("Cast", node.input[:1], node.output, name=node.name, to=dtypes[node.input[1]]))
                 recast = True
             elif node.op_type in ("Shape", "Size") and node.input[0] in shapes:
+                if prod(shapes[node.input[0]]) > MAX_ACTIVATIONS:
+                    raise ModelError(
+                        f"{path}: node '{node.name or node.op_type}' reads a tensor of shape {list(shapes[node.input[0]])}; "
+                        "give a smaller --input-shape, or export the file again if it is damaged"
+                    )
                 constants.update(
                     _evaluate(node, {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}, header, path)
                 )

@@ -909,6 +909,10 @@ def _incoming(flow: Flow, node: Node, axis: int) -> np.ndarray:
     return _fixed(flow.net.shapes[node.inputs[0]][axis]) if along is None else along.labels
 
 
+#: A reshape that spreads labels over more places than this is taken for a mistake or an attack.
+_MAX_GRID = 2**25
+
+
 def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape, mixed: Collection[int] = ()) -> Along | None:
     """Labels after a reshape. Where they spread over several axes, ties leave the one with most slices.
 
@@ -929,6 +933,9 @@ def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape, mixe
     while last > first and tail * after[last - 1] <= rest and rest % (tail * after[last - 1]) == 0:
         tail *= after[last - 1]
         last -= 1
+    if size * (start // covered) * (rest // tail) > _MAX_GRID:
+        flow.freeze(along.labels, "a reshape spreads it over too many places to follow")
+        return None
     grid = np.broadcast_to(along.labels[None, :, None], (start // covered, size, rest // tail)).reshape(after[first:last])
     axes = [axis for axis in range(grid.ndim) if grid.shape[axis] > 1 and (grid != grid.take([0], axis)).any()]
     if not axes:  # one label all over: only an axis of size 1 can carry it
