@@ -26,7 +26,7 @@ _TRIES = 8
 
 
 def cut(model: ModelProto, wanted: Sequence[str], path: str) -> ModelProto:
-    """The model with other outputs, and without the nodes that these don't need.
+    """The model with other outputs, and without the nodes, inputs and initializers that these don't need.
 
     wanted: names of tensors, or several joined by commas. Raises ModelError for a name that the graph doesn't compute.
     """
@@ -55,6 +55,10 @@ def cut(model: ModelProto, wanted: Sequence[str], path: str) -> ModelProto:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
     del shorter.graph.node[:]
     shorter.graph.node.extend(copies)
+    for values in (shorter.graph.input, shorter.graph.initializer):
+        for index in reversed(range(len(values))):
+            if values[index].name not in needed:
+                del values[index]
     return shorter
 
 

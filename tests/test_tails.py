@@ -60,6 +60,12 @@ def nonzero(g: Graph, boxes: str, scores: str) -> list[tuple[str, int]]:
     return [(g.add("NonZero", sure), TensorProto.INT64), (g.add("Mul", boxes, g.value(np.float32(32))), TensorProto.FLOAT)]
 
 
+def scaled(g: Graph, boxes: str, scores: str) -> list[tuple[str, int]]:
+    """Boxes in units of an image whose size is an input of its own, as YOLO's exports have it."""
+    size = g.input("image_size", 1, 4)
+    return suppressed(g, g.add("Mul", boxes, size), scores)
+
+
 def counted(g: Graph, boxes: str, scores: str) -> list[tuple[str, int]]:
     """TopK of as many as the data say."""
     best = g.add("ReduceMax", scores, axes=[1], keepdims=0)
@@ -102,6 +108,7 @@ TAILS = {
     "suppressed": suppressed,
     "gathered": gathered,
     "nonzero": nonzero,
+    "scaled": scaled,
     "counted": counted,
     "looped": looped,
     "vendor": vendor,
@@ -183,6 +190,12 @@ def test_a_cut_network_computes_what_the_whole_one_does_there() -> None:
         [1, 64, 4],
     ]
     assert not {"NonMaxSuppression", "Gather", "Slice"} & {node.op for node in net.nodes}
+
+
+def test_an_input_that_only_the_tail_reads_is_gone() -> None:
+    net = loaded(detector("scaled"), "boxes", "scores")
+    assert net.inputs == ("x",)
+    assert len(net.to_proto().graph.input) == 1
 
 
 @pytest.mark.parametrize(
