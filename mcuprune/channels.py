@@ -298,7 +298,9 @@ class _Flow:
 
     def fresh(self, count: int) -> np.ndarray:
         if count > MAX_CHANNELS:
-            raise ModelError(f"{self.net.path}: a tensor has {count} channels; mcuprune handles up to {MAX_CHANNELS}")
+            raise ModelError(
+                f"{self.net.path}: a tensor has {count} channels; mcuprune handles up to {MAX_CHANNELS}; is it damaged?"
+            )
         first = len(self._parent)
         self._parent.extend(range(first, first + count))
         return np.arange(first, first + count)
@@ -343,7 +345,8 @@ class _Flow:
         """Shape inference trusts much of what a file says; what it lets through ends here."""
         if axis >= len(shape) or shape[axis] != labels.shape[-1]:
             raise ModelError(
-                f"{self.net.path}: tensor '{tensor}' of shape {list(shape)} doesn't fit {labels.shape[-1]} channels"
+                f"{self.net.path}: tensor '{tensor}' of shape {list(shape)} doesn't fit {labels.shape[-1]} channels; "
+                "export it again"
             )
 
     def balance(self, node: Node, rows: np.ndarray) -> None:

@@ -21,7 +21,20 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
-from mcuprune import __version__, config, console, external, network, places, report, resources, runtimes, units
+from mcuprune import (
+    __version__,
+    branches,
+    config,
+    console,
+    external,
+    network,
+    places,
+    report,
+    resources,
+    runtimes,
+    tails,
+    units,
+)
 from mcuprune.config import Wanted
 from mcuprune.console import INTERRUPTED, NO, NO_ANSWER, YES
 from mcuprune.errors import McupruneError, MissingExtra, UsageError
@@ -176,6 +189,10 @@ InputShapes = Annotated[
     list[str] | None,
     typer.Option("--input-shape", metavar="NAME=1,3,96,96", help="Fix an input's free dimensions; repeatable."),
 ]
+Ends = Annotated[
+    list[str] | None,
+    typer.Option("--outputs", metavar="NAME,...", help="End the network at these tensors: cuts a detector's tail off."),
+]
 Board = Annotated[
     str | None, typer.Option("--board", metavar="NAME", help="A board's SRAM and flash as limits; see `mcuprune boards`.")
 ]
@@ -292,6 +309,7 @@ _NOT_IN_CONFIG = (
     "board",
     "sram-model",
     "input-shape",
+    "outputs",
     "config",
     "resume",
     "format",
@@ -419,12 +437,12 @@ def _print_colored(written: str) -> None:
 # --------------------------------------------------------------------------------------------------- profile and check
 
 
-def _load(path: str, shapes: Mapping[str, Shape]) -> network.Network:
-    return network.load(path, input_shapes=shapes, accept=accept(path))
+def _load(path: str, wanted: Wanted) -> network.Network:
+    return network.load(path, input_shapes=wanted.input_shapes, outputs=wanted.outputs, accept=accept(path))
 
 
-def _measure(path: str, shapes: Mapping[str, Shape]) -> resources.Profile:
-    return resources.profile(_load(path, shapes))
+def _measure(path: str, wanted: Wanted) -> resources.Profile:
+    return resources.profile(_load(path, wanted))
 
 
 def _paths(models: Sequence[str] | None, settings: config.Config) -> list[str]:
@@ -466,6 +484,7 @@ def profile(
     ] = None,
     formats: Formats = None,
     input_shape: InputShapes = None,
+    ends: Ends = None,
     config_file: ConfigFile = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -477,7 +496,7 @@ def profile(
     paths = _paths(models, settings)
     _refuse_several("--against", against, paths)
     _refuse_several("--write-order", write_order, paths)
-    flags = Wanted(input_shapes=_shapes(input_shape), against=against, board=board)
+    flags = Wanted(input_shapes=_shapes(input_shape), outputs=tuple(ends or ()), against=against, board=board)
     view = View(by=_known("--by", by, report.BY), sort=_known("--sort", sort, _ORDERS), rows=rows, groups=groups)
     wanted = {path: flags.over(settings.wanted(path)) for path in paths}
     written = [] if write_order is None else [Output("--write-order", write_order)]
@@ -485,12 +504,12 @@ def profile(
     _board_limits(board)
 
     def measured(path: str) -> Answer:
-        net = _load(path, wanted[path].input_shapes)
+        net = _load(path, wanted[path])
         before = wanted[path].against
-        old = _measure(before, wanted[path].input_shapes) if before else None
+        old = _measure(before, wanted[path]) if before else None
         found = resources.profile(net)
         if write_order is not None:
-            places.write_bytes(_reordered(net, found.memory.order), write_order)
+            places.write_bytes(_reordered(net, wanted[path].outputs, found.memory.order), write_order)
         return Answer(found, old=old, device=_device(net, wanted[path].board))
 
     return _emit(_report("profile", paths, measured, view), outputs, quiet=quiet)
@@ -546,6 +565,7 @@ def check(
     rows: Rows = 20,
     formats: Formats = None,
     input_shape: InputShapes = None,
+    ends: Ends = None,
     config_file: ConfigFile = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -564,11 +584,13 @@ def check(
         against=against,
         max_growth=_growth(max_growth),
         input_shapes=_shapes(input_shape),
+        outputs=tuple(ends or ()),
     )
-    shape_flags = tuple(word for text in input_shape or () for word in ("--input-shape", text))
+    repeated = (("--input-shape", input_shape), ("--outputs", ends))
+    same_flags = tuple(word for flag, texts in repeated for text in texts or () for word in (flag, text))
     wanted = {path: flags.over(settings.wanted(path)) for path in paths}
     _settle(outputs.files(), wanted, settings)
-    found = _report("check", paths, lambda path: _checked(path, wanted[path], shape_flags), View(rows=rows))
+    found = _report("check", paths, lambda path: _checked(path, wanted[path], same_flags), View(rows=rows))
     return _emit(found, outputs, quiet=quiet)
 
 
@@ -592,37 +614,40 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
         raise UsageError(f"{path}: a largest growth needs the model to compare with; give --against OLD.onnx")
     if not wanted.limits and wanted.max_growth is None:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
-    measured = _measure(path, wanted.input_shapes)
+    measured = _measure(path, wanted)
     sram_model = wanted.sram_model or "peak"
     used = measured.used(sram_model)
     verdict = resources.budget(wanted.limits, used).check(used) if wanted.limits else None
     old = growth = None
     if wanted.against is not None:
-        old = _measure(wanted.against, wanted.input_shapes)
+        old = _measure(wanted.against, wanted)
         if wanted.max_growth is not None:
             most = {name: int(old.total[name] * (1 + wanted.max_growth)) for name in RESOURCES}
             growth = resources.Budget(most).check(measured.total)
     return Answer(measured, verdict, sram_model, old, growth, flags)
 
 
-def _reordered(net: network.Network, order: Sequence[str]) -> bytes:
+def _reordered(net: network.Network, outputs: Sequence[str], order: Sequence[str]) -> bytes:
     """The network's file with its nodes in ``order``; all else, weights and quantisation included, stays as it is.
 
-    Nodes that are gone from ``net``, since constants make them, come as soon as they are needed, unused ones last.
+    Nodes that are gone from ``net``, since constants or simpler nodes make what they made, come as soon as they are needed,
+    unused ones last. outputs: as for ``network.load``.
     """
     import onnx
 
     model = onnx.load(net.path)
+    if outputs:
+        model = tails.cut(model, outputs, net.path)
     nodes = list(model.graph.node)
     maker = {name: index for index, node in enumerate(nodes) for name in node.output if name}
-    first = {node.name: maker[node.outputs[0]] for node in net.nodes}
+    first = {node.name: maker[node.outputs[0]] for node in net.nodes if node.outputs[0] in maker}
     done: set[int] = set()
     ordered = []
-    for start in [*(first[name] for name in order), *range(len(nodes))]:
+    for start in [*(first[name] for name in order if name in first), *range(len(nodes))]:
         stack = [start]
         while stack:
             index = stack[-1]
-            unmet = [maker[name] for name in nodes[index].input if name in maker and maker[name] not in done]
+            unmet = [maker[name] for name in branches.reads(nodes[index]) if name in maker and maker[name] not in done]
             if index not in done and unmet:
                 stack.extend(unmet)
                 continue
@@ -732,6 +757,7 @@ def prune(
     ] = None,
     formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
     input_shape: InputShapes = None,
+    ends: Ends = None,
     config_file: ConfigFile = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -747,6 +773,7 @@ def prune(
         board=board,
         sram_model=_sram_model(sram_model),
         input_shapes=_shapes(input_shape),
+        outputs=tuple(ends or ()),
     ).over(settings.wanted(model))
     flags = {
         "data": data,
@@ -781,8 +808,14 @@ def prune(
     wishes = {flag.replace("-", "_"): value for flag, value in stated.items() if flag not in ("no-train", "float")}
     given = {"output": _pruned(model), **wishes, "train": not stated.get("no-train"), "int8": not stated.get("float")}
     configuration = None if settings.source is None else str(settings.source)
-    shapes = wanted.input_shapes
-    request = pruning.Request(model=model, limits=wanted.limits, input_shapes=shapes, configuration=configuration, **given)
+    request = pruning.Request(
+        model=model,
+        limits=wanted.limits,
+        input_shapes=wanted.input_shapes,
+        outputs=wanted.outputs,
+        configuration=configuration,
+        **given,
+    )
     with _Progress(quiet=quiet, no_color=no_color) as progress:
         try:
             result = pruning.prune(request, progress.show)
@@ -871,6 +904,7 @@ def verify(
     ] = None,
     formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
     input_shape: InputShapes = None,
+    ends: Ends = None,
 ) -> int:
     """Run an exported int8 model in TensorFlow Lite Micro and compare it with onnxruntime."""
     as_json = _known("--format", formats, ("text", "json")) == "json"
@@ -878,11 +912,11 @@ def verify(
     from mcuprune import tflite as lite
     from mcuprune import verify as runtime
 
-    shapes = _shapes(input_shape)
+    shapes, outputs = _shapes(input_shape), tuple(ends or ())
     if tflite is not None:
         _settle([Output("--tflite", tflite)], {model: Wanted()}, config.Config())
-        places.write_bytes(lite.from_file(model, input_shapes=shapes), tflite)
-    verified = runtime.verify(model, examples=examples, seed=seed, input_shapes=shapes)
+        places.write_bytes(lite.from_file(model, input_shapes=shapes, outputs=outputs), tflite)
+    verified = runtime.verify(model, examples=examples, seed=seed, input_shapes=shapes, outputs=outputs)
     found = runtime.document(verified)
     _print(report.dumped(found) if as_json else runtime.text(found))
     return YES if verified.ok else NO

@@ -42,6 +42,7 @@ class Wanted:
     """What one model has to hold; None and empty mean that nobody said.
 
     limits: by resource, those of the ``board`` included. max_growth: a share of what the model ``against`` costs.
+    outputs: tensors at which the network ends, instead of the file's outputs.
     """
 
     limits: Mapping[str, Limit] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Wanted:
     against: str | None = None
     max_growth: Fraction | None = None
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
     def over(self, base: Wanted) -> Wanted:
         """These wishes, and those of ``base`` where there are none."""
@@ -60,6 +62,7 @@ class Wanted:
             against=base.against if self.against is None else self.against,
             max_growth=base.max_growth if self.max_growth is None else self.max_growth,
             input_shapes={**base.input_shapes, **self.input_shapes},
+            outputs=self.outputs or base.outputs,
         )
 
 
@@ -235,6 +238,11 @@ class _Reader:
             shapes[name] = input_shape(written)
         return {"input_shapes": shapes}
 
+    def outputs(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise UsageError(f'{value!r} is not a list of names; write outputs = ["boxes", "scores"]')
+        return {"outputs": tuple(value)}
+
     def paths(self, value: Any, place: str) -> list[str]:
         """The files that a ``path`` names. Raises UsageError where there are none: a lost model must not pass a check."""
         if not isinstance(value, str):
@@ -265,4 +273,5 @@ _COMMON: Mapping[str, Any] = {
     "against": _Reader.against,
     "max-growth": lambda read, value: {"max_growth": growth(read.text(value))},
     "input-shape": _Reader.input_shapes,
+    "outputs": _Reader.outputs,
 }

@@ -25,7 +25,14 @@ class ModelError(McupruneError):
 
 
 class UnsupportedOperator(ModelError):
-    """A node's operator has no entry in the operator table, or uses a form of it that the entry refuses."""
+    """A node's operator has no entry in the operator table, or uses a form of it that the entry refuses.
+
+    tensor: the first output of that node, where one is known; what is refused may be a tail that can be cut off there.
+    """
+
+    def __init__(self, message: str, *, tensor: str | None = None) -> None:
+        super().__init__(message)
+        self.tensor = tensor
 
 
 class UsageError(McupruneError):

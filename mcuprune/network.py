@@ -4,6 +4,8 @@ The ONNX graph is the model. Nothing here rebuilds it: a ``Network`` keeps the f
 inputs and outputs, and ``to_proto`` writes them back. What ``load`` settles once, so that nobody above has to:
 
 * a quantised file's integer operators are float operators between quantisers (``qlinear``);
+* an If that is decided already is the branch it takes (``branches``), Einsum and its like are simpler operators (``lowering``);
+* a tail that nobody wants is gone (``tails``);
 * what depends on constants alone, or on the shape of something, is a constant (the node is gone, its value stays);
 * a *parameter* of a node (axes, pads, a target shape, clip limits) is in ``Node.attrs``, whether this opset writes it as an
   attribute or as a constant input; ``to_proto`` puts it back where the wanted opset has it;
@@ -28,7 +30,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper, numpy_helper
 
-from mcuprune import external, qlinear
+from mcuprune import branches, external, lowering, qlinear, tails
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.places import write_bytes
 
@@ -202,15 +204,17 @@ def load(
     path: str | Path,
     *,
     input_shapes: Mapping[str, Shape] | None = None,
+    outputs: Sequence[str] = (),
     accept: Callable[[Node], None] = lambda node: None,
 ) -> Network:
     """Read an ONNX file as a network of static shapes at batch 1.
 
     input_shapes: fixes the free dimensions of the inputs that it names.
+    outputs: tensors at which the network ends, instead of the file's outputs; names, or several joined by commas.
     accept: called with each node that is left after constants are folded; raises UnsupportedOperator for what it refuses.
     Raises ModelError for what is no ONNX model, or not one of static feed-forward shape.
     """
-    return from_proto(_read(Path(path)), str(path), input_shapes=input_shapes, accept=accept)
+    return from_proto(_read(Path(path)), str(path), input_shapes=input_shapes, outputs=outputs, accept=accept)
 
 
 def from_proto(
@@ -218,15 +222,47 @@ def from_proto(
     path: str,
     *,
     input_shapes: Mapping[str, Shape] | None = None,
+    outputs: Sequence[str] = (),
     accept: Callable[[Node], None] = lambda node: None,
 ) -> Network:
     """``load`` for a model that is in memory; ``path`` is what messages call it."""
     try:
-        net = _from_proto(model, path, input_shapes, accept)
+        if outputs:
+            model = tails.cut(model, outputs, path)
+        try:
+            net = _from_proto(model, path, input_shapes, accept)
+        except UnsupportedOperator as error:
+            flag = _proposal(model, error, path, input_shapes, accept)
+            if flag is None:
+                raise
+            raise UnsupportedOperator(
+                f"{error}; {flag} ends the network before it, if what follows may run elsewhere", tensor=error.tensor
+            ) from None
         _ = net.metadata
     except UnicodeDecodeError:
-        raise ModelError(f"{path}: a name in it is no UTF-8 text; the file is damaged") from None
+        raise ModelError(f"{path}: a name in it is no UTF-8 text; the file is damaged, export it again") from None
     return net
+
+
+def _proposal(
+    model: ModelProto,
+    error: UnsupportedOperator,
+    path: str,
+    input_shapes: Mapping[str, Shape] | None,
+    accept: Callable[[Node], None],
+) -> str | None:
+    """The flag that ends the network before what was refused, where it is a tail and the rest can be read."""
+
+    def read(shorter: ModelProto) -> str | None:
+        try:
+            _from_proto(shorter, path, input_shapes, accept)
+        except UnsupportedOperator as refused:
+            return refused.tensor or ""
+        except ModelError:
+            return ""
+        return None
+
+    return None if error.tensor is None else tails.proposal(model, error.tensor, read)
 
 
 def _from_proto(
@@ -242,7 +278,7 @@ def _from_proto(
         except ModelError:
             return _network(model, path, {}, accept)  # the leading axis is no batch
         sizes = {v.name: v.type.tensor_type.shape.dim[0].dim_value for v in model.graph.output if _rank(v)}
-        if all(sizes.get(name) in (0, batch * single.shapes[name][0]) for name in single.outputs):
+        if all(single.shapes[name] and sizes.get(name) in (0, batch * single.shapes[name][0]) for name in single.outputs):
             for kept, declared in (
                 (single.header.graph.input, model.graph.input),
                 (single.header.graph.output, model.graph.output),
@@ -261,7 +297,7 @@ def _inlined(model: ModelProto, path: str) -> ModelProto:
     try:
         return inliner.inline_local_functions(model)
     except Exception as error:  # whatever the C++ side makes of a damaged function
-        raise ModelError(f"{path}: its functions can't be inlined ({_first_line(error)})") from None
+        raise ModelError(f"{path}: its functions can't be inlined ({_first_line(error)}); export without functions") from None
 
 
 def _rank(value: ValueInfoProto) -> int:
@@ -318,11 +354,12 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     header.graph.input.extend(real_inputs)
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
-        raise ModelError(f"{path}: the graph has no outputs")
+        raise ModelError(f"{path}: the graph has no outputs; export it again, or name some with --outputs")
     inputs = _static_inputs(real_inputs, input_shapes, path)
 
     known = {**constants, **_literals(graph.node, path)}
-    protos, added = qlinear.floated(graph.node, known, path)
+    protos = _sorted(graph.node, set(inputs) | set(constants), path)
+    protos, added = qlinear.floated(protos, known, _opset(header), path)
     constants |= added
     protos = _sorted(protos, set(inputs) | set(constants), path)
     protos = _live(protos, outputs)
@@ -330,7 +367,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header)
     for name in outputs:
         if name in constants:
-            raise ModelError(f"{path}: output '{name}' doesn't depend on any input")
+            raise ModelError(f"{path}: output '{name}' doesn't depend on any input; name the others with --outputs")
 
     nodes = _nodes(protos, constants, _opset(header), path)
     for node in nodes:
@@ -347,6 +384,9 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
         _refuse_unsound(node, shapes, path)
     nodes = tuple(_batch_free(node, shapes) for node in nodes)
     kept = {name: value for name, value in constants.items() if name in used}
+    for value in header.graph.output:
+        if not value.type.tensor_type.elem_type:  # an output that the user chose, of whose type the file says nothing
+            value.type.tensor_type.elem_type = dtypes[value.name]
     return Network(nodes, kept, shapes, dtypes, header, path)
 
 
@@ -356,12 +396,14 @@ def _refuse_malformed(protos: Sequence[NodeProto], opset: int, ir_version: int, 
     context.ir_version = max(ir_version, 3)
     context.opset_imports = dict.fromkeys(_DEFAULT_DOMAINS, opset)
     for index, proto in enumerate(protos):
+        if branches.is_if(proto) or (proto.op_type == "GroupNormalization" and opset < lowering.PER_CHANNEL):
+            continue  # the checker can't see the tensors around a branch, and calls this form of the other one deprecated
         try:
             onnx.checker.check_node(proto, context)
         except onnx.checker.ValidationError as error:
             name = proto.name or f"{proto.op_type}_{index}"
             raise ModelError(
-                f"{path}: node '{name}' is no valid {proto.op_type} of opset {opset} ({_first_line(error)})"
+                f"{path}: node '{name}' is no valid {proto.op_type} of opset {opset} ({_first_line(error)}); export it again"
             ) from None
 
 
@@ -369,11 +411,17 @@ def _refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
     """Refuse what shape inference lets through: absurd sizes, and views of another number of elements."""
     counts = [prod(shapes[name]) for name in (*node.inputs, *node.outputs) if name in shapes]
     if any(count > MAX_ACTIVATIONS for count in counts):
-        raise ModelError(f"{path}: node '{node.name}' ({node.op}) handles a tensor of {max(counts)} elements")
+        raise ModelError(
+            f"{path}: node '{node.name}' ({node.op}) handles a tensor of {max(counts)} elements, more than {MAX_ACTIVATIONS}; "
+            "give a smaller --input-shape, or export the file again if it is damaged"
+        )
     if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"):
         before, after = shapes[node.inputs[0]], shapes[node.outputs[0]]
         if prod(before) != prod(after):
-            raise ModelError(f"{path}: node '{node.name}' ({node.op}) can't make shape {list(after)} of {list(before)}")
+            raise ModelError(
+                f"{path}: node '{node.name}' ({node.op}) can't make shape {list(after)} of {list(before)}; export again with "
+                "static shapes, or give another --input-shape"
+            )
 
 
 def _read(path: Path) -> ModelProto:
@@ -391,9 +439,9 @@ def _read(path: Path) -> ModelProto:
     try:
         model.ParseFromString(content)
     except Exception:  # protobuf raises its own DecodeError, and plain errors for bad text
-        raise ModelError(f"{path}: not an ONNX file, or cut short") from None
+        raise ModelError(f"{path}: not an ONNX file, or cut short; export it again") from None
     if not model.graph.node or not model.opset_import:
-        raise ModelError(f"{path}: not an ONNX file (no graph in it)")
+        raise ModelError(f"{path}: not an ONNX file (no graph in it); name a .onnx file")
     external.load(model, path)
     return model
 
@@ -406,21 +454,36 @@ def _refuse_foreign(model: ModelProto, path: str) -> None:
         raise ModelError(
             f"{path}: opset {opset}; mcuprune reads {OLDEST_OPSET} to {NEWEST_OPSET}, export again with one of these"
         )
-    for index, node in enumerate(model.graph.node):
+    _refuse_foreign_nodes(model.graph.node, path)
+    if model.graph.sparse_initializer:
+        raise ModelError(f"{path}: has sparse initializers; store the weights densely")
+
+
+def _refuse_foreign_nodes(nodes: Sequence[NodeProto], path: str) -> None:
+    """Refuse custom operators, and control flow other than an If, which may be decided already."""
+    for index, node in enumerate(nodes):
         where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}'"
-        if qlinear.is_known(node.domain, node.op_type):
+        tensor = node.output[0] if node.output else None
+        if qlinear.is_known(node.domain, node.op_type) or branches.is_if(node):
             continue
         if node.domain == "com.microsoft":
             raise UnsupportedOperator(
                 f"{where}: {node.op_type} is ONNX Runtime's own operator (com.microsoft); "
-                "export again without graph optimisation"
+                "export again without graph optimisation",
+                tensor=tensor,
             )
         if node.domain not in _DEFAULT_DOMAINS:
-            raise UnsupportedOperator(f"{where}: {node.op_type} is a custom operator of domain '{node.domain}'")
+            raise UnsupportedOperator(
+                f"{where}: {node.op_type} is a custom operator of domain '{node.domain}'; "
+                "export with ONNX's own operators in its place",
+                tensor=tensor,
+            )
         if any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute):
-            raise UnsupportedOperator(f"{where}: {node.op_type} is control flow; mcuprune handles feed-forward CNNs")
-    if model.graph.sparse_initializer:
-        raise ModelError(f"{path}: has sparse initializers; store the weights densely")
+            raise UnsupportedOperator(
+                f"{where}: {node.op_type} is control flow; mcuprune handles feed-forward CNNs: "
+                "export with the loop unrolled, or without it",
+                tensor=tensor,
+            )
 
 
 def _refuse_heavy(model: ModelProto, path: str) -> None:
@@ -454,11 +517,11 @@ def _set_opset(model: ModelProto, opset: int) -> None:
 def _array(tensor: TensorProto, path: str) -> np.ndarray:
     elements = int(np.prod([float(size) for size in tensor.dims]))
     if elements > MAX_ELEMENTS or any(size < 0 for size in tensor.dims):
-        raise ModelError(f"{path}: initializer '{tensor.name}' has shape {list(tensor.dims)}")
+        raise ModelError(f"{path}: initializer '{tensor.name}' has shape {list(tensor.dims)}; the file is damaged")
     try:
         return np.asarray(numpy_helper.to_array(tensor))
     except Exception as error:  # onnx raises many kinds for bytes that don't fit the declared shape and type
-        raise ModelError(f"{path}: initializer '{tensor.name}' is damaged ({_first_line(error)})") from None
+        raise ModelError(f"{path}: initializer '{tensor.name}' is damaged ({_first_line(error)}); export it again") from None
 
 
 def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape], path: str) -> dict[str, tuple[Shape, int]]:
@@ -470,7 +533,7 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
     found: dict[str, tuple[Shape, int]] = {}
     for value in values:
         if value.type.WhichOneof("value") != "tensor_type":
-            raise ModelError(f"{path}: input '{value.name}' is no tensor")
+            raise ModelError(f"{path}: input '{value.name}' is no tensor; export with tensors as inputs")
         tensor = value.type.tensor_type
         declared = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]
         shape = list(declared)
@@ -491,7 +554,7 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
             )
         found[value.name] = (tuple(size for size in shape if size is not None), tensor.elem_type)
     if not found:
-        raise ModelError(f"{path}: the graph has no inputs")
+        raise ModelError(f"{path}: the graph has no inputs; export a network with one")
     return found
 
 
@@ -514,15 +577,18 @@ def _sorted(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[Node
     for node in nodes:
         for output in filter(None, node.output):
             if output in made or output in known:
-                raise ModelError(f"{path}: tensor '{output}' is made more than once")
+                raise ModelError(f"{path}: tensor '{output}' is made more than once; the file is damaged, export it again")
             made.add(output)
     waiting: dict[str, list[int]] = {}
     missing = []
     for index, node in enumerate(nodes):
-        unmet = {name for name in node.input if name and name not in known}
+        unmet = {name for name in branches.reads(node) if name not in known}
         for name in unmet:
             if name not in made:
-                raise ModelError(f"{path}: node '{node.name or node.op_type}' reads '{name}', which nothing makes")
+                raise ModelError(
+                    f"{path}: node '{node.name or node.op_type}' reads '{name}', which nothing makes; the file is damaged, "
+                    "export it again"
+                )
             waiting.setdefault(name, []).append(index)
         missing.append(len(unmet))
     import heapq
@@ -538,7 +604,7 @@ def _sorted(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[Node
                 if missing[index] == 0:
                     heapq.heappush(ready, index)
     if len(order) != len(nodes):
-        raise ModelError(f"{path}: the graph has a cycle")
+        raise ModelError(f"{path}: the graph has a cycle; the file is damaged, export it again")
     return order
 
 
@@ -550,7 +616,7 @@ def _live(nodes: Sequence[Any], outputs: Sequence[str]) -> Any:
         made = node.output if isinstance(node, NodeProto) else node.outputs
         if needed.intersection(made):
             kept.append(node)
-            needed.update(node.input if isinstance(node, NodeProto) else node.inputs)
+            needed.update(branches.reads(node) if isinstance(node, NodeProto) else node.inputs)
     kept.reverse()
     return kept if nodes and isinstance(nodes[0], NodeProto) else tuple(kept)
 
@@ -569,7 +635,7 @@ def _infer(
     model.opset_import.extend(header.opset_import)
     graph = model.graph
     graph.name = "shapes"
-    graph.node.extend(nodes)
+    graph.node.extend(map(_as_inferred, nodes))
     shapes = {name: shape for name, (shape, _) in inputs.items()}
     dtypes = {name: dtype for name, (_, dtype) in inputs.items()}
     for name, value in constants.items():
@@ -586,13 +652,22 @@ def _infer(
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
     except Exception as error:  # InferenceError, and what the C++ side lets through for damaged graphs
-        raise ModelError(f"{path}: shapes don't fit together ({_first_line(error)})") from None
+        raise ModelError(
+            f"{path}: shapes don't fit together ({_first_line(error)}); give another --input-shape, or export it again"
+        ) from None
     for value in [*inferred.graph.value_info, *inferred.graph.output]:
         tensor = value.type.tensor_type
         dtypes[value.name] = tensor.elem_type
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
             shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
     return shapes, dtypes
+
+
+def _as_inferred(node: NodeProto) -> NodeProto:
+    """The node as shape inference takes it: it knows no GroupNormalization, which changes neither shape nor type."""
+    if node.op_type != "GroupNormalization" or not node.input:
+        return node
+    return helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name)
 
 
 def _fold(
@@ -603,7 +678,46 @@ def _fold(
     outputs: Sequence[str],
     header: ModelProto,
 ) -> tuple[list[NodeProto], dict[str, np.ndarray], dict[str, Shape], dict[str, int]]:
-    """Compute everything that depends on constants and shapes alone. An Identity of a constant is that constant."""
+    """Compute what depends on constants and shapes alone, follow Ifs that this decides, write operators as simpler ones."""
+    while True:
+        ready, waiting = branches.apart(nodes)
+        made = {name for node in ready for name in node.output} | set(inputs) | set(constants)
+        wanted = (*outputs, *(name for node in waiting for name in branches.reads(node)))
+        held = list(dict.fromkeys(name for name in wanted if name in made))
+        ready, constants, shapes, dtypes = _computed(path, ready, constants, inputs, held, header)
+        taken = {name for node in (*nodes, *ready, *waiting) for name in (*branches.reads(node), *node.output)} | set(constants)
+        known = lowering.Known(constants, shapes, taken, _opset(header), path)
+        simpler = lowering.lowered(ready, known, held)
+        if simpler is not None:
+            ready = simpler[0]
+            constants = {**constants, **simpler[1]}
+        taken_branches = branches.resolved(waiting, constants, taken | set(constants), path)
+        if taken_branches is not None:
+            waiting, body, stored = taken_branches
+            _refuse_foreign_nodes(body, path)
+            constants = {**constants, **{tensor.name: _array(tensor, path) for tensor in stored}}
+            waiting, added = qlinear.floated(waiting, {**constants, **_literals(body, path)}, _opset(header), path)
+            _refuse_malformed(body, _opset(header), header.ir_version, path)
+            constants |= added
+        if simpler is None and taken_branches is None:
+            if waiting:
+                raise branches.refusal(next(node for node in waiting if branches.is_if(node)), path)
+            return ready, constants, shapes, dtypes
+        nodes = _live(_sorted([*ready, *waiting], set(inputs) | set(constants), path), outputs)
+
+
+def _computed(
+    path: str,
+    nodes: list[NodeProto],
+    constants: dict[str, np.ndarray],
+    inputs: Mapping[str, tuple[Shape, int]],
+    outputs: Sequence[str],
+    header: ModelProto,
+) -> tuple[list[NodeProto], dict[str, np.ndarray], dict[str, Shape], dict[str, int]]:
+    """Compute everything that depends on constants and shapes alone. An Identity of a constant is that constant.
+
+    outputs: tensors that keep their names, though they be constants.
+    """
     while True:
         shapes, dtypes = _infer(path, nodes, constants, inputs, outputs, header)
         same: dict[str, str] = {}
@@ -621,6 +735,11 @@ def _fold(
                 left.append(helper.make_node("Cast", node.input[:1], node.output, name=node.name, to=dtypes[node.input[1]]))
                 recast = True
             elif node.op_type in ("Shape", "Size") and node.input[0] in shapes:
+                if prod(shapes[node.input[0]]) > MAX_ACTIVATIONS:
+                    raise ModelError(
+                        f"{path}: node '{node.name or node.op_type}' reads a tensor of shape {list(shapes[node.input[0]])}; "
+                        "give a smaller --input-shape, or export the file again if it is damaged"
+                    )
                 constants.update(
                     _evaluate(node, {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}, header, path)
                 )
@@ -643,7 +762,10 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
         target = values[node.input[-1]] if node.input else np.zeros(0)
         start = values[node.input[0]].size if node.op_type == "Tile" else 1
         if start * float(np.prod(target.astype(float))) > MAX_ELEMENTS:
-            raise ModelError(f"{path}: node '{node.name or node.op_type}' makes a constant of shape {target.tolist()}")
+            raise ModelError(
+                f"{path}: node '{node.name or node.op_type}' makes a constant of shape {target.tolist()}, of more than "
+                f"{MAX_ELEMENTS} elements; the file is damaged"
+            )
     from onnx.reference import ReferenceEvaluator  # only files that need folding pay for the import
 
     names = [name for name in dict.fromkeys(node.input) if name]
@@ -657,21 +779,31 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _opset(header))])
         results = ReferenceEvaluator(model).run(None, {name: values[name] for name in names})
     except Exception as error:  # the reference raises anything at all on damaged parameters
-        raise ModelError(f"{path}: node '{node.name or node.op_type}' can't be computed ({_first_line(error)})") from None
+        raise ModelError(
+            f"{path}: node '{node.name or node.op_type}' can't be computed ({_first_line(error)}); a simplifier (onnxsim, "
+            "onnxslim) may fold it, else export it again"
+        ) from None
     return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
 
 
 def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray], path: str) -> np.ndarray:
-    """(x - zero point) * scale, per tensor or along an axis; the reference implements it for the newest opsets alone."""
+    """(x - zero point) * scale, per tensor, along an axis or in blocks; the reference implements it for new opsets alone."""
     x, scale = values[node.input[0]], values[node.input[1]]
     zero = values[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    given = {attribute.name: int(attribute.i) for attribute in node.attribute}
+    axis, block = given.get("axis", 1), given.get("block_size", 0)
     try:
-        return qlinear.dequantized(x, scale, zero, axis)
+        found = qlinear.dequantized(x, scale, zero, axis, block)
+        if found.shape != x.shape:
+            raise ValueError
     except (ValueError, IndexError):
+        what = f" in blocks of {block} along axis {axis}" if block else ""
         raise ModelError(
-            f"{path}: node '{node.name or node.op_type}' has scales {list(scale.shape)} that don't fit {list(x.shape)}"
+            f"{path}: node '{node.name or node.op_type}' has scales {list(scale.shape)} that don't fit {list(x.shape)}{what}; "
+            "the file is damaged, quantise again"
         ) from None
+    wanted = given.get("output_dtype", 0)
+    return found.astype(helper.tensor_dtype_to_np_dtype(wanted)) if wanted else found
 
 
 # ------------------------------------------------------------------------------------------- parameters, in and out
@@ -688,7 +820,7 @@ def _nodes(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], ops
         try:
             attrs: dict[str, Any] = {a.name: _plain(helper.get_attribute_value(a)) for a in proto.attribute}
         except Exception as error:
-            raise ModelError(f"{path}: node '{name}' has a damaged attribute ({_first_line(error)})") from None
+            raise ModelError(f"{path}: node '{name}' has a damaged attribute ({_first_line(error)}); export it again") from None
         inputs = list(proto.input)
         origins = {}
         for parameter, index_in in _parameter_inputs(proto.op_type, opset).items():
@@ -697,7 +829,9 @@ def _nodes(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], ops
             origin = inputs[index_in]
             if origin not in constants:
                 raise UnsupportedOperator(
-                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; mcuprune takes fixed ones"
+                    f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; mcuprune takes fixed "
+                    "ones: export with static shapes, or with a constant in its place",
+                    tensor=proto.output[0],
                 )
             attrs[parameter] = _plain(constants[origin])
             origins[parameter] = origin

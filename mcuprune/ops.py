@@ -16,7 +16,7 @@ them and bear new ones. Operators that mix channels without weights freeze what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, Protocol
@@ -88,6 +88,10 @@ class Op:
 
     def label(self, node: Node, flow: Flow) -> None:
         raise NotImplementedError
+
+    def mixes(self, node: Node, net: Network) -> Sequence[int]:
+        """Axes of input 0 that it computes across without weights: labels that come to lie there are frozen."""
+        return ()
 
     def macs(self, node: Node, net: Network, dim: Dim) -> Any:
         """Multiply-accumulates at batch 1, in terms of ``dim(tensor, axis)``."""
@@ -184,9 +188,9 @@ class BatchNormalization(Elementwise):
         if len(shapes[0]) < 2 or any(shape != shapes[0][1:2] for shape in shapes[1:]):
             _refuse(net, node, f"has statistics {[list(shape) for shape in shapes[1:]]} for data {list(shapes[0])}")
         if node.attrs.get("training_mode") or any(node.outputs[1:]):
-            _refuse(net, node, "is in training mode; export with model.eval()")
+            _refuse(net, node, "is in training mode", "export with model.eval()")
         if not all(net.is_constant(name) for name in node.inputs[1:5]):
-            _refuse(net, node, "has statistics that are computed at run time")
+            _refuse(net, node, "has statistics that are computed at run time", "export with constant ones")
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -208,12 +212,57 @@ class InstanceNormalization(BatchNormalization):
         if any(shape != shapes[0][1:2] for shape in shapes[1:]):
             _refuse(net, node, f"has scales {[list(shape) for shape in shapes[1:]]} for data {list(shapes[0])}")
 
+    def mixes(self, node: Node, net: Network) -> Sequence[int]:
+        return range(2, len(net.shapes[node.inputs[0]]))
+
     def label(self, node: Node, flow: Flow) -> None:
         along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
         if along is not None:
             for index in (1, 2):
                 flow.slot(node, index, 0, along.labels)
         flow.put(node.outputs[0], along)
+
+
+class GroupNormalization(Op):
+    """Normalises (batch, channel, ...) over each of ``num_groups`` runs of channels, with scale and shift (channel,).
+
+    Every channel of a group has its part in the group's mean and variance, so that a group goes as a whole or not at all.
+    """
+
+    channels = "of one group are tied; frozen where there is but one group"
+
+    def check(self, node: Node, net: Network) -> None:
+        data, *shapes = [net.shapes[name] for name in node.inputs]
+        groups = node.attrs.get("num_groups", 0)
+        if len(data) < 2 or groups < 1 or data[1] % groups:
+            _refuse(net, node, f"of {groups} groups doesn't fit data {list(data)}")
+        if any(shape != data[1:2] for shape in shapes):
+            _refuse(net, node, f"has scales {[list(shape) for shape in shapes]} for data {list(data)}")
+        if node.attrs.get("stash_type", 1) != 1:
+            _refuse(net, node, "computes in another type than float32 (stash_type)", "export it with stash_type 1")
+
+    def label(self, node: Node, flow: Flow) -> None:
+        along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
+        if along is not None:
+            rows = self._rows(node, along)
+            if len(rows) == 1:
+                flow.freeze(along.labels, f"{node.op} '{node.name}' normalises over all channels at once")
+            for row in rows:
+                flow.tie(np.broadcast_to(row[:1], row.shape), row)
+            for index in (1, 2):
+                flow.slot(node, index, 0, along.labels)
+        flow.put(node.outputs[0], along)
+
+    def cut(self, node: Node, cut: Cut) -> Node:
+        along = cut.labels(node.inputs[0])
+        if along is None:
+            return node
+        return node.with_attrs(num_groups=int(cut.kept(self._rows(node, along)[:, 0]).sum()))
+
+    @staticmethod
+    def _rows(node: Node, along: Along) -> np.ndarray:
+        """The labels of each group, (groups, channels)."""
+        return along.labels.reshape(node.attrs["num_groups"], -1)
 
 
 class Cast(Elementwise):
@@ -230,6 +279,10 @@ class Quantization(Op):
     channels = "pass"
     memory_kind: Memory = "view"
     int8: Int8 = "same"
+
+    def check(self, node: Node, net: Network) -> None:
+        if node.attrs.get("block_size"):
+            _refuse(net, node, "quantises data in blocks", "quantise activations per tensor, and weights alone in blocks")
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -260,7 +313,7 @@ class MaxPool(PerChannel):
 
     def check(self, node: Node, net: Network) -> None:
         if any(name in net.consumers or name in net.outputs for name in node.outputs[1:]):
-            _refuse(net, node, "hands on the indices of what it picked; pool again by a size instead of unpooling")
+            _refuse(net, node, "hands on the indices of what it picked", "upsample by Resize instead of unpooling")
 
 
 class Barrier(Op):
@@ -270,6 +323,9 @@ class Barrier(Op):
 
     def __init__(self, mixed: Callable[[Node, Network], Sequence[int]], *, int8: Int8 = "own", reduces: bool = False) -> None:
         self.mixed, self.int8, self.reduces = mixed, int8, reduces
+
+    def mixes(self, node: Node, net: Network) -> Sequence[int]:
+        return self.mixed(node, net)
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -324,7 +380,10 @@ class Reshaping(Op):
 
     def label(self, node: Node, flow: Flow) -> None:
         before, after = flow.net.shapes[node.inputs[0]], flow.net.shapes[node.outputs[0]]
-        flow.put(node.outputs[0], _reshaped(flow, flow.labels(node.inputs[0]), before, after))
+        mixed = {
+            axis for reader in flow.net.consumers.get(node.outputs[0], ()) for axis in OPS[reader.op].mixes(reader, flow.net)
+        }
+        flow.put(node.outputs[0], _reshaped(flow, flow.labels(node.inputs[0]), before, after, mixed))
 
     def cut(self, node: Node, cut: Cut) -> Node:
         if "shape" not in node.attrs:
@@ -344,7 +403,7 @@ class Passing(Reshaping):
 
     def check(self, node: Node, net: Network) -> None:
         if node.attrs.get("training_mode"):
-            _refuse(net, node, "is in training mode; export with model.eval()")
+            _refuse(net, node, "is in training mode", "export with model.eval()")
 
 
 class Transpose(Op):
@@ -650,7 +709,7 @@ class Mixer(Op):
 
     def check(self, node: Node, net: Network) -> None:
         if not net.is_constant(node.inputs[1]):
-            _refuse(net, node, "has weights that are computed at run time")
+            _refuse(net, node, "has weights that are computed at run time", "export it with constant weights, or as a MatMul")
 
     def macs(self, node: Node, net: Network, dim: Dim) -> Any:
         """Output elements x taps of the kernel x input channels per group (contract of ``macs``)."""
@@ -670,14 +729,14 @@ class Conv(Mixer):
         super().check(node, net)
         data, weight, group = net.shapes[node.inputs[0]], net.shapes[node.inputs[1]], node.attrs.get("group", 1)
         if not len(data) == len(weight) >= 3:
-            _refuse(net, node, f"has weights {list(weight)} for data {list(data)}; it takes 1-D, 2-D or 3-D convolutions")
+            _refuse(net, node, f"has weights {list(weight)} for data {list(data)}", "it takes 1-D, 2-D or 3-D convolutions")
         ins, outs = (weight[1] * group, weight[0]) if type(self) is Conv else (weight[0], weight[1] * group)
         fits = group >= 1 and data[1] == ins and ins % group == outs % group == 0
         if not fits or net.shapes[node.outputs[0]][1] != outs:
             _refuse(net, node, f"of {group} groups has weights {list(weight)} that don't fit data {list(data)}")
         if len(node.inputs) > 2 and node.inputs[2]:
             if not net.is_constant(node.inputs[2]):
-                _refuse(net, node, "has a bias that is computed at run time")
+                _refuse(net, node, "has a bias that is computed at run time", "add it by an Add of its own")
             if net.shapes[node.inputs[2]] != (outs,):
                 _refuse(net, node, f"has a bias of shape {list(net.shapes[node.inputs[2]])} for {outs} channels")
 
@@ -754,7 +813,7 @@ class Gemm(Mixer):
         ):
             _refuse(net, node, f"has weights {list(weight)} that don't fit data {list(data)}")
         if node.attrs.get("transA"):
-            _refuse(net, node, "transposes its data (transA=1)")
+            _refuse(net, node, "transposes its data (transA=1)", "put a Transpose before it")
 
     def label(self, node: Node, flow: Flow) -> None:
         labels = _incoming(flow, node, 1)
@@ -823,8 +882,8 @@ class MatMul(Mixer):
 # -------------------------------------------------------------------------------------------------- shared label rules
 
 
-def _refuse(net: Network, node: Node, what: str) -> None:
-    raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} {what}")
+def _refuse(net: Network, node: Node, what: str, then: str = "the file is damaged, export it again") -> None:
+    raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} {what}; {then}")
 
 
 def _fixed(count: int) -> np.ndarray:
@@ -850,8 +909,16 @@ def _incoming(flow: Flow, node: Node, axis: int) -> np.ndarray:
     return _fixed(flow.net.shapes[node.inputs[0]][axis]) if along is None else along.labels
 
 
-def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape) -> Along | None:
-    """Labels after a reshape. Where they spread over several axes, ties leave the one with most slices."""
+#: A reshape that spreads labels over more places than this is taken for a mistake or an attack.
+_MAX_GRID = 2**25
+
+
+def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape, mixed: Collection[int] = ()) -> Along | None:
+    """Labels after a reshape. Where they spread over several axes, ties leave the one with most slices.
+
+    mixed: axes of the result that its readers mix. Labels are tied along these where that leaves another axis, as in the
+    groups of a normalisation: it has a statistic for each group, and so a group goes as a whole.
+    """
     if along is None:
         return None
     start = prod(before[: along.axis])
@@ -866,6 +933,9 @@ def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape) -> A
     while last > first and tail * after[last - 1] <= rest and rest % (tail * after[last - 1]) == 0:
         tail *= after[last - 1]
         last -= 1
+    if size * (start // covered) * (rest // tail) > _MAX_GRID:
+        flow.freeze(along.labels, "a reshape spreads it over too many places to follow")
+        return None
     grid = np.broadcast_to(along.labels[None, :, None], (start // covered, size, rest // tail)).reshape(after[first:last])
     axes = [axis for axis in range(grid.ndim) if grid.shape[axis] > 1 and (grid != grid.take([0], axis)).any()]
     if not axes:  # one label all over: only an axis of size 1 can carry it
@@ -873,7 +943,7 @@ def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape) -> A
             return Along(after.index(1), along.labels)
         flow.freeze(along.labels, "a reshape spreads it over a whole tensor")
         return None
-    best = max(axes, key=lambda axis: (grid.shape[axis], -axis))
+    best = max(axes, key=lambda axis: (first + axis not in mixed, grid.shape[axis], -axis))
     lines = np.moveaxis(grid, best, -1).reshape(-1, grid.shape[best])
     for line in lines[1:]:
         flow.tie(lines[0], line)
@@ -925,6 +995,7 @@ OPS: dict[str, Op] = {
     "HardSigmoid": _unit,
     "HardSwish": _elementwise,
     "Identity": _passing,
+    "GroupNormalization": GroupNormalization(),
     "Hardmax": Barrier(_softmax_axes),
     "InstanceNormalization": InstanceNormalization(),
     "LRN": Barrier(lambda node, net: (1,)),
@@ -1011,11 +1082,21 @@ def table() -> str:
         f"and has {len(OPS)} operators.",
         "What depends on constants and shapes alone is computed when a file is read, so operators that only do that (Constant,",
         "Shape, ConstantOfShape, Range and others) need no entry. Integer operators (QLinearConv, QLinearMatMul, ConvInteger,",
-        "QGemm and others) are read as float ones between quantisers.",
+        "QGemm and others) are read as float ones between quantisers. Weights may be quantised in blocks.",
         "",
-        "Refused, with a message that names the node: control flow (If, Loop, Scan), recurrent operators (RNN, LSTM, GRU),",
-        "custom domains, graphs that ONNX Runtime optimised, parameters and convolution weights that are computed at run time,",
-        "BatchNormalization and Dropout in training mode.",
+        "Some are read as simpler ones: Einsum as MatMul, Mul, ReduceSum and Transpose, unless an operand repeats an index;",
+        "GatherND and GatherElements with constant indices that pick whole slices of axes as Gather; GroupNormalization of",
+        "opset 18 as InstanceNormalization; an Expand, or a Tile of axes of size 1, as nothing where all its readers broadcast",
+        "anyway; an If whose condition constants or static shapes decide as the branch that it takes.",
+        "",
+        "A group normalisation, the operator or Reshape, InstanceNormalization and Reshape, loses whole groups: every channel",
+        "has its part in the mean and variance of its group. With a single group its channels are frozen.",
+        "",
+        "Refused, with a message that names the node: other control flow (Loop, Scan, an If that the data decide), recurrent",
+        "operators (RNN, LSTM, GRU), custom domains, graphs that ONNX Runtime optimised, parameters and convolution weights",
+        "that are computed at run time, BatchNormalization and Dropout in training mode. Where such a node begins the tail of",
+        "a detector (NonMaxSuppression, NonZero and the like), the message proposes the tensors for `--outputs`, which ends",
+        "the network there.",
         "",
         "Channels: what becomes of them in the operator. Memory: whether the output is a new tensor, may overwrite an input",
         "that dies, or is a view. MACs: whether it counts. int8: the scale of its output.",
@@ -1037,11 +1118,18 @@ def accept(path: str) -> Callable[[Node], None]:
     """A check for ``network.load``: raises UnsupportedOperator, naming ``path`` and node, for operators not in the table."""
 
     def check(node: Node) -> None:
+        where, tensor = f"{path}: node '{node.name}'", next(filter(None, node.outputs), None)
         if node.op in _RECURRENT:
-            raise UnsupportedOperator(f"{path}: node '{node.name}': {node.op} is recurrent; mcuprune handles feed-forward CNNs")
+            raise UnsupportedOperator(
+                f"{where}: {node.op} is recurrent; mcuprune handles feed-forward CNNs: replace it by convolutions over time, "
+                "or export the part before it",
+                tensor=tensor,
+            )
         if node.op not in OPS:
             raise UnsupportedOperator(
-                f"{path}: node '{node.name}': no entry for operator {node.op}; mcuprune knows {len(OPS)}, see docs/operators.md"
+                f"{where}: no entry for operator {node.op}; mcuprune knows {len(OPS)}, see docs/operators.md: "
+                "write it with these, and export again",
+                tensor=tensor,
             )
 
     return check

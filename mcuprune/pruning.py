@@ -82,6 +82,7 @@ class Request:
     train: bool = True
     int8: bool = True
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
     sram_model: SramModel = "peak"
     keep: Sequence[str] = ()
     min_channels: int = 1
@@ -157,7 +158,9 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     _check_flags(request)
     outputs = _outputs(request)
     places.distinct(outputs, _sources(request))
-    original = network.load(request.model, input_shapes=request.input_shapes, accept=ops.accept(request.model))
+    original = network.load(
+        request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
+    )
     before = resources.profile(original)
     budget = resources.budget(request.limits, before.used(request.sram_model))
     if not budget.limits:

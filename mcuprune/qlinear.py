@@ -8,6 +8,7 @@ It works on protos, before anything is folded, and asks for constant scales and 
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -21,8 +22,8 @@ Array = np.ndarray
 class _Rewriter:
     """Collects the nodes and constants that take one integer node's place."""
 
-    def __init__(self, node: NodeProto, constants: Mapping[str, Array], where: str) -> None:
-        self.node, self.where = node, where
+    def __init__(self, node: NodeProto, constants: Mapping[str, Array], where: str, opset: int) -> None:
+        self.node, self.where, self.opset = node, where, opset
         self.known = constants
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Array] = {}
@@ -35,8 +36,11 @@ class _Rewriter:
         """A scale or zero point. Raises UnsupportedOperator where it isn't a constant."""
         name = self.input(index)
         if name not in self.known:
-            raise UnsupportedOperator(f"{self.where} computes its scale or zero point '{name}' at run time")
+            raise self.refusal(f"computes its scale or zero point '{name}' at run time", "quantise again with fixed ranges")
         return self.known[name]
+
+    def refusal(self, what: str, then: str) -> UnsupportedOperator:
+        return UnsupportedOperator(f"{self.where} {what}; {then}", tensor=self.node.output[0])
 
     def constant(self, suffix: str, value: Array) -> str:
         name = f"{self.node.output[0]}/{suffix}"
@@ -50,6 +54,8 @@ class _Rewriter:
         zero = self.parameter(index + 2) if self.input(index + 2) else np.zeros_like(scale)
         if name in self.known:
             return self.constant(f"float_{index}", dequantized(self.known[name], scale, zero, axis))
+        if scale.size > 1 or zero.size > 1:
+            raise self.refusal(f"has several scales for its data '{name}'", "quantise activations per tensor")
         made = f"{self.node.output[0]}/float_{index}"
         self.nodes.append(
             helper.make_node(
@@ -63,6 +69,8 @@ class _Rewriter:
         inner = f"{self.node.output[0]}/float"
         if not self.input(scale):
             inner = self.node.output[0]
+        if self.attribute("channels_last", 0):
+            raise self.refusal("keeps channels last", "export again without graph optimisation")
         kept = [a for a in self.node.attribute if a.name not in ("channels_last", "opset", *attrs)]
         made = helper.make_node(op, inputs, [inner], name=self.node.name, **attrs)
         made.attribute.extend(kept)
@@ -76,15 +84,32 @@ class _Rewriter:
         return next((int(a.i) for a in self.node.attribute if a.name == name), default)
 
 
-def dequantized(value: Array, scale: Array, zero: Array, axis: int) -> Array:
-    """(value - zero) * scale, per tensor or along ``axis``; in the type of ``scale``."""
-    shape = [1] * value.ndim
-    if scale.size > 1 and value.ndim:
-        shape[axis] = -1
+def dequantized(value: Array, scale: Array, zero: Array, axis: int, block: int = 0) -> Array:
+    """(value - zero) * scale, per tensor or along ``axis``, or per ``block`` of it; in the type of ``scale``.
+
+    Raises ValueError or IndexError where the shapes don't fit.
+    """
+    if block:
+        scale, zero = _unblocked(scale, value.shape, axis, block), _unblocked(zero, value.shape, axis, block)
+        shape = list(value.shape)
     else:
-        shape = [1] * min(scale.ndim, value.ndim)
+        shape = [1] * value.ndim
+        if scale.size > 1 and value.ndim:
+            shape[axis] = -1
+        else:
+            shape = [1] * min(scale.ndim, value.ndim)
     zero = zero.astype(np.float32).reshape(shape)
     return np.asarray(((value.astype(np.float32) - zero) * scale.reshape(shape)).astype(scale.dtype))
+
+
+def _unblocked(value: Array, shape: Sequence[int], axis: int, block: int) -> Array:
+    """Scales or zero points of blocks along ``axis``, one for each element of ``shape``; the last block may be shorter."""
+    if block < 1 or not -len(shape) <= axis < len(shape):
+        raise ValueError("no such blocks")
+    axis %= len(shape)
+    if value.shape != tuple(-(-size // block) if at == axis else size for at, size in enumerate(shape)):
+        raise ValueError("scales of another shape")
+    return np.repeat(value, block, axis=axis).take(range(shape[axis]), axis=axis)
 
 
 def _conv(q: _Rewriter) -> None:
@@ -99,14 +124,16 @@ def _gemm(q: _Rewriter) -> None:
     axis = 0 if q.attribute("transB", 0) else 1
     inputs = [q.float(0), q.float(3, axis=axis)]
     if q.input(6):
-        scale = q.parameter(1) * q.parameter(4)
+        # The kernel adds the bias to the integer product, and multiplies the sum: alpha scales the bias too.
+        alpha = next((np.float32(a.f) for a in q.node.attribute if a.name == "alpha"), np.float32(1))
+        scale = q.parameter(1) * q.parameter(4) * alpha
         inputs.append(q.constant("bias", dequantized(_known(q, 6), scale, np.zeros_like(scale), -1)))
     q.quantized("Gemm", inputs, 7)
 
 
 def _known(q: _Rewriter, index: int) -> Array:
     if q.input(index) not in q.known:
-        raise UnsupportedOperator(f"{q.where} computes its bias at run time")
+        raise q.refusal("computes its bias at run time", "export it with a constant bias")
     return q.known[q.input(index)]
 
 
@@ -115,12 +142,22 @@ def _binary(op: str) -> Callable[[_Rewriter], None]:
 
 
 def _unary(op: str) -> Callable[[_Rewriter], None]:
-    def rewrite(q: _Rewriter) -> None:
-        if q.attribute("channels_last", 0):
-            raise UnsupportedOperator(f"{q.where} keeps channels last; export again without graph optimisation")
-        q.quantized(op, [q.float(0)], 3)
+    return lambda q: q.quantized(op, [q.float(0)], 3)
 
-    return rewrite
+
+def _softmax(q: _Rewriter) -> None:
+    """It says of which opset it is: from 13 on along one axis, before over all axes from that one on."""
+    axis, flattens = q.attribute("axis", -1), q.attribute("opset", 13) < 13
+    if axis != -1 and flattens != (q.opset < 13):
+        raise q.refusal(
+            f"of opset {q.attribute('opset', 13)} along axis {axis} means another thing in this file of opset {q.opset}",
+            "quantise again in the file's own opset",
+        )
+    q.quantized("Softmax", [q.float(0)], 3, axis=axis)
+
+
+def _where(q: _Rewriter) -> None:
+    q.quantized("Where", [q.input(0), q.float(1), q.float(4)], 7)
 
 
 def _concat(q: _Rewriter) -> None:
@@ -128,12 +165,14 @@ def _concat(q: _Rewriter) -> None:
 
 
 def _integer(op: str) -> Callable[[_Rewriter], None]:
-    """ConvInteger and MatMulInteger behind a DynamicQuantizeLinear, which hands on float data with a scale of 1."""
+    """ConvInteger and MatMulInteger, mostly behind a DynamicQuantizeLinear, which hands on float data with a scale of 1."""
 
     def rewrite(q: _Rewriter) -> None:
         weight = q.input(1)
         if weight not in q.known:
-            raise UnsupportedOperator(f"{q.where} has weights that are computed at run time")
+            raise q.refusal("has weights that are computed at run time", "export it with constant weights")
+        if q.input(2) and q.parameter(2).any():
+            raise q.refusal("subtracts a zero point from its data", "use QLinearConv or QLinearMatMul, or Q/DQ nodes")
         zero = q.parameter(3) if q.input(3) else np.zeros(1, np.uint8)
         axis = 0 if op == "Conv" else -1
         weight = q.constant("weight", dequantized(q.known[weight], np.ones(zero.shape or (1,), np.float32), zero, axis))
@@ -165,7 +204,8 @@ _REWRITES: Mapping[tuple[str, str], Callable[[_Rewriter], None]] = {
     ("com.microsoft", "QLinearGlobalAveragePool"): _unary("GlobalAveragePool"),
     ("com.microsoft", "QLinearLeakyRelu"): _unary("LeakyRelu"),
     ("com.microsoft", "QLinearSigmoid"): _unary("Sigmoid"),
-    ("com.microsoft", "QLinearSoftmax"): _unary("Softmax"),
+    ("com.microsoft", "QLinearSoftmax"): _softmax,
+    ("com.microsoft", "QLinearWhere"): _where,
     ("com.microsoft", "QLinearConcat"): _concat,
 }
 
@@ -178,25 +218,28 @@ def is_known(domain: str, op: str) -> bool:
     return (domain, op) in _REWRITES or (domain == "com.microsoft" and op in _SAME)
 
 
-def floated(nodes: Sequence[NodeProto], constants: Mapping[str, Array], path: str) -> tuple[list[NodeProto], dict[str, Array]]:
+def floated(
+    nodes: Sequence[NodeProto], constants: Mapping[str, Array], opset: int, path: str
+) -> tuple[list[NodeProto], dict[str, Array]]:
     """The nodes with every integer operator written as a float one, and the constants that this adds.
 
-    constants: all that is known before folding. Raises UnsupportedOperator where a scale isn't constant.
+    constants: all that is known before folding. opset: the file's. Raises UnsupportedOperator where a scale isn't constant.
     """
     found: list[NodeProto] = []
     added: dict[str, Array] = {}
+    known = ChainMap(added, {**constants})
     for index, node in enumerate(nodes):
         domain = "" if node.domain == "ai.onnx" else node.domain
         rewrite = _REWRITES.get((domain, node.op_type))
         if rewrite is not None:
             where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}': {node.op_type}"
-            rewriter = _Rewriter(node, constants, where)
+            rewriter = _Rewriter(node, known, where, opset)
             try:
                 rewrite(rewriter)
             except (ValueError, IndexError) as error:  # scales or weights whose shapes don't fit each other
-                raise UnsupportedOperator(f"{where} is malformed ({error})") from None
+                raise rewriter.refusal(f"is malformed ({error})", "quantise again") from None
             found += rewriter.nodes
-            added |= rewriter.constants
+            added.update(rewriter.constants)
         elif domain == "com.microsoft" and node.op_type in _SAME:
             plain = NodeProto()
             plain.CopyFrom(node)

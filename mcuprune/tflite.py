@@ -346,6 +346,8 @@ def stored_constants(model: ModelProto) -> dict[str, Stored]:
         names = [name for name in node.input if name]
         if node.op_type != "DequantizeLinear" or any(name not in arrays for name in names):
             continue
+        if any(attribute.name == "block_size" and attribute.i for attribute in node.attribute):
+            continue  # no integer kernel has a scale for a part of a channel
         integers, scale, *zero = (numpy_helper.to_array(arrays[name]) for name in names)
         axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
         if integers.dtype in (np.int8, np.int32) and not any(part.any() for part in zero):
@@ -353,12 +355,12 @@ def stored_constants(model: ModelProto) -> dict[str, Stored]:
     return found
 
 
-def from_file(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = None) -> bytes:
+def from_file(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = None, outputs: Sequence[str] = ()) -> bytes:
     """An int8 ONNX file as a TensorFlow Lite file, with a plan of its memory where that beats the runtime's own.
 
     Raises what ``convert`` raises, and what ``network.load`` does.
     """
-    net = network.load(path, input_shapes=input_shapes, accept=ops.accept(str(path)))
+    net = network.load(path, input_shapes=input_shapes, outputs=outputs, accept=ops.accept(str(path)))
     return convert(net, stored_constants(onnx.load(str(path))), offline=True).content
 
 

@@ -238,7 +238,7 @@ def _trained(channels: Channels) -> Iterable[str]:
                 continue
             role = OPS[node.op].role(node, index)
             statistics = node.op == "BatchNormalization" and index in (3, 4)
-            learns = node.op in ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "PRelu")
+            learns = node.op.endswith("Normalization") or node.op == "PRelu"
             learns = learns or name in channels.slots_of or _adds_bias(node, net)
             if role != "data" or (learns and not statistics):
                 yield name
@@ -623,6 +623,11 @@ def _depth_to_space(node: Node, net: Network) -> Kernel:
     return run
 
 
+def _group_norm(node: Node, net: Network) -> Kernel:
+    groups, epsilon = int(node.attrs["num_groups"]), float(node.attrs.get("epsilon", 1e-5))
+    return lambda x, scale, shift: F.group_norm(x, groups, scale, shift, epsilon)
+
+
 def _fake_int8(node: Node, net: Network) -> Kernel:
     raise UnsupportedOperator(
         f"{net.path}: node '{node.name}' ({node.op}): a quantised network can't be trained; prune the float one"
@@ -638,6 +643,7 @@ _OWN: Mapping[str, Callable[[Node, Network], Kernel]] = {
     "Dropout": _identity,
     "Gelu": _gelu,
     "GlobalMaxPool": _global_max_pool,
+    "GroupNormalization": _group_norm,
     "GreaterOrEqual": lambda node, net: torch.ge,
     "Identity": _identity,
     "LessOrEqual": lambda node, net: torch.le,

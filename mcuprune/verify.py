@@ -33,7 +33,7 @@ import numpy as np
 import onnx
 
 from mcuprune import data as datasets
-from mcuprune import network, ops, runtimes, tflite
+from mcuprune import network, ops, runtimes, tails, tflite
 from mcuprune.errors import DataError, MissingExtra, ModelError
 from mcuprune.export import HIGH, LOW
 from mcuprune.network import Network, Shape
@@ -115,9 +115,11 @@ def verify(
     examples: int = 200,
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
+    outputs: Sequence[str] = (),
 ) -> Verification:
     """Run an int8 ONNX file in TensorFlow Lite Micro and compare it with onnxruntime.
 
+    outputs: as for ``network.load``: where the network ends.
     examples: how many random inputs, and how many test examples where the file's metadata names one of ``data.DATASETS``.
     Random inputs are drawn evenly from what the input's quantiser can store.
 
@@ -125,8 +127,10 @@ def verify(
     UnsupportedOperator for a node that has no int8 operator there.
     """
     _check_installed()
-    net = network.load(path, input_shapes=input_shapes, accept=ops.accept(str(path)))
+    net = network.load(path, input_shapes=input_shapes, outputs=outputs, accept=ops.accept(str(path)))
     proto = onnx.load(str(path))
+    if outputs:
+        proto = tails.cut(proto, outputs, str(path))
     converted = tflite.convert(net, tflite.stored_constants(proto))
     predicted = runtimes.arena_tflm(net)
 
@@ -144,14 +148,14 @@ def verify(
             notes.append(f"only random inputs: {error}")
 
     reference = _Reference(proto, str(path))
-    outputs, arena = _run(converted, inputs, str(path), limit=8 * predicted.total + 2**21)
+    made, arena = _run(converted, inputs, str(path), limit=8 * predicted.total + 2**21)
     tallies = [_Tally(port) for port in converted.outputs]
     for index, example in enumerate(inputs):
         expected, moved = reference(example), reference(_moved(converted, example, random))
         judged = index >= examples  # real ones come after the random ones
         for tally in tallies:
             key = tally.port.name
-            tally.add(outputs[key][index], expected[key], moved[key], judged=judged)
+            tally.add(made[key][index], expected[key], moved[key], judged=judged)
     differences = tuple(tally.difference() for tally in tallies)
     for found in differences:
         if found.moved > MAX_LSB:

@@ -53,18 +53,19 @@ class Concat(nn.Module):
 
 
 class Gate(nn.Module):
-    """Squeeze and excite, by 1 x 1 convolutions or by linear layers."""
+    """Squeeze and excite, by 1 x 1 convolutions or by linear layers; the gate may be spread over the data by ``expand_as``."""
 
-    def __init__(self, channels: int, squeezed: int, *, linear: bool = False) -> None:
+    def __init__(self, channels: int, squeezed: int, *, linear: bool = False, expanded: bool = False) -> None:
         super().__init__()
-        self.linear = linear
+        self.linear, self.expanded = linear, expanded
         self.down = nn.Linear(channels, squeezed) if linear else nn.Conv2d(channels, squeezed, 1)
         self.up = nn.Linear(squeezed, channels) if linear else nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         s = x.mean((2, 3), keepdim=not self.linear)
         s = torch.sigmoid(self.up(torch.relu(self.down(s))))
-        return x * (s[:, :, None, None] if self.linear else s)
+        s = s[:, :, None, None] if self.linear else s
+        return x * (s.expand_as(x) if self.expanded else s)
 
 
 class Lambda(nn.Module):
@@ -190,6 +191,12 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
         stem(8), nn.AvgPool2d(4), Lambda(lambda x: x.view(-1, 72)), nn.Linear(72, 20), nn.ReLU(), nn.Linear(20, 5)
     ),
     "squeeze-excite, linear": lambda: nn.Sequential(stem(12), Gate(12, 6, linear=True), conv(12, 8), head(8)),
+    "squeeze-excite, expanded": lambda: nn.Sequential(
+        stem(12), Gate(12, 6, expanded=True), conv(12, 8), nn.ReLU(), Gate(8, 4, linear=True, expanded=True), head(8)
+    ),
+    "group norm": lambda: nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(8, 16), nn.ReLU(), nn.Conv2d(16, 12, 3), nn.GroupNorm(4, 12), head(12)
+    ),
     "two heads": TwoHeads,
     "shufflenet v2 unit": _shuffle_v2,
     "shufflenet v1 unit": _shuffle_v1,
@@ -224,6 +231,9 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
                 (part.running_var, 0.3, 1.0),
             ):
                 tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+        elif isinstance(part, nn.GroupNorm):
+            for tensor in (part.weight, part.bias):
+                tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.2)
         elif isinstance(part, nn.PReLU):
             part.weight.data.copy_(torch.rand(part.weight.shape, generator=generator))
     return module.eval()

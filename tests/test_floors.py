@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 #: From the ground up. Modules of one floor don't import each other; a package is one module.
 FLOORS = (
     ("errors",),
-    ("units", "qlinear", "places", "external", "console", "greedy"),
+    ("units", "qlinear", "places", "external", "console", "greedy", "branches", "lowering"),
+    ("tails",),
     ("network", "memory"),
     ("canonical",),
     ("ops",),

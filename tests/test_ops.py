@@ -54,7 +54,11 @@ class Example:
         return self._proto(nodes, {**constants, "flat": ints(1, -1), "last": floats(size, 3)}, "y")
 
     def _shape(self, nodes: list, constants: dict) -> list[int]:
-        inferred = onnx.shape_inference.infer_shapes(self._proto(nodes, constants, "b"), data_prop=True, strict_mode=True)
+        model = self._proto(nodes, constants, "b")
+        for node in model.graph.node:
+            if node.op_type == "GroupNormalization":  # shape inference knows none, and it changes no shape
+                node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output))
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
         return [dim.dim_value for dim in inferred.graph.output[0].type.tensor_type.shape.dim]
 
     def _proto(self, nodes: list, constants: dict, output: str) -> onnx.ModelProto:
@@ -100,6 +104,20 @@ def reduced(op: str, *axes: int, keepdims: int = 1, removable: bool = True) -> E
 def layer(op: str, inputs: str, constants: dict, **attrs: object) -> Example:
     """Something with weights that reads the convolution."""
     return Example([(op, inputs, "b", attrs)], constants)
+
+
+def grouped(groups: int, *, removable: bool = True, to: tuple[int, ...] = (), axes: tuple[int, ...] = ()) -> Example:
+    """GroupNorm in smaller operators: by InstanceNormalization as PyTorch exports it, or by means over ``axes`` of ``to``."""
+    constants = {"d": ints(*(to or (1, groups, -1))), "e": ints(1, 8, 6, 6), "k": floats(8, 1, 1), "h": floats(8, 1, 1)}
+    constants |= {"one": floats(groups), "zero": floats(groups), "axes": ints(*axes)}
+    nodes: list[tuple[str, str, str, dict]] = [("Reshape", "a,d", "t", {})]
+    if axes:
+        nodes += [("ReduceMean", "t", "m", {"axes": list(axes)}), ("Sub", "t,m", "u", {})]
+    else:
+        nodes += [("InstanceNormalization", "t,one,zero", "u", {})]
+    nodes += [("Reshape", "u,e", "v", {}), ("Mul", "v,k", "w", {}), ("Add", "w,h", "b", {})]
+    used = {name for _, inputs, _, _ in nodes for name in inputs.split(",")}
+    return Example(nodes, {name: value for name, value in constants.items() if name in used}, removable)
 
 
 QUANTIZED = {"s": np.float32(0.02), "z": np.int8(0)}
@@ -186,6 +204,11 @@ EXAMPLES: dict[str, list[Example]] = {
         Example([("Flatten", "a", "t", {}), ("Gemm", "t,w,k", "b", {"transB": 1})], {"w": floats(5, 288), "k": floats(5)}),
         Example([("Flatten", "a", "t", {}), ("Gemm", "t,w,k", "b", {"alpha": 0.5})], {"w": floats(288, 5), "k": floats(1)}),
     ],
+    "GroupNormalization": [
+        one("GroupNormalization", "a,s,h", constants=NORMAL, opset=21, num_groups=4, epsilon=0.1),
+        one("GroupNormalization", "a,s,h", constants=NORMAL, opset=22, num_groups=8),
+        one("GroupNormalization", "a,s,h", constants=NORMAL, opset=21, num_groups=1, removable=False),
+    ],
     "Hardmax": [one("Hardmax", axis=3), one("Hardmax", axis=1, removable=False)],
     "LpPool": [one("LpPool", kernel_shape=[2, 2])],
     "GlobalLpPool": [one("GlobalLpPool")],
@@ -194,7 +217,14 @@ EXAMPLES: dict[str, list[Example]] = {
     "Shrink": [one("Shrink", lambd=0.2)],
     "GlobalAveragePool": [one("GlobalAveragePool")],
     "GlobalMaxPool": [one("GlobalMaxPool")],
-    "InstanceNormalization": [one("InstanceNormalization", "a,s,h", constants=NORMAL)],
+    "InstanceNormalization": [
+        one("InstanceNormalization", "a,s,h", constants=NORMAL),
+        grouped(4),
+        grouped(2),
+        grouped(8),
+        grouped(1, removable=False),
+        grouped(2, to=(1, 2, 4, 6, 6), axes=(2, 3, 4)),
+    ],
     "LRN": [one("LRN", size=3, removable=False)],
     "LayerNormalization": [
         one("LayerNormalization", "a,k", constants={"k": floats(6)}, axis=-1),

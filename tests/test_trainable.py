@@ -117,7 +117,35 @@ def resize(
 
 _T = {"Add": (4, 1, 1), "Mul": (1, 4, 1, 1), "Sub": (4, 9, 11), "Div": (11,), "PRelu": (4, 1, 1), "Max": (1,), "Min": (4, 1, 1)}
 
+_EINSUMS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "bchw,dc->bdhw": ((6, 4),),
+    "kc,bchw->bkhw": (),
+    "bchw,chwd->bd": ((4, 9, 11, 5),),
+    "bchw,c->bhw": ((4,),),
+    "bchw,hd,we->bcde": ((9, 3), (11, 2)),
+    "bchw->bwc": (),
+    "bchw,bchw->bh": (),
+    "bchw,bdhw->bcd": (),
+}
+
+
+def _einsum(equation: str) -> Any:
+    """Operands that ``_EINSUMS`` has no shape for are the data; a leading ``kc`` is a constant."""
+    shapes = _EINSUMS[equation]
+    names = equation.split("->")[0].split(",")
+    constants = {f"c{i}": drawn(*shape) for i, shape in enumerate(shapes)} | {"k": drawn(3, 4)}
+    rest = iter(constants)
+    inputs = ["k" if term == "kc" else "x" if term[0] == "b" else next(rest) for term in names]
+    used = {name: value for name, value in constants.items() if name in inputs}
+    return graph([helper.make_node("Einsum", inputs, ["y"], name="node", equation=equation)], used, IMAGE)
+
+
 CASES: dict[str, Any] = {
+    **{f"Einsum {equation}": functools.partial(_einsum, equation) for equation in _EINSUMS},
+    "GroupNormalization": lambda: one(
+        "GroupNormalization", {"num_groups": 2, "epsilon": 0.1}, IMAGE, [drawn(4), drawn(4)], opset=21
+    ),
+    "GroupNormalization by group": lambda: one("GroupNormalization", {"num_groups": 2}, IMAGE, [drawn(2), drawn(2)], opset=18),
     "Conv": lambda: one("Conv", {"pads": [1, 2, 1, 2], "strides": [2, 1]}, IMAGE, [KERNEL, drawn(6)]),
     "Conv uneven pads": lambda: one("Conv", {"pads": [1, 0, 2, 3]}, IMAGE, [KERNEL]),
     "Conv dilated": lambda: one("Conv", {"dilations": [2, 3], "pads": [2, 3, 2, 3]}, IMAGE, [KERNEL]),
