@@ -53,16 +53,17 @@ def single_precision(net: Network) -> Network | None:
     if not others:
         return None
     constants = {name: value.astype(np.float32) if name in others else value for name, value in net.constants.items()}
-    inputs = {name: f"{name}/float32" for name in net.inputs if name in others}
-    outputs = {name: f"{name}/float32" for name in net.outputs if name in others}
+    names = net.names()
+    inputs = {name: names.free(f"{name}/float32") for name in net.inputs if name in others}
+    outputs = {name: names.free(f"{name}/float32") for name in net.outputs if name in others}
     renamed = {**inputs, **outputs}
-    nodes = [Node(f"{new}/Cast", "Cast", (old,), (new,), {"to": _FLOAT}) for old, new in inputs.items()]
+    nodes = [Node(names.free(f"{new}/Cast"), "Cast", (old,), (new,), {"to": _FLOAT}) for old, new in inputs.items()]
     for node in net.nodes:
         attrs = dict(node.attrs)
         if node.op == "Cast" and is_float(attrs["to"]):
             attrs["to"] = _FLOAT
         nodes.append(replace(_renamed(node, renamed), attrs=attrs))
-    nodes += [Node(f"{new}/Cast", "Cast", (new,), (old,), {"to": net.dtypes[old]}) for old, new in outputs.items()]
+    nodes += [Node(names.free(f"{new}/Cast"), "Cast", (new,), (old,), {"to": net.dtypes[old]}) for old, new in outputs.items()]
     return _rebuilt(net, nodes, constants)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from mcuprune.errors import UnsupportedOperator
+from mcuprune.names import Names
 
 Array = np.ndarray
 
@@ -21,8 +22,8 @@ Array = np.ndarray
 class _Rewriter:
     """Collects the nodes and constants that take one integer node's place."""
 
-    def __init__(self, node: NodeProto, constants: Mapping[str, Array], where: str) -> None:
-        self.node, self.where = node, where
+    def __init__(self, node: NodeProto, constants: Mapping[str, Array], names: Names, where: str) -> None:
+        self.node, self.names, self.where = node, names, where
         self.known = constants
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Array] = {}
@@ -39,7 +40,7 @@ class _Rewriter:
         return self.known[name]
 
     def constant(self, suffix: str, value: Array) -> str:
-        name = f"{self.node.output[0]}/{suffix}"
+        name = self.names.free(f"{self.node.output[0]}/{suffix}")
         self.constants[name] = value
         return name
 
@@ -50,7 +51,7 @@ class _Rewriter:
         zero = self.parameter(index + 2) if self.input(index + 2) else np.zeros_like(scale)
         if name in self.known:
             return self.constant(f"float_{index}", dequantized(self.known[name], scale, zero, axis))
-        made = f"{self.node.output[0]}/float_{index}"
+        made = self.names.free(f"{self.node.output[0]}/float_{index}")
         self.nodes.append(
             helper.make_node(
                 "DequantizeLinear", [name, self.input(index + 1), self.input(index + 2)], [made], name=f"{self.name}/in_{index}"
@@ -60,9 +61,7 @@ class _Rewriter:
 
     def quantized(self, op: str, inputs: Sequence[str], scale: int, **attrs: object) -> None:
         """The float operator, and a quantiser with the scale and zero point at inputs ``scale`` and ``scale + 1``."""
-        inner = f"{self.node.output[0]}/float"
-        if not self.input(scale):
-            inner = self.node.output[0]
+        inner = self.names.free(f"{self.node.output[0]}/float") if self.input(scale) else self.node.output[0]
         kept = [a for a in self.node.attribute if a.name not in ("channels_last", "opset", *attrs)]
         made = helper.make_node(op, inputs, [inner], name=self.node.name, **attrs)
         made.attribute.extend(kept)
@@ -178,10 +177,12 @@ def is_known(domain: str, op: str) -> bool:
     return (domain, op) in _REWRITES or (domain == "com.microsoft" and op in _SAME)
 
 
-def floated(nodes: Sequence[NodeProto], constants: Mapping[str, Array], path: str) -> tuple[list[NodeProto], dict[str, Array]]:
+def floated(
+    nodes: Sequence[NodeProto], constants: Mapping[str, Array], names: Names, path: str
+) -> tuple[list[NodeProto], dict[str, Array]]:
     """The nodes with every integer operator written as a float one, and the constants that this adds.
 
-    constants: all that is known before folding. Raises UnsupportedOperator where a scale isn't constant.
+    constants: all that is known before folding. names: all of the graph. Raises UnsupportedOperator where a scale isn't constant.
     """
     found: list[NodeProto] = []
     added: dict[str, Array] = {}
@@ -190,7 +191,7 @@ def floated(nodes: Sequence[NodeProto], constants: Mapping[str, Array], path: st
         rewrite = _REWRITES.get((domain, node.op_type))
         if rewrite is not None:
             where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}': {node.op_type}"
-            rewriter = _Rewriter(node, constants, where)
+            rewriter = _Rewriter(node, constants, names, where)
             try:
                 rewrite(rewriter)
             except (ValueError, IndexError) as error:  # scales or weights whose shapes don't fit each other

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 
 #: From the ground up. Modules of one floor don't import each other; a package is one module.
 FLOORS = (
-    ("errors",),
-    ("units", "qlinear"),
+    ("errors", "names", "escape"),
+    ("units", "qlinear", "intake"),
     ("network", "memory"),
     ("canonical",),
     ("ops",),
