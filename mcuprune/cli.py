@@ -22,7 +22,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
-from mcuprune import __version__, config, network, report, resources, runtimes, units
+from mcuprune import __version__, config, escape, network, report, resources, runtimes, units
 from mcuprune.config import Wanted
 from mcuprune.errors import McupruneError, MissingExtra, OutputError, UsageError
 from mcuprune.network import Shape
@@ -379,9 +379,8 @@ def _print_colored(written: str) -> None:
 
 def _say(message: str) -> None:
     """One message for the person, on stderr."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
     try:
-        sys.stderr.write(_encodable(f"mcuprune: {shown}\n", sys.stderr))
+        sys.stderr.write(_encodable(f"mcuprune: {escape.plain(message)}\n", sys.stderr))
         sys.stderr.flush()
     except BrokenPipeError:
         _to_nowhere(sys.stderr)

@@ -24,7 +24,7 @@ FLOORS = (
     ("evaluate", "task", "tflite", "optimizer"),
     ("trainable",),
     ("quantize",),
-    ("training",),
+    ("training", "rehearsal"),
     ("methods",),
     ("pruning", "verify"),
     ("report", "config"),
