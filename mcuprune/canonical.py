@@ -22,11 +22,23 @@ from mcuprune.network import Network, Node, is_float, shapes_at_batch
 
 #: The batch at which a network must still give what single examples give.
 _BATCH = 3
+#: A tensor of more elements than this, 16 MB as int8, is far beyond any microcontroller, and too much to try passes on.
+MAX_ELEMENTS = 2**24
 _FLOAT = int(TensorProto.FLOAT)
 
 
 def canonical(net: Network) -> tuple[Network, tuple[str, ...]]:
-    """The network ready to be labelled, trained and cut, and notes for the user on what was left as it is."""
+    """The network ready to be labelled, trained and cut, and notes for the user on what was left as it is.
+
+    Raises ModelError for a network whose tensors are too large to be run here again and again.
+    """
+    for node in net.nodes:
+        for name in node.outputs:
+            if prod(net.shapes.get(name, ())) > MAX_ELEMENTS:
+                raise ModelError(
+                    f"{net.path}: node '{node.name}' ({node.op}) makes a tensor of {prod(net.shapes[name])} elements; "
+                    f"prune takes up to {MAX_ELEMENTS}: export with a smaller input, or fix free sizes with --input-shape"
+                )
     notes: list[str] = []
     examples = _examples(net)
     for step in _PASSES:
@@ -168,7 +180,7 @@ def _parameters(net: Network, node: Node) -> tuple[float, float] | None:
 
 def _range(net: Network, node: Node, scale: float, zero: float) -> tuple[float, float]:
     """The least and the largest number that a QuantizeLinear can store."""
-    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(net.dtypes[node.outputs[0]]))
+    limits = _stored_type(net, node)
     return (int(limits.min) - zero) * scale, (int(limits.max) - zero) * scale
 
 
@@ -177,7 +189,7 @@ def stored_ranges(net: Network) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {}
     for node in net.nodes:
         parameters = _parameters(net, node)
-        if node.op == "QuantizeLinear" and parameters and np.iinfo(_stored_type(net, node)).bits <= 8:
+        if node.op == "QuantizeLinear" and parameters and _stored_type(net, node).bits <= 8:
             readers = [
                 reader.outputs[0] for reader in net.consumers.get(node.outputs[0], ()) if reader.op == "DequantizeLinear"
             ]
@@ -186,8 +198,9 @@ def stored_ranges(net: Network) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _stored_type(net: Network, node: Node) -> np.dtype[np.generic]:
-    return helper.tensor_dtype_to_np_dtype(net.dtypes[node.outputs[0]])
+def _stored_type(net: Network, node: Node) -> Any:
+    """numpy's account of the integers that a QuantizeLinear makes."""
+    return np.iinfo(helper.tensor_dtype_to_np_dtype(net.dtypes[node.outputs[0]]))
 
 
 #: What keeps its values within bounds of its own, and what passes on the bounds of what it reads.

@@ -1,7 +1,7 @@
-"""Names and messages as each kind of output may show them. They come from strangers' files and hold anything.
+"""Names and messages as each kind of output may show them: they come from strangers' files and hold anything.
 
-One function for each kind: ``plain`` for terminals and pipes, ``code`` and ``inline`` for markdown, ``markup`` for XML and HTML,
-``command`` for the workflow commands of GitHub. JSON needs none: it keeps names as they are.
+One function for each kind: ``plain`` for terminals and pipes, ``code`` and ``inline`` for markdown, ``markup`` for XML and
+HTML, ``command`` for the workflow commands of GitHub. JSON needs none: it keeps names as they are.
 """
 
 from __future__ import annotations

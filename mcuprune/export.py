@@ -163,8 +163,8 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
         parameters = (names.free(f"{tensor}/scale"), names.free(f"{tensor}/zero_point"))
         constants[parameters[0]] = np.array(found.scale, np.float32)
         constants[parameters[1]] = np.array(found.zero_point, np.int8)
-        stored = names.free(f"{tensor}/int8")
-        for op, read, made in (("QuantizeLinear", source, stored), ("DequantizeLinear", stored, target)):
+        integers = names.free(f"{tensor}/int8")
+        for op, read, made in (("QuantizeLinear", source, integers), ("DequantizeLinear", integers, target)):
             nodes.append(Node(names.free(f"{tensor}/{op}"), op, (read, *parameters), (made,)))
 
     for name in net.inputs:
@@ -194,8 +194,8 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
         floats = {name: names.free(f"{name}/float") for name in node.outputs if name in plan.quantizer}
         outputs = tuple(floats.get(name, name) for name in node.outputs)
         nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
-        for name, source in floats.items():
-            write(name, source, name)
+        for name, made in floats.items():
+            write(name, made, name)
     return net.rebuilt(nodes, constants)
 
 

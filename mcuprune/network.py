@@ -435,6 +435,10 @@ def _refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
     counts = [prod(shapes[name]) for name in (*node.inputs, *node.outputs) if name in shapes]
     if any(count > MAX_ACTIVATIONS for count in counts):
         raise ModelError(f"{path}: node '{node.name}' ({node.op}) handles a tensor of {max(counts)} elements")
+    perm = node.attrs.get("perm") if node.op == "Transpose" else None
+    if perm and sorted(perm) != list(range(len(shapes[node.inputs[0]]))):
+        shape = list(shapes[node.inputs[0]])
+        raise ModelError(f"{path}: node '{node.name}' (Transpose) has perm {list(perm)} for shape {shape}")
     if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"):
         before, after = shapes[node.inputs[0]], shapes[node.outputs[0]]
         if prod(before) != prod(after):

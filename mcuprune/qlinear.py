@@ -182,7 +182,8 @@ def floated(
 ) -> tuple[list[NodeProto], dict[str, Array]]:
     """The nodes with every integer operator written as a float one, and the constants that this adds.
 
-    constants: all that is known before folding. names: all of the graph. Raises UnsupportedOperator where a scale isn't constant.
+    constants: all that is known before folding. names: all of the graph.
+    Raises UnsupportedOperator where a scale isn't constant.
     """
     found: list[NodeProto] = []
     added: dict[str, Array] = {}

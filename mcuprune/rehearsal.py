@@ -129,7 +129,7 @@ def _refuse_unknown_to_torch(net: Network) -> None:
     if endless:
         maker = net.producer[endless[0]]
         raise ModelError(
-            f"{net.path}: node '{maker.name}' ({maker.op}): '{endless[0]}' is no finite number on ordinary inputs, so it has no "
+            f"{net.path}: node '{maker.name}' ({maker.op}): '{endless[0]}' is no finite number on ordinary inputs: it has no "
             "range to quantise or train in; mend its weights, or cut it as it is: --no-train --float"
         )
 

@@ -3,9 +3,9 @@
 ``python tests/mutations.py COMMAND SEED COUNT FILE...`` prints what went wrong, if anything, and a line of counts. COMMAND is
 profile, float, int8 (``prune --no-train`` with and without ``--float``) or verify.
 
-Cases run in a worker process, which is forked anew after a crash: what damage does to C++ code ends that case alone. A case is a
-fault if it raises, exits with another code than 0, 1 or 2, has no single message where it exits with 2, lets a character of a
-name reach a terminal that is not printable, refuses after the work has begun, or takes more than 10 CPU seconds or 1 GB.
+Cases run in a worker process, which is forked anew after a crash: what damage does to C++ code ends that case alone. A case
+is a fault if it raises, exits with another code than 0, 1 or 2, has no single message where it exits with 2, lets a character
+of a name reach a terminal that is not printable, refuses after the work has begun, or takes more than 10 CPU seconds or 1 GB.
 """
 
 from __future__ import annotations
