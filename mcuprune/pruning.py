@@ -26,7 +26,7 @@ from mcuprune.checkpoint import Checkpoint, Saved
 from mcuprune.data import Data
 from mcuprune.errors import BudgetError, DataError, MissingExtra, OutputError, UsageError
 from mcuprune.network import Network, Shape
-from mcuprune.rehearsal import rehearse
+from mcuprune.rehearsal import drawn, rehearse
 from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
 from mcuprune.salience import salience
 from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task
@@ -662,7 +662,7 @@ def _quantize(
     random = np.random.default_rng(request.seed)
     if data is None:
         module = QuantTrainable(channels)
-        calibrate(module, [tuple(random.standard_normal((1, *net.shapes[name][1:]), np.float32) for name in net.inputs)] * 8)
+        calibrate(module, [tuple(drawn(net, name, random) for name in net.inputs)] * 8)
         note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
         if stored := _stored(module.scheme, stored_ranges(original)):
             module.load_extra_state_arrays(stored)

@@ -48,7 +48,7 @@ def _refuse_unquantizable(net: Network) -> None:
                 f"{net.path}: node '{node.name}' ({node.op}): this quantiser can't be taken out, and a quantised network can't "
                 "be trained or quantised again; prune the float model that the file was made from"
             )
-        for name in (*node.inputs, *node.outputs):
+        for name in (*node.inputs, *node.outputs) if node.op != "Cast" else ():
             dtype = net.dtypes.get(name, TensorProto.FLOAT)
             if name and is_float(dtype) and dtype != TensorProto.FLOAT:
                 raise ModelError(
@@ -117,7 +117,7 @@ def _refuse_unknown_to_torch(net: Network) -> None:
         return value
 
     module.made = made  # type: ignore[method-assign]
-    examples = [torch.from_numpy(_drawn(net, name, draw)) for name in net.inputs]
+    examples = [torch.from_numpy(drawn(net, name, draw)) for name in net.inputs]
     try:
         with torch.no_grad():
             module.eval()(*examples)
@@ -134,7 +134,8 @@ def _refuse_unknown_to_torch(net: Network) -> None:
         )
 
 
-def _drawn(net: Network, name: str, draw: np.random.Generator) -> np.ndarray:
+def drawn(net: Network, name: str, draw: np.random.Generator) -> np.ndarray:
+    """A random example for an input, in its shape and type; of integers, ones."""
     dtype = helper.tensor_dtype_to_np_dtype(net.dtypes[name])
     return np.asarray(
         draw.standard_normal(net.shapes[name]) if np.dtype(dtype).kind == "f" else np.ones(net.shapes[name]), dtype
