@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 
 from mcuprune import data, evaluate, network, ops, outcome, pruning, resources, units, widths
 from mcuprune.cli import main
-from mcuprune.errors import BudgetError, DataError, ModelError, OutputError, UnsupportedOperator, UsageError
+from mcuprune.errors import BudgetError, DataError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.pruning import Request, Result
 from mcuprune.resources import SramModel
 from mcuprune.task import Step
