@@ -8,7 +8,7 @@ DATA ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-budgets bench-studies bench-gpu clean
+.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-budgets bench-mutations bench-studies bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes 
 
 bench-budgets: $(BIN)/.dev ## random budgets: held, used up, or refused (minutes; goes on where it stopped)
 	$(BIN)/python tests/benchmarks/bench_budgets.py
+
+bench-mutations: $(BIN)/.dev ## 25,000 damaged files through the commands (goes on where it stopped); writes tests/benchmarks/mutations.*
+	$(BIN)/python tests/benchmarks/bench_mutations.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

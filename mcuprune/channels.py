@@ -260,12 +260,13 @@ def _unshared(network: Network) -> Network:
                 uses.setdefault(name, []).append((position, index))
     nodes = list(network.nodes)
     constants, shapes, dtypes = dict(network.constants), dict(network.shapes), dict(network.dtypes)
+    names = network.names()
     for name, places in uses.items():
         for position, index in places[1:]:
             node = nodes[position]
             if OPS[node.op].role(node, index) == "weight":
                 continue
-            apart = f"{name}/{node.name}/{index}"
+            apart = names.free(f"{name}/{node.name}/{index}")
             constants[apart], shapes[apart], dtypes[apart] = constants[name], shapes[name], dtypes[name]
             nodes[position] = replace(node, inputs=(*node.inputs[:index], apart, *node.inputs[index + 1 :]))
     return replace(network, nodes=tuple(nodes), constants=constants, shapes=shapes, dtypes=dtypes)

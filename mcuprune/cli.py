@@ -711,7 +711,13 @@ def prune(
         bool, typer.Option("--resume", help="Go on where an interrupted run of the same command stopped.")
     ] = False,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="N", min=1, help="Passes over the data; by default some 700 steps.")
+        int | None,
+        typer.Option(
+            "--epochs",
+            metavar="N",
+            min=1,
+            help="Passes over the data; by default some 700 steps, or none if a trained model fits.",
+        ),
     ] = None,
     batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1, help="Examples of a training step.")] = None,
     augment: Annotated[

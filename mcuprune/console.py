@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from mcuprune.errors import OutputError
+from mcuprune.escape import plain
 
 YES, NO, NO_ANSWER, INTERRUPTED = 0, 1, 2, 130
 
@@ -78,7 +79,7 @@ def remark(line: str) -> None:
 
 def say(message: str) -> None:
     """One message for the person, on one line of stderr."""
-    remark(f"mcuprune: {printable(message)}\n")
+    remark(f"mcuprune: {plain(message)}\n")
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -16,12 +16,13 @@ _BATCH = 256
 class Model:
     """An ONNX model in onnxruntime: float32 (batch, ...) -> its first output, (batch, classes).
 
+    name: what messages call it, where ``source`` is no path.
     Files whose batch is fixed are run at that batch, the last one filled up with zeros; those whose batch is free in name
-    only are run one example at a time. Raises
-    ModelError if onnxruntime refuses the file.
+    only are run one example at a time. Raises ModelError if onnxruntime refuses the file, or stops in the middle of it.
     """
 
-    def __init__(self, source: str | Path | bytes) -> None:
+    def __init__(self, source: str | Path | bytes, name: str | None = None) -> None:
+        self._called = name or ("the model" if isinstance(source, bytes) else str(source))
         try:
             import onnxruntime
         except ImportError:
@@ -29,15 +30,14 @@ class Model:
         options = onnxruntime.SessionOptions()
         # int8 activations stay int8: without it the default session keeps tensors of several readers in float
         options.add_session_config_entry("session.qdqisint8allowed", "1")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it has to say comes with its exception
         options.intra_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(
                 source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime raises its own kinds, none of them public
-            name = "the model" if isinstance(source, bytes) else source
-            raise ModelError(f"{name}: onnxruntime can't load it ({str(error).splitlines()[0]})") from None
+            raise ModelError(f"{self._called}: onnxruntime can't load it ({str(error).splitlines()[0]})") from None
         first = self._session.get_inputs()[0]
         self._name: str = first.name
         self._fixed = isinstance(first.shape[0], int)
@@ -70,7 +70,13 @@ class Model:
             part = x[start : start + self._batch]
             if self._fixed and len(part) < self._batch:
                 part = np.concatenate([part, np.zeros((self._batch - len(part), *x.shape[1:]), x.dtype)])
-            outputs.append(self._session.run(None, {self._name: part})[0])
+            try:
+                outputs.append(self._session.run(None, {self._name: part})[0])
+            except Exception as error:
+                raise ModelError(
+                    f"{self._called}: onnxruntime can't run it on examples of shape {list(part.shape)} "
+                    f"({str(error).splitlines()[0]}); export the model again, with a free batch or another opset"
+                ) from None
         return np.concatenate(outputs)[: len(x)]
 
 
@@ -79,6 +85,6 @@ def accuracy(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> floa
     return float((logits.reshape(len(logits), -1).argmax(1) == labels).mean())
 
 
-def accuracy_of(source: str | Path | bytes, split: Split) -> float:
-    """Accuracy of an ONNX model on a split, in onnxruntime."""
-    return accuracy(Model(source)(split.x), split.y)
+def accuracy_of(source: str | Path | bytes, split: Split, name: str | None = None) -> float:
+    """Accuracy of an ONNX model on a split, in onnxruntime; ``name`` is what messages call it."""
+    return accuracy(Model(source, name)(split.x), split.y)

@@ -153,22 +153,23 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
     Raises UnsupportedOperator for a mixer whose input has no quantiser.
     """
     net = raised(net, _QDQ_OPSET)
-    constants = dict(net.constants)
+    constants, names = dict(net.constants), net.names()
     nodes: list[Node] = []
     current = {name: name for name in net.inputs}
     written: dict[str, dict[tuple[bytes, bytes], str]] = {}
 
     def write(tensor: str, source: str, target: str) -> None:
         found = quantizers[plan.quantizer[tensor]]
-        constants[f"{tensor}/scale"] = np.array(found.scale, np.float32)
-        constants[f"{tensor}/zero_point"] = np.array(found.zero_point, np.int8)
-        parameters = (f"{tensor}/scale", f"{tensor}/zero_point")
-        nodes.append(Node(f"{tensor}/QuantizeLinear", "QuantizeLinear", (source, *parameters), (f"{tensor}/int8",)))
-        nodes.append(Node(f"{tensor}/DequantizeLinear", "DequantizeLinear", (f"{tensor}/int8", *parameters), (target,)))
+        parameters = (names.free(f"{tensor}/scale"), names.free(f"{tensor}/zero_point"))
+        constants[parameters[0]] = np.array(found.scale, np.float32)
+        constants[parameters[1]] = np.array(found.zero_point, np.int8)
+        integers = names.free(f"{tensor}/int8")
+        for op, read, made in (("QuantizeLinear", source, integers), ("DequantizeLinear", integers, target)):
+            nodes.append(Node(names.free(f"{tensor}/{op}"), op, (read, *parameters), (made,)))
 
     for name in net.inputs:
         if name in plan.quantizer:
-            current[name] = f"{name}/dequantized"
+            current[name] = names.free(f"{name}/dequantized")
             write(name, name, current[name])
     for node in net.nodes:
         inputs = [current.get(name, name) for name in node.inputs]
@@ -181,20 +182,20 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
             known = written.setdefault(name, {})
             content = (values.tobytes(), scale.tobytes())
             if content not in known:  # one stored constant serves all users that store it alike
-                known[content] = name if not known else f"{name}/{node.name}"
+                known[content] = name if not known else names.free(f"{name}/{node.name}")
                 constants.pop(known[content], None)
                 # onnxruntime makes a QGemm of a Gemm only where zero points are written out
-                source = tuple(f"{known[content]}/{part}" for part in (values.dtype, "scale", "zero_point"))
+                source = tuple(names.free(f"{known[content]}/{part}") for part in (values.dtype, "scale", "zero_point"))
                 constants.update(zip(source, (values, scale, np.zeros(scale.shape, values.dtype)), strict=True))
                 attrs = {} if axis is None else {"axis": axis}
-                label = f"{known[content]}/DequantizeLinear"
+                label = names.free(f"{known[content]}/DequantizeLinear")
                 nodes.append(Node(label, "DequantizeLinear", source, (known[content],), attrs))
             inputs[index] = known[content]
-        outputs = tuple(f"{name}/float" if name in plan.quantizer else name for name in node.outputs)
+        floats = {name: names.free(f"{name}/float") for name in node.outputs if name in plan.quantizer}
+        outputs = tuple(floats.get(name, name) for name in node.outputs)
         nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
-        for name in node.outputs:
-            if name in plan.quantizer:
-                write(name, f"{name}/float", name)
+        for name, made in floats.items():
+            write(name, made, name)
     return net.rebuilt(nodes, constants)
 
 

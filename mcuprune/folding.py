@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from mcuprune.fusion import folded_into, is_bias
+from mcuprune.names import Names
 from mcuprune.network import Network, Node
 from mcuprune.ops import OPS, Conv, Mixer
 
@@ -41,15 +42,15 @@ def restored(net: Network, moments: Mapping[str, tuple[np.ndarray, np.ndarray]])
     sqrt(variance), makes it the identity.
     """
     nodes: list[Node] = []
-    constants = dict(net.constants)
+    constants, names = dict(net.constants), net.names()
     for node in net.nodes:
         if node.name not in moments:
             nodes.append(node)
             continue
         mean, variance = (moment.astype(np.float32) for moment in moments[node.name])
-        name = f"{node.name}/BatchNormalization"
+        name = names.free(f"{node.name}/BatchNormalization")
         values = {"scale": np.sqrt(variance + np.float32(EPSILON)), "shift": mean, "mean": mean.copy(), "variance": variance}
-        inputs = [f"{node.outputs[0]}/unnormalized", *(f"{name}/{key}" for key in values)]
+        inputs = [names.free(f"{node.outputs[0]}/unnormalized"), *(names.free(f"{name}/{key}") for key in values)]
         constants.update(zip(inputs[1:], values.values(), strict=True))
         nodes.append(replace(node, outputs=(inputs[0],)))
         nodes.append(Node(name, "BatchNormalization", tuple(inputs), node.outputs, {"epsilon": EPSILON}))
@@ -63,6 +64,7 @@ def folded(net: Network) -> Network:
     a Gemm where its data has two axes; other MatMuls keep their Add. A Gemm's alpha and beta go into its weights.
     """
     net = _with_plain_gemms(net)
+    names = net.names()
     while True:
         tails = folded_into(net)
         merged: dict[str, Node] = {}
@@ -73,7 +75,7 @@ def folded(net: Network) -> Network:
             foldable = reader is not None and tails.get(reader.name) == node.name
             change = _foldable(net, node, reader) if reader is not None and foldable else None
             if change is not None and reader is not None:
-                merged[node.name], values = _merged(net, change[0], reader, *change[1:])
+                merged[node.name], values = _merged(net, names, change[0], reader, *change[1:])
                 gone.add(reader.name)
                 constants.update(values)
         if not merged:
@@ -118,7 +120,7 @@ def _affine(net: Network, norm: Node) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _merged(
-    net: Network, node: Node, reader: Node, factor: np.ndarray, shift: np.ndarray
+    net: Network, names: Names, node: Node, reader: Node, factor: np.ndarray, shift: np.ndarray
 ) -> tuple[Node, dict[str, np.ndarray]]:
     """``reader`` (x * factor + shift, per output channel) inside ``node``, which takes over its output; new constants."""
     entry = OPS[node.op]
@@ -140,7 +142,7 @@ def _merged(
     bias = (
         np.broadcast_to(np.asarray(old, np.float64) * beta, (1, out) if old.ndim > 1 else (out,)).reshape(-1) * factor + shift
     )
-    bias_name = node.inputs[2] if has_bias and len(net.consumers[node.inputs[2]]) == 1 else f"{node.name}/bias"
+    bias_name = node.inputs[2] if has_bias and len(net.consumers[node.inputs[2]]) == 1 else names.free(f"{node.name}/bias")
     merged = replace(node, inputs=(*node.inputs[:2], bias_name), outputs=reader.outputs)
     if node.op == "Gemm":
         merged = merged.with_attrs(alpha=1.0, beta=1.0)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -30,8 +30,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper, numpy_helper
 
-from mcuprune import branches, external, lowering, qlinear, tails
+from mcuprune import branches, external, intake, lowering, qlinear, tails
 from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.names import Names
 from mcuprune.places import write_bytes
 
 Shape = tuple[int, ...]
@@ -153,6 +154,12 @@ class Network:
     def is_constant(self, name: str) -> bool:
         return name in self.constants
 
+    def names(self) -> Names:
+        """Every name of a tensor or node, for whoever adds some."""
+        parameters = (name for node in self.nodes for name in node.origins.values())
+        own = (name for node in self.nodes for name in (node.name, *node.inputs, *node.outputs))
+        return Names([*self.inputs, *self.outputs, *self.constants, *own, *parameters])
+
     def with_constants(self, constants: Mapping[str, np.ndarray]) -> Network:
         """The same graph with some constants replaced by others of the same shapes, as training does."""
         return replace(self, constants={**self.constants, **constants})
@@ -166,12 +173,19 @@ class Network:
         used = {name for node in needed for name in node.inputs} | set(self.outputs)
         kept = {name: value for name, value in constants.items() if name in used}
         inputs = {value.name: (self.shapes[value.name], value.type.tensor_type.elem_type) for value in self.header.graph.input}
-        protos, extra = node_protos(needed, kept, self.opset, self.dtypes)
+        protos, extra = node_protos(needed, kept, self.opset, self.dtypes, self.inputs)
         shapes, dtypes = _infer(self.path, protos, {**kept, **extra}, inputs, self.outputs, self.header)
         return Network(needed, kept, shapes, dtypes, self.header, self.path)
 
     def to_proto(self, *, opset: int | None = None) -> ModelProto:
         """The network as an ONNX model, in its own opset or, parameters moved to where that one has them, in ``opset``."""
+        model, parameters = self._graph(opset)
+        for name, value in {**self.constants, **parameters}.items():
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return model
+
+    def _graph(self, opset: int | None = None) -> tuple[ModelProto, dict[str, np.ndarray]]:
+        """``to_proto`` without its constants, and those that hold parameters."""
         model = ModelProto()
         model.CopyFrom(self.header)
         model.ir_version = max(model.ir_version, 4)  # before 4 every initializer had to be a graph input too
@@ -180,11 +194,23 @@ class Network:
                 value.type.tensor_type.shape.dim.extend([TensorShapeProto.Dimension()] * len(self.shapes[value.name]))
         if opset is not None:
             _set_opset(model, opset)
-        nodes, parameters = node_protos(self.nodes, self.constants, opset or self.opset, self.dtypes)
+        nodes, parameters = node_protos(self.nodes, self.constants, opset or self.opset, self.dtypes, self.inputs)
         model.graph.node.extend(nodes)
+        return model, parameters
+
+    def fault(self) -> str | None:
+        """Why ``save`` would refuse the network, whatever the values of its weights; None where it wouldn't."""
+        model, parameters = self._graph()
         for name, value in {**self.constants, **parameters}.items():
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-        return model
+            if _takes_part(value):
+                model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+            else:
+                model.graph.input.append(_declared(name, value))
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except Exception as error:  # ValidationError, InferenceError, and what the C++ side lets through
+            return _first_line(error)
+        return None
 
     def save(self, path: str | Path) -> None:
         """Write the network, whole or not at all. Raises OutputError where that isn't possible."""
@@ -226,22 +252,19 @@ def from_proto(
     accept: Callable[[Node], None] = lambda node: None,
 ) -> Network:
     """``load`` for a model that is in memory; ``path`` is what messages call it."""
+    intake.settled(model, path)
+    if outputs:
+        model = tails.cut(model, outputs, path)
     try:
-        if outputs:
-            model = tails.cut(model, outputs, path)
-        try:
-            net = _from_proto(model, path, input_shapes, accept)
-        except UnsupportedOperator as error:
-            flag = _proposal(model, error, path, input_shapes, accept)
-            if flag is None:
-                raise
-            raise UnsupportedOperator(
-                f"{error}; {flag} ends the network before it, if what follows may run elsewhere", tensor=error.tensor
-            ) from None
-        _ = net.metadata
-    except UnicodeDecodeError:
-        raise ModelError(f"{path}: a name in it is no UTF-8 text; the file is damaged, export it again") from None
-    return net
+        net = _from_proto(model, path, input_shapes, accept)
+    except UnsupportedOperator as error:
+        flag = _proposal(model, error, path, input_shapes, accept)
+        if flag is None:
+            raise
+        raise UnsupportedOperator(
+            f"{error}; {flag} ends the network before it, if what follows may run elsewhere", tensor=error.tensor
+        ) from None
+    return _checked(net)
 
 
 def _proposal(
@@ -317,6 +340,7 @@ def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
     single = ModelProto()
     single.CopyFrom(model)
     stored = {initializer.name: initializer for initializer in single.graph.initializer}
+    names = Names(_all_names(single))
     literals = {node.output[0]: node for node in single.graph.node if node.op_type == "Constant" and node.output}
     for value in [*single.graph.input, *single.graph.output]:
         if value.name not in stored and _rank(value) and value.type.tensor_type.shape.dim[0].dim_value == batch:
@@ -334,9 +358,20 @@ def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
         target = np.array(_array(tensor, ""))
         if target.size and target[0] == batch:
             target[0] = 1
-            node.input[where] = f"{name}/{node.output[0]}"
+            node.input[where] = names.free(f"{name}/{node.output[0]}")
             single.graph.initializer.append(numpy_helper.from_array(target, node.input[where]))
     return single
+
+
+def _all_names(model: ModelProto) -> Iterator[str]:
+    """The names of all tensors and nodes of a graph."""
+    graph = model.graph
+    for part in (graph.input, graph.output, graph.initializer):
+        yield from (one.name for one in part)
+    for node in graph.node:
+        yield node.name
+        yield from node.input
+        yield from node.output
 
 
 def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], accept: Callable[[Node], None]) -> Network:
@@ -359,7 +394,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
 
     known = {**constants, **_literals(graph.node, path)}
     protos = _sorted(graph.node, set(inputs) | set(constants), path)
-    protos, added = qlinear.floated(protos, known, _opset(header), path)
+    protos, added = qlinear.floated(protos, known, _opset(header), Names(_all_names(model)), path)
     constants |= added
     protos = _sorted(protos, set(inputs) | set(constants), path)
     protos = _live(protos, outputs)
@@ -382,7 +417,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
             )
     for node in nodes:
         _refuse_unsound(node, shapes, path)
-    nodes = tuple(_batch_free(node, shapes) for node in nodes)
+    nodes = tuple(_of_all_axes(_batch_free(node, shapes), shapes) for node in nodes)
     kept = {name: value for name, value in constants.items() if name in used}
     for value in header.graph.output:
         if not value.type.tensor_type.elem_type:  # an output that the user chose, of whose type the file says nothing
@@ -414,6 +449,12 @@ def _refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
         raise ModelError(
             f"{path}: node '{node.name}' ({node.op}) handles a tensor of {max(counts)} elements, more than {MAX_ACTIVATIONS}; "
             "give a smaller --input-shape, or export the file again if it is damaged"
+        )
+    perm = node.attrs.get("perm") if node.op == "Transpose" else None
+    if perm and sorted(perm) != list(range(len(shapes[node.inputs[0]]))):
+        shape = list(shapes[node.inputs[0]])
+        raise ModelError(
+            f"{path}: node '{node.name}' (Transpose) has perm {list(perm)} for shape {shape}; export the file again"
         )
     if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"):
         before, after = shapes[node.inputs[0]], shapes[node.outputs[0]]
@@ -641,10 +682,10 @@ def _infer(
     for name, value in constants.items():
         shapes[name] = value.shape
         dtypes[name] = helper.np_dtype_to_tensor_dtype(value.dtype)
-        if value.size <= 64 or value.dtype.kind in "iub":
+        if _takes_part(value):
             graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         else:
-            graph.input.append(helper.make_tensor_value_info(name, dtypes[name], value.shape))
+            graph.input.append(_declared(name, value))
     for name, (shape, dtype) in inputs.items():
         graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
     for name in outputs:
@@ -668,6 +709,32 @@ def _as_inferred(node: NodeProto) -> NodeProto:
     if node.op_type != "GroupNormalization" or not node.input:
         return node
     return helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name)
+
+
+def _takes_part(value: np.ndarray) -> bool:
+    """Whether shapes may depend on the value of a constant: weights take part by their shape alone."""
+    return value.size <= 64 or value.dtype.kind in "iub"
+
+
+def _declared(name: str, value: np.ndarray) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+
+
+def _checked(net: Network) -> Network:
+    """The network, known to be one that can be written. Outputs whose declaration contradicts the graph are declared anew.
+
+    Raises ModelError for what no weights could make a valid file, such as operands of two types.
+    """
+    if net.fault() is None:
+        return net
+    header = ModelProto()
+    header.CopyFrom(net.header)
+    for value in header.graph.output:
+        value.CopyFrom(helper.make_tensor_value_info(value.name, net.dtypes[value.name], [None] * len(net.shapes[value.name])))
+    net = replace(net, header=header)
+    if (found := net.fault()) is not None:
+        raise ModelError(f"{net.path}: no runtime takes it ({found}); export it again")
+    return net
 
 
 def _fold(
@@ -696,7 +763,8 @@ def _fold(
             waiting, body, stored = taken_branches
             _refuse_foreign_nodes(body, path)
             constants = {**constants, **{tensor.name: _array(tensor, path) for tensor in stored}}
-            waiting, added = qlinear.floated(waiting, {**constants, **_literals(body, path)}, _opset(header), path)
+            known_names = Names(taken | set(constants))
+            waiting, added = qlinear.floated(waiting, {**constants, **_literals(body, path)}, _opset(header), known_names, path)
             _refuse_malformed(body, _opset(header), header.ir_version, path)
             constants |= added
         if simpler is None and taken_branches is None:
@@ -834,6 +902,9 @@ def _nodes(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], ops
                     tensor=proto.output[0],
                 )
             attrs[parameter] = _plain(constants[origin])
+            if isinstance(attrs[parameter], np.ndarray) and parameter != "indices":
+                shape = list(constants[origin].shape)
+                raise ModelError(f"{path}: node '{name}' ({proto.op_type}) has {parameter} of shape {shape}, not a list")
             origins[parameter] = origin
             inputs[index_in] = ""
         while inputs and not inputs[-1]:
@@ -866,9 +937,16 @@ def _plain(value: Any) -> Any:
 
 
 def node_protos(
-    nodes: Sequence[Node], constants: Mapping[str, np.ndarray], opset: int, dtypes: Mapping[str, int]
+    nodes: Sequence[Node],
+    constants: Mapping[str, np.ndarray],
+    opset: int,
+    dtypes: Mapping[str, int],
+    graph_inputs: Sequence[str] = (),
 ) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
     """The nodes as this opset writes them, and the constants that hold their parameters."""
+    taken = {*graph_inputs, *constants}
+    for node in nodes:
+        taken.update(node.inputs, node.outputs)
     protos = []
     parameters: dict[str, np.ndarray] = {}
     for node in nodes:
@@ -879,7 +957,7 @@ def node_protos(
                 continue
             value = _typed(node, parameter, attrs.pop(parameter), dtypes)
             inputs.extend([""] * (index + 1 - len(inputs)))
-            inputs[index] = _place(node, parameter, value, constants, parameters)
+            inputs[index] = _place(node, parameter, value, taken, parameters)
         proto = helper.make_node(node.op, inputs, node.outputs, name=node.name)
         proto.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attrs.items()) if _writable(value))
         protos.append(proto)
@@ -901,19 +979,23 @@ def _typed(node: Node, parameter: str, value: Any, dtypes: Mapping[str, int]) ->
     return array.reshape(1) if parameter == "k" else array
 
 
-def _place(
-    node: Node,
-    parameter: str,
-    value: np.ndarray,
-    constants: Mapping[str, np.ndarray],
-    parameters: dict[str, np.ndarray],
-) -> str:
-    """The name of the constant that holds a parameter: its own of old, unless another value holds that name."""
-    for name in (node.origins.get(parameter), f"{node.name}/{parameter}"):
-        if name and name not in constants and (name not in parameters or np.array_equal(parameters[name], value)):
+def _place(node: Node, parameter: str, value: np.ndarray, taken: set[str], parameters: dict[str, np.ndarray]) -> str:
+    """The name of the constant that holds a parameter: its own of old, unless a tensor or another value has that name.
+
+    taken: names of tensors.
+    """
+    wanted = f"{node.name}/{parameter}"
+    for name in (node.origins.get(parameter), wanted):
+        if name and name not in taken and (name not in parameters or _same(parameters[name], value)):
             parameters[name] = value
             return name
-    raise AssertionError(f"no free name for parameter {parameter} of node {node.name}")
+    name = Names([*taken, *parameters]).free(wanted)
+    parameters[name] = value
+    return name
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other)
 
 
 def _batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:
@@ -930,13 +1012,35 @@ def _batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:
     return node
 
 
+def _of_all_axes(node: Node, shapes: Mapping[str, Shape]) -> Node:
+    """A Resize of some axes says what becomes of every axis: the form that runtimes have, and older opsets too."""
+    axes = node.attrs.get("axes") if node.op == "Resize" else None
+    if not axes or node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return node
+    before = shapes[node.inputs[0]]
+    rank = len(before)
+    places = [axis % rank for axis in axes]
+    attrs = {key: value for key, value in node.attrs.items() if key != "axes"}
+    for key, neutral in (("scales", [1.0] * rank), ("sizes", list(before))):
+        if given := attrs.get(key):
+            for place, value in zip(places, given, strict=True):
+                neutral[place] = value
+            attrs[key] = tuple(neutral)
+    if given := attrs.get("roi"):
+        ends = [0.0] * rank + [1.0] * rank
+        for index, place in enumerate(places):
+            ends[place], ends[rank + place] = given[index], given[len(places) + index]
+        attrs["roi"] = tuple(ends)
+    return replace(node, attrs=attrs, origins={})
+
+
 def shapes_at_batch(net: Network, batch: int) -> dict[str, Shape]:
     """All shapes if the inputs' leading axes were ``batch`` times as long. Raises ModelError where they don't fit."""
     inputs = {
         name: ((batch * net.shapes[name][0], *net.shapes[name][1:]) if net.shapes[name] else (), net.dtypes[name])
         for name in net.inputs
     }
-    protos, extra = node_protos(net.nodes, net.constants, net.opset, net.dtypes)
+    protos, extra = node_protos(net.nodes, net.constants, net.opset, net.dtypes, net.inputs)
     shapes, _ = _infer(net.path, protos, {**net.constants, **extra}, inputs, net.outputs, net.header)
     return shapes
 

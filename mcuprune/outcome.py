@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from mcuprune import __version__, report, units
+from mcuprune import __version__, escape, report, units
 from mcuprune.pruning import Result, Training
 from mcuprune.resources import RESOURCES
 from mcuprune.task import Step
@@ -97,9 +97,10 @@ def write(found: Mapping[str, Any]) -> str:
 
 def text(found: Mapping[str, Any]) -> str:
     """The table that ends a run."""
-    lines = [f"{found['before']['path']} -> {found['after']['path']}: {'fits' if found['ok'] else 'DOES NOT FIT'}", ""]
+    paths = (escape.plain(found[when]["path"]) for when in ("before", "after"))
+    lines = [f"{' -> '.join(paths)}: {'fits' if found['ok'] else 'DOES NOT FIT'}", ""]
     lines += report.align(_table(found), "<>>>>>")
-    lines += ["", *_remarks(found)]
+    lines += ["", *map(escape.plain, _remarks(found))]
     return "\n".join(lines) + "\n"
 
 
@@ -107,21 +108,23 @@ def markdown(found: Mapping[str, Any]) -> str:
     """``report.md``."""
     head, *rows = _table(found)
     lines = [
-        f"# {found['before']['path']}",
+        f"# {escape.inline(found['before']['path'])}",
         "",
-        f"Pruned to `{found['after']['path']}`: {'fits' if found['ok'] else '**does not fit**'}.",
+        f"Pruned to {escape.code(found['after']['path'])}: {'fits' if found['ok'] else '**does not fit**'}.",
         "",
     ]
     lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
-    lines += ["", *(f"* {line}" for line in _remarks(found)), ""]
+    lines += ["", *(f"* {escape.inline(line)}" for line in _remarks(found)), ""]
     lines += ["## Groups of channels", ""]
-    groups = [[f"`{g['name']}`", str(g["before"]), str(g["after"])] for g in found["groups"]]
+    groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
     if found["training"]:
         lines += ["", "## Training", ""]
         settings = dict(found["training"])
         settings |= settings.pop("versions")
-        said = [[name.replace("_", " "), "" if value is None else f"{value}"] for name, value in settings.items()]
+        said = [
+            [name.replace("_", " "), "" if value is None else escape.inline(f"{value}")] for name, value in settings.items()
+        ]
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
     evaluated = [step for step in found["history"] if step["accuracy"] is not None]
     if evaluated:

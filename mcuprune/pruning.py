@@ -20,14 +20,15 @@ from onnx import ModelProto
 
 from mcuprune import __version__, evaluate, export, external, folding, network, ops, places, resources, widths
 from mcuprune import data as datasets
-from mcuprune.canonical import canonical
+from mcuprune.canonical import canonical, stored_ranges
 from mcuprune.channels import Channels, label
 from mcuprune.checkpoint import Checkpoint, Saved
 from mcuprune.checkpoint import check as check_checkpoint
 from mcuprune.data import Data
-from mcuprune.errors import DataError, MissingExtra, ModelError, UsageError
+from mcuprune.errors import BudgetError, DataError, MissingExtra, UsageError
 from mcuprune.network import Network, Shape
 from mcuprune.places import Output, Source
+from mcuprune.rehearsal import drawn, rehearse
 from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
 from mcuprune.salience import salience
 from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task
@@ -167,9 +168,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         raise UsageError("prune needs a limit: --sram, --flash or --macs")
     prepared, notes = canonical(original)
     labelled = label(prepared)
-    if not labelled.groups:
-        raise ModelError(f"{request.model}: no prunable channel: {_why_none(labelled)}")
-    model = _cost_model(_as_trained(labelled.network) if request.train else labelled.network, request, budget)
+    fits = _fits(labelled, request, budget)
+    model = _cost_model(_as_trained(labelled.network) if request.train and not fits else labelled.network, request, budget)
     for output in outputs:
         places.probe(output)
     if not request.resume:
@@ -181,12 +181,16 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     elif (request.method, request.optimizer) != (Request.method, Request.optimizer):
         with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there
             _check_engine(request)
+    rehearse(labelled, int8=request.int8, train=request.train)
     data = _data(request, original)
     if request.train:
         _check_batch(labelled)
-    accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
+    accuracy = evaluate.accuracy_of(_bytes(original), data.test, request.model) if data else None
 
     warm = data is not None and accuracy is not None and _is_trained(accuracy, data)
+    notes = (*notes, *_needless(request, labelled, fits=fits, warm=warm))
+    if fits and _spares_training(request, warm=warm):
+        request = replace(request, train=False)
     answers = _answers(request, labelled, data, accuracy, warm=warm)
 
     history = History()
@@ -219,7 +223,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
 
     small = folding.folded(candidate.channels.network)
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
-    accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
+    accuracy_float = evaluate.accuracy_of(_bytes(small), data.test, f"{request.model} after cutting") if data else None
     if request.train and data is not None and accuracy_float is not None and not _is_trained(accuracy_float, data):
         note = (
             f"right on {accuracy_float:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
@@ -228,7 +232,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         candidate = replace(candidate, notes=(*candidate.notes, note))
     if request.int8:
         final, candidate = _quantize(
-            request, candidate, before.total["macs"], data, checkpoint, answers, warm=warm, on_step=seen
+            request, candidate, before.total["macs"], data, checkpoint, answers, warm=warm, on_step=seen, original=original
         )
     else:
         final = small
@@ -463,8 +467,48 @@ def _why_none(channels: Channels) -> str:
 
 def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
     """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget."""
-    channels = widths.bounded(label(net), keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
-    return widths.settled(CostModel(channels, request.sram_model), budget, request.multiple_of)
+    channels = label(net)
+    if channels.groups:
+        channels = widths.bounded(channels, keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
+    try:
+        return widths.settled(CostModel(channels, request.sram_model), budget, request.multiple_of)
+    except BudgetError as error:
+        if channels.groups:
+            raise
+        raise BudgetError(f"{error}; no prunable channel: {_why_none(channels)}") from None
+
+
+def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
+    """Whether the network holds its budget with all its channels."""
+    model = CostModel(channels, request.sram_model)
+    return widths.holds(model, model.full, budget)
+
+
+#: Flags that say how to train: no use where nothing is trained.
+_TRAINING = (
+    *("method", "batch", "lr", "optimizer", "weight_decay", "label_smoothing", "augment", "distill", "epochs"),
+    *("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "loss", "objectives"),
+)
+
+
+def _spares_training(request: Request, *, warm: bool) -> bool:
+    """Whether training could only waste time for a network that fits: it comes trained, and nobody asked for epochs."""
+    return request.train and warm and request.epochs is None
+
+
+def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -> list[str]:
+    """What of a prune there was nothing to do for."""
+    notes = []
+    if fits:
+        why = "" if channels.groups else f"; nothing could be: {_why_none(channels)}"
+        notes.append(f"nothing had to be cut: the network holds its budget as it is{why}")
+    spared = fits and _spares_training(request, warm=warm)
+    if spared:
+        notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
+    given = [name for name in _TRAINING if getattr(request, name) != getattr(Request, name)]
+    if given and (spared or not request.train):
+        notes.append(f"no effect without training: {', '.join('--' + name.replace('_', '-') for name in given)}")
+    return notes
 
 
 def _as_trained(net: Network) -> Network:
@@ -608,6 +652,17 @@ def _window(request: Request, origin: str) -> tuple[float, float]:
     return start, stop
 
 
+def _stored(plan: export.Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+    """The ranges that a quantised file came with, by the quantisers of the new scheme; the widest of those that share one."""
+    found: dict[str, np.ndarray] = {}
+    for tensor, name in plan.quantizer.items():
+        if tensor in ranges:
+            low, high = ranges[tensor]
+            old = found.get(name, np.array([low, high]))
+            found[name] = np.array([min(low, old[0]), max(high, old[1])])
+    return found
+
+
 _QUANTIZE = "quantize"
 
 
@@ -621,6 +676,7 @@ def _quantize(
     *,
     warm: bool,
     on_step: OnStep,
+    original: Network,
 ) -> tuple[Network, Candidate]:
     """Calibrate, train with fake quantisation, and write Q/DQ nodes.
 
@@ -637,8 +693,13 @@ def _quantize(
     random = np.random.default_rng(request.seed)
     if data is None:
         module = QuantTrainable(channels)
-        calibrate(module, [tuple(random.standard_normal((1, *net.shapes[name][1:]), np.float32) for name in net.inputs)] * 8)
+        calibrate(module, [tuple(drawn(net, name, random) for name in net.inputs)] * 8)
         note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
+        if stored := _stored(module.scheme, stored_ranges(original)):
+            module.load_extra_state_arrays(stored)
+            note = (
+                "no data: int8 ranges are those of the file's own quantisers; where it has none, they come from random inputs"
+            )
         return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
 
     schedule = schedule_for(request, len(data.train.y), warm=warm)

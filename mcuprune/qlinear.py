@@ -15,6 +15,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from mcuprune.errors import UnsupportedOperator
+from mcuprune.names import Names
 
 Array = np.ndarray
 
@@ -22,8 +23,8 @@ Array = np.ndarray
 class _Rewriter:
     """Collects the nodes and constants that take one integer node's place."""
 
-    def __init__(self, node: NodeProto, constants: Mapping[str, Array], where: str, opset: int) -> None:
-        self.node, self.where, self.opset = node, where, opset
+    def __init__(self, node: NodeProto, constants: Mapping[str, Array], where: str, opset: int, names: Names) -> None:
+        self.node, self.where, self.opset, self.names = node, where, opset, names
         self.known = constants
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Array] = {}
@@ -43,7 +44,7 @@ class _Rewriter:
         return UnsupportedOperator(f"{self.where} {what}; {then}", tensor=self.node.output[0])
 
     def constant(self, suffix: str, value: Array) -> str:
-        name = f"{self.node.output[0]}/{suffix}"
+        name = self.names.free(f"{self.node.output[0]}/{suffix}")
         self.constants[name] = value
         return name
 
@@ -56,7 +57,7 @@ class _Rewriter:
             return self.constant(f"float_{index}", dequantized(self.known[name], scale, zero, axis))
         if scale.size > 1 or zero.size > 1:
             raise self.refusal(f"has several scales for its data '{name}'", "quantise activations per tensor")
-        made = f"{self.node.output[0]}/float_{index}"
+        made = self.names.free(f"{self.node.output[0]}/float_{index}")
         self.nodes.append(
             helper.make_node(
                 "DequantizeLinear", [name, self.input(index + 1), self.input(index + 2)], [made], name=f"{self.name}/in_{index}"
@@ -66,9 +67,7 @@ class _Rewriter:
 
     def quantized(self, op: str, inputs: Sequence[str], scale: int, **attrs: object) -> None:
         """The float operator, and a quantiser with the scale and zero point at inputs ``scale`` and ``scale + 1``."""
-        inner = f"{self.node.output[0]}/float"
-        if not self.input(scale):
-            inner = self.node.output[0]
+        inner = self.names.free(f"{self.node.output[0]}/float") if self.input(scale) else self.node.output[0]
         if self.attribute("channels_last", 0):
             raise self.refusal("keeps channels last", "export again without graph optimisation")
         kept = [a for a in self.node.attribute if a.name not in ("channels_last", "opset", *attrs)]
@@ -219,11 +218,12 @@ def is_known(domain: str, op: str) -> bool:
 
 
 def floated(
-    nodes: Sequence[NodeProto], constants: Mapping[str, Array], opset: int, path: str
+    nodes: Sequence[NodeProto], constants: Mapping[str, Array], opset: int, names: Names, path: str
 ) -> tuple[list[NodeProto], dict[str, Array]]:
     """The nodes with every integer operator written as a float one, and the constants that this adds.
 
-    constants: all that is known before folding. opset: the file's. Raises UnsupportedOperator where a scale isn't constant.
+    constants: all that is known before folding. opset: the file's. names: all of the graph.
+    Raises UnsupportedOperator where a scale isn't constant.
     """
     found: list[NodeProto] = []
     added: dict[str, Array] = {}
@@ -233,7 +233,7 @@ def floated(
         rewrite = _REWRITES.get((domain, node.op_type))
         if rewrite is not None:
             where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}': {node.op_type}"
-            rewriter = _Rewriter(node, known, where, opset)
+            rewriter = _Rewriter(node, known, where, opset, names)
             try:
                 rewrite(rewriter)
             except (ValueError, IndexError) as error:  # scales or weights whose shapes don't fit each other

@@ -5,7 +5,7 @@ all of them are the same ``Table``, so that a number can't differ between two fo
 some format shows is in the JSON (which has base units only), a TOTAL is the sum of the rows above it (for SRAM their
 maximum), and a text that rounds falls back to exact numbers where rounding would hide an excess.
 
-Names come from a stranger's file: each format escapes them in its own way.
+Names come from a stranger's file: ``escape`` has a way for each format.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from mcuprune import __version__
+from mcuprune import __version__, escape
 from mcuprune.channels import Group
 from mcuprune.console import JSON_FORMAT
 from mcuprune.resources import RESOURCES, Layer, Profile, SramModel, Verdict
@@ -223,14 +223,14 @@ def text(report: Report) -> str:
 
 
 def _refused_text(refused: Refused) -> str:
-    return f"{_clean(refused.path)}\nno answer  {_clean(refused.message)}\n"
+    return f"{escape.plain(refused.path)}\nno answer  {escape.plain(refused.message)}\n"
 
 
 def _profile_text(answer: Answer, view: View) -> str:
     profile = answer.profile
-    lines = [f"{_clean(profile.path)}  (opset {profile.opset})"]
+    lines = [f"{escape.plain(profile.path)}  (opset {profile.opset})"]
     lines += [
-        f"  {role:<6}  {_shape(shape):<12}  {_clean(name)}"
+        f"  {role:<6}  {_shape(shape):<12}  {escape.plain(name)}"
         for role, tensors in (("input", profile.inputs), ("output", profile.outputs))
         for name, shape in tensors
     ]
@@ -262,7 +262,7 @@ def _totals_text(answer: Answer) -> list[str]:
         rows = [[row[0], row[1], row[3]] for row in rows]
     lines = align(rows, ["<", ">", *["<"] * (len(rows[0]) - 2)])
     if old is not None:
-        lines.append(f"compared with {_clean(old.path)}")
+        lines.append(f"compared with {escape.plain(old.path)}")
     return lines
 
 
@@ -284,8 +284,8 @@ def _peak_text(profile: Profile) -> list[str]:
     )
     lines.append(f"  arena of TensorFlow Lite Micro in the file's order {_kib(memory.arena_tflm)}")
     if memory.peak_node is not None:
-        lines.append(f"peak at node '{_clean(memory.peak_node)}', alive there:")
-        lines += align([["", _kib(size), _clean(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
+        lines.append(f"peak at node '{escape.plain(memory.peak_node)}', alive there:")
+        lines += align([["", _kib(size), escape.plain(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
     return lines
 
 
@@ -350,7 +350,7 @@ def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
             if diff:
                 line.append(_signed(row.change[key], resource.unit) if row.was is not None else "")
         line += [_shape(row.shape), row.op] if by_node else [str(row.count)]
-        cells.append([*line, _clean(row.name)])
+        cells.append([*line, escape.plain(row.name)])
     numbers = len(RESOURCES) * (2 if diff else 1)
     lines = align(cells, ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"])
     lines.insert(len(lines) - 1, _rule(lines, numbers, cells))
@@ -365,9 +365,13 @@ def _rule(lines: Sequence[str], numbers: int, cells: Sequence[Sequence[str]]) ->
 def _groups_text(groups: Sequence[Group]) -> list[str]:
     rows = [["channels", "group", "nodes that bear them"]]
     for group in groups:
-        nodes = ", ".join([*map(_clean, group.nodes[:3]), *(["..."] if len(group.nodes) > 3 else [])])
+        nodes = ", ".join([*map(escape.plain, group.nodes[:3]), *(["..."] if len(group.nodes) > 3 else [])])
         rows.append(
-            [str(len(group)), _clean(group.name), nodes if group.why is None else f"frozen: {_clean(group.why)}; {nodes}"]
+            [
+                str(len(group)),
+                escape.plain(group.name),
+                nodes if group.why is None else f"frozen: {escape.plain(group.why)}; {nodes}",
+            ]
         )
     return align(rows, [">", "<", "<"])
 
@@ -392,7 +396,7 @@ def _check_text(answer: Answer, view: View) -> str:
             if used != old and sizes[0] == sizes[1]:
                 sizes = [_exact(used, resource.unit), _exact(old, resource.unit)]
             rows.append(["", f"{resource.title} change", f"{sizes[0]}, was {sizes[1]} ({_signed(used - old, resource.unit)})"])
-    lines = [_clean(answer.profile.path), *align(rows, ["<", "<", "<"])]
+    lines = [escape.plain(answer.profile.path), *align(rows, ["<", "<", "<"])]
     command = hint(answer)
     if command:
         lines.append(f"hint  {command}")
@@ -425,10 +429,10 @@ def _where(key: str, answer: Answer) -> str:
     if key in _SHARED:
         if answer.sram_model != "peak" or profile.memory.peak_node is None:
             return ""
-        alive = ", ".join(f"{_clean(name)} {show(size, unit)}" for name, size in profile.memory.peak_tensors)
-        return f", at '{_clean(profile.memory.peak_node)}' with {alive} alive"
+        alive = ", ".join(f"{escape.plain(name)} {show(size, unit)}" for name, size in profile.memory.peak_tensors)
+        return f", at '{escape.plain(profile.memory.peak_node)}' with {alive} alive"
     worst = sorted(profile.layers, key=lambda layer: -_used(layer)[key])[:3]
-    return ", most in " + ", ".join(f"'{_clean(layer.node)}' {show(_used(layer)[key], unit)}" for layer in worst)
+    return ", most in " + ", ".join(f"'{escape.plain(layer.node)}' {show(_used(layer)[key], unit)}" for layer in worst)
 
 
 def hint(answer: Answer) -> str:
@@ -442,7 +446,7 @@ def hint(answer: Answer) -> str:
     if answer.sram_model != "peak":
         words += ["--sram-model", answer.sram_model]
     words += [*answer.flags, "-o", f"{path.removesuffix('.onnx')}-pruned.onnx"]
-    return " ".join(shlex.quote(_clean(word)) for word in words)
+    return " ".join(shlex.quote(escape.plain(word)) for word in words)
 
 
 def _short(limit: int, unit: Unit) -> str:
@@ -467,11 +471,6 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _clean(name: str) -> str:
-    """A name without characters that would move the cursor or break the line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
-
-
 def align(rows: Sequence[Sequence[str]], sides: Sequence[str]) -> list[str]:
     """Lines of a table of plain text; ``sides`` has ``<`` or ``>`` for each column."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(sides))] if rows else []
@@ -487,7 +486,7 @@ def align(rows: Sequence[Sequence[str]], sides: Sequence[str]) -> list[str]:
 def markdown(report: Report) -> str:
     """For a pull request or a job summary: GitHub's dialect. The picture is inline SVG, again as characters in the fold."""
     return "\n".join(
-        f"### {_code(answer.path)}: **no answer**\n\n{_inline(answer.message)}\n"
+        f"### {escape.code(answer.path)}: **no answer**\n\n{escape.inline(answer.message)}\n"
         if isinstance(answer, Refused)
         else _markdown(answer, report)
         for answer in report.answers
@@ -497,12 +496,15 @@ def markdown(report: Report) -> str:
 def _markdown(answer: Answer, report: Report) -> str:
     profile, memory = answer.profile, answer.profile.memory
     state = "" if report.command == "profile" else ": fits" if answer.ok else ": **does not fit**"
-    lines = [f"### {_code(profile.path)}{state}", ""]
+    lines = [f"### {escape.code(profile.path)}{state}", ""]
     head, sides, rows = _summary(answer)
     lines += markdown_table(head, sides, rows)
     if memory.peak_node is not None:
-        alive = ", ".join(f"{_code(name)} {_kib(size)}" for name, size in memory.peak_tensors)
-        lines += ["", f"Peak of {_kib(memory.peak)} at {_code(memory.peak_node)}, alive there: {alive}. {_proof(profile)}"]
+        alive = ", ".join(f"{escape.code(name)} {_kib(size)}" for name, size in memory.peak_tensors)
+        lines += [
+            "",
+            f"Peak of {_kib(memory.peak)} at {escape.code(memory.peak_node)}, alive there: {alive}. {_proof(profile)}",
+        ]
     if hint(answer):
         lines += ["", "```console", hint(answer), "```"]
     if profile.memory.timeline:
@@ -510,9 +512,9 @@ def _markdown(answer: Answer, report: Report) -> str:
     lines += ["", f"<details><summary>Cost by {report.view.by}</summary>", ""]
     if profile.memory.timeline:
         lines += ["```text", *chart(profile), "```", ""]
-    lines += [*markdown_table(*_cells(table(answer, report.view), report.view, _code)), "", "</details>"]
+    lines += [*markdown_table(*_cells(table(answer, report.view), report.view, escape.code)), "", "</details>"]
     if report.view.groups:
-        rows = [[str(len(g)), _code(g.name), "" if g.why is None else _inline(g.why)] for g in profile.groups]
+        rows = [[str(len(g)), escape.code(g.name), "" if g.why is None else escape.inline(g.why)] for g in profile.groups]
         lines += ["", *markdown_table(["channels", "group", "frozen because"], [">", "<", "<"], rows)]
     return "\n".join(lines) + "\n"
 
@@ -586,18 +588,6 @@ def markdown_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Seq
     return ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
 
 
-def _code(name: str) -> str:
-    """A name in a markdown code span, also inside a table."""
-    name = _clean(name).replace("|", "\\|") or " "
-    fence = "``" if "`" in name else "`"
-    pad = " " if "`" in name else ""
-    return f"{fence}{pad}{name}{pad}{fence}"
-
-
-def _inline(said: str) -> str:
-    return "".join(f"\\{c}" if c in "\\`*_|<>[]" else c for c in _clean(said))
-
-
 _TINTS = ("#4f8fba", "#75b2a2", "#c9a95b", "#8d86c9", "#5aa5d6", "#a3b565")
 
 
@@ -642,7 +632,7 @@ def html(report: Report) -> str:
         "tr:last-child td{font-weight:600}"
     )
     body = "".join(
-        f"<h2>{_markup(answer.path)}: no answer</h2>\n<p>{_markup(answer.message)}</p>\n"
+        f"<h2>{escape.markup(answer.path)}: no answer</h2>\n<p>{escape.markup(answer.message)}</p>\n"
         if isinstance(answer, Refused)
         else _html(answer, report)
         for answer in report.answers
@@ -656,15 +646,17 @@ def html(report: Report) -> str:
 def _html(answer: Answer, report: Report) -> str:
     profile, memory = answer.profile, answer.profile.memory
     state = "" if report.command == "profile" else ": fits" if answer.ok else ": does not fit"
-    parts = [f"<h2>{_markup(profile.path)}{state}</h2>", _html_table(*_summary(answer))]
+    parts = [f"<h2>{escape.markup(profile.path)}{state}</h2>", _html_table(*_summary(answer))]
     if memory.peak_node is not None:
-        alive = ", ".join(f"{_markup(name)} {_kib(size)}" for name, size in memory.peak_tensors)
-        said = f"Peak of {_kib(memory.peak)} at <b>{_markup(memory.peak_node)}</b>, alive there: {alive}. {_proof(profile)}"
+        alive = ", ".join(f"{escape.markup(name)} {_kib(size)}" for name, size in memory.peak_tensors)
+        said = (
+            f"Peak of {_kib(memory.peak)} at <b>{escape.markup(memory.peak_node)}</b>, alive there: {alive}. {_proof(profile)}"
+        )
         parts.append(f"<p>{said}</p>")
     if profile.memory.timeline:
         parts.append(f"<figure>{svg(profile, limit=_sram_limit(answer))}</figure>")
     if hint(answer):
-        parts.append(f"<pre>{_markup(hint(answer))}</pre>")
+        parts.append(f"<pre>{escape.markup(hint(answer))}</pre>")
     parts.append(_html_table(*_cells(table(answer, report.view), report.view, str)))
     if report.view.groups:
         rows = [[str(len(g)), g.name, g.why or ""] for g in profile.groups]
@@ -675,16 +667,9 @@ def _html(answer: Answer, report: Report) -> str:
 def _html_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         kinds = [f'{tag} class="n"' if side == ">" else tag for side in sides]
-        return "<tr>" + "".join(f"<{kind}>{_markup(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True)) + "</tr>"
+        return "<tr>" + "".join(f"<{kind}>{escape.markup(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True)) + "</tr>"
 
     return "<table>\n" + "\n".join([line(head, "th"), *(line(row, "td") for row in rows)]) + "\n</table>"
-
-
-def _markup(said: str) -> str:
-    """Text for XML and HTML; control characters, which XML forbids even as references, are spelled out."""
-    for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
-        said = said.replace(mark, entity)
-    return _clean(said)
 
 
 # ------------------------------------------------------------------------------------------------------------------ json
@@ -820,14 +805,14 @@ def junit(report: Report) -> str:
     cases, failures = [], 0
     for answer in report.answers:
         if isinstance(answer, Refused):
-            said = _markup(answer.message)
-            head = f'<testcase classname="{_markup(answer.path)}" name="answer">'
-            cases.append(f'    {head}<error type="{_markup(answer.kind)}" message="{said}">{said}</error></testcase>')
+            said = escape.markup(answer.message)
+            head = f'<testcase classname="{escape.markup(answer.path)}" name="answer">'
+            cases.append(f'    {head}<error type="{escape.markup(answer.kind)}" message="{said}">{said}</error></testcase>')
             continue
         for name, said, bad in _findings(answer):
             failures += bad
-            head = f'<testcase classname="{_markup(answer.profile.path)}" name="{_markup(name)}"'
-            said = _markup(said)
+            head = f'<testcase classname="{escape.markup(answer.profile.path)}" name="{escape.markup(name)}"'
+            said = escape.markup(said)
             result = f'<failure message="{said}">{said}</failure>' if bad else f"<system-out>{said}</system-out>"
             cases.append(f"    {head}>{result}</testcase>")
     counts = f'tests="{len(cases)}" failures="{failures}" errors="{len(report.refused)}"'
@@ -858,12 +843,8 @@ def github(report: Report) -> str:
 
 def annotation(level: Literal["error", "notice"], said: str, **properties: str) -> str:
     """One workflow command, escaped as GitHub asks."""
-    named = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
-    return f"::{level}{' ' if named else ''}{named}::{_escaped(said)}"
-
-
-def _escaped(said: str, more: str = "") -> str:
-    return "".join(f"%{ord(c):02X}" if c in "%\r\n" + more else _clean(c) for c in said)
+    named = ",".join(f"{key}={escape.command(value, ':,')}" for key, value in properties.items())
+    return f"::{level}{' ' if named else ''}{named}::{escape.command(said)}"
 
 
 def _findings(answer: Answer) -> list[tuple[str, str, bool]]:

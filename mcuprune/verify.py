@@ -33,7 +33,7 @@ import numpy as np
 import onnx
 
 from mcuprune import data as datasets
-from mcuprune import network, ops, runtimes, tails, tflite
+from mcuprune import escape, network, ops, runtimes, tails, tflite
 from mcuprune.errors import DataError, MissingExtra, ModelError
 from mcuprune.export import HIGH, LOW
 from mcuprune.network import Network, Shape
@@ -259,12 +259,13 @@ class _Reference:
             raise MissingExtra("onnxruntime isn't installed; pip install 'mcuprune[verify]'") from None
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it has to say comes with its exception
         options.intra_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own kinds, none of them public
             raise ModelError(f"{path}: onnxruntime can't load it ({str(error).splitlines()[0]})") from None
+        self._path = path
         self._batch = {
             value.name: value.shape[0] if value.shape and isinstance(value.shape[0], int) else 1
             for value in self._session.get_inputs()
@@ -275,7 +276,12 @@ class _Reference:
         times = {name: max(1, self._batch[name] // len(x)) for name, x in inputs.items()}
         fed = {name: np.repeat(x, times[name], 0) for name, x in inputs.items()}
         names = [value.name for value in self._session.get_outputs()]
-        outputs = self._session.run(None, fed)
+        try:
+            outputs = self._session.run(None, fed)
+        except Exception as error:
+            raise ModelError(
+                f"{self._path}: onnxruntime can't run it ({str(error).splitlines()[0]}); export it again"
+            ) from None
         most = max(times.values())
         return {name: x[: len(x) // most] for name, x in zip(names, outputs, strict=True)}
 
@@ -406,7 +412,7 @@ def text(document: Mapping[str, Any]) -> str:
         "",
         "EQUAL: as onnxruntime computes it, but for rounding" if document["ok"] else "DIFFERS: not what onnxruntime computes",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(escape.plain, lines))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 
 #: From the ground up. Modules of one floor don't import each other; a package is one module.
 FLOORS = (
-    ("errors",),
-    ("units", "qlinear", "places", "external", "console", "greedy", "branches", "lowering"),
+    ("errors", "names", "escape"),
+    ("units", "qlinear", "places", "external", "console", "greedy", "branches", "lowering", "intake"),
     ("tails",),
     ("network", "memory"),
     ("canonical",),
@@ -26,7 +26,7 @@ FLOORS = (
     ("batching",),
     ("trainable",),
     ("quantize", "batchproof"),
-    ("training",),
+    ("training", "rehearsal"),
     ("methods",),
     ("pruning", "verify"),
     ("report", "config"),

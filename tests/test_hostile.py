@@ -12,14 +12,14 @@ import blocks
 import numpy as np
 import onnx
 import pytest
-from conftest import corpus
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import network, ops
+from mcuprune import network, ops, pruning, units
 from mcuprune.channels import label
 from mcuprune.cli import main
 from mcuprune.errors import McupruneError
 from mcuprune.external import files
+from mcuprune.pruning import Request
 from mcuprune.resources import profile
 
 ROOT = Path(__file__).parents[1]
@@ -265,14 +265,28 @@ def test_a_small_file_may_not_make_a_huge_constant(tmp_path: Path) -> None:
     assert "bomb" in refused(tmp_path, model.SerializeToString())
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_random_damage_gives_a_message_or_an_answer(seed: int, tmp_path: Path) -> None:
-    files = [path for path in corpus() if path.stat().st_size < 200_000]
-    for name in ("shufflenet v1 unit", "uneven split", "squeeze-excite, hard-swish", "padded channels"):
-        files.append(tmp_path / f"{name}.onnx")
-        files[-1].write_bytes(blocks.exported(name, "torchscript"))
-    command = [sys.executable, str(ROOT / "tests" / "mutations.py"), str(seed), "400", *map(str, files)]
-    path = {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, env=path, check=False)
+@pytest.fixture(scope="module")
+def damaged_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Path]]:
+    """What to damage for a command: float networks of several kinds and their int8 files."""
+    folder = tmp_path_factory.mktemp("base")
+    floats, stored = [], []
+    for name in ("resnet", "shufflenet v2 unit", "squeeze-excite, hard-swish", "padded channels", "prelu"):
+        floats.append(folder / f"{name}.onnx")
+        floats[-1].write_bytes(blocks.exported(name, "torchscript"))
+    for path in floats[:2]:
+        stored.append(folder / f"int8 {path.name}")
+        pruning.prune(Request(str(path), {"macs": units.parse("60%", "count")}, str(stored[-1]), train=False))
+    return lambda command: stored if command == "verify" else [*floats, *stored]
+
+
+@pytest.mark.parametrize(("command", "count"), [("profile", 150), ("float", 60), ("int8", 40), ("verify", 15)])
+def test_random_damage_gives_a_message_or_an_answer(
+    command: str, count: int, damaged_files: Callable[[str], list[Path]]
+) -> None:
+    files = [str(path) for path in damaged_files(command)]
+    run = [sys.executable, str(ROOT / "tests" / "mutations.py"), command, "1000", str(count), *files]
+    path = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    found = subprocess.run(run, capture_output=True, text=True, timeout=300, env=path, check=False)
     assert found.stdout == ""
+    assert f"{count} cases of {command}" in found.stderr
     assert found.returncode == 0, found.stderr[-2000:]

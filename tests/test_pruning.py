@@ -25,7 +25,7 @@ from onnx import helper, numpy_helper
 
 from mcuprune import data, evaluate, network, ops, outcome, pruning, resources, units, widths
 from mcuprune.cli import main
-from mcuprune.errors import BudgetError, DataError, ModelError, OutputError, UnsupportedOperator, UsageError
+from mcuprune.errors import BudgetError, DataError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.pruning import Request, Result
 from mcuprune.resources import SramModel
 from mcuprune.task import Step
@@ -697,7 +697,7 @@ def test_a_model_without_a_data_set_asks_for_the_flag(tmp_path: Path, capsys: py
 def test_a_network_without_removable_channels_is_refused(tmp_path: Path) -> None:
     weight = np.ones((4, 3, 3, 3), np.float32)
     path = model_of([helper.make_node("Conv", ["x", "w"], ["y"])], [3, 8, 8], {"w": weight}, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match=r"no prunable channel.*graph output 'y'"):
+    with pytest.raises(BudgetError, match=r"MACs can't go below.*no prunable channel.*graph output 'y'"):
         pruning.prune(Request(path, limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False))
 
 
