@@ -128,7 +128,9 @@ def _run(args: list[str]) -> int:
             raise
         console.unwritable(error)
         return YES
-    return code if isinstance(code, int) else YES
+    if not isinstance(code, int):
+        raise TypeError(f"a command ended with {code!r}, which is no exit code")
+    return code
 
 
 def _no_answer(kind: str, message: str, args: Sequence[str], *, said: bool = False) -> int:

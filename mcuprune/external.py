@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -46,7 +47,8 @@ def load(model: ModelProto, path: Path) -> None:
     if sum(_checked(tensor, path) for tensor in tensors) > _MAX_BYTES:
         raise ModelError(f"{path}: its external data takes more than {_MAX_BYTES} bytes; no microcontroller's model does")
     try:
-        onnx.load_external_data_for_model(model, str(path.parent))
+        with warnings.catch_warnings(action="ignore"):  # of keys that it doesn't know, in the file's own words
+            onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # the C++ side has kinds of its own for what it won't open
         text = str(error).strip().splitlines()
         reason = text[0] if text else type(error).__name__

@@ -767,3 +767,14 @@ def test_the_action_without_an_answer_has_no_outputs(net, tmp_path):
     assert "::error title=mcuprune::no answer" in found.stdout
     assert (outputs, summary) == ({}, "")
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_action_shows_the_answers_beside_a_refused_model(net, tmp_path):
+    found, outputs, summary = run_action(tmp_path, "net.onnx none.onnx --sram 64KB")
+    assert found.returncode == 2
+    assert "::notice file=net.onnx" in found.stdout
+    assert "::error file=none.onnx" in found.stdout
+    assert summary.startswith("### `net.onnx`: fits")
+    assert "### `none.onnx`: **no answer**" in summary
+    assert outputs == {}

@@ -217,6 +217,19 @@ def test_external_data_are_read_within_the_bounds_of_their_shape(fields: dict[st
     assert "external data" in refused(tmp_path, external("holes.bin", **fields))
 
 
+def test_what_external_data_say_beside_is_not_shown(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    fields = {"a key\nof their own": "x"}
+    refused(tmp_path, external("none.bin", length="4", **fields))
+    model = onnx.load_from_string(content())
+    onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx", load_external_data=False)
+    model.graph.initializer[0].external_data.add(key="a key\nof their own", value="x")
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    network.load(tmp_path / "net.onnx")
+    assert not recwarn.list
+
+
 def test_external_data_in_attributes_are_held_to_the_same(tmp_path: Path) -> None:
     model = onnx.load_from_string(content())
     tensor = onnx.load_from_string(external("../secret.bin")).graph.initializer[0]

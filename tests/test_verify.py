@@ -184,3 +184,19 @@ def test_a_kernel_that_breaks_off_is_an_error(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(verify, "_command", lambda *arguments: command)
     with pytest.raises(ModelError, match="broke off with signal 6"):
         verify.verify(path, examples=2)
+
+
+def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
+    dscnn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evil.py").write_text("open('run', 'w')\n\ndef go():\n    return {}\n")
+    for named in ("evil:go", "evil.npz", "/dev/zero"):
+        model = onnx.load(dscnn)
+        del model.metadata_props[:]
+        model.metadata_props.add(key="mcuprune.data", value=named)
+        onnx.save(model, "net.onnx")
+        found = verify.verify("net.onnx", examples=2)
+        assert found.examples == {"random": 2}
+        assert [note for note in found.notes if f"{named!r}, which is no embedded data set" in note]
+    assert not Path("run").exists()
