@@ -21,11 +21,11 @@ def is_if(node: NodeProto) -> bool:
 
 def reads(node: NodeProto) -> list[str]:
     """The tensors that a node needs: its inputs, and what its subgraphs take from around it."""
-    found = [name for name in node.input if name]
+    names = [name for name in node.input if name]
     for attribute in node.attribute:
         for graph in _graphs(attribute):
-            found += _captured(graph)
-    return found
+            names += _captured(graph)
+    return names
 
 
 def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
@@ -36,12 +36,12 @@ def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
 
 def _captured(graph: GraphProto) -> list[str]:
     """Names that a subgraph uses and doesn't make."""
-    made = _made(graph)
+    own = _defined(graph)
     used = [name for node in graph.node for name in reads(node)] + [value.name for value in graph.output]
-    return [name for name in dict.fromkeys(used) if name not in made]
+    return [name for name in dict.fromkeys(used) if name not in own]
 
 
-def _made(graph: GraphProto) -> dict[str, None]:
+def _defined(graph: GraphProto) -> dict[str, None]:
     """The names that belong to a subgraph, in its order."""
     inside = [value.name for value in graph.input] + [tensor.name for tensor in graph.initializer]
     return dict.fromkeys([*inside, *(name for node in graph.node for name in node.output if name)])
@@ -70,13 +70,13 @@ def resolved(
     initializers. Raises ModelError for a malformed If.
     """
     names = set(taken)
-    found: list[NodeProto] = []
+    remaining: list[NodeProto] = []
     inside: list[NodeProto] = []
     tensors: list[TensorProto] = []
     for node in nodes:
         condition = constants.get(node.input[0]) if is_if(node) and node.input else None
         if condition is None:
-            found.append(node)
+            remaining.append(node)
             continue
         where = f"{path}: node '{node.name or node.op_type}' (If)"
         if np.size(condition) != 1:
@@ -86,17 +86,17 @@ def resolved(
         if branch is None or len(branch.output) != len(node.output):
             raise ModelError(f"{where} has no {wanted} with {len(node.output)} outputs; the file is damaged, export again")
         body, stored = _inlined(node, branch, names)
-        found += body
+        remaining += body
         inside += body
         tensors += stored
-    return (found, inside, tensors) if len(inside) or len(found) < len(nodes) else None
+    return (remaining, inside, tensors) if len(inside) or len(remaining) < len(nodes) else None
 
 
 def _inlined(node: NodeProto, branch: GraphProto, taken: set[str]) -> tuple[list[NodeProto], list[TensorProto]]:
     """The nodes and initializers of a branch under names of their own; its results under the names of the If's outputs."""
     base = node.name or node.output[0]
     names = {}
-    for name in _made(branch):
+    for name in _defined(branch):
         unique = f"{base}/{name}"
         while unique in taken:
             unique += "_"
@@ -129,9 +129,9 @@ def _renamed(node: NodeProto, names: Mapping[str, str], base: str | None = None)
     copied.output[:] = [names.get(name, name) for name in node.output]
     for attribute in copied.attribute:
         for graph in _graphs(attribute):
-            own = _made(graph)
+            own = _defined(graph)
             outer = {old: new for old, new in names.items() if old not in own}
-            inner = [_renamed(one, outer) for one in graph.node]
+            inner = [_renamed(node_inside, outer) for node_inside in graph.node]
             del graph.node[:]
             graph.node.extend(inner)
             for value in graph.output:

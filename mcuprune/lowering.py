@@ -47,14 +47,14 @@ def lowered(
 
     held: tensors that must keep their names. Raises UnsupportedOperator for a form that has no simpler one.
     """
-    found: list[NodeProto] = []
+    rewritten: list[NodeProto] = []
     constants: dict[str, np.ndarray] = {}
     taken = set(known.taken)
     changed = False
     for node in nodes:
         rewrite = _REWRITES.get(node.op_type)
         if rewrite is None or any(name not in known.shapes for name in node.input if name):
-            found.append(node)
+            rewritten.append(node)
             continue
         steps = _Steps(node, known, taken)
         try:
@@ -62,10 +62,10 @@ def lowered(
         except (ValueError, IndexError, KeyError) as error:  # attributes or shapes that don't fit each other
             raise steps.refusal(f"is malformed ({error})", "export it again") from None
         changed |= done
-        found += steps.nodes if done else [node]
+        rewritten += steps.nodes if done else [node]
         constants |= steps.constants
-    fewer = without_needless_expands(found, known, held)
-    return (fewer, constants) if changed or len(fewer) < len(found) else None
+    fewer = without_needless_expands(rewritten, known, held)
+    return (fewer, constants) if changed or len(fewer) < len(rewritten) else None
 
 
 @dataclass
@@ -108,13 +108,13 @@ class _Steps:
 
     def add(self, op: str, inputs: Sequence[str], shape: Shape, **attrs: object) -> str:
         """A node that makes a tensor of this shape."""
-        made = self._unique(op)
-        label = f"{self.node.name or self.node.output[0]}/{made.removeprefix(f'{self.node.output[0]}/')}"
-        self.nodes.append(helper.make_node(op, inputs, [made], name=label, **attrs))
-        self.shapes[made] = shape
+        output = self._unique(op)
+        label = f"{self.node.name or self.node.output[0]}/{output.removeprefix(f'{self.node.output[0]}/')}"
+        self.nodes.append(helper.make_node(op, inputs, [output], name=label, **attrs))
+        self.shapes[output] = shape
         if all(map(self.is_constant, inputs)):
-            self.fixed.add(made)
-        return made
+            self.fixed.add(output)
+        return output
 
     def transposed(self, x: str, perm: Sequence[int]) -> str:
         if list(perm) == sorted(perm):
@@ -200,20 +200,20 @@ def _parsed(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None
     rest = "".join(free[: max(hidden)])
     if not 0 <= max(hidden) == len(rest):
         return None
-    found = []
+    spelled_out = []
     for term, rank, several in zip(terms, ranks, hidden, strict=True):
         spelled = term.replace("...", rest[len(rest) - several :])
         if len(spelled) != rank or len(set(spelled)) != rank or not set(spelled) <= set(ascii_letters):
             return None
-        found.append(spelled)
+        spelled_out.append(spelled)
     if not arrow:
         once = [letter for letter in sorted(set(left) - set(".,")) if left.count(letter) == 1]
         right = ("..." if "..." in left else "") + "".join(once)
     output = right.replace("...", rest)
-    known = set("".join(found))
+    known = set("".join(spelled_out))
     if len(set(output)) != len(output) or not set(output) <= known:
         return None
-    return found, output
+    return spelled_out, output
 
 
 def _whole(steps: _Steps, term: _Term, sizes: Mapping[str, int]) -> _Term:
@@ -246,7 +246,7 @@ def _laid_out(steps: _Steps, term: _Term, order: str, merged: Sequence[str] = ()
     skipped = {letter for group in merged for letter in group[1:]}
     for place, letter in enumerate(order):
         if letter in groups:
-            shape.append(prod(sizes[one] for one in groups[letter]))
+            shape.append(prod(sizes[index] for index in groups[letter]))
         elif letter not in skipped and place >= first:
             shape.append(sizes.get(letter, 1))
     return steps.reshaped(name, tuple(shape))
@@ -283,8 +283,8 @@ def _layer(steps: _Steps, x: _Term, weight: _Term, shared: str, free: str) -> _T
     ordered = steps.transposed(weight.name, [weight.indices.index(letter) for letter in shared + free])
     matrix = steps.reshaped(ordered, (steps.shape(data)[-1], prod(sizes)))
     before = steps.shape(data)[:-1]
-    made = steps.add("MatMul", [data, matrix], (*before, prod(sizes)))
-    return _Term(steps.reshaped(made, (*before, *sizes)), rows + free)
+    product = steps.add("MatMul", [data, matrix], (*before, prod(sizes)))
+    return _Term(steps.reshaped(product, (*before, *sizes)), rows + free)
 
 
 def _product(steps: _Steps, x: _Term, y: _Term, kept: str, shared: str, alone: Sequence[Sequence[str]]) -> _Term:
@@ -293,15 +293,15 @@ def _product(steps: _Steps, x: _Term, y: _Term, kept: str, shared: str, alone: S
     if row and column and kept.index(row) > kept.index(column):
         x, y, row, column = y, x, column, row
     batch = "".join(letter for letter in kept if letter not in (row, column))
-    one = "?"  # the index of an axis of size 1
-    left = _laid_out(steps, x, batch + (row or one) + shared, [shared])
-    right = _laid_out(steps, y, batch + shared + (column or one), [shared])
+    single = "?"  # the index of an axis of size 1
+    left = _laid_out(steps, x, batch + (row or single) + shared, [shared])
+    right = _laid_out(steps, y, batch + shared + (column or single), [shared])
     left, right = (_of_rank(steps, operand, 2) for operand in (left, right))
     ends = steps.shape(left)[-2], steps.shape(right)[-1]
     around = np.broadcast_shapes(steps.shape(left)[:-2], steps.shape(right)[:-2])
-    made = steps.add("MatMul", [left, right], (*around, *ends))
+    product = steps.add("MatMul", [left, right], (*around, *ends))
     sizes = [*around, *([ends[0]] if row else []), *([ends[1]] if column else [])]
-    return _Term(steps.reshaped(made, tuple(sizes)), batch + row + column)
+    return _Term(steps.reshaped(product, tuple(sizes)), batch + row + column)
 
 
 def _of_rank(steps: _Steps, x: str, rank: int) -> str:
@@ -413,7 +413,7 @@ def without_needless_expands(nodes: Sequence[NodeProto], known: Known, held: Col
         if smaller is not None:
             shapes = smaller
             same[target] = source
-    found = []
+    kept = []
     for node in nodes:
         if node.output and node.output[0] in same:
             continue
@@ -422,8 +422,8 @@ def without_needless_expands(nodes: Sequence[NodeProto], known: Known, held: Col
             renamed.CopyFrom(node)
             renamed.input[:] = [_source(name, same) for name in node.input]
             node = renamed
-        found.append(node)
-    return found
+        kept.append(node)
+    return kept
 
 
 def _source(name: str, same: Mapping[str, str]) -> str:
@@ -459,10 +459,10 @@ def _smaller(
             if any(scale is None or prod(scale) != 1 for scale in scales):
                 return None
             output = reader.output[0]
-            found = _smaller(output, size, readers, {**shapes, output: size}, known, held)
-            if found is None:
+            changed = _smaller(output, size, readers, {**shapes, output: size}, known, held)
+            if changed is None:
                 return None
-            shapes = found
+            shapes = changed
             continue
         operands = [shapes.get(name) for name in reader.input if name]
         after = shapes.get(reader.output[0])

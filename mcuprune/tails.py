@@ -31,14 +31,14 @@ def cut(model: ModelProto, wanted: Sequence[str], path: str) -> ModelProto:
     wanted: names of tensors, or several joined by commas. Raises ModelError for a name that the graph doesn't compute.
     """
     graph = model.graph
-    made = dict.fromkeys(name for node in graph.node for name in node.output if name)
-    names = _split(wanted, made)
+    computed = dict.fromkeys(name for node in graph.node for name in node.output if name)
+    names = _split(wanted, computed)
     if not names:
         raise ModelError(f"{path}: --outputs names no tensor; write --outputs NAME or --outputs NAME,NAME")
     known = {value.name: value for value in (*graph.value_info, *graph.output)}
     for name in names:
-        if name not in made:
-            raise ModelError(f"{path}: --outputs names '{name}', which no node computes; {_near(name, list(made))}")
+        if name not in computed:
+            raise ModelError(f"{path}: --outputs names '{name}', which no node computes; {_near(name, list(computed))}")
     if any(not _typed(known.get(name)) for name in names):
         known |= {value.name: value for value in _inferred(model)}
     shorter = ModelProto()
@@ -62,17 +62,17 @@ def cut(model: ModelProto, wanted: Sequence[str], path: str) -> ModelProto:
     return shorter
 
 
-def _split(wanted: Sequence[str], made: Collection[str]) -> list[str]:
+def _split(wanted: Sequence[str], computed: Collection[str]) -> list[str]:
     """Single names; one that holds a comma itself is taken whole."""
-    parts = [part for text in wanted for part in ([text] if text in made else text.split(","))]
-    return list(dict.fromkeys(part if part in made else part.strip() for part in parts if part.strip()))
+    parts = [part for text in wanted for part in ([text] if text in computed else text.split(","))]
+    return list(dict.fromkeys(part if part in computed else part.strip() for part in parts if part.strip()))
 
 
-def _near(name: str, made: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, made, 3) or [other for other in made if name.lower() in other.lower()][:3]
+def _near(name: str, computed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, computed, 3) or [other for other in computed if name.lower() in other.lower()][:3]
     if close:
         return f"did you mean {' or '.join(repr(other) for other in close)}?"
-    return f"the last that it computes are {', '.join(made[-5:])}"
+    return f"the last that it computes are {', '.join(computed[-5:])}"
 
 
 def _typed(value: ValueInfoProto | None) -> bool:
@@ -82,10 +82,10 @@ def _typed(value: ValueInfoProto | None) -> bool:
 def _inferred(model: ModelProto) -> list[ValueInfoProto]:
     """What shape inference says of every tensor, as far as it gets."""
     try:
-        found = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # whatever the C++ side makes of a damaged graph; reading it says what is wrong
         return []
-    return [*found.graph.value_info, *found.graph.output]
+    return [*inferred.graph.value_info, *inferred.graph.output]
 
 
 # ------------------------------------------------------------------------------------------------------------- proposals
@@ -155,8 +155,8 @@ def _frontier(graph: GraphProto, refused: set[str], dtypes: dict[str, int]) -> l
 def _depending(graph: GraphProto) -> set[str]:
     """Tensors whose values follow from the inputs' values, and not from their shapes alone."""
     stored = {tensor.name for tensor in graph.initializer}
-    found = {value.name for value in graph.input} - stored
+    depending = {value.name for value in graph.input} - stored
     for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and not found.isdisjoint(reads(node)):
-            found.update(filter(None, node.output))
-    return found
+        if node.op_type not in ("Shape", "Size") and not depending.isdisjoint(reads(node)):
+            depending.update(filter(None, node.output))
+    return depending
