@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def model_file(folder: Path, width: int, size: int) -> Path:
-    """Two convolutions, the first with a BatchNormalization after it, and four classes; ``width`` channels, ``size`` squared."""
+    """Two convolutions, a BatchNormalization after the first, and four classes: ``width`` channels, ``size`` squared."""
     draw = np.random.default_rng(0)
     weights = {
         "w": draw.normal(size=(width, 3, 3, 3)) / 5,
