@@ -4,26 +4,28 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
 DATA ?= data
+# The torch that everything is developed and measured with; pip finds the torchvision that fits it.
+TORCH ?= 2.13.0
 # Small networks train fastest on one thread, and one thread gives the same result every time.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-budgets bench-mutations bench-studies bench-gpu clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs golden bench bench-memory bench-budgets bench-mutations bench-studies bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/.prune: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[prune]'
+	$(BIN)/python -m pip install --quiet -e '.[prune]' torch==$(TORCH)
 	touch $@
 
 $(BIN)/.dev: pyproject.toml $(BIN)/.prune
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[dev]' torch==$(TORCH)
 	touch $@
 
 $(BIN)/.bench: pyproject.toml $(BIN)/.dev
-	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python -m pip install --quiet -e '.[bench]' torch==$(TORCH)
 	touch $@
 
 DEMO := prune models/resnet8_digits.onnx --sram 46% --flash 25% --macs 24% --data digits
@@ -36,6 +38,12 @@ test: $(BIN)/.dev ## install what tests need and run them
 
 test-slow: $(BIN)/.dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+TRAINS := $(addprefix tests/test_,$(addsuffix .py,trainable batching conv_gradients training quantize device pruning same_bytes))
+
+test-torch: ## the tests of all that trains, in an environment of their own with another torch: TORCH=2.9.1
+	$(MAKE) VENV=$(VENV)-torch-$(TORCH) $(VENV)-torch-$(TORCH)/bin/.dev
+	$(VENV)-torch-$(TORCH)/bin/python -m pytest -m 'not slow' $(TRAINS)
 
 lint: $(BIN)/.dev ## ruff
 	$(BIN)/ruff check .

@@ -97,8 +97,8 @@ def _grown(x: Tensor, alone: Shape, place: Place | None) -> tuple[Place, int] | 
     """Where a tensor is larger than at batch 1, and how many times; None where it is not. Raises ValueError for a puzzle."""
     if tuple(x.shape) == tuple(alone):
         return None
-    axes = [axis for axis, (now, then) in enumerate(zip(x.shape, alone, strict=True)) if now != then]
-    if len(axes) != 1 or not alone[axes[0]] or x.shape[axes[0]] % alone[axes[0]]:
+    axes = [axis for axis, (now, then) in enumerate(zip(x.shape, alone, strict=False)) if now != then]
+    if x.ndim != len(alone) or len(axes) != 1 or not alone[axes[0]] or x.shape[axes[0]] % alone[axes[0]]:
         raise ValueError(f"the batch can't be told in {list(x.shape)}, which is {list(alone)} for one example")
     axis = axes[0]
     return place if place and place.axis == axis else Place(axis), x.shape[axis] // alone[axis]

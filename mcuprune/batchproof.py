@@ -6,15 +6,16 @@ sizes of the batch hidden in a product. Training on it would fail after minutes,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mcuprune.channels import Channels
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.network import Network, Node
-from mcuprune.trainable import Trainable
+from mcuprune.trainable import Trainable, as_inputs
 
 #: Examples in the batch that is tried: no power of two, so that it isn't taken for a size of the network.
 _BATCH = 3
@@ -43,12 +44,14 @@ class _Watched(Trainable):
 def prove(channels: Channels) -> None:
     """Raises ModelError, with the node's name, where a batch doesn't give what its examples give one by one.
 
-    UnsupportedOperator where torch can't compute a node for one example either. Inputs are random, from a seed.
+    UnsupportedOperator where torch can't compute a node for one example either, or where the inputs aren't those that
+    training takes. Inputs are random, from a seed.
     """
     net = channels.network
-    draw = torch.Generator().manual_seed(0)
-    examples = [[torch.randn(net.shapes[name], generator=draw) for name in net.inputs] for _ in range(_BATCH)]
-    together = [torch.cat(parts) for parts in zip(*examples, strict=True)]
+    draw = np.random.default_rng(0)
+    drawn = [draw.standard_normal(net.shapes[net.inputs[0]], np.float32) for _ in range(_BATCH)]
+    examples = [as_inputs(net, x) for x in drawn]
+    together = as_inputs(net, np.concatenate(drawn))
     module = Trainable(channels).eval()
     try:
         alone = [torch.cat(parts) for parts in zip(*(module(*example) for example in examples), strict=True)]
@@ -59,7 +62,7 @@ def prove(channels: Channels) -> None:
     _explain(_Watched(channels).eval(), examples, together)
 
 
-def _explain(module: _Watched, examples: list[list[Tensor]], together: list[Tensor]) -> None:
+def _explain(module: _Watched, examples: Sequence[tuple[Tensor, ...]], together: tuple[Tensor, ...]) -> None:
     """Raise the error that names the first node which goes wrong."""
     net = module.source
     try:
