@@ -814,7 +814,17 @@ def _pruned(model: str) -> str:
 @app.command("verify", cls=_Command)
 def verify(
     model: Model,
-    examples: Annotated[int, typer.Option("--examples", metavar="N", min=1, help="How many inputs to compare on.")] = 200,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|PATH|module:function",
+            help="Real examples: accuracy in each runtime, equal classes.",
+        ),
+    ] = None,
+    examples: Annotated[
+        int, typer.Option("--examples", metavar="N", min=1, help="How many random inputs and how many test examples.")
+    ] = 200,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Fixes the random inputs.")] = 0,
     tflite: Annotated[
         str | None, typer.Option("--tflite", metavar="OUT.tflite", help="Also write the model as TensorFlow Lite.")
@@ -822,15 +832,18 @@ def verify(
     formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
     input_shape: InputShapes = None,
 ) -> int:
-    """Run an exported int8 model in TensorFlow Lite Micro and compare it with onnxruntime."""
+    """Run an exported int8 model in a microcontroller's runtimes and compare them with onnxruntime."""
     as_json = _known("--format", formats, ("text", "json")) == "json"
     from mcuprune import tflite as lite
     from mcuprune import verify as runtime
 
     shapes = _shapes(input_shape)
     if tflite is not None:
-        network.write_bytes(lite.from_file(model, input_shapes=shapes), tflite)
-    verified = runtime.verify(model, examples=examples, seed=seed, input_shapes=shapes)
+        network.check_place(tflite)
+    written = lite.from_file(model, input_shapes=shapes) if tflite is not None else None
+    verified = runtime.verify(model, examples=examples, seed=seed, input_shapes=shapes, data=data, written=written)
+    if tflite is not None and written is not None:  # also where outputs differ: to look at what differs one needs it
+        network.write_bytes(written, tflite)
     found = runtime.document(verified)
     _print(report.dumped(found) if as_json else runtime.text(found))
     return YES if verified.ok else NO

@@ -46,6 +46,7 @@ def document(result: Result) -> dict[str, Any]:
             **report.profile_document(result.after),
             "accuracy_float": result.accuracy_float,
             "accuracy_int8": result.accuracy_int8,
+            "accuracy_int8_default_session": result.accuracy_int8_default_session,
         },
         "groups": [
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
@@ -183,7 +184,8 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     whole = sum(group["before"] for group in found["groups"])
     lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
     if found["before"]["accuracy"] is not None:
-        lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime")
+        exact = "; int8 without its graph optimisation" if found["after"]["accuracy_int8"] is not None else ""
+        lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}")
     cost = found["cost"]
     if cost["full_training_macs"]:
         share = cost["training_macs"] / cost["full_training_macs"]

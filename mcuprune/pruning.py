@@ -113,7 +113,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them."""
+    """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them.
+
+    accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
+    accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
+    """
 
     request: Request
     budget: Budget
@@ -123,6 +127,7 @@ class Result:
     accuracy: float | None
     accuracy_float: float | None
     accuracy_int8: float | None
+    accuracy_int8_default_session: float | None
     groups: tuple[GroupResult, ...]
     history: tuple[Step, ...]
     seconds: float
@@ -166,7 +171,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there
             _check_engine(request)
     data = _data(request, original)
-    accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
+    accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default") if data else None
 
     warm = data is not None and accuracy is not None and _is_trained(accuracy, data)
     answers = _answers(request, labelled, data, accuracy, warm=warm)
@@ -201,7 +206,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
 
     small = folding.folded(candidate.channels.network)
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
-    accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
+    accuracy_float = evaluate.accuracy_of(_bytes(small), data.test, "default") if data else None
     if request.train and data is not None and accuracy_float is not None and not _is_trained(accuracy_float, data):
         note = (
             f"right on {accuracy_float:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
@@ -218,6 +223,9 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
     after = resources.profile(written)
     kept = labelled.kept(candidate.keep)
+    int8 = evaluate.int8_accuracy(request.output, data.test) if data and request.int8 else None
+    if int8 and int8.warning:
+        candidate = replace(candidate, notes=(*candidate.notes, int8.warning))
     result = Result(
         request=request,
         budget=budget,
@@ -226,7 +234,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         verdict=budget.check(after.used(request.sram_model)),
         accuracy=accuracy,
         accuracy_float=accuracy_float,
-        accuracy_int8=evaluate.accuracy_of(request.output, data.test) if data and request.int8 else None,
+        accuracy_int8=int8.exact if int8 else None,
+        accuracy_int8_default_session=int8.default_session if int8 else None,
         groups=tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in labelled.groups),
         history=tuple(history.steps),
         seconds=earlier + time.monotonic() - started,
