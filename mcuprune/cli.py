@@ -143,14 +143,18 @@ InputShapes = Annotated[
     typer.Option("--input-shape", metavar="NAME=1,3,96,96", help="Fix an input's free dimensions; repeatable."),
 ]
 Board = Annotated[
-    str | None, typer.Option("--board", metavar="NAME", help="A board's SRAM and flash as limits; see `mcuprune boards`.")
+    str | None,
+    typer.Option(
+        "--board", metavar="NAME", help="A board's SRAM, for TFLM's arena, and flash as limits; see `mcuprune boards`."
+    ),
 ]
 SramModelFlag = Annotated[
     str | None,
     typer.Option(
         "--sram-model",
         metavar="|".join(config.SRAM_MODELS),
-        help="What --sram limits: the peak of activations, TFLM's arena, or the largest operator's inputs and outputs.",
+        help="What --sram limits: the peak of activations (without --board), TFLM's arena (with it), or the largest operator's "
+        "inputs and outputs.",
     ),
 ]
 ConfigFile = Annotated[
@@ -541,7 +545,7 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
     if not wanted.limits and wanted.max_growth is None:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
     measured = _measure(path, wanted.input_shapes)
-    sram_model = wanted.sram_model or "peak"
+    sram_model = wanted.gate
     used = measured.used(sram_model)
     verdict = resources.budget(wanted.limits, used).check(used) if wanted.limits else None
     old = growth = None
@@ -550,6 +554,8 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
         if wanted.max_growth is not None:
             most = {name: int(old.total[name] * (1 + wanted.max_growth)) for name in RESOURCES}
             growth = resources.Budget(most).check(measured.total)
+    if wanted.board and sram_model == "peak":  # a hint without it would be held against the arena, as a board is
+        flags = (*flags, "--sram-model", sram_model)
     return Answer(measured, verdict, sram_model, old, growth, flags)
 
 
@@ -723,7 +729,7 @@ def prune(
         "resume": resume,
         "no-train": no_train or None,
         "float": float_ or None,
-        "sram-model": wanted.sram_model,
+        "sram-model": wanted.gate,
     }
     stated = {**_defaults(settings), **{flag: value for flag, value in flags.items() if value is not None}}
     wishes = {flag.replace("-", "_"): value for flag, value in stated.items() if flag not in ("no-train", "float")}

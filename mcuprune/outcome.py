@@ -186,6 +186,10 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     if found["before"]["accuracy"] is not None:
         exact = "; int8 without its graph optimisation" if found["after"]["accuracy_int8"] is not None else ""
         lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}")
+    if found["sram_model"] != "peak":
+        memory = found["after"]["memory"]
+        peak, arena = (units.show(memory[key], "bytes") for key in ("peak", "arena_tflm"))
+        lines.append(f"memory: peak of activations {peak}, arena of TensorFlow Lite Micro {arena}")
     cost = found["cost"]
     if cost["full_training_macs"]:
         share = cost["training_macs"] / cost["full_training_macs"]

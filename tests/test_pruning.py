@@ -208,17 +208,17 @@ def test_without_data_int8_says_that_its_ranges_are_a_guess(tmp_path: Path) -> N
 @pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform"])
 def test_same_seed_same_file_and_another_seed_another(method: str, tmp_path: Path) -> None:
     files = []
-    for run, seed in enumerate((1, 1, 2)):
+    for number, seed in enumerate((1, 1, 2)):
         request = Request(
             str(MODELS / "dscnn_digits.onnx"),
             limits(flash="40%", sram="70%"),
-            str(tmp_path / f"{run}.onnx"),
+            str(tmp_path / f"{number}.onnx"),
             method=method,
             epochs=2,
             seed=seed,
         )
         assert pruning.prune(request).ok
-        files.append((tmp_path / f"{run}.onnx").read_bytes())
+        files.append((tmp_path / f"{number}.onnx").read_bytes())
     assert files[0] == files[1] != files[2]
 
 
