@@ -620,6 +620,10 @@ def prune(
     ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
     float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option("--weight-bits", metavar="7|8", help="Of int8 weights; with 7 no x86 processor's kernels saturate."),
+    ] = None,
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="GROUP", help="Leave this group whole; repeatable.")
     ] = None,
@@ -721,6 +725,7 @@ def prune(
         "freeze-at-budget": freeze_at_budget,
         "loss": loss,
         "objectives": objectives,
+        "weight-bits": weight_bits,
         "keep": keep or None,
         "min-channels": min_channels,
         "multiple-of": multiple_of,

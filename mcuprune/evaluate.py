@@ -5,6 +5,7 @@ computed by itself, in floats, as ONNX defines it: the answer is the same on eve
 ``default`` is a session without any option, which is what most people run. There, convolutions and products of int8 files
 become integer kernels, and on x86 processors without VNNI (those with AVX2 only, and some with AVX-512) these kernels add two
 products of a uint8 with an int8 in 16 bits: 2 x 255 x 127 doesn't fit, the sum saturates, and a network may lose everything.
+A session option cures it (``REMEDIES``), and so do weights of 7 bits (``export.WEIGHT_BITS``).
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def int8_accuracy(source: str | Path | bytes, split: Split) -> Int8Accuracy:
     tried = {key: Model(source, "default", **{key: value})(split.x) for key, value in REMEDIES.items()}
     working = [f"{key} = {REMEDIES[key]}" for key, logits in tried.items() if _apart(logits, exact) < _apart(plain, exact) / 2]
     if working:
-        cause = f"its integer kernels saturate on this processor; set the session option {' or '.join(working)}"
+        option = f"set the session option {' or '.join(working)}"
+        cause = f"its integer kernels saturate on this processor; {option}, or prune with --weight-bits 7"
     elif abs(default - right) > _ROUNDED_CLASSES:
         cause = "the network enlarges differences of rounding"
     else:

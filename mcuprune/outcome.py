@@ -34,6 +34,7 @@ def document(result: Result) -> dict[str, Any]:
         "method": request.method if request.train else "no-train",
         "training": _training(result.training) if result.training else None,
         "sram_model": request.sram_model,
+        "weight_bits": request.weight_bits if request.int8 else None,
         "data": result.data,
         "test_examples": result.test_examples,
         "budget": dict(result.budget.limits),

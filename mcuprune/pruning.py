@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ class Request:
     seed: int = 0
     train: bool = True
     int8: bool = True
+    weight_bits: int = 8
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     sram_model: SramModel = "peak"
     keep: Sequence[str] = ()
@@ -385,6 +387,8 @@ def _check_flags(request: Request) -> None:
     for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
         if not 0 <= share < 1:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
+    if request.weight_bits not in export.WEIGHT_BITS:
+        raise UsageError(f"--weight-bits {request.weight_bits}: choose one of {', '.join(map(str, export.WEIGHT_BITS))}")
     _check_choice("loss", request.loss, LOSSES)
     _check_choice("objectives", request.objectives, OBJECTIVES)
     if request.augment:
@@ -614,7 +618,7 @@ def _quantize(
     net = channels.network
     random = np.random.default_rng(request.seed)
     if data is None:
-        module = QuantTrainable(channels)
+        module = QuantTrainable(channels, request.weight_bits)
         calibrate(module, [tuple(random.standard_normal((1, *net.shapes[name][1:]), np.float32) for name in net.inputs)] * 8)
         note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
         return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
@@ -630,7 +634,7 @@ def _quantize(
         optimizer="sgd",
         label_smoothing=schedule.label_smoothing,
         seed=request.seed,
-        make=QuantTrainable,
+        make=partial(QuantTrainable, weight_bits=request.weight_bits),
         warm_up=0.0,
         augment=data.augment,
         answers=answers if candidate.taught else None,

@@ -198,6 +198,19 @@ def test_a_limit_that_already_holds_changes_no_output(tmp_path: Path) -> None:
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
 
 
+def test_weights_of_seven_bits_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
+    for bits, most in ((8, 127), (7, 63)):
+        out = str(tmp_path / "o.onnx")
+        model = str(MODELS / "dscnn_digits.onnx")
+        request = Request(model, limits(macs="50%"), out, data="digits", train=False, weight_bits=bits)
+        result = pruning.prune(request)
+        stored = [numpy_helper.to_array(init) for init in onnx.load(out).graph.initializer if init.data_type == 3]
+        assert max(np.abs(array.astype(int)).max() for array in stored if array.ndim > 1) == most
+        assert outcome.document(result)["weight_bits"] == bits
+    with pytest.raises(UsageError, match="--weight-bits 6: choose one of 7, 8"):
+        pruning.prune(replace(request, weight_bits=6))
+
+
 def test_without_data_int8_says_that_its_ranges_are_a_guess(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), train=False)
     result = pruning.prune(request)
