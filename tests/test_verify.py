@@ -17,6 +17,7 @@ from graphs import Graph
 from test_tflite import CASES, converted, int8, model_of
 
 from mcuprune import data, export, layerwise, network, pruning, runners, tflite, units, verify
+from mcuprune.cli import main
 from mcuprune.errors import DataError, MissingExtra, ModelError
 from mcuprune.layerwise import Layer
 from mcuprune.network import Network
@@ -321,3 +322,22 @@ def test_a_kernel_that_breaks_off_is_an_error(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(runners, "_command", lambda *arguments: command)
     with pytest.raises(ModelError, match="broke off with signal 6"):
         verify.verify(path, examples=2)
+
+
+def test_the_command_answers_by_exit_code_and_keeps_the_file_where_there_is_an_answer(
+    dscnn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept.tflite"
+    command = ["verify", dscnn, "--examples", "4", "--data", "digits", "--tflite", str(kept), "--format", "json"]
+    assert main(command) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["runtimes"]["tflm"]["accuracy"] is not None
+    assert kept.read_bytes() == tflite.from_file(dscnn)
+    kept.unlink()
+    assert main([*command, "--data", "no such set"]) == 2
+    assert not kept.exists()
+    broken(monkeypatch, flipped)
+    assert main(["verify", dscnn, "--examples", "4"]) == 1
+    out = capsys.readouterr().out
+    assert "note: node '/stem/conv/Conv' is off by" in out
+    assert out.endswith("DIFFERS: not what onnxruntime computes\n")
