@@ -312,6 +312,9 @@ class _Case:
 
     def _layers(self, key: str, ran: Ran, notes: list[str]) -> tuple[tuple[Layer, ...], bool | None]:
         """Every layer alone, and whether keeping their tensors leaves the outputs as they are."""
+        if not layerwise.quantised(self.proto, self.net):
+            notes.append("no layer could be compared alone: no node's output goes through QuantizeLinear and DequantizeLinear")
+            return (), None
         model = layerwise.watched(self.proto, self.net)
         chosen = [*range(min(_LAYER_EXAMPLES, self.n_random)), *range(self.n_random, len(self.inputs))[:_LAYER_EXAMPLES]]
         examples = [self.inputs[index] for index in chosen]
