@@ -196,14 +196,18 @@ Ends = Annotated[
     typer.Option("--outputs", metavar="NAME,...", help="End the network at these tensors: cuts a detector's tail off."),
 ]
 Board = Annotated[
-    str | None, typer.Option("--board", metavar="NAME", help="A board's SRAM and flash as limits; see `mcuprune boards`.")
+    str | None,
+    typer.Option(
+        "--board", metavar="NAME", help="A board's SRAM, for TFLM's arena, and flash as limits; see `mcuprune boards`."
+    ),
 ]
 SramModelFlag = Annotated[
     str | None,
     typer.Option(
         "--sram-model",
         metavar="|".join(config.SRAM_MODELS),
-        help="What --sram limits: the peak of activations, TFLM's arena, or the largest operator's inputs and outputs.",
+        help="What --sram limits: the peak of activations (without --board), TFLM's arena (with it), or the largest operator's "
+        "inputs and outputs.",
     ),
 ]
 ConfigFile = Annotated[
@@ -617,7 +621,7 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
     if not wanted.limits and wanted.max_growth is None:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
     measured = _measure(path, wanted)
-    sram_model = wanted.sram_model or "peak"
+    sram_model = wanted.gate
     used = measured.used(sram_model)
     verdict = resources.budget(wanted.limits, used).check(used) if wanted.limits else None
     old = growth = None
@@ -626,6 +630,8 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
         if wanted.max_growth is not None:
             most = {name: int(old.total[name] * (1 + wanted.max_growth)) for name in RESOURCES}
             growth = resources.Budget(most).check(measured.total)
+    if wanted.board and sram_model == "peak":  # a hint without it would be held against the arena, as a board is
+        flags = (*flags, "--sram-model", sram_model)
     return Answer(measured, verdict, sram_model, old, growth, flags)
 
 
@@ -693,6 +699,10 @@ def prune(
     ] = None,
     no_train: Annotated[bool, typer.Option("--no-train", help="Cut by weight magnitude, without data.")] = False,
     float_: Annotated[bool, typer.Option("--float", help="Write float ONNX, not int8.")] = False,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option("--weight-bits", metavar="7|8", help="Of int8 weights; with 7 no x86 processor's kernels saturate."),
+    ] = None,
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="GROUP", help="Leave this group whole; repeatable.")
     ] = None,
@@ -802,6 +812,7 @@ def prune(
         "freeze-at-budget": freeze_at_budget,
         "loss": loss,
         "objectives": objectives,
+        "weight-bits": weight_bits,
         "keep": keep or None,
         "min-channels": min_channels,
         "multiple-of": multiple_of,
@@ -810,7 +821,7 @@ def prune(
         "resume": resume,
         "no-train": no_train or None,
         "float": float_ or None,
-        "sram-model": wanted.sram_model,
+        "sram-model": wanted.gate,
     }
     stated = {**_defaults(settings), **{flag: value for flag, value in flags.items() if value is not None}}
     wishes = {flag.replace("-", "_"): value for flag, value in stated.items() if flag not in ("no-train", "float")}
@@ -905,7 +916,17 @@ def _pruned(model: str) -> str:
 @app.command("verify", cls=_Command)
 def verify(
     model: Model,
-    examples: Annotated[int, typer.Option("--examples", metavar="N", min=1, help="How many inputs to compare on.")] = 200,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="NAME|PATH|module:function",
+            help="Real examples: accuracy in each runtime, equal classes.",
+        ),
+    ] = None,
+    examples: Annotated[
+        int, typer.Option("--examples", metavar="N", min=1, help="How many random inputs and how many test examples.")
+    ] = 200,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Fixes the random inputs.")] = 0,
     tflite: Annotated[
         str | None, typer.Option("--tflite", metavar="OUT.tflite", help="Also write the model as TensorFlow Lite.")
@@ -914,7 +935,7 @@ def verify(
     input_shape: InputShapes = None,
     ends: Ends = None,
 ) -> int:
-    """Run an exported int8 model in TensorFlow Lite Micro and compare it with onnxruntime."""
+    """Run an exported int8 model in a microcontroller's runtimes and compare them with onnxruntime."""
     as_json = _known("--format", formats, ("text", "json")) == "json"
     _here()
     from mcuprune import tflite as lite
@@ -923,8 +944,12 @@ def verify(
     shapes, outputs = _shapes(input_shape), tuple(ends or ())
     if tflite is not None:
         _settle([Output("--tflite", tflite)], {model: Wanted()}, config.Config())
-        places.write_bytes(lite.from_file(model, input_shapes=shapes, outputs=outputs), tflite)
-    verified = runtime.verify(model, examples=examples, seed=seed, input_shapes=shapes, outputs=outputs)
+    written = lite.from_file(model, input_shapes=shapes, outputs=outputs) if tflite is not None else None
+    verified = runtime.verify(
+        model, examples=examples, seed=seed, input_shapes=shapes, outputs=outputs, data=data, written=written
+    )
+    if tflite is not None and written is not None:  # also where outputs differ: to look at what differs one needs it
+        places.write_bytes(written, tflite)
     found = runtime.document(verified)
     _print(report.dumped(found) if as_json else runtime.text(found))
     return YES if verified.ok else NO

@@ -53,6 +53,11 @@ class Wanted:
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
 
+    @property
+    def gate(self) -> SramModel:
+        """What a limit of SRAM is held against: what was asked for; on a board, what its runtime needs; else the peak."""
+        return self.sram_model or ("tflm" if self.board else "peak")
+
     def over(self, base: Wanted) -> Wanted:
         """These wishes, and those of ``base`` where there are none."""
         return Wanted(

@@ -1,10 +1,10 @@
 """The int8 file: QuantizeLinear and DequantizeLinear around the nodes of the user's own graph.
 
 Affine int8 as TensorFlow Lite and the vendors' tools read it: activations per tensor, weights symmetric in [-127, 127] per
-output channel, biases int32 with scale = input scale x weight scale. ``scheme`` decides, from the operator table alone, which
-tensors are quantised and which share a quantiser; ``quantized`` writes the nodes. Fake-quant training (``quantize``) reads the
-same scheme and the same ``weight_scale``, so what it simulates is what the file computes. Inputs and outputs stay float, and
-every tensor keeps its name: it now holds the dequantised value.
+output channel ([-63, 63] where 7 bits are asked for), biases int32 with scale = input scale x weight scale. ``scheme`` decides,
+from the operator table alone, which tensors are quantised and which share a quantiser; ``quantized`` writes the nodes.
+Fake-quant training (``quantize``) reads the same scheme and the same ``weight_scale``, so what it simulates is what the file
+computes. Inputs and outputs stay float, and every tensor keeps its name: it now holds the dequantised value.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from mcuprune.resources import is_bias
 #: The first opset in which DequantizeLinear has an axis.
 _QDQ_OPSET = 13
 LOW, HIGH = -128, 127
+#: Bits that weights may take. With 7 the sum of two products with a uint8 fits 16 bits (2 x 255 x 63 < 2^15), so that no kernel
+#: for x86 processors without VNNI saturates.
+WEIGHT_BITS = (7, 8)
 #: TensorFlow Lite's rule for what lies in [0, 1].
 UNIT_SCALE = 1 / 256
 
@@ -42,15 +45,17 @@ class Scheme:
     quantizer: tensor -> the name of its quantiser; tensors of one name share it.
     unit: quantisers that are fixed to [0, 1).
     data: (node, input index) of constants other than weights and biases that are stored as int8.
+    largest: the largest integer of a weight, and without its sign the smallest.
     """
 
     quantizer: Mapping[str, str]
     unit: frozenset[str]
     data: frozenset[tuple[str, int]]
+    largest: int = HIGH
 
 
-def scheme(net: Network) -> Scheme:
-    """How to quantise a network whose BatchNormalizations are folded.
+def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
+    """How to quantise a network whose BatchNormalizations are folded; weight_bits: one of ``WEIGHT_BITS``.
 
     What a clamp (Relu, Clip) alone reads has no quantiser of its own: the clamp's does the work. Movements and max pools share
     their input's. A Concat shares one range among its inputs only where all of them come out of clamps; ranges of different
@@ -91,7 +96,8 @@ def scheme(net: Network) -> Scheme:
         if net.is_constant(name) and net.constants[name].size > 1 and net.constants[name].dtype == np.float32
         if not any(is_bias(node, other, net.producer[other], net) for other in node.inputs if _is_product(net, other))
     )
-    return Scheme({tensor: root(tensor) for tensor in parent}, frozenset(root(tensor) for tensor in unit), data)
+    units = frozenset(root(tensor) for tensor in unit)
+    return Scheme({tensor: root(tensor) for tensor in parent}, units, data, 2 ** (weight_bits - 1) - 1)
 
 
 def _clamped(net: Network, tensor: str) -> bool:
@@ -133,13 +139,16 @@ def _own_weight_axis(node: Node, net: Network) -> int | None:
     return entry.weight_axes(node)[1] if len(shape) > 1 else None
 
 
-def weight_scale(weight: np.ndarray, axis: int | None, bias: np.ndarray | None, input_scale: float) -> np.ndarray:
+def weight_scale(
+    weight: np.ndarray, axis: int | None, bias: np.ndarray | None, input_scale: float, largest: int = HIGH
+) -> np.ndarray:
     """float32 scales of a weight: (channels,) along ``axis``, or (). Of a shared weight, the largest of its users' counts.
 
+    largest: the integer that the largest weight becomes (``Scheme``).
     Never so small that a live bias of an almost dead channel overflows its int32 (|bias| / (input scale x scale) < 2^30).
     """
     others = tuple(a for a in range(weight.ndim) if a != axis)
-    scale: np.ndarray = np.maximum(np.abs(weight).max(others) / np.float32(127), np.float32(1e-12))
+    scale: np.ndarray = np.maximum(np.abs(weight).max(others) / np.float32(largest), np.float32(1e-12))
     if bias is not None:
         needed = np.abs(bias.reshape(-1)) / np.float32(input_scale * 2.0**30)
         scale = np.maximum(scale, needed if axis is not None else needed.max())
@@ -216,11 +225,11 @@ def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[
     bias = _bias(node, net)
     axis = weight_axis(node, net)
     uses = [(_bias(user, net), quantizers[plan.quantizer[user.inputs[0]]].scale) for user in weight_users(node, net)]
-    scale = np.asarray(np.max([weight_scale(weight, axis, *use) for use in uses], axis=0))
+    scale = np.asarray(np.max([weight_scale(weight, axis, *use, plan.largest) for use in uses], axis=0))
     shape = [1] * weight.ndim
     if axis is not None:
         shape[axis] = -1
-    integers = np.clip(np.round(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+    integers = np.clip(np.round(weight / scale.reshape(shape)), -plan.largest, plan.largest).astype(np.int8)
     stored: dict[int, _Stored] = {1: (integers, scale, axis)}
     if bias is not None and stores_bias(bias.size, scale.size):
         product = np.asarray(np.float32(input_scale) * scale, np.float32)
@@ -237,7 +246,7 @@ def _stored_data(net: Network, node: Node, index: int) -> _Stored:
     """A constant operand of an elementwise operator as symmetric int8, one scale for all."""
     value = net.constants[node.inputs[index]]
     scale = weight_scale(value, None, None, 1.0)
-    return np.clip(np.round(value / scale), -127, 127).astype(np.int8), scale, None
+    return np.clip(np.round(value / scale), -HIGH, HIGH).astype(np.int8), scale, None
 
 
 def raised(net: Network, opset: int) -> Network:

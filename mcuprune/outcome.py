@@ -34,6 +34,7 @@ def document(result: Result) -> dict[str, Any]:
         "method": request.method if request.train else "no-train",
         "training": _training(result.training) if result.training else None,
         "sram_model": request.sram_model,
+        "weight_bits": request.weight_bits if request.int8 else None,
         "data": result.data,
         "test_examples": result.test_examples,
         "budget": dict(result.budget.limits),
@@ -46,6 +47,7 @@ def document(result: Result) -> dict[str, Any]:
             **report.profile_document(result.after),
             "accuracy_float": result.accuracy_float,
             "accuracy_int8": result.accuracy_int8,
+            "accuracy_int8_default_session": result.accuracy_int8_default_session,
         },
         "groups": [
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
@@ -186,7 +188,12 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     whole = sum(group["before"] for group in found["groups"])
     lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
     if found["before"]["accuracy"] is not None:
-        lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime")
+        exact = "; int8 without its graph optimisation" if found["after"]["accuracy_int8"] is not None else ""
+        lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}")
+    if found["sram_model"] != "peak":
+        memory = found["after"]["memory"]
+        peak, arena = (units.show(memory[key], "bytes") for key in ("peak", "arena_tflm"))
+        lines.append(f"memory: peak of activations {peak}, arena of TensorFlow Lite Micro {arena}")
     cost = found["cost"]
     if cost["full_training_macs"]:
         share = cost["training_macs"] / cost["full_training_macs"]

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,7 @@ class Request:
     seed: int = 0
     train: bool = True
     int8: bool = True
+    weight_bits: int = 8
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     sram_model: SramModel = "peak"
@@ -125,7 +127,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them."""
+    """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them.
+
+    accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
+    accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
+    """
 
     request: Request
     budget: Budget
@@ -135,6 +141,7 @@ class Result:
     accuracy: float | None
     accuracy_float: float | None
     accuracy_int8: float | None
+    accuracy_int8_default_session: float | None
     groups: tuple[GroupResult, ...]
     history: tuple[Step, ...]
     seconds: float
@@ -187,7 +194,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     data = _data(request, original)
     if request.train:
         _check_batch(labelled)
-    accuracy = evaluate.accuracy_of(_bytes(original), data.test, request.model) if data else None
+    accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
 
     warm = data is not None and accuracy is not None and _is_trained(accuracy, data)
     notes = (*notes, *_needless(request, labelled, fits=fits, warm=warm))
@@ -225,7 +232,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
 
     small = folding.folded(candidate.channels.network)
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
-    accuracy_float = evaluate.accuracy_of(_bytes(small), data.test, f"{request.model} after cutting") if data else None
+    after_cutting = f"{request.model} after cutting"
+    accuracy_float = evaluate.accuracy_of(_bytes(small), data.test, "default", name=after_cutting) if data else None
     if request.train and data is not None and accuracy_float is not None and not _is_trained(accuracy_float, data):
         note = (
             f"right on {accuracy_float:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
@@ -242,6 +250,9 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
     after = resources.profile(written)
     kept = labelled.kept(candidate.keep)
+    int8 = evaluate.int8_accuracy(request.output, data.test) if data and request.int8 else None
+    if int8 and int8.warning:
+        candidate = replace(candidate, notes=(*candidate.notes, int8.warning))
     result = Result(
         request=request,
         budget=budget,
@@ -250,7 +261,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         verdict=budget.check(after.used(request.sram_model)),
         accuracy=accuracy,
         accuracy_float=accuracy_float,
-        accuracy_int8=evaluate.accuracy_of(request.output, data.test) if data and request.int8 else None,
+        accuracy_int8=int8.exact if int8 else None,
+        accuracy_int8_default_session=int8.default_session if int8 else None,
         groups=tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in labelled.groups),
         history=tuple(history.steps),
         seconds=earlier + time.monotonic() - started,
@@ -411,6 +423,8 @@ def _check_flags(request: Request) -> None:
     for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
         if not 0 <= share < 1:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
+    if request.weight_bits not in export.WEIGHT_BITS:
+        raise UsageError(f"--weight-bits {request.weight_bits}: choose one of {', '.join(map(str, export.WEIGHT_BITS))}")
     _check_choice("loss", request.loss, LOSSES)
     _check_choice("objectives", request.objectives, OBJECTIVES)
     if request.augment:
@@ -693,7 +707,7 @@ def _quantize(
     net = channels.network
     random = np.random.default_rng(request.seed)
     if data is None:
-        module = QuantTrainable(channels)
+        module = QuantTrainable(channels, request.weight_bits)
         calibrate(module, [tuple(drawn(net, name, random) for name in net.inputs)] * 8)
         note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
         if stored := _stored(module.scheme, stored_ranges(original)):
@@ -714,7 +728,7 @@ def _quantize(
         optimizer="sgd",
         label_smoothing=schedule.label_smoothing,
         seed=request.seed,
-        make=QuantTrainable,
+        make=partial(QuantTrainable, weight_bits=request.weight_bits),
         warm_up=0.0,
         augment=data.augment,
         answers=answers if candidate.taught else None,

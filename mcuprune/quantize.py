@@ -35,13 +35,14 @@ class QuantTrainable(Trainable):
 
     observing: while true, calls in training mode widen the ranges (a running average of each batch's minimum and maximum).
     simulating: while false, the network computes in floats and only observes, as calibration wants it.
+    weight_bits: of ``export.WEIGHT_BITS``.
     """
 
     momentum = 0.02
 
-    def __init__(self, channels: Channels) -> None:
+    def __init__(self, channels: Channels, weight_bits: int = 8) -> None:
         super().__init__(channels)
-        self.scheme: Scheme = scheme(channels.network)
+        self.scheme: Scheme = scheme(channels.network, weight_bits=weight_bits)
         self.observing = True
         self.simulating = True
         self._ranges: dict[str, tuple[float, float]] = dict.fromkeys(self.scheme.unit, (0.0, 1.0))
@@ -102,7 +103,8 @@ class QuantTrainable(Trainable):
         for user in weight_users(node, self.source):
             bias = super().bias(user)
             input_scale = self._quantizers[self.scheme.quantizer[user.inputs[0]]].scale
-            scales.append(weight_scale(weight, axis, None if bias is None else bias.detach().cpu().numpy(), input_scale))
+            stored = None if bias is None else bias.detach().cpu().numpy()
+            scales.append(weight_scale(weight, axis, stored, input_scale, self.scheme.largest))
         return np.asarray(np.max(scales, axis=0))
 
     def weight(self, node: Node) -> Tensor:
@@ -110,10 +112,12 @@ class QuantTrainable(Trainable):
         if not self.simulating:
             return value
         scale = torch.from_numpy(np.atleast_1d(self._scale(node))).to(value.device)
-        axis = weight_axis(node, self.source)
+        axis, most = weight_axis(node, self.source), self.scheme.largest
         if axis is None:
-            return torch.fake_quantize_per_tensor_affine(value, float(scale[0]), 0, -127, 127)
-        return torch.fake_quantize_per_channel_affine(value, scale, torch.zeros_like(scale, dtype=torch.int32), axis, -127, 127)
+            return torch.fake_quantize_per_tensor_affine(value, float(scale[0]), 0, -most, most)
+        return torch.fake_quantize_per_channel_affine(
+            value, scale, torch.zeros_like(scale, dtype=torch.int32), axis, -most, most
+        )
 
     def bias(self, node: Node) -> Tensor | None:
         value = super().bias(node)
@@ -131,7 +135,7 @@ class QuantTrainable(Trainable):
         if not self.simulating or (node.name, index) not in self.scheme.data:
             return value
         scale = float(weight_scale(value.detach().cpu().numpy(), None, None, 1.0))
-        return torch.fake_quantize_per_tensor_affine(value, scale, 0, -127, 127)
+        return torch.fake_quantize_per_tensor_affine(value, scale, 0, -HIGH, HIGH)
 
 
 @torch.no_grad()

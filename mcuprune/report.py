@@ -19,7 +19,7 @@ from typing import Any, Literal
 from mcuprune import __version__, escape
 from mcuprune.channels import Group
 from mcuprune.console import JSON_FORMAT
-from mcuprune.resources import RESOURCES, Layer, Profile, SramModel, Verdict
+from mcuprune.resources import RESOURCES, Layer, Memory, Profile, SramModel, Verdict
 from mcuprune.runtimes import Board, Range
 from mcuprune.units import Unit, show
 
@@ -396,11 +396,16 @@ def _check_text(answer: Answer, view: View) -> str:
             if used != old and sizes[0] == sizes[1]:
                 sizes = [_exact(used, resource.unit), _exact(old, resource.unit)]
             rows.append(["", f"{resource.title} change", f"{sizes[0]}, was {sizes[1]} ({_signed(used - old, resource.unit)})"])
-    lines = [escape.plain(answer.profile.path), *align(rows, ["<", "<", "<"])]
+    lines = [escape.plain(answer.profile.path), *align(rows, ["<", "<", "<"]), f"      {both(answer.profile.memory)}"]
     command = hint(answer)
     if command:
         lines.append(f"hint  {command}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def both(memory: Memory) -> str:
+    """The two sizes of memory that people mean, side by side: what any runtime needs at least, and what one needs."""
+    return f"peak of activations {_kib(memory.peak)}, arena of TensorFlow Lite Micro {_kib(memory.arena_tflm)}"
 
 
 def _limited(verdict: Verdict | None) -> list[tuple[str, int, int]]:
@@ -505,6 +510,7 @@ def _markdown(answer: Answer, report: Report) -> str:
             "",
             f"Peak of {_kib(memory.peak)} at {escape.code(memory.peak_node)}, alive there: {alive}. {_proof(profile)}",
         ]
+    lines += ["", f"Arena of TensorFlow Lite Micro in the file's order: {_kib(memory.arena_tflm)}."]
     if hint(answer):
         lines += ["", "```console", hint(answer), "```"]
     if profile.memory.timeline:
@@ -653,6 +659,7 @@ def _html(answer: Answer, report: Report) -> str:
             f"Peak of {_kib(memory.peak)} at <b>{escape.markup(memory.peak_node)}</b>, alive there: {alive}. {_proof(profile)}"
         )
         parts.append(f"<p>{said}</p>")
+    parts.append(f"<p>Arena of TensorFlow Lite Micro in the file's order: {_kib(memory.arena_tflm)}.</p>")
     if profile.memory.timeline:
         parts.append(f"<figure>{svg(profile, limit=_sram_limit(answer))}</figure>")
     if hint(answer):
@@ -893,7 +900,8 @@ def boards_text(boards: Iterable[Board]) -> str:
         sizes = [_kib(size) for size in (board.sram, board.block, board.flash)]
         rows.append([board.name, board.chip, board.core, str(board.mhz), *sizes, board.note, source])
     lines = align(rows, ["<", "<", "<", ">", ">", ">", ">", "<", "<"])
-    return "\n".join([*lines, "", "--board limits SRAM to the largest block and flash to all of it."]) + "\n"
+    gate = "--board limits the arena of TensorFlow Lite Micro to the largest block of SRAM, and flash to all of it."
+    return "\n".join([*lines, "", gate]) + "\n"
 
 
 def boards_json(boards: Iterable[Board]) -> str:

@@ -1,31 +1,23 @@
 """Whether a microcontroller's runtime computes what the exported file says.
 
-The int8 file is written as .tflite (``tflite``), run in TensorFlow Lite Micro's own interpreter with its reference kernels, and
-compared with onnxruntime, which computes the file's quantisers one by one as ONNX defines them. Outputs are compared as the
-integers that the output's quantiser stores: differences are in its steps (LSB).
+The int8 file is written as .tflite (``tflite``), run in every runtime that is installed (``runners``), and compared with
+onnxruntime, which computes the file's quantisers one by one as ONNX defines them. Outputs are compared as the integers that the
+output's quantiser stores: differences are in its steps (LSB).
 
-The runtime is the real one, compiled for this computer: kernels and memory planner are those of a device, pointers are 64
-bits wide and there is no CMSIS-NN, so its arena is not a device's. Both numbers are reported, each with its name. It runs in a
-process of its own: where one of its kernels aborts, that is an error message and no crash.
+Kernels multiply by fixed-point numbers and round once or twice more than ONNX does, so they differ, and deep networks enlarge
+what an early layer differs by. No bound on the outputs tells such rounding from a mistake. What does:
 
-Why outputs differ at all: kernels multiply by fixed-point numbers and round twice, first to a whole number, then again when
-they shift it. One QUANTIZE from fine to coarse steps is off by one in about an eighth of its values; a pool or a
-RESIZE_BILINEAR rounds in its input's steps before it is brought to its output's. Each layer passes such differences on, and
-some networks enlarge them: so much as onnxruntime's own outputs move when the inputs move by one step. ``Difference.allowed``
-says what counts as equal.
+* each layer alone, given the same inputs (``layerwise``): it may differ by two steps, whatever the network;
+* the whole: the outputs are the same, to the bit, whether or not the runtime keeps the tensors between, so its memory plan
+  overwrites nothing;
+* the outputs: within two steps, or else, where there is data, the same class on as good as all examples.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import os
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +25,25 @@ import numpy as np
 import onnx
 
 from mcuprune import data as datasets
-from mcuprune import escape, network, ops, runtimes, tails, tflite
-from mcuprune.errors import DataError, MissingExtra, ModelError
+from mcuprune import escape, evaluate, layerwise, network, ops, runners, runtimes, tails, tflite
+from mcuprune.data import Split
+from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.export import HIGH, LOW
+from mcuprune.layerwise import Layer
 from mcuprune.network import Network, Shape
+from mcuprune.runners import Ran, stored
 from mcuprune.tflite import Converted, Port
 
 Array = np.ndarray[Any, Any]
 
-#: Outputs may always differ by this many steps: a layer or two that round the other way.
+#: Outputs that differ by no more than this many steps are equal: a layer or two that round the other way.
 MAX_LSB = 2
-#: And by this many times what one step at the inputs does to them: inputs move in one place, kernels round in every layer.
-SENSITIVITY = 2
-#: The share of real examples on which both must have the same largest output, for outputs of classes.
+#: Otherwise both must name the same class on this share of real examples. It is refuted where the whole interval lies below it.
 MIN_AGREEMENT = 0.99
-#: The metadata key under which a file names its data set (``pruning`` reads the same).
-_RUNTIME = "TensorFlow Lite Micro"
-_PACKAGE = "tflite-micro"
+#: The two-sided 95 % quantile of a normal distribution, for Wilson's interval.
+_Z = 1.96
+#: So many of the random and of the real examples go through each layer alone.
+_LAYER_EXAMPLES = 16
 _RANDOM = "random"
 
 
@@ -58,55 +52,103 @@ class Difference:
     """How far one output is from onnxruntime's.
 
     max_lsb: the largest difference in steps of the output's quantiser. exact: the share of values without any.
-    moved: by how many steps onnxruntime's output moves at most when every input value moves at random by one step or none.
     agreement: the share of examples whose largest value is the same, None for an output that isn't one row of classes.
-    judged: whether the agreement counts. On random inputs it doesn't: the largest two are often a step apart.
+    examples: of how many that is a share. judged: whether it counts. On random inputs it doesn't: the largest two are often a
+    step apart.
     """
 
     output: str
     max_lsb: int
     exact: float
-    moved: int
     agreement: float | None
+    examples: int
     judged: bool
 
     @property
-    def allowed(self) -> int:
-        """The largest difference that counts as equal, in steps."""
-        return max(MAX_LSB, SENSITIVITY * self.moved)
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the agreement (Wilson, 1927): the shares that these examples don't refute."""
+        return None if self.agreement is None else wilson(self.agreement, self.examples)
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether the outputs are equal; None where they differ by more steps and no real examples tell what that means."""
+        if self.max_lsb <= MAX_LSB:
+            return True
+        if self.interval is None or not self.judged:
+            return None
+        return self.interval[1] >= MIN_AGREEMENT
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What one runtime computed, against onnxruntime.
+
+    layers: each alone; empty where they couldn't be compared. steady: whether outputs stay the same to the bit when the tensors
+    between are kept, and with the memory plan that is written; None where that wasn't tried. accuracy: on the data's examples.
+    """
+
+    key: str
+    version: str
+    differences: tuple[Difference, ...]
+    layers: tuple[Layer, ...]
+    steady: bool | None
+    accuracy: float | None
+
+    @property
+    def diverges_at(self) -> str | None:
+        """The first node that computes something else than onnxruntime from the same inputs."""
+        return next((layer.node for layer in self.layers if not layer.ok), None)
 
     @property
     def ok(self) -> bool:
-        same = self.agreement is None or not self.judged or self.agreement >= MIN_AGREEMENT
-        return self.max_lsb <= self.allowed and same
+        verdicts = [difference.ok for difference in self.differences]
+        # without a look at the layers, outputs that nothing vouches for don't count as equal
+        outputs = all(verdict is not False for verdict in verdicts) if self.layers else all(verdicts)
+        return outputs and self.diverges_at is None and self.steady is not False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of arena. predicted: on a 32-bit core with CMSIS-NN. measured: by the runtime here, None where it doesn't tell.
+
+    same_pointers: an upper bound for where pointers have ``pointer_bytes``, as they have here. Of the totals, the heads are
+    activations.
+    """
+
+    predicted: int
+    head_predicted: int
+    same_pointers: int
+    pointer_bytes: int
+    measured: int | None = None
+    head_measured: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.measured is None or self.measured <= self.same_pointers
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What running the file in TensorFlow Lite Micro showed.
-
-    examples: how many, by where they come from: "random", or the name of a data set.
-    arena, arena_head: bytes that the runtime used on this computer (64-bit, reference kernels), and the activations' part.
-    arena_predicted, arena_predicted_head: ``runtimes``' for a 32-bit core with CMSIS-NN.
-    operators: TFLite operators, each with how often it occurs.
-    """
+    """What running the file showed. examples: how many, by where they come from: "random", or the name of a data set."""
 
     path: str
-    differences: tuple[Difference, ...]
     examples: Mapping[str, int]
-    runtime: str
-    version: str
-    tflite_bytes: int
-    operators: Mapping[str, int]
-    arena: int
-    arena_head: int
-    arena_predicted: int
-    arena_predicted_head: int
+    converted: Converted
+    runtimes: tuple[Compared, ...]
+    onnxruntime: str
+    accuracy: float | None
+    default_session_accuracy: float | None
+    memory: Memory
     notes: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
-        return all(difference.ok for difference in self.differences)
+        return all(compared.ok for compared in self.runtimes) and self.memory.ok
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """Those of the first runtime."""
+        return self.runtimes[0].differences
 
 
 def verify(
@@ -116,91 +158,203 @@ def verify(
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
+    data: str | None = None,
+    written: bytes | None = None,
 ) -> Verification:
-    """Run an int8 ONNX file in TensorFlow Lite Micro and compare it with onnxruntime.
+    """Run an int8 ONNX file in the runtimes that are installed and compare them with onnxruntime.
 
     outputs: as for ``network.load``: where the network ends.
-    examples: how many random inputs, and how many test examples where the file's metadata names one of ``data.DATASETS``.
-    Random inputs are drawn evenly from what the input's quantiser can store.
+    examples: how many random inputs, and how many test examples of the data. Random inputs are drawn evenly from what the
+    input's quantiser can store.
+    data: as ``data.load`` takes it; without it, what the file's metadata name, if that is one of ``data.DATASETS``.
+    written: a .tflite of the same file with a memory plan; its outputs must be the same.
 
-    Raises MissingExtra where the runtime isn't installed, ModelError for a file that isn't int8 or that the runtime refuses,
-    UnsupportedOperator for a node that has no int8 operator there.
+    Raises MissingExtra where no runtime is installed, ModelError for a file that isn't int8 or that a runtime refuses,
+    UnsupportedOperator for a node that has no int8 operator there, DataError for data that doesn't fit.
     """
-    _check_installed()
+    keys = runners.available()
     net = network.load(path, input_shapes=input_shapes, outputs=outputs, accept=ops.accept(str(path)))
     proto = onnx.load(str(path))
     if outputs:
         proto = tails.cut(proto, outputs, str(path))
     converted = tflite.convert(net, tflite.stored_constants(proto))
-    predicted = runtimes.arena_tflm(net)
-
+    notes: list[str] = []
+    split = _split(net, data, examples, seed, notes)
     random = np.random.default_rng(seed)
     inputs = [_random_inputs(converted, random) for _ in range(examples)]
-    counts, notes = {_RANDOM: examples}, []
-    name = datasets.named(net.metadata)
-    if other := datasets.not_embedded(net.metadata):
-        notes.append(f"only random inputs: {other}")
-    if name is not None and len(net.inputs) == 1:
-        try:
-            real = _real_inputs(net, name, examples, seed)
-            inputs, counts = inputs + real, {**counts, name: len(real)}
-        except (DataError, MissingExtra) as error:
-            notes.append(f"only random inputs: {error}")
+    counts = {_RANDOM: examples}
+    accuracies = None
+    if split is not None:
+        inputs += [{net.inputs[0]: x[None]} for x in split.x]
+        counts[data or net.metadata[datasets.METADATA_KEY]] = len(split.y)
+        if _is_class(converted.outputs[0].shape):
+            accuracies = evaluate.int8_accuracy(proto.SerializeToString(), split)
+            notes += [accuracies.warning] if accuracies.warning else []
+    case = _Case(str(path), net, proto, converted, inputs, examples, written)
+    compared = []
+    memory = _predicted(net)
+    for key in keys:
+        found, ran = case.compare(key, split, notes)
+        compared.append(found)
+        if ran.arena and memory.measured is None:
+            memory = replace(memory, measured=ran.arena["total"], head_measured=ran.arena["head"])
+    if not memory.ok:
+        notes.append(f"the arena measured is above the {memory.same_pointers:,} bytes predicted for pointers of this size")
+    import onnxruntime
 
-    reference = _Reference(proto, str(path))
-    made, arena = _run(converted, inputs, str(path), limit=8 * predicted.total + 2**21)
-    tallies = [_Tally(port) for port in converted.outputs]
-    for index, example in enumerate(inputs):
-        expected, moved = reference(example), reference(_moved(converted, example, random))
-        judged = index >= examples  # real ones come after the random ones
-        for tally in tallies:
-            key = tally.port.name
-            tally.add(made[key][index], expected[key], moved[key], judged=judged)
-    differences = tuple(tally.difference() for tally in tallies)
-    for found in differences:
-        if found.moved > MAX_LSB:
-            notes.append(
-                f"output '{found.output}' moves by {found.moved} LSB when inputs move by one: differences of up to "
-                f"{found.allowed} LSB are rounding"
-            )
-    operators = [operator for operator, _ in converted.operators]
     return Verification(
         path=str(path),
-        differences=differences,
         examples=counts,
-        runtime=_RUNTIME,
-        version=importlib.metadata.version(_PACKAGE),
-        tflite_bytes=len(converted.content),
-        operators={name: operators.count(name) for name in sorted(set(operators))},
-        arena=arena["total"],
-        arena_head=arena["head"],
-        arena_predicted=predicted.total,
-        arena_predicted_head=predicted.head,
+        converted=converted,
+        runtimes=tuple(compared),
+        onnxruntime=onnxruntime.__version__,
+        accuracy=accuracies.exact if accuracies else None,
+        default_session_accuracy=accuracies.default_session if accuracies else None,
+        memory=memory,
         notes=tuple(notes),
     )
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a share that was seen in ``n`` examples (Wilson 1927, J. Am. Stat. Assoc. 22, 209)."""
+    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _is_class(shape: Shape) -> bool:
+    """Whether a tensor is one row of numbers, one for each class."""
+    return len(shape) >= 2 and max(shape) == prod(shape) > 1
+
+
+def _predicted(net: Network) -> Memory:
+    """What the arena should be. Structures of pointers and 32-bit numbers at most double where pointers do."""
+    program = runtimes.program(net)
+    arena = program.arena()
+    wider = program.fixed_tail if runners.POINTER_BYTES > 4 else 0
+    return Memory(arena.total, arena.head, arena.total + wider, runners.POINTER_BYTES)
+
+
+# -------------------------------------------------------------------------------------------------------------- examples
+
+
 def _random_inputs(converted: Converted, random: np.random.Generator) -> dict[str, Array]:
-    found = {}
-    for port in converted.inputs:
-        steps = random.integers(LOW, HIGH + 1, port.shape) - port.quantizer.zero_point
-        found[port.name] = steps.astype(np.float32) * np.float32(port.quantizer.scale)
-    return found
+    return {port.name: runners.real(random.integers(LOW, HIGH + 1, port.shape), port) for port in converted.inputs}
 
 
-def _moved(converted: Converted, inputs: Mapping[str, Array], random: np.random.Generator) -> dict[str, Array]:
-    """The inputs, each value a step of its quantiser further, less, or where it was."""
-    return {
-        port.name: inputs[port.name] + np.float32(port.quantizer.scale) * random.integers(-1, 2, port.shape).astype(np.float32)
-        for port in converted.inputs
-    }
+def _split(net: Network, data: str | None, examples: int, seed: int, notes: list[str]) -> Split | None:
+    """Test examples of what was asked for; without that, of the data set that the file names, if it fits."""
+    name = datasets.named(net.metadata) if data is None else data
+    if data is None and (other := datasets.not_embedded(net.metadata)):
+        notes.append(f"only random inputs: {other}")
+    if name is None:
+        return None
+    if len(net.inputs) != 1 or not net.outputs:
+        if data is None:
+            return None
+        raise DataError(
+            f"{net.path}: --data feeds one input, and this file has {', '.join(net.inputs) or 'none'}; leave it out"
+        )
+    n_classes = prod(net.shapes[net.outputs[0]][1:])
+    try:
+        found = datasets.load(name, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=seed)
+    except (DataError, MissingExtra) as error:
+        if data is not None:
+            raise
+        notes.append(f"only random inputs: {error}")
+        return None
+    return Split(found.test.x[:examples], found.test.y[:examples])
 
 
-def _real_inputs(net: Network, name: str, examples: int, seed: int) -> list[dict[str, Array]]:
-    """Test examples of a known data set. Raises DataError where it doesn't fit the file."""
-    n_classes = int(np.prod(net.shapes[net.outputs[0]]))
-    found = datasets.load(name, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=seed)
-    return [{net.inputs[0]: x[None]} for x in found.test.x[:examples]]
+# ------------------------------------------------------------------------------------------------------------ comparison
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A file, its converted form and its inputs: ``n_random`` random ones, then real ones."""
+
+    path: str
+    net: Network
+    proto: onnx.ModelProto
+    converted: Converted
+    inputs: Sequence[Mapping[str, Array]]
+    n_random: int
+    written: bytes | None
+
+    @property
+    def limit(self) -> int:
+        """Bytes of arena that suffice, also where every tensor is kept to the end."""
+        return 8 * runtimes.arena_tflm(self.net).total + 2 * sum(prod(shape) for shape in self.net.shapes.values()) + 2**21
+
+    def compare(self, key: str, split: Split | None, notes: list[str]) -> tuple[Compared, Ran]:
+        """One runtime against onnxruntime."""
+        ran = runners.run(key, self.converted, self.inputs, self.path, limit=self.limit)
+        reference = _Reference(self.proto, self.path)
+        tallies = [_Tally(port) for port in self.converted.outputs]
+        for index, example in enumerate(self.inputs):
+            expected = reference(example)
+            for tally in tallies:
+                name = tally.port.name
+                tally.add(ran.outputs[name][index], expected[name], judged=index >= self.n_random)
+        layers, steady = self._layers(key, ran, notes)
+        if self.written is not None:
+            planned = runners.run(key, replace(self.converted, content=self.written), self.inputs, self.path, limit=self.limit)
+            same = all(np.array_equal(planned.outputs[name], found) for name, found in ran.outputs.items())
+            steady = same and steady is not False
+        accuracy = None
+        if split is not None and _is_class(self.converted.outputs[0].shape):
+            accuracy = evaluate.accuracy(ran.outputs[self.converted.outputs[0].name][self.n_random :], split.y)
+        found = Compared(
+            key,
+            runners.RUNNERS[key].version,
+            tuple(tally.difference() for tally in tallies),
+            layers,
+            steady,
+            accuracy,
+        )
+        notes += _remarks(found)
+        return found, ran
+
+    def _layers(self, key: str, ran: Ran, notes: list[str]) -> tuple[tuple[Layer, ...], bool | None]:
+        """Every layer alone, and whether keeping their tensors leaves the outputs as they are."""
+        if not layerwise.quantised(self.proto, self.net):
+            notes.append("no layer could be compared alone: no node's output goes through QuantizeLinear and DequantizeLinear")
+            return (), None
+        model = layerwise.watched(self.proto, self.net)
+        chosen = [*range(min(_LAYER_EXAMPLES, self.n_random)), *range(self.n_random, len(self.inputs))[:_LAYER_EXAMPLES]]
+        examples = [self.inputs[index] for index in chosen]
+        try:
+            shapes = {name: self.net.shapes[name] for name in self.net.inputs}
+            net = network.from_proto(model, self.path, input_shapes=shapes, accept=ops.accept(self.path))
+            converted = tflite.convert(net, tflite.stored_constants(model))
+            watched = runners.run(key, converted, examples, self.path, limit=self.limit)
+            layers = layerwise.Layers(model, self.net, {port.name: port for port in converted.outputs})
+        except (ModelError, UnsupportedOperator) as error:
+            notes.append(f"layers weren't compared one by one: {error}")
+            return (), None
+        for index, example in enumerate(examples):
+            layers.compare(example, {name: found[index] for name, found in watched.outputs.items()})
+        steady = all(np.array_equal(watched.outputs[name], found[chosen]) for name, found in ran.outputs.items())
+        return tuple(layers.found()), steady
+
+
+def _remarks(found: Compared) -> list[str]:
+    """What needs saying about a comparison."""
+    title = runners.RUNNERS[found.key].title
+    if found.diverges_at is not None:
+        worst = next(layer for layer in found.layers if not layer.ok)
+        said = f"node '{worst.node}' is off by {worst.max_lsb} steps in {title}, given the same inputs"
+        return [f"{said}; {layerwise.MAX_LSB} are rounding"]
+    if found.steady is False:
+        return [f"outputs in {title} change with the memory plan: a tensor is overwritten while it is needed"]
+    most = max(difference.max_lsb for difference in found.differences)
+    if most > MAX_LSB and found.layers:
+        layer = max(layer.max_lsb for layer in found.layers)
+        said = f"outputs in {title} differ by up to {most} steps, no layer by more than {layer} given the same inputs: "
+        unjudged = any(difference.ok is None for difference in found.differences)
+        then = "; see what it does to real examples: --data" if unjudged else ""
+        return [f"{said}the network enlarges differences of rounding{then}"]
+    return []
 
 
 class _Tally:
@@ -208,16 +362,15 @@ class _Tally:
 
     def __init__(self, port: Port) -> None:
         self.port = port
-        self.max_lsb = self.moved = self.exact = self.values = 0
+        self.max_lsb = self.exact = self.values = 0
         self.agreeing = {True: 0, False: 0}
         self.examples = {True: 0, False: 0}
 
-    def add(self, measured: Array, expected: Array, moved: Array, *, judged: bool) -> None:
-        """measured: int8 as the runtime stores it; expected and moved: floats of onnxruntime, in the same shape."""
-        wanted = _stored(expected, self.port)
+    def add(self, measured: Array, expected: Array, *, judged: bool) -> None:
+        """measured: int8 as the runtime stores it; expected: floats of onnxruntime, in the same shape."""
+        wanted = stored(expected, self.port)
         apart = np.abs(measured.astype(np.int64) - wanted)
         self.max_lsb = max(self.max_lsb, int(apart.max()))
-        self.moved = max(self.moved, int(np.abs(_stored(moved, self.port) - wanted).max()))
         self.exact += int((apart == 0).sum())
         self.values += apart.size
         # where several share the largest value each is a right answer
@@ -225,46 +378,18 @@ class _Tally:
         self.examples[judged] += 1
 
     def difference(self) -> Difference:
-        shape = self.port.shape
-        classes = len(shape) >= 2 and max(shape) == int(np.prod(shape)) > 1
         judged = self.examples[True] > 0
-        agreement = self.agreeing[judged] / max(1, self.examples[judged])
-        return Difference(
-            self.port.name,
-            self.max_lsb,
-            self.exact / max(1, self.values),
-            self.moved,
-            agreement if classes else None,
-            judged,
-        )
-
-
-def _stored(x: Array, port: Port) -> Array:
-    """What the port's quantiser stores for these reals, as QuantizeLinear computes it."""
-    scaled = np.rint(x.astype(np.float32) / np.float32(port.quantizer.scale))
-    stored: Array = np.clip(scaled + port.quantizer.zero_point, LOW, HIGH).astype(np.int64)
-    return stored
-
-
-# ------------------------------------------------------------------------------------------------------------- two runtimes
+        count = self.examples[judged]
+        agreement = self.agreeing[judged] / count if _is_class(self.port.shape) else None
+        return Difference(self.port.name, self.max_lsb, self.exact / self.values, agreement, count, judged)
 
 
 class _Reference:
-    """The ONNX file in onnxruntime, without graph optimisation: each quantiser computed by itself, as ONNX defines it."""
+    """The ONNX file in onnxruntime, each quantiser computed by itself."""
 
     def __init__(self, proto: onnx.ModelProto, path: str) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtra("onnxruntime isn't installed; pip install 'mcuprune[verify]'") from None
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4  # what it has to say comes with its exception
-        options.intra_op_num_threads = 1
-        try:
-            self._session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises its own kinds, none of them public
-            raise ModelError(f"{path}: onnxruntime can't load it ({str(error).splitlines()[0]})") from None
+        self._session = evaluate.session(proto.SerializeToString(), name=path)
+        self._names = [value.name for value in self._session.get_outputs()]
         self._path = path
         self._batch = {
             value.name: value.shape[0] if value.shape and isinstance(value.shape[0], int) else 1
@@ -275,145 +400,129 @@ class _Reference:
         """Outputs of one example; a file with a fixed larger batch gets the example as often as it wants."""
         times = {name: max(1, self._batch[name] // len(x)) for name, x in inputs.items()}
         fed = {name: np.repeat(x, times[name], 0) for name, x in inputs.items()}
-        names = [value.name for value in self._session.get_outputs()]
         try:
             outputs = self._session.run(None, fed)
-        except Exception as error:
+        except Exception as error:  # onnxruntime raises its own kinds, none of them public
             raise ModelError(
                 f"{self._path}: onnxruntime can't run it ({str(error).splitlines()[0]}); export it again"
             ) from None
         most = max(times.values())
-        return {name: x[: len(x) // most] for name, x in zip(names, outputs, strict=True)}
-
-
-def _check_installed() -> None:
-    try:
-        importlib.import_module("tflite_micro")
-    except ImportError as error:
-        raise MissingExtra(
-            f"verify runs the model in {_RUNTIME}, and {error.name} isn't installed; pip install 'mcuprune[verify]'"
-        ) from None
-
-
-def _run(
-    converted: Converted, inputs: Sequence[Mapping[str, Array]], path: str, *, limit: int
-) -> tuple[dict[str, Array], dict[str, int]]:
-    """Run a .tflite file in an interpreter of its own process.
-
-    inputs: reals in ONNX's order for each example. limit: bytes of arena that it may use.
-    Returns int8 (example, ...) of each output in ONNX's order, and the bytes of arena used, ``total`` and ``head``.
-    Raises ModelError where the runtime refuses the file or breaks off.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / _MODEL).write_bytes(converted.content)
-        for index, port in enumerate(converted.inputs):
-            stored = [port.to_tflite(_stored(example[port.name], port).astype(np.int8)) for example in inputs]
-            np.save(place / f"in{index}.npy", np.stack(stored))
-        command = _command(folder, str(limit), str(len(converted.outputs)))
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
-        if done.returncode:
-            raise ModelError(f"{path}: {_RUNTIME} can't run it ({_reason(done)})")
-        outputs = {
-            port.name: np.stack([port.to_onnx(x) for x in np.load(place / f"out{index}.npy")])
-            for index, port in enumerate(converted.outputs)
-        }
-    found = re.findall(r"Arena allocation (total|head) (\d+) bytes", done.stderr)
-    return outputs, {key: int(value) for key, value in found}
-
-
-def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "mcuprune.verify", *arguments]
-
-
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """What the runtime said before it failed; it writes its reasons to stderr, Python's traceback follows them."""
-    said = " ".join(done.stderr.split("Traceback")[0].split())
-    last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-    return said or (f"its kernels broke off with signal {-done.returncode}" if done.returncode < 0 else last)
-
-
-_MODEL = "model.tflite"
-
-
-def _work(folder: str, limit: str, n_outputs: str) -> None:
-    """The other process: every example in ``folder`` through the interpreter."""
-    runtime: Any = importlib.import_module("tflite_micro").runtime
-    place = Path(folder)
-    interpreter = runtime.Interpreter.from_bytes((place / _MODEL).read_bytes(), arena_size=int(limit))
-    inputs = [np.load(place / f"in{index}.npy") for index in range(len(list(place.glob("in*.npy"))))]
-    outputs: list[list[Array]] = [[] for _ in range(int(n_outputs))]
-    for example in zip(*inputs, strict=True):
-        for index, x in enumerate(example):
-            interpreter.set_input(x, index)
-        interpreter.invoke()
-        for index, found in enumerate(outputs):
-            found.append(np.array(interpreter.get_output(index)))
-    for index, found in enumerate(outputs):
-        np.save(place / f"out{index}.npy", np.stack(found))
-    interpreter.print_allocations()
+        return {name: x[: len(x) // most] for name, x in zip(self._names, outputs, strict=True)}
 
 
 # ---------------------------------------------------------------------------------------------------------------- report
 
 
-def document(verification: Verification) -> dict[str, Any]:
-    """The verification as JSON; sizes in bytes."""
-    found = verification
+def document(found: Verification) -> dict[str, Any]:
+    """The verification as JSON; sizes in bytes, shares of 1."""
+    operators = [operator for operator, _ in found.converted.operators]
+    memory = found.memory
     return {
         "format": 1,
         "command": "verify",
         "ok": found.ok,
         "path": found.path,
-        "runtime": {"name": found.runtime, "version": found.version},
         "examples": dict(found.examples),
-        "limits": {"agreement": MIN_AGREEMENT},
-        "outputs": [
-            {
-                "name": output.output,
-                "ok": output.ok,
-                "max_lsb": output.max_lsb,
-                "allowed_lsb": output.allowed,
-                "exact": output.exact,
-                "agreement": output.agreement,
-            }
-            for output in found.differences
-        ],
-        "tflite": {"bytes": found.tflite_bytes, "operators": dict(found.operators)},
-        "arena": {
-            "measured_64bit_reference": found.arena,
-            "measured_64bit_reference_head": found.arena_head,
-            "predicted_32bit_cmsis_nn": found.arena_predicted,
-            "predicted_32bit_cmsis_nn_head": found.arena_predicted_head,
+        "limits": {"max_lsb": MAX_LSB, "layer_max_lsb": layerwise.MAX_LSB, "agreement": MIN_AGREEMENT},
+        "runtimes": {
+            "onnxruntime": {
+                "version": found.onnxruntime,
+                "accuracy": found.accuracy,
+                "default_session_accuracy": found.default_session_accuracy,
+            },
+            **{compared.key: _compared(compared) for compared in found.runtimes},
         },
+        "arena": {
+            "predicted": memory.predicted,
+            "measured": memory.measured,
+            "head_predicted": memory.head_predicted,
+            "head_measured": memory.head_measured,
+            "pointer_bytes": memory.pointer_bytes,
+            "predicted_same_pointers": memory.same_pointers,
+        },
+        "tflite": {
+            "bytes": len(found.converted.content),
+            "operators": {name: operators.count(name) for name in sorted(set(operators))},
+        },
+        "inputs": [_port(port) for port in found.converted.inputs],
+        "outputs": [_port(port) for port in found.converted.outputs],
+        "diverges_at": next((c.diverges_at for c in found.runtimes if c.diverges_at is not None), None),
         "notes": list(found.notes),
     }
 
 
+def _port(port: Port) -> dict[str, Any]:
+    return {
+        "name": port.name,
+        "shape": list(port.shape),
+        "scale": port.quantizer.scale,
+        "zero_point": port.quantizer.zero_point,
+    }
+
+
+def _compared(found: Compared) -> dict[str, Any]:
+    agreements = [difference.agreement for difference in found.differences if difference.agreement is not None]
+    return {
+        "name": runners.RUNNERS[found.key].title,
+        "version": found.version,
+        "ok": found.ok,
+        "max_lsb": max(difference.max_lsb for difference in found.differences),
+        "agreement": min(agreements, default=None),
+        "accuracy": found.accuracy,
+        "layers": len(found.layers),
+        "layer_max_lsb": max((layer.max_lsb for layer in found.layers), default=None),
+        "diverges_at": found.diverges_at,
+        "outputs": [
+            {
+                "name": difference.output,
+                "ok": difference.ok,
+                "max_lsb": difference.max_lsb,
+                "exact": difference.exact,
+                "agreement": difference.agreement,
+                "interval": None if difference.interval is None else list(difference.interval),
+            }
+            for difference in found.differences
+        ],
+    }
+
+
 def text(document: Mapping[str, Any]) -> str:
-    """The document for people: one line for each output, then memory and the verdict."""
-    runtime, arena = document["runtime"], document["arena"]
+    """The document for people: a table for each runtime, then memory and the verdict."""
     counts = " + ".join(f"{count} {name}" for name, count in document["examples"].items())
-    lines = [f"{document['path']} in {runtime['name']} {runtime['version']}, {counts} examples, against onnxruntime", ""]
-    rows = [("max LSB", "allowed", "exact", "same class", "output")]
-    for output in document["outputs"]:
-        agreement = "-" if output["agreement"] is None else f"{output['agreement']:.1%}"
-        rows.append((str(output["max_lsb"]), str(output["allowed_lsb"]), f"{output['exact']:.1%}", agreement, output["name"]))
-    lines += [f"{lsb:>9}  {allowed:>7}  {exact:>6}  {same:>10}  {name}" for lsb, allowed, exact, same, name in rows]
+    reference = document["runtimes"]["onnxruntime"]
+    said = f"{document['path']}, {counts} examples, against onnxruntime {reference['version']}"
+    lines = [said if reference["accuracy"] is None else f"{said} ({reference['accuracy']:.1%} right)"]
+    for runtime in [found for key, found in document["runtimes"].items() if key != "onnxruntime"]:
+        right = "" if runtime["accuracy"] is None else f" ({runtime['accuracy']:.1%} right)"
+        lines += ["", f"{runtime['name']} {runtime['version']}{right}"]
+        rows = [("max LSB", "exact", "same class", "95 % interval", "output")]
+        for output in runtime["outputs"]:
+            agreement = "-" if output["agreement"] is None else f"{output['agreement']:.1%}"
+            interval = "-" if output["interval"] is None else "{:.1%} to {:.1%}".format(*output["interval"])
+            rows.append((str(output["max_lsb"]), f"{output['exact']:.1%}", agreement, interval, output["name"]))
+        lines += [f"{lsb:>9}  {exact:>6}  {same:>10}  {among:>15}  {name}" for lsb, exact, same, among, name in rows]
+        if runtime["layers"]:
+            lines.append(f"{runtime['layer_max_lsb']:>9}  in any of {runtime['layers']} layers, given the same inputs")
     lines += [
         "",
-        f"{arena['measured_64bit_reference']:>9,} bytes of arena measured here (64-bit, reference kernels), "
-        f"{arena['measured_64bit_reference_head']:,} of them activations",
-        f"{arena['predicted_32bit_cmsis_nn']:>9,} bytes of arena predicted on a device (32-bit, CMSIS-NN), "
-        f"{arena['predicted_32bit_cmsis_nn_head']:,} of them activations",
+        *_memory_lines(document["arena"]),
         f"{document['tflite']['bytes']:>9,} bytes of .tflite, {sum(document['tflite']['operators'].values())} operators",
         *(f"note: {note}" for note in document["notes"]),
         "",
         "EQUAL: as onnxruntime computes it, but for rounding" if document["ok"] else "DIFFERS: not what onnxruntime computes",
     ]
-    return "\n".join(map(escape.plain, lines))
+    return "\n".join(map(escape.plain, lines)) + "\n"
 
 
-if __name__ == "__main__":
-    _work(*sys.argv[1:])
+def _memory_lines(arena: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"{arena['predicted']:>9,} bytes of arena predicted on a device (32-bit, CMSIS-NN), "
+        f"{arena['head_predicted']:,} of them activations"
+    ]
+    if arena["measured"] is not None:
+        lines.insert(
+            0,
+            f"{arena['measured']:>9,} bytes of arena measured here ({8 * arena['pointer_bytes']}-bit, reference kernels; "
+            f"at most {arena['predicted_same_pointers']:,} predicted), {arena['head_measured']:,} of them activations",
+        )
+    return lines

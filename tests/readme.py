@@ -29,11 +29,13 @@ import bench_accuracy  # noqa: E402
 import bench_budgets  # noqa: E402
 import bench_mutations  # noqa: E402
 import bench_studies  # noqa: E402
+import bench_weight_bits  # noqa: E402
 
 README = ROOT / "README.md"
 OPERATORS = ROOT / "docs" / "operators.md"
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
+BENCHES = (bench_accuracy, bench_budgets, bench_mutations, bench_studies, bench_weight_bits)
 _ACCURACIES = re.compile(r"(?<=<!-- accuracy -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
 _WIDTH = 128
 
@@ -86,9 +88,7 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators()}
-    pages |= {
-        bench.PAGE: bench.page(bench.stored()) for bench in (bench_accuracy, bench_budgets, bench_mutations, bench_studies)
-    }
+    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in BENCHES}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)
     for page, now in pages.items():

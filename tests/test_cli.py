@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,7 +20,7 @@ import pytest
 import small_nets
 from onnx import helper
 
-from mcuprune import __version__, cli, network, ops, resources
+from mcuprune import __version__, cli, network, ops, resources, runtimes, units
 from mcuprune.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +192,64 @@ def test_equal_to_the_limit_passes(net):
 )
 def test_check_answers_by_exit_code(net, flags, code):
     assert main(["check", net, *flags]) == code
+
+
+@pytest.fixture
+def small_board(net, monkeypatch):
+    """A board whose memory holds the activations of ``net`` and not the arena that its runtime needs."""
+    memory = resources.profile(network.load(net)).memory
+    assert memory.peak < memory.arena_tflm - 8
+    board = replace(runtimes.board("nucleo-f767zi"), name="small", block=memory.arena_tflm - 8)
+    monkeypatch.setitem(runtimes.BOARDS, "small", board)
+    return memory
+
+
+def test_a_board_holds_what_its_runtime_needs(net, small_board, capsys):
+    assert main(["check", net, "--board", "small", "--format", "json"]) == 1
+    (model,) = answer(capsys)["models"]
+    assert model["sram_model"] == "tflm"
+    assert model["limits"]["sram"]["used"] == small_board.arena_tflm
+    assert model["limits"]["sram"]["over"] == 8
+    for wanted, code in (("peak", 0), ("tflm", 1)):
+        assert main(["check", net, "--board", "small", "--sram-model", wanted]) == code
+
+
+def test_a_board_of_the_configuration_holds_the_arena_too(net, small_board, tmp_path, capsys):
+    Path("mcuprune.toml").write_text('board = "small"\n')
+    assert main(["check", net]) == 1
+    assert main(["check", net, "--sram-model", "peak"]) == 0
+    Path("mcuprune.toml").write_text('board = "small"\nsram-model = "peak"\n')
+    assert main(["check", net]) == 0
+    capsys.readouterr()
+    assert main(["check", net, "--sram", "1KB"]) == 1  # prune reads the same file, so the hint needn't say more, but does
+    assert "--sram-model peak" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags", [["--board", "small"], ["--sram", "1KB"], ["--macs", "1M"], ["--sram-model", "tflm", "--sram", "64KB"]]
+)
+def test_check_shows_peak_and_arena_whatever_is_limited(net, small_board, flags, capsys):
+    main(["check", net, *flags])
+    assert (
+        f"peak of activations 1.5 KiB, arena of TensorFlow Lite Micro {small_board.arena_tflm / 1024:.1f} KiB"
+        in capsys.readouterr().out
+    )
+    for form in ("markdown", "html"):
+        main(["check", net, *flags, "--format", form])
+        out = capsys.readouterr().out
+        assert "Peak of 1.5 KiB" in out
+        assert f"Arena of TensorFlow Lite Micro in the file's order: {small_board.arena_tflm / 1024:.1f} KiB" in out
+
+
+def test_prune_holds_a_boards_arena(net, small_board, capsys):
+    assert main(["prune", net, "--board", "small", "--no-train", "--float", "-o", "o.onnx", "--format", "json"]) == 0
+    found = answer(capsys)
+    assert found["sram_model"] == "tflm"
+    assert found["limits"]["sram"]["used"] == found["after"]["memory"]["arena_tflm"] <= small_board.arena_tflm - 8
+    assert main(["prune", net, "--board", "small", "--no-train", "--float", "-o", "o.onnx"]) == 0
+    after = found["after"]["memory"]
+    said = f"memory: peak of activations {units.show(after['peak'], 'bytes')}, arena of TensorFlow Lite Micro"
+    assert said in capsys.readouterr().out
 
 
 def test_check_json_has_the_limits(net, capsys):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper
 from test_trainable import drawn, graph
 
+from mcuprune import evaluate
 from mcuprune.data import Split
 from mcuprune.errors import ModelError
 from mcuprune.evaluate import Model, accuracy, accuracy_of
@@ -55,26 +58,125 @@ def test_a_file_that_onnxruntime_refuses_is_named(tmp_path: Path) -> None:
         Model(tmp_path / "net.onnx")
 
 
-def test_int8_activations_stay_int8_where_several_nodes_read_them(tmp_path: Path) -> None:
-    """onnxruntime keeps them in float unless it is told; the integers that are measured must be those that are deployed."""
-    import collections
+# ------------------------------------------------------------------------------------------------------------ int8 files
 
-    import onnxruntime
+#: Eight inputs in [0, 1] as uint8 would hold them, and weights as large as int8 is: the sum of two products is 2 x 255 x 127.
+_N_IN, _N_OUT = 8, 4
+
+
+def extreme() -> tuple[onnx.ModelProto, np.ndarray]:
+    """An int8 Gemm whose pairs of products don't fit 16 bits, and its int8 weights (inputs, outputs)."""
+    draw = np.random.default_rng(0)
+    weights = draw.choice(np.array([-127, 127], np.int8), (_N_IN, _N_OUT))
+    weights[:4] = 127
+    # the output's step is such that no sum lies in the middle between two of them
+    one, zero = np.float32(1 / 255), np.int8(-128)
+    constants = {"w": weights, "sx": one, "zx": zero, "sw": np.float32(1 / 127), "zw": np.int8(0)}
+    constants |= {"sy": np.float32(17 / 255), "zy": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wd"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["a"]),
+        helper.make_node("QuantizeLinear", ["a", "sy", "zy"], ["aq"]),
+        helper.make_node("DequantizeLinear", ["aq", "sy", "zy"], ["y"]),
+    ]
+    return graph(nodes, constants, (_N_IN,)), weights
+
+
+def test_exact_mode_computes_int8_as_onnx_defines_it() -> None:
+    """Against integers in numpy, on whatever processor this runs."""
+    model, weights = extreme()
+    x = np.random.default_rng(1).random((50, _N_IN)).astype(np.float32)
+    x[:10] = 1.0
+    stored = np.clip(np.rint(x / np.float32(1 / 255)), 0, 255).astype(np.int64)
+    sums = stored @ weights.astype(np.int64) / (255 * 127)
+    expected = np.clip(np.rint(sums / (17 / 255)), -128, 127) * (17 / 255)
+    np.testing.assert_allclose(Model(model.SerializeToString())(x), expected, atol=1e-5)
+
+
+def test_default_mode_is_what_a_session_without_options_gives() -> None:
+    from test_export import MODELS, digits, written
+
+    model, images = written(MODELS[-1]).SerializeToString(), digits(MODELS[-1])[2]
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    assert np.array_equal(Model(model, "default")(images), session.run(None, {"image": images})[0])
+
+
+class Saturating:
+    """A session whose sums of products saturate: what is large comes out as one and the same number."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self.get_inputs = session.get_inputs
+
+    def run(self, names: None, fed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [np.minimum(x, np.quantile(x, 0.3)) for x in self._session.run(names, fed)]
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, cured_by: set[str]) -> evaluate.Int8Accuracy:
+    """A model of ours in exact mode, and by default on a processor where sessions without one of these options saturate."""
     from test_export import MODELS, written
 
-    wanted: list[onnxruntime.SessionOptions] = []
-    make = onnxruntime.InferenceSession
+    from mcuprune import data
 
-    def spy(source: bytes, options: onnxruntime.SessionOptions, **more: object) -> onnxruntime.InferenceSession:
-        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-        wanted.append(options)
-        return make(source, options, **more)
+    real = evaluate.session
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnxruntime, "InferenceSession", spy)
-        Model(written(MODELS[-1]).SerializeToString())
-    assert wanted
-    ops = collections.Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
-    assert ops["QLinearConv"]
-    assert not ops["Conv"]
-    assert not ops["Add"]
+    def session(source: bytes, mode: str = "exact", **entries: str) -> object:
+        found = real(source, mode, **entries)
+        return found if mode == "exact" or cured_by & set(entries) else Saturating(found)
+
+    monkeypatch.setattr(evaluate, "session", session)
+    test = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0).test
+    return evaluate.int8_accuracy(written(MODELS[-1]).SerializeToString(), Split(test.x[:256], test.y[:256]))
+
+
+def test_a_session_that_saturates_is_measured_and_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(monkeypatch, {"session.qdqisint8allowed", "session.x64quantprecision"})
+    assert found.exact > 0.95
+    assert found.default_session < 0.5
+    assert found.warning is not None
+    assert f"right on {found.default_session:.1%} of the test set" in found.warning
+    assert f"{found.exact:.1%}" in found.warning
+    assert "set the session option session.x64quantprecision = 1 or session.qdqisint8allowed = 1" in found.warning
+
+
+def test_an_option_that_does_not_help_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(monkeypatch, {"session.qdqisint8allowed"})
+    assert found.warning is not None
+    assert "set the session option session.qdqisint8allowed = 1, or" in found.warning
+    assert "x64quantprecision" not in found.warning
+
+
+def test_where_no_option_helps_the_kernels_are_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured(monkeypatch, set())
+    assert found.warning is not None
+    assert "enlarges differences of rounding" in found.warning
+    assert "option" not in found.warning.partition(":")[2]
+
+
+@pytest.mark.parametrize("key", evaluate.REMEDIES)
+def test_every_remedy_is_an_option_that_brings_the_exact_answer(key: str) -> None:
+    """On this processor as on one without VNNI."""
+    from test_export import MODELS, digits, written
+
+    for path in MODELS:
+        model, images = written(path).SerializeToString(), digits(path)[2]
+        cured = Model(model, "default", **{key: evaluate.REMEDIES[key]})(images)
+        assert evaluate.is_rounding(cured, Model(model)(images)), path.stem
+
+
+@pytest.mark.parametrize(
+    ("change", "rounding"),
+    [
+        (lambda y: y, True),
+        (lambda y: y + 0.05, True),  # a step or two of an output in [0, 10)
+        (lambda y: np.where(y > 6, 6, y), False),  # saturated
+        (lambda y: np.roll(y, 1, axis=1) * 0.01 + y * 0.99, True),
+        (lambda y: y[:, ::-1], False),  # other classes
+    ],
+)
+def test_what_counts_as_rounding(change: Callable[[np.ndarray], np.ndarray], rounding: bool) -> None:
+    exact = np.random.default_rng(0).random((500, 10)) * 4
+    exact[np.arange(500), np.arange(500) % 10] += 5
+    assert evaluate.is_rounding(change(exact), exact) == rounding

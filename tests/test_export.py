@@ -31,8 +31,8 @@ MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))
 _N = helper.make_node
 
 
-def calibrated(net: Network, batches: list[dict[str, np.ndarray]]) -> QuantTrainable:
-    module = QuantTrainable(label(net))
+def calibrated(net: Network, batches: list[dict[str, np.ndarray]], weight_bits: int = 8) -> QuantTrainable:
+    module = QuantTrainable(label(net), weight_bits)
     module.simulating = False
     module.train()
     with torch.no_grad():
@@ -42,14 +42,14 @@ def calibrated(net: Network, batches: list[dict[str, np.ndarray]]) -> QuantTrain
     return module.eval()
 
 
-def session(model: onnx.ModelProto, *, optimised: Path | None = None) -> onnxruntime.InferenceSession:
+def optimised(model: onnx.ModelProto, place: Path) -> onnx.ModelProto:
+    """What onnxruntime's optimiser makes of a model. Numbers are compared without it: integer kernels differ by processor."""
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.qdqisint8allowed", "1")
-    options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.optimized_model_filepath = str(place)
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(place)
 
 
 def simulated(module: QuantTrainable, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -86,7 +86,7 @@ ours = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_the_file_computes_what_training_simulated(path: Path) -> None:
     """To a step of the output's quantiser, where a sum fell on the edge of a rounding; the class is always the same."""
     net, module, images = digits(path)
-    want = session(written(path)).run(None, {net.inputs[0]: images})
+    want = run(written(path), {net.inputs[0]: images})
     got = simulated(module, {net.inputs[0]: images})
     (apart,) = steps_apart(module, got, want)
     assert apart.max() <= 2.001
@@ -118,8 +118,7 @@ def test_rounded_biases_are_simulated(path: Path) -> None:
 @ours
 def test_all_convolutions_and_products_run_in_integers(path: Path, tmp_path: Path) -> None:
     net = digits(path)[0]
-    session(written(path), optimised=tmp_path / "optimised.onnx")
-    after = collections.Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    after = collections.Counter(node.op_type for node in optimised(written(path), tmp_path / "optimised.onnx").graph.node)
     before = collections.Counter(node.op for node in net.nodes)
     assert after["QLinearConv"] == before["Conv"]
     assert after["QGemm"] == before["Gemm"]
@@ -147,11 +146,11 @@ def test_the_file_is_sound_and_keeps_its_interface(path: Path) -> None:
 
 @ours
 def test_the_file_takes_any_batch(path: Path) -> None:
-    net, _, images = digits(path)
-    ready = session(written(path))
-    together = ready.run(None, {net.inputs[0]: images[:3]})[0]
-    apart = np.concatenate([ready.run(None, {net.inputs[0]: images[i : i + 1]})[0] for i in range(3)])
-    assert np.array_equal(together, apart)
+    net, module, images = digits(path)
+    together = run(written(path), {net.inputs[0]: images[:3]})
+    apart = np.concatenate([run(written(path), {net.inputs[0]: images[i : i + 1]})[0] for i in range(3)])
+    # a product of several rows may add in another order: a sum on the edge of a rounding falls to the other side
+    assert max(one.max() for one in steps_apart(module, [apart], together)) <= 1.001
 
 
 @ours
@@ -159,6 +158,24 @@ def test_weights_are_stored_as_int8_and_biases_as_int32(path: Path) -> None:
     left = [init for init in written(path).graph.initializer if init.data_type == onnx.TensorProto.FLOAT]
     scales = {name for node in written(path).graph.node if "Linear" in node.op_type for name in node.input[1:2]}
     assert all(init.name in scales or not init.dims for init in left)
+
+
+@ours
+def test_weights_of_seven_bits_leave_room_in_sixteen(path: Path) -> None:
+    """Two products with a uint8 are added in int16 where x86 has no better: with 8 bits that overflows, with 7 it can't."""
+    net, _, images = digits(path)
+    module = calibrated(net, [{net.inputs[0]: images[:128]}], 7)
+    found = quantized(*module.quantized_network()).to_proto()
+    products = {node.input[1] for node in found.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
+    for model, most in ((found, 63), (written(path), 127)):
+        arrays = {init.name: onnx.numpy_helper.to_array(init).astype(int) for init in model.graph.initializer}
+        largest = {np.abs(arrays[f"{name}/int8"]).max() for name in products}
+        assert largest == {most}
+        assert (2 * 255 * most < 2**15) == (most == 63)
+    (apart,) = steps_apart(module, simulated(module, {net.inputs[0]: images}), run(found, {net.inputs[0]: images}))
+    assert apart.max() <= 2.001
+    assert (apart < 0.5).mean() >= 0.98
+    assert profile(network.from_proto(found, "int8.onnx")).total == profile(label(net).network).total
 
 
 @pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
@@ -205,7 +222,7 @@ def test_a_dead_channel_with_a_live_bias_does_not_overflow() -> None:
     integers = found.constants["b/int32"]
     assert np.abs(integers.astype(np.int64)).max() <= 2**30
     inputs = inputs_of(net, 4, seed=1)
-    want = session(found.to_proto()).run(None, inputs)
+    want = run(found, inputs)
     assert max(apart.max() for apart in steps_apart(module, simulated(module, inputs), want)) <= 1.001
     step = module.quantizers()["y"].scale
     assert np.abs(want[0][:, 2] - net.constants["b"][2]).max() <= step
@@ -315,7 +332,7 @@ def test_small_networks_compute_what_was_simulated(name: str) -> None:
     module, found = int8_of(*SMALL[name])
     onnx.checker.check_model(found.to_proto(), full_check=True)
     inputs = inputs_of(module.source, 8, seed=1)
-    want = session(found.to_proto()).run(None, inputs)
+    want = run(found, inputs)
     assert max(apart.max() for apart in steps_apart(module, simulated(module, inputs), want)) <= 1.001
 
 
@@ -378,7 +395,7 @@ def test_an_old_file_is_raised_to_where_quantisation_has_an_axis() -> None:
     module = calibrated(net, [inputs])
     found = quantized(*module.quantized_network()).to_proto()
     onnx.checker.check_model(found, full_check=True)
-    assert max(a.max() for a in steps_apart(module, simulated(module, inputs), session(found).run(None, inputs))) <= 1.001
+    assert max(a.max() for a in steps_apart(module, simulated(module, inputs), run(found, inputs))) <= 1.001
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])

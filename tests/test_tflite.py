@@ -14,7 +14,7 @@ import pytest
 from graphs import Graph
 from onnx import helper
 
-from mcuprune import export, folding, network, ops, tflite, verify
+from mcuprune import export, folding, network, ops, runners, tflite, verify
 from mcuprune.canonical import canonical
 from mcuprune.channels import label
 from mcuprune.errors import ModelError, UnsupportedOperator
@@ -60,7 +60,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the interpreter in this process: a new one for each of a hundred small tests takes minutes."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        verify._work(*command[3:])
+        runners.work(*command[3:])
         return subprocess.CompletedProcess(command, 0, "", "Arena allocation total 1 bytes\nArena allocation head 1 bytes\n")
 
     monkeypatch.setattr(subprocess, "run", run)

@@ -12,13 +12,16 @@ import numpy as np
 import onnx
 import pytest
 import small_nets
+from conftest import run
 from graphs import Graph
 from test_tflite import CASES, converted, int8, model_of
 
-from mcuprune import network, pruning, tflite, units, verify
-from mcuprune.errors import MissingExtra, ModelError
+from mcuprune import data, export, layerwise, network, pruning, runners, tflite, units, verify
+from mcuprune.cli import main
+from mcuprune.errors import DataError, MissingExtra, ModelError
+from mcuprune.layerwise import Layer
 from mcuprune.network import Network
-from mcuprune.verify import Difference
+from mcuprune.verify import Compared, Difference, Memory
 
 pytest.importorskip("tflite_micro")
 
@@ -48,9 +51,9 @@ def test_a_pruned_model_runs_as_onnxruntime_computes_it(dscnn: str) -> None:
     assert logits.judged
     assert logits.agreement is not None
     assert logits.agreement >= 0.99
-    assert found.runtime == "TensorFlow Lite Micro"
-    assert found.version
-    assert found.tflite_bytes > 10_000
+    assert found.runtimes[0].key == "tflm"
+    assert found.runtimes[0].version
+    assert len(found.converted.content) > 10_000
 
 
 @pytest.mark.parametrize("name", ["resnet8_digits", "branchy_digits", "mbv2se_digits"])
@@ -62,9 +65,16 @@ def test_every_model_of_the_repository_runs_so(name: str, tmp_path: Path) -> Non
 
 def test_the_arena_measured_is_the_arena_predicted(dscnn: str) -> None:
     """The head to the byte, where CMSIS-NN needs no scratch; the 64-bit tail is longer than a device's."""
-    found = verify.verify(dscnn, examples=2)
-    assert found.arena_head == found.arena_predicted_head
-    assert found.arena > found.arena_predicted > found.arena_head
+    memory = verify.verify(dscnn, examples=2).memory
+    assert memory.head_measured == memory.head_predicted
+    assert memory.measured is not None
+    assert memory.pointer_bytes == 8
+    assert memory.predicted < memory.measured <= memory.same_pointers
+
+
+@pytest.mark.parametrize(("measured", "ok"), [(None, True), (120, True), (121, False)])
+def test_an_arena_above_its_prediction_for_the_same_pointers_is_no(measured: int | None, ok: bool) -> None:
+    assert Memory(100, 60, 120, 8, measured, 60).ok == ok
 
 
 def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_path: Path) -> None:
@@ -72,11 +82,12 @@ def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_pa
     net, stored = network.load(path), tflite.stored_constants(onnx.load(path))
     inputs = [{"image": np.random.default_rng(0).random((1, 1, 16, 16), np.float32)}]
     greedy, planned = (
-        verify._run(tflite.convert(net, stored, offline=offline), inputs, path, limit=2**20) for offline in (False, True)
+        runners.run("tflm", tflite.convert(net, stored, offline=offline), inputs, path, limit=2**20)
+        for offline in (False, True)
     )
-    assert np.array_equal(greedy[0]["logits"], planned[0]["logits"])
-    assert planned[1]["head"] < greedy[1]["head"]
-    assert planned[1]["total"] < greedy[1]["total"]
+    assert np.array_equal(greedy.outputs["logits"], planned.outputs["logits"])
+    assert planned.arena["head"] < greedy.arena["head"]
+    assert planned.arena["total"] < greedy.arena["total"]
 
 
 def test_the_same_seed_gives_the_same_answer(dscnn: str) -> None:
@@ -109,7 +120,66 @@ def test_another_computation_is_found(change: Any, dscnn: str, monkeypatch: pyte
     found = verify.verify(dscnn, examples=20)
     assert not found.ok
     assert found.differences[0].max_lsb > 4
-    assert "DIFFERS" in verify.text(verify.document(found))
+    document = verify.document(found)
+    assert document["diverges_at"] == onnx.load(MODELS / "dscnn_digits.onnx").graph.node[0].name  # the first convolution
+    assert "DIFFERS" in verify.text(document)
+
+
+def test_the_first_layer_that_differs_is_named_and_no_later_one(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others get the integers that the wrong one made, and compute them rightly."""
+    weight = next(node.input[1] for node in onnx.load(dscnn).graph.node if node.name == "/block2/pointwise/conv/Conv")
+    real = tflite.convert
+
+    def convert(net: Network, stored: Any) -> tflite.Converted:
+        return real(net, {**stored, weight: replace(stored[weight], integers=stored[weight].integers[::-1])})
+
+    monkeypatch.setattr(tflite, "convert", convert)
+    (compared,) = [found for found in verify.verify(dscnn, examples=20).runtimes if found.key == "tflm"]
+    assert [layer.tensor for layer in compared.layers if not layer.ok] == ["/block2/relu2/Relu_output_0"]
+    assert compared.diverges_at == "/block2/pointwise/conv/Conv"
+    assert not compared.ok
+
+
+def test_a_plan_that_overwrites_a_tensor_is_found(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer is right when its tensors are kept; without that the outputs are others."""
+    real = runners.run
+
+    def run(key: str, converted: tflite.Converted, *arguments: Any, **more: Any) -> runners.Ran:
+        ran = real(key, converted, *arguments, **more)
+        return ran if len(converted.outputs) > 1 else replace(ran, outputs={name: x ^ 1 for name, x in ran.outputs.items()})
+
+    monkeypatch.setattr(runners, "run", run)
+    found = verify.verify(dscnn, examples=4)
+    assert found.differences[0].max_lsb <= 4
+    assert found.runtimes[0].diverges_at is None
+    assert not found.ok
+    assert "overwritten" in verify.text(verify.document(found))
+
+
+def test_the_file_with_a_memory_plan_must_compute_the_same(dscnn: str) -> None:
+    assert verify.verify(dscnn, examples=4, written=tflite.from_file(dscnn)).ok
+    net, proto = network.load(dscnn), onnx.load(dscnn)
+    other = tflite.convert(net, {name: flipped(found) for name, found in tflite.stored_constants(proto).items()})
+    assert not verify.verify(dscnn, examples=4, written=other.content).ok
+
+
+def folding_map(rounds: int) -> onnx.ModelProto:
+    """y -> |1.98 y - 0.99|, again and again: what two points of [0, 1] differ by doubles every time."""
+    graph = Graph(1, 8)
+    y = graph.add("Sigmoid", "x")
+    for _ in range(rounds):
+        wide = graph.add("Mul", y, graph.value(np.full((1, 8), 1.98, np.float32)))
+        y = graph.add("Abs", graph.add("Add", wide, graph.value(np.full((1, 8), -0.99, np.float32))))
+    return model_of(graph, y)
+
+
+def test_rounding_that_a_network_enlarges_is_no_difference_of_its_layers(tmp_path: Path) -> None:
+    found = verify.verify(int8(folding_map(9), tmp_path / "net.onnx"), examples=100)
+    compared = found.runtimes[0]
+    assert found.differences[0].max_lsb > 10
+    assert max(layer.max_lsb for layer in compared.layers) <= layerwise.MAX_LSB
+    assert found.ok
+    assert "enlarges differences of rounding" in verify.text(verify.document(found))
 
 
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
@@ -130,20 +200,80 @@ def test_a_file_with_a_fixed_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_lsb", "moved", "agreement", "judged", "ok"),
+    ("max_lsb", "agreement", "examples", "judged", "ok"),
     [
-        (2, 0, 1.0, True, True),
-        (3, 0, 1.0, True, False),
-        (3, 1, None, False, False),
-        (6, 3, None, False, True),
-        (7, 3, None, False, False),
-        (0, 0, 0.99, True, True),
-        (0, 0, 0.98, True, False),
-        (0, 0, 0.5, False, True),
+        (2, 0.5, 200, True, True),  # equal integers name equal classes, but for ties
+        (3, None, 200, False, None),  # no row of classes: the layers decide
+        (155, 0.9, 200, False, None),  # random inputs
+        (155, 1.0, 200, True, True),
+        (155, 0.985, 200, True, True),  # 99 % may still be the truth
+        (155, 0.97, 200, True, False),  # it isn't
+        (155, 0.985, 2000, True, False),  # nor here: more examples see more
     ],
 )
-def test_what_counts_as_equal(max_lsb: int, moved: int, agreement: float | None, judged: bool, ok: bool) -> None:
-    assert Difference("y", max_lsb, 0.9, moved, agreement, judged).ok == ok
+def test_what_counts_as_equal(max_lsb: int, agreement: float | None, examples: int, judged: bool, ok: bool | None) -> None:
+    difference = Difference("y", max_lsb, 0.9, agreement, examples, judged)
+    assert difference.ok == ok
+    layer = Layer("node", "y", 1)
+    assert Compared("tflm", "1", (difference,), (layer,), True, None).ok == (ok is not False)
+    assert Compared("tflm", "1", (difference,), (), None, None).ok == (ok is True)  # nothing else vouches for it
+    assert not Compared("tflm", "1", (difference,), (replace(layer, max_lsb=3),), True, None).ok
+    assert not Compared("tflm", "1", (difference,), (layer,), False, None).ok
+
+
+def test_the_interval_is_wilsons() -> None:
+    """Worked examples of the literature: 81 of 263 and 0 of 20 (Newcombe 1998, Statistics in Medicine 17, table I)."""
+    assert verify.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert verify.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_every_layer_of_a_file_is_compared(dscnn: str) -> None:
+    """By hand: seven convolutions, two of them to a block, a pool, a reshape and a product; the file's input is no layer."""
+    quantised = [node for node in onnx.load(dscnn).graph.node if node.op_type == "QuantizeLinear"]
+    assert len(verify.verify(dscnn, examples=1).runtimes[0].layers) == len(quantised) - 1
+
+
+def test_data_gives_an_accuracy_in_each_runtime(dscnn: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    x, y = draw.random((40, 1, 16, 16)).astype(np.float32), np.arange(40) % 10
+    np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    document = verify.document(verify.verify(dscnn, examples=30, data=str(tmp_path / "set.npz")))
+    assert document["examples"] == {"random": 30, str(tmp_path / "set.npz"): 30}
+    right = [runtime["accuracy"] for runtime in document["runtimes"].values()]
+    assert all(abs(share - right[0]) <= 2 / 30 for share in right)
+    digits = verify.document(verify.verify(dscnn, examples=60, data="digits"))["runtimes"]
+    test = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0).test
+    (logits,) = run(onnx.load(dscnn), {"image": test.x[:60]})
+    assert digits["onnxruntime"]["accuracy"] == (logits.argmax(1) == test.y[:60]).mean() > 0.15
+    assert abs(digits["tflm"]["accuracy"] - digits["onnxruntime"]["accuracy"]) <= 1 / 60
+    assert digits["onnxruntime"]["default_session_accuracy"] is not None
+
+
+def test_data_that_does_not_fit_is_an_error_where_it_was_asked_for(dscnn: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", **{f"x_{part}": np.zeros((4, 3, 5), np.float32) for part in ("train", "test")})
+    with pytest.raises(DataError):
+        verify.verify(dscnn, examples=2, data=str(tmp_path / "set.npz"))
+    graph = Graph(1, 4, 6, 5)
+    y = graph.add("Add", "x", graph.input("z", 1, 4, 6, 5))
+    with pytest.raises(DataError, match="--data feeds one input, and this file has x, z"):
+        verify.verify(int8(model_of(graph, y), tmp_path / "net.onnx"), data="digits")
+
+
+def test_another_runtime_is_another_row(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = replace(runners.RUNNERS["tflm"], title="Another")
+    monkeypatch.setattr(runners, "RUNNERS", {**runners.RUNNERS, "litert": row})
+    monkeypatch.setattr(runners, "_command", lambda key, *more: [sys.executable, "-m", "mcuprune.runners", "tflm", *more])
+    document = verify.document(verify.verify(dscnn, examples=2))
+    assert list(document["runtimes"]) == ["onnxruntime", "tflm", "litert"]
+    assert document["runtimes"]["litert"]["max_lsb"] == document["runtimes"]["tflm"]["max_lsb"]
+    assert "Another" in verify.text(document)
+
+
+def test_litert_computes_it_too(dscnn: str) -> None:
+    pytest.importorskip("ai_edge_litert")
+    found = {compared.key: compared for compared in verify.verify(dscnn, examples=10).runtimes}
+    assert found["litert"].ok
+    assert max(layer.max_lsb for layer in found["litert"].layers) <= layerwise.MAX_LSB
 
 
 def test_document_is_json_and_text_names_both_arenas(dscnn: str) -> None:
@@ -151,10 +281,17 @@ def test_document_is_json_and_text_names_both_arenas(dscnn: str) -> None:
     document = verify.document(found)
     assert json.loads(json.dumps(document)) == document
     assert document["ok"] is True
-    assert document["outputs"][0]["name"] == "logits"
+    (image,), (logits,) = document["inputs"], document["outputs"]
+    assert (image["name"], image["shape"]) == ("image", [1, 1, 16, 16])
+    assert logits["name"] == "logits"
+    net = network.load(dscnn)
+    assert logits["scale"] == pytest.approx(float(net.constants["logits/scale"]))
+    assert export.LOW <= logits["zero_point"] <= export.HIGH
+    assert document["diverges_at"] is None
+    assert set(document["arena"]) >= {"predicted", "measured", "head_predicted", "head_measured", "pointer_bytes"}
     text = verify.text(document)
-    assert f"{found.arena:,} bytes of arena measured here (64-bit, reference kernels)" in text
-    assert f"{found.arena_predicted:,} bytes of arena predicted on a device (32-bit, CMSIS-NN)" in text
+    assert f"{found.memory.measured:,} bytes of arena measured here (64-bit, reference kernels" in text
+    assert f"{found.memory.predicted:,} bytes of arena predicted on a device (32-bit, CMSIS-NN)" in text
     assert "EQUAL" in text
 
 
@@ -166,7 +303,8 @@ def test_a_float_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_runtime_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tflite_micro", None)
+    for name in ("tflite_micro", "ai_edge_litert.interpreter"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtra, match=r"pip install 'mcuprune\[verify\]'"):
         verify.verify(tmp_path / "net.onnx")
 
@@ -175,13 +313,13 @@ def test_what_the_runtime_refuses_is_an_error_with_its_reason(tmp_path: Path) ->
     path = int8(CASES["conv"](), tmp_path / "net.onnx")
     inputs = [{"x": np.zeros((1, 4, 9, 8), np.float32)}]
     with pytest.raises(ModelError, match=r"TensorFlow Lite Micro can't run it .*Failed to"):
-        verify._run(converted(path), inputs, path, limit=1500)
+        runners.run("tflm", converted(path), inputs, path, limit=1500)
 
 
 def test_a_kernel_that_breaks_off_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = int8(CASES["conv"](), tmp_path / "net.onnx")
     command = [sys.executable, "-c", "import os; os.abort()"]
-    monkeypatch.setattr(verify, "_command", lambda *arguments: command)
+    monkeypatch.setattr(runners, "_command", lambda *arguments: command)
     with pytest.raises(ModelError, match="broke off with signal 6"):
         verify.verify(path, examples=2)
 
@@ -200,3 +338,22 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
         assert found.examples == {"random": 2}
         assert [note for note in found.notes if f"{named!r}, which is no embedded data set" in note]
     assert not Path("run").exists()
+
+
+def test_the_command_answers_by_exit_code_and_keeps_the_file_where_there_is_an_answer(
+    dscnn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept.tflite"
+    command = ["verify", dscnn, "--examples", "4", "--data", "digits", "--tflite", str(kept), "--format", "json"]
+    assert main(command) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["runtimes"]["tflm"]["accuracy"] is not None
+    assert kept.read_bytes() == tflite.from_file(dscnn)
+    kept.unlink()
+    assert main([*command, "--data", "no such set"]) == 2
+    assert not kept.exists()
+    broken(monkeypatch, flipped)
+    assert main(["verify", dscnn, "--examples", "4"]) == 1
+    out = capsys.readouterr().out
+    assert "note: node '/stem/conv/Conv' is off by" in out
+    assert out.endswith("DIFFERS: not what onnxruntime computes\n")
