@@ -154,7 +154,7 @@ def test_the_report_tells_how_the_network_was_trained(demo: Result, tmp_path: Pa
     assert demo.history[-1].step == found["epochs"] * steps
     assert demo.history[-1].epoch == demo.history[-1].epochs == found["epochs"]
     assert max(step.step for step in demo.history if step.phase == "train") == (found["epochs"] - found["quant_epochs"]) * steps
-    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert f"| lr | {found['lr']} |" in outcome.markdown(outcome.document(demo))
     cut = Request(demo.request.model, limits(macs="50%"), str(tmp_path / "o.onnx"), train=False, int8=False)
     assert outcome.document(pruning.prune(cut))["training"] is None
