@@ -68,7 +68,7 @@ readme: $(BIN)/.dev ## run the commands that README.md shows and write their out
 	$(BIN)/python tests/readme.py
 
 bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/memory.*
-	$(BIN)/python tests/benchmarks/bench_memory.py
+	$(BIN)/python tests/benchmarks/bench_memory.py --keep-baseline
 
 bench: $(BIN)/.bench ## accuracy at equal budgets (hours; goes on where it stopped); DATA=folder of cifar10-*.npz, kws12-mfcc.npz
 	$(BIN)/python tests/benchmarks/bench_accuracy.py --data $(DATA)

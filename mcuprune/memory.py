@@ -341,9 +341,13 @@ class _Costs:
 
 @dataclass(slots=True)
 class _Budget:
-    """Looks at arcs and operators that are still allowed."""
+    """Looks at arcs and operators that are still allowed. One at an arc of a flow counts ``flow``: it handles no sets."""
 
     left: int
+    flow: float = 1.0
+
+    def flow_looks(self, count: int) -> None:
+        self.left -= int(count * self.flow)
 
 
 class _Cut:
@@ -395,7 +399,7 @@ class _Cut:
                 self._join(self._source, node[waiting.bit_length() - 1], sizes[b], 0)
             else:
                 self._fan(self._source, sizes[b], (node[c] for c in _members(waiting)))
-        budget.left -= len(self._head) + len(structure.lifetimes) // 4
+        budget.flow_looks(len(self._head) + len(structure.lifetimes) // 4)
         self._distance = self._run(budget)
 
     def _join(self, tail: int, head: int, room: int, back: int) -> None:
@@ -429,7 +433,7 @@ class _Cut:
                         distance[tail] = further
                         reached.append(tail)
             if distance[source] < 0:
-                budget.left -= looks
+                budget.flow_looks(looks)
                 return distance
             cursor = [0] * len(arcs)
             path: list[int] = []
@@ -688,7 +692,10 @@ class _Solver:
         self.spans = self._part(whole, self.structure.series)
 
     def run(self) -> None:
-        """Improve until the bounds meet or the budget is spent, keeping a fifth or half of it for better orders."""
+        """Improve until the bounds meet or the budget is spent, keeping a fifth of it for better orders.
+
+        Where there are many operators better orders come first, with half of it: a bound may take all that there is.
+        """
         stages = (
             self._try_beams,
             self._split,
@@ -698,7 +705,12 @@ class _Solver:
             self._try_wide_beam,
             self._search,
         )
-        reserve = self.budget.left // (5 if len(self.structure.ops) <= _MANY_OPS else 2)
+        if len(self.structure.ops) > _MANY_OPS:
+            half = self.budget.left // 2
+            self.budget.left -= half
+            self._improve_windows()
+            self.budget.left += half
+        reserve = self.budget.left // 5
         self.budget.left -= reserve
         while self.budget.left > 0:
             worst = self._worst()
@@ -707,8 +719,7 @@ class _Solver:
                 return
             self.spans[worst : worst + 1] = stages[span.stage](span)
         self.budget.left += reserve
-        for length, width in ((32, 8), (128, 8), (32, 64)):
-            self._rebuild_windows(length, width)
+        self._improve_windows()
         for width in (128, 512, 2048):
             neediest = self.spans[self._worst()]
             if len(neediest.order) <= _MANY_OPS:
@@ -716,16 +727,18 @@ class _Solver:
         for length, width in ((128, 64), (512, 8)):
             self._rebuild_windows(length, width)
 
+    def _improve_windows(self) -> None:
+        for length, width in ((32, 8), (128, 8), (32, 64)):
+            self._rebuild_windows(length, width)
+
     def _worst(self) -> int:
         return max(range(len(self.spans)), key=lambda at: self.spans[at].peak)
 
     def _try_beams(self, span: _Span) -> list[_Span]:
         span.stage += 1
-        if len(span.order) > _MANY_OPS:
-            self._rebuild_windows(32, 8)
-            return [span]
-        for width in (1, 8):
-            self._beam(span, width)
+        if len(span.order) <= _MANY_OPS:
+            for width in (1, 8):
+                self._beam(span, width)
         return [span]
 
     def _try_wide_beam(self, span: _Span) -> list[_Span]:
@@ -985,8 +998,8 @@ def _solve(
     peak = max((step.bytes for step in steps), default=start)
     lower = structure.lower_bound(sizes)
     if lower < peak:
-        n_ops = len(structure.ops)
-        budget = _Budget(int(cpu_seconds * _WORK_PER_CPU_SECOND * _MANY_OPS / max(_MANY_OPS, n_ops)))
+        speed = _MANY_OPS / max(_MANY_OPS, len(structure.ops))
+        budget = _Budget(int(cpu_seconds * _WORK_PER_CPU_SECOND * speed), flow=speed)
         costs = _Costs(structure, sizes)
         order = profile.order if warm else _good_start(costs, profile.order, peak)
         solver = _Solver(costs, order, budget, lower, warm=warm)
