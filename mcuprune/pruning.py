@@ -210,7 +210,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         candidate = replace(candidate, notes=(*candidate.notes, note))
     if request.int8:
         final, candidate = _quantize(
-            request, candidate, before.total["macs"], data, checkpoint, answers, warm=warm, on_step=seen
+            request, candidate, labelled, before.total["macs"], data, checkpoint, answers, warm=warm, on_step=seen
         )
     else:
         final = small
@@ -580,9 +580,23 @@ def _window(request: Request, origin: str) -> tuple[float, float]:
 _QUANTIZE = "quantize"
 
 
+def _calibration(
+    request: Request, original: Channels, data: Data | None
+) -> tuple[Sequence[tuple[np.ndarray, ...]], str | None]:
+    """What int8 ranges are measured on, as batches of all inputs, and a note where that isn't data."""
+    from mcuprune.synthetic import synthetic
+
+    if data is None:
+        made = synthetic(original, request.seed)
+        return made.batches, made.note
+    found = data.train.x[:_CALIBRATION]
+    return [(found[i : i + 128],) for i in range(0, len(found), 128)], None
+
+
 def _quantize(
     request: Request,
     candidate: Candidate,
+    original: Channels,
     full_macs: int,
     data: Data | None,
     checkpoint: Checkpoint,
@@ -591,24 +605,27 @@ def _quantize(
     warm: bool,
     on_step: OnStep,
 ) -> tuple[Network, Candidate]:
-    """Calibrate, train with fake quantisation, and write Q/DQ nodes.
+    """Equalise, calibrate, train with fake quantisation, and write Q/DQ nodes.
 
-    A learning rate that was asked for counts here by how far it is from the one that float training takes without being asked.
+    original: the network as it came, which knows best what its inputs are like where there is no data. A learning rate that was
+    asked for counts here by how far it is from the one that float training takes without being asked.
 
     Returns the int8 network, and the candidate with the account of this training added.
     """
+    from mcuprune.equalize import equalized
     from mcuprune.optimizer import OPTIMIZERS
     from mcuprune.quantize import QuantTrainable, calibrate
     from mcuprune.training import Trainer
 
-    channels = candidate.channels
-    net = channels.network
-    random = np.random.default_rng(request.seed)
+    net = candidate.channels.network
+    batches, worth = _calibration(request, original, data)
+    channels, equal = equalized(candidate.channels, batches, request.device)
+    said = [note for note in (*candidate.notes, worth, equal) if note is not None]
+    candidate = replace(candidate, notes=tuple(dict.fromkeys(said)))  # one that goes on has said it before
     if data is None:
         module = QuantTrainable(channels)
-        calibrate(module, [tuple(random.standard_normal((1, *net.shapes[name][1:]), np.float32) for name in net.inputs)] * 8)
-        note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
-        return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
+        calibrate(module, batches)
+        return export.quantized(*module.quantized_network()), candidate
 
     schedule = schedule_for(request, len(data.train.y), warm=warm)
     trainer = Trainer(
@@ -630,7 +647,7 @@ def _quantize(
     trainer.total = schedule.quant_epochs * trainer.steps_per_epoch if request.train else 0
     quant = trainer.module
     assert isinstance(quant, QuantTrainable)
-    calibrate(quant, [(data.train.x[i : i + 128],) for i in range(0, min(_CALIBRATION, len(data.train.x)), 128)])
+    calibrate(quant, batches)
     if saved := checkpoint.load(_QUANTIZE):
         trainer.restore(saved.arrays, channels)
         quant = trainer.module

@@ -24,7 +24,7 @@ FLOORS = (
     ("evaluate", "task", "tflite", "optimizer"),
     ("trainable",),
     ("quantize",),
-    ("training",),
+    ("training", "equalize", "synthetic"),
     ("methods",),
     ("pruning", "verify"),
     ("report", "config"),
@@ -34,7 +34,7 @@ FLOORS = (
 )
 #: Who may import what takes a second to import. Anyone may inside a function.
 HEAVY = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
-MAY_BE_HEAVY = ("trainable", "optimizer", "quantize", "training", "methods", "pruning")
+MAY_BE_HEAVY = ("trainable", "optimizer", "quantize", "training", "equalize", "synthetic", "methods", "pruning")
 
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
