@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from mcuprune import __version__, evaluate, export, folding, network, ops, resources, widths
+from mcuprune import __version__, evaluate, export, feeding, folding, network, ops, resources, widths
 from mcuprune import data as datasets
 from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
@@ -81,6 +81,8 @@ class Request:
     multiple_of: int = 1
     augment: str | None = None
     distill: bool | None = None
+    from_scratch: bool = False
+    keep_weights: bool = False
     resume: bool = False
     device: str = "auto"
 
@@ -168,7 +170,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     data = _data(request, original)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test) if data else None
 
-    warm = data is not None and accuracy is not None and _is_trained(accuracy, data)
+    warm, unfit = _origin(request, original, data, accuracy)
+    notes = (*notes, *unfit)
     answers = _answers(request, labelled, data, accuracy, warm=warm)
 
     history = History()
@@ -202,7 +205,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     small = folding.folded(candidate.channels.network)
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
     accuracy_float = evaluate.accuracy_of(_bytes(small), data.test) if data else None
-    if request.train and data is not None and accuracy_float is not None and not _is_trained(accuracy_float, data):
+    if request.train and data is not None and accuracy_float is not None and not _has_learned(accuracy_float, data):
         note = (
             f"right on {accuracy_float:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
             "it has learned next to nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
@@ -260,14 +263,51 @@ def _fingerprint(request: Request, data: Data | None) -> str:
     return found.hexdigest()
 
 
-def _is_trained(accuracy: float, data: Data) -> bool:
-    """Whether a network that is right on this share of the test set has learned anything.
+def _origin(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
+    """Whether the network counts as trained, and what to say where it is right no oftener than chance.
 
-    It has if it is a fifth of the way from what naming the most frequent class would score to all: an untrained one names
-    some class most of the time, a trained one may be weak.
+    Raises DataError where it is because the data reaches it wrongly, as far as that can be known, and nobody said to train all
+    the same: a night of training on such data would be lost.
     """
-    frequent = _frequent(data)
-    return accuracy > frequent + 0.2 * (1 - frequent)
+    if data is None or accuracy is None:
+        return request.keep_weights, ()
+    trained = _comes_trained(net, accuracy, data)
+    if trained or request.from_scratch or request.keep_weights or feeding.looks_fresh(net):
+        return (trained or request.keep_weights) and not request.from_scratch, ()
+    said = (
+        f"right on {accuracy:.1%} of the test set before any change, no more than chance can give: "
+        "check scaling, axes and order of labels"
+    )
+    found = feeding.explanations(evaluate.Model(_bytes(net)), data.train, data.n_classes, request.seed)
+    if found and found[0].clear:
+        best = found[0]
+        said += (
+            f". It is right on {best.accuracy:.1%} of {best.examples} other examples if {best.cause}; to mend that: {best.fix}"
+        )
+        if request.train:
+            raise DataError(
+                f"{request.model}: {said}. To train on the data as it is give --from-scratch, or --keep-weights to start from "
+                "what the model knows"
+            )
+        return False, (said,)
+    if not request.train:
+        return False, (said,)
+    return False, (f"{said}; nothing simple explains it, so it was trained from scratch (--keep-weights treats it as trained)",)
+
+
+def _comes_trained(net: Network, accuracy: float, data: Data) -> bool:
+    """Whether a network of this accuracy knows the data's classes by their names (``feeding.Confusion.trained``)."""
+    if not _has_learned(accuracy, data):
+        return False
+    few = np.random.default_rng(0).permutation(len(data.test.y))[:2000]
+    logits = evaluate.Model(_bytes(net))(data.test.x[few])
+    return feeding.Confusion.of(logits, data.test.y[few], data.n_classes).trained
+
+
+def _has_learned(accuracy: float, data: Data) -> bool:
+    """Whether an accuracy on the test set is more than chance gives (``feeding.learned``)."""
+    n = len(data.test.y)
+    return feeding.learned(round(accuracy * n), n, _frequent(data))
 
 
 def _frequent(data: Data) -> float:
@@ -376,6 +416,8 @@ def _check_flags(request: Request) -> None:
     for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
         if not 0 <= share < 1:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
+    if request.from_scratch and request.keep_weights:
+        raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")
     _check_choice("loss", request.loss, LOSSES)
     _check_choice("objectives", request.objectives, OBJECTIVES)
     if request.augment:
@@ -413,9 +455,8 @@ def _data(request: Request, net: Network) -> Data | None:
                 f"(or cut without training: --no-train)"
             )
         return None
-    shape = net.shapes[net.outputs[0]]
-    n_classes = int(np.prod(shape[1:]))
-    if len(net.inputs) != 1 or len(net.outputs) != 1 or n_classes < 2:
+    n_classes = _classes(request, net)
+    if len(net.inputs) != 1 or len(net.outputs) != 1:
         raise DataError(
             f"{request.model}: training takes a classifier with one input and one output of at least two classes; this one has "
             f"inputs {', '.join(net.inputs)} and outputs {', '.join(f'{o} {list(net.shapes[o])}' for o in net.outputs)}; "
@@ -423,6 +464,22 @@ def _data(request: Request, net: Network) -> Data | None:
         )
     found = datasets.load(spec, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=request.seed)
     return replace(found, augment=datasets.augmentation(request.augment)) if request.augment else found
+
+
+def _classes(request: Request, net: Network) -> int:
+    """How many classes a classifier's first output has. Raises DataError for what answers something else."""
+    name = net.outputs[0]
+    shape = net.shapes[name]
+    if sum(size > 1 for size in shape[1:]) > 1:
+        what = f"output '{name}' {list(shape)} is an answer for every place (segmentation, detection), not one for the example"
+    elif int(np.prod(shape[1:])) == 1:
+        what = f"output '{name}' {list(shape)} is a single number (regression, or one score for two classes)"
+    else:
+        return int(np.prod(shape[1:]))
+    raise DataError(
+        f"{request.model}: its {what}; what is trained and measured are classifiers of two classes or more. "
+        "Cut and quantise it without training: --no-train, and no --data"
+    )
 
 
 def _why_none(channels: Channels) -> str:
@@ -580,14 +637,12 @@ def _window(request: Request, origin: str) -> tuple[float, float]:
 _QUANTIZE = "quantize"
 
 
-def _calibration(
-    request: Request, original: Channels, data: Data | None
-) -> tuple[Sequence[tuple[np.ndarray, ...]], str | None]:
+def _calibration(request: Request, whole: Channels, data: Data | None) -> tuple[Sequence[tuple[np.ndarray, ...]], str | None]:
     """What int8 ranges are measured on, as batches of all inputs, and a note where that isn't data."""
     from mcuprune.synthetic import synthetic
 
     if data is None:
-        made = synthetic(original, request.seed)
+        made = synthetic(whole, request.seed)
         return made.batches, made.note
     found = data.train.x[:_CALIBRATION]
     return [(found[i : i + 128],) for i in range(0, len(found), 128)], None
@@ -596,7 +651,7 @@ def _calibration(
 def _quantize(
     request: Request,
     candidate: Candidate,
-    original: Channels,
+    whole: Channels,
     full_macs: int,
     data: Data | None,
     checkpoint: Checkpoint,
@@ -607,7 +662,7 @@ def _quantize(
 ) -> tuple[Network, Candidate]:
     """Equalise, calibrate, train with fake quantisation, and write Q/DQ nodes.
 
-    original: the network as it came, which knows best what its inputs are like where there is no data. A learning rate that was
+    whole: the network as it came, which knows best what its inputs are like where there is no data. A learning rate that was
     asked for counts here by how far it is from the one that float training takes without being asked.
 
     Returns the int8 network, and the candidate with the account of this training added.
@@ -618,7 +673,7 @@ def _quantize(
     from mcuprune.training import Trainer
 
     net = candidate.channels.network
-    batches, worth = _calibration(request, original, data)
+    batches, worth = _calibration(request, whole, data)
     channels, equal = equalized(candidate.channels, batches, request.device)
     said = [note for note in (*candidate.notes, worth, equal) if note is not None]
     candidate = replace(candidate, notes=tuple(dict.fromkeys(said)))  # one that goes on has said it before

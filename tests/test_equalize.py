@@ -28,7 +28,7 @@ def channels_of(model: onnx.ModelProto) -> Channels:
 
 
 def distorted(channels: Channels, seed: int, span: float = 4.0) -> tuple[Channels, int]:
-    """The same function with every free label scaled by a random power of two, up to ``span`` either way; how many there are."""
+    """The same function with every free label scaled by a random power of two, up to 2^span either way; how many they are."""
     flow = _Scaling(channels.network)
     flow.run()
     roots = {int(one) for along in flow.along.values() for one in flow.roots(along.labels) if one}

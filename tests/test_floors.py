@@ -21,7 +21,7 @@ FLOORS = (
     ("runtimes",),
     ("resources",),
     ("folding", "export", "data", "widths", "checkpoint", "salience"),
-    ("evaluate", "task", "tflite", "optimizer"),
+    ("evaluate", "feeding", "task", "tflite", "optimizer"),
     ("trainable",),
     ("quantize",),
     ("training", "equalize", "synthetic"),

@@ -37,7 +37,7 @@ ROWS, PAGE = HERE / "quant_lr.jsonl", HERE / "quant_lr.md"
 #: Peak learning rates of fake-quant training; 0 is calibration alone.
 RATES = (0.0, 0.0005, 0.001, 0.002, 0.005)
 DIGITS = ("dscnn_digits", "resnet8_digits", "mbv2se_digits")
-SEEDS = {**dict.fromkeys(DIGITS, (100, 101, 102, 103, 104)), "T2": (100, 101, 102)}
+SEEDS = {**dict.fromkeys(DIGITS, (100, 101, 102, 103, 104)), "T2": tuple(range(100, 110))}
 _LIMITS = {"macs": "12%", "flash": "10%"}
 #: Epochs of T2 and of digits, the last sixth of them with fake quantisation: 100 and 51 steps.
 _EPOCHS = {"T2": 12, **dict.fromkeys(DIGITS, 18)}
@@ -52,7 +52,7 @@ class _Stages:
         self._quantize = pruning._quantize
 
     def __call__(
-        self, request: Request, candidate: Any, original: Any, macs: int, data: Data, checkpoint: Any, answers: Any, **more: Any
+        self, request: Request, candidate: Any, whole: Any, macs: int, data: Data, checkpoint: Any, answers: Any, **more: Any
     ) -> Any:
         def shares(net: Any) -> dict[str, float]:
             proto = net.to_proto().SerializeToString()
@@ -64,7 +64,7 @@ class _Stages:
             began = time.process_time()
             pruning._QUANT_LR = rate
             asked = replace(request, train=rate > 0)
-            result = self._quantize(asked, candidate, original, macs, data, _Forgetful(), answers, **more)
+            result = self._quantize(asked, candidate, whole, macs, data, _Forgetful(), answers, **more)
             self.rows.append(
                 {"rate": rate, **shares(result[0]), **before, "cpu_seconds": round(time.process_time() - began, 1)}
             )
