@@ -8,7 +8,7 @@ DATA ?= data
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-budgets bench-studies bench-gpu clean
+.PHONY: help demo test test-slow check lint types models readme docs golden bench bench-memory bench-budgets bench-studies bench-quant bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench: $(BIN)/.bench ## accuracy at equal budgets (hours; goes on where it stopp
 
 bench-studies: $(BIN)/.bench ## what each part of the method is worth; DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_studies.py --data $(DATA)
+
+bench-quant: $(BIN)/.dev ## the learning rate of fake-quant training (goes on where it stopped); DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_quant_lr.py --data $(DATA)
 
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import bench_accuracy  # noqa: E402
 import bench_budgets  # noqa: E402
+import bench_quant_lr  # noqa: E402
 import bench_studies  # noqa: E402
 
 README = ROOT / "README.md"
@@ -85,7 +86,7 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators()}
-    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in (bench_accuracy, bench_budgets, bench_studies)}
+    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in (bench_accuracy, bench_budgets, bench_quant_lr, bench_studies)}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)
     for page, now in pages.items():
