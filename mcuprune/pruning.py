@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto
@@ -31,13 +32,17 @@ from mcuprune.salience import salience
 from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task
 from mcuprune.units import Limit
 
+if TYPE_CHECKING:
+    from mcuprune.training import Trainer
+
 #: Examples that ranges and BatchNormalization statistics are measured on.
 _CALIBRATION = 512
 #: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
 #: better. A trained one can begin at once.
 _PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
 #: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
-_QUANT_LR = 0.005
+#: Networks that quantise well lose less by a low rate (tests/benchmarks/quant_lr.md).
+_QUANT_LR = 0.001
 _OBSERVING = 0.7
 #: What only a method whose widths follow gradients makes use of.
 _LEADING = ("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "loss", "objectives")
@@ -660,7 +665,7 @@ def _quantize(
     warm: bool,
     on_step: OnStep,
 ) -> tuple[Network, Candidate]:
-    """Equalise, calibrate, train with fake quantisation, and write Q/DQ nodes.
+    """Equalise, calibrate, train with fake quantisation, and write Q/DQ nodes. Training that made validation worse is undone.
 
     whole: the network as it came, which knows best what its inputs are like where there is no data. A learning rate that was
     asked for counts here by how far it is from the one that float training takes without being asked.
@@ -703,6 +708,7 @@ def _quantize(
     quant = trainer.module
     assert isinstance(quant, QuantTrainable)
     calibrate(quant, batches)
+    calibrated, known = trainer.state(), trainer.accuracy(data.val)
     if saved := checkpoint.load(_QUANTIZE):
         trainer.restore(saved.arrays, channels)
         quant = trainer.module
@@ -726,4 +732,24 @@ def _quantize(
         training_macs=candidate.training_macs + trainer.training_macs,
         full_training_macs=candidate.full_training_macs + full_macs * trainer.batch * trainer.total,
     )
-    return export.quantized(*quant.quantized_network()), account
+    if undone := _undo_if_worse(trainer, calibrated, known, channels, data):
+        account = replace(account, notes=(*account.notes, undone))
+    assert isinstance(trainer.module, QuantTrainable)
+    return export.quantized(*trainer.module.quantized_network()), account
+
+
+def _undo_if_worse(
+    trainer: Trainer, calibrated: Mapping[str, np.ndarray], known: float, channels: Channels, data: Data
+) -> str | None:
+    """Go back to the network as calibrated where training left it right on less of the validation examples; a note of it.
+
+    calibrated, known: state and accuracy before training.
+    """
+    share = trainer.accuracy(data.val) if trainer.total else known
+    if share >= known:
+        return None
+    trainer.restore(calibrated, channels)
+    return (
+        f"fake-quant training was undone: right on {share:.1%} of the validation examples after it, on {known:.1%} by "
+        "calibration alone"
+    )

@@ -86,7 +86,8 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators()}
-    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in (bench_accuracy, bench_budgets, bench_quant_lr, bench_studies)}
+    benches = (bench_accuracy, bench_budgets, bench_quant_lr, bench_studies)
+    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in benches}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)
     for page, now in pages.items():

@@ -293,6 +293,25 @@ def test_a_model_that_is_wrong_on_some_classes_does_not_hold_its_pupil_back(tmp_
     assert any("right on 5" in note and "until the pruned one knew more" in note for note in result.notes)
 
 
+def test_fake_quant_training_that_makes_validation_worse_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rate that ruins the network, the file is the one that calibration alone gives, and the report says so."""
+    model = str(MODELS / "dscnn_digits.onnx")
+    request = Request(model, limits(macs="60%"), str(tmp_path / "o.onnx"), epochs=2, method="uniform", distill=False)
+    quantize = pruning._quantize
+    calibrated: list[bytes] = []
+
+    def both(asked: Request, *rest: Any, **more: Any) -> Any:
+        calibrated.append(pruning._bytes(quantize(replace(asked, train=False), *rest, **more)[0]))
+        return quantize(asked, *rest, **more)
+
+    monkeypatch.setattr(pruning, "_quantize", both)
+    monkeypatch.setattr(pruning, "_QUANT_LR", 30.0)
+    result = pruning.prune(request)
+    assert any("fake-quant training was undone" in note for note in result.notes)
+    assert result.training_macs > 0
+    assert Path(request.output).read_bytes() == calibrated[0]
+
+
 def _digits_file(path: Path, *, pixels: bool = False, turned: bool = False, first: int = 0) -> str:
     """The embedded digits as an archive: as pixels of 0...255, axes exchanged, labels counted from ``first``."""
     found = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)

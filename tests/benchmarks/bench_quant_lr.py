@@ -59,10 +59,11 @@ class _Stages:
             splits = {"val": data.val, "test": data.test}
             return {name: round(evaluate.accuracy_of(proto, split), 5) for name, split in splits.items()}
 
+        usual = pruning._QUANT_LR
         before = {f"float_{name}": share for name, share in shares(candidate.channels.network).items()}
         for rate in RATES:
             began = time.process_time()
-            pruning._QUANT_LR = rate
+            pruning._QUANT_LR = rate or usual
             asked = replace(request, train=rate > 0)
             result = self._quantize(asked, candidate, whole, macs, data, _Forgetful(), answers, **more)
             self.rows.append(
@@ -93,12 +94,13 @@ def run(task: str, seed: int, data: Path | None, work: Path) -> list[dict[str, A
         model, source, limits = MODELS / f"{task}.onnx", "digits", _LIMITS
     wanted = {name: units.parse(text, RESOURCES[name].unit) for name, text in limits.items()}
     stages = _Stages()
-    usual = pruning._quantize, pruning._QUANT_LR
+    usual = pruning._quantize, pruning._QUANT_LR, pruning._undo_if_worse
     try:
         pruning._quantize = stages
+        pruning._undo_if_worse = lambda *state: None
         pruning.prune(Request(str(model), wanted, str(work / "out.onnx"), data=source, seed=seed, **wishes))
     finally:
-        pruning._quantize, pruning._QUANT_LR = usual
+        pruning._quantize, pruning._QUANT_LR, pruning._undo_if_worse = usual
     versions = {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()}
     of = {"task": task, "seed": seed}
     of |= {"epochs": _EPOCHS[task]}
@@ -123,6 +125,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "Made by `make bench-quant` (`tests/benchmarks/bench_quant_lr.py`, whose first lines say what is compared) from",
         "`quant_lr.jsonl`. Numbers are points of accuracy of the int8 file above the float network that it was made from: mean",
         "± sample standard deviation over seeds, and the worst seed. A rate of 0 is calibration without training.",
+        "Training is measured as it ends here, also where a prune would undo it, validation having become worse.",
         "",
         "| task | seeds | rate | test | worst | validation | better than calibration, test |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -138,7 +141,26 @@ def page(rows: list[dict[str, Any]]) -> str:
             told = f"{better} of {len(test)}, worse {worse}" if rate else ""
             worst = f"{min(test.values()):+.2f}"
             lines.append(f"| {task} | {len(test)} | {rate:g} | {_spread(test)} | {worst} | {_spread(val)} | {told} |")
+    lines += [
+        "",
+        "All tasks together: points of accuracy above calibration alone, the mean of validation and test, with the standard",
+        "error of that mean.",
+        "",
+        "| rate | runs | above calibration | worst run |",
+        "|--:|--:|--:|--:|",
+    ]
+    for rate in RATES[1:]:
+        above = [_above(rows, task, rate, seed) for task in SEEDS for seed in _points(rows, task, rate, "test")]
+        if len(above) > 1:
+            error = stdev(above) / len(above) ** 0.5
+            lines.append(f"| {rate:g} | {len(above)} | {mean(above):+.2f} ± {error:.2f} | {min(above):+.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def _above(rows: Sequence[dict[str, Any]], task: str, rate: float, seed: int) -> float:
+    """Points of accuracy, the mean of validation and test, that a rate leaves a run above calibration alone."""
+    splits = ("test", "val")
+    return mean(_points(rows, task, rate, split)[seed] - _points(rows, task, 0.0, split)[seed] for split in splits)
 
 
 def _spread(points: dict[int, float]) -> str:
