@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs golden bench bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-gpu clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs golden bench bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-gpu clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ bench-studies: $(BIN)/.bench ## what each part of the method is worth; DATA as f
 
 bench-weight-bits: $(BIN)/.bench ## weights of 8 bits against 7 (minutes); DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_weight_bits.py --data $(DATA) --files $(OUT)/weight_bits
+
+bench-quant: $(BIN)/.dev ## the learning rate of fake-quant training (goes on where it stopped); DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_quant_lr.py --data $(DATA)
 
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)

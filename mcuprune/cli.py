@@ -739,6 +739,12 @@ def prune(
         bool | None,
         typer.Option("--distill/--no-distill", help="Learn from the model as it came, too; trained models do by default."),
     ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train the model as an untrained one, whatever it knows.")
+    ] = False,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Train the model as a trained one, even if it is right by chance only.")
+    ] = False,
     lr: Annotated[float | None, typer.Option("--lr", metavar="RATE", help="Peak learning rate.")] = None,
     optimizer: Annotated[str | None, typer.Option("--optimizer", metavar="muon|sgd|adamw", help="How weights train.")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight-decay", metavar="RATE", help="Of weight matrices.")] = None,
@@ -818,6 +824,8 @@ def prune(
         "multiple-of": multiple_of,
         "augment": augment,
         "distill": distill,
+        "from-scratch": from_scratch or None,
+        "keep-weights": keep_weights or None,
         "resume": resume,
         "no-train": no_train or None,
         "float": float_ or None,

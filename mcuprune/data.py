@@ -226,6 +226,11 @@ def _labels(where: str, name: str, values: Any, n_classes: int) -> np.ndarray[An
         array = array[:, 0]
     if array.ndim != 1:
         raise DataError(f"{where}: {name} has shape {array.shape}; it must be (n,) {wanted}, or one-hot rows (n, {n_classes})")
+    if array.dtype.kind == "f" and not np.equal(array, np.round(array)).all():
+        raise DataError(
+            f"{where}: {name} has fractions, as targets of a regression have; what is trained and measured are classifiers, "
+            f"so it must hold {wanted}"
+        )
     if array.dtype.kind == "f":
         raise DataError(f"{where}: {name} has dtype {array.dtype}; it must hold {wanted}: use {name}.astype('int64')")
     low, high = int(array.min()), int(array.max())

@@ -15,11 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto
 
-from mcuprune import __version__, evaluate, export, external, folding, network, ops, places, resources, widths
+from mcuprune import __version__, evaluate, export, external, feeding, folding, network, ops, places, resources, widths
 from mcuprune import data as datasets
 from mcuprune.canonical import canonical, stored_ranges
 from mcuprune.channels import Channels, label
@@ -29,11 +30,14 @@ from mcuprune.data import Data
 from mcuprune.errors import BudgetError, DataError, MissingExtra, UsageError
 from mcuprune.network import Network, Shape
 from mcuprune.places import Output, Source
-from mcuprune.rehearsal import drawn, rehearse
+from mcuprune.rehearsal import rehearse
 from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
 from mcuprune.salience import salience
 from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task
 from mcuprune.units import Limit
+
+if TYPE_CHECKING:
+    from mcuprune.training import Trainer
 
 #: Examples that ranges and BatchNormalization statistics are measured on.
 _CALIBRATION = 512
@@ -41,7 +45,8 @@ _CALIBRATION = 512
 #: better. A trained one can begin at once.
 _PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
 #: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
-_QUANT_LR = 0.005
+#: Networks that quantise well lose less by a low rate (tests/benchmarks/quant_lr.md).
+_QUANT_LR = 0.001
 _OBSERVING = 0.7
 #: What only a method whose widths follow gradients makes use of.
 _LEADING = ("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "loss", "objectives")
@@ -94,6 +99,8 @@ class Request:
     multiple_of: int = 1
     augment: str | None = None
     distill: bool | None = None
+    from_scratch: bool = False
+    keep_weights: bool = False
     resume: bool = False
     device: str = "auto"
     configuration: str | None = None
@@ -196,8 +203,8 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         _check_batch(labelled)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
 
-    warm = data is not None and accuracy is not None and _is_trained(accuracy, data)
-    notes = (*notes, *_needless(request, labelled, fits=fits, warm=warm))
+    warm, unfit = _origin(request, original, data, accuracy)
+    notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
     answers = _answers(request, labelled, data, accuracy, warm=warm)
@@ -234,7 +241,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
     after_cutting = f"{request.model} after cutting"
     accuracy_float = evaluate.accuracy_of(_bytes(small), data.test, "default", name=after_cutting) if data else None
-    if request.train and data is not None and accuracy_float is not None and not _is_trained(accuracy_float, data):
+    if request.train and data is not None and accuracy_float is not None and not _has_learned(accuracy_float, data):
         note = (
             f"right on {accuracy_float:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
             "it has learned next to nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
@@ -242,7 +249,16 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         candidate = replace(candidate, notes=(*candidate.notes, note))
     if request.int8:
         final, candidate = _quantize(
-            request, candidate, before.total["macs"], data, checkpoint, answers, warm=warm, on_step=seen, original=original
+            request,
+            candidate,
+            labelled,
+            before.total["macs"],
+            data,
+            checkpoint,
+            answers,
+            warm=warm,
+            on_step=seen,
+            original=original,
         )
     else:
         final = small
@@ -298,14 +314,51 @@ def _fingerprint(request: Request, data: Data | None) -> str:
     return found.hexdigest()
 
 
-def _is_trained(accuracy: float, data: Data) -> bool:
-    """Whether a network that is right on this share of the test set has learned anything.
+def _origin(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
+    """Whether the network counts as trained, and what to say where it is right no oftener than chance.
 
-    It has if it is a fifth of the way from what naming the most frequent class would score to all: an untrained one names
-    some class most of the time, a trained one may be weak.
+    Raises DataError where it is because the data reaches it wrongly, as far as that can be known, and nobody said to train all
+    the same: a night of training on such data would be lost.
     """
-    frequent = _frequent(data)
-    return accuracy > frequent + 0.2 * (1 - frequent)
+    if data is None or accuracy is None:
+        return request.keep_weights, ()
+    trained = _comes_trained(net, accuracy, data)
+    if trained or request.from_scratch or request.keep_weights or feeding.looks_fresh(net):
+        return (trained or request.keep_weights) and not request.from_scratch, ()
+    said = (
+        f"right on {accuracy:.1%} of the test set before any change, no more than chance can give: "
+        "check scaling, axes and order of labels"
+    )
+    found = feeding.explanations(evaluate.Model(_bytes(net)), data.train, data.n_classes, request.seed)
+    if found and found[0].clear:
+        best = found[0]
+        said += (
+            f". It is right on {best.accuracy:.1%} of {best.examples} other examples if {best.cause}; to mend that: {best.fix}"
+        )
+        if request.train:
+            raise DataError(
+                f"{request.model}: {said}. To train on the data as it is give --from-scratch, or --keep-weights to start from "
+                "what the model knows"
+            )
+        return False, (said,)
+    if not request.train:
+        return False, (said,)
+    return False, (f"{said}; nothing simple explains it, so it was trained from scratch (--keep-weights treats it as trained)",)
+
+
+def _comes_trained(net: Network, accuracy: float, data: Data) -> bool:
+    """Whether a network of this accuracy knows the data's classes by their names (``feeding.Confusion.trained``)."""
+    if not _has_learned(accuracy, data):
+        return False
+    few = np.random.default_rng(0).permutation(len(data.test.y))[:2000]
+    logits = evaluate.Model(_bytes(net))(data.test.x[few])
+    return feeding.Confusion.of(logits, data.test.y[few], data.n_classes).trained
+
+
+def _has_learned(accuracy: float, data: Data) -> bool:
+    """Whether an accuracy on the test set is more than chance gives (``feeding.learned``)."""
+    n = len(data.test.y)
+    return feeding.learned(round(accuracy * n), n, _frequent(data))
 
 
 def _frequent(data: Data) -> float:
@@ -425,6 +478,8 @@ def _check_flags(request: Request) -> None:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
     if request.weight_bits not in export.WEIGHT_BITS:
         raise UsageError(f"--weight-bits {request.weight_bits}: choose one of {', '.join(map(str, export.WEIGHT_BITS))}")
+    if request.from_scratch and request.keep_weights:
+        raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")
     _check_choice("loss", request.loss, LOSSES)
     _check_choice("objectives", request.objectives, OBJECTIVES)
     if request.augment:
@@ -463,9 +518,8 @@ def _data(request: Request, net: Network) -> Data | None:
                 f"add --data NAME, --data FILE.npz or --data module:function (or cut without training: --no-train)"
             )
         return None
-    shape = net.shapes[net.outputs[0]]
-    n_classes = int(np.prod(shape[1:]))
-    if len(net.inputs) != 1 or len(net.outputs) != 1 or n_classes < 2:
+    n_classes = _classes(request, net)
+    if len(net.inputs) != 1 or len(net.outputs) != 1:
         raise DataError(
             f"{request.model}: training takes a classifier with one input and one output of at least two classes; this one has "
             f"inputs {', '.join(net.inputs)} and outputs {', '.join(f'{o} {list(net.shapes[o])}' for o in net.outputs)}; "
@@ -473,6 +527,22 @@ def _data(request: Request, net: Network) -> Data | None:
         )
     found = datasets.load(spec, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=request.seed)
     return replace(found, augment=datasets.augmentation(request.augment)) if request.augment else found
+
+
+def _classes(request: Request, net: Network) -> int:
+    """How many classes a classifier's first output has. Raises DataError for what answers something else."""
+    name = net.outputs[0]
+    shape = net.shapes[name]
+    if sum(size > 1 for size in shape[1:]) > 1:
+        what = f"output '{name}' {list(shape)} is an answer for every place (segmentation, detection), not one for the example"
+    elif int(np.prod(shape[1:])) == 1:
+        what = f"output '{name}' {list(shape)} is a single number (regression, or one score for two classes)"
+    else:
+        return int(np.prod(shape[1:]))
+    raise DataError(
+        f"{request.model}: its {what}; what is trained and measured are classifiers of two classes or more. "
+        "Cut and quantise it without training: --no-train, and no --data"
+    )
 
 
 def _why_none(channels: Channels) -> str:
@@ -679,11 +749,24 @@ def _stored(plan: export.Scheme, ranges: Mapping[str, tuple[float, float]]) -> d
 
 
 _QUANTIZE = "quantize"
+_OWN_RANGES = "no data: int8 ranges are those of the file's own quantisers; where it has none, they come from random inputs"
+
+
+def _calibration(request: Request, whole: Channels, data: Data | None) -> tuple[Sequence[tuple[np.ndarray, ...]], str | None]:
+    """What int8 ranges are measured on, as batches of all inputs, and a note where that isn't data."""
+    from mcuprune.synthetic import synthetic
+
+    if data is None:
+        made = synthetic(whole, request.seed)
+        return made.batches, made.note
+    found = data.train.x[:_CALIBRATION]
+    return [(found[i : i + 128],) for i in range(0, len(found), 128)], None
 
 
 def _quantize(
     request: Request,
     candidate: Candidate,
+    whole: Channels,
     full_macs: int,
     data: Data | None,
     checkpoint: Checkpoint,
@@ -693,29 +776,32 @@ def _quantize(
     on_step: OnStep,
     original: Network,
 ) -> tuple[Network, Candidate]:
-    """Calibrate, train with fake quantisation, and write Q/DQ nodes.
+    """Equalise, calibrate, train with fake quantisation, and write Q/DQ nodes. Training that made validation worse is undone.
 
-    A learning rate that was asked for counts here by how far it is from the one that float training takes without being asked.
+    whole: the network as it came, which knows best what its inputs are like where there is no data. A learning rate that was
+    asked for counts here by how far it is from the one that float training takes without being asked.
 
     Returns the int8 network, and the candidate with the account of this training added.
     """
+    from mcuprune.equalize import equalized
     from mcuprune.optimizer import OPTIMIZERS
     from mcuprune.quantize import QuantTrainable, calibrate
     from mcuprune.training import Trainer
 
-    channels = candidate.channels
-    net = channels.network
-    random = np.random.default_rng(request.seed)
+    net = candidate.channels.network
+    batches, worth = _calibration(request, whole, data)
+    known_ranges = stored_ranges(original) if data is None else {}
+    if known_ranges:  # they fit the channels as they are
+        channels, equal, worth = candidate.channels, None, _OWN_RANGES
+    else:
+        channels, equal = equalized(candidate.channels, batches, request.device)
+    said = [note for note in (*candidate.notes, worth, equal) if note is not None]
+    candidate = replace(candidate, notes=tuple(dict.fromkeys(said)))  # one that goes on has said it before
     if data is None:
         module = QuantTrainable(channels, request.weight_bits)
-        calibrate(module, [tuple(drawn(net, name, random) for name in net.inputs)] * 8)
-        note = "no data: int8 ranges come from random inputs; give --data for ranges to be trusted"
-        if stored := _stored(module.scheme, stored_ranges(original)):
-            module.load_extra_state_arrays(stored)
-            note = (
-                "no data: int8 ranges are those of the file's own quantisers; where it has none, they come from random inputs"
-            )
-        return export.quantized(*module.quantized_network()), replace(candidate, notes=(*candidate.notes, note))
+        calibrate(module, batches)
+        module.load_extra_state_arrays(_stored(module.scheme, known_ranges))
+        return export.quantized(*module.quantized_network()), candidate
 
     schedule = schedule_for(request, len(data.train.y), warm=warm)
     trainer = Trainer(
@@ -737,7 +823,8 @@ def _quantize(
     trainer.total = schedule.quant_epochs * trainer.steps_per_epoch if request.train else 0
     quant = trainer.module
     assert isinstance(quant, QuantTrainable)
-    calibrate(quant, [(data.train.x[i : i + 128],) for i in range(0, min(_CALIBRATION, len(data.train.x)), 128)])
+    calibrate(quant, batches)
+    calibrated, known = trainer.state(), trainer.accuracy(data.val)
     if saved := checkpoint.load(_QUANTIZE):
         trainer.restore(saved.arrays, channels)
         quant = trainer.module
@@ -761,4 +848,24 @@ def _quantize(
         training_macs=candidate.training_macs + trainer.training_macs,
         full_training_macs=candidate.full_training_macs + full_macs * trainer.batch * trainer.total,
     )
-    return export.quantized(*quant.quantized_network()), account
+    if undone := _undo_if_worse(trainer, calibrated, known, channels, data):
+        account = replace(account, notes=(*account.notes, undone))
+    assert isinstance(trainer.module, QuantTrainable)
+    return export.quantized(*trainer.module.quantized_network()), account
+
+
+def _undo_if_worse(
+    trainer: Trainer, calibrated: Mapping[str, np.ndarray], known: float, channels: Channels, data: Data
+) -> str | None:
+    """Go back to the network as calibrated where training left it right on less of the validation examples; a note of it.
+
+    calibrated, known: state and accuracy before training.
+    """
+    share = trainer.accuracy(data.val) if trainer.total else known
+    if share >= known:
+        return None
+    trainer.restore(calibrated, channels)
+    return (
+        f"fake-quant training was undone: right on {share:.1%} of the validation examples after it, on {known:.1%} by "
+        "calibration alone"
+    )

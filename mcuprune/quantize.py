@@ -33,8 +33,8 @@ from mcuprune.trainable import Trainable
 class QuantTrainable(Trainable):
     """A network whose forward pass is that of its int8 file.
 
-    observing: while true, calls in training mode widen the ranges (a running average of each batch's minimum and maximum).
-    simulating: while false, the network computes in floats and only observes, as calibration wants it.
+    observing: while true, calls in training mode move the ranges (a running average of each batch's minimum and maximum).
+    simulating: while false, the network computes in floats and only observes, in either mode, as calibration wants it.
     weight_bits: of ``export.WEIGHT_BITS``.
     """
 
@@ -71,7 +71,7 @@ class QuantTrainable(Trainable):
         name = self.scheme.quantizer.get(tensor)
         if name is None:
             return value
-        if self.observing and self.training and name not in self.scheme.unit:
+        if self.observing and (self.training or not self.simulating) and name not in self.scheme.unit:
             self._observe(name, value)
         if not self.simulating:
             return value
@@ -140,9 +140,12 @@ class QuantTrainable(Trainable):
 
 @torch.no_grad()
 def calibrate(module: QuantTrainable, batches: Sequence[tuple[np.ndarray, ...]]) -> None:
-    """Fit the ranges to what the float network computes on ``batches``, one float32 array (batch, ...) for each input."""
+    """Fit the ranges to what the float network computes on ``batches``, one float32 array (batch, ...) for each input.
+
+    It computes as the written file will, in evaluation mode: BatchNormalization uses the statistics that it has and keeps them.
+    """
     module.simulating = False
-    module.train()
+    module.eval()
     for batch in batches:
         module(*[torch.from_numpy(x).to(module.device) for x in batch])
     module.simulating = True

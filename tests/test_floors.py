@@ -22,11 +22,11 @@ FLOORS = (
     ("runtimes",),
     ("resources",),
     ("folding", "export", "data", "widths", "checkpoint", "salience"),
-    ("evaluate", "task", "tflite", "optimizer"),
+    ("evaluate", "feeding", "task", "tflite", "optimizer"),
     ("batching", "runners"),
     ("trainable",),
     ("quantize", "batchproof", "layerwise"),
-    ("training", "rehearsal"),
+    ("training", "rehearsal", "equalize", "synthetic"),
     ("methods",),
     ("pruning", "verify"),
     ("report", "config"),
@@ -36,7 +36,18 @@ FLOORS = (
 )
 #: Who may import what takes a second to import. Anyone may inside a function.
 HEAVY = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
-MAY_BE_HEAVY = ("batching", "batchproof", "trainable", "optimizer", "quantize", "training", "methods", "pruning")
+MAY_BE_HEAVY = (
+    "batching",
+    "batchproof",
+    "trainable",
+    "optimizer",
+    "quantize",
+    "training",
+    "equalize",
+    "synthetic",
+    "methods",
+    "pruning",
+)
 
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import run
+from graphs import Graph
 from onnx import helper, numpy_helper
 
 from mcuprune import data, evaluate, network, ops, outcome, pruning, resources, units, widths
@@ -304,6 +306,134 @@ def test_a_model_that_is_wrong_on_some_classes_does_not_hold_its_pupil_back(tmp_
     assert result.accuracy_int8 is not None
     assert result.accuracy_int8 > 0.9
     assert any("right on 5" in note and "until the pruned one knew more" in note for note in result.notes)
+
+
+def test_fake_quant_training_that_makes_validation_worse_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rate that ruins the network, the file is the one that calibration alone gives, and the report says so."""
+    model = str(MODELS / "dscnn_digits.onnx")
+    request = Request(model, limits(macs="60%"), str(tmp_path / "o.onnx"), epochs=2, method="uniform", distill=False)
+    quantize = pruning._quantize
+    calibrated: list[bytes] = []
+
+    def both(asked: Request, *rest: Any, **more: Any) -> Any:
+        calibrated.append(pruning._bytes(quantize(replace(asked, train=False), *rest, **more)[0]))
+        return quantize(asked, *rest, **more)
+
+    monkeypatch.setattr(pruning, "_quantize", both)
+    monkeypatch.setattr(pruning, "_QUANT_LR", 30.0)
+    result = pruning.prune(request)
+    assert any("fake-quant training was undone" in note for note in result.notes)
+    assert result.training_macs > 0
+    assert Path(request.output).read_bytes() == calibrated[0]
+
+
+def _digits_file(path: Path, *, pixels: bool = False, turned: bool = False, first: int = 0) -> str:
+    """The embedded digits as an archive: as pixels of 0...255, axes exchanged, labels counted from ``first``."""
+    found = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
+    low, high = found.train.x.min(), found.train.x.max()
+    arrays = {}
+    for part in ("train", "val", "test"):
+        split = getattr(found, part)
+        x = np.clip(255 * (split.x - low) / (high - low), 0, 255) if pixels else split.x
+        arrays[f"x_{part}"] = x.transpose(0, 1, 3, 2) if turned else x
+        arrays[f"y_{part}"] = (split.y + first) % 10
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["dscnn_digits", "resnet8_digits"])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"pixels": True}, "mean 0 and deviation 1, the data has 0...255"),
+        ({"turned": True}, "height and width are exchanged"),
+        ({"first": 1}, "labels are numbered otherwise"),
+    ],
+    ids=["scale", "axes", "labels"],
+)
+def test_a_trained_model_that_is_fed_wrongly_is_not_trained_over(
+    name: str, wrong: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    source, out = _digits_file(tmp_path / "d.npz", **wrong), tmp_path / "o.onnx"
+    request = Request(str(MODELS / f"{name}.onnx"), limits(macs="50%"), str(out), data=source, epochs=1, int8=False)
+    steps: list[Step] = []
+    with pytest.raises(DataError, match=r"right on [\d.]+% of the test set before any change.*check scaling") as refused:
+        pruning.prune(request, steps.append)
+    assert says in str(refused.value)
+    assert "--from-scratch" in str(refused.value)
+    assert not steps
+    assert not out.exists()
+    without = pruning.prune(replace(request, train=False, epochs=None))
+    assert any(says in note for note in without.notes)
+
+
+@pytest.mark.parametrize(("flag", "origin"), [("from_scratch", "scratch"), ("keep_weights", "trained")])
+def test_the_user_decides_what_a_model_that_is_at_chance_counts_as(flag: str, origin: str, tmp_path: Path) -> None:
+    source = _digits_file(tmp_path / "d.npz", first=3)
+    model, out = str(MODELS / "dscnn_digits.onnx"), str(tmp_path / "o.onnx")
+    request = Request(model, limits(macs="50%"), out, data=source, epochs=1, int8=False)
+    found = outcome.document(pruning.prune(replace(request, **{flag: True})))
+    assert found["training"]["from"] == origin
+    assert not any("before any change" in note for note in found["notes"])
+
+
+def test_what_nothing_explains_is_trained_from_scratch_with_a_note(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    arrays = {f"x_{part}": random.standard_normal((300, 1, 16, 16)).astype(np.float32) for part in ("train", "test")}
+    np.savez(tmp_path / "d.npz", **arrays, y_train=np.arange(300) % 10, y_test=np.arange(300) % 10)
+    model, out = str(MODELS / "dscnn_digits.onnx"), str(tmp_path / "o.onnx")
+    result = pruning.prune(Request(model, limits(macs="50%"), out, data=str(tmp_path / "d.npz"), epochs=1, int8=False))
+    assert any("before any change" in note and "--keep-weights" in note for note in result.notes)
+    assert any("next to nothing" in note for note in result.notes)
+
+
+def test_a_model_that_is_trained_can_be_trained_from_scratch(tmp_path: Path) -> None:
+    model, out = str(MODELS / "dscnn_digits.onnx"), str(tmp_path / "o.onnx")
+    result = pruning.prune(Request(model, limits(macs="50%"), out, epochs=1, int8=False, from_scratch=True))
+    assert result.training is not None
+    assert not result.training.trained
+
+
+def test_flags_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"))
+    with pytest.raises(UsageError, match="--from-scratch, --keep-weights"):
+        pruning.prune(replace(request, from_scratch=True, keep_weights=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((1, 4, 6, 6), "an answer for every place"),
+        ((1, 1, 6, 6), "an answer for every place"),
+        ((1, 6, 6, 4), "an answer for every place"),
+        ((1, 4, 6), "an answer for every place"),
+        ((1, 1), "a single number"),
+        ((1, 1, 1, 1), "a single number"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("train", [True, False])
+def test_what_is_no_classifier_is_refused_before_any_work(
+    shape: tuple[int, ...], says: str, train: bool, tmp_path: Path
+) -> None:
+    g = Graph(1, 2, 6, 6)
+    x = g.add("Relu", g.conv("x", 2, 8))
+    if shape[1:] in ((1,), (1, 1, 1)):
+        y = g.classifier(x, 8, 1) if len(shape) == 2 else g.conv(g.add("GlobalAveragePool", x), 8, 1, 1)
+    elif len(shape) == 3:
+        y = g.add("ReduceMean", g.conv(x, 8, 4), axes=[3], keepdims=0)
+    else:
+        y = g.add("Softmax", g.conv(x, 8, 1 if shape[1] == 1 else 4), axis=1)
+        y = g.add("Transpose", y, perm=[0, 2, 3, 1]) if shape[3] == 4 else y
+    model = tmp_path / "m.onnx"
+    onnx.save(g.model(y), model)
+    assert network.load(str(model)).shapes[y] == shape
+    np.savez(tmp_path / "d.npz", x_train=np.zeros((40, 2, 6, 6)), y_train=np.arange(40) % 4, x_test=np.zeros((9, 2, 6, 6)))
+    request = Request(str(model), limits(macs="70%"), str(tmp_path / "o.onnx"), data=str(tmp_path / "d.npz"), train=train)
+    with pytest.raises(DataError, match=says) as refused:
+        pruning.prune(request)
+    assert "--no-train" in str(refused.value)
+    assert pruning.prune(replace(request, data=None, train=False)).ok
 
 
 def test_to_name_the_most_frequent_class_is_not_to_be_trained(tmp_path: Path) -> None:
