@@ -485,10 +485,10 @@ def test_a_run_interrupted_while_its_file_is_measured_needs_no_training_anew(tmp
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2)
     measure = evaluate.accuracy_of
 
-    def stop(model: str | bytes | Path, split: data.Split) -> float:
+    def stop(model: str | bytes | Path, split: data.Split, name: str | None = None) -> float:
         if model == request.output:
             raise Interrupted
-        return measure(model, split)
+        return measure(model, split, name)
 
     with monkeypatch.context() as patched:
         patched.setattr(evaluate, "accuracy_of", stop)
