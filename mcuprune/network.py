@@ -417,6 +417,8 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
             )
     for node in nodes:
         _refuse_unsound(node, shapes, path)
+        if any(dtypes.get(name) == TensorProto.STRING for name in (*node.inputs, *node.outputs)):
+            raise UnsupportedOperator(f"{path}: node '{node.name}' ({node.op}) handles text; mcuprune handles numbers")
     nodes = tuple(_of_all_axes(_batch_free(node, shapes), shapes) for node in nodes)
     kept = {name: value for name, value in constants.items() if name in used}
     for value in header.graph.output:
@@ -845,7 +847,9 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
     )
     try:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _opset(header))])
-        results = ReferenceEvaluator(model).run(None, {name: values[name] for name in names})
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numbers too large for their type: runtimes say nothing either
+            results = ReferenceEvaluator(model).run(None, {name: values[name] for name in names})
     except Exception as error:  # the reference raises anything at all on damaged parameters
         raise ModelError(
             f"{path}: node '{node.name or node.op_type}' can't be computed ({_first_line(error)}); a simplifier (onnxsim, "

@@ -222,6 +222,16 @@ def _perm(model: onnx.ModelProto) -> None:
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("t", TensorProto.FLOAT, None))
 
 
+def _text(model: onnx.ModelProto) -> None:
+    """The input turned into text and clipped: a limit of the clip would be text, too."""
+    first = model.graph.input[0].name
+    for node in model.graph.node:
+        node.input[:] = ["clipped" if name == first else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Clip", ["text", "six"], ["clipped"], name="clip"))
+    model.graph.node.insert(0, helper.make_node("Cast", [first], ["text"], name="to text", to=TensorProto.STRING))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(6, np.float32), "six"))
+
+
 REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "one weight in float64": (lambda model: _weight(model, np.float64), "Conv.*double"),
     "one weight in int64": (lambda model: _weight(model, np.int64), "Conv.*int64"),
@@ -233,6 +243,7 @@ REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "an output that is a constant": (_also_output(lambda model: model.graph.initializer[0].name), "depend on any input"),
     "an output twice": (_also_output(lambda model: model.graph.output[0].name), "twice among the outputs"),
     "a constant twice": (lambda model: model.graph.initializer.append(model.graph.initializer[0]), "twice among the init"),
+    "numbers as text": (_text, "text"),
     "axes that aren't there": (_perm, "turn"),
 }
 
