@@ -9,19 +9,19 @@ every tensor keeps its name: it now holds the dequantised value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
 
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.network import Network, Node
-from mcuprune.ops import OPS, Mixer
-from mcuprune.resources import is_bias
+from mcuprune.fusion import is_bias
+from mcuprune.network import Network, Node, Stored
+from mcuprune.ops import OPS, MatMul, Mixer
 
 #: The first opset in which DequantizeLinear has an axis.
-_QDQ_OPSET = 13
+QDQ_OPSET = 13
 LOW, HIGH = -128, 127
 #: TensorFlow Lite's rule for what lies in [0, 1].
 UNIT_SCALE = 1 / 256
@@ -130,6 +130,8 @@ def _own_weight_axis(node: Node, net: Network) -> int | None:
     shape = net.shapes[node.inputs[1]]
     if node.op == "ConvTranspose" and node.attrs.get("group", 1) > 1:
         return 0 if shape[1] == 1 else None
+    if node.op == "Gemm" or isinstance(entry, MatMul):
+        return None  # kernels of fully connected layers keep two factors in RAM for each output of a weight of several scales
     return entry.weight_axes(node)[1] if len(shape) > 1 else None
 
 
@@ -152,10 +154,31 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
     quantizers: for each quantiser name of the scheme.
     Raises UnsupportedOperator for a mixer whose input has no quantiser.
     """
-    net = raised(net, _QDQ_OPSET)
+
+    def integers(net: Network, node: Node) -> dict[int, Stored]:
+        if isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1]):
+            return _stored_weights(net, node, plan, quantizers)
+        return {i: _stored_data(net, node, i) for i in range(len(node.inputs)) if (node.name, i) in plan.data}
+
+    return annotated(raised(net, QDQ_OPSET), plan, quantizers, integers)
+
+
+def annotated(
+    net: Network,
+    plan: Scheme,
+    quantizers: Mapping[str, Quantizer],
+    integers: Callable[[Network, Node], Mapping[int, Stored]],
+) -> Network:
+    """The network with quantisers around its nodes: a tensor ``x`` is computed as ``x/float`` and keeps its name behind them.
+
+    integers: input index -> how the constant there is stored, for each node.
+    """
     constants = dict(net.constants)
     nodes: list[Node] = []
     current = {name: name for name in net.inputs}
+    like: dict[str, str] = {}
+    dtypes: dict[str, int] = {}
+    stored: dict[str, Stored] = {}
     written: dict[str, dict[tuple[bytes, bytes], str]] = {}
 
     def write(tensor: str, source: str, target: str) -> None:
@@ -165,6 +188,8 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
         parameters = (f"{tensor}/scale", f"{tensor}/zero_point")
         nodes.append(Node(f"{tensor}/QuantizeLinear", "QuantizeLinear", (source, *parameters), (f"{tensor}/int8",)))
         nodes.append(Node(f"{tensor}/DequantizeLinear", "DequantizeLinear", (f"{tensor}/int8", *parameters), (target,)))
+        like.update({source: tensor, target: tensor, f"{tensor}/int8": tensor})
+        dtypes[f"{tensor}/int8"] = TensorProto.INT8
 
     for name in net.inputs:
         if name in plan.quantizer:
@@ -172,30 +197,23 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
             write(name, name, current[name])
     for node in net.nodes:
         inputs = [current.get(name, name) for name in node.inputs]
-        if isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1]):
-            stored = _stored_weights(net, node, plan, quantizers)
-        else:
-            stored = {i: _stored_data(net, node, i) for i in range(len(inputs)) if (node.name, i) in plan.data}
-        for index, (values, scale, axis) in stored.items():
+        for index, found in integers(net, node).items():
             name = node.inputs[index]
             known = written.setdefault(name, {})
-            content = (values.tobytes(), scale.tobytes())
+            shared = len(net.consumers[name]) > 1
+            content = (found.integers.tobytes(), found.scale.tobytes()) if shared else (b"", b"")
             if content not in known:  # one stored constant serves all users that store it alike
                 known[content] = name if not known else f"{name}/{node.name}"
-                constants.pop(known[content], None)
-                # onnxruntime makes a QGemm of a Gemm only where zero points are written out
-                source = tuple(f"{known[content]}/{part}" for part in (values.dtype, "scale", "zero_point"))
-                constants.update(zip(source, (values, scale, np.zeros(scale.shape, values.dtype)), strict=True))
-                attrs = {} if axis is None else {"axis": axis}
-                label = f"{known[content]}/DequantizeLinear"
-                nodes.append(Node(label, "DequantizeLinear", source, (known[content],), attrs))
+                stored[known[content]] = found
+                assert found.value is not None
+                constants[known[content]] = found.value
             inputs[index] = known[content]
         outputs = tuple(f"{name}/float" if name in plan.quantizer else name for name in node.outputs)
         nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
         for name in node.outputs:
             if name in plan.quantizer:
                 write(name, f"{name}/float", name)
-    return net.rebuilt(nodes, constants)
+    return net.rewired(nodes, constants, like=like, dtypes=dtypes, stored=stored)
 
 
 def stores_bias(n_biases: int, n_scales: int) -> bool:
@@ -203,11 +221,17 @@ def stores_bias(n_biases: int, n_scales: int) -> bool:
     return n_scales in (1, n_biases)
 
 
-_Stored = tuple[np.ndarray, np.ndarray, int | None]
+def _dequantized(integers: np.ndarray, scale: np.ndarray, axis: int | None) -> Stored:
+    """Integers with the numbers that they stand for. scale: (channels,) along ``axis``, or ()."""
+    shape = [1] * integers.ndim
+    if axis is not None:
+        shape[axis] = -1
+    value = integers.astype(np.float32) * scale.reshape(shape)
+    return Stored(integers, scale.reshape(-1), 0 if axis is None else axis, np.asarray(value, np.float32))
 
 
-def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> dict[int, _Stored]:
-    """Input index -> integers, scale and axis, for a mixer's weight and bias. One number for all channels stays a float."""
+def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> dict[int, Stored]:
+    """Input index -> how it is stored, for a mixer's weight and bias. One number for all channels stays a float."""
     if node.inputs[0] not in plan.quantizer:
         raise UnsupportedOperator(f"{net.path}: node '{node.name}' ({node.op}): its input isn't quantised; write --float")
     input_scale = quantizers[plan.quantizer[node.inputs[0]]].scale
@@ -220,11 +244,11 @@ def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[
     if axis is not None:
         shape[axis] = -1
     integers = np.clip(np.round(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
-    stored: dict[int, _Stored] = {1: (integers, scale, axis)}
+    stored = {1: _dequantized(integers, scale, axis)}
     if bias is not None and stores_bias(bias.size, scale.size):
         product = np.asarray(np.float32(input_scale) * scale, np.float32)
         wide = np.round(bias.astype(np.float64) / product).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
-        stored[2] = (wide, product, bias.ndim - 1 if product.ndim else None)
+        stored[2] = _dequantized(wide, product, bias.ndim - 1 if product.ndim else None)
     return stored
 
 
@@ -232,11 +256,11 @@ def _bias(node: Node, net: Network) -> np.ndarray | None:
     return net.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
 
 
-def _stored_data(net: Network, node: Node, index: int) -> _Stored:
+def _stored_data(net: Network, node: Node, index: int) -> Stored:
     """A constant operand of an elementwise operator as symmetric int8, one scale for all."""
     value = net.constants[node.inputs[index]]
     scale = weight_scale(value, None, None, 1.0)
-    return np.clip(np.round(value / scale), -127, 127).astype(np.int8), scale, None
+    return _dequantized(np.clip(np.round(value / scale), -127, 127).astype(np.int8), scale, None)
 
 
 def raised(net: Network, opset: int) -> Network:
@@ -278,4 +302,4 @@ def raised(net: Network, opset: int) -> Network:
         if entry.domain in ("", "ai.onnx"):
             entry.version = opset
     header.ir_version = max(header.ir_version, 7)
-    return replace(net, header=header).rebuilt(nodes, net.constants)
+    return replace(net, header=header).rewired(nodes, net.constants)

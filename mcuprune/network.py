@@ -92,10 +92,25 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A constant as a file stores it: value = scale * integers, one scale or one for each index along ``axis``.
+
+    integers: int8 or int32. scale: float32 (1,) or (channels,). value: float32, what the network computes with.
+    """
+
+    integers: np.ndarray
+    scale: np.ndarray
+    axis: int
+    value: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Network:
     """A feed-forward graph with static shapes at batch 1, nodes in a topological order (the file's, where it is one).
 
-    constants: every tensor that is known before the network runs, weights included.
+    constants: every tensor that is known before the network runs, weights included, as the numbers it computes with.
+    stored: the integers behind those constants that a file keeps quantised, symmetric ones. A constant that is replaced
+        loses its entry; ``to_proto`` writes the integers and a DequantizeLinear.
     shapes, dtypes: of every tensor, constants included; dtypes are ONNX's ``TensorProto`` codes.
     header: the file's ModelProto without nodes and initializers: metadata, opset, declared inputs and outputs.
     """
@@ -106,6 +121,11 @@ class Network:
     dtypes: Mapping[str, int]
     header: ModelProto
     path: str
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = {name: found for name, found in self.stored.items() if self.constants.get(name) is found.value}
+        object.__setattr__(self, "stored", own)
 
     @property
     def opset(self) -> int:
@@ -162,7 +182,31 @@ class Network:
         inputs = {value.name: (self.shapes[value.name], value.type.tensor_type.elem_type) for value in self.header.graph.input}
         protos, extra = node_protos(needed, kept, self.opset, self.dtypes)
         shapes, dtypes = _infer(self.path, protos, {**kept, **extra}, inputs, self.outputs, self.header)
-        return Network(needed, kept, shapes, dtypes, self.header, self.path)
+        return Network(needed, kept, shapes, dtypes, self.header, self.path, self.stored)
+
+    def rewired(
+        self,
+        nodes: Sequence[Node],
+        constants: Mapping[str, np.ndarray],
+        *,
+        like: Mapping[str, str] | None = None,
+        dtypes: Mapping[str, int] | None = None,
+        stored: Mapping[str, Stored] | None = None,
+    ) -> Network:
+        """``rebuilt`` where every tensor that nodes make keeps its shape: nothing is inferred.
+
+        like: new tensor -> the tensor whose shape, and type but where ``dtypes`` says otherwise, it has.
+        stored: integers behind some of ``constants``, beside those known already.
+        """
+        used = {name for node in nodes for name in node.inputs} | set(self.outputs)
+        kept = {name: value for name, value in constants.items() if name in used}
+        new = like or {}
+        shapes = {**self.shapes, **{name: self.shapes[known] for name, known in new.items()}}
+        shapes |= {name: value.shape for name, value in kept.items()}
+        types = {**self.dtypes, **{name: self.dtypes[known] for name, known in new.items()}, **(dtypes or {})}
+        types |= {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in kept.items()}
+        behind = {**self.stored, **(stored or {})}
+        return Network(tuple(nodes), kept, shapes, types, self.header, self.path, behind)
 
     def to_proto(self, *, opset: int | None = None) -> ModelProto:
         """The network as an ONNX model, in its own opset or, parameters moved to where that one has them, in ``opset``."""
@@ -175,14 +219,42 @@ class Network:
         if opset is not None:
             _set_opset(model, opset)
         nodes, parameters = node_protos(self.nodes, self.constants, opset or self.opset, self.dtypes)
+        nodes, constants = _with_integers(nodes, self.constants, self.stored, opset or self.opset)
         model.graph.node.extend(nodes)
-        for name, value in {**self.constants, **parameters}.items():
+        for name, value in {**constants, **parameters}.items():
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return model
 
     def save(self, path: str | Path) -> None:
         """Write the network, whole or not at all. Raises OutputError where that isn't possible."""
         write_model(self.to_proto(), path)
+
+
+#: The first opsets with DequantizeLinear, and with its axis.
+_DEQUANTIZE_OPSET, _AXIS_OPSET = 10, 13
+
+
+def _with_integers(
+    nodes: Sequence[NodeProto], constants: Mapping[str, np.ndarray], stored: Mapping[str, Stored], opset: int
+) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
+    """Nodes and initializers with stored integers, each behind a DequantizeLinear in front of its first reader."""
+    kept, written, done = dict(constants), [], set()
+    for node in nodes:
+        for name in node.input:
+            found = stored.get(name)
+            along = found is not None and found.scale.size > 1
+            if found is None or name in done or opset < (_AXIS_OPSET if along else _DEQUANTIZE_OPSET):
+                continue
+            done.add(name)
+            del kept[name]
+            scale = found.scale if along else found.scale.reshape(())
+            # onnxruntime makes a QGemm of a Gemm only where zero points are written out
+            source = [f"{name}/{part}" for part in (found.integers.dtype, "scale", "zero_point")]
+            kept.update(zip(source, (found.integers, scale, np.zeros(scale.shape, found.integers.dtype)), strict=True))
+            axis = {"axis": found.axis} if along else {}
+            written.append(helper.make_node("DequantizeLinear", source, [name], name=f"{name}/DequantizeLinear", **axis))
+        written.append(node)
+    return written, kept
 
 
 def write_model(model: ModelProto, path: str | Path) -> None:
@@ -357,7 +429,8 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     protos = _sorted(protos, set(inputs) | set(constants), path)
     protos = _live(protos, outputs)
     _refuse_malformed(protos, _opset(header), header.ir_version, path)
-    protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header)
+    stored: dict[str, Stored] = {}
+    protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header, stored)
     for name in outputs:
         if name in constants:
             raise ModelError(f"{path}: output '{name}' doesn't depend on any input")
@@ -377,7 +450,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
         _refuse_unsound(node, shapes, path)
     nodes = tuple(_batch_free(node, shapes) for node in nodes)
     kept = {name: value for name, value in constants.items() if name in used}
-    return Network(nodes, kept, shapes, dtypes, header, path)
+    return Network(nodes, kept, shapes, dtypes, header, path, stored)
 
 
 def _refuse_malformed(protos: Sequence[NodeProto], opset: int, ir_version: int, path: str) -> None:
@@ -620,8 +693,12 @@ def _fold(
     inputs: Mapping[str, tuple[Shape, int]],
     outputs: Sequence[str],
     header: ModelProto,
+    stored: dict[str, Stored],
 ) -> tuple[list[NodeProto], dict[str, np.ndarray], dict[str, Shape], dict[str, int]]:
-    """Compute everything that depends on constants and shapes alone. An Identity of a constant is that constant."""
+    """Compute everything that depends on constants and shapes alone. An Identity of a constant is that constant.
+
+    stored: gains the integers behind the constants that are dequantised here.
+    """
     while True:
         shapes, dtypes = _infer(path, nodes, constants, inputs, outputs, header)
         same: dict[str, str] = {}
@@ -643,7 +720,10 @@ def _fold(
                     _evaluate(node, {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}, header, path)
                 )
             elif all(name in constants for name in node.input if name):
-                constants.update(_evaluate(node, constants, header, path))
+                values = _evaluate(node, constants, header, path)
+                constants.update(values)
+                if node.op_type == "DequantizeLinear":
+                    stored |= _symmetric(node, constants)
             else:
                 left.append(node)
         if len(left) == len(nodes) and not recast:
@@ -677,6 +757,17 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
     except Exception as error:  # the reference raises anything at all on damaged parameters
         raise ModelError(f"{path}: node '{node.name or node.op_type}' can't be computed ({_first_line(error)})") from None
     return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
+
+
+def _symmetric(node: NodeProto, values: Mapping[str, np.ndarray]) -> dict[str, Stored]:
+    """The integers behind a dequantised constant, where they are int8 or int32 and their zero point is 0."""
+    integers, scale, *zero = (values[name] for name in node.input if name)
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    if integers.dtype not in (np.int8, np.int32) or any(part.any() for part in zero) or scale.ndim > 1:
+        return {}
+    factors = np.asarray(scale, np.float32).reshape(-1)
+    name = node.output[0]
+    return {name: Stored(integers, factors, axis % max(1, integers.ndim), values[name])}
 
 
 def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray], path: str) -> np.ndarray:

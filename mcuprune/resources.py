@@ -19,6 +19,7 @@ import numpy as np
 
 from mcuprune import memory, runtimes
 from mcuprune.channels import Channels, Group, label
+from mcuprune.deploy.kernels import REVERSED_ABOVE
 from mcuprune.errors import BudgetError
 from mcuprune.fusion import Buffers, buffers, channel_axis, elements, folded_into, is_bias
 from mcuprune.network import Network, Node, Shape
@@ -463,7 +464,8 @@ class CostModel:
 
         A Transpose or Reshape is a view where the channels that it moves are down to one, a Slice where all that it drops
         is gone, a Pad where all that it adds is. A depthwise convolution of one channel is an
-        ordinary one, a grouped one with one channel in each group a depthwise one.
+        ordinary one, a grouped one with one channel in each group a depthwise one. Kernels run a transposed convolution in
+        one of two ways, by the number of its input channels.
         """
         net = self.channels.network
         found: list[Polynomial | int] = []
@@ -480,6 +482,8 @@ class CostModel:
                     found.append(self.dim(data, before.axis) + -1)
             elif node.op == "Conv" and node.attrs.get("group", 1) > 1:
                 found += [width + -1, self.dim(node.inputs[1], 1) + -1]
+            elif node.op == "ConvTranspose":
+                found.append(self.dim(data, 1) + -REVERSED_ABOVE)
             elif node.op in ("Slice", "Pad"):
                 change = self.dim(data, along.axis) + width * -1
                 found.append(change if node.op == "Slice" else change * -1)

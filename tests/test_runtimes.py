@@ -27,12 +27,6 @@ def head(sizes: list[int], spans: list[tuple[int, int]], fixed: dict[int, int] |
     return greedy_layout(sizes, overlaps([Lifetime(*span) for span in spans]), fixed)
 
 
-def reference_kernels(net: Network) -> Program:
-    """The program as TFLM's reference kernels run it: without CMSIS-NN's scratch."""
-    found = program(net)
-    return replace(found, scratch=(), neighbours=overlaps(found.lifetimes))
-
-
 # ------------------------------------------------------------------------------------------------------- measured arenas
 
 
@@ -49,7 +43,7 @@ def reference_kernels(net: Network) -> Program:
 def test_arenas_measured_on_cortex_m4_code(make, reference, cmsis, arena):
     """Heads are exact. Totals are upper bounds, and close: TFLM 90b983c2 with CMSIS-NN in QEMU's mps2-an386."""
     net = make()
-    assert reference_kernels(net).arena().head == reference
+    assert program(net).arena(kernels="reference").head == reference
     found = program(net).arena()
     assert found.head == cmsis
     assert arena <= found.total <= arena * 1.02
@@ -60,8 +54,8 @@ def test_files_of_the_benchmark_give_the_same_arena_as_their_description(name, c
     written = {"ad01_fp32": autoencoder, "kws_ref_model_float32": dscnn, "pretrainedResnet": resnet8, "vww_96_float": mobilenet}
     converted = real(corpus_folder / f"mlperf_{name}.onnx")
     assert profile(converted).memory.arena_tflm == profile(written[name]()).memory.arena_tflm
-    operators = [operator for operator, _ in program(converted).operators]
-    assert operators == [operator for operator, _ in program(written[name]()).operators]
+    operators = [operator.name for operator in program(converted).operators]
+    assert operators == [operator.name for operator in program(written[name]()).operators]
 
 
 def test_an_offline_plan_brings_the_head_down_to_the_peak():
@@ -123,7 +117,8 @@ def test_layouts_of_real_networks(path):
     greedy, planned = found.arena(), found.arena(offline=True)
     for arena in (greedy, planned):
         assert arena.busiest <= arena.head
-        for i, near in enumerate(found.neighbours):
+        spans = [Lifetime(buffer.first, buffer.last) for buffer in arena.buffers]
+        for i, near in enumerate(overlaps(spans)):
             one = arena.buffers[i]
             for other in (arena.buffers[j] for j in near if j > i):
                 apart = one.offset + one.bytes <= other.offset or other.offset + other.bytes <= one.offset
@@ -140,7 +135,7 @@ def test_layouts_of_real_networks(path):
 
 def lowered(make, *shape: int) -> list[str]:
     g = Graph(*(shape or (1, 4, 8, 8)))
-    return [operator for operator, _ in program(g.net(make(g))).operators]
+    return [operator.name for operator in program(g.net(make(g))).operators]
 
 
 def pool(g: Graph, op: str = "MaxPool", **attrs) -> str:
@@ -226,7 +221,7 @@ def test_what_a_converter_emits(make, operators):
 def test_scratch_of_kernels(make, scratch):
     g = Graph(1, 4, 8, 8)
     found = program(g.net(make(g)))
-    assert sum(runtimes.aligned(s.slope * s.quantity) for s in found.scratch) == runtimes.aligned(scratch)
+    assert sum(runtimes.aligned(s.wanted.slope * s.wanted.quantity) for s in found.scratch) == runtimes.aligned(scratch)
 
 
 def test_a_pad_has_a_tensor_of_its_own():
