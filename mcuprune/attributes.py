@@ -56,9 +56,7 @@ def transposed_pads(node: Node, net: Network) -> Pads:
         return _pairs(node.attrs.get("pads") or (0,) * (2 * rank))
     extra = node.attrs.get("output_padding") or (0,) * rank
     after = net.shapes[node.outputs[0]][2:]
-    totals = [
-        max(0, size + more - out) for size, out, more in zip(transposed_whole(node, net), after, extra, strict=True)
-    ]
+    totals = [max(0, size + more - out) for size, out, more in zip(transposed_whole(node, net), after, extra, strict=True)]
     return [_halves(total, auto == "SAME_UPPER") for total in totals]
 
 

@@ -1,8 +1,8 @@
 """What a network takes on real devices: the arena of TensorFlow Lite Micro, boards, ranges of latency and energy.
 
 The arena is that of the program which the network becomes (``deploy``) with CMSIS-NN on a 32-bit core with DSP instructions
-(Cortex-M4, M7, M33): the head, activations and kernel scratch, as the runtime's planner lays it out; the tail, what lives as long
-as the interpreter, as an upper bound. The planner may leave gaps: up to a third over the peak of the same schedule.
+(Cortex-M4, M7, M33): the head, activations and kernel scratch, as the runtime's planner lays it out; the tail, what lives as
+long as the interpreter, as an upper bound. The planner may leave gaps: up to a third over the peak of the same schedule.
 
 Nothing was measured on silicon: heads are checked against the TFLM interpreter, totals against Cortex-M4 code in an
 emulator. Latency and energy are ranges over published measurements of several software stacks, never a single number, and

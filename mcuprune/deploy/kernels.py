@@ -129,6 +129,9 @@ class Bytes(NamedTuple):
         return self.narrow if pointer == 4 else self.wide
 
 
+_NOTHING = Bytes(0, 0)
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A row of the table.
@@ -141,8 +144,8 @@ class Kernel:
     code: int
     version: int
     table: str = ""
-    options: int = 0
-    data: Bytes = Bytes(0, 0)
+    options: Bytes = _NOTHING
+    data: Bytes = _NOTHING
     optimised: Bytes | None = None
     scratch: Rule = _no_scratch
 
@@ -157,60 +160,60 @@ def _same(size: int) -> Bytes:
 
 
 _REDUCED, _POOLED = _same(44), _same(32)
-_CONVOLVED = Bytes(56, 72)
+_CONVOLVED = Bytes(56, 80)
 
 KERNELS: Mapping[str, Kernel] = {
     "ABS": Kernel(101, 1, data=Bytes(32, 48)),
-    "ADD": Kernel(0, 2, "Add", 8, _same(60)),
-    "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", 40, _POOLED, _same(36), _average_pool),
-    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", 3, Bytes(16, 32), Bytes(36, 56)),
-    "CONCATENATION": Kernel(2, 2, "Concatenation", 8, Bytes(24, 40)),
-    "CONV_2D": Kernel(3, 3, "Conv2D", 28, _CONVOLVED, Bytes(60, 80), _conv),
-    "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", 28, _CONVOLVED, Bytes(60, 80), _depthwise),
-    "DEPTH_TO_SPACE": Kernel(5, 2, "DepthToSpace", 4),
-    "DIV": Kernel(42, 2, "Div", 4, _same(28)),
+    "ADD": Kernel(0, 2, "Add", Bytes(4, 8), _same(60)),
+    "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool),
+    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(96, 128), Bytes(128, 160)),
+    "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80)),
+    "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
+    "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
+    "DEPTH_TO_SPACE": Kernel(5, 2, "DepthToSpace", _same(4), _same(20)),
+    "DIV": Kernel(42, 2, "Div", _same(4), _same(28)),
     "ELU": Kernel(111, 1, data=_same(256)),
-    "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", 16, Bytes(48, 64), Bytes(72, 96), _fully_connected),
-    "GATHER": Kernel(36, 2, "Gather", 8),
+    "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", Bytes(5, 32), Bytes(48, 72), Bytes(72, 104), _fully_connected),
+    "GATHER": Kernel(36, 2, "Gather", _same(8), _same(20)),
     "HARD_SWISH": Kernel(117, 1, data=_same(20)),
-    "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", 4, _same(24)),
+    "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
     "LOGISTIC": Kernel(14, 2, data=_same(16)),
     "LOG_SOFTMAX": Kernel(50, 2, data=Bytes(28, 40)),
     "MAXIMUM": Kernel(55, 2),
-    "MAX_POOL_2D": Kernel(17, 2, "Pool2D", 40, _POOLED, _same(36)),
-    "MEAN": Kernel(40, 2, "Reducer", 1, _REDUCED, scratch=_sum),
+    "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36)),
+    "MEAN": Kernel(40, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
     "MINIMUM": Kernel(57, 2),
-    "MIRROR_PAD": Kernel(100, 2, "MirrorPad", 4, _same(20), scratch=_mirror_pad),
-    "MUL": Kernel(18, 2, "Mul", 4, _same(36)),
+    "MIRROR_PAD": Kernel(100, 2, "MirrorPad", _same(4), _same(20), scratch=_mirror_pad),
+    "MUL": Kernel(18, 2, "Mul", _same(4), _same(36)),
     "PAD": Kernel(34, 2, data=_same(56)),
     "PADV2": Kernel(60, 2, data=_same(56)),
     "PRELU": Kernel(54, 1, data=_same(28)),
     "QUANTIZE": Kernel(114, 2, data=_same(32)),
-    "REDUCE_MAX": Kernel(82, 2, "Reducer", 1, _REDUCED, scratch=_extremum),
-    "REDUCE_MIN": Kernel(89, 2, "Reducer", 1, _REDUCED, scratch=_extremum),
+    "REDUCE_MAX": Kernel(82, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum),
+    "REDUCE_MIN": Kernel(89, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum),
     "RELU": Kernel(19, 2, data=_same(28)),
-    "RESHAPE": Kernel(22, 1, "Reshape", 36),
-    "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", 2),
-    "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", 2),
+    "RESHAPE": Kernel(22, 1, "Reshape", _same(36)),
+    "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(4)),
+    "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(4)),
     "SLICE": Kernel(65, 2),
-    "SOFTMAX": Kernel(25, 2, "Softmax", 4, Bytes(56, 80), Bytes(64, 88)),
-    "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", 4),
-    "SPLIT": Kernel(49, 2, "Split", 4),
-    "SPLIT_V": Kernel(102, 2, "SplitV", 4),
-    "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", 24, _same(84)),
-    "SUB": Kernel(41, 2, "Sub", 8, _same(52)),
-    "SUM": Kernel(74, 2, "Reducer", 1, _REDUCED, scratch=_sum),
+    "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88)),
+    "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), _same(20)),
+    "SPLIT": Kernel(49, 2, "Split", _same(4)),
+    "SPLIT_V": Kernel(102, 2, "SplitV", _same(4)),
+    "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84)),
+    "SUB": Kernel(41, 2, "Sub", Bytes(4, 8), _same(52)),
+    "SUM": Kernel(74, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
     "TANH": Kernel(28, 2, data=_same(16)),
     "TRANSPOSE": Kernel(39, 2),
-    "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", 20, Bytes(72, 80), Bytes(76, 88), _transpose_conv),
+    "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", Bytes(16, 20), Bytes(72, 88), Bytes(76, 96), _transpose_conv),
 }
 #: What an operator that isn't in the table is taken for: larger than the largest that is but ELU's own.
-UNKNOWN = Kernel(-1, 0, options=40, data=_same(88))
+UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))
 
 #: A handle of each tensor, weights included; node and registration of each operator; a handle of each scratch buffer.
 EVAL_TENSOR, NODE, SCRATCH_HANDLE = Bytes(12, 24), Bytes(32, 64), Bytes(4, 8)
 #: The interpreter with its allocators and planner, and a handle of each input and output of the graph.
-INTERPRETER, PORT = Bytes(284, 600), Bytes(0, 0)
+INTERPRETER, PORT = Bytes(180, 505), Bytes(52, 96)
 #: Multiplier and shift of each output channel of a convolution, an int32 array each.
 PER_CHANNEL = 4
 

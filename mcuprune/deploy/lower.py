@@ -8,6 +8,7 @@ predicted for a float network are those of the file that is written from it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -103,10 +104,8 @@ def _with_stand_ins(net: Network) -> tuple[Network, dict[str, str]]:
     """A float network as export will write it, but for scales; new tensor -> the tensor of ``net`` that it is."""
     floats = {name: int(TensorProto.FLOAT) for name, dtype in net.dtypes.items() if is_float(dtype)}
     net = folding.folded(replace(net, dtypes={**net.dtypes, **floats}))
-    try:
+    with suppress(UnsupportedOperator):  # the lowering of the node in question says so
         net = export.raised(net, export.QDQ_OPSET)
-    except UnsupportedOperator:
-        pass  # the lowering of the node in question says so
     plan = export.scheme(net)
     quantised = export.annotated(net, plan, _stand_ins(net, plan), lambda net, node: _stand_in_constants(net, node, plan))
     origin = {name: known for known in net.shapes for name in (f"{known}/float", f"{known}/dequantized", f"{known}/int8")}

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune import attributes
 from mcuprune.deploy.kernels import MAX_TRANSPOSED
 from mcuprune.deploy.program import Axes, Constant, Operator, Port, Program, Tensor
 from mcuprune.errors import McupruneError, ModelError, UnsupportedOperator
@@ -34,7 +35,7 @@ FUSED: Mapping[tuple[float, float], int] = {(-np.inf, np.inf): 0, (0.0, np.inf):
 UNIT = Quantizer(UNIT_SCALE, LOW)
 #: What stands for a quantiser where a file has none.
 _NO_QUANTIZER = Quantizer(1.0, 0)
-_NO_CHANNELS: tuple[tuple[int, int], ...] = ()
+_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 # ------------------------------------------------------------------------------------------------------------ layouts
@@ -72,7 +73,7 @@ class Value:
     dims: Dims
     axes: Axes
     shuffle: Array | None = None
-    pads: tuple[tuple[int, int], ...] = _NO_CHANNELS
+    pads: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ class Lowering:
         before = len(self.tensors), len(self.operators), set(self.done), dict(self.weights)
         try:
             if node.op not in self.lowerings:
-                self.refuse(f"has no int8 operator in TensorFlow Lite Micro; the {len(self.lowerings)} that do are in the table")
+                self.refuse(
+                    f"has no int8 operator in TensorFlow Lite Micro; the {len(self.lowerings)} that do are in the table"
+                )
             self.lowerings[node.op](self, node)
         except UnsupportedOperator as error:
             del self.tensors[before[0] :], self.operators[before[1] :]
@@ -179,7 +182,7 @@ class Lowering:
     # ------------------------------------------------------------------------------------------------------------- ports
 
     def graph_input(self, name: str) -> Value:
-        """The input in the order in which its readers want it: channels last, also where ONNX transposes it first."""
+        """The input in the order in which its readers want it."""
         shape = self.net.shapes[name]
         readers = self.net.consumers.get(name, ())
         quantizer = _NO_QUANTIZER
@@ -189,17 +192,35 @@ class Lowering:
             quantizer = self.parameters(readers[0])
         except (ModelError, UnsupportedOperator) as error:
             self.problems.append(error)
-        order: Sequence[int] = channels_last(len(shape))
-        later = self.readers(name)
-        if len(later) == 1 and later[0].op == "Transpose":
-            perm = later[0].attrs.get("perm") or range(len(shape) - 1, -1, -1)
-            order = [perm[axis] for axis in order]
+        order = self.layout(name)
         axes = without_ones(order, shape)
-        if len(shape) == 3:  # one-dimensional convolutions are two-dimensional ones of height 1
+        if len(shape) == 3 and order == channels_last(3):  # one-dimensional convolutions are two-dimensional ones of height 1
             axes = (axes[0], None, *axes[1:])
         value = self.computed(name, shape, self.dims(name), axes, quantizer)
         self.values[name] = value
         return value
+
+    def layout(self, name: str) -> tuple[int, ...]:
+        """The order of axes in which the readers of a graph input want it: channels last, once ONNX's views are looked through.
+
+        What a view merges, such as a flattened image, is read in ONNX's own order.
+        """
+        shape = self.net.shapes[name]
+        rank, later = len(shape), self.readers(name)
+        if len(later) == 1 and later[0].op == "Transpose":
+            perm = attributes.permutation(later[0], rank)
+            return tuple(perm[axis] for axis in self.layout(later[0].outputs[0]))
+        if not later or any(reader.op not in _RESHAPES for reader in later):
+            return channels_last(rank)
+        after = self.net.shapes[later[0].outputs[0]]
+        before, now = ([axis for axis, size in enumerate(sizes) if size > 1] for sizes in (shape, after))
+        if [shape[axis] for axis in before] != [after[axis] for axis in now]:
+            return tuple(range(rank))
+        kept = [before[now.index(axis)] for axis in self.layout(later[0].outputs[0]) if axis in now]
+        for usual in (channels_last(rank), tuple(range(rank))):
+            if [axis for axis in usual if axis in kept] == kept:
+                return usual
+        return (*(axis for axis in range(rank) if axis not in kept), *kept)
 
     def graph_output(self, name: str) -> Value:
         if name not in self.values:

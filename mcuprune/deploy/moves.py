@@ -318,5 +318,3 @@ def depth_to_space(w: Lowering, node: Node) -> None:
     made = w.make(target, without_ones((0, 2, 3, 1), target.shape), w.quantizer(value))
     w.emit("DEPTH_TO_SPACE" if opens else "SPACE_TO_DEPTH", [value.tensor], [made.tensor], block=block)
     w.finish(target, made)
-
-

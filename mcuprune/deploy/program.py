@@ -43,7 +43,10 @@ Pointer = Literal[4, 8]
 
 @dataclass(frozen=True)
 class Constant:
-    """The content of a constant tensor. scales, zero_points: one, or one for each index along ``axis``; none for plain numbers."""
+    """The content of a constant tensor.
+
+    scales, zero_points: one, or one for each index along ``axis``; none for plain numbers.
+    """
 
     data: Array
     scales: Array
@@ -218,8 +221,11 @@ class Program:
             if kernel is None or operator.why:
                 continue
             ins, outs = ([self.tensors[index] for index in part] for part in (operator.inputs, operator.outputs))
-            form = Form(operator.options, *(([t.dims for t in part]) for part in (ins, outs)),
-                        *([t.shape for t in part] for part in (ins, outs)))
+            form = Form(
+                operator.options,
+                *(([t.dims for t in part]) for part in (ins, outs)),
+                *([t.shape for t in part] for part in (ins, outs)),
+            )
             found += [_Scratch(time, wanted) for wanted in kernel.scratch(form)]
         return tuple(found)
 
@@ -272,7 +278,8 @@ class Program:
             *(self.operators[scratch.op - 1].node for scratch in self.scratch),
         )
         buffers = tuple(
-            Buffer(name, offset, size, *span) for name, offset, size, span in zip(names, offsets, sizes, self._spans, strict=True)
+            Buffer(name, offset, size, *span)
+            for name, offset, size, span in zip(names, offsets, sizes, self._spans, strict=True)
         )
         head = head_of(sizes, offsets)
         tail = self.tail(values, kernels=kernels, pointer=pointer)
@@ -291,9 +298,7 @@ class Program:
         place = dict(zip(self.computed, offsets, strict=False))
         return tuple(place.get(index, -1) for index in range(len(self.tensors)))
 
-    def tail(
-        self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4
-    ) -> int:
+    def tail(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4) -> int:
         """What lives as long as the interpreter, in bytes: an upper bound, within two alignments of what was measured."""
         values = self.quantities if quantities is None else quantities
         rest = values[len(self.computed) + len(self.scratch) :]
@@ -305,14 +310,14 @@ class Program:
         kept = 0
         for operator in self.operators:
             kernel = table.UNKNOWN if operator.why else KERNELS[operator.name]
-            kept += kernel.options + aligned(kernel.kept(kernels, pointer))
+            kept += kernel.options.at(pointer) + aligned(kernel.kept(kernels, pointer))
         handles = (
             table.EVAL_TENSOR.at(pointer) * len(self.tensors)
             + table.NODE.at(pointer) * len(self.operators)
             + table.SCRATCH_HANDLE.at(pointer) * asked
         )
-        ports = len(self.inputs) + len(self.outputs)
-        return handles + kept + table.INTERPRETER.at(pointer) + table.PORT.at(pointer) * ports
+        ports = sum(aligned(pointer * len(side)) + table.PORT.at(pointer) * len(side) for side in (self.inputs, self.outputs))
+        return handles + kept + table.INTERPRETER.at(pointer) + ports
 
     def bound(self, quantities: Sequence[int]) -> int:
         """Bytes that no layout of these tensors can undercut, tail included; grows with every quantity."""
@@ -372,5 +377,3 @@ class Program:
                 output = self.tensors[operator.outputs[0]]
                 found.append(Copy(operator.node, operator.name, output.name, output.size, operator.options["copy"]))
         return tuple(found)
-
-

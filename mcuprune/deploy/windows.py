@@ -1,7 +1,7 @@
 """Convolutions, matrix products and pools, as TensorFlow Lite's.
 
-TensorFlow Lite pads evenly up to the last row (SAME) or not at all (VALID); other padding becomes a PAD in front. A zero Pad that
-the network has in front of a convolution is part of that convolution's padding.
+TensorFlow Lite pads evenly up to the last row (SAME) or not at all (VALID); other padding becomes a PAD in front. A zero Pad
+that the network has in front of a convolution is part of that convolution's padding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mcuprune.network import Network, Node, Stored
 class Window(NamedTuple):
     """How a sliding operator pads. padding: SAME or VALID, what TFLite's kernel is to do.
 
-    before: rows and columns that the kernel then adds in front. explicit: what a PAD must add instead; None where none is needed.
+    before: rows and columns that the kernel then adds in front. explicit: what a PAD must add instead; None where it needn't.
     """
 
     padding: int
@@ -107,7 +107,9 @@ def _per_channel(stored: Stored, channels: int) -> Array:
     return np.broadcast_to(stored.scale, (channels,)).astype(np.float32)
 
 
-def _weight(w: Lowering, name: str, form: str, stored: Stored, shape: Sequence[int], order: Callable[[Array], Array], axis: int) -> int:
+def _weight(
+    w: Lowering, name: str, form: str, stored: Stored, shape: Sequence[int], order: Callable[[Array], Array], axis: int
+) -> int:
     """The weight of a convolution. order: integers in ONNX's order -> in TFLite's."""
 
     def content() -> Constant:
@@ -387,9 +389,7 @@ def _max_pool(w: Lowering, node: Node, kernel: tuple[int, ...], strides: tuple[i
     slide(w, "MAX_POOL_2D", value, w.target(node, same=value), _two(kernel), strides, window.padding)
 
 
-def average(
-    w: Lowering, node: Node, value: Value, kernel: tuple[int, int], strides: tuple[int, int], padding: int
-) -> None:
+def average(w: Lowering, node: Node, value: Value, kernel: tuple[int, int], strides: tuple[int, int], padding: int) -> None:
     """An average in its input's steps where the output has the same; else rounded once, to the output's."""
     target = w.target(node, same=value)
     q = w.quantizer(value)
