@@ -38,7 +38,7 @@ def int8(net: Network, seed: int = 0) -> Network:
     """A float network as export writes it, with ranges that are drawn within what its activations leave."""
     net = folding.folded(net)
     plan, draw = export.scheme(net), np.random.default_rng(seed)
-    ranges = {name: (0.0, 0.0) for name in plan.quantizer.values()}
+    ranges = dict.fromkeys(plan.quantizer.values(), (0.0, 0.0))
     for node in net.nodes:
         name = plan.quantizer.get(node.outputs[0])
         if name is not None and OPS[node.op].int8 != "same":

@@ -134,7 +134,7 @@ def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:
             found[name] = UNIT
             continue
         q = export.quantizer(*((-1.0, 1.0) if name in free else (low[name], high[name])))
-        found[name] = Quantizer(float(np.float32(q.scale * (1 + 1e-6 * index))), q.zero_point)
+        found[name] = Quantizer(q.scale * (1 + 1e-6 * index), q.zero_point)
     return found
 
 

@@ -118,7 +118,7 @@ class Lowering:
     tensors: list[Tensor] = field(default_factory=list)
     operators: list[Operator] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
-    done: set[str] = field(default_factory=set)
+    done: dict[str, None] = field(default_factory=dict)
     rearranged: dict[tuple[int, Axes, Shape], Value] = field(default_factory=dict)
     reshapes: dict[int, int] = field(default_factory=dict)
     weights: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class Lowering:
 
     def lowered(self, node: Node) -> None:
         """The node as operators; one operator that stands for it where TFLM has none."""
-        before = len(self.tensors), len(self.operators), set(self.done), dict(self.weights)
+        before = len(self.tensors), len(self.operators), len(self.done)
         try:
             if node.op not in self.lowerings:
                 self.refuse(
@@ -152,7 +152,8 @@ class Lowering:
             self.lowerings[node.op](self, node)
         except UnsupportedOperator as error:
             del self.tensors[before[0] :], self.operators[before[1] :]
-            self.done, self.weights = before[2], before[3]
+            self.done = dict.fromkeys(list(self.done)[: before[2]])
+            self.weights = {key: tensor for key, tensor in self.weights.items() if tensor < before[0]}
             self.rearranged = {key: value for key, value in self.rearranged.items() if value.tensor < before[0]}
             self.reshapes = {key: value for key, value in self.reshapes.items() if key < before[0]}
             self.problems.append(error)
@@ -323,7 +324,7 @@ class Lowering:
         reader = self.net.sole_consumer(name)
         if reader is not None and OPS[reader.op].int8 == "clamp":
             low, high = bounds(reader)
-            self.done.add(reader.name)
+            self.done[reader.name] = None
             name = reader.outputs[0]
         quantizer = self.behind(name)
         if quantizer is None and same is not None:
@@ -552,6 +553,8 @@ def _needed(program: Program) -> Program:
         if operator.why or read.intersection(operator.outputs):
             kept.append(operator)
             read |= {*operator.inputs, *operator.outputs}
+    if len(kept) == len(program.operators) and len(read) == len(program.tensors):
+        return program
     place = {old: new for new, old in enumerate(index for index in range(len(program.tensors)) if index in read)}
     operators = tuple(
         replace(o, inputs=tuple(place[i] for i in o.inputs), outputs=tuple(place[i] for i in o.outputs)) for o in reversed(kept)

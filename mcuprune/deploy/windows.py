@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from mcuprune.deploy.lowering import (
 )
 from mcuprune.deploy.program import Constant
 from mcuprune.export import LOW, Quantizer, weight_axis
-from mcuprune.network import Network, Node, Stored
+from mcuprune.network import Network, Node, Shape, Stored
 
 
 class Window(NamedTuple):
@@ -100,7 +101,12 @@ def blank_weight(node: Node, net: Network) -> Stored:
 
 def blank(value: Array, dtype: type, scales: int, axis: int) -> Stored:
     """A stored constant that takes no memory."""
-    return Stored(np.broadcast_to(dtype(0), value.shape), np.broadcast_to(np.float32(1), (scales,)), axis, value)
+    return Stored(_zeros(value.shape, dtype), _zeros((scales,), np.float32), axis, value)
+
+
+@lru_cache(maxsize=4096)
+def _zeros(shape: Shape, dtype: type) -> Array:
+    return np.broadcast_to(dtype(0), shape)
 
 
 def _per_channel(stored: Stored, channels: int) -> Array:
