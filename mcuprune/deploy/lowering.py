@@ -12,6 +12,7 @@ that the exported file has.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import isfinite, isinf, prod
 from typing import Any
@@ -166,7 +167,10 @@ class Lowering:
             if name:
                 shape = self.net.shapes[name]
                 axes = without_ones(channels_last(len(shape)), shape)
-                value = self.computed(name, shape, self.dims(name), axes, self.behind(name) or _NO_QUANTIZER)
+                quantizer = None
+                with suppress(UnsupportedOperator):
+                    quantizer = self.behind(name)
+                value = self.computed(name, shape, self.dims(name), axes, quantizer or _NO_QUANTIZER)
                 self.values[name] = value
                 made.append(value.tensor)
         self.operators.append(Operator(node.op, tuple(read), tuple(made), {}, node.name, why))
