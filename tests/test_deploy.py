@@ -163,7 +163,7 @@ def test_a_zero_pad_is_part_of_the_convolution(net: Network, wanted: list[str]) 
 def test_what_the_file_copies_says_why() -> None:
     g = Graph(1, 4, 8, 8)
     joined = g.add("Concat", g.conv("x", 4, 4), g.conv("x", 4, 4, 1), axis=1)
-    found = lower(g.net(g.conv(joined, 8, 4, strides=[2, 2]))).copies
+    found = profile(g.net(g.conv(joined, 8, 4, strides=[2, 2]))).memory.copies
     assert [(copy.operator, copy.bytes) for copy in found] == [("QUANTIZE", 256), ("QUANTIZE", 256), ("PAD", 8 * 100)]
     assert all(copy.reason and copy.node for copy in found)
 
@@ -227,6 +227,7 @@ def test_a_node_without_a_kernel_is_priced_and_not_written() -> None:
     program = lower(net)
     assert [operator.name for operator in program.operators] == ["CONV_2D", "Erf", "CONV_2D"]
     assert program.missing == ("erf1",)
+    assert len(profile(net).memory.unsupported) == 1
     assert program.arena().head == 2 * 256 + 2 * 2 * 36
     with pytest.raises(McupruneError, match="node 'erf1': Erf has no int8 operator"):
         program.check()
