@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,18 @@ def test_a_fully_connected_layer_keeps_no_factors_for_its_outputs() -> None:
     g = Graph(1, 16)
     wide = lower(g.net(g.dense("x", 16, 800))).arena().tail
     assert wide == narrow
+
+
+def test_a_view_may_stand_before_the_first_quantiser() -> None:
+    g = Graph(1, 9, 7, 2)
+    net = int8(g.net(g.conv(g.add("Transpose", "x", perm=[0, 3, 1, 2]), 2, 4)))
+    early = [node for node in net.nodes if node.op not in ("QuantizeLinear", "DequantizeLinear") or "x" not in node.name]
+    assert lower(net).problems == ()
+    assert {node.op for node in early} >= {"Transpose", "Conv"}
+    moved = [replace(node, inputs=("x",)) if node.op == "Transpose" else node for node in early]
+    program = lower(net.rewired(moved, net.constants))
+    assert program.problems == ()
+    assert [operator.name for operator in program.operators] == ["CONV_2D"]
 
 
 def test_a_keras_input_keeps_its_layout() -> None:

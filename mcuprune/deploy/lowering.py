@@ -189,12 +189,12 @@ class Lowering:
     def graph_input(self, name: str) -> Value:
         """The input in the order in which its readers want it."""
         shape = self.net.shapes[name]
-        readers = self.net.consumers.get(name, ())
         quantizer = _NO_QUANTIZER
         try:
-            if len(readers) != 1 or readers[0].op != "QuantizeLinear":
+            found = self.first_quantizers(name)
+            if len(found) != 1 or None in found:
                 raise ModelError(f"{self.net.path}: input '{name}' must be a float that one QuantizeLinear reads")
-            quantizer = self.parameters(readers[0])
+            quantizer = next(iter(found)) or _NO_QUANTIZER
         except (ModelError, UnsupportedOperator) as error:
             self.problems.append(error)
         order = self.layout(name)
@@ -204,6 +204,18 @@ class Lowering:
         value = self.computed(name, shape, self.dims(name), axes, quantizer)
         self.values[name] = value
         return value
+
+    def first_quantizers(self, name: str) -> set[Quantizer | None]:
+        """The quantisers that a graph input goes through first, behind views or none; None for a reader that has none."""
+        found: set[Quantizer | None] = set()
+        for reader in self.net.consumers.get(name, ()):
+            if reader.op == "QuantizeLinear":
+                found.add(self.parameters(reader))
+            elif reader.op == "Transpose" or reader.op in _RESHAPES:
+                found |= self.first_quantizers(reader.outputs[0])
+            else:
+                found.add(None)
+        return found | ({None} if name in self.net.outputs else set())
 
     def layout(self, name: str) -> tuple[int, ...]:
         """The order of axes in which the readers of a graph input want it: channels last, once ONNX's views are looked through.
