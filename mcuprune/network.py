@@ -723,7 +723,7 @@ def _fold(
                 values = _evaluate(node, constants, header, path)
                 constants.update(values)
                 if node.op_type == "DequantizeLinear":
-                    stored |= _symmetric(node, constants)
+                    stored |= symmetric(node, constants)
             else:
                 left.append(node)
         if len(left) == len(nodes) and not recast:
@@ -759,7 +759,7 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
     return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
 
 
-def _symmetric(node: NodeProto, values: Mapping[str, np.ndarray]) -> dict[str, Stored]:
+def symmetric(node: NodeProto, values: Mapping[str, np.ndarray]) -> dict[str, Stored]:
     """The integers behind a dequantised constant, where they are int8 or int32 and their zero point is 0."""
     integers, scale, *zero = (values[name] for name in node.input if name)
     axis = next((a.i for a in node.attribute if a.name == "axis"), 1)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx import ModelProto
+import numpy as np
+from onnx import ModelProto, numpy_helper
 
 from mcuprune import network, ops
 from mcuprune.deploy.flatbuffer import serialised
@@ -46,9 +47,17 @@ class Converted:
         return tuple((operator.name, operator.node) for operator in self.program.operators)
 
 
-def stored_constants(model: ModelProto) -> Mapping[str, Stored]:
-    """The name of each dequantised constant of an ONNX model -> its integers, where their zero point is 0."""
-    return network.from_proto(model, "model.onnx").stored
+def stored_constants(model: ModelProto) -> dict[str, Stored]:
+    """The name of each dequantised constant of an ONNX model -> its integers, where their zero point is 0.
+
+    A network that is loaded has them as ``Network.stored``.
+    """
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    found: dict[str, Stored] = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and all(name in arrays for name in node.input if name):
+            found |= network.symmetric(node, {**arrays, node.output[0]: np.zeros(0)})
+    return found
 
 
 def from_file(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = None) -> bytes:

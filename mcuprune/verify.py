@@ -127,7 +127,7 @@ def verify(
     _check_installed()
     net = network.load(path, input_shapes=input_shapes, accept=ops.accept(str(path)))
     proto = onnx.load(str(path))
-    converted = tflite.convert(net, tflite.stored_constants(proto))
+    converted = tflite.convert(net, net.stored)
     predicted = runtimes.arena_tflm(net)
 
     random = np.random.default_rng(seed)

@@ -69,7 +69,8 @@ def test_the_arena_measured_is_the_arena_predicted(dscnn: str) -> None:
 
 def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_path: Path) -> None:
     path = pruned("branchy_digits", tmp_path)
-    net, stored = network.load(path), tflite.stored_constants(onnx.load(path))
+    net = network.load(path)
+    stored = net.stored
     inputs = [{"image": np.random.default_rng(0).random((1, 1, 16, 16), np.float32)}]
     greedy, planned = (
         verify._run(tflite.convert(net, stored, offline=offline), inputs, path, limit=2**20) for offline in (False, True)

@@ -303,7 +303,14 @@ class Program:
         values = self.quantities if quantities is None else quantities
         rest = values[len(self.computed) + len(self.scratch) :]
         arrays = sum(aligned(slope * int(quantity)) for (_, slope), quantity in zip(self.persistent, rest, strict=True))
-        return self._fixed_tail(kernels, pointer) + arrays
+        key = (kernels, pointer)
+        if key not in self._fixed_tails:
+            self._fixed_tails[key] = self._fixed_tail(kernels, pointer)
+        return self._fixed_tails[key] + arrays
+
+    @cached_property
+    def _fixed_tails(self) -> dict[tuple[Kernels, Pointer], int]:
+        return {}
 
     def _fixed_tail(self, kernels: Kernels, pointer: Pointer) -> int:
         asked = sum(scratch.wanted.only in (None, kernels) for scratch in self.scratch)
