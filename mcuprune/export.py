@@ -1,8 +1,9 @@
 """The int8 file: QuantizeLinear and DequantizeLinear around the nodes of the user's own graph.
 
-Affine int8 as TensorFlow Lite and the vendors' tools read it: activations per tensor, weights symmetric in [-127, 127] per
-output channel, biases int32 with scale = input scale x weight scale. ``scheme`` decides, from the operator table alone, which
-tensors are quantised and which share a quantiser; ``quantized`` writes the nodes. Fake-quant training (``quantize``) reads the
+Affine int8 as TensorFlow Lite and the vendors' tools read it: activations per tensor, weights symmetric in [-127, 127], of
+convolutions per output channel and of fully connected layers per tensor, biases int32 with scale = input scale x weight scale.
+``scheme`` decides, from the operator table alone, which tensors are quantised and which share a quantiser; ``quantized`` gives
+the network its nodes and the integers behind its constants (``Network.stored``). Fake-quant training (``quantize``) reads the
 same scheme and the same ``weight_scale``, so what it simulates is what the file computes. Inputs and outputs stay float, and
 every tensor keeps its name: it now holds the dequantised value.
 """
