@@ -28,7 +28,7 @@ _FLOAT = int(TensorProto.FLOAT)
 def canonical(net: Network) -> tuple[Network, tuple[str, ...]]:
     """The network ready to be labelled, trained and cut, and notes for the user on what was left as it is."""
     notes: list[str] = []
-    net = replace(net, stored={})  # cuts and training change the numbers, not the integers behind them
+    net = replace(net, stored={}) if net.stored else net  # cuts and training change the numbers, not the integers behind them
     examples = _examples(net)
     for step in _PASSES:
         changed = step.apply(net)
