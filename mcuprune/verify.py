@@ -117,12 +117,12 @@ class Memory:
     """
 
     predicted: int
-    head_on_device: int
     head_predicted: int
     same_pointers: int
     pointer_bytes: int
     measured: int | None = None
     head_measured: int | None = None
+    head_on_device: int = 0
 
     @property
     def ok(self) -> bool:
@@ -232,7 +232,7 @@ def _is_class(shape: Shape) -> bool:
 def _predicted(program: Program) -> Memory:
     """What the arena should be, on a device and here."""
     device, here = program.arena(), program.arena(kernels="reference", pointer=runners.POINTER_BYTES)
-    return Memory(device.total, device.head, here.head, here.total, runners.POINTER_BYTES)
+    return Memory(device.total, here.head, here.total, runners.POINTER_BYTES, head_on_device=device.head)
 
 
 # -------------------------------------------------------------------------------------------------------------- examples
