@@ -1,6 +1,6 @@
 /* A convolution without groups or dilation along rows: the taps of a row lie one after another in memory. Where a window hangs over
    the image's edge the taps outside count nothing. */
-static void conv(const int8_t *x, int8_t *restrict y, const window_t *p) {
+KERNEL void conv(const int8_t *x, int8_t *restrict y, const window_t *p) {
   const int c = p->channels, row = p->width * c, full = p->kernel_w * c, taps = p->kernel_h * full, zero = p->zero_in;
   const int outs = p->out_channels, step = p->stride_w * c, down = p->dilation_h * row;
   for (int oy = 0; oy < p->out_height; oy++) {

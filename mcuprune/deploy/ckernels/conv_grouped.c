@@ -1,5 +1,5 @@
 /* A convolution in groups, or dilated along rows: tap by tap. */
-static void conv_grouped(const int8_t *x, int8_t *restrict y, const window_t *p) {
+KERNEL void conv_grouped(const int8_t *x, int8_t *restrict y, const window_t *p) {
   const int c = p->channels, ins = c / p->groups, outs = p->out_channels / p->groups;
   for (int oy = 0; oy < p->out_height; oy++) {
     for (int ox = 0; ox < p->out_width; ox++) {

@@ -1,6 +1,6 @@
 /* A convolution whose rows are short (few input channels): one or two windows are copied to the stack, padding included, so that all
    their taps lie one after another. */
-static void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p) {
+KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p) {
   const int c = p->channels, row = p->width * c, full = p->kernel_w * c, taps = p->kernel_h * full, zero = p->zero_in, outs = p->out_channels;
   int8_t windows[2 * NAME_WINDOW];
   for (int oy = 0; oy < p->out_height; oy++) {

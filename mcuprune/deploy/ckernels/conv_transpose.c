@@ -1,5 +1,5 @@
 /* A transposed convolution, gathered: each output sums the taps that some input reaches it through. */
-static void conv_transpose(const int8_t *x, int8_t *restrict y, const window_t *p) {
+KERNEL void conv_transpose(const int8_t *x, int8_t *restrict y, const window_t *p) {
   const int c = p->channels;
   for (int oy = 0; oy < p->out_height; oy++) {
     for (int ox = 0; ox < p->out_width; ox++) {

@@ -1,3 +1,3 @@
-static void fill(int8_t *y, int n, int value) {
+KERNEL void fill(int8_t *y, int n, int value) {
   memset(y, value, (size_t)n);
 }

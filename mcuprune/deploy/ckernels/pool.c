@@ -1,5 +1,5 @@
 /* The largest value of a window, or the mean of those that lie inside the image, rounded to nearest. */
-static void pool(const int8_t *x, int8_t *y, const window_t *p, int largest) {
+KERNEL void pool(const int8_t *x, int8_t *y, const window_t *p, int largest) {
   for (int oy = 0; oy < p->out_height; oy++) {
     for (int ox = 0; ox < p->out_width; ox++) {
       for (int c = 0; c < p->channels; c++) {
