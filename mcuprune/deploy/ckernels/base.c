@@ -1,0 +1,15 @@
+/* Fixed-point arithmetic: a factor is number / 2^31 * 2^shift, rounded once to the upper half of the product and once more when that is
+   shifted right. */
+static inline int32_t high_product(int32_t a, int32_t b) {
+  return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31);
+}
+static inline int32_t shift_right(int32_t x, int bits) { /* to nearest, halves away from zero; no sum can overflow */
+  int32_t mask = (int32_t)((1u << bits) - 1);
+  return (x >> bits) + ((x & mask) > (mask >> 1) + (x < 0));
+}
+static inline int32_t scaled(int32_t x, int32_t number, int shift) {
+  return shift > 0 ? high_product(x * (1 << shift), number) : shift_right(high_product(x, number), -shift);
+}
+static inline int8_t clamped(int32_t x, int low, int high) {
+  return (int8_t)(x < low ? low : x > high ? high : x);
+}

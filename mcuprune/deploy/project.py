@@ -1,0 +1,275 @@
+"""A folder that builds: the generated C of a network, one stored example with its answer, and a main program that checks it.
+
+Each kind of project is one entry of PROJECTS: functions that give the text of its files. All of them share ``net.c``, ``net.h``,
+``example.h`` and what ``main`` does, so that adding a kind is adding its build files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from mcuprune.deploy.c import Port, Source
+
+Array = np.ndarray[Any, Any]
+Files = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One input and what the network answers: int8 arrays in the order in which the generated C takes and gives them.
+
+    label: the right class where it is known. source: where the example comes from, for the reader.
+    """
+
+    inputs: Sequence[Array]
+    outputs: Sequence[Array]
+    source: str
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a project.
+
+    name: a C identifier, the stem of the generated files. classes: names of the outputs, where they are known.
+    """
+
+    name: str
+    source: Source
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    example: Example
+    classes: Sequence[str] = ()
+
+
+def project(kind: str, contents: Contents) -> Files:
+    """Relative path -> text of every file of a project of this kind, one of PROJECTS."""
+    return PROJECTS[kind](contents)
+
+
+def _sources(contents: Contents, folder: str) -> Files:
+    name = contents.name
+    return {
+        f"{folder}{name}.c": contents.source.c,
+        f"{folder}{name}.h": contents.source.header,
+        f"{folder}example.h": _example(contents),
+    }
+
+
+def _example(contents: Contents) -> str:
+    """The stored example, its answer, and class names."""
+    lines = [
+        "#ifndef EXAMPLE_H",
+        "#define EXAMPLE_H",
+        "#include <stdint.h>",
+        f"/* One example from {_plain(contents.example.source)}, quantised as the network takes it, and the network's answer. */",
+    ]
+    for kind, arrays in (("input", contents.example.inputs), ("output", contents.example.outputs)):
+        for index, array in enumerate(arrays):
+            numbers = ",".join(map(str, array.reshape(-1).tolist()))
+            lines.append(f"static const int8_t example_{kind}_{index}[{array.size}] = {{{numbers}}};")
+    if contents.example.label is not None:
+        lines.append(f"#define EXAMPLE_LABEL {contents.example.label}")
+    names = contents.classes or [f"class {index}" for index in range(prod(contents.outputs[0].shape))]
+    quoted = ", ".join(f'"{_plain(name)}"' for name in names)
+    lines.append(f"static const char *const example_classes[] = {{{quoted}}};")
+    return "\n".join([*lines, "#endif", ""])
+
+
+def _plain(text: str) -> str:
+    """Text that is safe inside a C string or comment."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in " _.,:;()+-") else "_" for c in text)[:100]
+
+
+def _check(contents: Contents, say: str) -> str:
+    """The body of a function that runs the example. say: how this platform prints, a printf-like name."""
+    name, upper = contents.name, contents.name.upper()
+    outputs = range(len(contents.outputs))
+    lines = [
+        *(f"static int8_t output_{index}[{upper}_OUTPUT_{index}_BYTES];" for index in outputs),
+        "",
+        "/* Runs the stored example. Returns 0 where the network answers as it did when this project was made. */",
+        "static int run_example(void) {",
+        f"  const int8_t *const inputs[] = {{{', '.join(f'example_input_{i}' for i in range(len(contents.inputs)))}}};",
+        f"  int8_t *const outputs[] = {{{', '.join(f'output_{i}' for i in outputs)}}};",
+        "  int best = 0, wrong = 0;",
+        f"  {name}_invoke(inputs, outputs);",
+        f"  for (int i = 1; i < {upper}_OUTPUT_0_BYTES; i++) if (output_0[i] > output_0[best]) best = i;",
+        *(f"  wrong |= memcmp(output_{i}, example_output_{i}, sizeof output_{i}) != 0;" for i in outputs),
+        f'  {say}("{name}: %s, %s\\n", example_classes[best], wrong ? "NOT the stored answer" : "as stored");',
+        "  return wrong;",
+        "}",
+    ]
+    return "\n".join(lines)
+
+
+def _main(contents: Contents, *, includes: Sequence[str] = ("stdio.h",), signature: str = "int main(void)") -> str:
+    heads = [*(f"#include <{header}>" for header in (*includes, "string.h")), '#include "example.h"', f'#include "{contents.name}.h"']
+    ending = "return run_example();" if signature.startswith("int") else "(void)run_example();"
+    return "\n".join([*heads, "", _check(contents, "printf"), "", f"{signature} {{ {ending} }}", ""])
+
+
+def _readme(contents: Contents, build: str) -> str:
+    source = contents.source
+    return (
+        f"# {contents.name}\n\nMade by mcuprune. `{contents.name}_invoke` runs the network once; it needs {source.arena} bytes of static "
+        f"RAM, some 400 bytes of stack, and no heap.\n\n{build}\n\nThe program runs one stored example and says whether the answer is "
+        f"the one that it had when this folder was made.\n"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- the kinds
+
+_START = """\
+/* Vectors for a Cortex-M; newlib's start-up code does the rest. */
+#include <stdint.h>
+extern uint32_t stack_top;
+void _start(void);
+static void stop(void) { for (;;) {} }
+__attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
+    &stack_top, _start, stop, stop, stop, stop, stop, 0, 0, 0, 0, stop, stop, 0, stop, stop};
+"""
+_LINKER = """\
+ENTRY(_start)
+MEMORY {
+  flash (rx) : ORIGIN = 0x00000000, LENGTH = 4M
+  ram (rwx) : ORIGIN = 0x20000000, LENGTH = 4M
+}
+stack_top = ORIGIN(ram) + LENGTH(ram);
+__stack = stack_top;
+SECTIONS {
+  .text : { KEEP(*(.vectors)) *(.text*) KEEP(*(.init)) KEEP(*(.fini)) *(.rodata*) . = ALIGN(4); } > flash
+  .ARM.exidx : { __exidx_start = .; *(.ARM.exidx*) __exidx_end = .; } > flash
+  .data : { *(.data*) . = ALIGN(4); } > ram
+  .bss : { __bss_start__ = .; *(.bss*) *(COMMON) . = ALIGN(4); __bss_end__ = .; __end__ = .; end = .; } > ram
+}
+"""
+_TOOLCHAIN = """\
+set(CMAKE_SYSTEM_NAME Generic)
+set(CMAKE_SYSTEM_PROCESSOR arm)
+set(CMAKE_C_COMPILER arm-none-eabi-gcc)
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+set(CMAKE_C_FLAGS_INIT "-mcpu=cortex-m4 -mthumb")
+"""
+
+
+def _cmake(contents: Contents) -> Files:
+    name = contents.name
+    lists = f"""\
+cmake_minimum_required(VERSION 3.13)
+project({name} C)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+add_library({name} STATIC {name}.c)
+set_target_properties({name} PROPERTIES C_STANDARD 99 C_EXTENSIONS OFF)
+target_compile_options({name} PRIVATE -Wall -Wextra)
+add_executable(run_one main.c)
+target_link_libraries(run_one {name})
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "arm" AND CMAKE_SYSTEM_NAME STREQUAL "Generic")
+  target_sources(run_one PRIVATE arm/vectors.c)
+  target_link_options(run_one PRIVATE --specs=rdimon.specs -T${{CMAKE_SOURCE_DIR}}/arm/board.ld)
+endif()
+"""
+    build = (
+        "On this computer: `cmake -B build && cmake --build build && build/run_one`. For a Cortex-M4: "
+        "`cmake -B build-arm -DCMAKE_TOOLCHAIN_FILE=arm/toolchain.cmake && cmake --build build-arm`, then in an emulator "
+        "`qemu-system-arm -M mps2-an386 -nographic -semihosting -kernel build-arm/run_one`."
+    )
+    return {
+        **_sources(contents, ""),
+        "main.c": _main(contents),
+        "CMakeLists.txt": lists,
+        "arm/toolchain.cmake": _TOOLCHAIN,
+        "arm/vectors.c": _START,
+        "arm/board.ld": _LINKER,
+        "README.md": _readme(contents, build),
+    }
+
+
+def _arduino(contents: Contents) -> Files:
+    name = contents.name
+    properties = f"""\
+name={name}
+version=1.0.0
+author=mcuprune
+maintainer=mcuprune
+sentence=An int8 neural network as plain C.
+paragraph=Generated for this network: {contents.source.arena} bytes of static RAM, no heap.
+category=Data Processing
+url=https://arduino.cc
+architectures=*
+includes={name}.h
+"""
+    sketch = "\n".join(
+        [
+            '#include "example.h"',
+            f'#include "{name}.h"',
+            "",
+            _check(contents, "say"),
+            "",
+        ]
+    )
+    say = (
+        "#include <stdarg.h>\n#include <stdio.h>\n#include <string.h>\n\n"
+        "static void say(const char *format, ...) {\n  char line[128];\n  va_list list;\n  va_start(list, format);\n"
+        "  vsnprintf(line, sizeof line, format, list);\n  va_end(list);\n  Serial.print(line);\n}\n"
+    )
+    ends = "\nvoid setup() {\n  Serial.begin(115200);\n  while (!Serial) {}\n}\n\nvoid loop() {\n  run_example();\n  delay(1000);\n}\n"
+    build = "Copy this folder into your sketchbook's `libraries` folder and open the example `run_one`."
+    return {
+        **_sources(contents, "src/"),
+        "library.properties": properties,
+        "examples/run_one/run_one.ino": say + sketch + ends,
+        "README.md": _readme(contents, build),
+    }
+
+
+def _zephyr(contents: Contents) -> Files:
+    name = contents.name
+    lists = f"""\
+cmake_minimum_required(VERSION 3.20.0)
+find_package(Zephyr REQUIRED HINTS $ENV{{ZEPHYR_BASE}})
+project({name})
+target_sources(app PRIVATE src/main.c src/{name}.c)
+"""
+    kconfig = 'mainmenu "mcuprune network"\n\nsource "Kconfig.zephyr"\n'
+    sample = f"sample:\n  name: {name}\ntests:\n  mcuprune.{name}:\n    tags: ml\n    integration_platforms:\n      - mps2/an385\n"
+    return {
+        **_sources(contents, "src/"),
+        "src/main.c": _main(contents),
+        "CMakeLists.txt": lists,
+        "Kconfig": kconfig,
+        "prj.conf": "CONFIG_PRINTK=y\nCONFIG_STDOUT_CONSOLE=y\n",
+        "sample.yaml": sample,
+        "README.md": _readme(contents, "Build with `west build -b YOUR_BOARD`."),
+    }
+
+
+def _esp_idf(contents: Contents) -> Files:
+    name = contents.name
+    component = f'idf_component_register(SRCS "main.c" "{name}.c" INCLUDE_DIRS ".")\n'
+    manifest = f'version: "1.0.0"\ndescription: "An int8 neural network as plain C: {name}"\ndependencies:\n  idf: ">=5.0"\n'
+    lists = f"cmake_minimum_required(VERSION 3.16)\ninclude($ENV{{IDF_PATH}}/tools/cmake/project.cmake)\nproject({name})\n"
+    return {
+        **_sources(contents, "main/"),
+        "main/main.c": _main(contents, signature="void app_main(void)"),
+        "main/CMakeLists.txt": component,
+        "main/idf_component.yml": manifest,
+        "CMakeLists.txt": lists,
+        "README.md": _readme(contents, "Build with `idf.py build flash monitor`."),
+    }
+
+
+#: What ``--project`` takes: a kind of project -> the files of one.
+PROJECTS: Mapping[str, Callable[[Contents], Files]] = {
+    "arduino": _arduino,
+    "cmake": _cmake,
+    "esp-idf": _esp_idf,
+    "zephyr": _zephyr,
+}
