@@ -18,6 +18,7 @@ from pathlib import PurePath
 import numpy as np
 
 from mcuprune import memory
+from mcuprune.deploy.program import Port, Program
 from mcuprune.deploy.steps import Call, Constant, Place, Selection, Step, Window, merged_axes
 
 #: Kernel -> the pieces of C that it stands on, in order.
@@ -42,21 +43,6 @@ _TRIES = 2000
 
 
 @dataclass(frozen=True)
-class Port:
-    """An input or output: which tensor of the program, and how its elements lie in the ONNX file.
-
-    shape: ONNX's, batch 1. axes: for each dimension of the program's tensor the ONNX axis that it is, None for one of size 1.
-    """
-
-    name: str
-    tensor: int
-    shape: tuple[int, ...]
-    axes: tuple[int | None, ...]
-    scale: float
-    zero_point: int
-
-
-@dataclass(frozen=True)
 class Source:
     """Generated C. arena: bytes; peak: the least that any order of calls needs, proven where ``exact``."""
 
@@ -68,14 +54,14 @@ class Source:
     constants: int
 
 
-def generate(
-    selection: Selection, inputs: Sequence[Port], outputs: Sequence[Port], stem: str, *, channels_last: bool = False
-) -> Source:
+def generate(program: Program, stem: str, *, channels_last: bool = False) -> Source:
     """The C file and its header for a network called ``stem``.
 
     channels_last: data comes and goes as the kernels have it, not in the ONNX file's order.
+    Raises UnsupportedOperator, naming the node, for what no kernel does, and what ``Program.check`` raises.
     """
     name = identifier(stem)
+    selection, inputs, outputs = Selection(program).run(), program.inputs, program.outputs
     plan = _Plan(selection, [port.tensor for port in inputs], [port.tensor for port in outputs])
     writer = _Writer(selection, plan, name)
     copies_in = [writer.copy(port, f"inputs[{i}]", channels_last, into=True) for i, port in enumerate(inputs)]
@@ -85,7 +71,7 @@ def generate(
     header = _header(name, plan.arena, inputs, outputs, channels_last=channels_last)
     source = "\n".join(
         [
-            f"/* {name}: made by mcuprune; the arena of {plan.arena} bytes is all the memory that it needs beside the stack. */",
+            f"/* {name}: made by mcuprune; an arena of {plan.arena} bytes is all its memory beside the stack. */",
             f'#include "{name}.h"',
             "#include <string.h>",
             "#ifdef __GNUC__ /* inlined into one function, the kernels' stacks would add up */",
@@ -135,8 +121,8 @@ def _header(name: str, arena: int, inputs: Sequence[Port], outputs: Sequence[Por
             lines += [
                 f"/* {_comment(port.name)}: {' x '.join(map(str, shape))}; real = scale * (stored - zero point) */",
                 f"#define {prefix}_BYTES {prod(port.shape)}",
-                f"#define {prefix}_SCALE {_real(port.scale)}",
-                f"#define {prefix}_ZERO_POINT ({port.zero_point})",
+                f"#define {prefix}_SCALE {_real(port.quantizer.scale)}",
+                f"#define {prefix}_ZERO_POINT ({port.quantizer.zero_point})",
             ]
     opening = ["#ifdef __cplusplus", 'extern "C" {', "#endif"]
     closing = ["#ifdef __cplusplus", "}", "#endif"]
@@ -359,6 +345,3 @@ class _Writer:
         table = self.constant(Constant("int32_t", tuple(number for axis in padded for number in axis)))
         source, target = (pointer, at) if into else (at, pointer)
         return [f"move({source}, {target}, {table});"]
-
-
-__all__: Sequence[str] = ("Port", "Source", "generate", "identifier")

@@ -44,7 +44,7 @@ def factor(real: float) -> Factor:
 
 def round_half_away(value: float) -> int:
     """The nearest integer; halves go away from zero."""
-    return int(floor(value + 0.5)) if value >= 0 else -int(floor(-value + 0.5))
+    return floor(value + 0.5) if value >= 0 else -floor(-value + 0.5)
 
 
 def high_product(a: int, b: int) -> int:

@@ -1,4 +1,4 @@
-"""Generated C compiled for this computer and run here: the same source that a microcontroller gets, as a runtime to compare with.
+"""Generated C compiled for this computer and run here: the source that a microcontroller gets, as a runtime to compare with.
 
 It is compiled by the compiler that CC names, or the first of cc, gcc and clang. The compiled network runs in a process of its
 own: where it breaks off, that is a message and no crash.
@@ -28,7 +28,7 @@ _NAME = "net"
 def compiler() -> list[str] | None:
     """The command of this computer's C compiler; None where there is none."""
     named = shlex.split(os.environ.get("CC", ""))
-    for candidate in ([named] if named else [["cc"], ["gcc"], ["clang"]]):
+    for candidate in [named] if named else [["cc"], ["gcc"], ["clang"]]:
         if candidate and shutil.which(candidate[0]):
             return candidate
     return None

@@ -1,7 +1,7 @@
 """A folder that builds: the generated C of a network, one stored example with its answer, and a main program that checks it.
 
-Each kind of project is one entry of PROJECTS: functions that give the text of its files. All of them share ``net.c``, ``net.h``,
-``example.h`` and what ``main`` does, so that adding a kind is adding its build files.
+Each kind of project is one entry of PROJECTS, a function that gives the text of its files. All of them share ``net.c``,
+``net.h``, ``example.h`` and what ``main`` does, so that adding a kind is adding its build files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.deploy.c import Port, Source
+from mcuprune.deploy.c import Source
+from mcuprune.deploy.program import Port
 
 Array = np.ndarray[Any, Any]
 Files = dict[str, str]
@@ -67,7 +68,7 @@ def _example(contents: Contents) -> str:
         "#ifndef EXAMPLE_H",
         "#define EXAMPLE_H",
         "#include <stdint.h>",
-        f"/* One example from {_plain(contents.example.source)}, quantised as the network takes it, and the network's answer. */",
+        f"/* An example from {_plain(contents.example.source)}, quantised as the network takes it, and the answer. */",
     ]
     for kind, arrays in (("input", contents.example.inputs), ("output", contents.example.outputs)):
         for index, array in enumerate(arrays):
@@ -109,17 +110,20 @@ def _check(contents: Contents, say: str) -> str:
 
 
 def _main(contents: Contents, *, includes: Sequence[str] = ("stdio.h",), signature: str = "int main(void)") -> str:
-    heads = [*(f"#include <{header}>" for header in (*includes, "string.h")), '#include "example.h"', f'#include "{contents.name}.h"']
+    heads = [
+        *(f"#include <{header}>" for header in (*includes, "string.h")),
+        '#include "example.h"',
+        f'#include "{contents.name}.h"',
+    ]
     ending = "return run_example();" if signature.startswith("int") else "(void)run_example();"
     return "\n".join([*heads, "", _check(contents, "printf"), "", f"{signature} {{ {ending} }}", ""])
 
 
 def _readme(contents: Contents, build: str) -> str:
-    source = contents.source
     return (
-        f"# {contents.name}\n\nMade by mcuprune. `{contents.name}_invoke` runs the network once; it needs {source.arena} bytes of static "
-        f"RAM, some 400 bytes of stack, and no heap.\n\n{build}\n\nThe program runs one stored example and says whether the answer is "
-        f"the one that it had when this folder was made.\n"
+        f"# {contents.name}\n\nMade by mcuprune. `{contents.name}_invoke` runs the network once; it needs "
+        f"{contents.source.arena} bytes of static RAM, some 400 bytes of stack, and no heap.\n\n{build}\n\n"
+        "The program runs one stored example and says whether the answer is the one that it had when this folder was made.\n"
     )
 
 
@@ -220,7 +224,10 @@ includes={name}.h
         "static void say(const char *format, ...) {\n  char line[128];\n  va_list list;\n  va_start(list, format);\n"
         "  vsnprintf(line, sizeof line, format, list);\n  va_end(list);\n  Serial.print(line);\n}\n"
     )
-    ends = "\nvoid setup() {\n  Serial.begin(115200);\n  while (!Serial) {}\n}\n\nvoid loop() {\n  run_example();\n  delay(1000);\n}\n"
+    ends = (
+        "\nvoid setup() {\n  Serial.begin(115200);\n  while (!Serial) {}\n}\n"
+        "\nvoid loop() {\n  run_example();\n  delay(1000);\n}\n"
+    )
     build = "Copy this folder into your sketchbook's `libraries` folder and open the example `run_one`."
     return {
         **_sources(contents, "src/"),
@@ -239,7 +246,9 @@ project({name})
 target_sources(app PRIVATE src/main.c src/{name}.c)
 """
     kconfig = 'mainmenu "mcuprune network"\n\nsource "Kconfig.zephyr"\n'
-    sample = f"sample:\n  name: {name}\ntests:\n  mcuprune.{name}:\n    tags: ml\n    integration_platforms:\n      - mps2/an385\n"
+    sample = (
+        f"sample:\n  name: {name}\ntests:\n  mcuprune.{name}:\n    tags: ml\n    integration_platforms:\n      - mps2/an385\n"
+    )
     return {
         **_sources(contents, "src/"),
         "src/main.c": _main(contents),

@@ -10,44 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import floor, prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mcuprune.deploy.fixedpoint import HIGH, LOW, Factor, clamped, exp_of_negative, factor, high_product, scaled
-from mcuprune.deploy.tables import STORED, TABLES, Quantizer, Table, activation_range, table
+from mcuprune.deploy.program import Constant as Content
+from mcuprune.deploy.program import Operator, Program
+from mcuprune.deploy.tables import STORED, TABLES, Table, activation_range, table
 from mcuprune.errors import UnsupportedOperator
+from mcuprune.export import Quantizer
 
 Array = np.ndarray[Any, Any]
 _SAME = 0
-
-
-class Tensor(Protocol):
-    """A tensor of the program: int8, or int32 for biases and lists of numbers; ``data`` is None where it is computed."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def scales(self) -> Array: ...
-    @property
-    def zero_points(self) -> Array: ...
-    @property
-    def data(self) -> Array | None: ...
-
-
-class Operator(Protocol):
-    """A TFLite operator: indices of tensors, -1 for an absent one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def inputs(self) -> tuple[int, ...]: ...
-    @property
-    def outputs(self) -> tuple[int, ...]: ...
-    @property
-    def options(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -117,26 +92,24 @@ class Selection:
     copies. wide: whether some sum may reach 2^30.
     """
 
-    tensors: Sequence[Tensor]
-    operators: Sequence[Operator]
-    nodes: Sequence[str]
-    outputs: Sequence[int]
+    program: Program
     steps: list[Step] = field(default_factory=list)
     views: dict[int, int] = field(default_factory=dict)
     largest_window: int = 0
     wide: bool = False
     _pads: dict[int, tuple[int, Array]] = field(default_factory=dict)
     _tables: dict[int, tuple[int, Table]] = field(default_factory=dict)
-    _node: str = ""
+    _contents: dict[int, Content | None] = field(default_factory=dict)
 
     def run(self) -> Selection:
         """Fill in all of it. Raises UnsupportedOperator, naming the node, for what has no kernel."""
+        self.program.check()
+        self.outputs = tuple(port.tensor for port in self.program.outputs)
         self._readers: dict[int, list[Operator]] = {}
-        for operator in self.operators:
+        for operator in self.program.operators:
             for tensor in dict.fromkeys(operator.inputs):
                 self._readers.setdefault(tensor, []).append(operator)
-        for operator, node in zip(self.operators, self.nodes, strict=True):
-            self._node = node
+        for operator in self.program.operators:
             if self._one_table(operator):
                 continue
             if operator.name not in _RULES:
@@ -145,7 +118,8 @@ class Selection:
         return self
 
     def refuse(self, operator: Operator, why: str) -> None:
-        raise UnsupportedOperator(f"node '{self._node}': {operator.name} {why} in C; export .tflite, or change the node")
+        where = f"{self.program.path}: node '{operator.node}'"
+        raise UnsupportedOperator(f"{where}: {operator.name} {why} in C; export .tflite, or write the node in another way")
 
     # ------------------------------------------------------------------------------------------------------- tensors
 
@@ -155,15 +129,36 @@ class Selection:
             tensor = self.views[tensor]
         return tensor
 
+    def content(self, tensor: int) -> Content | None:
+        """Numbers and scales of a constant; None for a computed tensor."""
+        if tensor not in self._contents:
+            read = self.program.tensors[tensor].content
+            self._contents[tensor] = None if read is None else read()
+        return self._contents[tensor]
+
     def constant(self, tensor: int) -> Array | None:
-        return self.tensors[tensor].data
+        """The numbers of a constant; None for a computed tensor."""
+        content = self.content(tensor)
+        return None if content is None else content.data
+
+    def scales(self, tensor: int) -> Array:
+        """float64: one scale, or one for each channel of a weight."""
+        content = self.content(tensor)
+        own = self.program.tensors[tensor].quantizer
+        found = content.scales if content is not None else [own.scale if own is not None else 0.0]
+        return np.asarray(found, np.float64).reshape(-1)
 
     def quantizer(self, tensor: int) -> Quantizer:
-        found = self.tensors[tensor]
-        return Quantizer(float(found.scales[0]), int(found.zero_points[0]))
+        """Scale and zero point of a tensor that has one of each."""
+        own, content = self.program.tensors[tensor].quantizer, self.content(tensor)
+        if content is None:
+            assert own is not None
+            return own
+        return Quantizer(float(content.scales.reshape(-1)[0]), int(content.zero_points.reshape(-1)[0]))
 
     def shape(self, tensor: int) -> tuple[int, ...]:
-        return tuple(self.tensors[tensor].shape)
+        """Sizes of a tensor, channels last."""
+        return tuple(self.program.tensors[tensor].shape)
 
     def size(self, tensor: int) -> int:
         return prod(self.shape(tensor))
@@ -183,7 +178,7 @@ class Selection:
         writes = tuple(operator.outputs)
         unique = tuple(dict.fromkeys(tensor for tensor in reads if tensor not in writes))
         over = tuple(dict.fromkeys(self.root(t) for t in in_place if self.constant(t) is None and self.root(t) in unique))
-        self.steps.append(Step(operator.name, self._node, unique, writes, over, tuple(calls)))
+        self.steps.append(Step(operator.name, operator.node, unique, writes, over, tuple(calls)))
 
     # -------------------------------------------------------------------------------------------------------- tables
 
@@ -293,20 +288,15 @@ def _window(s: Selection, frame: _Frame, operator: Operator, weights: Array | No
     low, high = activation_range(operator.options.get("fused", 0), s.quantizer(output))
     zeros = s.quantizer(source).zero_point, s.quantizer(output).zero_point
     numbers = (*frame.image, *frame.out, *frame.kernel, *frame.stride, *frame.pad, *frame.dilation, frame.groups)
-    constants: tuple[Constant | None, ...] = (None, None, None)
+    constants: tuple[Constant | None, Constant | None, Constant | None] = (None, None, None)
     if weights is not None:
-        stored = s.tensors[_weight_input(operator)]
-        sums = s.quantizer(source).scale * np.broadcast_to(stored.scales.astype(np.float64), (outs,))
+        sums = s.quantizer(source).scale * np.broadcast_to(s.scales(operator.inputs[1]), (outs,))
         factors = [factor(float(value) / s.quantizer(output).scale) for value in sums]
         bias = _bias(s, operator, outs)
         pairs = [int(number) for b, by in zip(bias, factors, strict=True) for number in (b, by.number)]
         constants = (bytes_of(weights), words_of(pairs), Constant("int8_t", tuple(by.shift for by in factors)))
-        s.wide = s.wide or _may_be_wide(stored.data, bias, factors, operator.name)
-    return Window(*constants, (*numbers, *zeros, low, high))
-
-
-def _weight_input(operator: Operator) -> int:
-    return operator.inputs[1]
+        s.wide = s.wide or _may_be_wide(s.constant(operator.inputs[1]), bias, factors, operator.name)
+    return Window(constants[0], constants[1], constants[2], (*numbers, *zeros, low, high))
 
 
 def _bias(s: Selection, operator: Operator, outs: int) -> Array:
@@ -316,7 +306,7 @@ def _bias(s: Selection, operator: Operator, outs: int) -> Array:
 
 
 def _may_be_wide(weights: Array | None, bias: Array, factors: Sequence[Factor], operator: str) -> bool:
-    """Whether the sum of some output, times 2 to the power of a positive shift, may reach 2^30: inputs are at most 255 steps."""
+    """Whether the sum of some output, times 2^shift where that is above 1, may reach 2^30: inputs are at most 255 steps."""
     assert weights is not None
     each = np.abs(weights.astype(np.int64))
     outs = len(bias)
@@ -392,17 +382,8 @@ def _transpose_conv(s: Selection, operator: Operator) -> None:
         high, wide = (_padding(o, i, k, n, 1) for o, i, k, n in sizes)
         pad = (high, wide)
     frame = _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), (kernel_h, kernel_w), stride, pad)
-    renamed = _Renamed(operator.name, (source, *operator.inputs[1:2], *operator.inputs[2:]), operator.outputs, operator.options)
-    window = _window(s, frame, renamed, weights, outs)
+    window = _window(s, frame, replace(operator, inputs=(source, *operator.inputs[1:])), weights, outs)
     s.add(operator, [Call("conv_transpose", (s.place(source), s.place(output), window))])
-
-
-@dataclass(frozen=True)
-class _Renamed:
-    name: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    options: Mapping[str, Any]
 
 
 def _pool(s: Selection, operator: Operator) -> None:
@@ -501,7 +482,7 @@ def _taken(s: Selection, operator: Operator, output: int, begin: Sequence[int], 
     at = s.place(source)
     assert isinstance(at, Place)
     call = _move(Place(at.tensor, at.offset + start), s.place(output), axes)
-    s.add(_Renamed(operator.name, operator.inputs, (output,), operator.options), [call])
+    s.add(replace(operator, outputs=(output,)), [call])
 
 
 def _split(s: Selection, operator: Operator) -> None:
@@ -618,7 +599,7 @@ def _mirror_pad(s: Selection, operator: Operator) -> None:
     shape, edge = s.shape(source), operator.options.get("mode", 0)
     if len(shape) != 4 or pads[0].any() or pads[3].any():
         s.refuse(operator, "of other axes than height and width has no kernel")
-    rows, columns = (_mirrored(shape[axis], *pads[axis].tolist(), edge) for axis in (1, 2))
+    rows, columns = (_mirrored(shape[axis], int(pads[axis][0]), int(pads[axis][1]), edge) for axis in (1, 2))
     size, line = shape[2] * shape[3], len(columns) * shape[3]
     at = s.place(source)
     assert isinstance(at, Place)
@@ -626,7 +607,15 @@ def _mirror_pad(s: Selection, operator: Operator) -> None:
     calls = [
         Call(
             "pick",
-            (Place(at.tensor, at.offset + row * size), Place(s.root(output), i * line), 1, shape[2], shape[3], listed, len(columns)),
+            (
+                Place(at.tensor, at.offset + row * size),
+                Place(s.root(output), i * line),
+                1,
+                shape[2],
+                shape[3],
+                listed,
+                len(columns),
+            ),
         )
         for i, row in enumerate(rows)
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import floor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,17 +25,11 @@ from mcuprune.deploy.fixedpoint import (
     shift_right,
     tanh,
 )
+from mcuprune.export import Quantizer
 
 Table = np.ndarray[Any, np.dtype[np.int8]]
 #: What a table maps: every stored number.
 STORED = range(LOW, HIGH + 1)
-
-
-class Quantizer(NamedTuple):
-    """real = scale * (stored - zero_point)."""
-
-    scale: float
-    zero_point: int
 
 
 def table(operator: str, source: Quantizer, target: Quantizer, options: Mapping[str, Any]) -> Table:
@@ -83,7 +77,7 @@ def _saturating(function: Callable[[int], int], output_shift: int, limits: tuple
     def rule(stored: int, source: Quantizer, target: Quantizer, options: Mapping[str, Any]) -> int:
         by = factor(source.scale * 2**27)
         centred = stored - source.zero_point
-        if abs(centred) >= _radius(by.shift) and not (centred == 0):
+        if abs(centred) >= _radius(by.shift) and centred != 0:
             return limits[centred > 0]
         return clamped(shift_right(function(scaled(centred, by)), output_shift) + zero)
 
