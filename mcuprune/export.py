@@ -171,7 +171,7 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
             return _stored_weights(net, node, plan, quantizers)
         return {i: _stored_data(net, node, i) for i in range(len(node.inputs)) if (node.name, i) in plan.data}
 
-    return annotated(raised(net, QDQ_OPSET), plan, quantizers, integers)
+    return annotated(raised(net, QDQ_OPSET), plan, quantizers, integers)[0]
 
 
 def annotated(
@@ -179,10 +179,11 @@ def annotated(
     plan: Scheme,
     quantizers: Mapping[str, Quantizer],
     integers: Callable[[Network, Node], Mapping[int, Stored]],
-) -> Network:
+) -> tuple[Network, dict[str, str]]:
     """The network with quantisers around its nodes: a tensor ``x`` is computed as ``x/float`` and keeps its name behind them.
 
     integers: input index -> how the constant there is stored, for each node.
+    Returns the network and, for every tensor that is new in it, the tensor of ``net`` that it is in another form.
     """
     constants, names = dict(net.constants), net.names()
     nodes: list[Node] = []
@@ -225,7 +226,7 @@ def annotated(
         nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
         for name, made in floats.items():
             write(name, made, name)
-    return net.rewired(nodes, constants, like=like, dtypes=dtypes, stored=stored)
+    return net.rewired(nodes, constants, like=like, dtypes=dtypes, stored=stored), like
 
 
 def stores_bias(n_biases: int, n_scales: int) -> bool:

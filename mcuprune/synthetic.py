@@ -46,8 +46,10 @@ def synthetic(channels: Channels, seed: int) -> Synthetic:
     """Examples for a network as it came: labelled, its BatchNormalizations in place, not yet cut."""
     random = np.random.default_rng(seed)
     net = channels.network
-    count = int(np.clip(_ELEMENTS // max(prod(net.shapes[name][1:]) for name in net.inputs), 4, COUNT))
-    examples = [np.stack([_example(random, net.shapes[name][1:], turn % 4) for turn in range(count)]) for name in net.inputs]
+    shapes = [net.shapes[name] for name in net.inputs]
+    own = [shape[1:] if shape[:1] == (1,) else shape for shape in shapes]
+    count = int(np.clip(_ELEMENTS // max(map(prod, own)), 4, COUNT))
+    examples = [np.stack([_example(random, shape, turn % 4) for turn in range(count)]) for shape in own]
     if any(node.op == "BatchNormalization" for node in net.nodes):
         scale, offset = _fitting(channels, [x[:_TRIED] for x in examples])
         examples = [(x * scale + offset * scale).astype(np.float32) for x in examples]
@@ -55,7 +57,12 @@ def synthetic(channels: Channels, seed: int) -> Synthetic:
     else:
         how = f"{_span(examples)}, a guess: the file doesn't tell what its inputs are like"
     note = f"no data: int8 ranges come from random inputs, {count} examples {how}; give --data for ranges to be trusted"
-    return Synthetic(tuple(tuple(x[i : i + 1] for x in examples) for i in range(count)), note)
+    return Synthetic(tuple(_single(examples, i, shapes) for i in range(count)), note)
+
+
+def _single(examples: list[np.ndarray], i: int, shapes: list[Shape]) -> tuple[np.ndarray, ...]:
+    """The i-th example of every input, in the input's own shape."""
+    return tuple(x[i].reshape(shape) for x, shape in zip(examples, shapes, strict=True))
 
 
 def _span(examples: list[np.ndarray]) -> str:
@@ -110,11 +117,11 @@ def _misfit(module: Trainable, inputs: list[np.ndarray]) -> float:
             sums[tensor] = (total + value.mean(axes), squares + (value**2).mean(axes))
         return value
 
-    count = len(inputs[0])
+    count, shapes = len(inputs[0]), [module.source.shapes[name] for name in module.source.inputs]
     previous, module.made = module.made, watch  # type: ignore[method-assign]
     try:
         for i in range(count):
-            module(*(torch.from_numpy(x[i : i + 1]) for x in inputs))
+            module(*map(torch.from_numpy, _single(inputs, i, shapes)))
     finally:
         module.made = previous  # type: ignore[method-assign]
     found = []

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import bench_accuracy  # noqa: E402
 import bench_budgets  # noqa: E402
+import bench_device  # noqa: E402
 import bench_mutations  # noqa: E402
 import bench_quant_lr  # noqa: E402
 import bench_studies  # noqa: E402
@@ -36,7 +37,7 @@ README = ROOT / "README.md"
 OPERATORS = ROOT / "docs" / "operators.md"
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
-BENCHES = (bench_accuracy, bench_budgets, bench_mutations, bench_quant_lr, bench_studies, bench_weight_bits)
+BENCHES = (bench_accuracy, bench_budgets, bench_device, bench_mutations, bench_quant_lr, bench_studies, bench_weight_bits)
 _ACCURACIES = re.compile(r"(?<=<!-- accuracy -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
 _WIDTH = 128
 

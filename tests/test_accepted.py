@@ -363,7 +363,7 @@ def test_what_the_runtime_refuses_is_refused_before_the_work(tmp_path: Path, mon
 def test_an_error_of_the_runtime_while_it_measures_is_a_message() -> None:
     from mcuprune.evaluate import Model
 
-    model = Model(small_nets.residual(batch=1).SerializeToString(), "net.onnx")
+    model = Model(small_nets.residual(batch=1).SerializeToString(), name="net.onnx")
     with pytest.raises(ModelError, match=r"net\.onnx: onnxruntime can't run it on examples of shape \[1, 5, 8, 8\]"):
         model(np.zeros((1, 5, 8, 8), np.float32))
 

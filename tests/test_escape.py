@@ -185,22 +185,28 @@ def test_no_name_is_more_than_text_in_what_prune_and_verify_write(
     assert _is_for_people(outcome.text(found))
     assert not _commands(outcome.text(found))
     _is_safe_markdown(outcome.markdown(found))
+    output = {"name": name, "max_lsb": 1, "exact": 1.0, "agreement": None, "interval": None}
     shown = {
         "path": name,
-        "runtime": {"name": "runtime", "version": "1"},
-        "ok": True,
+        "ok": False,
         "examples": {name: 1},
-        "outputs": [{"name": name, "max_lsb": 1, "allowed_lsb": 2, "exact": 1.0, "agreement": None}],
-        "arena": dict.fromkeys(
-            (
-                "measured_64bit_reference",
-                "measured_64bit_reference_head",
-                "predicted_32bit_cmsis_nn",
-                "predicted_32bit_cmsis_nn_head",
-            ),
-            1,
-        ),
-        "tflite": {"bytes": 1, "operators": {}},
+        "runtimes": {
+            "onnxruntime": {"version": "1", "accuracy": None, "default_session_accuracy": None},
+            "tflm": {
+                "name": name,
+                "version": "1",
+                "ok": False,
+                "accuracy": None,
+                "outputs": [output],
+                "layers": 1,
+                "layer_max_lsb": 1,
+                "diverges_at": name,
+            },
+        },
+        "arena": dict.fromkeys(("predicted", "head_on_device", "measured", "head_measured", "predicted_same_pointers"), 1)
+        | {"pointer_bytes": 8},
+        "tflite": {"bytes": 1, "operators": {name: 1}},
+        "diverges_at": name,
         "notes": [f"output '{name}' moves"],
     }
     assert _is_for_people(verify.text(shown))

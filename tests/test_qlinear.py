@@ -155,7 +155,7 @@ def test_a_form_that_would_compute_otherwise_is_refused_by_name(op: str, inputs:
 
 def test_a_zero_point_of_integer_products_is_refused_where_it_counts() -> None:
     nodes = [
-        helper.make_node("Cast", ["x"], ["q"], to=TensorProto.UINT8),
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
         helper.make_node("MatMulInteger", ["q", "w", "z"], ["r"], "integer"),
         helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT),
     ]

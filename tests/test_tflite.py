@@ -65,6 +65,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return subprocess.CompletedProcess(command, 0, "", "Arena allocation total 1 bytes\nArena allocation head 1 bytes\n")
 
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(runners, "available", lambda: ("tflm",))
 
 
 def differences(path: str, examples: int = 20) -> tuple[Difference, ...]:

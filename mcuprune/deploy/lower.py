@@ -107,9 +107,7 @@ def _with_stand_ins(net: Network) -> tuple[Network, dict[str, str]]:
     with suppress(UnsupportedOperator):  # the lowering of the node in question says so
         net = export.raised(net, export.QDQ_OPSET)
     plan = export.scheme(net)
-    quantised = export.annotated(net, plan, _stand_ins(net, plan), lambda net, node: _stand_in_constants(net, node, plan))
-    origin = {name: known for known in net.shapes for name in (f"{known}/float", f"{known}/dequantized", f"{known}/int8")}
-    return quantised, origin
+    return export.annotated(net, plan, _stand_ins(net, plan), lambda net, node: _stand_in_constants(net, node, plan))
 
 
 def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:

@@ -1,0 +1,207 @@
+"""Generated C: byte for byte what TensorFlow Lite Micro's reference kernels compute, in an arena of the exact peak."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import blocks
+import numpy as np
+import onnx
+import pytest
+from conftest import corpus
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_tflite import CASES, converted, int8
+
+from mcuprune import runners
+from mcuprune.deploy import c
+from mcuprune.deploy.fixedpoint import factor, high_product, scaled, shift_right
+from mcuprune.deploy.flatbuffer import serialised
+from mcuprune.deploy.program import Operator, Port, Program, Tensor
+from mcuprune.deploy.tables import TABLES, table
+from mcuprune.errors import UnsupportedOperator
+from mcuprune.export import Quantizer
+from mcuprune.tflite import Converted
+
+micro: Any = pytest.importorskip("tflite_micro")
+if runners.compiler() is None:
+    pytest.skip("no C compiler here", allow_module_level=True)
+
+ROOT = Path(__file__).parents[1]
+SANITIZED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
+STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+
+
+def compiled(source: c.Source, folder: Path, *flags: str) -> Any:
+    """The network as a function in this process."""
+    (folder / "net.c").write_text(source.c)
+    (folder / "net.h").write_text(source.header)
+    command = [*(runners.compiler() or []), "-std=c99", *STRICT, "-shared", "-fPIC", *flags, "net.c", "-o", "net.so"]
+    subprocess.run(command, cwd=folder, check=True)
+    return ctypes.CDLL(str(folder / "net.so")).net_invoke
+
+
+def invoked(function: Any, inputs: Sequence[np.ndarray], outputs: Sequence[Port]) -> list[np.ndarray]:
+    results = [np.zeros(port.shape, np.int8) for port in outputs]
+    function(*((ctypes.c_void_p * len(side))(*(x.ctypes.data for x in side)) for side in (inputs, results)))
+    return results
+
+
+def differing(net: Converted, folder: Path, *flags: str, examples: int = 10) -> tuple[int, c.Source]:
+    """On how many examples some output isn't TFLM's, and the C."""
+    source = c.generate(net.program, "net")
+    function = compiled(source, folder, *flags)
+    interpreter = micro.runtime.Interpreter.from_bytes(net.content, arena_size=16_000_000)
+    draw, wrong = np.random.default_rng(0), 0
+    for turn in range(examples):
+        spread = 40 if turn % 2 else 300  # within the range, and mostly at its ends
+        inputs = [np.clip(draw.normal(0, spread, port.shape), -128, 127).astype(np.int8) for port in net.inputs]
+        for index, (x, port) in enumerate(zip(inputs, net.inputs, strict=True)):
+            interpreter.set_input(port.to_tflite(x), index)
+        interpreter.invoke()
+        wanted = [port.to_onnx(np.array(interpreter.get_output(i))) for i, port in enumerate(net.outputs)]
+        found = invoked(function, inputs, net.outputs)
+        wrong += any(not np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+    return wrong, source
+
+
+#: TFLite operators that have no kernel in C, by the case of test_tflite that has them.
+WITHOUT_KERNEL = ("DIV", "LOG_SOFTMAX")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_operator_computes_what_tensorflow_lite_micro_computes(name: str, tmp_path: Path) -> None:
+    net = converted(int8(CASES[name](), tmp_path / "net.onnx"))
+    if {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
+        with pytest.raises(UnsupportedOperator, match=r"node '.*': (DIV|LOG_SOFTMAX) .*no kernel"):
+            c.generate(net.program, "net")
+        return
+    wrong, source = differing(net, tmp_path, "-O0")
+    assert wrong == 0
+    assert source.arena <= source.peak + 16
+
+
+@pytest.mark.slow  # a compiler's minute: the sanitizers see what the fast test computes right by luck
+@pytest.mark.parametrize("name", CASES)
+def test_no_operator_overflows_or_reads_beside_its_data(name: str, tmp_path: Path) -> None:
+    net = converted(int8(CASES[name](), tmp_path / "net.onnx"))
+    if not {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
+        assert differing(net, tmp_path, "-O1", *SANITIZED)[0] == 0
+
+
+@pytest.mark.parametrize("name", [name for name in blocks.BLOCKS if name != "group norm"])
+def test_a_block_computes_what_tensorflow_lite_micro_computes(name: str, tmp_path: Path) -> None:
+    try:
+        net = converted(int8(onnx.load_from_string(blocks.exported(name, "torchscript")), tmp_path / "net.onnx"))
+    except UnsupportedOperator:
+        pytest.skip("has an operator that TensorFlow Lite Micro doesn't have")
+    wrong, source = differing(net, tmp_path, "-O1", *SANITIZED)
+    assert wrong == 0
+    # what is alive may not fit without a gap: of two halves of a channel shuffle that live on at either end of the arena
+    assert source.arena <= (source.peak + 16 if name != "shufflenet v2 unit" else 1.25 * source.peak)
+
+
+@pytest.mark.slow  # minutes: every real network, written, compiled and run
+@pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
+def test_a_real_network_computes_what_tensorflow_lite_micro_computes(path: Path, tmp_path: Path) -> None:
+    from mcuprune import pruning, units
+
+    out = str(tmp_path / "int8.onnx")
+    try:
+        pruning.prune(pruning.Request(str(path), {"sram": units.parse("100%", "bytes")}, out, train=False))
+        net = converted(out)
+        wrong, source = differing(net, tmp_path, "-O1")
+    except UnsupportedOperator as refusal:
+        pytest.skip(f"refused: {refusal}")
+    assert wrong == 0
+    assert source.arena <= source.peak + 16
+
+
+# ------------------------------------------------------------------------------------------------- tables and arithmetic
+
+
+def one_operator(name: str, source: Quantizer, target: Quantizer, options: dict[str, Any]) -> Program:
+    tensors = tuple(Tensor(label, (1, 256), (1, 256), "int8", q) for label, q in (("x", source), ("y", target)))
+    ports = [Port(label, (1, 256), (None, 1), q, index) for index, (label, q) in enumerate((("x", source), ("y", target)))]
+    return Program(tensors, (Operator(name, (0,), (1,), options, "node"),), (ports[0],), (ports[1],))
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("RELU_N1_TO_1", "RELU6")])
+def test_a_table_holds_what_the_reference_kernel_computes(name: str) -> None:
+    draw = np.random.default_rng(1)
+    for _ in range(60):
+        source = Quantizer(float(np.float32(10 ** draw.uniform(-4, 0.5))), int(draw.integers(-128, 128)))
+        target = Quantizer(float(np.float32(source.scale * 10 ** draw.uniform(-1, 1))), int(draw.integers(-128, 128)))
+        target = {"LOGISTIC": Quantizer(1 / 256, -128), "TANH": Quantizer(1 / 128, 0)}.get(name, target)
+        options = {"alpha": float(np.float32(draw.uniform(0, 1)))} if name == "LEAKY_RELU" else {}
+        content = serialised(one_operator(name, source, target, options))
+        interpreter = micro.runtime.Interpreter.from_bytes(content, arena_size=100_000)
+        interpreter.set_input(np.arange(-128, 128).astype(np.int8).reshape(1, 256), 0)
+        interpreter.invoke()
+        assert np.array_equal(np.array(interpreter.get_output(0)).reshape(-1), table(name, source, target, options))
+
+
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 31))
+def test_shifting_right_rounds_to_nearest_and_halves_away_from_zero(value: int, bits: int) -> None:
+    exact = abs(value) / 2**bits
+    nearest = int(exact + 0.5) if bits < 53 else 0
+    assert shift_right(value, bits) == (nearest if value >= 0 else -nearest)
+
+
+@given(st.integers(-(2**20), 2**20), st.floats(1e-6, 100.0))
+@settings(max_examples=200)
+def test_a_factor_scales_within_half_a_step(value: int, real: float) -> None:
+    assert abs(scaled(value, factor(real)) - value * real) <= 1 + abs(value * real) * 2**-28
+
+
+def test_the_largest_product_saturates() -> None:
+    assert high_product(-(2**31), -(2**31)) == 2**31 - 1
+
+
+# ------------------------------------------------------------------------------------------------------------- the files
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    return converted(
+        int8(
+            CASES["conv with relu"]() if "conv with relu" in CASES else next(iter(CASES.values()))(),
+            tmp_path_factory.mktemp("c") / "net.onnx",
+        )
+    )
+
+
+def test_the_header_says_how_data_come_and_go(small: Converted) -> None:
+    source = c.generate(small.program, "my-net 2")
+    assert c.identifier("my-net 2") == "my_net_2"
+    port = small.inputs[0]
+    for line in (
+        f"#define MY_NET_2_ARENA_BYTES {source.arena}",
+        "#define MY_NET_2_INPUTS 1",
+        f"#define MY_NET_2_INPUT_0_BYTES {int(np.prod(port.shape))}",
+        f"#define MY_NET_2_INPUT_0_ZERO_POINT ({port.quantizer.zero_point})",
+    ):
+        assert line in source.header
+    scale = re.search(r"MY_NET_2_INPUT_0_SCALE (\S+)f", source.header)
+    assert scale is not None
+    assert np.float32(float(scale[1])) == np.float32(port.quantizer.scale)
+    assert "void my_net_2_invoke(const int8_t *const inputs[" in source.header
+    included = set(re.findall(r"#include [<\"]([^>\"]+)", source.c + source.header))
+    assert included <= {"stdint.h", "string.h", "arm_acle.h", "my_net_2.h"}
+    assert not re.search(r"\b(malloc|calloc|alloca|printf|float|double)\b", re.sub(r"/\*.*?\*/", "", source.c, flags=re.S))
+
+
+def test_a_name_from_the_file_cannot_leave_its_comment(small: Converted) -> None:
+    evil = '*/ int main(void) { return 1; } /* \n#include "x"'
+    operators = tuple(Operator(o.name, o.inputs, o.outputs, o.options, evil) for o in small.program.operators)
+    program = Program(small.program.tensors, operators, small.program.inputs, small.program.outputs)
+    assert "int main" not in c.generate(program, "net").c
+
+
+def test_the_same_network_twice_is_the_same_file(small: Converted) -> None:
+    assert c.generate(small.program, "net") == c.generate(small.program, "net")
