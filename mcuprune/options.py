@@ -19,7 +19,7 @@ import difflib
 import numbers
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -218,7 +218,8 @@ def _named(one: dataclasses.Field[Any], hint: Any) -> Option:
     (kind,) = (kind for kind in get_args(hint) if kind is not types.NoneType) if is_union else (hint,)
     if get_origin(kind) is Literal:
         return replace(known, choices=declared.choices or get_args(kind))
-    repeated = get_origin(kind) is not None
+    origin = get_origin(kind)
+    repeated = isinstance(origin, type) and issubclass(origin, Sequence)
     plain = get_args(kind)[0] if repeated else kind
     if (plain, repeated) not in _TAKES:
         raise TypeError(f"'{one.name}' is no option: nothing turns text into {hint}; give it a parse")

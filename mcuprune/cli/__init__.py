@@ -24,6 +24,7 @@ from mcuprune.cli.outputs import show, write
 from mcuprune.cli.parser import PlainHelp, build
 from mcuprune.console import INTERRUPTED, NO_ANSWER, YES
 from mcuprune.errors import McupruneError, UsageError
+from mcuprune.options import nearest
 from mcuprune.places import Output, Source
 
 #: In the order of the help. The module of a command is imported when somebody asks for that command.
@@ -61,6 +62,10 @@ class _Group(PlainHelp, TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands: MutableMapping[str, Any] = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands in the order of the help."""
+        return [*COMMANDS]
 
 
 app = typer.Typer(
@@ -169,5 +174,8 @@ def _may_hold_an_error(file: str, args: Sequence[str]) -> bool:
 def _one_line(error: Any) -> str:
     """A message of the argument parser, as ours are."""
     message = " ".join(error.format_message().split()).rstrip(".")
+    option, close = getattr(error, "option_name", None), getattr(error, "possibilities", None)
+    if option and close:  # each release of the parser has other words for what may have been meant
+        message = f"no such option: {option}; {nearest(option, close)}"
     context = getattr(error, "ctx", None)
     return f"{message[:1].lower()}{message[1:]}; see {context.command_path if context else 'mcuprune'} --help"

@@ -69,7 +69,8 @@ def build(function: Callable[..., int]) -> TyperCommand:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command(function.__name__, cls=_Command)(run)
     built = typer.main.get_command(app)
-    assert isinstance(built, TyperCommand)
+    assert isinstance(built, _Command)
+    built.options = every
     return built
 
 
@@ -85,17 +86,19 @@ class PlainHelp:
 
 
 class _Command(PlainHelp, TyperCommand):
-    """A command that leaves words as they were typed, and whose help has headings."""
+    """A command that leaves words as they were typed, and whose help has headings. options: those it was built of."""
+
+    options: Sequence[Option] = ()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Store the words of each option, None where there are none; only --help, which ends the command, is typer's."""
+        """Store the words of each option, as ``_typed`` has them; only --help, which ends the command, is typer's."""
         words, rest, _ = self.make_parser(ctx).parse_args(args=[*args])
-        own = {parameter.name for parameter in self.params}
+        own = {option.name: option for option in self.options}
         for parameter in self.get_params(ctx):
-            if parameter.name not in own:
-                parameter.handle_parse_result(ctx, words, rest)
+            if option := own.get(parameter.name or ""):
+                ctx.params[option.name] = _typed(option, words.get(option.name))
             else:
-                ctx.params[parameter.name] = _typed(words.get(parameter.name))
+                parameter.handle_parse_result(ctx, words, rest)
         if rest:
             ctx.fail(f"Got unexpected extra argument(s) ({' '.join(rest)})")
         ctx.args = rest
@@ -103,14 +106,12 @@ class _Command(PlainHelp, TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments, and then options under the headings of their groups."""
-        parameters = self.get_params(ctx)
-        arguments = [(one.metavar, one.help) for one in parameters if one.param_type_name == "argument"]  # type: ignore[attr-defined]
-        if arguments:
+        if arguments := [(option.metavar, option.help) for option in self.options if option.positional]:
             with formatter.section("Arguments"):
                 formatter.write_dl(arguments)
         grouped: dict[str, list[Any]] = {name: [] for name in _GROUPS}
         last: list[Any] = []
-        for one in parameters:
+        for one in self.get_params(ctx):
             if one.param_type_name == "option" and (record := one.get_help_record(ctx)):
                 group = getattr(one, "rich_help_panel", None)
                 (last if group in (None, "Options") else grouped.setdefault(group, [])).append(record)
@@ -120,10 +121,10 @@ class _Command(PlainHelp, TyperCommand):
                     formatter.write_dl(records)
 
 
-def _typed(words: Any) -> Any:
-    """What was typed for an option: None where nothing was, which each release of the parser says in its own way."""
-    if isinstance(words, (list, tuple)):
-        return [*words] or None
+def _typed(option: Option, words: Any) -> Any:
+    """What was typed for an option; None or no words where nothing was, which each release of the parser says in its way."""
+    if option.repeated:
+        return [*words] if isinstance(words, (list, tuple)) else []
     return words if isinstance(words, (str, bool)) else None
 
 
@@ -139,7 +140,7 @@ def _values(kinds: Sequence[Option], words: Mapping[str, Any]) -> dict[str, Any]
     for option in kinds:
         if option.entries:
             values[option.name] = _values([*option.entries.values()], words)
-        elif words[option.name] is not None:
+        elif words[option.name] not in (None, []):
             values[option.name] = option.of_words(words[option.name])
     return values
 
