@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import numbers
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -91,10 +92,25 @@ class Option:
         return self.kind is bool and self.default is True and not self.both_ways
 
     @property
+    def spellings(self) -> list[str]:
+        """Its flags: the long one, with its opposite after a stroke where it has one, and the short one."""
+        long = f"{self.flag}/--no-{self.key}" if self.both_ways else self.flag
+        return [long] if self.short is None else [long, self.short]
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for its value after the flag."""
+        return self.metavar or "|".join(map(str, self.choices))
+
+    def range(self, shown: float = math.inf) -> str:
+        """The numbers that it takes, in words: bounds that lie below ``shown``."""
+        bounds = (("from", self.least), ("to", self.most), ("to below", self.below))
+        return " ".join(f"{word} {at}" for word, at in bounds if at is not None and at < shown)
+
+    @property
     def takes(self) -> str:
         """What values it takes, as the end of a sentence."""
-        bounds = (("from", self.least), ("to", self.most), ("to below", self.below))
-        return " ".join([_TAKES[self.kind, self.repeated], *(f"{word} {at}" for word, at in bounds if at is not None)])
+        return f"{_TAKES[self.kind, self.repeated]} {self.range()}".rstrip()
 
     def of_words(self, words: Any) -> Any:
         """The value of what was typed: a str, a bool for a flag that takes no value, a sequence of str for a repeatable one.
@@ -204,6 +220,12 @@ def of(kind: type) -> tuple[Option, ...]:
     hints = get_type_hints(kind)
     declared = [one for one in dataclasses.fields(kind) if isinstance(one.metadata.get(_KEY), Option)]
     return tuple(_named(one, hints[one.name]) for one in declared)
+
+
+def each(kind: type) -> Iterator[Option]:
+    """The options of a dataclass that have flags, or are arguments: a field that is a mapping has one for each entry."""
+    for option in of(kind):
+        yield from option.entries.values() or [option]
 
 
 def _named(one: dataclasses.Field[Any], hint: Any) -> Option:

@@ -125,6 +125,16 @@ def test_a_field_is_part_of_the_fingerprint_and_of_the_report(one_more, monkeypa
     assert report["notes"][-1] == "no effect without training: --patience"
 
 
+def test_a_field_is_a_line_of_the_reference(one_more, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mcuprune.cli.reference", raising=False)
+    page = import_module("mcuprune.cli.reference").reference()
+    prune = page[page.index("## mcuprune prune") : page.index("## mcuprune verify")]
+    assert (
+        "| `--patience` | `5` | `EPOCHS` from 1 | `patience` | Epochs without a gain before training stops. |"
+        in prune.splitlines()
+    )
+
+
 def test_a_field_is_checked_for_python_too(one_more, monkeypatch):
     with pytest.raises(UsageError, match="'--patience': 0 is not a whole number from 1"):
         pruning.prune(replace(asked(monkeypatch), patience=0))
@@ -252,7 +262,7 @@ def test_the_help_of_a_command_has_all_its_options_under_their_headings(command,
     reads = getattr(import_module(f"mcuprune.cli.{command}"), command).reads
     assert main([command, "--help"]) == 0
     sections = {part.split(":\n")[0]: " ".join(part.split()) for part in capsys.readouterr().out.split("\n\n")}
-    for one in (single for kind in reads for own in options.of(kind) for single in own.entries.values() or [own]):
+    for one in (one for kind in reads for one in options.each(kind)):
         section = sections["Arguments" if one.positional else one.group]
         assert one.help
         assert one.help.replace(" ", "") in section.replace(" ", "")  # a long word may be parted at its hyphen

@@ -16,7 +16,7 @@ would import pydantic, a fifth of the start.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -27,7 +27,7 @@ from mcuprune.errors import UsageError
 from mcuprune.options import Option
 
 #: Headings of the help in their order; others come after them, and what belongs to every command last.
-_GROUPS = ("Limits", "Model", "Data", "Training", "Pruning", "Output", "Ablations")
+GROUPS = ("Limits", "Model", "Data", "Training", "Pruning", "Output", "Ablations")
 #: No bound from here on is worth a word in the help: who meets one reads it in a message.
 _BEYOND_HELP = 2**31 - 1
 
@@ -51,7 +51,7 @@ def command(flags: type, asks: type | None = None) -> Callable[[_Function], _Fun
 def build(function: Callable[..., int]) -> TyperCommand:
     """What typer calls the command: of a function that ``command`` has made one."""
     classes: tuple[type, ...] = function.reads  # type: ignore[attr-defined]
-    every = [option for one in classes for option in _single(options.of(one))]
+    every = [option for one in classes for option in options.each(one)]
 
     def run(**words: Any) -> int:
         _need_arguments(function.__name__, every, words)
@@ -109,7 +109,7 @@ class _Command(PlainHelp, TyperCommand):
         if arguments := [(option.metavar, option.help) for option in self.options if option.positional]:
             with formatter.section("Arguments"):
                 formatter.write_dl(arguments)
-        grouped: dict[str, list[Any]] = {name: [] for name in _GROUPS}
+        grouped: dict[str, list[Any]] = {name: [] for name in GROUPS}
         last: list[Any] = []
         for one in self.get_params(ctx):
             if one.param_type_name == "option" and (record := one.get_help_record(ctx)):
@@ -126,12 +126,6 @@ def _typed(option: Option, words: Any) -> Any:
     if option.repeated:
         return [*words] if isinstance(words, (list, tuple)) else []
     return words if isinstance(words, (str, bool)) else None
-
-
-def _single(kinds: Sequence[Option]) -> Iterator[Option]:
-    """Options that have a flag each: a field that is a mapping has one for each entry."""
-    for option in kinds:
-        yield from option.entries.values() or [option]
 
 
 def _values(kinds: Sequence[Option], words: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,14 +159,10 @@ def _annotation(option: Option) -> Any:
         return Annotated[kind, typer.Argument(metavar=option.metavar, help=option.help, show_default=False)]
     if option.kind is bool:
         kind = bool | None if option.both_ways else bool
-        flags = [f"{option.flag}/--no-{option.key}" if option.both_ways else option.flag]
     else:
         kind = list[str] | None if option.repeated else str | None
-        flags = [option.flag]
-    flags += [] if option.short is None else [option.short]
-    metavar = option.metavar or "|".join(map(str, option.choices)) or None
-    shown = typer.Option(*flags, metavar=metavar, help=_help(option), show_default=False, rich_help_panel=option.group)
-    return Annotated[kind, shown]
+    shown = {"metavar": option.placeholder or None, "help": _help(option), "rich_help_panel": option.group}
+    return Annotated[kind, typer.Option(*option.spellings, show_default=False, **shown)]  # type: ignore[arg-type]
 
 
 def _help(option: Option) -> str:
@@ -180,8 +170,5 @@ def _help(option: Option) -> str:
     notes = []
     if option.default not in (None, ()) and option.kind is not bool:
         notes.append(f"default: {option.default}")
-    if not option.choices:
-        bounds = (("from", option.least), ("to", option.most), ("to below", option.below))
-        range_ = " ".join(f"{word} {at}" for word, at in bounds if at is not None and at < _BEYOND_HELP)
-        notes += [range_] if range_ else []
+    notes += [option.range(_BEYOND_HELP)] if option.range(_BEYOND_HELP) else []
     return f"{option.help}  [{'; '.join(notes)}]" if notes else option.help
