@@ -58,7 +58,7 @@ check: ## all that CI runs
 models: $(BIN)/.dev ## build, train and export the networks in models/
 	$(BIN)/python models/make.py
 
-docs: $(BIN)/.dev ## write docs/operators.md and the pages of benchmarks from what stands behind them
+docs: $(BIN)/.dev ## write docs/operators.md, docs/options.md and the pages of benchmarks from what stands behind them
 	$(BIN)/python tests/readme.py --docs
 
 golden: $(BIN)/.dev ## rewrite the golden text of the tests; look at the difference

@@ -12,6 +12,7 @@ Component 0 stands for all that can't be removed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -407,15 +408,16 @@ class _Flow:
         """Number the components, find their footprints, gather groups."""
         self._settle_balance()
         roots = np.array([self._root(one) for one in range(len(self._parent))])
-        live = np.unique(np.concatenate([np.zeros(1, dtype=int), *(a.labels for a in self._along.values())]))
-        ids = [int(root) for root in np.unique(roots[live])]
+        # Sets and counters, since the first np.unique imports numpy.ma, which a profile has no other use for.
+        live = sorted({0}.union(*(along.labels.tolist() for along in self._along.values())))
+        ids = sorted({*roots[live].tolist()})
         places: dict[int, list[_Place]] = {root: [] for root in ids}
         vectors = [(node.name, index, axis, np.atleast_2d(labels)[0]) for node, index, axis, labels, _ in self._slots]
         vectors += [(tensor, _COMPUTED, along.axis, along.labels) for tensor, along in self._along.items()]
         for where, index, axis, labels in vectors:
-            for root, count in zip(*np.unique(roots[labels], return_counts=True), strict=True):
-                if int(root) in places:
-                    places[int(root)].append((where, index, axis, int(count)))
+            for root, count in sorted(Counter(roots[labels].tolist()).items()):
+                if root in places:
+                    places[root].append((where, index, axis, count))
         alike: dict[tuple[_Place, ...], list[int]] = {}
         for root in ids:
             if root != FIXED:
@@ -565,7 +567,7 @@ def _anchors(along: Mapping[str, Along], owner: Mapping[int, int], sizes: Sequen
         if key in seen or not one.labels.all():
             continue
         seen.add(key)
-        owners = {owner[int(component)] for component in np.unique(one.labels)}
+        owners = {owner[component] for component in {*one.labels.tolist()}}
         if not owners & anchored:
             anchored.add(max(owners, key=lambda index: (sizes[index], -index)))
     return anchored

@@ -16,7 +16,6 @@ before those at the top, and a flag goes before both. A key that nothing reads i
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -27,6 +26,7 @@ from typing import Any, get_args
 
 from mcuprune.errors import UsageError
 from mcuprune.network import Shape
+from mcuprune.options import nearest
 from mcuprune.resources import RESOURCES, SramModel
 from mcuprune.runtimes import board, board_budget
 from mcuprune.units import Limit, parse
@@ -119,7 +119,8 @@ def load(source: Path, prune_keys: Iterable[str]) -> Config:
         wanted = read.wanted({key: value for key, value in entry.items() if key != "path"}, place)
         models += [(path, wanted) for path in read.paths(entry.get("path"), place)]
     prune = read.table(document.get("prune", {}), "prune")
-    read.known(prune, "prune: ", prune_keys)
+    if prune:
+        read.known(prune, "prune: ", prune_keys)
     return Config(source, common, tuple(models), {key.replace("-", "_"): value for key, value in prune.items()})
 
 
@@ -177,13 +178,6 @@ def input_shape(text: str) -> Shape:
     if not re.fullmatch(r"\s*\d{1,18}\s*(,\s*\d{1,18}\s*)*", text, re.ASCII) or any(int(size) < 1 for size in text.split(",")):
         raise UsageError(f"{text!r} is not a shape; write it like 1,3,96,96")
     return tuple(int(size) for size in text.split(","))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A closing for messages about an unknown word: the word that may have been meant, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, 1)
-    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
 
 
 class _Reader:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from mcuprune import __version__, escape, report, units
+from mcuprune import __version__, escape, options, report, units
 from mcuprune.pruning import Result, Training
 from mcuprune.resources import RESOURCES
 from mcuprune.task import Step
@@ -32,6 +32,7 @@ def document(result: Result) -> dict[str, Any]:
         "ok": result.ok,
         "seed": request.seed,
         "method": request.method if request.train else "no-train",
+        "options": options.document(request),
         "training": _training(result.training) if result.training else None,
         "sram_model": request.sram_model,
         "weight_bits": request.weight_bits if request.int8 else None,
@@ -120,6 +121,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines += ["## Groups of channels", ""]
     groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
+    lines += ["", "## Options", ""]
+    asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in found["options"].items() if value is not None]
+    lines += report.markdown_table(["option", "value"], ["<", "<"], asked)
     if found["training"]:
         lines += ["", "## Training", ""]
         settings = dict(found["training"])

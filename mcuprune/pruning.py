@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import ModelProto
 
-from mcuprune import __version__, evaluate, export, external, feeding, folding, network, ops, places, resources, widths
+from mcuprune import __version__, evaluate, export, external, feeding, folding, network, ops, options, places, resources, widths
 from mcuprune import data as datasets
 from mcuprune.canonical import canonical, stored_ranges
 from mcuprune.channels import Channels, label
@@ -28,13 +27,14 @@ from mcuprune.checkpoint import Checkpoint, Saved
 from mcuprune.checkpoint import check as check_checkpoint
 from mcuprune.data import Data
 from mcuprune.errors import BudgetError, DataError, MissingExtra, UsageError
-from mcuprune.network import Network, Shape
+from mcuprune.network import Network
 from mcuprune.places import Output, Source
 from mcuprune.rehearsal import rehearse
-from mcuprune.resources import Budget, CostModel, Profile, SramModel, Verdict
+from mcuprune.request import Request, device_asked
+from mcuprune.request import check as check_request
+from mcuprune.resources import Budget, CostModel, Profile, Verdict
 from mcuprune.salience import salience
-from mcuprune.task import LOSSES, OBJECTIVES, Candidate, History, OnStep, Schedule, Search, Step, Task
-from mcuprune.units import Limit
+from mcuprune.task import Candidate, History, OnStep, Schedule, Search, Step, Task
 
 if TYPE_CHECKING:
     from mcuprune.training import Trainer
@@ -48,10 +48,6 @@ _PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (
 #: Networks that quantise well lose less by a low rate (tests/benchmarks/quant_lr.md).
 _QUANT_LR = 0.001
 _OBSERVING = 0.7
-#: What only a method whose widths follow gradients makes use of.
-_LEADING = ("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "loss", "objectives")
-#: No count that a flag gives is larger: it fits every integer on the way.
-_MOST = 2**31 - 1
 #: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
 _UPDATES = 20
 #: After so many steps at its final width a network's BatchNormalization statistics have caught up with its weights.
@@ -60,50 +56,6 @@ _SETTLED = 50
 _SMALL = 20_000_000
 #: Threads for the others. Sums depend on how many threads share them, so that it is the same number on every machine.
 _THREADS = 4
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for. Fields left None are derived from the data and the model.
-
-    configuration: the file that some of it was read from, which no result may replace.
-    """
-
-    model: str
-    limits: Mapping[str, Limit]
-    output: str
-    report: str | None = None
-    data: str | None = None
-    method: str = "differentiable"
-    epochs: int | None = None
-    batch: int = 64
-    lr: float | None = None
-    optimizer: str = "muon"
-    weight_decay: float = Schedule.weight_decay
-    label_smoothing: float = 0.0
-    prune_every: int = Schedule.prune_every
-    prune_start: float | None = None
-    prune_stop: float | None = None
-    freeze_at_budget: bool = True
-    loss: str = LOSSES[0]
-    objectives: str = OBJECTIVES[0]
-    seed: int = 0
-    train: bool = True
-    int8: bool = True
-    weight_bits: int = 8
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    outputs: Sequence[str] = ()
-    sram_model: SramModel = "peak"
-    keep: Sequence[str] = ()
-    min_channels: int = 1
-    multiple_of: int = 1
-    augment: str | None = None
-    distill: bool | None = None
-    from_scratch: bool = False
-    keep_weights: bool = False
-    resume: bool = False
-    device: str = "auto"
-    configuration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -303,8 +255,7 @@ def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) 
 
 def _fingerprint(request: Request, data: Data | None) -> str:
     """Changes with everything that a run's course depends on, and with nothing else."""
-    asked = repr((__version__, replace(request, output="", report=None, resume=False, configuration=None)))
-    found = hashlib.sha256(asked.encode())
+    found = hashlib.sha256(repr((__version__, options.course_of(request))).encode())
     for file in (request.model, *external.files(request.model)):
         found.update(hashlib.sha256(Path(file).read_bytes()).digest())
     for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
@@ -420,19 +371,11 @@ def _choose_threads(macs: int) -> None:
     torch.set_num_threads(1 if macs < _SMALL else _THREADS)
 
 
-def _check_device(request: Request) -> re.Match[str]:
-    """What was asked for, N of cuda:N as its group. Raises UsageError for what no machine has."""
-    found = re.fullmatch(r"auto|cpu|cuda(?::(0|[1-9]\d{0,3}))?", request.device, re.ASCII)
-    if not found:
-        raise UsageError(f"--device {request.device}: unknown; choose auto, cpu, cuda or cuda:N")
-    return found
-
-
 def _device(request: Request, macs: int) -> str:
     """Where torch is to compute. Raises UsageError for a device that isn't there."""
     import torch
 
-    found = _check_device(request)
+    asked = device_asked(request.device)
     if request.device == "cpu":
         return "cpu"
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -443,7 +386,7 @@ def _device(request: Request, macs: int) -> str:
             f"--device {request.device}: torch {torch.__version__} finds no CUDA device; "
             "install a build of torch for CUDA and its driver, or choose --device cpu"
         )
-    if int(found[1] or 0) >= there:
+    if int(asked[1] or 0) >= there:
         raise UsageError(f"--device {request.device}: torch finds {there} CUDA device(s), the last is cuda:{there - 1}")
     return _repeating(request.device)
 
@@ -465,25 +408,9 @@ def _bytes(net: Network) -> bytes:
 
 def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model, as far as that is known without the packages that train."""
-    if request.lr is not None and not 0 < request.lr < np.inf:
-        raise UsageError(f"--lr: {request.lr} is not a learning rate; write one above 0, such as 0.05")
-    for flag in ("epochs", "batch", "min_channels", "multiple_of", "prune_every"):
-        if (getattr(request, flag) or 0) > _MOST:
-            raise UsageError(f"--{flag.replace('_', '-')}: {getattr(request, flag)} is too large; write at most {_MOST}")
-    _check_device(request)
+    check_request(request)
     for origin in _PRUNING:
         _window(request, origin)
-    for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
-        if not 0 <= share < 1:
-            raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
-    if request.weight_bits not in export.WEIGHT_BITS:
-        raise UsageError(f"--weight-bits {request.weight_bits}: choose one of {', '.join(map(str, export.WEIGHT_BITS))}")
-    if request.from_scratch and request.keep_weights:
-        raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")
-    _check_choice("loss", request.loss, LOSSES)
-    _check_choice("objectives", request.objectives, OBJECTIVES)
-    if request.augment:
-        datasets.augmentation(request.augment)
 
 
 def _outputs(request: Request) -> list[Output]:
@@ -569,13 +496,6 @@ def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
     return widths.holds(model, model.full, budget)
 
 
-#: Flags that say how to train: no use where nothing is trained.
-_TRAINING = (
-    *("method", "batch", "lr", "optimizer", "weight_decay", "label_smoothing", "augment", "distill", "epochs"),
-    *("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "loss", "objectives"),
-)
-
-
 def _spares_training(request: Request, *, warm: bool) -> bool:
     """Whether training could only waste time for a network that fits: it comes trained, and nobody asked for epochs."""
     return request.train and warm and request.epochs is None
@@ -590,9 +510,9 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -
     spared = fits and _spares_training(request, warm=warm)
     if spared:
         notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
-    given = [name for name in _TRAINING if getattr(request, name) != getattr(Request, name)]
-    if given and (spared or not request.train):
-        notes.append(f"no effect without training: {', '.join('--' + name.replace('_', '-') for name in given)}")
+    idle = options.without_effect(request, "training", "gradients")
+    if idle and (spared or not request.train):
+        notes.append(f"no effect without training: {', '.join(idle)}")
     return notes
 
 
@@ -686,10 +606,7 @@ def _train(
 
 def _idle(request: Request) -> list[str]:
     """The flags that were given and lead the widths of the differentiable method only, where another runs."""
-    if request.method == Request.method:
-        return []
-    given = [name for name in _LEADING if getattr(request, name) != getattr(Request, name)]
-    return [f"--{name.replace('_', '-')}" for name in given]
+    return [] if request.method == Request.method else options.without_effect(request, "gradients")
 
 
 def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:

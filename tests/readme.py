@@ -1,6 +1,6 @@
 """Write generated text into README.md, docs/ and the pages of benchmarks, or check (--check) that it is what stands behind it.
 
-docs/operators.md is the operator table. README.md shows commands with their output, and a table of measured accuracies; that
+docs/operators.md is the operator table, docs/options.md the commands with their options. README.md shows commands with their output, and a table of measured accuracies; that
 table and the pages in tests/benchmarks are drawn from the rows beside them.
 
 A shown command is a fenced ``console`` block whose first line is ``$ mcuprune ...``. Commands that answer at once are run again
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from mcuprune import network, ops, outcome, resources
 from mcuprune.cli import main
+from mcuprune.cli.reference import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
@@ -35,6 +36,7 @@ import bench_weight_bits  # noqa: E402
 
 README = ROOT / "README.md"
 OPERATORS = ROOT / "docs" / "operators.md"
+OPTIONS = ROOT / "docs" / "options.md"
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
 BENCHES = (bench_accuracy, bench_budgets, bench_device, bench_mutations, bench_quant_lr, bench_studies, bench_weight_bits)
@@ -89,7 +91,7 @@ if __name__ == "__main__":
     os.chdir(ROOT)
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
-    pages = {OPERATORS: operators()}
+    pages = {OPERATORS: operators(), OPTIONS: reference()}
     pages |= {bench.PAGE: bench.page(bench.stored()) for bench in BENCHES}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)

@@ -20,7 +20,7 @@ import pytest
 import small_nets
 from onnx import helper
 
-from mcuprune import __version__, cli, network, ops, resources, runtimes, units
+from mcuprune import __version__, cli, errors, network, ops, pruning, resources, runtimes, units
 from mcuprune.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -273,21 +273,16 @@ def test_check_says_where_and_what_to_do(net, capsys):
 def test_the_hint_is_a_command_that_parses(net, capsys, monkeypatch):
     assert main(["check", net, "--sram", "1KB", "--macs", "50%", "--format", "json"]) == 1
     words = answer(capsys)["models"][0]["hint"].split()
-    seen = {}
+    requests = []
 
-    class Request:
-        def __init__(self, **given):
-            seen.update(given)
+    def prune(request, on_step):
+        requests.append(request)
+        raise errors.UsageError("stop here")
 
-    class Pruning:
-        pass
-
-    pruning = Pruning()
-    pruning.Request, pruning.prune = Request, lambda *_, **__: (_ for _ in ()).throw(cli.UsageError("stop here"))
-    monkeypatch.setattr(cli, "_pruning", lambda: pruning)
+    monkeypatch.setattr(pruning, "prune", prune)
     assert main(words[1:]) == 2
     assert "stop here" in capsys.readouterr().err
-    assert seen["limits"]["sram"].of(0) == 1024
+    assert requests[0].limits["sram"].of(0) == 1024
 
 
 def test_the_arena_can_be_what_sram_means(net, capsys):

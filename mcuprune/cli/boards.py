@@ -1,0 +1,17 @@
+"""``mcuprune boards``: boards as budgets."""
+
+from __future__ import annotations
+
+from mcuprune import report, runtimes
+from mcuprune.cli.flags import TextOrJson
+from mcuprune.cli.outputs import show
+from mcuprune.cli.parser import command
+from mcuprune.console import YES
+
+
+@command(TextOrJson)
+def boards(flags: TextOrJson) -> int:
+    """The boards that --board knows."""
+    written = report.boards_json if flags.format == "json" else report.boards_text
+    show(written(runtimes.BOARDS.values()))
+    return YES

@@ -1,0 +1,70 @@
+"""``mcuprune check``: does a model fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from mcuprune import config, resources
+from mcuprune.cli import models, outputs
+from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, board_limits, configuration, shapes
+from mcuprune.cli.parser import command
+from mcuprune.config import Wanted
+from mcuprune.errors import UsageError
+from mcuprune.options import option
+from mcuprune.report import Answer, View
+from mcuprune.resources import RESOURCES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Spoken, Shaped, Reported, Compared, Limited, Models):
+    """Options of ``check``."""
+
+    max_growth: Fraction | None = option(
+        None, help="With --against: no resource may grow by more.", group="Limits", metavar="%", parse=config.growth
+    )
+
+
+@command(Flags)
+def check(flags: Flags) -> int:
+    """Does a model fit? 0 if all limits hold, 1 if not."""
+    places_of_answer = outputs.asked(flags.format, no_color=flags.no_color)
+    settings = configuration(flags)
+    paths = models.paths(flags.models, settings)
+    models.refuse_several("--against", flags.against, paths)
+    asked = Wanted(
+        limits={**board_limits(flags.board), **flags.limits},
+        board=flags.board,
+        sram_model=flags.sram_model,
+        against=flags.against,
+        max_growth=flags.max_growth,
+        input_shapes=shapes(flags.input_shape),
+        outputs=tuple(flags.outputs),
+    )
+    repeated = (("--input-shape", flags.input_shape), ("--outputs", flags.outputs))
+    same_flags = tuple(word for flag, texts in repeated for text in texts for word in (flag, text))
+    wanted = {path: asked.over(settings.wanted(path)) for path in paths}
+    models.settle(places_of_answer.files(), wanted, settings)
+    checked = models.answers("check", paths, lambda path: _checked(path, wanted[path], same_flags), View(rows=flags.rows))
+    return outputs.emit(checked, places_of_answer, quiet=flags.quiet)
+
+
+def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
+    """One model against what it has to hold. Raises UsageError where that is nothing."""
+    if wanted.max_growth is not None and wanted.against is None:
+        raise UsageError(f"{path}: a largest growth needs the model to compare with; give --against OLD.onnx")
+    if not wanted.limits and wanted.max_growth is None:
+        raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
+    measured = models.measure(path, wanted)
+    sram_model = wanted.gate
+    used = measured.used(sram_model)
+    verdict = resources.budget(wanted.limits, used).check(used) if wanted.limits else None
+    old = growth = None
+    if wanted.against is not None:
+        old = models.measure(wanted.against, wanted)
+        if wanted.max_growth is not None:
+            most = {name: int(old.total[name] * (1 + wanted.max_growth)) for name in RESOURCES}
+            growth = resources.Budget(most).check(measured.total)
+    if wanted.board and sram_model == "peak":  # a hint without it would be held against the arena, as a board is
+        flags = (*flags, "--sram-model", sram_model)
+    return Answer(measured, verdict, sram_model, old, growth, flags)

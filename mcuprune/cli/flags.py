@@ -1,0 +1,166 @@
+"""Flags that several commands have, as dataclasses to build a command's own from, and what becomes of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from mcuprune import config, console, options, report, runtimes, units
+from mcuprune.errors import UsageError
+from mcuprune.network import Shape
+from mcuprune.options import argument, flags_of, option
+from mcuprune.resources import RESOURCES, SramModel
+
+_METAVAR = {"bytes": "SIZE|%", "count": "COUNT|%"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneModel:
+    """The argument of a command about one model."""
+
+    model: str = argument("MODEL.onnx", help="The model.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The arguments of a command about several models."""
+
+    models: Sequence[str] = argument("MODEL.onnx", default=(), help="Models; else those of the configuration.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limited:
+    """Limits: one flag for each resource, or a board."""
+
+    limits: Mapping[str, units.Limit] = flags_of(
+        {
+            name: option(
+                help=f"{resource.meaning[0].upper()}{resource.meaning[1:]}.",
+                group="Limits",
+                metavar=_METAVAR[resource.unit],
+                parse=partial(units.parse, unit=resource.unit),
+            )
+            for name, resource in RESOURCES.items()
+        }
+    )
+    board: str | None = option(
+        None,
+        help="A board's SRAM, for TFLM's arena, and flash as limits; see `mcuprune boards`.",
+        group="Limits",
+        metavar="NAME",
+    )
+    sram_model: SramModel | None = option(
+        None,
+        help="What --sram limits: the peak of activations (without --board), TFLM's arena (with it), or the largest operator's "
+        "inputs and outputs.",
+        group="Limits",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a model is compared with."""
+
+    against: str | None = option(None, help="What the model was: show changes from it.", group="Model", metavar="OLD.onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaped:
+    """What of a file's network is read."""
+
+    input_shape: Sequence[str] = option(
+        (), help="Fix an input's free dimensions; repeatable.", group="Model", metavar="NAME=1,3,96,96"
+    )
+    outputs: Sequence[str] = option(
+        (),
+        help="End the network at these tensors: cuts a detector's tail off.",
+        group="Model",
+        metavar="NAME,...",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """Where the report of ``profile`` and ``check`` goes."""
+
+    rows: int = option(20, help="Rows to show, the rest folded; 0 for all.", group="Output", short="-n", metavar="N", least=0)
+    format: Sequence[str] = option(
+        (),
+        help=f"{', '.join(report.FORMATS)}; repeatable with a FILE.",
+        group="Output",
+        metavar="FORMAT[=FILE]",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOrJson:
+    """The answer as a text or as JSON, on stdout."""
+
+    format: Literal["text", "json"] = option("text", help="How the answer is written.", group="Output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """What a command reads and says besides."""
+
+    config: str | None = option(None, help="Instead of the nearest mcuprune.toml or pyproject.toml.", metavar="FILE")
+    quiet: bool = option(False, help="No text where all is well.", short="-q")
+    verbose: bool = option(False, help="Say on stderr which configuration is read.", short="-v")
+    no_color: bool = option(False, help="No colours, as with NO_COLOR in the environment.")
+
+
+@contextmanager
+def of_flag(flag: str) -> Iterator[None]:
+    """Name the flag in whatever its value is refused for."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{flag}: {error}") from None
+
+
+def board_limits(board: str | None) -> Mapping[str, units.Limit]:
+    """The limits of a board by its name. Raises UsageError for one that nobody knows."""
+    if board is None:
+        return {}
+    with of_flag("--board"):
+        return runtimes.board_budget(board)
+
+
+def shapes(texts: Sequence[str]) -> dict[str, Shape]:
+    """Shapes by the names of inputs. Raises UsageError for text that isn't like ``x=1,3,96,96``."""
+    by_name: dict[str, Shape] = {}
+    for text in texts:
+        name, equals, shape = text.rpartition("=")
+        with of_flag("--input-shape"):
+            if not equals or not name:
+                raise UsageError(f"{text!r} names no input; write it like NAME=1,3,96,96")
+            by_name[name] = config.input_shape(shape)
+    return by_name
+
+
+def current_folder() -> Path:
+    """The current folder. Raises UsageError where it has been deleted: no relative path means anything there."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(f"the current folder can't be entered ({error.strerror}); change to one that exists") from None
+
+
+def configuration(flags: Spoken) -> config.Config:
+    """The configuration that is named, or that holds in the current folder. Raises UsageError for one of no sense."""
+    keys = _prune_keys()
+    settings = config.load(Path(flags.config), keys) if flags.config else config.find(current_folder(), keys)
+    if flags.verbose:
+        console.say(f"configuration: {settings.source or 'none found'}")
+    return settings
+
+
+def _prune_keys() -> Iterator[str]:
+    """Keys of ``[prune]``. What has them is imported only for a configuration that has such a table."""
+    from mcuprune.request import Request
+
+    yield from options.keys(Request)

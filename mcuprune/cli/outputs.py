@@ -1,0 +1,89 @@
+"""Where answers go: files and stdout, in each format that was asked for; and what the exit code says of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mcuprune import console, places, report
+from mcuprune.console import NO, NO_ANSWER, YES
+from mcuprune.errors import UsageError
+from mcuprune.options import nearest
+from mcuprune.places import Output
+from mcuprune.report import Report
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where each format goes; a path of None is stdout."""
+
+    places: tuple[tuple[str, str | None], ...]
+    color: bool
+
+    def files(self) -> list[Output]:
+        """The outputs that are files."""
+        return [Output(f"--format {name}", file, stream=True) for name, file in self.places if file is not None]
+
+
+def asked(formats: Sequence[str], *, no_color: bool) -> Outputs:
+    """The outputs that ``--format`` names. Raises UsageError for an unknown format, or two for stdout."""
+    named: list[tuple[str, str | None]] = []
+    for text in formats:
+        name, _, file = text.partition("=")
+        if name not in report.FORMATS:
+            raise UsageError(f"--format: unknown format '{name}'; {nearest(name, report.FORMATS)}")
+        named.append((name, file if file not in ("", "-") else None))
+    if sum(file is None for _, file in named) > 1:
+        raise UsageError("--format: stdout takes one format; give the others a file, as in --format json=FILE")
+    if all(file is not None for _, file in named):
+        named.append(("text", None))
+    return Outputs(tuple(named), color=not no_color and not os.environ.get("NO_COLOR"))
+
+
+def emit(result: Report, outputs: Outputs, *, quiet: bool = False) -> int:
+    """Write every output, files first, and turn the answer into an exit code."""
+    result = replace(result, view=replace(result.view, ascii=not console.can_encode(sys.stdout, "│└─▁█")))
+    for name, file in sorted(outputs.places, key=lambda place: place[1] is None):
+        if name == "text" and quiet and result.ok and file is None:
+            continue
+        written = report.FORMATS[name](result)
+        if file is not None:
+            write(written.encode("utf-8", "backslashreplace"), file)
+        else:
+            show(written, color=outputs.color and name == "text")
+    if result.refused:
+        return NO_ANSWER
+    return YES if result.ok else NO
+
+
+def write(content: bytes, file: str) -> None:
+    """A file whole or not at all; a device or pipe, such as /dev/stderr, is written to and not replaced."""
+    if places.replaceable(file):
+        places.write_bytes(content, file)
+    else:
+        places.append(content, file)
+
+
+def show(written: str, *, color: bool = False) -> None:
+    """An answer to stdout, in colours if it is a terminal that shows them."""
+    if color and console.is_terminal(sys.stdout):
+        try:
+            _show_colored(written)
+        except (OSError, ValueError) as error:
+            console.unwritable(error)
+    else:
+        console.answer(written)
+
+
+def _show_colored(written: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text(console.encodable(written, sys.stdout))
+    text.highlight_regex(r"(?m)^FAIL .*$", "bold red")
+    text.highlight_regex(r"(?m)^pass ", "green")
+    text.highlight_regex(r"(?m)^> .*$", "bold")
+    text.highlight_regex(r"(?m)^hint ", "cyan")
+    Console(soft_wrap=True).print(text, end="")

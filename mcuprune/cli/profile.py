@@ -1,0 +1,71 @@
+"""``mcuprune profile``: what a model costs, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mcuprune import network, places, report, resources, runtimes
+from mcuprune.cli import models, outputs
+from mcuprune.cli.flags import Compared, Models, Reported, Shaped, Spoken, board_limits, configuration, of_flag, shapes
+from mcuprune.cli.parser import command
+from mcuprune.config import Wanted
+from mcuprune.options import option
+from mcuprune.places import Output
+from mcuprune.reorder import reordered
+from mcuprune.report import Answer, Device, View
+from mcuprune.resources import RESOURCES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Spoken, Shaped, Compared, Reported, Models):
+    """Options of ``profile``."""
+
+    by: str = option("node", help="What a row of the table stands for.", group="Output", choices=tuple(report.BY))
+    sort: str = option(
+        "graph", help="Order of rows: the graph's, or worst first.", group="Output", choices=("graph", *RESOURCES)
+    )
+    groups: bool = option(False, help="List the groups of channels, and why some can't be cut.", group="Output")
+    board: str | None = option(
+        None, help="Estimate latency and energy on it; see `mcuprune boards`.", group="Output", metavar="NAME"
+    )
+    write_order: str | None = option(
+        None, help="Write the model with its nodes in the best order.", group="Output", metavar="OUT.onnx"
+    )
+
+
+@command(Flags)
+def profile(flags: Flags) -> int:
+    """What a model costs, and where: SRAM, flash, MACs."""
+    places_of_answer = outputs.asked(flags.format, no_color=flags.no_color)
+    settings = configuration(flags)
+    paths = models.paths(flags.models, settings)
+    models.refuse_several("--against", flags.against, paths)
+    models.refuse_several("--write-order", flags.write_order, paths)
+    asked = Wanted(
+        input_shapes=shapes(flags.input_shape), outputs=tuple(flags.outputs), against=flags.against, board=flags.board
+    )
+    view = View(by=flags.by, sort=flags.sort, rows=flags.rows, groups=flags.groups)
+    wanted = {path: asked.over(settings.wanted(path)) for path in paths}
+    written = [] if flags.write_order is None else [Output("--write-order", flags.write_order)]
+    models.settle([*written, *places_of_answer.files()], wanted, settings)
+    board_limits(flags.board)
+
+    def measured(path: str) -> Answer:
+        net = models.load(path, wanted[path])
+        before = wanted[path].against
+        old = models.measure(before, wanted[path]) if before else None
+        cost = resources.profile(net)
+        if flags.write_order is not None:
+            places.write_bytes(reordered(net, wanted[path].outputs, cost.memory.order), flags.write_order)
+        return Answer(cost, old=old, device=_device(net, wanted[path].board))
+
+    return outputs.emit(models.answers("profile", paths, measured, view), places_of_answer, quiet=flags.quiet)
+
+
+def _device(net: network.Network, board: str | None) -> Device | None:
+    """Estimates of a network on a board."""
+    if board is None:
+        return None
+    with of_flag("--board"):
+        known, macs = runtimes.board(board), runtimes.macs_by_class(net)
+    return Device(known, runtimes.latency(macs, known), runtimes.energy(macs, known))

@@ -1,0 +1,59 @@
+"""``mcuprune verify``: run an int8 file where it will run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mcuprune import config, places, report
+from mcuprune.cli import models
+from mcuprune.cli.flags import OneModel, Shaped, TextOrJson, current_folder, shapes
+from mcuprune.cli.outputs import show
+from mcuprune.cli.parser import command
+from mcuprune.config import Wanted
+from mcuprune.console import NO, YES
+from mcuprune.options import option
+from mcuprune.places import Output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Shaped, TextOrJson, OneModel):
+    """Options of ``verify``."""
+
+    data: str | None = option(
+        None,
+        help="Real examples: accuracy in each runtime, equal classes.",
+        group="Data",
+        metavar="NAME|PATH|module:function",
+    )
+    examples: int = option(200, help="How many random inputs and how many test examples.", group="Data", metavar="N", least=1)
+    seed: int = option(0, help="Fixes the random inputs.", group="Data", metavar="N", least=0, most=2**63 - 1)
+    tflite: str | None = option(None, help="Also write the model as TensorFlow Lite.", group="Output", metavar="OUT.tflite")
+
+
+@command(Flags)
+def verify(flags: Flags) -> int:
+    """Run an exported int8 model in a microcontroller's runtimes and compare them with onnxruntime."""
+    current_folder()
+    from mcuprune import tflite as lite
+    from mcuprune import verify as runtime
+
+    input_shapes, outputs = shapes(flags.input_shape), tuple(flags.outputs)
+    if flags.tflite is not None:
+        models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config())
+    written = None
+    if flags.tflite is not None:
+        written = lite.from_file(flags.model, input_shapes=input_shapes, outputs=outputs)
+    verified = runtime.verify(
+        flags.model,
+        examples=flags.examples,
+        seed=flags.seed,
+        input_shapes=input_shapes,
+        outputs=outputs,
+        data=flags.data,
+        written=written,
+    )
+    if flags.tflite is not None and written is not None:  # also where outputs differ: to look at it one needs the file
+        places.write_bytes(written, flags.tflite)
+    found = runtime.document(verified)
+    show(report.dumped(found) if flags.format == "json" else runtime.text(found))
+    return YES if verified.ok else NO

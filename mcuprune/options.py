@@ -1,0 +1,305 @@
+"""Options: one field of a dataclass says all that is known about one of them.
+
+    @dataclass(frozen=True)
+    class Request:
+        epochs: int | None = option(None, least=1, metavar="N", group="Training", help="Passes over the data.")
+
+Everybody who deals with options asks ``of`` for those of a dataclass: the command line for its flags and their help, the
+configuration for its keys and the types of their values, a run for its fingerprint, the report for what was asked. So a new
+option is a new field and nothing else.
+
+A *flag* is an option as one types it, ``--epochs``; a *key* is its name in the configuration, the flag without its dashes. The
+type of the field is one of str, int, float, bool, any of them with ``| None``, or a sequence of str, whose flag is repeatable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, replace
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from mcuprune.errors import UsageError
+
+_KEY = "option"
+#: How a message names what an option takes.
+_TAKES: Mapping[tuple[type, bool], str] = {
+    (bool, False): "true or false",
+    (str, False): "a string",
+    (int, False): "a whole number",
+    (float, False): "a number",
+    (str, True): "a list of strings",
+}
+#: Numbers of other libraries count as well.
+_NUMBERS: Mapping[type, type] = {int: numbers.Integral, float: numbers.Real}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: what is said where its field is declared, and what the field says itself.
+
+    help: one line for the person who types it. group: the heading that it stands under. metavar: what stands for its value.
+    key: its name in the configuration, and the flag with two dashes before it; by default the field's name with - for _.
+    short: another flag of one letter, such as ``-o``. both_ways: whether a bool has a ``--no-`` flag too.
+    positional: an argument, which is typed without a flag.
+    least, most: the first and the last number that is taken. below: the first one that isn't. choices: the only values.
+    parse: turns the text of the flag into the value; raises UsageError, which gets the flag's name.
+    check: raises UsageError, naming the flag, for a value of which range and choices don't say enough.
+    needs: what has to run for it to have an effect: "training", or the "gradients" that lead the widths.
+    in_config: whether ``[prune]`` of the configuration may set it. changes_run: whether another value may give other results.
+    entries: of a field that is a mapping: one option for each key that it may have.
+
+    name: of the field. kind: str, int, float or bool. repeated: whether the value is a sequence of them. default: of the field;
+    required: whether it has none.
+    """
+
+    help: str
+    group: str = "Options"
+    metavar: str | None = None
+    key: str = ""
+    short: str | None = None
+    both_ways: bool = False
+    positional: bool = False
+    least: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] = ()
+    parse: Callable[[str], Any] | None = None
+    check: Callable[[Any], object] | None = None
+    needs: Literal["", "training", "gradients"] = ""
+    in_config: bool = True
+    changes_run: bool = True
+    entries: Mapping[str, Option] = field(default_factory=dict)
+    name: str = ""
+    kind: type = str
+    repeated: bool = False
+    default: Any = None
+    required: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The option as one types it."""
+        return f"--{self.key}"
+
+    @property
+    def switches_off(self) -> bool:
+        """Whether giving the flag makes a bool false: it is true by default (``--no-train`` for ``train``)."""
+        return self.kind is bool and self.default is True and not self.both_ways
+
+    @property
+    def spellings(self) -> list[str]:
+        """Its flags: the long one, with its opposite after a stroke where it has one, and the short one."""
+        long = f"{self.flag}/--no-{self.key}" if self.both_ways else self.flag
+        return [long] if self.short is None else [long, self.short]
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for its value after the flag."""
+        return self.metavar or "|".join(map(str, self.choices))
+
+    def range(self, shown: float = math.inf) -> str:
+        """The numbers that it takes, in words: bounds that lie below ``shown``."""
+        bounds = (("from", self.least), ("to", self.most), ("to below", self.below))
+        return " ".join(f"{word} {at}" for word, at in bounds if at is not None and at < shown)
+
+    @property
+    def takes(self) -> str:
+        """What values it takes, as the end of a sentence."""
+        return f"{_TAKES[self.kind, self.repeated]} {self.range()}".rstrip()
+
+    def of_words(self, words: Any) -> Any:
+        """The value of what was typed: a str, a bool for a flag that takes no value, a sequence of str for a repeatable one.
+
+        Raises UsageError, naming the flag.
+        """
+        if self.parse is not None:
+            return self._parsed(words, self.flag)
+        if self.kind is bool:
+            return bool(words) != self.switches_off
+        value = tuple(words) if self.repeated else _number(self.kind, words)
+        self.refuse(value)
+        return value
+
+    def of_setting(self, value: Any, source: str) -> Any:
+        """The value of a setting in a file, as TOML gives it. Raises UsageError, naming ``source`` and the key."""
+        if refusal := self._refusal(value):
+            raise UsageError(f"{source}: {self.key} = {value!r} {refusal}")
+        if self.parse is not None:
+            return self._parsed(value, f"{source}: {self.key}")
+        if self.repeated:
+            return tuple(value)
+        return value != self.switches_off if self.kind is bool else self.kind(value)
+
+    def _parsed(self, text: str, place: str) -> Any:
+        assert self.parse is not None
+        try:
+            return self.parse(text)
+        except UsageError as error:
+            raise UsageError(f"{place}: {error}") from None
+
+    def refuse(self, value: Any) -> None:
+        """Raise UsageError, naming the flag, for a value that the option doesn't take."""
+        if not (refusal := self._refusal(value)):
+            return
+        if not self.choices:
+            raise UsageError(f"invalid value for '{self.flag}': {value!r} {refusal}")
+        if self.kind is str:
+            raise UsageError(f"{self.flag}: {value!r} {refusal}")
+        raise UsageError(f"{self.flag} {value}: choose one of {', '.join(map(str, self.choices))}")
+
+    def _refusal(self, value: Any) -> str | None:
+        """What follows on the value in a message about one that isn't taken, None for one that is."""
+        if self.choices and value not in self.choices:
+            return f"is not known; {nearest(str(value), map(str, self.choices))}"
+        if self.repeated:
+            fits = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+        elif isinstance(value, bool):
+            fits = self.kind is bool
+        else:
+            fits = isinstance(value, _NUMBERS.get(self.kind, self.kind)) and self._in_range(value)
+        return None if fits else f"is not {self.takes}"
+
+    def _in_range(self, value: Any) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+
+def _number(kind: type, text: str) -> Any:
+    """A typed number in ASCII as a value of its kind; the text itself where it is none, which no number's range holds."""
+    if kind is int and re.fullmatch(r"[+-]?[0-9]{1,20}", text, re.ASCII):
+        return int(text)
+    if kind is float and text.isascii() and "_" not in text:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------------ declaring one
+
+
+def option(default: Any = MISSING, *, help: str, **facts: Any) -> Any:
+    """A field of a dataclass that is an option. facts: attributes of ``Option``.
+
+    default: of the field. A field without one has to be given by whoever makes the object, yet never on the command line.
+    """
+    return field(default=default, metadata={_KEY: Option(help, **facts)})
+
+
+def argument(metavar: str, *, default: Any = MISSING, help: str = "") -> Any:
+    """A field of a dataclass that is an argument: what is typed without a flag. Without a default it has to be there."""
+    return field(default=default, metadata={_KEY: Option(help=help, metavar=metavar, positional=True, in_config=False)})
+
+
+def flags_of(entries: Mapping[str, Any]) -> Any:
+    """A field that is a mapping with one option for each entry, of those that were given. entries: what ``option`` made."""
+    options = {name: replace(made.metadata[_KEY], name=name, key=name, in_config=False) for name, made in entries.items()}
+    whole = Option(help="", in_config=False, entries=options)
+    return field(default_factory=dict, metadata={_KEY: whole})
+
+
+def unasked(default: Any, *, changes_run: bool) -> Any:
+    """A field that no flag sets. changes_run: whether another value may give other results."""
+    return field(default=default, metadata={"changes_run": changes_run})
+
+
+# ----------------------------------------------------------------------------------------------------------- reading them
+
+
+def of(kind: type) -> tuple[Option, ...]:
+    """The options of a dataclass in the order of its fields, with what each field says itself: name, type and default."""
+    hints = get_type_hints(kind)
+    declared = [one for one in dataclasses.fields(kind) if isinstance(one.metadata.get(_KEY), Option)]
+    return tuple(_named(one, hints[one.name]) for one in declared)
+
+
+def each(kind: type) -> Iterator[Option]:
+    """The options of a dataclass that have flags, or are arguments: a field that is a mapping has one for each entry."""
+    for option in of(kind):
+        yield from option.entries.values() or [option]
+
+
+def _named(one: dataclasses.Field[Any], hint: Any) -> Option:
+    declared: Option = one.metadata[_KEY]
+    key = declared.key or one.name.replace("_", "-")
+    required = one.default is MISSING and one.default_factory is MISSING
+    default = None if one.default is MISSING else one.default
+    known = replace(declared, name=one.name, key=key, default=default, required=required)
+    if declared.entries or declared.parse:
+        return known
+    is_union = get_origin(hint) in (Union, types.UnionType)
+    (kind,) = (kind for kind in get_args(hint) if kind is not types.NoneType) if is_union else (hint,)
+    if get_origin(kind) is Literal:
+        return replace(known, choices=declared.choices or get_args(kind))
+    origin = get_origin(kind)
+    repeated = isinstance(origin, type) and issubclass(origin, Sequence)
+    plain = get_args(kind)[0] if repeated else kind
+    if (plain, repeated) not in _TAKES:
+        raise TypeError(f"'{one.name}' is no option: nothing turns text into {hint}; give it a parse")
+    return replace(known, kind=plain, repeated=repeated)
+
+
+def keys(kind: type) -> dict[str, Option]:
+    """The options of a dataclass that a configuration may set, by their keys."""
+    return {option.key: option for option in of(kind) if option.in_config}
+
+
+def settings(kind: type, table: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Fields of a dataclass from a table of a configuration. Raises UsageError for a value that an option wouldn't take.
+
+    table: its keys are known to be among ``keys``, with _ for - or without.
+    """
+    known = {key.replace("-", "_"): option for key, option in keys(kind).items()}
+    options = {key: known[key.replace("-", "_")] for key in table}
+    return {options[key].name: options[key].of_setting(value, source) for key, value in table.items()}
+
+
+def check(asked: Any) -> None:
+    """Raise UsageError, naming the flag, where an object's options have values that they don't take."""
+    for option in of(type(asked)):
+        value = getattr(asked, option.name)
+        if value is None:
+            continue
+        if option.choices or option.kind in _NUMBERS:
+            option.refuse(value)
+        if option.check is not None:
+            option.check(value)
+
+
+def course_of(asked: Any) -> tuple[tuple[str, Any], ...]:
+    """Names and values of all fields on which the course of a run depends: options, and what no flag sets."""
+    return tuple((one.name, getattr(asked, one.name)) for one in dataclasses.fields(asked) if _changes_run(one))
+
+
+def _changes_run(one: dataclasses.Field[Any]) -> bool:
+    option = one.metadata.get(_KEY)
+    return bool(option.changes_run if option else one.metadata.get("changes_run", True))
+
+
+def document(asked: Any) -> dict[str, Any]:
+    """The options on which the course of a run depends, by the names of their fields, as JSON values."""
+    values = {option.name: getattr(asked, option.name) for option in of(type(asked)) if option.changes_run}
+    return {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in values.items()}
+
+
+def without_effect(asked: Any, *needs: str) -> list[str]:
+    """The flags of those options that need what doesn't run and were set to something else than by default."""
+    return [
+        option.flag for option in of(type(asked)) if option.needs in needs and getattr(asked, option.name) != option.default
+    ]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A closing for messages about an unknown word: the word that may have been meant, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, 1)
+    return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"

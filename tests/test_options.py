@@ -1,0 +1,283 @@
+"""An option is one field: what follows from it, and what each field promises."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import small_nets
+
+from mcuprune import options, pruning, request
+from mcuprune.cli import COMMANDS, main
+from mcuprune.errors import UsageError
+from mcuprune.options import Option, option
+from mcuprune.request import Request
+
+ROOT = Path(__file__).parents[1]
+#: Those that a configuration may set too.
+SETTABLE = [one for one in options.of(Request) if one.in_config]
+
+
+@pytest.fixture(autouse=True)
+def net(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    small_nets.save(small_nets.residual(), tmp_path / "net.onnx")
+
+
+def configure(text: str) -> None:
+    Path("mcuprune.toml").write_text(f"[prune]\n{text}\n")
+
+
+def asked(monkeypatch, *words: str) -> Any:
+    """The request that a command line comes to."""
+    requests = []
+
+    def prune(request, on_step):
+        requests.append(request)
+        raise UsageError("seen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pruning, "prune", prune)
+        assert main(["prune", "net.onnx", "--macs", "50%", *words]) == 2
+    (one,) = requests
+    return one
+
+
+# ----------------------------------------------------------------------------------------------- one field, and everywhere
+
+
+@dataclass(frozen=True)
+class Longer(Request):
+    """A request with one option more, which is said here and nowhere else."""
+
+    patience: int = option(
+        5, help="Epochs without a gain before training stops.", group="Training", metavar="EPOCHS", least=1, needs="training"
+    )
+
+
+@pytest.fixture
+def one_more(monkeypatch):
+    monkeypatch.setattr(request, "Request", Longer)
+    monkeypatch.delitem(sys.modules, "mcuprune.cli.prune", raising=False)
+
+
+def test_a_field_is_a_flag_with_its_help(one_more, monkeypatch, capsys):
+    assert main(["prune", "--help"]) == 0
+    headings = capsys.readouterr().out.split("\n\n")
+    (training,) = (part for part in headings if part.startswith("Training:"))
+    (line,) = (line for line in training.splitlines() if "--patience" in line)
+    assert line.split("  ")[1].strip() == "--patience EPOCHS"
+    assert "Epochs without a gain before training stops." in " ".join(training.split())
+    assert "[default: 5; from 1]" in " ".join(training.split())
+    assert asked(monkeypatch, "--patience", "7").patience == 7
+    assert asked(monkeypatch).patience == 5
+
+
+@pytest.mark.parametrize("words", [["--patience", "0"], ["--patience", "soon"], ["--patience=1.0"], ["--patience="]])
+def test_a_flag_takes_what_its_field_takes(one_more, words, capsys):
+    assert main(["prune", "net.onnx", "--macs", "50%", *words]) == 2
+    message = capsys.readouterr().err
+    assert "'--patience'" in message
+    assert message.endswith("is not a whole number from 1\n")
+
+
+def test_a_misspelt_flag_is_told_the_nearest(one_more, capsys):
+    assert main(["prune", "net.onnx", "--patienc", "3"]) == 2
+    assert "did you mean '--patience'?" in capsys.readouterr().err
+
+
+def test_a_field_is_a_key_of_the_configuration(one_more, monkeypatch, capsys):
+    configure("patience = 3")
+    assert asked(monkeypatch).patience == 3
+    assert asked(monkeypatch, "--patience", "4").patience == 4
+    capsys.readouterr()
+    for value in ("'soon'", "0", "2.5", "true"):
+        configure(f"patience = {value}")
+        assert main(["prune", "net.onnx", "--macs", "50%"]) == 2
+        message = capsys.readouterr().err
+        assert f"{Path.cwd()}/mcuprune.toml: prune: patience = " in message
+        assert message.endswith("is not a whole number from 1\n")
+    configure("patient = 3")
+    for command in ("prune", "profile", "check"):
+        assert main([command, "net.onnx"]) == 2
+        assert "prune: unknown key 'patient'; did you mean 'patience'?" in capsys.readouterr().err
+
+
+def test_a_field_is_part_of_the_fingerprint_and_of_the_report(one_more, monkeypatch):
+    first = asked(monkeypatch)
+    assert pruning._fingerprint(first, None) == pruning._fingerprint(first, None)
+    assert pruning._fingerprint(first, None) != pruning._fingerprint(replace(first, patience=6), None)
+    flags = ["--no-train", "--float", "--report", "told", "--patience", "9", "-q"]
+    assert main(["prune", "net.onnx", "--macs", "50%", *flags]) == 0
+    report = json.loads(Path("told/report.json").read_text())
+    assert report["options"]["patience"] == 9
+    assert "| `patience` | 9 |" in Path("told/report.md").read_text()
+    assert report["notes"][-1] == "no effect without training: --patience"
+
+
+def test_a_field_is_a_line_of_the_reference(one_more, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mcuprune.cli.reference", raising=False)
+    page = import_module("mcuprune.cli.reference").reference()
+    prune = page[page.index("## mcuprune prune") : page.index("## mcuprune verify")]
+    assert (
+        "| `--patience` | `5` | `EPOCHS` from 1 | `patience` | Epochs without a gain before training stops. |"
+        in prune.splitlines()
+    )
+
+
+def test_a_field_is_checked_for_python_too(one_more, monkeypatch):
+    with pytest.raises(UsageError, match="'--patience': 0 is not a whole number from 1"):
+        pruning.prune(replace(asked(monkeypatch), patience=0))
+
+
+# -------------------------------------------------------------------------------------------------- every option of a prune
+
+
+def another(one: Option) -> Any:
+    """A value that the option takes and doesn't have by default."""
+    if one.choices:
+        return one.choices[-1] if one.choices[-1] != one.default else one.choices[0]
+    if one.kind is bool:
+        return one.default is False or (one.both_ways and one.default is None)
+    if one.repeated:
+        return ("stem", "c1")
+    texts = {"device": "cpu", "augment": "flip", "data": "digits", "optimizer": "sgd", "method": "uniform"}
+    shares = {"prune_start": 0.125, "prune_stop": 0.5}
+    return {int: 4, float: shares.get(one.name, 0.25), str: texts.get(one.name, "elsewhere")}[one.kind]
+
+
+def as_words(one: Option, value: Any) -> list[str]:
+    if one.kind is bool:
+        return [f"--no-{one.key}" if one.both_ways and not value else one.flag]
+    return [word for item in (value if one.repeated else [value]) for word in (one.flag, str(item))]
+
+
+def as_toml(one: Option, value: Any) -> str:
+    return f"{one.key} = {json.dumps(value != one.switches_off if one.kind is bool else value)}"
+
+
+@pytest.mark.parametrize("one", SETTABLE, ids=lambda one: one.key)
+def test_a_flag_and_a_key_come_to_the_same(one, monkeypatch):
+    value = another(one)
+    assert value != one.default
+    by_flag = asked(monkeypatch, *as_words(one, value))
+    configure(as_toml(one, value))
+    by_key = asked(monkeypatch)
+    assert getattr(by_flag, one.name) == getattr(by_key, one.name) == value
+    assert type(getattr(by_flag, one.name)) is type(getattr(by_key, one.name))
+    assert by_flag == replace(by_key, configuration=None)
+
+
+def test_a_whole_number_in_the_configuration_is_a_number(monkeypatch):
+    """So that the same run is the same, whichever way it was asked for."""
+    configure("lr = 1")
+    by_key = asked(monkeypatch)
+    Path("mcuprune.toml").unlink()
+    assert pruning._fingerprint(by_key, None) == pruning._fingerprint(asked(monkeypatch, "--lr", "1"), None)
+
+
+@pytest.mark.parametrize("one", options.of(Request), ids=lambda one: one.key)
+def test_the_fingerprint_changes_with_all_that_changes_a_run(one):
+    usual = Request("net.onnx", {}, "o.onnx")
+    changed = replace(usual, **{one.name: another(one)})
+    same = pruning._fingerprint(usual, None) == pruning._fingerprint(changed, None)
+    assert same == (one.name in ("output", "report", "resume"))
+
+
+def test_what_no_flag_sets_is_part_of_the_fingerprint_unless_it_says_otherwise():
+    usual = Request("net.onnx", {}, "o.onnx")
+    for change in ({"sram_model": "tflm"}, {"outputs": ("y",)}, {"input_shapes": {"x": (1, 3, 8, 8)}}):
+        assert pruning._fingerprint(usual, None) != pruning._fingerprint(replace(usual, **change), None)
+    assert pruning._fingerprint(usual, None) == pruning._fingerprint(replace(usual, configuration="mcuprune.toml"), None)
+
+
+@pytest.mark.parametrize("text", ["３", "1_0", "1e3", " 3", "3 ", "0x3", "", "9" * 40])
+def test_a_count_is_typed_in_plain_digits(text, capsys):
+    assert main(["prune", "net.onnx", "--macs", "50%", f"--epochs={text}"]) == 2
+    assert "'--epochs'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0.１", "1_0.0", "fast", ""])
+def test_a_number_is_typed_in_plain_digits(text, capsys):
+    assert main(["prune", "net.onnx", "--macs", "50%", f"--weight-decay={text}"]) == 2
+    assert "is not a number from 0 to below 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "value"), [(["--lr", "1e-3"], 1e-3), (["--lr=.5"], 0.5), (["--lr", "+2"], 2.0)])
+def test_numbers_may_have_an_exponent_and_a_sign(words, value, monkeypatch):
+    assert asked(monkeypatch, *words).lr == value
+
+
+def test_the_last_of_a_flag_counts_and_a_repeatable_one_gathers(monkeypatch):
+    last = asked(monkeypatch, "--epochs", "2", "--keep", "stem", "--distill", "--epochs=3", "--keep=c1", "--no-distill")
+    assert (last.epochs, last.keep, last.distill) == (3, ("stem", "c1"), False)
+
+
+# ------------------------------------------------------------------------------------------------------------- the fields
+
+
+@dataclass(frozen=True)
+class Kinds:
+    word: str = option("a", help="")
+    words: Sequence[str] = option((), help="")
+    maybe: float | None = option(None, help="")
+    one_of: Literal["x", "y"] | None = option(None, help="")
+    share: Fraction = option(Fraction(1), help="", parse=Fraction)
+    off: bool = option(True, help="", key="no-off")
+    hidden: int = field(default=3)
+
+
+def test_a_field_says_its_name_type_and_default_itself():
+    known = {one.name: one for one in options.of(Kinds)}
+    assert list(known) == ["word", "words", "maybe", "one_of", "share", "off"]
+    assert [(one.kind, one.repeated) for one in known.values()][:3] == [(str, False), (str, True), (float, False)]
+    assert known["one_of"].choices == ("x", "y")
+    assert known["one_of"].flag == "--one-of"
+    assert known["off"].switches_off
+    assert known["off"].of_words(True) is False
+    assert known["off"].of_setting(False, "here") is True
+
+
+def test_a_type_that_no_text_can_mean_is_refused():
+    @dataclass(frozen=True)
+    class Odd:
+        shapes: dict[str, int] = option(None, help="")
+
+    with pytest.raises(TypeError, match="give it a parse"):
+        options.of(Odd)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_all_its_options_under_their_headings(command, capsys):
+    reads = getattr(import_module(f"mcuprune.cli.{command}"), command).reads
+    assert main([command, "--help"]) == 0
+    sections = {part.split(":\n")[0]: " ".join(part.split()) for part in capsys.readouterr().out.split("\n\n")}
+    for one in (one for kind in reads for one in options.each(kind)):
+        section = sections["Arguments" if one.positional else one.group]
+        assert one.help
+        assert one.help.replace(" ", "") in section.replace(" ", "")  # a long word may be parted at its hyphen
+        assert (one.metavar if one.positional else one.flag) in section
+
+
+def test_the_parser_is_asked_by_its_public_names_alone():
+    """A release that renames what is its own must not stop a command."""
+    private = [
+        f"{path.name}:{node.lineno} {ast.unparse(node)}"
+        for path in sorted((ROOT / "mcuprune" / "cli").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and node.attr not in ("__name__", "__doc__", "__init__", "__signature__", "__annotations__")
+        and ast.unparse(node.value) != "self"
+    ]
+    assert not private
