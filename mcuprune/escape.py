@@ -20,6 +20,11 @@ def plain(text: str) -> str:
     return f"{shown[:start]}\\x3a{shown[start + 1 :]}" if shown.startswith("::", start) else shown
 
 
+def lines(text: str) -> str:
+    """Several lines, each as ``plain`` shows it."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 #: What ends a code span or a cell, or means something in HTML, which markdown passes on.
 _OUT_OF_CODE = frozenset("`|\\<>&[]")
 #: What markdown gives a meaning in running text, at the begin of a line or inside; ``@`` calls people on GitHub.

@@ -27,6 +27,8 @@ from mcuprune.tflite import Converted
 from mcuprune.units import Limit
 
 Array = np.ndarray[Any, Any]
+#: What ``prune`` notes of a network that fits, which says nothing here.
+_NOTHING_CUT = "nothing had to be cut"
 #: Relative file name -> content.
 Files = Mapping[str, bytes]
 
@@ -93,6 +95,29 @@ def export(request: Request) -> Exported:
     return Exported(request, files, sum(map(len, written.values())), _arena(net, request), notes)
 
 
+def document(exported: Exported) -> dict[str, Any]:
+    """What was written, as JSON; sizes in bytes."""
+    return {
+        "format": 1,
+        "command": "export",
+        "ok": True,
+        "path": exported.request.model,
+        "files": list(exported.files),
+        "bytes": exported.bytes,
+        "arena": dict(exported.arena),
+        "notes": list(exported.notes),
+    }
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """The document for people."""
+    lines = [f"{document['path']} -> {file}" for file in document["files"]]
+    lines.append(f"{document['bytes']:>10,} bytes written")
+    titles = {"tflm": "of arena in TensorFlow Lite Micro (32-bit, CMSIS-NN)", "c": "of RAM in generated C, beside its stack"}
+    lines += [f"{size:>10,} bytes {titles[runtime]}" for runtime, size in document["arena"].items()]
+    return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]) + "\n"
+
+
 def is_quantized(net: Network) -> bool:
     """Whether the network holds quantisers, so that its integers are written as they are."""
     return any(node.op == "QuantizeLinear" for node in net.nodes)
@@ -124,11 +149,12 @@ def _quantized(request: Request, net: Network) -> tuple[Network, tuple[str, ...]
         )
     try:
         from mcuprune import pruning
+        from mcuprune.request import Request as Asked
     except ModuleNotFoundError as error:
         raise MissingExtra(f"quantising needs {error.name}; install it with pip install 'mcuprune[prune]'") from None
     with tempfile.TemporaryDirectory() as folder:
         written = str(Path(folder) / "int8.onnx")
-        asked = pruning.Request(
+        asked = Asked(
             model=request.model,
             limits={"sram": Limit(Fraction(1), relative=True)},
             output=written,
@@ -139,7 +165,9 @@ def _quantized(request: Request, net: Network) -> tuple[Network, tuple[str, ...]
             outputs=request.outputs,
         )
         result = pruning.prune(asked)
-        return network.load(written, input_shapes=request.input_shapes, accept=ops.accept(request.model)), result.notes
+        return network.load(written, input_shapes=request.input_shapes, accept=ops.accept(request.model)), tuple(
+            note for note in result.notes if not note.startswith(_NOTHING_CUT)
+        )
 
 
 def _arena(net: Network, request: Request) -> dict[str, int]:

@@ -18,7 +18,8 @@ def reference() -> str:
     lines = [
         "# Commands and their options",
         "",
-        "`mcuprune COMMAND --help` says the same. A key sets an option in `mcuprune.toml`, under `[prune]`; a flag goes before it.",
+        "`mcuprune COMMAND --help` says the same. A key sets an option in `mcuprune.toml`, under `[prune]`; a flag goes",
+        "before it.",
     ]
     for name in COMMANDS:
         function = getattr(import_module(f"mcuprune.cli.{name}"), name)
