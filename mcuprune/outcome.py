@@ -87,7 +87,7 @@ def step_document(step: Step) -> dict[str, Any]:
         "epoch": round(step.epoch, 3),
         "phase": step.phase,
         "loss": round(step.loss, 5),
-        **{name: getattr(step, name) for name in RESOURCES},
+        **{name: step.costs[name] for name in RESOURCES},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
     }
 
