@@ -222,7 +222,7 @@ NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, as with N
 
 _Word = TypeVar("_Word", bound=str)
 #: What ``--sort`` takes.
-_ORDERS = ("graph", *RESOURCES)
+_ORDERS = ("graph", *resources.columns())
 
 
 def _with_limits(command: Callable[..., int]) -> Callable[..., int]:
@@ -241,7 +241,7 @@ def _with_limits(command: Callable[..., int]) -> Callable[..., int]:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[str | None, typer.Option(f"--{name}", metavar=_METAVAR[r.unit], help=f"Limit: {r.meaning}.")],
+            annotation=Annotated[str | None, typer.Option(f"--{name}", metavar=r.metavar, help=f"Limit: {r.meaning}.")],
         )
         for name, r in RESOURCES.items()
     ]
@@ -251,9 +251,6 @@ def _with_limits(command: Callable[..., int]) -> Callable[..., int]:
     parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del parsed.__wrapped__
     return parsed
-
-
-_METAVAR = {"bytes": "SIZE|%", "count": "COUNT|%"}
 
 
 def _limit(name: str, text: str) -> units.Limit:

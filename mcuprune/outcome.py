@@ -18,8 +18,6 @@ from mcuprune.task import Step
 
 #: Format 1, 2026: the first.
 FORMAT = 1
-#: Where a profile's memory has what SRAM means under a model other than the plain peak.
-_SRAM = {"tflm": "arena_tflm", "max-in-out": "max_in_out"}
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -157,8 +155,8 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
         limit = found["limits"].get(name)
         rows.append(
             [
-                f"{resource.title} ({found['sram_model']})"
-                if name == "sram" and found["sram_model"] in _SRAM
+                f"{resource.title} ({found[f'{name}_model']})"
+                if resource.under(found.get(f"{name}_model")) is not resource
                 else resource.title,
                 units.show(before, resource.unit),
                 units.show(after, resource.unit),
@@ -177,9 +175,9 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
 
 def _used(found: Mapping[str, Any], when: str, resource: str) -> int:
     """What a limit of this resource is held against: for SRAM, what was asked for."""
-    if resource == "sram" and found["sram_model"] in _SRAM:
-        return int(found[when]["memory"][_SRAM[found["sram_model"]]])
-    return int(found[when]["total"][resource])
+    limited = RESOURCES[resource].under(found.get(f"{resource}_model"))
+    part, key = limited.place or ("total", limited.name)
+    return int(found[when][part][key])
 
 
 def _remarks(found: Mapping[str, Any]) -> list[str]:
