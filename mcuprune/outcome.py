@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from mcuprune import __version__, escape, report, units
+from mcuprune import __version__, escape, places, report, units
+from mcuprune.notebook import draws
 from mcuprune.pruning import Result, Training
 from mcuprune.resources import RESOURCES
 from mcuprune.task import Step
@@ -95,6 +97,14 @@ def write(found: Mapping[str, Any]) -> str:
     return report.dumped(found)
 
 
+def save(found: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path]:
+    """Write ``report.json`` and ``report.md``; returns their paths. Raises OutputError."""
+    json, readable = Path(folder) / "report.json", Path(folder) / "report.md"
+    places.write_bytes(write(found).encode(), json)
+    places.write_bytes(markdown(found).encode(), readable)
+    return json, readable
+
+
 def text(found: Mapping[str, Any]) -> str:
     """The table that ends a run."""
     paths = (escape.plain(found[when]["path"]) for when in ("before", "after"))
@@ -145,6 +155,17 @@ def markdown(found: Mapping[str, Any]) -> str:
             ],
         )
     return "\n".join(lines) + "\n"
+
+
+@draws(Result)
+def html(result: Result) -> str:
+    """What a notebook shows of a result: the table that ends a run, the remarks, and memory over the schedule."""
+    found = document(result)
+    head, *rows = _table(found)
+    state = "fits" if result.ok else "does not fit"
+    remarks = "".join(f"<li>{escape.markup(remark)}</li>" for remark in _remarks(found))
+    table = report.html_table(head, "<>>>>>", rows)
+    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n"
 
 
 def _table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -204,4 +225,4 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-__all__: Sequence[str] = ("document", "markdown", "step_document", "text", "write")
+__all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

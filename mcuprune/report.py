@@ -545,7 +545,7 @@ def _summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
         row = [title, show(used, resource.unit)]
         if limits:
             limit = limits.limits.get(key)
-            row += ["", ""] if limit is None else [show(limit, resource.unit), _in_words(used, limit, resource.unit)]
+            row += ["", ""] if limit is None else [show(limit, resource.unit), in_words(used, limit, resource.unit)]
         if old:
             now, before = answer.profile.total[key], old.total[key]
             row += [show(before, resource.unit), _signed(now - before, resource.unit)]
@@ -557,7 +557,8 @@ def _summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
     return head, ["<", *[">"] * (len(head) - 1)], rows
 
 
-def _in_words(used: int, limit: int, unit: Unit) -> str:
+def in_words(used: int, limit: int, unit: Unit) -> str:
+    """The verdict of one limit; exact where a rounded number would hide that it is exceeded."""
     if used <= limit:
         return "fits"
     hidden = show(used, unit) == show(limit, unit)
@@ -635,22 +636,26 @@ def html(report: Report) -> str:
         "td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}"
         "tr:last-child td{font-weight:600}"
     )
-    body = "".join(
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mcuprune {report.command}</title>'
+        f"<style>{style}</style></head><body>\n{html_body(report)}</body></html>\n"
+    )
+
+
+def html_body(report: Report) -> str:
+    """What the page shows, for a page of somebody else's."""
+    return "".join(
         f"<h2>{escape.markup(answer.path)}: no answer</h2>\n<p>{escape.markup(answer.message)}</p>\n"
         if isinstance(answer, Refused)
         else _html(answer, report)
         for answer in report.answers
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mcuprune {report.command}</title>'
-        f"<style>{style}</style></head><body>\n{body}</body></html>\n"
     )
 
 
 def _html(answer: Answer, report: Report) -> str:
     profile, memory = answer.profile, answer.profile.memory
     state = "" if report.command == "profile" else ": fits" if answer.ok else ": does not fit"
-    parts = [f"<h2>{escape.markup(profile.path)}{state}</h2>", _html_table(*_summary(answer))]
+    parts = [f"<h2>{escape.markup(profile.path)}{state}</h2>", html_table(*_summary(answer))]
     if memory.peak_node is not None:
         alive = ", ".join(f"{escape.markup(name)} {_kib(size)}" for name, size in memory.peak_tensors)
         said = (
@@ -662,14 +667,16 @@ def _html(answer: Answer, report: Report) -> str:
         parts.append(f"<figure>{svg(profile, limit=_sram_limit(answer))}</figure>")
     if hint(answer):
         parts.append(f"<pre>{escape.markup(hint(answer))}</pre>")
-    parts.append(_html_table(*_cells(table(answer, report.view), report.view, str)))
+    parts.append(html_table(*_cells(table(answer, report.view), report.view, str)))
     if report.view.groups:
         rows = [[str(len(g)), g.name, g.why or ""] for g in profile.groups]
-        parts.append(_html_table(["channels", "group", "frozen because"], [">", "<", "<"], rows))
+        parts.append(html_table(["channels", "group", "frozen because"], [">", "<", "<"], rows))
     return "\n".join(parts) + "\n"
 
 
-def _html_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML; ``sides`` has ``<`` or ``>`` for each column, cells are escaped here."""
+
     def line(cells: Sequence[str], tag: str) -> str:
         kinds = [f'{tag} class="n"' if side == ">" else tag for side in sides]
         return "<tr>" + "".join(f"<{kind}>{escape.markup(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True)) + "</tr>"

@@ -26,6 +26,7 @@ from mcuprune.deploy.program import Copy
 from mcuprune.errors import BudgetError
 from mcuprune.fusion import Buffers, buffers, channel_axis, elements, folded_into, is_bias
 from mcuprune.network import Network, Node, Shape
+from mcuprune.notebook import Drawn
 from mcuprune.ops import OPS, Dim, Quantization
 from mcuprune.units import Limit, Unit
 
@@ -222,7 +223,7 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Drawn):
     """What a network costs and where. ``total`` has sram, flash, macs and params; rows sum to it (sram: their maximum).
 
     alternatives: by name, the resources that a limit may be held against instead (``Resource.models``).
@@ -821,7 +822,7 @@ def columns() -> dict[str, Resource]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Drawn):
     """Used and limit of every limited resource, in base units. Limits are inclusive."""
 
     used: Mapping[str, int]
@@ -829,6 +830,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
+        """Whether every limit holds."""
         return not self.excess
 
     @property

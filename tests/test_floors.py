@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 
 #: From the ground up. Modules of one floor don't import each other; a package is one module.
 FLOORS = (
-    ("errors", "names", "escape"),
+    ("errors", "names", "escape", "notebook"),
     ("units", "qlinear", "places", "external", "console", "greedy", "branches", "lowering", "intake"),
     ("tails",),
     ("network", "memory"),
@@ -32,7 +32,8 @@ FLOORS = (
     ("methods",),
     ("pruning", "verify"),
     ("report", "config"),
-    ("outcome",),
+    ("outcome", "drawings"),
+    ("face",),
     ("cli",),
     ("__main__",),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -49,10 +48,9 @@ def stored_weights(path: str) -> int:
 
 
 @pytest.fixture
-def two_more(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RESOURCES, WEIGHTS.name, WEIGHTS)
     monkeypatch.setitem(RESOURCES, PARAMS.name, PARAMS)
-    yield
 
 
 def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
