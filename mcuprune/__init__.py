@@ -92,13 +92,15 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, "__version__"])
 
 
-def __getattr__(name: str) -> Any:
-    """Import what a public name needs, once. Raises AttributeError for any other name."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'mcuprune' has no attribute {name!r}")
-    found = getattr(import_module(f"mcuprune.{_HOME_OF[name]}"), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # for a type checker it would be every name that there isn't
+
+    def __getattr__(name: str) -> Any:
+        """Import what a public name needs, once. Raises AttributeError for any other name."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'mcuprune' has no attribute {name!r}")
+        found = getattr(import_module(f"mcuprune.{_HOME_OF[name]}"), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:
