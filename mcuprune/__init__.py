@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mcuprune.channels import Group as Group
+    from mcuprune.data import Arrays as Arrays
+    from mcuprune.data import Dataset as Dataset
     from mcuprune.errors import BudgetError as BudgetError
     from mcuprune.errors import DataError as DataError
     from mcuprune.errors import McupruneError as McupruneError
@@ -32,10 +34,8 @@ if TYPE_CHECKING:
     from mcuprune.errors import OutputError as OutputError
     from mcuprune.errors import UnsupportedOperator as UnsupportedOperator
     from mcuprune.errors import UsageError as UsageError
-    from mcuprune.face import Arrays as Arrays
     from mcuprune.face import Budget as Budget
     from mcuprune.face import Callback as Callback
-    from mcuprune.face import Dataset as Dataset
     from mcuprune.face import Groups as Groups
     from mcuprune.face import check as check
     from mcuprune.face import export as export
@@ -56,6 +56,7 @@ __version__ = "0.1.0"
 #: Module -> the names that the package takes from it.
 _HOMES = {
     "channels": ("Group",),
+    "data": ("Arrays", "Dataset"),
     "errors": (
         "BudgetError",
         "DataError",
@@ -67,10 +68,8 @@ _HOMES = {
         "UsageError",
     ),
     "face": (
-        "Arrays",
         "Budget",
         "Callback",
-        "Dataset",
         "Groups",
         "check",
         "export",

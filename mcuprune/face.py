@@ -8,7 +8,6 @@ quantises or runs a network.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -17,24 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from mcuprune import config, network, ops, places, resources, units
 from mcuprune.config import Wanted
-from mcuprune.data import Arrays, Dataset, Given
 from mcuprune.drawings import Groups
 from mcuprune.errors import MissingExtra, UsageError
 from mcuprune.network import Network
 from mcuprune.places import Output, Source
 from mcuprune.resources import RESOURCES, Profile, SramModel, Verdict
 from mcuprune.runtimes import board_budget
-from mcuprune.task import Step
 
 if TYPE_CHECKING:
+    from mcuprune.data import Given
     from mcuprune.pruning import Request, Result
+    from mcuprune.task import Step
     from mcuprune.verify import Verification
 
 __all__ = [
-    "Arrays",
     "Budget",
     "Callback",
-    "Dataset",
     "Groups",
     "check",
     "export",
@@ -287,6 +284,8 @@ def _file(output: str | os.PathLike[str] | None, name: str) -> Iterator[str]:
     if output is not None:
         yield os.fspath(output)
         return
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="mcuprune-") as folder:
         yield os.path.join(folder, name)
 
