@@ -94,7 +94,7 @@ def groups(net: Net) -> Groups:
     return Groups(profile(net).groups)
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Budget:
     """Limits on what a network may cost, inclusive; resources that it doesn't name are free.
 
@@ -117,6 +117,14 @@ class Budget:
         own = {name: _limit(name, value) for name, value in limits.items()}
         object.__setattr__(self, "limits", {**(board_budget(board) if board is not None else {}), **own})
         object.__setattr__(self, "board", board)
+
+    def __repr__(self) -> str:
+        shown = {
+            name: f"'{float(limit.value * 100):.15g}%'" if limit.relative else f"{int(limit.value)}"
+            for name, limit in self.limits.items()
+        }
+        words = [f"{name}={limit}" for name, limit in shown.items()] + ([f"board={self.board!r}"] if self.board else [])
+        return f"Budget({', '.join(words)})"
 
     def sram_model(self, asked: SramModel | None = None) -> SramModel:
         """What the limit of SRAM is held against: what was asked for; on a board, what its runtime needs; else the peak."""
@@ -231,7 +239,8 @@ def prune(
             if step.accuracy is not None:
                 watcher.on_epoch(step)
 
-    with _file(output, "pruned.onnx") as path:
+    name = f"{Path(net.path if isinstance(net, Network) else net).stem}-pruned.onnx"
+    with _file(output, name) as path:
         request = pruning.Request(
             model=net.path if isinstance(net, Network) else os.fspath(net),
             limits=limits.limits,
@@ -245,6 +254,9 @@ def prune(
         result: Result = pruning.prune(request, on_step, net=net if isinstance(net, Network) else None, data_set=spec)
         if request.report is not None:
             outcome.save(outcome.document(result), request.report)
+    if output is None:  # the folder is gone: only the name is left to tell
+        after, written = replace(result.after, path=name), replace(result.network, path=name)
+        result = replace(result, after=after, network=written, request=replace(result.request, output=name))
     for watcher in watchers:
         watcher.on_end(result)
     return result

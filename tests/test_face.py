@@ -151,6 +151,12 @@ def test_what_is_no_budget_is_refused_with_what_would_be() -> None:
         mcuprune.check(RESNET, {"flash": "0.0001%"})
 
 
+@pytest.mark.parametrize("given", [{"sram": "64KB", "macs": "12.5%"}, {"board": "nucleo-f767zi"}, {"flash": 3}, {}], ids=str)
+def test_the_text_of_a_budget_makes_it_again(given: dict[str, Any]) -> None:
+    budget = mcuprune.Budget(**given)
+    assert eval(repr(budget), {"Budget": mcuprune.Budget}) == budget
+
+
 def test_on_a_board_the_arena_has_to_fit_unless_something_else_is_asked_for() -> None:
     budget, cost = mcuprune.Budget(board="nucleo-f767zi", flash="1KB"), mcuprune.profile(RESNET)
     assert budget.limits_of(RESNET)["flash"] == 1024
@@ -233,6 +239,7 @@ def test_callbacks_see_steps_epochs_and_the_end_and_nothing_is_left(
     assert seen.steps == lines
     assert all(step in seen.steps for step in seen.epochs)
     assert seen.ends == [result]
+    assert result.network.path == result.after.path == result.request.output == "built-pruned.onnx"
     assert dict(seen.epochs[-1].costs) == {name: result.after.total[name] for name in RESOURCES}
 
 
