@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcuprune import config, network, ops, places, resources, units
+from mcuprune.channels import label
 from mcuprune.config import Wanted
 from mcuprune.drawings import Groups
 from mcuprune.errors import MissingExtra, UsageError
@@ -91,7 +92,7 @@ def groups(net: Net) -> Groups:
     >>> [len(group) for group in found.removable]
     [16, 16, 32, 32, 64, 64]
     """
-    return Groups(profile(net).groups)
+    return Groups(resources.in_order(label(_read(net))))
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -153,12 +154,15 @@ def check(net: Net | Profile, budget: Budget | Mapping[str, LimitLike], *, sram_
 
     sram_model: what a limit of SRAM is held against: the ``peak`` of activations, ``tflm``'s arena, or ``max-in-out``; by
     default the peak, and with a board the arena.
+    Raises UsageError for a budget without any limit, which would hold whatever a network costs.
 
     >>> verdict = check("models/resnet8_digits.onnx", Budget(sram="12KB", flash="64KB"))
     >>> verdict.ok, verdict.excess
     (False, {'flash': 14304})
     """
     limits = _budget(budget)
+    if not limits.limits:
+        raise UsageError("check: the budget has no limit; name one, as in Budget(sram='64KB')")
     measured = _measured(net)
     used = measured.used(limits.sram_model(sram_model))
     return resources.budget(limits.limits, used).check(used)

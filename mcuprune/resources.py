@@ -53,6 +53,7 @@ __all__ = [
     "buffers",
     "columns",
     "costs",
+    "in_order",
     "is_bias",
     "least",
     "profile",
@@ -287,7 +288,6 @@ def profile(net: Network) -> Profile:
     )
     layers = _layers(net, {moment.node: moment.bytes for moment in timeline})
     worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
-    position = {node.name: index for index, node in enumerate(net.nodes)}
     program = runtimes.program(net)
     measured = Measured(
         network=net,
@@ -316,12 +316,17 @@ def profile(net: Network) -> Profile:
         outputs=tuple((name, net.shapes[name]) for name in net.outputs),
         total={name: resource.measure(measured) for name, resource in totals().items()},
         memory=measured.memory,
-        groups=tuple(
-            sorted((*found.groups, *found.frozen), key=lambda group: min((position[node] for node in group.nodes), default=0))
-        ),
+        groups=in_order(found),
         layers=layers,
         alternatives={name: resource.measure(measured) for name, resource in others.items()},
     )
+
+
+def in_order(channels: Channels) -> tuple[Group, ...]:
+    """All groups, those that can't be cut too, in the order of the nodes that bear their channels."""
+    position = {node.name: index for index, node in enumerate(channels.network.nodes)}
+    found = (*channels.groups, *channels.frozen)
+    return tuple(sorted(found, key=lambda group: min((position[node] for node in group.nodes), default=0)))
 
 
 def _layers(net: Network, live: Mapping[str, int]) -> tuple[Layer, ...]:

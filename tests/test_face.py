@@ -147,6 +147,8 @@ def test_what_is_no_budget_is_refused_with_what_would_be() -> None:
     ):
         with pytest.raises(mcuprune.UsageError, match=said):
             mcuprune.Budget(**wrong)
+    with pytest.raises(mcuprune.UsageError, match="no limit"):
+        mcuprune.check(RESNET, {})
     with pytest.raises(mcuprune.BudgetError, match="comes to 0"):
         mcuprune.check(RESNET, {"flash": "0.0001%"})
 
