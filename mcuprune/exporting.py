@@ -63,8 +63,10 @@ class Exported:
     notes: tuple[str, ...]
 
 
-def export(request: Request) -> Exported:
+def export(request: Request, *, net: Network | None = None, data_set: datasets.Given | None = None) -> Exported:
     """Write what ``request`` asks for, each file whole or not at all.
+
+    net: a network in memory, in place of the file ``request.model``. data_set: data in memory, in place of ``request.data``.
 
     Raises UsageError for a suffix or kind that is unknown and for a float model without data, UnsupportedOperator for a node
     that the target has no kernel for, and what loading, data and writing raise.
@@ -72,12 +74,13 @@ def export(request: Request) -> Exported:
     _check(request)
     read = sources(request)
     places.distinct(planned(request), read)
-    net = network.load(
-        request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
-    )
+    if net is None:
+        net = network.load(
+            request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
+        )
     notes: tuple[str, ...] = ()
     if not is_quantized(net):
-        net, notes = _quantized(request, net)
+        net, notes = _quantized(request, net, data_set)
     written: dict[Path, bytes] = {}
     if request.output is not None:
         place = Path(request.output)
@@ -85,7 +88,7 @@ def export(request: Request) -> Exported:
         written |= {place.parent / name: content for name, content in made.items()}
     if request.project is not None:
         kind, folder = request.project
-        made = _project(kind, net, request)
+        made = _project(kind, net, request, data_set)
         written |= {Path(folder) / name: content for name, content in made.items()}
     places.distinct([Output("--project", str(place)) for place in written], read)
     for place, content in written.items():
@@ -140,9 +143,9 @@ def _check(request: Request) -> None:
         raise UsageError(f"--project {request.project[0]}: unknown; choose one of {', '.join(PROJECTS)}")
 
 
-def _quantized(request: Request, net: Network) -> tuple[Network, tuple[str, ...]]:
+def _quantized(request: Request, net: Network, data_set: datasets.Given | None) -> tuple[Network, tuple[str, ...]]:
     """The int8 network of a float model, as ``prune`` would write it were nothing to cut."""
-    if request.data is None and datasets.named(net.metadata) is None:
+    if request.data is None and data_set is None and datasets.named(net.metadata) is None:
         raise UsageError(
             f"{request.model}: is a float model, and int8 ranges are measured on data: add --data NAME, --data FILE.npz or "
             "--data module:function"
@@ -158,16 +161,12 @@ def _quantized(request: Request, net: Network) -> tuple[Network, tuple[str, ...]
             model=request.model,
             limits={"sram": Limit(Fraction(1), relative=True)},
             output=written,
-            data=request.data or datasets.named(net.metadata),
+            data=None if data_set is not None else request.data or datasets.named(net.metadata),
             train=False,
             seed=request.seed,
-            input_shapes=request.input_shapes,
-            outputs=request.outputs,
         )
-        result = pruning.prune(asked)
-        return network.load(written, input_shapes=request.input_shapes, accept=ops.accept(request.model)), tuple(
-            note for note in result.notes if not note.startswith(_NOTHING_CUT)
-        )
+        result = pruning.prune(asked, net=net, data_set=data_set)
+        return result.network, tuple(note for note in result.notes if not note.startswith(_NOTHING_CUT))
 
 
 def _arena(net: Network, request: Request) -> dict[str, int]:
@@ -272,12 +271,12 @@ EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
 # -------------------------------------------------------------------------------------------------------------- projects
 
 
-def _project(kind: str, net: Network, request: Request) -> Files:
+def _project(kind: str, net: Network, request: Request, data_set: datasets.Given | None) -> Files:
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
     name = c.identifier(Path(request.model).stem)
     source = c.generate(converted.program, name)
-    example, where, label = _example(net, request)
+    example, where, label = _example(net, request, data_set)
     if runners.compiler() is None:
         raise MissingExtra("a project stores what its C answers, and no C compiler was found here (cc, gcc or clang)")
     ran = runners.run("c", converted, [example], request.model, limit=0)
@@ -287,16 +286,16 @@ def _project(kind: str, net: Network, request: Request) -> Files:
     return {path: text.encode() for path, text in project(kind, contents).items()}
 
 
-def _example(net: Network, request: Request) -> tuple[dict[str, Array], str, int | None]:
+def _example(net: Network, request: Request, data_set: datasets.Given | None) -> tuple[dict[str, Array], str, int | None]:
     """One input for each of the network's, where it comes from, and its class where that is known."""
-    spec = request.data or datasets.named(net.metadata)
+    spec: datasets.Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
     if spec is not None and len(net.inputs) == 1:
         shape, classes = net.shapes[net.inputs[0]], int(np.prod(net.shapes[net.outputs[0]][1:]))
         try:
             found = datasets.load(spec, input_shape=shape[1:], n_classes=classes, seed=request.seed)
-            return {net.inputs[0]: found.test.x[:1]}, f"the test set of {spec}", int(found.test.y[0])
+            return {net.inputs[0]: found.test.x[:1]}, f"the test set of {found.name}", int(found.test.y[0])
         except DataError:
-            if request.data is not None:
+            if request.data is not None or data_set is not None:
                 raise
     draw = np.random.default_rng(request.seed)
     return {name: draw.standard_normal(net.shapes[name]).astype(np.float32) for name in net.inputs}, "random numbers", None

@@ -34,6 +34,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, TensorShape
 from mcuprune import branches, external, intake, lowering, qlinear, tails
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.names import Names
+from mcuprune.notebook import Drawn
 from mcuprune.places import write_bytes
 
 Shape = tuple[int, ...]
@@ -113,7 +114,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(Drawn):
     """A feed-forward graph with static shapes at batch 1, nodes in a topological order (the file's, where it is one).
 
     constants: every tensor that is known before the network runs, weights included, as the numbers it computes with.

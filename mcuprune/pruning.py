@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import ModelProto
 
-from mcuprune import __version__, evaluate, export, external, feeding, folding, network, ops, options, places, resources, widths
+from mcuprune import __version__, evaluate, external, feeding, folding, network, ops, options, places, resources, widths
 from mcuprune import data as datasets
 from mcuprune.canonical import canonical, stored_ranges
 from mcuprune.channels import Channels, label
@@ -27,7 +27,9 @@ from mcuprune.checkpoint import Checkpoint, Saved
 from mcuprune.checkpoint import check as check_checkpoint
 from mcuprune.data import Data
 from mcuprune.errors import BudgetError, DataError, MissingExtra, UsageError
+from mcuprune.export import Scheme, quantized
 from mcuprune.network import Network
+from mcuprune.notebook import Drawn
 from mcuprune.places import Output, Source
 from mcuprune.rehearsal import rehearse
 from mcuprune.request import Request, device_asked
@@ -85,7 +87,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Drawn):
     """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them.
 
     accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
@@ -110,14 +112,25 @@ class Result:
     data: str | None
     test_examples: int
     training: Training | None
+    network: Network = field(repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
+        """Whether the written file holds the budget."""
         return self.verdict.ok
 
 
-def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
+def prune(
+    request: Request,
+    on_step: OnStep = lambda step: None,
+    *,
+    net: Network | None = None,
+    data_set: datasets.Given | None = None,
+) -> Result:
     """Do what ``request`` asks and measure the outcome. Writes ``request.output``; the report is the caller's.
+
+    net: a network in memory, in place of the file ``request.model``, which is then only what messages call it.
+    data_set: data in memory, in place of ``request.data``.
 
     Interrupted at any moment, it leaves a checkpoint beside the output; ``request.resume`` goes on from there.
     Raises a McupruneError, with nothing written, where no answer is possible: an unreadable or unsupported model, data that
@@ -127,13 +140,13 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     _check_flags(request)
     outputs = _outputs(request)
     places.distinct(outputs, _sources(request))
-    original = network.load(
+    original = net or network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
     before = resources.profile(original)
     budget = resources.budget(request.limits, before.used(request.sram_model))
     if not budget.limits:
-        raise UsageError("prune needs a limit: --sram, --flash or --macs")
+        raise UsageError(f"prune needs a limit: {', '.join(f'--{name}' for name in resources.RESOURCES)}")
     prepared, notes = canonical(original)
     labelled = label(prepared)
     fits = _fits(labelled, request, budget)
@@ -150,7 +163,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there
             _check_engine(request)
     rehearse(labelled, int8=request.int8, train=request.train)
-    data = _data(request, original)
+    data = _data(request, original, request.data if data_set is None else data_set)
     if request.train:
         _check_batch(labelled)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
@@ -165,7 +178,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
     earlier = 0.0
     checkpoint = Checkpoint(
         Path(f"{request.output}.checkpoint"),
-        _fingerprint(request, data),
+        _fingerprint(request, data, net),
         lambda: {"history": history.document(), "seconds": earlier + time.monotonic() - started},
     )
 
@@ -240,6 +253,7 @@ def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
         data=data.name if data else None,
         test_examples=len(data.test.y) if data else 0,
         training=_training(request, data, warm=warm, taught=answers is not None),
+        network=written,
     )
     checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
     return result
@@ -253,11 +267,13 @@ def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) 
     return Training(schedule, search, warm, taught, len(data.train.y), request.augment, request.device)
 
 
-def _fingerprint(request: Request, data: Data | None) -> str:
-    """Changes with everything that a run's course depends on, and with nothing else."""
+def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:
+    """Changes with everything that a run's course depends on, and with nothing else. net: of a network in memory."""
     found = hashlib.sha256(repr((__version__, options.course_of(request))).encode())
-    for file in (request.model, *external.files(request.model)):
+    for file in (request.model, *external.files(request.model)) if net is None else ():
         found.update(hashlib.sha256(Path(file).read_bytes()).digest())
+    if net is not None:
+        found.update(net.to_proto().SerializeToString(deterministic=True))
     for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
         for array in (split.x, split.y):
             found.update(repr((array.shape, array.dtype.str)).encode())
@@ -434,10 +450,10 @@ def _sources(request: Request) -> list[Source]:
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
-def _data(request: Request, net: Network) -> Data | None:
+def _data(request: Request, net: Network, given: datasets.Given | None) -> Data | None:
     """The data set, if there is one to use. Raises UsageError where training needs one and none is named."""
-    spec = datasets.named(net.metadata) if request.data is None else request.data
-    if spec is None or (not request.train and request.data is None):
+    spec = datasets.named(net.metadata) if given is None else given
+    if spec is None or (not request.train and given is None):
         if request.train:
             other = datasets.not_embedded(net.metadata)
             raise UsageError(
@@ -654,7 +670,7 @@ def _window(request: Request, origin: str) -> tuple[float, float]:
     return start, stop
 
 
-def _stored(plan: export.Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+def _stored(plan: Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
     """The ranges that a quantised file came with, by the quantisers of the new scheme; the widest of those that share one."""
     found: dict[str, np.ndarray] = {}
     for tensor, name in plan.quantizer.items():
@@ -718,7 +734,7 @@ def _quantize(
         module = QuantTrainable(channels, request.weight_bits)
         calibrate(module, batches)
         module.load_extra_state_arrays(_stored(module.scheme, known_ranges))
-        return export.quantized(*module.quantized_network()), candidate
+        return quantized(*module.quantized_network()), candidate
 
     schedule = schedule_for(request, len(data.train.y), warm=warm)
     trainer = Trainer(
@@ -768,7 +784,7 @@ def _quantize(
     if undone := _undo_if_worse(trainer, calibrated, known, channels, data):
         account = replace(account, notes=(*account.notes, undone))
     assert isinstance(trainer.module, QuantTrainable)
-    return export.quantized(*trainer.module.quantized_network()), account
+    return quantized(*trainer.module.quantized_network()), account
 
 
 def _undo_if_worse(

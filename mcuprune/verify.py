@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def verify(
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
-    data: str | None = None,
+    data: datasets.Given | None = None,
     written: bytes | None = None,
 ) -> Verification:
     """Run an int8 ONNX file in the runtimes that are installed and compare them with onnxruntime.
@@ -188,7 +189,7 @@ def verify(
     accuracies = None
     if split is not None:
         inputs += [{net.inputs[0]: x[None]} for x in split.x]
-        counts[data or net.metadata[datasets.METADATA_KEY]] = len(split.y)
+        counts[_data_name(net, data)] = len(split.y)
         if _is_class(converted.outputs[0].shape):
             accuracies = evaluate.int8_accuracy(proto.SerializeToString(), split)
             notes += [accuracies.warning] if accuracies.warning else []
@@ -248,7 +249,14 @@ def _random_inputs(converted: Converted, random: np.random.Generator) -> dict[st
     return {port.name: runners.real(random.integers(LOW, HIGH + 1, port.shape), port) for port in converted.inputs}
 
 
-def _split(net: Network, data: str | None, examples: int, seed: int, notes: list[str]) -> Split | None:
+def _data_name(net: Network, data: datasets.Given | None) -> str:
+    """What the examples are called that ``_split`` gives."""
+    if data is None:
+        return net.metadata[datasets.METADATA_KEY]
+    return str(data) if isinstance(data, (str, PathLike)) else datasets.IN_MEMORY
+
+
+def _split(net: Network, data: datasets.Given | None, examples: int, seed: int, notes: list[str]) -> Split | None:
     """Test examples of what was asked for; without that, of the data set that the file names, if it fits."""
     name = datasets.named(net.metadata) if data is None else data
     if data is None and (other := datasets.not_embedded(net.metadata)):

@@ -1,7 +1,7 @@
 """Write generated text into README.md, docs/ and the pages of benchmarks, or check (--check) that it is what stands behind it.
 
-docs/operators.md is the operator table, docs/options.md the commands with their options. README.md shows commands with their output, and a table of measured accuracies; that
-table and the pages in tests/benchmarks are drawn from the rows beside them.
+docs/operators.md is the operator table, docs/options.md the commands with their options. README.md shows commands with their
+output, and a table of measured accuracies; that
 
 A shown command is a fenced ``console`` block whose first line is ``$ mcuprune ...``. Commands that answer at once are run again
 each time. ``prune`` trains, which other processors round differently, so its block is drawn from the report of the run that

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from conftest import CORPUS_SHAPES, corpus
 from graphs import Graph, mobilenet
 from test_resources import MODELS
 
-from mcuprune import export, folding, network, ops, tflite
+from mcuprune import folding, network, ops, tflite
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.lowering import bounds
 from mcuprune.deploy.planner import Lifetime, greedy_layout, head_of, overlaps
@@ -29,6 +30,9 @@ from mcuprune.errors import McupruneError
 from mcuprune.network import Network
 from mcuprune.ops import OPS
 from mcuprune.resources import profile
+
+# by its full name: the package has a function of the same name
+export = import_module("mcuprune.export")
 
 
 def load(path: Path) -> Network:
@@ -249,7 +253,7 @@ def test_a_node_without_a_kernel_is_priced_and_not_written() -> None:
 def test_a_dequantizer_with_another_scale_means_it(tmp_path: Path) -> None:
     """The integers are the quantiser's, what they stand for is the dequantiser's: no step of difference."""
     pytest.importorskip("tflite_micro")
-    from mcuprune import verify
+    verify = import_module("mcuprune.verify")
 
     g = Graph(1, 4, 6, 6)
     proto = int8(g.net(g.add("Relu", g.conv("x", 4, 4)))).to_proto()

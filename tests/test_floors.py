@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 
 #: From the ground up. Modules of one floor don't import each other; a package is one module.
 FLOORS = (
-    ("errors", "names", "escape"),
+    ("errors", "names", "escape", "notebook"),
     ("units", "qlinear", "places", "external", "console", "greedy", "branches", "lowering", "intake", "options"),
     ("tails",),
     ("network", "memory"),
@@ -33,7 +33,8 @@ FLOORS = (
     ("pruning", "verify"),
     ("exporting",),
     ("report", "config"),
-    ("outcome",),
+    ("outcome", "drawings"),
+    ("face",),
     ("cli",),
     ("__main__",),
 )

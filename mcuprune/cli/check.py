@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mcuprune import config, resources
+from mcuprune import config, face, resources
 from mcuprune.cli import models, outputs
 from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, board_limits, configuration, shapes
 from mcuprune.cli.parser import command
@@ -57,8 +57,7 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
     measured = models.measure(path, wanted)
     sram_model = wanted.gate
-    used = measured.used(sram_model)
-    verdict = resources.budget(wanted.limits, used).check(used) if wanted.limits else None
+    verdict = face.check(measured, wanted.limits, sram_model=sram_model) if wanted.limits else None
     old = growth = None
     if wanted.against is not None:
         old = models.measure(wanted.against, wanted)

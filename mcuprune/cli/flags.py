@@ -15,8 +15,6 @@ from mcuprune.network import Shape
 from mcuprune.options import argument, flags_of, option
 from mcuprune.resources import RESOURCES, SramModel
 
-_METAVAR = {"bytes": "SIZE|%", "count": "COUNT|%"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class OneModel:
@@ -41,7 +39,7 @@ class Limited:
             name: option(
                 help=f"{resource.meaning[0].upper()}{resource.meaning[1:]}.",
                 group="Limits",
-                metavar=_METAVAR[resource.unit],
+                metavar=resource.metavar,
                 parse=partial(units.parse, unit=resource.unit),
             )
             for name, resource in RESOURCES.items()

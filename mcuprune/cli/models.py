@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from mcuprune import config, console, external, network, places, resources
+from mcuprune import config, console, external, face, network, places, resources
 from mcuprune.cli.flags import current_folder
 from mcuprune.config import Wanted
 from mcuprune.errors import McupruneError, UsageError
-from mcuprune.ops import accept
 from mcuprune.places import Output, Source
 from mcuprune.report import Answer, Refused, Report, View
 
@@ -31,12 +30,12 @@ def refuse_several(flag: str, value: object, paths: Sequence[str]) -> None:
 
 def load(path: str, wanted: Wanted) -> network.Network:
     """The network of a file as its wishes have it read."""
-    return network.load(path, input_shapes=wanted.input_shapes, outputs=wanted.outputs, accept=accept(path))
+    return face.load(path, input_shapes=wanted.input_shapes, outputs=wanted.outputs)
 
 
 def measure(path: str, wanted: Wanted) -> resources.Profile:
     """The costs of a file's network."""
-    return resources.profile(load(path, wanted))
+    return face.profile(load(path, wanted))
 
 
 def answers(command: Literal["profile", "check"], paths: Sequence[str], answer: Callable[[str], Answer], view: View) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mcuprune import network, places, report, resources, runtimes
+from mcuprune import face, network, places, report, resources, runtimes
 from mcuprune.cli import models, outputs
 from mcuprune.cli.flags import Compared, Models, Reported, Shaped, Spoken, board_limits, configuration, of_flag, shapes
 from mcuprune.cli.parser import command
@@ -13,7 +13,6 @@ from mcuprune.options import option
 from mcuprune.places import Output
 from mcuprune.reorder import reordered
 from mcuprune.report import Answer, Device, View
-from mcuprune.resources import RESOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,7 @@ class Flags(Spoken, Shaped, Compared, Reported, Models):
 
     by: str = option("node", help="What a row of the table stands for.", group="Output", choices=tuple(report.BY))
     sort: str = option(
-        "graph", help="Order of rows: the graph's, or worst first.", group="Output", choices=("graph", *RESOURCES)
+        "graph", help="Order of rows: the graph's, or worst first.", group="Output", choices=("graph", *resources.columns())
     )
     groups: bool = option(False, help="List the groups of channels, and why some can't be cut.", group="Output")
     board: str | None = option(
@@ -54,7 +53,7 @@ def profile(flags: Flags) -> int:
         net = models.load(path, wanted[path])
         before = wanted[path].against
         old = models.measure(before, wanted[path]) if before else None
-        cost = resources.profile(net)
+        cost = face.profile(net)
         if flags.write_order is not None:
             places.write_bytes(reordered(net, wanted[path].outputs, cost.memory.order), flags.write_order)
         return Answer(cost, old=old, device=_device(net, wanted[path].board))

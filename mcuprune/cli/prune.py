@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcuprune import console, options, places
+from mcuprune import console, face, options
 from mcuprune.cli.flags import Limited, OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
-from mcuprune.errors import MissingExtra
 from mcuprune.request import Request
-
-_EXTRA = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +27,7 @@ class Flags(Spoken, TextOrJson, Shaped, Limited, OneModel):
 def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Make a model fit: train it down to a budget, write int8 ONNX."""
     settings = configuration(flags)
-    pruning = _pruning()
+    pruning = face.engine()
     wanted = Wanted(
         limits={**board_limits(flags.board), **flags.limits},
         board=flags.board,
@@ -64,11 +61,9 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
 
     found = outcome.document(result)
     if result.request.report is not None:
-        folder = Path(result.request.report)
-        places.write_bytes(outcome.write(found).encode(), folder / "report.json")
-        places.write_bytes(outcome.markdown(found).encode(), folder / "report.md")
+        written = outcome.save(found, result.request.report)
         if not (quiet and result.ok):
-            console.say(f"report in {folder / 'report.json'} and {folder / 'report.md'}")
+            console.say(f"report in {written[0]} and {written[1]}")
     if as_json:
         show(outcome.write(found))
     elif not (quiet and result.ok):
@@ -79,14 +74,3 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
 def _pruned(model: str) -> str:
     """Where a pruned model goes if nobody says."""
     return f"{Path(model).with_suffix('') if Path(model).name else model}-pruned.onnx"
-
-
-def _pruning() -> Any:
-    """The part that needs torch. Raises MissingExtra where its packages are not installed."""
-    try:
-        from mcuprune import pruning
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in _EXTRA:
-            raise
-        raise MissingExtra(f"this command needs {error.name}; install it with pip install 'mcuprune[prune]'") from None
-    return pruning

@@ -35,7 +35,8 @@ def verify(flags: Flags) -> int:
     """Run an exported int8 model in a microcontroller's runtimes and compare them with onnxruntime."""
     current_folder()
     from mcuprune import tflite as lite
-    from mcuprune import verify as runtime
+    from mcuprune.verify import document, text
+    from mcuprune.verify import verify as run
 
     input_shapes, outputs = shapes(flags.input_shape), tuple(flags.outputs)
     if flags.tflite is not None:
@@ -43,7 +44,7 @@ def verify(flags: Flags) -> int:
     written = None
     if flags.tflite is not None:
         written = lite.from_file(flags.model, input_shapes=input_shapes, outputs=outputs)
-    verified = runtime.verify(
+    verified = run(
         flags.model,
         examples=flags.examples,
         seed=flags.seed,
@@ -54,6 +55,6 @@ def verify(flags: Flags) -> int:
     )
     if flags.tflite is not None and written is not None:  # also where outputs differ: to look at it one needs the file
         places.write_bytes(written, flags.tflite)
-    found = runtime.document(verified)
-    show(report.dumped(found) if flags.format == "json" else runtime.text(found))
+    found = document(verified)
+    show(report.dumped(found) if flags.format == "json" else text(found))
     return YES if verified.ok else NO

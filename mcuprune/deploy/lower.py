@@ -14,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from mcuprune import export, folding
+from mcuprune import folding
 from mcuprune.deploy import elementwise, moves, windows
 from mcuprune.deploy.lowering import UNIT, Lower, Lowering, bounds
 from mcuprune.deploy.program import Program
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.export import Quantizer, Scheme
+from mcuprune.export import QDQ_OPSET, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
 from mcuprune.network import Network, Node, Stored, is_float
 from mcuprune.ops import OPS, Dim, Mixer
 
@@ -105,9 +105,9 @@ def _with_stand_ins(net: Network) -> tuple[Network, dict[str, str]]:
     floats = {name: int(TensorProto.FLOAT) for name, dtype in net.dtypes.items() if is_float(dtype)}
     net = folding.folded(replace(net, dtypes={**net.dtypes, **floats}))
     with suppress(UnsupportedOperator):  # the lowering of the node in question says so
-        net = export.raised(net, export.QDQ_OPSET)
-    plan = export.scheme(net)
-    return export.annotated(net, plan, _stand_ins(net, plan), lambda net, node: _stand_in_constants(net, node, plan))
+        net = raised(net, QDQ_OPSET)
+    plan = scheme(net)
+    return annotated(net, plan, _stand_ins(net, plan), lambda net, node: _stand_in_constants(net, node, plan))
 
 
 def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:
@@ -131,7 +131,7 @@ def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:
         if name in plan.unit:
             found[name] = UNIT
             continue
-        q = export.quantizer(*((-1.0, 1.0) if name in free else (low[name], high[name])))
+        q = quantizer(*((-1.0, 1.0) if name in free else (low[name], high[name])))
         found[name] = Quantizer(q.scale * (1 + 1e-6 * index), q.zero_point)
     return found
 
@@ -145,7 +145,7 @@ def _stand_in_constants(net: Network, node: Node, plan: Scheme) -> dict[int, Sto
         stored = {1: windows.blank_weight(node, net)}
         scales = stored[1].scale.size
         bias = net.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
-        if bias is not None and export.stores_bias(bias.size, scales):
+        if bias is not None and stores_bias(bias.size, scales):
             stored[2] = windows.blank(bias, np.int32, scales, 0)
         return stored
     data = [i for i in range(len(node.inputs)) if (node.name, i) in plan.data]
