@@ -18,7 +18,7 @@ from mcuprune.network import Network
 from mcuprune.rowgraph import RowGraph
 
 #: How many bands a region may have.
-COUNTS = (2, 3, 4, 6, 8, 12, 16)
+COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 #: Regions looked at for one plan. Each is worth about a millisecond.
 _LOOKS = 300
 #: By which factor each plan of ``pareto`` needs less than the one before.
@@ -62,10 +62,8 @@ class BandPlanner:
         """The plan with the fewest MACs, then operators, that needs at most ``limit`` bytes; None where none was found."""
         segments = self.graph.segments
         goal = len(self.graph.cuts) - 1
-        start = next((i for i in range(len(self.graph.cuts)) if max(segments[: i + 1]) > limit), None)
         if not self.graph.cuts or segments[0] > limit or segments[-1] > limit:
             return None
-        del start
         order, looks = count(), _LOOKS
         done: set[int] = set()
         queue: list[tuple[int, int, int, int, Callable[[], Choice | None] | None, tuple[Choice, ...]]] = []
@@ -86,7 +84,7 @@ class BandPlanner:
                 continue
             done.add(place)
             if place == goal:
-                return self._plan(path)
+                return self.plan(path)
             if segments[place + 1] <= limit:
                 heapq.heappush(queue, (macs, operators, next(order), place + 1, None, path))
             for end, nodes in self._ends(place, limit):
@@ -141,14 +139,19 @@ class BandPlanner:
                     break
         return min(found, key=lambda choice: (choice.price.macs, choice.price.operators), default=None)
 
+    def ends(self, place: int) -> list[int]:
+        """The cuts at which a region from this one may end, numbers of cuts."""
+        return list(range(place + 1, self._stretch_of[place][2] + 1)) if place in self._stretch_of else []
+
     def choice(self, start: int, end: int, bands: int, mode: Mode) -> Choice | None:
         """The region between two cuts in bands; None where it hasn't enough rows for two."""
-        key = (start, end, bands, mode)
+        end_rows = self._rows_of(start, end)
+        key = (start, end, min(bands, end_rows), mode)
         if key not in self._choices:
             stretch, first, _ = self._stretch_of[start]
             if (start, end) not in self._regions:
                 self._regions[start, end] = Region(self.graph, stretch, start - first, end - first)
-            made = Choice(self._regions[start, end], bands, mode)
+            made = Choice(self._regions[start, end], key[2], mode)
             try:
                 _ = made.price
                 self._choices[key] = made
@@ -156,14 +159,21 @@ class BandPlanner:
                 self._choices[key] = None
         return self._choices[key]
 
-    def _plan(self, path: tuple[Choice, ...]) -> Plan:
+    def _rows_of(self, start: int, end: int) -> int:
+        """The rows of a region's last tensor."""
+        stretch, _, _ = self._stretch_of[start]
+        name = self.graph.cuts[end]
+        return self.net.shapes[name][stretch.axes[name]]
+
+    def plan(self, choices: Sequence[Choice]) -> Plan:
+        """What the network needs with these regions in bands."""
         covered: set[int] = set()
-        for choice in path:
+        for choice in choices:
             first, last = self._index[choice.region.start], self._index[choice.region.end]
             covered.update(range(first + 1, last + 1))
         rest = [peak for index, peak in enumerate(self.graph.segments) if index not in covered]
-        peak = max([*rest, *(choice.price.peak for choice in path)])
-        return Plan(path, peak, sum(c.price.macs for c in path), path_operators(path))
+        peak = max([*rest, *(choice.price.peak for choice in choices)])
+        return Plan(tuple(choices), peak, sum(c.price.macs for c in choices), path_operators(choices))
 
     def pareto(self, *, counts: Sequence[int] = COUNTS) -> list[Plan]:
         """Plans from the network as it is to the least memory found, each of which needs less and costs more than the last."""

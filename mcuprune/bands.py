@@ -77,7 +77,7 @@ class Region:
         self.axes = stretch.axes
         inside = {node.name for node in self.nodes}
         self.data = {node.name: self._data(node) for node in self.nodes}
-        self.made = {node.name: tuple(name for name in node.outputs if name) for node in self.nodes}
+        self.made = {node.name: tuple(name for name in node.outputs if name in graph.values) for node in self.nodes}
         names = [self.start, *(name for made in self.made.values() for name in made)]
         self.rows = {name: self._shape(name)[self.axes[name]] for name in names}
         self.row_size = {name: graph.values[name].size // self.rows[name] for name in names}
@@ -424,18 +424,22 @@ class _Writer:
         at = region.local[node.name]
         fitted = in_band(node, self.net, at, step.made, step.read)
         if step.spoiled:
-            fitted = replace(fitted, attrs={**fitted.attrs, "pads": at.pads})
+            pads, i = list(at.pads), region.axes[step.value] - 2
+            pads[i], pads[len(pads) // 2 + i] = at.before, at.after
+            fitted = replace(fitted, attrs={**fitted.attrs, "pads": tuple(pads)})
         sources = iter(step.inputs)
         inputs = tuple(self.tensor[next(sources)] if name in region.graph.of else name for name in node.inputs)
         outputs = iter(step.outputs)
         made = []
         tails = []
         for name in node.outputs:
-            if not name:
+            if name not in self.values:  # nothing reads it
                 made.append("")
                 continue
             made.append(self.names.free(name + suffix))
             tails.append((next(outputs), self.values[name], made[-1]))
+        while not made[-1]:
+            made.pop()
         self.nodes.append(replace(fitted, name=self.names.free(node.name + suffix), inputs=inputs, outputs=tuple(made)))
         for tensor, value, name in tails:
             self.tensor[tensor] = self._rewritten(value.chain, value, name, suffix)

@@ -113,9 +113,12 @@ class RowGraph:
             self.operators.append(node)
             for name in dict.fromkeys(data):
                 self.values[self.of[name]].readers.append(node)
-            for name in node.outputs:
-                if name:
-                    self._new(name, node, name)
+            for name in self._used(node):
+                self._new(name, node, name)
+
+    def _used(self, node: Node) -> list[str]:
+        """The outputs of a node that something reads; a mask or indices that nothing reads are no values."""
+        return [name for name in node.outputs if name and (name in self.net.consumers or name in self.net.outputs)]
 
     def _new(self, name: str, maker: Node | None, output: str) -> None:
         self.values[name] = Value(name, maker, output, prod(self.net.shapes[name]), body=name, read=name)
@@ -127,7 +130,7 @@ class RowGraph:
         held = self.values[self.of[source]]
         if self._is_twin(node, held):
             return held
-        outputs = [name for name in node.outputs if name]
+        outputs = self._used(node)
         if len(set(data)) != 1 or len(outputs) != 1 or source != held.read or source in net.outputs:
             return None
         readers = net.consumers[source]
@@ -188,9 +191,9 @@ class RowGraph:
                 left[name] -= 1
                 if not left[name] and name not in outputs:
                     alive.discard(name)
-            made = [name for name in node.outputs if name]
-            alive.update(name for name in made if left[name] or name in outputs)
-            if len(alive) == 1 and made and alive == {made[0]}:
+            made = self._used(node)
+            alive.update(made)
+            if alive == set(made[:1]):
                 cuts.append(made[0])
                 between.append(here)
                 here = []
@@ -204,8 +207,8 @@ class RowGraph:
         for index, nodes in enumerate(self.between):
             for node in nodes:
                 segment_of[position[node.name]] = index
-                for name in node.outputs:
-                    for tail in self.values[name].chain if name else ():
+                for name in self._used(node):
+                    for tail in self.values[name].chain:
                         segment_of[position[tail.name]] = index
         ops: list[list[int]] = [[] for _ in self.between]
         for op, place in enumerate(self.plan.nodes):
@@ -270,10 +273,11 @@ class RowGraph:
             for node in self.between[place]:
                 try:
                     at = locality(node, self.net, tensors)
-                    for name in node.outputs:
-                        if name and len({at.axes[name]} | {at.axes[n] for n in node.outputs if n}) == 1:
-                            axes[name] = at.axes[name]
-                            tensors |= dict.fromkeys(self._tensors(name), at.axes[name])
+                    for name in self._used(node):
+                        if name not in at.axes:
+                            raise NotLocal("hands on more than rows")
+                        axes[name] = at.axes[name]
+                        tensors |= dict.fromkeys(self._tensors(name), at.axes[name])
                 except NotLocal as why:
                     return Stretch(tuple(cuts), tuple(nodes[:whole]), local, axes), (node, str(why))
                 local[node.name] = at

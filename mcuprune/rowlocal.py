@@ -150,7 +150,7 @@ def _is_stored(name: str, net: Network) -> bool:
 
 
 def _moved(node: Node, axes: Sequence[int], rows: int) -> Locality:
-    return Locality({name: axis for name, axis in zip(node.outputs, axes, strict=True) if name}, (rows, rows))
+    return Locality({name: axis for name, axis in zip(node.outputs, axes, strict=False) if name}, (rows, rows))
 
 
 def _elementwise(node: Node, net: Network, axes: Mapping[str, int], rows: int) -> Locality:
@@ -209,8 +209,6 @@ def _sliding(node: Node, net: Network, axes: Mapping[str, int], kernel: Sequence
     axis = axes[data]
     if axis < 2:
         raise NotLocal("mixes the rows as channels")
-    if any(node.outputs[1:]):
-        raise NotLocal("hands on the indices of what it picked")
     n, i = len(shape) - 2, axis - 2
     pads = padding(node, net, kernel)
     stride = (node.attrs.get("strides") or (1,) * n)[i]
