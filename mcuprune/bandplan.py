@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from mcuprune.bands import MODES, Choice, Mode, Region, banded, without_pads
+from mcuprune.bands import Choice, Mode, Region, banded, without_pads
 from mcuprune.network import Network
 from mcuprune.rowgraph import RowGraph
 
 #: How many bands a region may have.
 COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+#: How a region may run, where memory is what is alive and nothing else; rims only cost there.
+_EXACT: tuple[Mode, ...] = ("cache", "recompute")
 #: Regions looked at for one plan. Each is worth about a millisecond.
 _LOOKS = 300
 #: By which factor each plan of ``pareto`` needs less than the one before.
@@ -33,6 +35,11 @@ class Plan:
     peak: int
     macs: int
     operators: int
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """What plans are compared by."""
+        return self.macs, self.operators
 
 
 class BandPlanner:
@@ -58,7 +65,7 @@ class BandPlanner:
         """The network as it is."""
         return Plan((), max(self.graph.segments), 0, 0)
 
-    def cheapest(self, limit: int, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = ("cache", "recompute")) -> Plan | None:
+    def cheapest(self, limit: int, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT) -> Plan | None:
         """The plan with the fewest MACs, then operators, that needs at most ``limit`` bytes; None where none was found."""
         segments = self.graph.segments
         goal = len(self.graph.cuts) - 1
@@ -175,24 +182,22 @@ class BandPlanner:
         peak = max([*rest, *(choice.price.peak for choice in choices)])
         return Plan(tuple(choices), peak, sum(c.price.macs for c in choices), path_operators(choices))
 
-    def pareto(self, *, counts: Sequence[int] = COUNTS) -> list[Plan]:
+    def pareto(self, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT) -> list[Plan]:
         """Plans from the network as it is to the least memory found, each of which needs less and costs more than the last."""
         found = [self.plain]
         low, limit = self.least_conceivable(), int(found[-1].peak * _STEP)
         while limit >= low:
-            plan = self.cheapest(limit, counts=counts)
+            plan = self.cheapest(limit, counts=counts, modes=modes)
             if plan is None:
                 if found[-1].peak - limit <= max(64, found[-1].peak // 100):
                     break
                 low, limit = limit, (limit + found[-1].peak) // 2
                 continue
             found.append(plan)
-            limit = max(min(int(plan.peak * _STEP), plan.peak - 1), (low + plan.peak) // 2 if low > plan.peak * _STEP else 0)
-        return [
-            plan
-            for index, plan in enumerate(found)
-            if all((later.macs, later.operators) > (plan.macs, plan.operators) for later in found[index + 1 :])
-        ]
+            limit = max(int(plan.peak * _STEP), (low + plan.peak) // 2 if low > plan.peak * _STEP else 0)
+            if limit >= plan.peak:
+                break
+        return [plan for index, plan in enumerate(found) if all(later.cost > plan.cost for later in found[index + 1 :])]
 
     def least_conceivable(self) -> int:
         """Bytes that no plan undercuts: every graph input and every part that can't run in bands."""
@@ -200,9 +205,9 @@ class BandPlanner:
         sizes = [self.graph.values[self.graph.of[name]].size for name in self.net.inputs]
         return max([0, *sizes, *(peak for index, peak in enumerate(self.graph.segments) if index not in inside)])
 
-    def least(self, *, counts: Sequence[int] = COUNTS) -> Plan:
+    def least(self, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT) -> Plan:
         """The plan with the least memory found."""
-        return self.pareto(counts=counts)[-1]
+        return self.pareto(counts=counts, modes=modes)[-1]
 
     def written(self, plan: Plan) -> Network:
         """The network as the plan runs it."""
@@ -211,6 +216,3 @@ class BandPlanner:
 
 def path_operators(path: Sequence[Choice]) -> int:
     return sum(choice.price.operators for choice in path)
-
-
-__all__ = ["COUNTS", "MODES", "BandPlanner", "Plan"]

@@ -21,10 +21,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from onnx import helper
 
 from mcuprune.fusion import sole_reader
 from mcuprune.network import Network, Node
-from mcuprune.ops import OPS, Memory, Pad
+from mcuprune.ops import OPS, Memory, Pad, Quantization
 from mcuprune.rowgraph import RowGraph, Stretch, Value
 from mcuprune.rowlocal import Interval, Locality, in_band, pad_amounts
 
@@ -82,7 +83,8 @@ class Region:
         self.rows = {name: self._shape(name)[self.axes[name]] for name in names}
         self.row_size = {name: graph.values[name].size // self.rows[name] for name in names}
         self.readers = {
-            name: tuple(node for node in graph.values[name].readers if node.name in inside and name != self.end) for name in names
+            name: tuple(node for node in graph.values[name].readers if node.name in inside and name != self.end)
+            for name in names
         }
 
     def _maker(self, name: str) -> str:
@@ -103,6 +105,16 @@ class Region:
         return {
             node.name: int(OPS[node.op].macs(node, net, lambda tensor, axis: net.shapes[tensor][axis]))
             // self.rows[self.made[node.name][0]]
+            for node in self.nodes
+        }
+
+    @cached_property
+    def operators(self) -> dict[str, int]:
+        """How many operators each node counts for: itself and what only rewrites its outputs, without quantisers."""
+        values = self.graph.values
+        return {
+            node.name: 1
+            + sum(not isinstance(OPS[n.op], Quantization) for name in self.made[node.name] for n in values[name].chain)
             for node in self.nodes
         }
 
@@ -171,7 +183,8 @@ class Tape:
     def _apart(self) -> None:
         region = self.region
         finished: list[_Piece] = []
-        for self.band, (first, end) in enumerate(self.bands):
+        for band, (first, end) in enumerate(self.bands):
+            self.band = band
             self.have = {region.start: [_Piece(0, 0, region.rows[region.start])]}
             need = region.needs(first, end, rim=self.mode == "rim")
             for node in region.nodes:
@@ -194,9 +207,10 @@ class Tape:
             ends.append({name: max(before.get(name, 0), need.get(name, (0, 0))[1]) for name in region.rows})
         starts = {name: min(need[name][0] for need in needs if name in need) for name in needs[-1]}
         self._order = {name: tuple(dict.fromkeys(region.data[name])) for name in region.data}
-        for self.band, reached in enumerate(ends):
+        for band, reached in enumerate(ends):
+            self.band = band
             self.have[region.start] = [_Piece(0, 0, region.rows[region.start])]
-            before = ends[self.band - 1] if self.band else starts
+            before = ends[band - 1] if band else starts
             moving = [n for n in region.nodes if reached[region.made[n.name][0]] > before.get(region.made[n.name][0], 0)]
             waiting: dict[str, int] = {}
             for node in moving:
@@ -331,11 +345,12 @@ def price(tape: Tape) -> Price:
         kind: Memory = "new" if step.node is None else kinds[step.node.name]
         inputs = {root[tensor] for tensor in step.inputs}
         dying = [tensor for tensor in inputs if last[tensor] == index]
-        made = sum(size[tensor] for tensor in step.outputs)
-        free = kind == "in place" and len(step.outputs) == 1 and any(size[tensor] == made for tensor in dying)
-        peak = max(peak, live + (0 if free else made))
+        new = sum(size[tensor] for tensor in step.outputs)
+        free = kind == "in place" and len(step.outputs) == 1 and any(size[tensor] == new for tensor in dying)
+        peak = max(peak, live + (0 if free else new))
         live += sum(size[tensor] for tensor in step.outputs if last[tensor] > index) - sum(size[tensor] for tensor in dying)
-    return Price(peak, macs, len(tape.steps) - len(region.nodes))
+    made = sum(1 if step.node is None else region.operators[step.node.name] for step in tape.steps)
+    return Price(peak, macs, made - sum(region.operators.values()))
 
 
 def _moves_nothing(step: Step) -> bool:
@@ -472,45 +487,41 @@ class _Writer:
 
     def _requantized(self, value: Value, tensor: str, suffix: str) -> str:
         """``tensor``, rows of what ``value`` is read as, behind that value's quantiser again."""
-        made = tensor
         for node in self._quantizers(value):
             made = self.names.free(node.outputs[0] + suffix)
-            self.nodes.append(replace(node, name=self.names.free(node.name + suffix), inputs=(tensor, *node.inputs[1:]), outputs=(made,)))
+            name = self.names.free(node.name + suffix)
+            self.nodes.append(replace(node, name=name, inputs=(tensor, *node.inputs[1:]), outputs=(made,)))
             tensor = made
-        return made
+        return tensor
 
     def _quantizers(self, value: Value) -> tuple[Node, ...]:
-        """The quantiser of a value as a pair of nodes, nothing for a float tensor."""
-        if not value.quantizers:
-            return ()
-        pair = value.quantizers[-2:]
-        if [node.op for node in pair] == ["QuantizeLinear", "DequantizeLinear"]:
-            return pair
-        last = value.quantizers[-1]  # integers come in or are made by a quantiser that is an operator of its own
-        maker = value.maker
-        if maker is not None and maker.op == "QuantizeLinear":
-            return (maker, last)
-        first = Node(f"{last.name}/QuantizeLinear", "QuantizeLinear", last.inputs, (f"{last.inputs[0]}/again",), _axis(last))
-        return (first, last)
+        """The quantiser of a value as a pair of nodes, nothing for a tensor that is read as it is made."""
+        if len(value.quantizers) != 1:
+            return value.quantizers
+        (last,) = value.quantizers  # integers come in, or an operator makes them
+        parameters = list(last.inputs[1:])
+        if len(parameters) == 1:  # without a zero point QuantizeLinear makes unsigned integers
+            parameters.append(self.names.free(f"{last.name}/zero_point"))
+            dtype = helper.tensor_dtype_to_np_dtype(self.net.dtypes[last.inputs[0]])
+            self.constants[parameters[1]] = np.zeros(self.net.shapes[parameters[0]], dtype)
+        name = f"{last.name}/QuantizeLinear"
+        attrs = {"axis": last.attrs["axis"]} if "axis" in last.attrs else {}
+        return Node(name, "QuantizeLinear", (last.inputs[0], *parameters), (last.inputs[0],), attrs), last
 
     def _join(self, step: Step) -> None:
-        """All rows of the region's last tensor, under its own name and behind its own quantiser."""
+        """All rows of the region's last tensor, under its own name and in front of its own quantiser."""
         region = self.choice.region
         value = self.values[region.end]
         inputs = tuple(self.tensor[tensor] for tensor in step.inputs)
         name = self.names.free(f"{value.read}/bands")
-        maker = value.maker
-        whole = Node(name, "Concat", inputs, (value.body,), {"axis": region.axes[region.end]})
-        if maker is not None and maker.op == "QuantizeLinear" and value.body == maker.outputs[0] and value.read != value.body:
-            made = self.names.free(f"{value.body}/bands")
-            whole = replace(whole, outputs=(made,))
-            self.nodes += [whole, replace(maker, inputs=(made, *maker.inputs[1:]))]
+        attrs = {"axis": region.axes[region.end]}
+        if len(value.quantizers) != 1:
+            self.nodes.append(Node(name, "Concat", inputs, (value.body,), attrs))
             return
-        self.nodes.append(whole)
-
-
-def _axis(node: Node) -> dict[str, int]:
-    return {"axis": node.attrs["axis"]} if "axis" in node.attrs else {}
+        made = self.names.free(f"{value.body}/bands")
+        first = self._quantizers(value)[0]
+        quantizer = replace(first, name=self.names.free(first.name), inputs=(made, *first.inputs[1:]), outputs=(value.body,))
+        self.nodes += [Node(name, "Concat", inputs, (made,), attrs), quantizer]
 
 
 # --------------------------------------------------------------------------------------------------------- preparation

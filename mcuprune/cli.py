@@ -23,6 +23,7 @@ from typer.models import OptionInfo
 
 from mcuprune import (
     __version__,
+    banding,
     branches,
     config,
     console,
@@ -481,6 +482,7 @@ def profile(
     ] = "graph",
     rows: Rows = 20,
     groups: Annotated[bool, typer.Option("--groups", help="List the groups of channels, and why some can't be cut.")] = False,
+    in_bands: Annotated[bool, typer.Option("--bands", help="List what row bands would need; see `mcuprune bands`.")] = False,
     against: Against = None,
     board: Annotated[
         str | None, typer.Option("--board", metavar="NAME", help="Estimate latency and energy on it; see `mcuprune boards`.")
@@ -516,7 +518,8 @@ def profile(
         found = resources.profile(net)
         if write_order is not None:
             places.write_bytes(_reordered(net, wanted[path].outputs, found.memory.order), write_order)
-        return Answer(found, old=old, device=_device(net, wanted[path].board))
+        sections = (banding.section(net),) if in_bands else ()
+        return Answer(found, old=old, device=_device(net, wanted[path].board), sections=sections)
 
     return _emit(_report("profile", paths, measured, view), outputs, quiet=quiet)
 
@@ -963,6 +966,31 @@ def verify(
     return YES if verified.ok else NO
 
 
+@app.command("bands", cls=_Command)
+def bands(
+    model: Model,
+    sram: Annotated[str | None, typer.Option("--sram", metavar="SIZE|%", help="Limit: what is alive, or TFLM's arena.")] = None,
+    count: Annotated[int | None, typer.Option("--bands", metavar="K", min=2, help="How many, instead of a limit.")] = None,
+    sram_model: Annotated[str, typer.Option("--sram-model", metavar="peak|tflm", help="What --sram limits.")] = "peak",
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="OUT.onnx", help="Where the network goes.")] = None,
+    formats: Annotated[str, typer.Option("--format", metavar="text|json")] = "text",
+    input_shape: InputShapes = None,
+    ends: Ends = None,
+) -> int:
+    """Write the same network in bands of rows: less SRAM, the same integers."""
+    as_json = _known("--format", formats, ("text", "json")) == "json"
+    chosen = _known("--sram-model", sram_model, banding.SRAM_MODELS)
+    limit = None if sram is None else _limit("sram", sram)
+    if output is None:
+        raise UsageError("name the file to write, as in -o OUT.onnx")
+    wanted = Wanted(input_shapes=_shapes(input_shape), outputs=tuple(ends or ()))
+    _settle([Output("-o", output)], {model: wanted}, config.Config())
+    found = banding.run(_load(model, wanted), output, limit=limit, bands=count, model=chosen)
+    places.write_bytes(banding.written(found), output)
+    _print(report.dumped(banding.document(found)) if as_json else banding.text(found))
+    return YES if found.ok else NO
+
+
 def _pruning() -> Any:
     """The part that needs torch. Raises MissingExtra where its packages are not installed."""
     try:
@@ -987,7 +1015,7 @@ def _root(
         _print(f"mcuprune {__version__}\n")
         raise typer.Exit()
     if context.invoked_subcommand is None:
-        raise UsageError("name a command: profile, check, prune, verify or boards; see mcuprune --help")
+        raise UsageError("name a command: profile, check, prune, bands, verify or boards; see mcuprune --help")
     return YES
 
 

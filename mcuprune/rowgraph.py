@@ -14,7 +14,7 @@ from math import prod
 from mcuprune import memory
 from mcuprune.fusion import Buffers, buffers
 from mcuprune.network import Network, Node
-from mcuprune.ops import OPS, Memory, Quantization
+from mcuprune.ops import OPS, Memory
 from mcuprune.rowlocal import Locality, NotLocal, locality
 
 
@@ -25,7 +25,7 @@ class Value:
     maker: the operator that makes it; None for a graph input. output: the maker's output.
     chain: the nodes behind the maker that only rewrite the tensor, in order: activations, then quantisers.
     body: the tensor before the last quantisers. read: the one that other operators read.
-    quantizers: the QuantizeLinear and DequantizeLinear between ``body`` and ``read``.
+    quantizers: the QuantizeLinear and DequantizeLinear between ``body`` and ``read``; the latter alone where ``body`` is integers.
     twins: further DequantizeLinear of the same integers. readers: the operators that read it. size: elements.
     """
 
@@ -102,7 +102,10 @@ class RowGraph:
                 if self._is_twin(node, held):
                     held.twins.append(node)
                     held.chain.pop()
-                elif isinstance(OPS[node.op], Quantization):
+                elif node.op == "QuantizeLinear":
+                    held.quantizers, held.body = (node,), held.read
+                    held.read = node.outputs[0]
+                elif node.op == "DequantizeLinear":
                     held.quantizers = (*held.quantizers, node)
                     held.read = node.outputs[0]
                 else:
@@ -115,6 +118,9 @@ class RowGraph:
                 self.values[self.of[name]].readers.append(node)
             for name in self._used(node):
                 self._new(name, node, name)
+        for value in self.values.values():
+            if value.quantizers and value.quantizers[-1].op == "QuantizeLinear":  # read as integers
+                value.quantizers, value.body = (), value.read
 
     def _used(self, node: Node) -> list[str]:
         """The outputs of a node that something reads; a mask or indices that nothing reads are no values."""
@@ -138,7 +144,7 @@ class RowGraph:
             return None
         if net.shapes[source] != net.shapes[outputs[0]] or OPS[node.op].memory(node, net) == "new":
             return None
-        if not isinstance(OPS[node.op], Quantization) and not self._everywhere(node, source, len(net.shapes[source])):
+        if not self._everywhere(node, source, len(net.shapes[source])):
             return None
         return held
 
@@ -228,7 +234,9 @@ class RowGraph:
             return tuple(names[b] for b in buffers)
 
         small = memory.Graph(
-            tuple(memory.Op(renamed(op.inputs), renamed(op.outputs), renamed(op.in_place)) for op in (graph.ops[i] for i in ops)),
+            tuple(
+                memory.Op(renamed(op.inputs), renamed(op.outputs), renamed(op.in_place)) for op in (graph.ops[i] for i in ops)
+            ),
             tuple(graph.sizes[b] for b in sorted(names)),
             renamed(sorted(used)),
             renamed(sorted(made & later)),
@@ -259,7 +267,7 @@ class RowGraph:
         """Axes that may be cut in bands: the height, or the longer side of an oblong image first."""
         shape = self.net.shapes[self.values[name].read]
         axes = {4: [2, 3, 1], 3: [2, 1]}.get(len(shape), [])
-        axes = [axis for axis in axes if shape[axis] > 1]
+        axes = [axis for axis in axes if shape[axis] > 1 and (axis > 1 or shape[2] > 1)]
         return sorted(axes, key=lambda axis: 2 * shape[axis] < max(shape[a] for a in axes if a >= 2 or a == axis))
 
     def _walk(self, index: int, axis: int) -> tuple[Stretch, tuple[Node, str] | None]:

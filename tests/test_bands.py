@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import onnx
 import pytest
-from conftest import CORPUS_SHAPES, corpus, difference, feed, run
+from conftest import difference, feed, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -205,7 +205,7 @@ def check_float(model: onnx.ModelProto, draw: st.DrawFn) -> None:
     assert after.total["macs"] - before.total["macs"] == sum(choice.price.macs for choice in choices)
     assert after.total["flash"] == before.total["flash"]
     for choice in choices:
-        assert choice.mode != "cache" or choice.price.macs == 0
+        assert choice.mode != "cache" or choice.price.macs <= 0  # rows that nothing reads aren't made
     plan = planner.plan(choices)
     assert after.memory.peak <= plan.peak
     assert after.memory.file_order <= max(plan.peak, before.memory.file_order)
