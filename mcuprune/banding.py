@@ -245,7 +245,7 @@ def _regions(choices: Sequence[Choice]) -> list[str]:
                 str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
                 choice.mode,
                 show(choice.price.peak, "bytes"),
-                _signed(choice.price.macs),
+                _more(choice.price.macs),
                 _signed(choice.price.operators),
                 f"{escape.plain(choice.region.start)}, {escape.plain(choice.region.end)}",
             ]
@@ -265,7 +265,7 @@ def section(net: Network) -> Section:
     rows = []
     for plan in plans:
         what = [f"{len(c.tape.bands)} ({c.mode}) up to {escape.plain(c.region.end)}" for c in plan.choices]
-        rows.append(["", show(plan.peak, "bytes"), _signed(plan.macs), _signed(plan.operators), "; ".join(what) or "nothing"])
+        rows.append(["", show(plan.peak, "bytes"), _more(plan.macs), _signed(plan.operators), "; ".join(what) or "nothing"])
     lines = ["SRAM in row bands, at most; `mcuprune bands` writes such a network:"]
     return Section("bands", list(map(plan_document, plans)), [*lines, *align([head, *rows], ["<", ">", ">", ">", "<"])])
 
@@ -273,6 +273,10 @@ def section(net: Network) -> Section:
 def _change(before: int, after: int, unit: Literal["bytes", "count"]) -> list[str]:
     share = f"{100 * (after - before) / before:+.1f} %" if before else ""
     return [show(before, unit), show(after, unit), share if after != before else "as before"]
+
+
+def _more(macs: int) -> str:
+    return f"{'-' if macs < 0 else '+'}{show(abs(macs), 'count')}" if macs else "0"
 
 
 def _signed(value: int) -> str:

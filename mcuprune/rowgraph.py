@@ -25,7 +25,7 @@ class Value:
     maker: the operator that makes it; None for a graph input. output: the maker's output.
     chain: the nodes behind the maker that only rewrite the tensor, in order: activations, then quantisers.
     body: the tensor before the last quantisers. read: the one that other operators read.
-    quantizers: the QuantizeLinear and DequantizeLinear between ``body`` and ``read``; the latter alone where ``body`` is integers.
+    quantizers: the QuantizeLinear and DequantizeLinear between the two, the latter alone where ``body`` is integers.
     twins: further DequantizeLinear of the same integers. readers: the operators that read it. size: elements.
     """
 
