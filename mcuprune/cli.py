@@ -23,7 +23,6 @@ from typer.models import OptionInfo
 
 from mcuprune import (
     __version__,
-    banding,
     branches,
     config,
     console,
@@ -518,7 +517,11 @@ def profile(
         found = resources.profile(net)
         if write_order is not None:
             places.write_bytes(_reordered(net, wanted[path].outputs, found.memory.order), write_order)
-        sections = (banding.section(net),) if in_bands else ()
+        sections: tuple[report.Section, ...] = ()
+        if in_bands:
+            from mcuprune import banding  # which a plain profile needn't wait for
+
+            sections = (banding.section(net),)
         return Answer(found, old=old, device=_device(net, wanted[path].board), sections=sections)
 
     return _emit(_report("profile", paths, measured, view), outputs, quiet=quiet)
@@ -978,6 +981,8 @@ def bands(
     ends: Ends = None,
 ) -> int:
     """Write the same network in bands of rows: less SRAM, the same integers."""
+    from mcuprune import banding
+
     as_json = _known("--format", formats, ("text", "json")) == "json"
     chosen = _known("--sram-model", sram_model, banding.SRAM_MODELS)
     limit = None if sram is None else _limit("sram", sram)
