@@ -14,7 +14,7 @@ import json as jsonlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mcuprune import __version__, escape
 from mcuprune.channels import Group
@@ -39,13 +39,21 @@ class Device:
     energy: Range | None
 
 
+class Section(NamedTuple):
+    """What a command adds to a profile: its key and value in JSON, its lines in text."""
+
+    key: str
+    document: Any
+    lines: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What is known about one model.
 
     verdict: its limits, for ``check``. sram_model: what a limit of SRAM limits, the ``peak`` of activations or the arena
     of a runtime. old, growth: an earlier state of the model, and limits that follow from it.
-    flags: what else on the command line ``prune`` needs to see the same model.
+    flags: what else on the command line ``prune`` needs to see the same model. sections: what else was asked for.
     """
 
     profile: Profile
@@ -55,6 +63,7 @@ class Answer:
     growth: Verdict | None = None
     flags: tuple[str, ...] = ()
     device: Device | None = None
+    sections: tuple[Section, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -238,6 +247,8 @@ def _profile_text(answer: Answer, view: View) -> str:
     picture = chart(profile, ascii=view.ascii)
     lines += ["", *picture] if picture else []
     lines += ["", *_table_text(table(answer, view), profile, view)]
+    for section in answer.sections:
+        lines += ["", *section.lines]
     if view.groups:
         lines += ["", *_groups_text(profile.groups)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -719,6 +730,7 @@ def _json(answer: Answer, report: Report) -> dict[str, Any]:
     if answer.device:
         ranges = {"latency_us": answer.device.latency, "energy_nj": answer.device.energy}
         document["device"] = {"board": answer.device.board.name, **{k: _json_range(found) for k, found in ranges.items()}}
+    document |= {section.key: section.document for section in answer.sections}
     found = table(answer, report.view)
     document["table"] = {
         "by": report.view.by,

@@ -110,7 +110,8 @@ def costs(net: Network, dim: Dim) -> dict[str, NodeCost]:
                 flash, params = flash + BIAS_BYTES * size, params + size
             else:
                 flash = flash + DATA_BYTES * size
-        if node.op == "BatchNormalization" and node.name not in mixer_of:  # its four vectors come to a scale and a shift
+        if node.op == "BatchNormalization" and node.name not in mixer_of and not counted.issuperset(node.inputs[1:]):
+            counted.update(node.inputs[1:])  # its four vectors come to a scale and a shift
             flash = flash + 2 * DATA_BYTES * dim(node.outputs[0], 1)
         if node.name in tails and not has_bias and _gains_bias(tails[node.name], counted, net):
             channels = dim(node.outputs[0], channel_axis(node, net))

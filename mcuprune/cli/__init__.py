@@ -28,7 +28,7 @@ from mcuprune.options import nearest
 from mcuprune.places import Output, Source
 
 #: In the order of the help. The module of a command is imported when somebody asks for that command.
-COMMANDS = ("profile", "check", "prune", "export", "verify", "boards")
+COMMANDS = ("profile", "check", "prune", "export", "verify", "bands", "boards")
 _EXITS = "Exit codes: 0 the answer is yes, 1 it is no, 2 there is no answer, 130 interrupted."
 
 

@@ -24,6 +24,7 @@ class Flags(Spoken, Shaped, Compared, Reported, Models):
         "graph", help="Order of rows: the graph's, or worst first.", group="Output", choices=("graph", *resources.columns())
     )
     groups: bool = option(False, help="List the groups of channels, and why some can't be cut.", group="Output")
+    bands: bool = option(False, help="List what row bands would need; see `mcuprune bands`.", group="Output")
     board: str | None = option(
         None, help="Estimate latency and energy on it; see `mcuprune boards`.", group="Output", metavar="NAME"
     )
@@ -56,7 +57,12 @@ def profile(flags: Flags) -> int:
         cost = face.profile(net)
         if flags.write_order is not None:
             places.write_bytes(reordered(net, wanted[path].outputs, cost.memory.order), flags.write_order)
-        return Answer(cost, old=old, device=_device(net, wanted[path].board))
+        sections: tuple[report.Section, ...] = ()
+        if flags.bands:
+            from mcuprune import banding  # which a plain profile needn't wait for
+
+            sections = (banding.section(net),)
+        return Answer(cost, old=old, device=_device(net, wanted[path].board), sections=sections)
 
     return outputs.emit(models.answers("profile", paths, measured, view), places_of_answer, quiet=flags.quiet)
 

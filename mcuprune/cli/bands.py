@@ -1,0 +1,49 @@
+"""``mcuprune bands``: the same network in bands of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from mcuprune import banding, places, report, units
+from mcuprune.cli import models
+from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, configuration, shapes
+from mcuprune.cli.outputs import show
+from mcuprune.cli.parser import command
+from mcuprune.config import Wanted
+from mcuprune.console import NO, YES
+from mcuprune.options import option
+from mcuprune.places import Output
+from mcuprune.resources import RESOURCES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Spoken, Shaped, TextOrJson, OneModel):
+    """Options of ``bands``."""
+
+    sram: units.Limit | None = option(
+        None,
+        help="The limit to come under, of activations or of TFLM's arena.",
+        group="Limits",
+        metavar=RESOURCES["sram"].metavar,
+        parse=partial(units.parse, unit="bytes"),
+    )
+    bands: int | None = option(None, help="How many, instead of a limit.", group="Limits", metavar="K", least=2)
+    sram_model: Literal["peak", "tflm"] = option("peak", help="What --sram limits.", group="Limits")
+    output: str = option(help="Where the network goes.", group="Output", short="-o", metavar="OUT.onnx")
+
+
+@command(Flags)
+def bands(flags: Flags) -> int:
+    """Write the same network in bands of rows: less SRAM, the same integers."""
+    wanted = Wanted(input_shapes=shapes(flags.input_shape), outputs=tuple(flags.outputs))
+    models.settle([Output("-o", flags.output)], {flags.model: wanted}, configuration(flags))
+    net = models.load(flags.model, wanted)
+    found = banding.run(net, flags.output, limit=flags.sram, bands=flags.bands, model=flags.sram_model)
+    places.write_bytes(banding.written(found), flags.output)
+    if flags.format == "json":
+        show(report.dumped(banding.document(found)))
+    elif not (flags.quiet and found.ok):
+        show(banding.text(found))
+    return YES if found.ok else NO
