@@ -642,6 +642,7 @@ def _train(
     on_step: OnStep,
 ) -> Candidate:
     """Restore BatchNormalization, run the method, and return its candidate."""
+    from mcuprune import loop
     from mcuprune.methods import METHODS
     from mcuprune.trainable import Trainable
     from mcuprune.training import output_moments, reestimated
@@ -665,7 +666,7 @@ def _train(
         answers=answers,
         device=request.device,
     )
-    candidate = METHODS[request.method](task, on_step)[0]
+    candidate = loop.prune(METHODS[request.method], task, on_step)
     if wider := widths.could_grow(model, model.channels.widths(candidate.keep), budget, request.multiple_of):
         names = [model.channels.groups[group].name for group in wider]
         note = (

@@ -128,9 +128,6 @@ class Candidate:
     taught: bool = False
 
 
-Method = Callable[[Task, OnStep], tuple[Candidate, ...]]
-
-
 class History:
     """Steps as they come, for whoever wants them later."""
 

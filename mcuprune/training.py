@@ -1,4 +1,4 @@
-"""The only training loop.
+"""What trains.
 
 A ``Trainer`` owns everything that changes while a network trains: the torch module, its optimiser, the order of the examples,
 the account of multiply-accumulates. It trains on one learning-rate schedule from the first step to the last, whatever happens
@@ -9,7 +9,7 @@ optimiser's memory), so that what follows costs what the smaller network costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from mcuprune.network import Network
 from mcuprune.ops import OPS
 from mcuprune.optimizer import OPTIMIZERS
 from mcuprune.resources import costs
-from mcuprune.task import Candidate, Step, Task
+from mcuprune.task import Step, Task
 from mcuprune.trainable import Trainable, as_inputs
 
 _CLIP_NORM = 5.0
@@ -312,14 +312,6 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
     )
     trainer.total = schedule.epochs * trainer.steps_per_epoch
     return trainer
-
-
-def candidate(trainer: Trainer, task: Task, keep: np.ndarray, last_cut: int, notes: Sequence[str] = ()) -> Candidate:
-    """What a method hands over: the network as ``trainer`` leaves it. last_cut: the step that it has had its widths since."""
-    channels = trainer.module.channels.with_network(trainer.module.network())
-    full = task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.total
-    settled, told = trainer.total - last_cut, (*notes, *trainer.notes)
-    return Candidate(channels, keep, trainer.training_macs, full, settled, told, trainer.taught)
 
 
 @torch.no_grad()
