@@ -9,7 +9,7 @@ optimiser's memory), so that what follows costs what the smaller network costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from mcuprune.ops import OPS
 from mcuprune.optimizer import OPTIMIZERS
 from mcuprune.resources import costs
 from mcuprune.task import Step, Task
-from mcuprune.trainable import Trainable, as_inputs
+from mcuprune.trainable import Trainable, as_inputs, as_tensors
 
 _CLIP_NORM = 5.0
 _TEMPERATURE = 2.0
@@ -315,8 +315,14 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
 
 
 @torch.no_grad()
-def output_moments(module: Trainable, names: set[str], x: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance, per channel, of each named tensor (batch, channel, ...) over the examples ``x``."""
+def output_moments(
+    module: Trainable, names: set[str], examples: np.ndarray | Sequence[np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance, per channel, of each named tensor (batch, channel, ...) over examples.
+
+    examples: (examples, ...), one array for each input of the network.
+    """
+    arrays = [examples] if isinstance(examples, np.ndarray) else list(examples)
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def watch(tensor: str, value: Tensor) -> Tensor:
@@ -330,8 +336,8 @@ def output_moments(module: Trainable, names: set[str], x: np.ndarray) -> dict[st
     module.eval()
     previous, module.made = module.made, watch  # type: ignore[method-assign]
     try:
-        for start in range(0, len(x), 128):
-            module(*as_inputs(module.source, x[start : start + 128], module.device))
+        for start in range(0, len(arrays[0]), 128):
+            module(*as_tensors([array[start : start + 128] for array in arrays], module.device))
     finally:
         module.made = previous  # type: ignore[method-assign]
     found = {}
