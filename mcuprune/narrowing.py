@@ -48,3 +48,10 @@ def narrowed(method: str, task: Task, calibration: np.ndarray, on_step: OnStep) 
         settled = reestimated(candidate.channels, calibration, task.schedule.batch, task.device)
         candidate = replace(candidate, channels=settled)
     return candidate
+
+
+def untrained(module: Trainable) -> list[str]:
+    """A note, where there is something to note, on constants that training leaves as they are."""
+    fixed = module.untrained()
+    more = ", ..." if len(fixed) > 5 else ""
+    return [f"training leaves these constants as they are: {', '.join(fixed[:5])}{more}"] if fixed else []

@@ -31,7 +31,7 @@ from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
 from mcuprune.errors import DataError, UsageError
 from mcuprune.methods.differentiable import Widths, of_multipliers, with_measured_masks
-from mcuprune.narrowing import normalized
+from mcuprune.narrowing import normalized, untrained
 from mcuprune.network import Network
 from mcuprune.rehearsal import rehearse
 from mcuprune.resources import Budget, SramModel
@@ -60,8 +60,11 @@ class MaskedModule(Trainable):
         super().__init__(channels)
         self.watching = True
         self._last: _Batch | None = None
+        self._original: tuple[MaskedModule] | None = None  # in a tuple, or torch would take it for a part of this module
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if self._original is not None:
+            self.gates = self._original[0].gates
         if self.gates is not None and (like := next(self.parameters(), None)) is not None:
             self.gates = self.gates.to(like)  # where the module is now, in its precision
         outputs = super().forward(*inputs)
@@ -86,6 +89,18 @@ class MaskedModule(Trainable):
         finally:
             self.watching = watching
         return outputs
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MaskedModule:
+        """A module of its own with the same weights, for a running average of them, say; its masks are this one's, always."""
+        copy = MaskedModule(self.channels)
+        if (like := next(self.parameters(), None)) is not None:
+            copy.to(like)
+        copy.load_state_dict(self.state_dict())
+        for (_, ours), (_, theirs) in zip(self.named_parameters(), copy.named_parameters(), strict=True):
+            theirs.requires_grad_(ours.requires_grad)
+        copy.wanted, copy._last_use, copy.norm_momentum = self.wanted, self._last_use, self.norm_momentum
+        copy.watching, copy._original = False, self._original or (self,)
+        return copy.train(self.training)
 
     def last_batch(self) -> _Batch | None:
         """The last batch that a backward pass went through since this was asked for; None where there was none."""
@@ -176,6 +191,7 @@ class Pruner:
         self._settled = allocation.holds(model, model.full, budget)
         self.notes: list[str] = list(notes)
         self.module = MaskedModule(self._channels)
+        self.notes += untrained(self.module)
         self.module.watching = not self._settled
         if self._settled:
             self._outer.progress = 1.0

@@ -537,9 +537,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     notes = list(candidate.notes)
     if idle := _idle(request):
         notes.append(f"no effect on method {request.method}: {', '.join(idle)}")
-    if fixed := Trainable(labelled).untrained():
-        notes.append(f"training leaves these constants as they are: {', '.join(fixed[:5])}{', ...' if len(fixed) > 5 else ''}")
-    return replace(candidate, notes=tuple(notes))
+    return replace(candidate, notes=(*notes, *narrowing.untrained(Trainable(labelled))))
 
 
 def _idle(request: Request) -> list[str]:

@@ -295,6 +295,22 @@ def test_masks_follow_the_module_to_another_precision() -> None:
     assert pruner.module(x)[0].dtype == torch.float64
 
 
+def test_a_running_average_of_the_weights_has_the_masks_of_the_moment() -> None:
+    net = load("dscnn_digits")
+    pruner = Pruner(net, share(net, macs=0.4), steps=60, start=0.0)
+    average = torch.optim.swa_utils.AveragedModel(pruner.module, avg_fn=lambda old, new, count: new)
+    average.update_parameters(pruner.module)
+    train(pruner, 20)
+    x = torch.from_numpy(digits().val.x[:8])
+    average.eval()
+    pruner.module.eval()
+    with torch.no_grad():
+        assert not torch.equal(average(x)[0], pruner.module(x)[0])
+        average.update_parameters(pruner.module)
+        average.module.load_state_dict(pruner.module.state_dict())  # BatchNormalization's statistics too
+        assert torch.equal(average(x)[0], pruner.module(x)[0])
+
+
 # -------------------------------------------------------------------------------------------------------------- going on
 
 
