@@ -1,3 +1,118 @@
-"""mcuprune makes a convolutional network in an ONNX file fit a microcontroller."""
+"""mcuprune makes a convolutional network in an ONNX file fit a microcontroller.
+
+    >>> import mcuprune
+    >>> net = mcuprune.load("models/resnet8_digits.onnx")
+    >>> cost = mcuprune.profile(net)
+    >>> cost.sram, cost.flash, cost.macs
+    (12288, 79840, 3052160)
+    >>> mcuprune.check(net, mcuprune.Budget(sram="64KB", macs="10M")).ok
+    True
+
+    result = mcuprune.prune(net, mcuprune.Budget(macs="50%"), data="digits", seed=0)
+    result.network, result.accuracy_int8
+    mcuprune.export(result.network, "net.tflite")
+    mcuprune.verify(result.network).ok
+
+Importing the package imports none of its modules: a name here brings what it needs when it is first used, and only what trains
+or runs a network brings torch or onnxruntime.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcuprune.channels import Group as Group
+    from mcuprune.data import Arrays as Arrays
+    from mcuprune.data import Dataset as Dataset
+    from mcuprune.errors import BudgetError as BudgetError
+    from mcuprune.errors import DataError as DataError
+    from mcuprune.errors import McupruneError as McupruneError
+    from mcuprune.errors import MissingExtra as MissingExtra
+    from mcuprune.errors import ModelError as ModelError
+    from mcuprune.errors import OutputError as OutputError
+    from mcuprune.errors import UnsupportedOperator as UnsupportedOperator
+    from mcuprune.errors import UsageError as UsageError
+    from mcuprune.face import Budget as Budget
+    from mcuprune.face import Callback as Callback
+    from mcuprune.face import Groups as Groups
+    from mcuprune.face import check as check
+    from mcuprune.face import export as export
+    from mcuprune.face import groups as groups
+    from mcuprune.face import load as load
+    from mcuprune.face import profile as profile
+    from mcuprune.face import prune as prune
+    from mcuprune.face import verify as verify
+    from mcuprune.network import Network as Network
+    from mcuprune.pruner import Pruner as Pruner
+    from mcuprune.pruning import Result as Result
+    from mcuprune.resources import Profile as Profile
+    from mcuprune.resources import Verdict as Verdict
+    from mcuprune.task import Step as Step
+    from mcuprune.verify import Verification as Verification
 
 __version__ = "0.1.0"
+
+#: Module -> the names that the package takes from it.
+_HOMES = {
+    "channels": ("Group",),
+    "data": ("Arrays", "Dataset"),
+    "errors": (
+        "BudgetError",
+        "DataError",
+        "McupruneError",
+        "MissingExtra",
+        "ModelError",
+        "OutputError",
+        "UnsupportedOperator",
+        "UsageError",
+    ),
+    "face": (
+        "Budget",
+        "Callback",
+        "Groups",
+        "check",
+        "export",
+        "groups",
+        "load",
+        "profile",
+        "prune",
+        "verify",
+    ),
+    "network": ("Network",),
+    "pruner": ("Pruner",),
+    "pruning": ("Result",),
+    "resources": ("Profile", "Verdict"),
+    "task": ("Step",),
+    "verify": ("Verification",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__"])
+
+
+if not TYPE_CHECKING:  # for a type checker it would be every name that there isn't
+
+    def __getattr__(name: str) -> Any:
+        """Import what a public name needs, once. Raises AttributeError for any other name."""
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'mcuprune' has no attribute {name!r}")
+        found = getattr(import_module(f"mcuprune.{_HOME_OF[name]}"), name)
+        globals()[name] = found
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """A package whose public functions stay what they are when a module of the same name is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

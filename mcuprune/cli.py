@@ -27,6 +27,7 @@ from mcuprune import (
     config,
     console,
     external,
+    face,
     network,
     places,
     report,
@@ -37,9 +38,8 @@ from mcuprune import (
 )
 from mcuprune.config import Wanted
 from mcuprune.console import INTERRUPTED, NO, NO_ANSWER, YES
-from mcuprune.errors import McupruneError, MissingExtra, UsageError
+from mcuprune.errors import McupruneError, UsageError
 from mcuprune.network import Shape
-from mcuprune.ops import accept
 from mcuprune.places import Output, Source
 from mcuprune.report import Answer, Device, Refused, Report, View
 from mcuprune.resources import RESOURCES, SramModel
@@ -222,7 +222,7 @@ NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, as with N
 
 _Word = TypeVar("_Word", bound=str)
 #: What ``--sort`` takes.
-_ORDERS = ("graph", *RESOURCES)
+_ORDERS = ("graph", *resources.columns())
 
 
 def _with_limits(command: Callable[..., int]) -> Callable[..., int]:
@@ -241,7 +241,7 @@ def _with_limits(command: Callable[..., int]) -> Callable[..., int]:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[str | None, typer.Option(f"--{name}", metavar=_METAVAR[r.unit], help=f"Limit: {r.meaning}.")],
+            annotation=Annotated[str | None, typer.Option(f"--{name}", metavar=r.metavar, help=f"Limit: {r.meaning}.")],
         )
         for name, r in RESOURCES.items()
     ]
@@ -251,9 +251,6 @@ def _with_limits(command: Callable[..., int]) -> Callable[..., int]:
     parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del parsed.__wrapped__
     return parsed
-
-
-_METAVAR = {"bytes": "SIZE|%", "count": "COUNT|%"}
 
 
 def _limit(name: str, text: str) -> units.Limit:
@@ -444,11 +441,11 @@ def _print_colored(written: str) -> None:
 
 
 def _load(path: str, wanted: Wanted) -> network.Network:
-    return network.load(path, input_shapes=wanted.input_shapes, outputs=wanted.outputs, accept=accept(path))
+    return face.load(path, input_shapes=wanted.input_shapes, outputs=wanted.outputs)
 
 
 def _measure(path: str, wanted: Wanted) -> resources.Profile:
-    return resources.profile(_load(path, wanted))
+    return face.profile(_load(path, wanted))
 
 
 def _paths(models: Sequence[str] | None, settings: config.Config) -> list[str]:
@@ -513,7 +510,7 @@ def profile(
         net = _load(path, wanted[path])
         before = wanted[path].against
         old = _measure(before, wanted[path]) if before else None
-        found = resources.profile(net)
+        found = face.profile(net)
         if write_order is not None:
             places.write_bytes(_reordered(net, wanted[path].outputs, found.memory.order), write_order)
         return Answer(found, old=old, device=_device(net, wanted[path].board))
@@ -622,8 +619,7 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
     measured = _measure(path, wanted)
     sram_model = wanted.gate
-    used = measured.used(sram_model)
-    verdict = resources.budget(wanted.limits, used).check(used) if wanted.limits else None
+    verdict = face.check(measured, wanted.limits, sram_model=sram_model) if wanted.limits else None
     old = growth = None
     if wanted.against is not None:
         old = _measure(wanted.against, wanted)
@@ -859,11 +855,9 @@ def _emit_outcome(result: Any, *, as_json: bool, quiet: bool) -> int:
 
     found = outcome.document(result)
     if result.request.report is not None:
-        folder = Path(result.request.report)
-        places.write_bytes(outcome.write(found).encode(), folder / "report.json")
-        places.write_bytes(outcome.markdown(found).encode(), folder / "report.md")
+        written = outcome.save(found, result.request.report)
         if not (quiet and result.ok):
-            console.say(f"report in {folder / 'report.json'} and {folder / 'report.md'}")
+            console.say(f"report in {written[0]} and {written[1]}")
     if as_json:
         _print(outcome.write(found))
     elif not (quiet and result.ok):
@@ -903,7 +897,7 @@ class _Progress:
         """Take in one step of the history."""
         if self._quiet:
             return
-        costs = {name: units.show(getattr(step, name), resource.unit) for name, resource in RESOURCES.items()}
+        costs = {name: units.show(step.costs[name], resource.unit) for name, resource in RESOURCES.items()}
         if self._bar is not None:
             shown = " ".join([f"loss {step.loss:.3f}", *(f"{name} {cost}" for name, cost in costs.items())])
             if step.phase not in self._tasks:
@@ -947,34 +941,24 @@ def verify(
     as_json = _known("--format", formats, ("text", "json")) == "json"
     _here()
     from mcuprune import tflite as lite
-    from mcuprune import verify as runtime
+    from mcuprune.verify import document, text
+    from mcuprune.verify import verify as run
 
     shapes, outputs = _shapes(input_shape), tuple(ends or ())
     if tflite is not None:
         _settle([Output("--tflite", tflite)], {model: Wanted()}, config.Config())
     written = lite.from_file(model, input_shapes=shapes, outputs=outputs) if tflite is not None else None
-    verified = runtime.verify(
-        model, examples=examples, seed=seed, input_shapes=shapes, outputs=outputs, data=data, written=written
-    )
+    verified = run(model, examples=examples, seed=seed, input_shapes=shapes, outputs=outputs, data=data, written=written)
     if tflite is not None and written is not None:  # also where outputs differ: to look at what differs one needs it
         places.write_bytes(written, tflite)
-    found = runtime.document(verified)
-    _print(report.dumped(found) if as_json else runtime.text(found))
+    found = document(verified)
+    _print(report.dumped(found) if as_json else text(found))
     return YES if verified.ok else NO
 
 
 def _pruning() -> Any:
     """The part that needs torch. Raises MissingExtra where its packages are not installed."""
-    try:
-        from mcuprune import pruning
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in _EXTRA:
-            raise
-        raise MissingExtra(f"this command needs {error.name}; install it with pip install 'mcuprune[prune]'") from None
-    return pruning
-
-
-_EXTRA = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
+    return face.engine()
 
 
 @app.callback(invoke_without_command=True)

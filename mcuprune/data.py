@@ -1,10 +1,10 @@
 """Labelled examples for pruning: ``--data NAME|PATH|module:function`` -> inputs and labels that fit the model.
 
-All three forms end in the same six arrays (``x_train``, ``y_train``, ``x_val``, ``y_val``, ``x_test``, ``y_test``; the
-two of validation are optional) and pass the same checks, so whatever ``load`` returns can be fed to the model as it
-stands. Values are never rescaled: an array of 0...255 pixels reaches the model as 0.0...255.0, because only its maker
-knows what it was trained on. Archives are read without unpickling, so a data file can't run code; ``module:function``
-does run code, the user's own.
+All three forms, and arrays that are in memory already, end in the same six arrays (``x_train``, ``y_train``, ``x_val``,
+``y_val``, ``x_test``, ``y_test``; the two of validation are optional) and pass the same checks, so whatever ``load`` returns
+can be fed to the model as it stands. Values are never rescaled: an array of 0...255 pixels reaches the model as
+0.0...255.0, because only its maker knows what it was trained on. Archives are read without unpickling, so a data file can't
+run code; ``module:function`` does run code, the user's own.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mcuprune.errors import DataError, MissingExtra, UsageError
 
@@ -70,22 +71,71 @@ class Data:
     augment: Augment | None = None
 
 
-def load(spec: str, *, input_shape: tuple[int, ...], n_classes: int, seed: int) -> Data:
+class Arrays(TypedDict):
+    """A data set in memory: examples (n, *shape) and labels (n,) of each split.
+
+    Without ``x_val`` and ``y_val`` some of the examples to train on are held out for validation.
+
+    >>> import numpy as np
+    >>> x, y = np.zeros((20, 1, 16, 16), np.float32), np.arange(20) % 10
+    >>> data = Arrays(x_train=x, y_train=y, x_test=x, y_test=y)
+    """
+
+    x_train: ArrayLike
+    y_train: ArrayLike
+    x_test: ArrayLike
+    y_test: ArrayLike
+    x_val: NotRequired[ArrayLike]
+    y_val: NotRequired[ArrayLike]
+
+
+class Dataset(Protocol):
+    """Any object with these attributes; it may have ``x_val`` and ``y_val`` too."""
+
+    @property
+    def x_train(self) -> ArrayLike:
+        """Examples to train on: (n, *shape)."""
+
+    @property
+    def y_train(self) -> ArrayLike:
+        """Their labels: (n,)."""
+
+    @property
+    def x_test(self) -> ArrayLike:
+        """Examples to measure accuracy on: (n, *shape)."""
+
+    @property
+    def y_test(self) -> ArrayLike:
+        """Their labels: (n,)."""
+
+
+#: What ``load`` takes: a name, a path or ``module:function`` as text, or what is in memory.
+Given = str | os.PathLike[str] | Mapping[str, Any] | Dataset
+#: What a data set in memory is called.
+IN_MEMORY = "arrays"
+
+
+def load(spec: Given, *, input_shape: tuple[int, ...], n_classes: int, seed: int) -> Data:
     """The data set that ``spec`` names, checked against the model.
 
     spec: a name in DATASETS, the path of an ``.npz`` archive, or ``module:function``; a name wins over a file of the
-    same name (``./digits`` means the file).
+    same name (``./digits`` means the file). Or ``Arrays``, or a ``Dataset``.
     input_shape: the model's input without its batch axis, e.g. (1, 16, 16).
     n_classes: the number of the model's logits.
     seed: picks the validation examples where the data brings none; a ``module:function`` that takes ``seed`` gets it.
 
     Raises DataError on a set that can't be read or doesn't fit, MissingExtra where a named set needs another package.
     """
+    if isinstance(spec, os.PathLike):
+        spec = os.fspath(spec)
     if not input_shape or min(input_shape) < 1:
-        raise DataError(f"--data {spec}: the model's input shape is {input_shape}; fix every axis with --input-shape")
+        where = spec if isinstance(spec, str) else IN_MEMORY
+        raise DataError(f"--data {where}: the model's input shape is {input_shape}; fix every axis with --input-shape")
+    arrays: Mapping[str, Any]
+    if not isinstance(spec, str):
+        return _assemble(IN_MEMORY, _in_memory(spec), input_shape=input_shape, n_classes=n_classes, seed=seed)
     if spec in DATASETS:
         return DATASETS[spec](input_shape, n_classes, seed)
-    arrays: Mapping[str, Any]
     if os.path.exists(spec) or spec.endswith(".npz"):
         if os.path.exists(spec) and not os.path.isfile(spec) and not os.path.isdir(spec):
             raise DataError(f"--data {spec}: no regular file, but a device or a pipe; give the path of an .npz archive")
@@ -118,9 +168,10 @@ def not_embedded(metadata: Mapping[str, str]) -> str:
     return f"the file's metadata name {shown!r}, which is no embedded data set ({', '.join(DATASETS)}) and so is not opened"
 
 
-def files(spec: str | None) -> list[str]:
+def files(spec: Given | None) -> list[str]:
     """The files that ``spec`` of ``load`` may read, for the sake of those who mustn't write there."""
-    if spec is None or spec in DATASETS:
+    spec = os.fspath(spec) if isinstance(spec, os.PathLike) else spec
+    if not isinstance(spec, str) or spec in DATASETS:
         return []
     module, colon, _ = spec.partition(":")
     path = module.replace(".", os.sep)
@@ -279,6 +330,17 @@ def _stratified(
 
 def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+# --- in memory --------------------------------------------------------------------------------------------------------
+
+
+def _in_memory(given: Mapping[str, Any] | Dataset) -> dict[str, Any]:
+    """The known arrays of a mapping, or of an object that has them as attributes."""
+    keys = (*_REQUIRED, *_OPTIONAL)
+    if not isinstance(given, Mapping):
+        given = {key: getattr(given, key) for key in keys if getattr(given, key, None) is not None}
+    return {key: given[key] for key in _known(IN_MEMORY, [key for key in given if given[key] is not None])}
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------

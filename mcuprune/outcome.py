@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from mcuprune import __version__, escape, report, units
+from mcuprune import __version__, escape, places, report, units
+from mcuprune.notebook import draws
 from mcuprune.pruning import Result, Training
 from mcuprune.resources import RESOURCES
 from mcuprune.task import Step
 
 #: Format 1, 2026: the first.
 FORMAT = 1
-#: Where a profile's memory has what SRAM means under a model other than the plain peak.
-_SRAM = {"tflm": "arena_tflm", "max-in-out": "max_in_out"}
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def step_document(step: Step) -> dict[str, Any]:
         "epoch": round(step.epoch, 3),
         "phase": step.phase,
         "loss": round(step.loss, 5),
-        **{name: getattr(step, name) for name in RESOURCES},
+        **{name: step.costs[name] for name in RESOURCES},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
     }
 
@@ -95,6 +95,14 @@ def step_document(step: Step) -> dict[str, Any]:
 def write(found: Mapping[str, Any]) -> str:
     """The document as ``report.json`` holds it."""
     return report.dumped(found)
+
+
+def save(found: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path]:
+    """Write ``report.json`` and ``report.md``; returns their paths. Raises OutputError."""
+    json, readable = Path(folder) / "report.json", Path(folder) / "report.md"
+    places.write_bytes(write(found).encode(), json)
+    places.write_bytes(markdown(found).encode(), readable)
+    return json, readable
 
 
 def text(found: Mapping[str, Any]) -> str:
@@ -149,6 +157,17 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@draws(Result)
+def html(result: Result) -> str:
+    """What a notebook shows of a result: the table that ends a run, the remarks, and memory over the schedule."""
+    found = document(result)
+    head, *rows = _table(found)
+    state = "fits" if result.ok else "does not fit"
+    remarks = "".join(f"<li>{escape.markup(remark)}</li>" for remark in _remarks(found))
+    table = report.html_table(head, "<>>>>>", rows)
+    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n"
+
+
 def _table(found: Mapping[str, Any]) -> list[list[str]]:
     """Head and one row for each resource and accuracy."""
     rows = [["", "before", "after", "", "limit", ""]]
@@ -157,8 +176,8 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
         limit = found["limits"].get(name)
         rows.append(
             [
-                f"{resource.title} ({found['sram_model']})"
-                if name == "sram" and found["sram_model"] in _SRAM
+                f"{resource.title} ({found[f'{name}_model']})"
+                if resource.under(found.get(f"{name}_model")) is not resource
                 else resource.title,
                 units.show(before, resource.unit),
                 units.show(after, resource.unit),
@@ -177,9 +196,9 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
 
 def _used(found: Mapping[str, Any], when: str, resource: str) -> int:
     """What a limit of this resource is held against: for SRAM, what was asked for."""
-    if resource == "sram" and found["sram_model"] in _SRAM:
-        return int(found[when]["memory"][_SRAM[found["sram_model"]]])
-    return int(found[when]["total"][resource])
+    limited = RESOURCES[resource].under(found.get(f"{resource}_model"))
+    part, key = limited.place or ("total", limited.name)
+    return int(found[when][part][key])
 
 
 def _remarks(found: Mapping[str, Any]) -> list[str]:
@@ -206,4 +225,4 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-__all__: Sequence[str] = ("document", "markdown", "step_document", "text", "write")
+__all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

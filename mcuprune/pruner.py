@@ -30,11 +30,12 @@ from mcuprune.batchproof import prove
 from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
 from mcuprune.errors import DataError, UsageError
+from mcuprune.face import Budget, LimitLike, Net, load
 from mcuprune.methods.differentiable import Widths, of_multipliers, with_measured_masks
 from mcuprune.narrowing import normalized, untrained
 from mcuprune.network import Network
 from mcuprune.rehearsal import rehearse
-from mcuprune.resources import Budget, SramModel
+from mcuprune.resources import SramModel
 from mcuprune.salience import salience
 from mcuprune.task import Schedule
 from mcuprune.trainable import Trainable
@@ -111,12 +112,9 @@ class MaskedModule(Trainable):
 class Pruner:
     """Brings a network into a budget while a loop of yours trains it.
 
-    >>> import torch
-    >>> from mcuprune.pruner import Pruner
-    >>> from mcuprune.network import load
-    >>> from mcuprune.resources import Budget, profile
-    >>> net = load("models/dscnn_digits.onnx")
-    >>> pruner = Pruner(net, Budget({"flash": 3000, "macs": 400_000}), steps=20)
+    >>> import mcuprune, torch
+    >>> budget = mcuprune.Budget(flash="3KB", macs="400k")
+    >>> pruner = mcuprune.Pruner("models/dscnn_digits.onnx", budget, steps=20)
     >>> optimizer = torch.optim.SGD(pruner.module.parameters(), lr=0.01)
     >>> for _ in range(20):
     ...     x, y = torch.randn(8, 1, 16, 16), torch.randint(10, (8,))  # your data
@@ -126,8 +124,7 @@ class Pruner:
     ...     optimizer.zero_grad()
     ...     _ = pruner.step()
     >>> small = pruner.finish()
-    >>> cost = profile(small).total
-    >>> cost["flash"] <= 3000 and cost["macs"] <= 400_000
+    >>> mcuprune.check(small, budget).ok
     True
     >>> pruner.progress
     1.0
@@ -138,8 +135,8 @@ class Pruner:
 
     def __init__(
         self,
-        net: Network,
-        budget: Budget,
+        net: Net,
+        budget: Budget | Mapping[str, LimitLike],
         *,
         steps: int = 1000,
         start: float = Schedule.prune_start,
@@ -149,13 +146,13 @@ class Pruner:
         keep: Sequence[str] = (),
         min_channels: int = 1,
         multiple_of: int = 1,
-        sram_model: SramModel = "peak",
+        sram_model: SramModel | None = None,
         seed: int = 0,
     ) -> None:
         """Refuses at once what can't be finished.
 
-        net: any network that mcuprune reads, of one or several inputs and outputs; it stays as it is.
-        budget: limits in base units: bytes of sram and flash, multiply-accumulates.
+        net: any network that mcuprune reads, or the path of its file, of one or several inputs and outputs; it stays as it is.
+        budget: as ``mcuprune.prune`` takes it; shares are of what ``net`` costs.
         steps: training steps that are going to be made. Widths fall between ``start`` and ``stop``, shares of them, at every
             ``every``-th step, or oftener in a short training; what is left of the steps trains the network at its final widths.
         examples: float32 (examples, ...), one array for each input: a convolution that comes without a BatchNormalization gets
@@ -163,32 +160,36 @@ class Pruner:
             folded, as most exporters do: training goes better, and scales tell which channels matter.
         keep: shell patterns over names of groups and nodes whose channels stay.
         min_channels, multiple_of: bounds of all other widths.
-        sram_model: what a limit on sram means: "peak", or "tflm", the arena of TensorFlow Lite Micro.
+        sram_model: what a limit of SRAM is held against, as for ``mcuprune.check``.
         seed: of the choice among several limited resources.
 
         Raises BudgetError where no cut holds the budget; ModelError and UnsupportedOperator for a network that can't be trained
         in batches, or not at all; DataError for examples that don't fit its inputs; UsageError for settings that make no sense.
         """
         self._schedule = _schedule(steps, start, stop, every, min_channels, multiple_of)
-        if not budget.limits:
-            raise UsageError("a Pruner needs a budget with a limit: sram, flash or macs")
+        net = net if isinstance(net, Network) else load(net)
+        wanted = budget if isinstance(budget, Budget) else Budget(board=None, **budget)
+        if not wanted.limits:
+            raise UsageError(f"a Pruner needs a budget with a limit: {', '.join(resources.RESOURCES)}")
+        limits = resources.Budget(wanted.limits_of(net, sram_model=sram_model))
         prepared, notes = canonical(net)
         channels = label(prepared)
-        bounds: dict[str, Any] = {"keep": keep, "least": min_channels, "multiple": multiple_of, "sram_model": sram_model}
-        model = allocation.feasible(channels, budget, **bounds)
+        bounds: dict[str, Any] = {"keep": keep, "least": min_channels, "multiple": multiple_of}
+        bounds["sram_model"] = wanted.sram_model(sram_model)
+        model = allocation.feasible(channels, limits, **bounds)
         rehearse(channels, int8=False, train=True)
         prove(channels, several_inputs=True)
         if examples is not None:
             normal = normalized(channels, _checked(examples, channels.network))
-            model = allocation.feasible(label(normal), budget, **bounds)
-        self._model, self._channels, self._budget = model, model.channels, budget
-        self._outer = Widths(model, budget, multiple_of)
+            model = allocation.feasible(label(normal), limits, **bounds)
+        self._model, self._channels, self._budget = model, model.channels, limits
+        self._outer = Widths(model, limits, multiple_of)
         self._steps, self._seed = steps, seed
         self._first, self._last = self._schedule.window(steps)
         self._every = self._schedule.updates(steps)
         self._taken = 0
         self._keep = self._channels.keep_all()
-        self._settled = allocation.holds(model, model.full, budget)
+        self._settled = allocation.holds(model, model.full, limits)
         self.notes: list[str] = list(notes)
         self.module = MaskedModule(self._channels)
         self.notes += untrained(self.module)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcuprune import __version__, engine, evaluate, export, external, folding, network, ops, places, resources, widths
+from mcuprune import __version__, engine, evaluate, external, folding, network, ops, places, resources, widths
 from mcuprune import data as datasets
 from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
@@ -23,7 +23,9 @@ from mcuprune.checkpoint import Checkpoint
 from mcuprune.checkpoint import check as check_checkpoint
 from mcuprune.data import Data
 from mcuprune.errors import UsageError
+from mcuprune.export import WEIGHT_BITS
 from mcuprune.network import Network, Shape
+from mcuprune.notebook import Drawn
 from mcuprune.origin import comes_trained, learned_nothing
 from mcuprune.places import Output, Source
 from mcuprune.rehearsal import rehearse
@@ -115,7 +117,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Drawn):
     """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them.
 
     accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
@@ -140,22 +142,33 @@ class Result:
     data: str | None
     test_examples: int
     training: Training | None
+    network: Network = field(repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
+        """Whether the written file holds the budget."""
         return self.verdict.ok
 
 
-def prune(request: Request, on_step: OnStep = lambda step: None) -> Result:
+def prune(
+    request: Request,
+    on_step: OnStep = lambda step: None,
+    *,
+    net: Network | None = None,
+    data_set: datasets.Given | None = None,
+) -> Result:
     """Do what ``request`` asks and measure the outcome. Writes ``request.output``; the report is the caller's.
+
+    net: a network in memory, in place of the file ``request.model``, which is then only what messages call it.
+    data_set: data in memory, in place of ``request.data``.
 
     Interrupted at any moment, it leaves a checkpoint beside the output; ``request.resume`` goes on from there.
     Raises a McupruneError, with nothing written, where no answer is possible: an unreadable or unsupported model, data that
     doesn't fit, a budget that can't be held, a place that can't be written, a missing package.
     """
     started = time.monotonic()
-    run = _prepared(request)
-    record = _Record(run, started, on_step)
+    run = _prepared(request, net, request.data if data_set is None else data_set)
+    record = _Record(run, _fingerprint(run.request, run.data, net), started, on_step)
     candidate = _float_candidate(run, record)
     small = folding.folded(candidate.channels.network)
     candidate = replace(
@@ -196,30 +209,30 @@ class _Run:
     notes: tuple[str, ...]
 
 
-def _prepared(request: Request) -> _Run:
+def _prepared(request: Request, net: Network | None, given: datasets.Given | None) -> _Run:
     """Read, check and measure everything that the work needs. Raises what ``prune`` raises."""
     _check_flags(request)
     outputs = _outputs(request)
     places.distinct(outputs, _sources(request))
-    original = network.load(
+    original = net or network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
     before = resources.profile(original)
     budget = resources.budget(request.limits, before.used(request.sram_model))
     if not budget.limits:
-        raise UsageError("prune needs a limit: --sram, --flash or --macs")
+        raise UsageError(f"prune needs a limit: {', '.join(f'--{name}' for name in resources.RESOURCES)}")
     prepared, notes = canonical(original)
     labelled = label(prepared)
     fits = _fits(labelled, request, budget)
-    net = labelled.network
-    model = _cost_model(folding.as_restored(net) if request.train and not fits else net, request, budget)
+    whole = labelled.network
+    model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget)
     for output in outputs:
         places.probe(output)
     if not request.resume:
         check_checkpoint(f"{request.output}.checkpoint")
     request = _with_engine(request, before.total["macs"])
     rehearse(labelled, int8=request.int8, train=request.train)
-    data = training_data(original, request.data, train=request.train, seed=request.seed, augment=request.augment)
+    data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment)
     if request.train:
         _check_batch(labelled)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
@@ -274,14 +287,14 @@ class _Record:
     notes: what the user should know about how the run was taken up.
     """
 
-    def __init__(self, run: _Run, started: float, on_step: OnStep) -> None:
+    def __init__(self, run: _Run, fingerprint: str, started: float, on_step: OnStep) -> None:
         request = run.request
         self.history = History()
         self.notes: tuple[str, ...] = ()
         self._started, self._earlier, self._on_step = started, 0.0, on_step
         self.checkpoint = Checkpoint(
             Path(f"{request.output}.checkpoint"),
-            _fingerprint(request, run.data),
+            fingerprint,
             lambda: {"history": self.history.document(), "seconds": self.seconds},
         )
         if not request.resume:
@@ -365,6 +378,7 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         data=data.name if data else None,
         test_examples=len(data.test.y) if data else 0,
         training=_training(request, data, warm=run.warm, taught=run.answers is not None),
+        network=written,
     )
 
 
@@ -376,12 +390,14 @@ def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) 
     return Training(schedule, search, warm, taught, len(data.train.y), request.augment, request.device)
 
 
-def _fingerprint(request: Request, data: Data | None) -> str:
-    """Changes with everything that a run's course depends on, and with nothing else."""
+def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:
+    """Changes with everything that a run's course depends on, and with nothing else. net: of a network in memory."""
     asked = repr((__version__, replace(request, output="", report=None, resume=False, configuration=None)))
     found = hashlib.sha256(asked.encode())
-    for file in (request.model, *external.files(request.model)):
+    for file in (request.model, *external.files(request.model)) if net is None else ():
         found.update(hashlib.sha256(Path(file).read_bytes()).digest())
+    if net is not None:
+        found.update(net.to_proto().SerializeToString(deterministic=True))
     for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
         for array in (split.x, split.y):
             found.update(repr((array.shape, array.dtype.str)).encode())
@@ -406,8 +422,8 @@ def _check_flags(request: Request) -> None:
     for flag, share in (("label-smoothing", request.label_smoothing), ("weight-decay", request.weight_decay)):
         if not 0 <= share < 1:
             raise UsageError(f"--{flag} {share}: write a number from 0 to below 1")
-    if request.weight_bits not in export.WEIGHT_BITS:
-        raise UsageError(f"--weight-bits {request.weight_bits}: choose one of {', '.join(map(str, export.WEIGHT_BITS))}")
+    if request.weight_bits not in WEIGHT_BITS:
+        raise UsageError(f"--weight-bits {request.weight_bits}: choose one of {', '.join(map(str, WEIGHT_BITS))}")
     if request.from_scratch and request.keep_weights:
         raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")
     engine.check_choice("loss", request.loss, LOSSES)

@@ -12,12 +12,13 @@ from functools import partial
 import numpy as np
 from onnx import ModelProto
 
-from mcuprune import export, network, resources
+from mcuprune import network, resources
 from mcuprune.canonical import stored_ranges
 from mcuprune.channels import Channels, label
 from mcuprune.checkpoint import Checkpoint, Saved
 from mcuprune.data import Data
 from mcuprune.equalize import equalized
+from mcuprune.export import Scheme, quantized
 from mcuprune.loop import Hooks, State, train
 from mcuprune.network import Network
 from mcuprune.optimizer import OPTIMIZERS
@@ -103,10 +104,10 @@ def _calibrated(channels: Channels, how: Quantization) -> Network:
     module = QuantTrainable(channels, how.weight_bits).to(how.device)
     calibrate(module, how.calibration.batches)
     module.load_extra_state_arrays(_stored(module.scheme, how.calibration.known))
-    return export.quantized(*module.quantized_network())
+    return quantized(*module.quantized_network())
 
 
-def _stored(plan: export.Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+def _stored(plan: Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
     """The ranges that a quantised file came with, by the quantisers of the new scheme; the widest of those that share one."""
     found: dict[str, np.ndarray] = {}
     for tensor, name in plan.quantizer.items():
@@ -218,4 +219,4 @@ def _trained(
         full_training_macs=candidate.full_training_macs + how.full_macs * trainer.batch * trainer.total,
         notes=(*candidate.notes, *([undone] if undone else [])),
     )
-    return export.quantized(*_module(trainer).quantized_network()), account
+    return quantized(*_module(trainer).quantized_network()), account

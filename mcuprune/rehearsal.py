@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from mcuprune import export, folding
+from mcuprune import folding
 from mcuprune.channels import Channels, label
 from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.export import Quantizer, quantized, scheme
 from mcuprune.network import Network, is_float
 
 #: Any range will do: what is tried here doesn't depend on it.
-_ANY = export.Quantizer(2**-5, 0)
+_ANY = Quantizer(2**-5, 0)
 
 
 def rehearse(channels: Channels, *, int8: bool, train: bool) -> None:
@@ -35,8 +36,8 @@ def rehearse(channels: Channels, *, int8: bool, train: bool) -> None:
     if int8 or train:
         _refuse_unknown_to_torch(small)
     if int8:
-        quantizers = dict.fromkeys(export.scheme(small).quantizer.values(), _ANY)
-        written = export.quantized(small, export.scheme(small), quantizers)
+        quantizers = dict.fromkeys(scheme(small).quantizer.values(), _ANY)
+        written = quantized(small, scheme(small), quantizers)
         _refuse_unwritable(written, "as int8")
         _refuse_unrunnable(written, "as int8")
 

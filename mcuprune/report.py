@@ -19,17 +19,15 @@ from typing import Any, Literal
 from mcuprune import __version__, escape
 from mcuprune.channels import Group
 from mcuprune.console import JSON_FORMAT
-from mcuprune.resources import RESOURCES, Layer, Memory, Profile, SramModel, Verdict
+from mcuprune.resources import RESOURCES, Layer, Memory, Profile, SramModel, Verdict, columns, totals
 from mcuprune.runtimes import Board, Range
 from mcuprune.units import Unit, show
 
 #: What a row of a cost table may stand for.
 BY = ("node", "op", "group")
 
-#: Where a Layer keeps its share of a resource, if not under the resource's own name.
-_AT_LAYER = {"sram": "live"}
-#: Resources of which a whole needs the most that a part needs. All others add up.
-_SHARED = ("sram",)
+#: What the JSON of a layer calls its share of a resource, if not by the resource's own name.
+_LAYER_KEYS = {"sram": "live"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: what a node, an operator or a group costs, by the names of RESOURCES, and what it cost before.
+    """One line of a table: what a node, an operator or a group costs, by the names of ``columns``, and what it cost before.
 
     count: of how many nodes. state: ``new`` or ``gone`` for what only one of two models has.
     """
@@ -122,7 +120,7 @@ class Row:
 
     @property
     def change(self) -> dict[str, int]:
-        return {key: self.used[key] - self.was[key] for key in RESOURCES} if self.was is not None else {}
+        return {key: self.used[key] - self.was[key] for key in columns()} if self.was is not None else {}
 
 
 @dataclass(frozen=True)
@@ -185,12 +183,13 @@ def _row(name: str, layers: Sequence[Layer], by: str) -> Row:
 
 
 def _used(layer: Layer) -> dict[str, int]:
-    return {key: getattr(layer, _AT_LAYER.get(key, key)) for key in RESOURCES}
+    return {key: layer.costs[key] for key in columns()}
 
 
 def _fold(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     parts = list(parts)
-    return {key: (max if key in _SHARED else sum)([0, *(part[key] for part in parts)]) for key in RESOURCES}
+    fold = {key: max if resource.share == "max" else sum for key, resource in columns().items()}
+    return {key: together([0, *(part[key] for part in parts)]) for key, together in fold.items()}
 
 
 def _sum(name: str, rows: Sequence[Row]) -> Row:
@@ -200,11 +199,11 @@ def _sum(name: str, rows: Sequence[Row]) -> Row:
 
 def _weight(row: Row, total: Row) -> tuple[bool, float, float]:
     """What makes a row worth showing: it sets a total, its largest share of one it adds to, its share of the others."""
-    shares = dict.fromkeys(RESOURCES, 0.0)
+    shares = dict.fromkeys(columns(), 0.0)
     for part, whole in ((row.used, total.used), (row.was, total.was)):
         if part is not None and whole is not None:
             shares = {key: max(share, part[key] / whole[key] if whole[key] else 0.0) for key, share in shares.items()}
-    largest = max(share for key, share in shares.items() if key not in _SHARED)
+    largest = max(share for key, share in shares.items() if RESOURCES[key].share == "sum")
     return 1.0 in shares.values(), largest, max(shares.values())
 
 
@@ -253,11 +252,8 @@ def _totals_text(answer: Answer) -> list[str]:
             _was(profile.total, old, key, resource.unit),
             resource.meaning,
         ]
-        for key, resource in RESOURCES.items()
+        for key, resource in totals().items()
     ]
-    rows.append(
-        ["params", show(profile.total["params"], "count"), _was(profile.total, old, "params", "count"), "weights and biases"]
-    )
     if not any(row[2] for row in rows):
         rows = [[row[0], row[1], row[3]] for row in rows]
     lines = align(rows, ["<", ">", *["<"] * (len(rows[0]) - 2)])
@@ -334,7 +330,7 @@ def chart(profile: Profile, *, width: int = 64, height: int = 6, ascii: bool = F
 def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
     diff = found.total.was is not None
     head = [""]
-    for resource in RESOURCES.values():
+    for resource in columns().values():
         head += [resource.title, "change"] if diff else [resource.title]
     by_node = view.by == "node"
     head += ["shape", "op"] if by_node else ["nodes"]
@@ -345,13 +341,13 @@ def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
         ends = row is found.others or row is found.total
         marks = {"new": "+", "gone": "-", "": ">" if by_node and row.name == peak and not ends else ""}
         line = [marks[row.state]]
-        for key, resource in RESOURCES.items():
+        for key, resource in columns().items():
             line.append(show(row.used[key], resource.unit))
             if diff:
                 line.append(_signed(row.change[key], resource.unit) if row.was is not None else "")
         line += [_shape(row.shape), row.op] if by_node else [str(row.count)]
         cells.append([*line, escape.plain(row.name)])
-    numbers = len(RESOURCES) * (2 if diff else 1)
+    numbers = len(columns()) * (2 if diff else 1)
     lines = align(cells, ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"])
     lines.insert(len(lines) - 1, _rule(lines, numbers, cells))
     return lines
@@ -431,7 +427,9 @@ def _against_limit(key: str, used: int, limit: int, answer: Answer) -> str:
 def _where(key: str, answer: Answer) -> str:
     """Where most of a resource goes: the peak's node and tensors, or the three worst nodes."""
     profile, unit = answer.profile, RESOURCES[key].unit
-    if key in _SHARED:
+    if RESOURCES[key].share is None:
+        return ""
+    if RESOURCES[key].share == "max":
         if answer.sram_model != "peak" or profile.memory.peak_node is None:
             return ""
         alive = ", ".join(f"{escape.plain(name)} {show(size, unit)}" for name, size in profile.memory.peak_tensors)
@@ -547,7 +545,7 @@ def _summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
         row = [title, show(used, resource.unit)]
         if limits:
             limit = limits.limits.get(key)
-            row += ["", ""] if limit is None else [show(limit, resource.unit), _in_words(used, limit, resource.unit)]
+            row += ["", ""] if limit is None else [show(limit, resource.unit), in_words(used, limit, resource.unit)]
         if old:
             now, before = answer.profile.total[key], old.total[key]
             row += [show(before, resource.unit), _signed(now - before, resource.unit)]
@@ -559,7 +557,8 @@ def _summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
     return head, ["<", *[">"] * (len(head) - 1)], rows
 
 
-def _in_words(used: int, limit: int, unit: Unit) -> str:
+def in_words(used: int, limit: int, unit: Unit) -> str:
+    """The verdict of one limit; exact where a rounded number would hide that it is exceeded."""
     if used <= limit:
         return "fits"
     hidden = show(used, unit) == show(limit, unit)
@@ -571,7 +570,7 @@ def _cells(found: Table, view: View, name: Callable[[str], str]) -> tuple[list[s
     diff, by_node = found.total.was is not None, view.by == "node"
     head = [view.by, *(["op", "shape"] if by_node else ["nodes"])]
     sides = ["<", *(["<", "<"] if by_node else [">"])]
-    for resource in RESOURCES.values():
+    for resource in columns().values():
         head += [resource.title, "change"] if diff else [resource.title]
     sides += [">"] * (len(head) - len(sides))
     rows = []
@@ -580,7 +579,7 @@ def _cells(found: Table, view: View, name: Callable[[str], str]) -> tuple[list[s
         state = f" ({row.state})" if row.state else ""
         line = [row.name if plain else name(row.name) + state]
         line += [row.op, _shape(row.shape)] if by_node else [str(row.count)]
-        for key, resource in RESOURCES.items():
+        for key, resource in columns().items():
             line.append(show(row.used[key], resource.unit))
             if diff:
                 line.append(_signed(row.change[key], resource.unit) if row.was is not None else "")
@@ -637,22 +636,26 @@ def html(report: Report) -> str:
         "td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}"
         "tr:last-child td{font-weight:600}"
     )
-    body = "".join(
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mcuprune {report.command}</title>'
+        f"<style>{style}</style></head><body>\n{html_body(report)}</body></html>\n"
+    )
+
+
+def html_body(report: Report) -> str:
+    """What the page shows, for a page of somebody else's."""
+    return "".join(
         f"<h2>{escape.markup(answer.path)}: no answer</h2>\n<p>{escape.markup(answer.message)}</p>\n"
         if isinstance(answer, Refused)
         else _html(answer, report)
         for answer in report.answers
-    )
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>mcuprune {report.command}</title>'
-        f"<style>{style}</style></head><body>\n{body}</body></html>\n"
     )
 
 
 def _html(answer: Answer, report: Report) -> str:
     profile, memory = answer.profile, answer.profile.memory
     state = "" if report.command == "profile" else ": fits" if answer.ok else ": does not fit"
-    parts = [f"<h2>{escape.markup(profile.path)}{state}</h2>", _html_table(*_summary(answer))]
+    parts = [f"<h2>{escape.markup(profile.path)}{state}</h2>", html_table(*_summary(answer))]
     if memory.peak_node is not None:
         alive = ", ".join(f"{escape.markup(name)} {_kib(size)}" for name, size in memory.peak_tensors)
         said = (
@@ -664,14 +667,16 @@ def _html(answer: Answer, report: Report) -> str:
         parts.append(f"<figure>{svg(profile, limit=_sram_limit(answer))}</figure>")
     if hint(answer):
         parts.append(f"<pre>{escape.markup(hint(answer))}</pre>")
-    parts.append(_html_table(*_cells(table(answer, report.view), report.view, str)))
+    parts.append(html_table(*_cells(table(answer, report.view), report.view, str)))
     if report.view.groups:
         rows = [[str(len(g)), g.name, g.why or ""] for g in profile.groups]
-        parts.append(_html_table(["channels", "group", "frozen because"], [">", "<", "<"], rows))
+        parts.append(html_table(["channels", "group", "frozen because"], [">", "<", "<"], rows))
     return "\n".join(parts) + "\n"
 
 
-def _html_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML; ``sides`` has ``<`` or ``>`` for each column, cells are escaped here."""
+
     def line(cells: Sequence[str], tag: str) -> str:
         kinds = [f'{tag} class="n"' if side == ">" else tag for side in sides]
         return "<tr>" + "".join(f"<{kind}>{escape.markup(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True)) + "</tr>"
@@ -748,6 +753,11 @@ def profile_document(profile: Profile) -> dict[str, Any]:
             "peak_node": memory.peak_node,
             "peak_tensors": _json_tensors(memory.peak_tensors),
             "arena_tflm": memory.arena_tflm,
+            "arena_extra": [
+                {"node": copy.node, "operator": copy.operator, "bytes": int(copy.bytes), "reason": copy.reason}
+                for copy in memory.copies
+            ],
+            "unsupported": list(memory.unsupported),
             "timeline": [
                 {"node": moment.node, "bytes": moment.bytes, "tensors": _json_tensors(moment.tensors)}
                 for moment in memory.timeline
@@ -769,10 +779,7 @@ def profile_document(profile: Profile) -> dict[str, Any]:
                 "node": layer.node,
                 "op": layer.op,
                 "shape": list(layer.shape),
-                "macs": layer.macs,
-                "flash": layer.flash,
-                "params": layer.params,
-                "live": layer.live,
+                **{_LAYER_KEYS.get(key, key): share for key, share in layer.costs.items()},
             }
             for layer in profile.layers
         ],
@@ -873,7 +880,9 @@ def _findings(answer: Answer) -> list[tuple[str, str, bool]]:
 def _spot(key: str, answer: Answer) -> str:
     """The node to look at first."""
     profile = answer.profile
-    if key in _SHARED:
+    if RESOURCES[key].share is None:
+        return ""
+    if RESOURCES[key].share == "max":
         return f" at {profile.memory.peak_node}" if answer.sram_model == "peak" and profile.memory.peak_node else ""
     worst = max(profile.layers, key=lambda layer: _used(layer)[key])
     return f", most in {worst.node}"

@@ -11,26 +11,35 @@ is data at run time; foldable BatchNormalizations are folded. SRAM is 1 byte for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from mcuprune import memory, runtimes
 from mcuprune.channels import Channels, Group, label
+from mcuprune.deploy.kernels import REVERSED_ABOVE
+from mcuprune.deploy.program import Copy
 from mcuprune.errors import BudgetError
 from mcuprune.fusion import Buffers, buffers, channel_axis, elements, folded_into, is_bias
 from mcuprune.network import Network, Node, Shape
+from mcuprune.notebook import Drawn
 from mcuprune.ops import OPS, Dim, Quantization
 from mcuprune.units import Limit, Unit
 
 __all__ = [
+    "PARAMS",
     "RESOURCES",
+    "Additive",
     "Budget",
     "Buffers",
+    "CostFunction",
     "CostModel",
     "Layer",
+    "Measured",
     "Memory",
     "Moment",
     "NodeCost",
@@ -38,35 +47,22 @@ __all__ = [
     "Profile",
     "Resource",
     "SramModel",
+    "Terms",
     "Verdict",
     "budget",
     "buffers",
+    "columns",
     "costs",
+    "in_order",
     "is_bias",
     "least",
     "profile",
+    "totals",
 ]
 
 WEIGHT_BYTES, BIAS_BYTES, SCALE_BYTES, DATA_BYTES = 1, 4, 4, 1
 
 
-@dataclass(frozen=True)
-class Resource:
-    """Something a budget can limit: flag, config key, column and JSON field follow from its row in RESOURCES."""
-
-    unit: Unit
-    title: str
-    meaning: str
-
-
-RESOURCES: Mapping[str, Resource] = {
-    "sram": Resource("bytes", "SRAM", "peak memory of activations, over the best execution order"),
-    "flash": Resource("bytes", "flash", "weights, biases, scales and other constants, as int8 stores them"),
-    "macs": Resource("count", "MACs", "multiply-accumulates of one inference"),
-}
-
-
-#: What a limit on SRAM means: the peak of the best schedule, or the arena of TensorFlow Lite Micro in the file's order.
 #: What ``sram`` may mean: the peak of the best schedule, the arena of TensorFlow Lite Micro, or, to see what exactness is
 #: worth, the largest inputs and outputs of one operator.
 SramModel = Literal["peak", "tflm", "max-in-out"]
@@ -133,20 +129,55 @@ def _gains_bias(tails: Sequence[Node], counted: set[str], net: Network) -> bool:
     return fresh
 
 
+class Terms:
+    """What the cost of a node is written in: a network, and the sizes of its axes as integers or as polynomials of widths.
+
+    dim: the size of an axis of a tensor, ``dim(tensor, axis)``.
+    """
+
+    def __init__(self, net: Network, dim: Dim) -> None:
+        self.network, self.dim = net, dim
+
+    @cached_property
+    def costs(self) -> Mapping[str, NodeCost]:
+        """The costs of every node, by its name."""
+        return costs(self.network, self.dim)
+
+
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One node's row of a profile. live: bytes alive while it runs; 0 for a node that does nothing at run time."""
+    """One node's row of a profile. costs: its share of each resource that has shares, by the resource's name.
+
+    Of ``sram`` the share is the bytes alive while the node runs, 0 for a node that does nothing at run time.
+    """
 
     node: str
     op: str
     shape: Shape
-    macs: int
-    flash: int
-    params: int
-    live: int
+    costs: Mapping[str, int]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.costs["macs"]
+
+    @property
+    def flash(self) -> int:
+        """Bytes of constants."""
+        return self.costs["flash"]
+
+    @property
+    def params(self) -> int:
+        """Weights and biases."""
+        return self.costs["params"]
+
+    @property
+    def live(self) -> int:
+        """Bytes alive while the node runs."""
+        return self.costs["sram"]
 
 
 class Moment(NamedTuple):
@@ -165,6 +196,8 @@ class Memory:
     under-estimates. peak_tensors: what is alive at the first step that needs the peak.
     timeline: for each step of ``order`` that runs at all its node, the bytes alive, and the tensors that they belong to.
     arena_tflm: what TensorFlow Lite Micro with CMSIS-NN needs on a 32-bit core for the file's order (``runtimes``).
+    copies: tensors that the file for it makes for what the peak counts as free, each with its node and the reason.
+    unsupported: why the network can't run there as it is: nodes without an int8 kernel.
     """
 
     peak: int
@@ -177,11 +210,25 @@ class Memory:
     peak_tensors: tuple[tuple[str, int], ...]
     timeline: tuple[Moment, ...]
     arena_tflm: int
+    copies: tuple[Copy, ...] = ()
+    unsupported: tuple[str, ...] = ()
+
+
+class Measured(NamedTuple):
+    """What the resources of one network are measured on. program: what TensorFlow Lite Micro would run of it."""
+
+    network: Network
+    layers: tuple[Layer, ...]
+    program: runtimes.Program
+    memory: Memory
 
 
 @dataclass(frozen=True)
-class Profile:
-    """What a network costs and where. ``total`` has sram, flash, macs and params; rows sum to it (sram: their maximum)."""
+class Profile(Drawn):
+    """What a network costs and where. ``total`` has sram, flash, macs and params; rows sum to it (sram: their maximum).
+
+    alternatives: by name, the resources that a limit may be held against instead (``Resource.models``).
+    """
 
     path: str
     opset: int
@@ -191,17 +238,44 @@ class Profile:
     memory: Memory
     groups: tuple[Group, ...]
     layers: tuple[Layer, ...]
+    alternatives: Mapping[str, int]
+
+    @property
+    def sram(self) -> int:
+        """Bytes: the peak memory of activations, over the best execution order."""
+        return self.total["sram"]
+
+    @property
+    def flash(self) -> int:
+        """Bytes: weights, biases, scales and other constants, as int8 stores them."""
+        return self.total["flash"]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return self.total["macs"]
+
+    @property
+    def params(self) -> int:
+        """Weights and biases."""
+        return self.total["params"]
+
+    @property
+    def arena(self) -> int:
+        """Bytes of arena that TensorFlow Lite Micro with CMSIS-NN needs on a 32-bit core."""
+        return self.memory.arena_tflm
 
     def used(self, sram_model: SramModel = "peak") -> dict[str, int]:
         """What a budget is checked against: ``total``, with ``sram`` as ``sram_model`` wants it."""
-        sram = {"peak": self.total["sram"], "tflm": self.memory.arena_tflm, "max-in-out": self.memory.max_in_out}
-        return {**self.total, "sram": sram[sram_model]}
+        models = {"sram": sram_model}
+        limited = {name: resource.under(models.get(name)) for name, resource in RESOURCES.items()}
+        others = {name: self.alternatives[under.name] for name, under in limited.items() if under is not RESOURCES[name]}
+        return {**self.total, **others}
 
 
 def profile(net: Network) -> Profile:
     """Measure a network. Raises UnsupportedOperator for a node whose cost or channels are unknown."""
     found = label(net)  # first: it refuses nodes whose shapes don't fit together
-    per_node = costs(net, lambda tensor, axis: net.shapes[tensor][axis])
     plan = buffers(net)
     schedule = memory.schedule(plan.graph)
     timeline = tuple(
@@ -212,31 +286,13 @@ def profile(net: Network) -> Profile:
         )
         for step in schedule.steps
     )
-    live = {moment.node: moment.bytes for moment in timeline}
-    layers = tuple(
-        Layer(
-            node.name,
-            node.op,
-            net.shapes[node.outputs[0]],
-            int(per_node[node.name].macs),
-            int(per_node[node.name].flash),
-            int(per_node[node.name].params),
-            live.get(node.name, 0),
-        )
-        for node in net.nodes
-    )
+    layers = _layers(net, {moment.node: moment.bytes for moment in timeline})
     worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
-    position = {node.name: index for index, node in enumerate(net.nodes)}
-    total = {
-        "sram": schedule.peak,
-        **{key: sum(getattr(layer, key) for layer in layers) for key in ("flash", "macs", "params")},
-    }
-    return Profile(
-        path=net.path,
-        opset=net.opset,
-        inputs=tuple((name, net.shapes[name]) for name in net.inputs),
-        outputs=tuple((name, net.shapes[name]) for name in net.outputs),
-        total=total,
+    program = runtimes.program(net)
+    measured = Measured(
+        network=net,
+        layers=layers,
+        program=program,
         memory=Memory(
             peak=schedule.peak,
             exact=schedule.exact,
@@ -247,13 +303,41 @@ def profile(net: Network) -> Profile:
             peak_node=worst.node if worst else None,
             peak_tensors=worst.tensors if worst else (),
             timeline=timeline,
-            arena_tflm=runtimes.arena_tflm(net).total,
+            arena_tflm=program.arena().total,
+            copies=program.copies,
+            unsupported=tuple(operator.why for operator in program.operators if operator.why),
         ),
-        groups=tuple(
-            sorted((*found.groups, *found.frozen), key=lambda group: min((position[node] for node in group.nodes), default=0))
-        ),
-        layers=layers,
     )
+    others = {other.name: other for resource in RESOURCES.values() for other in resource.models.values()}
+    return Profile(
+        path=net.path,
+        opset=net.opset,
+        inputs=tuple((name, net.shapes[name]) for name in net.inputs),
+        outputs=tuple((name, net.shapes[name]) for name in net.outputs),
+        total={name: resource.measure(measured) for name, resource in totals().items()},
+        memory=measured.memory,
+        groups=in_order(found),
+        layers=layers,
+        alternatives={name: resource.measure(measured) for name, resource in others.items()},
+    )
+
+
+def in_order(channels: Channels) -> tuple[Group, ...]:
+    """All groups, those that can't be cut too, in the order of the nodes that bear their channels."""
+    position = {node.name: index for index, node in enumerate(channels.network.nodes)}
+    found = (*channels.groups, *channels.frozen)
+    return tuple(sorted(found, key=lambda group: min((position[node] for node in group.nodes), default=0)))
+
+
+def _layers(net: Network, live: Mapping[str, int]) -> tuple[Layer, ...]:
+    """A row for each node. live: bytes alive while a node runs, by its name."""
+    terms = Terms(net, lambda tensor, axis: net.shapes[tensor][axis])
+    shares = {name: resource.shares(terms) for name, resource in totals().items() if isinstance(resource, Additive)}
+
+    def of_node(node: Node) -> dict[str, int]:
+        return {"sram": live.get(node.name, 0), **{name: int(share.get(node.name, 0)) for name, share in shares.items()}}
+
+    return tuple(Layer(node.name, node.op, net.shapes[node.outputs[0]], of_node(node)) for node in net.nodes)
 
 
 def _full_order(net: Network, plan: Buffers, order: Iterable[int]) -> tuple[str, ...]:
@@ -352,20 +436,121 @@ class _Structure:
     """What runs, and in which buffers, for all cuts that have the same views: sizes as functions of widths."""
 
     def __init__(self, model: CostModel, net: Network) -> None:
+        self._model, self._network = model, net
         plan = buffers(net)
         self.graph = plan.graph
         self.planner = memory.Planner(plan.graph)
         self.sizes = model.compiled([elements(net, tensor, model.dim) for tensor in plan.tensors])
-        self.program = runtimes.program(net, dim=model.dim) if model.sram_model == "tflm" else None
-        self.quantities = model.compiled(self.program.quantities) if self.program else None
+
+    @cached_property
+    def program(self) -> runtimes.Program:
+        """What TensorFlow Lite Micro runs; made for those alone who ask for its arena."""
+        return runtimes.program(self._network, dim=self._model.dim)
+
+    @cached_property
+    def quantities(self) -> _Compiled:
+        """What the arena is computed from, as functions of widths."""
+        return self._model.compiled(self.program.quantities)
+
+
+class CostFunction(Protocol):
+    """What one resource costs in every cut of a labelled network, as a function of the widths of its groups.
+
+    Widths are int64 (groups,), from ``CostModel.least`` to ``CostModel.full``.
+    """
+
+    @property
+    def monotone(self) -> bool:
+        """Whether a wider group never costs less, so that nothing is below the minimums of all groups together."""
+
+    def value(self, widths: np.ndarray) -> int:
+        """In base units."""
+
+    def gradient(self, widths: np.ndarray) -> np.ndarray:
+        """The derivative with respect to the widths: float64 (groups,)."""
+
+    def least(self) -> int:
+        """What no widths undercut."""
+
+
+class _Sum:
+    """The sum over nodes of an ``Additive`` resource: a polynomial, which is evaluated together with those of the others."""
+
+    monotone = True
+
+    def __init__(self, model: CostModel, sums: _Compiled, index: int) -> None:
+        self._model, self._sums, self._weight = model, sums, np.eye(sums.count)[index]
+        self._index = index
+
+    def value(self, widths: np.ndarray) -> int:
+        return int(self._sums.values(widths)[self._index])
+
+    def gradient(self, widths: np.ndarray) -> np.ndarray:
+        return self._sums.gradient(widths, self._weight)
+
+    def least(self) -> int:
+        return self.value(self._model.least)
+
+
+class _LargestStep:
+    """The bytes of whichever step needs most: a sum of tensor sizes, another one for each structure and order.
+
+    steps: those that need the most, at given widths; the gradient is the mean over all of them.
+    """
+
+    monotone = True
+
+    def __init__(self, model: CostModel, steps: Callable[[_Structure, np.ndarray], Sequence[memory.Step]]) -> None:
+        self._model, self._steps = model, steps
+
+    def value(self, widths: np.ndarray) -> int:
+        return max((step.bytes for step in self._steps(self._model.structure(widths), widths)), default=0)
+
+    def gradient(self, widths: np.ndarray) -> np.ndarray:
+        structure = self._model.structure(widths)
+        steps = self._steps(structure, widths)
+        weight = np.zeros(structure.sizes.count)
+        for step in steps:
+            weight[list(step.buffers)] += 1 / len(steps)
+        return structure.sizes.gradient(widths, weight)
+
+    def least(self) -> int:
+        return self.value(self._model.least)
+
+
+class _ArenaSize:
+    """The arena of TensorFlow Lite Micro. Its buffers may lie better where a group is wider, so it isn't monotone."""
+
+    monotone = False
+
+    def __init__(self, model: CostModel) -> None:
+        self._model = model
+
+    def value(self, widths: np.ndarray) -> int:
+        structure = self._model.structure(widths)
+        return structure.program.arena(structure.quantities.values(widths).tolist()).total
+
+    def gradient(self, widths: np.ndarray) -> np.ndarray:
+        """Of the buffers that stand on each other up to the arena's head, and of its tail, before any rounding of sizes."""
+        structure = self._model.structure(widths)
+        weight = np.zeros(structure.quantities.count)
+        for index, slope in structure.program.stacked(structure.quantities.values(widths).tolist()).items():
+            weight[index] = slope
+        return structure.quantities.gradient(widths, weight)
+
+    def least(self) -> int:
+        """A bound for every layout of the buffers, each group at its minimum."""
+        structure = self._model.structure(self._model.least)
+        return structure.program.bound(structure.quantities.values(self._model.least).tolist())
 
 
 class CostModel:
-    """Flash, MACs and SRAM of every cut of a labelled network, as functions of its groups' widths.
+    """The resources of every cut of a labelled network, as functions of its groups' widths.
 
     Exact: at the widths of a selection it gives what ``profile`` gives for the cut network (where both searches of the
     schedule prove theirs).
     sram_model: what ``sram`` means.
+    functions: for each resource, by its name, what a limit on it is held against.
     """
 
     def __init__(self, channels: Channels, sram_model: SramModel = "peak") -> None:
@@ -376,8 +561,12 @@ class CostModel:
         for index, group in enumerate(channels.groups):
             owner[list(group.components)] = index
         self._owner = owner
-        per_node = costs(net, self.dim)
-        self._sums = self.compiled([sum(getattr(cost, key) for cost in per_node.values()) for key in ("flash", "macs")])
+        models = {"sram": sram_model}
+        resources = {name: resource.under(models.get(name)) for name, resource in RESOURCES.items()}
+        self._additive = {name: resource for name, resource in resources.items() if isinstance(resource, Additive)}
+        terms = Terms(net, self.dim)
+        self._sums = self.compiled([sum(resource.shares(terms).values()) for resource in self._additive.values()])
+        self.functions = {name: resource.function(self) for name, resource in resources.items()}
         self.full = np.array([len(group) for group in channels.groups], dtype=np.int64)
         self.least = np.array([group.minimum for group in channels.groups], dtype=np.int64)
         self._switches = self.compiled(self._what_makes_views())
@@ -406,37 +595,26 @@ class CostModel:
         return _Compiled([Polynomial({}) + p for p in polynomials], extents, len(self.channels.groups))
 
     def at(self, widths: np.ndarray) -> dict[str, int]:
-        """sram and flash in bytes, macs, at int64 widths (groups,)."""
-        structure = self._structure(widths)
-        if structure.program is not None and structure.quantities is not None:
-            sram = structure.program.arena(structure.quantities.values(widths).tolist()).total
-        else:
-            sram = max((step.bytes for step in self._peak_steps(structure, widths)), default=0)
-        return {"sram": sram, **self.sums(widths)}
+        """What each resource costs, in base units, at int64 widths (groups,)."""
+        sums = self.sums(widths)
+        return {name: sums[name] if name in sums else of.value(widths) for name, of in self.functions.items()}
 
     def least_costs(self) -> dict[str, int]:
         """What no selection undercuts: each group at its minimum; of an arena a bound for every layout."""
-        structure = self._structure(self.least)
-        if structure.program is None or structure.quantities is None:
-            return self.at(self.least)
-        bound = structure.program.bound(structure.quantities.values(self.least).tolist())
-        return {"sram": bound, **self.sums(self.least)}
+        return {name: function.least() for name, function in self.functions.items()}
 
     def sums(self, widths: np.ndarray) -> dict[str, int]:
-        """flash and macs alone: no schedule is searched."""
-        flash, macs = self._sums.values(widths)
-        return {"flash": int(flash), "macs": int(macs)}
+        """The resources that add up over nodes, such as flash and macs, alone: no schedule is searched."""
+        return dict(zip(self._additive, map(int, self._sums.values(widths)), strict=True))
+
+    def sum_of(self, resource: Additive) -> CostFunction:
+        """The function of one of the resources that add up."""
+        return _Sum(self, self._sums, [other.name for other in self._additive.values()].index(resource.name))
 
     def schedule(self, widths: np.ndarray) -> memory.Schedule:
         """The best schedule found at these widths."""
-        structure = self._structure(widths)
+        structure = self.structure(widths)
         return structure.planner.plan(tuple(structure.sizes.values(widths).tolist()))
-
-    def _peak_steps(self, structure: _Structure, widths: np.ndarray) -> tuple[memory.Step, ...]:
-        """Every step that needs what ``sram`` is."""
-        if self.sram_model == "max-in-out":
-            return memory.widest(structure.graph, structure.sizes.values(widths).tolist())
-        return self.schedule(widths).peak_steps
 
     def gradient(self, resource: str, widths: np.ndarray) -> np.ndarray:
         """d resource / d widths: float64 (groups,). For sram the mean over all steps that tie at the peak.
@@ -444,26 +622,15 @@ class CostModel:
         Of an arena it is the gradient of the buffers that stand on each other up to its head, and of its tail, but for the
         rounding of every buffer to the alignment.
         """
-        if resource != "sram":
-            return self._sums.gradient(widths, np.array([resource == "flash", resource == "macs"], dtype=np.float64))
-        structure = self._structure(widths)
-        if structure.program is not None and structure.quantities is not None:
-            weight = np.zeros(structure.quantities.count)
-            for index, slope in structure.program.stacked(structure.quantities.values(widths).tolist()).items():
-                weight[index] = slope
-            return structure.quantities.gradient(widths, weight)
-        steps = self._peak_steps(structure, widths)
-        weight = np.zeros(structure.sizes.count)
-        for step in steps:
-            weight[list(step.buffers)] += 1 / len(steps)
-        return structure.sizes.gradient(widths, weight)
+        return self.functions[resource].gradient(widths)
 
     def _what_makes_views(self) -> list[Polynomial | int]:
         """Functions of widths that decide, by being above 0 or not, whether some operator runs at all.
 
         A Transpose or Reshape is a view where the channels that it moves are down to one, a Slice where all that it drops
         is gone, a Pad where all that it adds is. A depthwise convolution of one channel is an
-        ordinary one, a grouped one with one channel in each group a depthwise one.
+        ordinary one, a grouped one with one channel in each group a depthwise one. Kernels run a transposed convolution in
+        one of two ways, by the number of its input channels.
         """
         net = self.channels.network
         found: list[Polynomial | int] = []
@@ -480,6 +647,8 @@ class CostModel:
                     found.append(self.dim(data, before.axis) + -1)
             elif node.op == "Conv" and node.attrs.get("group", 1) > 1:
                 found += [width + -1, self.dim(node.inputs[1], 1) + -1]
+            elif node.op == "ConvTranspose":
+                found.append(self.dim(data, 1) + -REVERSED_ABOVE)
             elif node.op in ("Slice", "Pad"):
                 change = self.dim(data, along.axis) + width * -1
                 found.append(change if node.op == "Slice" else change * -1)
@@ -488,7 +657,8 @@ class CostModel:
     def _key(self, widths: np.ndarray) -> bytes:
         return bytes((self._switches.values(widths) > 0).tolist())
 
-    def _structure(self, widths: np.ndarray) -> _Structure:
+    def structure(self, widths: np.ndarray) -> _Structure:
+        """What runs, and in which buffers, at these widths."""
         widths = np.maximum(widths, self.least)
         key = self._key(widths)
         if key not in self._structures:
@@ -497,11 +667,167 @@ class CostModel:
         return self._structures[key]
 
 
+# ------------------------------------------------------------------------------------------------------------- resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource(ABC):
+    """Something that a network costs: what it is called, how it is measured, and how it follows from the widths.
+
+    An object in RESOURCES is all that a limit takes: the flag, the key of a configuration's budget, the columns of reports, the
+    fields of JSON and of the history, and the gradient that pruning follows come from it.
+
+    name: as in the flag ``--NAME``. title: as in a table. meaning: a phrase that says what is counted.
+    models: what a limit on it may be held against instead, by the words that ``--NAME-model`` takes for that.
+    place: where the JSON of a profile has it; None for ``total.NAME``.
+    share: how the shares of nodes make the whole, their sum or their maximum; None where single nodes have none.
+    """
+
+    name: str
+    unit: Unit
+    title: str
+    meaning: str
+    models: Mapping[str, Resource] = field(default_factory=dict, compare=False)
+    place: tuple[str, str] | None = None
+    share: ClassVar[Literal["sum", "max"] | None] = None
+
+    @property
+    def metavar(self) -> str:
+        """What the help of its flag writes for a value."""
+        return {"bytes": "SIZE|%", "count": "COUNT|%"}[self.unit]
+
+    def under(self, model: str | None) -> Resource:
+        """What a limit is held against where ``--NAME-model`` is ``model``: one of ``models``, or else the resource itself."""
+        return self if model is None else self.models.get(model, self)
+
+    @abstractmethod
+    def measure(self, measured: Measured) -> int:
+        """What a network costs, in base units."""
+
+    @abstractmethod
+    def function(self, model: CostModel) -> CostFunction:
+        """What the cuts of a network cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additive(Resource):
+    """A resource that adds up over nodes.
+
+    shares: what each node has of it, by the node's name, of ``Terms`` in integers or in polynomials; nodes without any may be
+    left out. It multiplies and adds sizes and integers, at most two sizes in a product, and compares nothing.
+    """
+
+    shares: Callable[[Terms], Mapping[str, Any]] = field(compare=False)
+    share = "sum"
+
+    def measure(self, measured: Measured) -> int:
+        return sum(layer.costs[self.name] for layer in measured.layers)
+
+    def function(self, model: CostModel) -> CostFunction:
+        return model.sum_of(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Peak(Resource):
+    """The peak of the best schedule."""
+
+    share = "max"
+
+    def measure(self, measured: Measured) -> int:
+        return measured.memory.peak
+
+    def function(self, model: CostModel) -> CostFunction:
+        return _LargestStep(model, lambda structure, widths: model.schedule(widths).peak_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arena(Resource):
+    """The arena of TensorFlow Lite Micro in the file's order."""
+
+    def measure(self, measured: Measured) -> int:
+        return measured.memory.arena_tflm
+
+    def function(self, model: CostModel) -> CostFunction:
+        return _ArenaSize(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MaxInOut(Resource):
+    """The largest inputs and outputs of one operator."""
+
+    def measure(self, measured: Measured) -> int:
+        return measured.memory.max_in_out
+
+    def function(self, model: CostModel) -> CostFunction:
+        return _LargestStep(model, lambda at, widths: memory.widest(at.graph, at.sizes.values(widths).tolist()))
+
+
+_ARENA = _Arena(
+    name="arena",
+    unit="bytes",
+    title="arena",
+    meaning="arena of TensorFlow Lite Micro with CMSIS-NN on a 32-bit core",
+    place=("memory", "arena_tflm"),
+)
+_MAX_IN_OUT = _MaxInOut(
+    name="max_in_out",
+    unit="bytes",
+    title="largest operator",
+    meaning="inputs and outputs of the largest operator",
+    place=("memory", "max_in_out"),
+)
+#: What every profile counts, and no budget limits.
+PARAMS = Additive(
+    name="params",
+    unit="count",
+    title="params",
+    meaning="weights and biases",
+    shares=lambda terms: {node: cost.params for node, cost in terms.costs.items()},
+)
+#: What a budget can limit, by name.
+RESOURCES: dict[str, Resource] = {
+    resource.name: resource
+    for resource in (
+        _Peak(
+            name="sram",
+            unit="bytes",
+            title="SRAM",
+            meaning="peak memory of activations, over the best execution order",
+            models={"tflm": _ARENA, "max-in-out": _MAX_IN_OUT},
+        ),
+        Additive(
+            name="flash",
+            unit="bytes",
+            title="flash",
+            meaning="weights, biases, scales and other constants, as int8 stores them",
+            shares=lambda terms: {node: cost.flash for node, cost in terms.costs.items()},
+        ),
+        Additive(
+            name="macs",
+            unit="count",
+            title="MACs",
+            meaning="multiply-accumulates of one inference",
+            shares=lambda terms: {node: cost.macs for node, cost in terms.costs.items()},
+        ),
+    )
+}
+
+
+def totals() -> dict[str, Resource]:
+    """All that a profile counts of a whole network, by name: RESOURCES and PARAMS."""
+    return {**RESOURCES, PARAMS.name: PARAMS}
+
+
+def columns() -> dict[str, Resource]:
+    """The resources that nodes have a share of, by name."""
+    return {name: resource for name, resource in RESOURCES.items() if resource.share is not None}
+
+
 # --------------------------------------------------------------------------------------------------------------- budgets
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Drawn):
     """Used and limit of every limited resource, in base units. Limits are inclusive."""
 
     used: Mapping[str, int]
@@ -509,6 +835,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
+        """Whether every limit holds."""
         return not self.excess
 
     @property

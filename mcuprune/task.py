@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,17 +70,16 @@ class Search:
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a run's history. Resources are those of the widths at that step; accuracy is None between evaluations.
+    """One line of a run's history. accuracy, on the validation examples, is None between evaluations.
 
     step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
+    costs: by the names of ``resources.RESOURCES``, what the network costs at the widths of that step, in base units.
     """
 
     step: int
     epoch: float
     loss: float
-    sram: int
-    flash: int
-    macs: int
+    costs: Mapping[str, int]
     accuracy: float | None = None
     phase: str = "train"
     epochs: float = 0.0

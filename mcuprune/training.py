@@ -180,7 +180,7 @@ class Trainer:
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
         """The history's line for this moment; with ``val`` the module is evaluated on it."""
         accuracy = None if val is None else self.accuracy(val)
-        return Step(self.step, self.epoch, loss, **costs, accuracy=accuracy, phase=phase, epochs=self.epochs)
+        return Step(self.step, self.epoch, loss, costs, accuracy=accuracy, phase=phase, epochs=self.epochs)
 
     def _loss(self, logits: Tensor, y: Tensor, chosen: np.ndarray) -> Tensor:
         """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2).

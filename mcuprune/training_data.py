@@ -7,19 +7,19 @@ from dataclasses import replace
 import numpy as np
 
 from mcuprune import data as datasets
-from mcuprune.data import Data
+from mcuprune.data import Data, Given
 from mcuprune.errors import DataError, UsageError
 from mcuprune.network import Network
 
 
-def training_data(net: Network, spec: str | None, *, train: bool, seed: int, augment: str | None) -> Data | None:
-    """The data set, if there is one to use: the one that was named, or, to train on, the one that the network's file names.
+def training_data(net: Network, given: Given | None, *, train: bool, seed: int, augment: str | None) -> Data | None:
+    """The data set, if there is one to use: the one that was given, or, to train on, the one that the network's file names.
 
     train: whether there is training to do. seed: for splits. augment: as ``data.augmentation`` takes it.
     Raises UsageError where training needs a data set and none is named, DataError where it doesn't go with the network.
     """
-    named = datasets.named(net.metadata) if spec is None else spec
-    if named is None or (not train and spec is None):
+    named = datasets.named(net.metadata) if given is None else given
+    if named is None or (not train and given is None):
         if train:
             other = datasets.not_embedded(net.metadata)
             raise UsageError(

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import onnx
 from mcuprune import data as datasets
 from mcuprune import escape, evaluate, layerwise, network, ops, runners, runtimes, tails, tflite
 from mcuprune.data import Split
+from mcuprune.deploy.program import Program
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.export import HIGH, LOW
 from mcuprune.layerwise import Layer
@@ -111,8 +113,8 @@ class Compared:
 class Memory:
     """Bytes of arena. predicted: on a 32-bit core with CMSIS-NN. measured: by the runtime here, None where it doesn't tell.
 
-    same_pointers: an upper bound for where pointers have ``pointer_bytes``, as they have here. Of the totals, the heads are
-    activations.
+    same_pointers: predicted for the runtime here: reference kernels, pointers of ``pointer_bytes``. The heads are activations
+    and scratch of kernels; the one predicted is that of the runtime here too, for a device's look at ``head_on_device``.
     """
 
     predicted: int
@@ -121,6 +123,7 @@ class Memory:
     pointer_bytes: int
     measured: int | None = None
     head_measured: int | None = None
+    head_on_device: int = 0
 
     @property
     def ok(self) -> bool:
@@ -158,7 +161,7 @@ def verify(
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
-    data: str | None = None,
+    data: datasets.Given | None = None,
     written: bytes | None = None,
 ) -> Verification:
     """Run an int8 ONNX file in the runtimes that are installed and compare them with onnxruntime.
@@ -177,7 +180,7 @@ def verify(
     proto = onnx.load(str(path))
     if outputs:
         proto = tails.cut(proto, outputs, str(path))
-    converted = tflite.convert(net, tflite.stored_constants(proto))
+    converted = tflite.convert(net, net.stored)
     notes: list[str] = []
     split = _split(net, data, examples, seed, notes)
     random = np.random.default_rng(seed)
@@ -186,13 +189,13 @@ def verify(
     accuracies = None
     if split is not None:
         inputs += [{net.inputs[0]: x[None]} for x in split.x]
-        counts[data or net.metadata[datasets.METADATA_KEY]] = len(split.y)
+        counts[_data_name(net, data)] = len(split.y)
         if _is_class(converted.outputs[0].shape):
             accuracies = evaluate.int8_accuracy(proto.SerializeToString(), split)
             notes += [accuracies.warning] if accuracies.warning else []
     case = _Case(str(path), net, proto, converted, inputs, examples, written)
     compared = []
-    memory = _predicted(net)
+    memory = _predicted(converted.program)
     for key in keys:
         found, ran = case.compare(key, split, notes)
         compared.append(found)
@@ -227,12 +230,10 @@ def _is_class(shape: Shape) -> bool:
     return len(shape) >= 2 and max(shape) == prod(shape) > 1
 
 
-def _predicted(net: Network) -> Memory:
-    """What the arena should be. Structures of pointers and 32-bit numbers at most double where pointers do."""
-    program = runtimes.program(net)
-    arena = program.arena()
-    wider = program.fixed_tail if runners.POINTER_BYTES > 4 else 0
-    return Memory(arena.total, arena.head, arena.total + wider, runners.POINTER_BYTES)
+def _predicted(program: Program) -> Memory:
+    """What the arena should be, on a device and here."""
+    device, here = program.arena(), program.arena(kernels="reference", pointer=runners.POINTER_BYTES)
+    return Memory(device.total, here.head, here.total, runners.POINTER_BYTES, head_on_device=device.head)
 
 
 # -------------------------------------------------------------------------------------------------------------- examples
@@ -242,7 +243,14 @@ def _random_inputs(converted: Converted, random: np.random.Generator) -> dict[st
     return {port.name: runners.real(random.integers(LOW, HIGH + 1, port.shape), port) for port in converted.inputs}
 
 
-def _split(net: Network, data: str | None, examples: int, seed: int, notes: list[str]) -> Split | None:
+def _data_name(net: Network, data: datasets.Given | None) -> str:
+    """What the examples are called that ``_split`` gives."""
+    if data is None:
+        return net.metadata[datasets.METADATA_KEY]
+    return str(data) if isinstance(data, (str, PathLike)) else datasets.IN_MEMORY
+
+
+def _split(net: Network, data: datasets.Given | None, examples: int, seed: int, notes: list[str]) -> Split | None:
     """Test examples of what was asked for; without that, of the data set that the file names, if it fits."""
     name = datasets.named(net.metadata) if data is None else data
     if data is None and (other := datasets.not_embedded(net.metadata)):
@@ -436,6 +444,7 @@ def document(found: Verification) -> dict[str, Any]:
             "predicted": memory.predicted,
             "measured": memory.measured,
             "head_predicted": memory.head_predicted,
+            "head_on_device": memory.head_on_device,
             "head_measured": memory.head_measured,
             "pointer_bytes": memory.pointer_bytes,
             "predicted_same_pointers": memory.same_pointers,
@@ -517,7 +526,7 @@ def text(document: Mapping[str, Any]) -> str:
 def _memory_lines(arena: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{arena['predicted']:>9,} bytes of arena predicted on a device (32-bit, CMSIS-NN), "
-        f"{arena['head_predicted']:,} of them activations"
+        f"{arena['head_on_device']:,} of them activations and scratch"
     ]
     if arena["measured"] is not None:
         lines.insert(

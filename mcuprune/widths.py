@@ -107,18 +107,25 @@ def narrowest(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray
     steps that lower it most within the other limits are taken, again and again, until it holds or nothing lowers it.
     """
     found = model.least.copy()
-    if model.sram_model != "tflm" or "sram" not in budget.limits:
-        return found
-    others = Budget({name: limit for name, limit in budget.limits.items() if name != "sram"})
-    arena, enough = model.at(found)["sram"], max(budget.limits["sram"], model.least_costs()["sram"])
-    while arena > enough:
+    uneven = [name for name in budget.limits if not model.functions[name].monotone]
+    others = Budget({name: limit for name, limit in budget.limits.items() if name not in uneven})
+    for name in uneven:
+        found = _lowered(model, found, name, budget.limits[name], others, multiple)
+    return found
+
+
+def _lowered(model: CostModel, found: np.ndarray, resource: str, limit: int, others: Budget, multiple: int) -> np.ndarray:
+    """Widths where a resource that isn't monotone is at its limit, within ``others``, or as near as steps from here come."""
+    function = model.functions[resource]
+    reached, enough = function.value(found), max(limit, function.least())
+    while reached > enough:
         best = found
         for group in range(len(found)):
             for steps in range(1, _STEPS + 1):
                 wider = found.copy()
                 wider[group] = min((found[group] // multiple + steps) * multiple, model.full[group])
-                if holds(model, wider, others) and (size := model.at(wider)["sram"]) < arena:
-                    best, arena = wider, size
+                if holds(model, wider, others) and (size := function.value(wider)) < reached:
+                    best, reached = wider, size
         if best is found:
             break
         found = best
@@ -126,11 +133,12 @@ def narrowest(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray
 
 
 def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:
-    """Whether the budget holds at ``widths``. Flash and MACs are looked at first; they need no schedule."""
+    """Whether the budget holds at ``widths``. What adds up, as flash and MACs do, comes first: it needs no schedule."""
     sums = model.sums(widths)
     if any(sums[name] > limit for name, limit in budget.limits.items() if name in sums):
         return False
-    return "sram" not in budget.limits or model.at(widths)["sram"] <= budget.limits["sram"]
+    others = [(model.functions[name], limit) for name, limit in budget.limits.items() if name not in sums]
+    return all(function.value(widths) <= limit for function, limit in others)
 
 
 def floor(model: CostModel, fractions: np.ndarray, multiple: int = 1) -> np.ndarray:

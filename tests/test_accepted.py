@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import blocks
@@ -14,13 +15,16 @@ import small_nets
 from conftest import difference, feed, run
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import canonical, export, folding, network, ops, pruning, rehearsal, units
+from mcuprune import canonical, folding, network, ops, pruning, rehearsal, units
 from mcuprune.channels import label
 from mcuprune.cli import main
 from mcuprune.errors import BudgetError, McupruneError, ModelError, UnsupportedOperator
 from mcuprune.names import Names
 from mcuprune.network import Network
 from mcuprune.pruning import Request
+
+# by their full names: the package has functions of the same names
+export = import_module("mcuprune.export")
 
 MODELS = Path(__file__).parents[1] / "models"
 

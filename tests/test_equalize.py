@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ import torch
 from conftest import difference, feed, run
 from graphs import Graph
 
-from mcuprune import evaluate, export, folding, network, ops
+from mcuprune import evaluate, folding, network, ops
 from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
 from mcuprune.data import load
 from mcuprune.equalize import _Scaling, equalized, scaled
 from mcuprune.quantize import QuantTrainable, calibrate
+
+# by their full names: the package has functions of the same names
+export = import_module("mcuprune.export")
 
 torch.set_num_threads(1)
 MODELS = Path(__file__).resolve().parent.parent / "models"

@@ -35,10 +35,10 @@ def load(name: str) -> Network:
     return network.load(MODELS / f"{name}.onnx", accept=ops.accept(name))
 
 
-def share(net: Network, **wanted: float) -> Budget:
-    """A budget of shares of what a network costs."""
+def share(net: Network, **wanted: float) -> dict[str, int]:
+    """Limits: shares of what a network costs."""
     total = resources.profile(net).total
-    return Budget({name: int(part * total[name]) for name, part in wanted.items()})
+    return {name: int(part * total[name]) for name, part in wanted.items()}
 
 
 def train(pruner: Pruner, steps: int, *, lr: float = 0.05, seed: int = 0, scale: float = 1.0) -> list[dict[str, int]]:
@@ -86,7 +86,7 @@ def test_a_loop_of_ones_own_ends_with_a_small_network_that_knows_its_task(name: 
     small.save(tmp_path / "small.onnx")
     written = network.load(tmp_path / "small.onnx", accept=ops.accept("small"))
     cost = resources.profile(written)
-    assert budget.check(cost.total).ok
+    assert Budget(budget).check(cost.total).ok
     assert {name: cost.total[name] for name in pruner.costs} == pruner.costs
     assert {group.name: len(group) for group in label(written).groups} == pruner.widths
     assert small.outputs == net.outputs
@@ -109,8 +109,8 @@ def test_a_budget_holds_whenever_a_loop_stops(name: str, seed: int) -> None:
     pruner = Pruner(net, budget, steps=100, seed=seed, multiple_of=1 + seed % 2)
     train(pruner, 4 * seed)  # the way to the budget has 30
     small = pruner.finish()
-    assert budget.check(resources.profile(small).total).ok
-    assert budget.check(pruner.costs).ok
+    assert Budget(budget).check(resources.profile(small).total).ok
+    assert Budget(budget).check(pruner.costs).ok
     assert any("was cut at once" in note for note in pruner.notes)
     x = digits().val.x[:16]
     (masked,) = outputs(pruner, x)
@@ -197,7 +197,7 @@ def test_any_loss_of_any_outputs_leads_the_widths(restored: bool) -> None:
         optimizer.zero_grad()
         pruner.step()
     small = pruner.finish()
-    assert budget.check(resources.profile(small).total).ok
+    assert Budget(budget).check(resources.profile(small).total).ok
     for found, masked in zip(run(small, {"image": images, "vector": vectors}), outputs(pruner, images, vectors), strict=True):
         np.testing.assert_allclose(found, masked, rtol=1e-4, atol=1e-5)
 
@@ -267,7 +267,7 @@ def test_without_a_backward_pass_and_with_an_endless_one_resources_alone_lead() 
         endless.step()
     train(led, 20, lr=0.0)
     assert silent.widths == endless.widths != led.widths
-    assert budget.check(silent.costs).ok
+    assert Budget(budget).check(silent.costs).ok
 
 
 def test_validation_in_between_does_not_hide_the_training_batch() -> None:
@@ -311,6 +311,16 @@ def test_a_running_average_of_the_weights_has_the_masks_of_the_moment() -> None:
         assert torch.equal(average(x)[0], pruner.module(x)[0])
 
 
+def test_a_path_and_a_budget_in_words_are_those_of_the_public_face() -> None:
+    path = MODELS / "dscnn_digits.onnx"
+    budget = mcuprune.Budget(macs="40%", sram="80%")
+    pruner = mcuprune.Pruner(path, budget, sram_model="tflm")
+    small = pruner.finish()
+    limits = budget.limits_of(path, sram_model="tflm")
+    assert mcuprune.check(small, mcuprune.Budget(**limits), sram_model="tflm").ok
+    assert mcuprune.profile(small).arena == pruner.costs["sram"]
+
+
 # -------------------------------------------------------------------------------------------------------------- going on
 
 
@@ -350,7 +360,7 @@ def test_a_state_of_another_network_is_refused() -> None:
 @pytest.mark.parametrize("more", [{}, {"keep": ("*",)}, {"min_channels": 64}], ids=str)
 def test_a_budget_that_no_cut_holds_is_refused_at_once(more: dict[str, Any]) -> None:
     net = load("resnet8_digits")
-    budget = Budget({"flash": 200}) if not more else share(net, flash=0.5)
+    budget = {"flash": 200} if not more else share(net, flash=0.5)
     with pytest.raises(BudgetError, match="flash can't go below"):
         Pruner(net, budget, **more)
 
@@ -378,7 +388,7 @@ def test_what_makes_no_sense_is_refused_with_what_to_give(more: dict[str, Any], 
 
 def test_no_limit_is_refused() -> None:
     with pytest.raises(UsageError, match="sram, flash or macs"):
-        Pruner(load("dscnn_digits"), Budget({}))
+        Pruner(load("dscnn_digits"), {})
 
 
 def test_a_network_made_for_one_example_at_a_time_is_refused_with_its_node() -> None:
@@ -390,4 +400,4 @@ def test_a_network_made_for_one_example_at_a_time_is_refused_with_its_node() -> 
     ]
     net = network.from_proto(small_nets.model(nodes, weights, {"x": [1, 3, 8, 8]}, {"y": [1, 4, 1, 1]}), "one.onnx")
     with pytest.raises(McupruneError, match="over all"):
-        Pruner(net, Budget({"flash": 200}))
+        Pruner(net, {"flash": 200})

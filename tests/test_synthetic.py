@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 from graphs import Graph
 from onnx import numpy_helper
 
-from mcuprune import export, network, ops, pruning, synthetic
+from mcuprune import network, ops, pruning, synthetic
 from mcuprune.channels import Channels, label
 from mcuprune.pruning import Request
 from mcuprune.trainable import Trainable
 from mcuprune.units import parse
+
+# by their full names: the package has functions of the same names
+export = import_module("mcuprune.export")
 
 torch.set_num_threads(1)
 
@@ -88,7 +92,7 @@ def test_no_statistic_changes_without_data(int8: bool, macs: str, tmp_path: Path
     onnx.save(model, tmp_path / "m.onnx")
     floats: list[network.Network] = []
     write = export.quantized
-    monkeypatch.setattr(export, "quantized", lambda net, *more: floats.append(net) or write(net, *more))
+    monkeypatch.setattr(pruning, "quantized", lambda net, *more: floats.append(net) or write(net, *more))
     limits = {"macs": parse(macs, "count")}
     pruning.prune(Request(str(tmp_path / "m.onnx"), limits, str(tmp_path / "o.onnx"), train=False, int8=int8))
     before = statistics(network.from_proto(model, "m.onnx"))
@@ -106,7 +110,7 @@ def test_calibration_with_data_changes_no_statistic(tmp_path: Path, monkeypatch:
     np.savez(tmp_path / "d.npz", **arrays, y_train=np.arange(80) % 4, y_test=np.arange(80) % 4)
     floats: list[network.Network] = []
     write = export.quantized
-    monkeypatch.setattr(export, "quantized", lambda net, *more: floats.append(net) or write(net, *more))
+    monkeypatch.setattr(pruning, "quantized", lambda net, *more: floats.append(net) or write(net, *more))
     request = Request(
         str(tmp_path / "m.onnx"),
         {"macs": parse("100%", "count")},
