@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mcuprune.face import prune as prune
     from mcuprune.face import verify as verify
     from mcuprune.network import Network as Network
+    from mcuprune.pruner import Pruner as Pruner
     from mcuprune.pruning import Result as Result
     from mcuprune.resources import Profile as Profile
     from mcuprune.resources import Verdict as Verdict

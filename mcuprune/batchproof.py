@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from onnx import helper
 from torch import Tensor
 
 from mcuprune.channels import Channels
@@ -21,6 +22,14 @@ from mcuprune.trainable import Trainable, as_inputs
 _BATCH = 3
 #: Rounding of float32 through a deep network, with room; mixed examples differ by their own size.
 _TOLERANCE = 1e-2
+
+
+def drawn(net: Network, name: str, draw: np.random.Generator) -> np.ndarray:
+    """A random example for an input, in its shape and type; of integers, ones."""
+    dtype = helper.tensor_dtype_to_np_dtype(net.dtypes[name])
+    return np.asarray(
+        draw.standard_normal(net.shapes[name]) if np.dtype(dtype).kind == "f" else np.ones(net.shapes[name]), dtype
+    )
 
 
 class _Watched(Trainable):
@@ -41,17 +50,20 @@ class _Watched(Trainable):
 
 
 @torch.no_grad()
-def prove(channels: Channels) -> None:
+def prove(channels: Channels, *, several_inputs: bool = False) -> None:
     """Raises ModelError, with the node's name, where a batch doesn't give what its examples give one by one.
 
     UnsupportedOperator where torch can't compute a node for one example either, or where the inputs aren't those that
-    training takes. Inputs are random, from a seed.
+    training takes: one float input, unless ``several_inputs`` of any type will do. Inputs are random, from a seed.
     """
     net = channels.network
     draw = np.random.default_rng(0)
-    drawn = [draw.standard_normal(net.shapes[net.inputs[0]], np.float32) for _ in range(_BATCH)]
-    examples = [as_inputs(net, x) for x in drawn]
-    together = as_inputs(net, np.concatenate(drawn))
+    if several_inputs:
+        each = [tuple(torch.from_numpy(drawn(net, name, draw)) for name in net.inputs) for _ in range(_BATCH)]
+        examples, together = each, tuple(torch.cat(parts) for parts in zip(*each, strict=True))
+    else:
+        single = [draw.standard_normal(net.shapes[net.inputs[0]], np.float32) for _ in range(_BATCH)]
+        examples, together = [as_inputs(net, x) for x in single], as_inputs(net, np.concatenate(single))
     module = Trainable(channels).eval()
     try:
         alone = [torch.cat(parts) for parts in zip(*(module(*example) for example in examples), strict=True)]

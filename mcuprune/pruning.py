@@ -8,56 +8,37 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-import warnings
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import ModelProto
 
-from mcuprune import __version__, evaluate, external, feeding, folding, network, ops, options, places, resources, widths
+from mcuprune import __version__, engine, evaluate, external, folding, network, ops, options, places, resources, widths
 from mcuprune import data as datasets
-from mcuprune.canonical import canonical, stored_ranges
+from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
-from mcuprune.checkpoint import Checkpoint, Saved
+from mcuprune.checkpoint import Checkpoint
 from mcuprune.checkpoint import check as check_checkpoint
 from mcuprune.data import Data
-from mcuprune.errors import BudgetError, DataError, MissingExtra, UsageError
-from mcuprune.export import Scheme, quantized
+from mcuprune.errors import UsageError
 from mcuprune.network import Network
 from mcuprune.notebook import Drawn
+from mcuprune.origin import comes_trained, learned_nothing
 from mcuprune.places import Output, Source
 from mcuprune.rehearsal import rehearse
-from mcuprune.request import Request, device_asked
+from mcuprune.request import Request
 from mcuprune.request import check as check_request
 from mcuprune.resources import Budget, CostModel, Profile, Verdict
 from mcuprune.salience import salience
 from mcuprune.task import Candidate, History, OnStep, Schedule, Search, Step, Task
+from mcuprune.training_data import training_data
 
-if TYPE_CHECKING:
-    from mcuprune.training import Trainer
-
-#: Examples that ranges and BatchNormalization statistics are measured on.
+#: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
 #: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
 #: better. A trained one can begin at once.
 _PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
-#: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
-#: Networks that quantise well lose less by a low rate (tests/benchmarks/quant_lr.md).
-_QUANT_LR = 0.001
-_OBSERVING = 0.7
-#: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
-_UPDATES = 20
-#: After so many steps at its final width a network's BatchNormalization statistics have caught up with its weights.
-_SETTLED = 50
-#: Networks of fewer multiply-accumulates train faster on one thread than on several that wait for each other, and on a CPU.
-_SMALL = 20_000_000
-#: Threads for the others. Sums depend on how many threads share them, so that it is the same number on every machine.
-_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -137,6 +118,50 @@ def prune(
     doesn't fit, a budget that can't be held, a place that can't be written, a missing package.
     """
     started = time.monotonic()
+    run = _prepared(request, net, request.data if data_set is None else data_set)
+    record = _Record(run, _fingerprint(run.request, run.data, net), started, on_step)
+    candidate = _float_candidate(run, record)
+    small = folding.folded(candidate.channels.network)
+    candidate = replace(
+        candidate, channels=label(small), notes=tuple(dict.fromkeys((*run.notes, *record.notes, *candidate.notes)))
+    )
+    accuracy_float = None
+    if run.data is not None:
+        accuracy_float = evaluate.accuracy_of(_bytes(small), run.data.test, "default", name=f"{request.model} after cutting")
+        if run.request.train and (note := learned_nothing(accuracy_float, run.data)):
+            candidate = replace(candidate, notes=(*candidate.notes, note))
+    final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
+    final.save(request.output)
+    result = _measured(run, candidate, accuracy_float, record)
+    record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
+    return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All that is known before the work begins; whatever can be refused has been.
+
+    request: with the device chosen, and ``train`` off where training could only waste time.
+    original: the network as it was read; labelled: as it is pruned. before: what the original costs.
+    model: costs of its cuts. accuracy: the original's, on the test set. warm: whether it comes trained.
+    answers: a teacher's logits for every training example; None where nobody teaches.
+    """
+
+    request: Request
+    original: Network
+    labelled: Channels
+    before: Profile
+    budget: Budget
+    model: CostModel
+    data: Data | None
+    accuracy: float | None
+    warm: bool
+    answers: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def _prepared(request: Request, net: Network | None, given: datasets.Given | None) -> _Run:
+    """Read, check and measure everything that the work needs. Raises what ``prune`` raises."""
     _check_flags(request)
     outputs = _outputs(request)
     places.distinct(outputs, _sources(request))
@@ -150,113 +175,162 @@ def prune(
     prepared, notes = canonical(original)
     labelled = label(prepared)
     fits = _fits(labelled, request, budget)
-    model = _cost_model(_as_trained(labelled.network) if request.train and not fits else labelled.network, request, budget)
+    whole = labelled.network
+    model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget)
     for output in outputs:
         places.probe(output)
     if not request.resume:
         check_checkpoint(f"{request.output}.checkpoint")
-    if request.train or request.int8:  # what takes seconds to import comes after all that can be refused without it
-        _need_engine(request)
-        _choose_threads(before.total["macs"])
-        request = replace(request, device=_device(request, before.total["macs"]))
-    elif (request.method, request.optimizer) != (Request.method, Request.optimizer):
-        with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there
-            _check_engine(request)
+    request = _with_engine(request, before.total["macs"])
     rehearse(labelled, int8=request.int8, train=request.train)
-    data = _data(request, original, request.data if data_set is None else data_set)
+    data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment)
     if request.train:
         _check_batch(labelled)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
-
-    warm, unfit = _origin(request, original, data, accuracy)
+    warm, unfit = _comes_trained(request, original, data, accuracy)
     notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
     answers = _answers(request, labelled, data, accuracy, warm=warm)
+    return _Run(request, original, labelled, before, budget, model, data, accuracy, warm, answers, notes)
 
-    history = History()
-    earlier = 0.0
-    checkpoint = Checkpoint(
-        Path(f"{request.output}.checkpoint"),
-        _fingerprint(request, data, net),
-        lambda: {"history": history.document(), "seconds": earlier + time.monotonic() - started},
+
+def _with_engine(request: Request, macs: int) -> Request:
+    """The request with its device chosen, torch ready for it. Raises MissingExtra where the run needs what isn't installed.
+
+    macs: multiply-accumulates of one inference. What takes seconds to import comes after all that can be refused without it.
+    """
+    if request.train or request.int8:
+        engine.need(request.method, request.optimizer)
+        engine.choose_threads(macs)
+        return replace(request, device=engine.device(request.device, train=request.train, macs=macs))
+    if (request.method, request.optimizer) != (Request.method, Request.optimizer):
+        with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there
+            engine.check_names(request.method, request.optimizer)
+    return request
+
+
+def _check_batch(channels: Channels) -> None:
+    """Raise ModelError for a network that mixes the examples of a batch, or that is made for one at a time."""
+    from mcuprune.batchproof import prove
+
+    prove(channels)
+
+
+def _comes_trained(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
+    """Whether the network counts as trained, and notes; without data that is the user's to say."""
+    if data is None or accuracy is None:
+        return request.keep_weights, ()
+    return comes_trained(
+        net,
+        data,
+        accuracy,
+        from_scratch=request.from_scratch,
+        keep_weights=request.keep_weights,
+        train=request.train,
+        seed=request.seed,
     )
 
-    def seen(step: Step) -> None:
-        history(step)
-        on_step(step)
 
-    if not request.resume:
-        checkpoint.remove()
-    elif (stored := checkpoint.load(None)) is not None:
-        history.take_up(stored.also["history"])
-        earlier = stored.also["seconds"]
-    else:
-        notes = (*notes, "--resume found no state of an interrupted run; this one started anew")
-    done = checkpoint.load(_QUANTIZE)
-    if done is not None:  # the float network of the interrupted run is ready
-        candidate = _stored_candidate(done, request.model)
-    elif request.train:
-        assert data is not None
-        candidate = _train(request, labelled, budget, data, checkpoint, answers, warm=warm, on_step=seen)
-    else:
-        candidate = _magnitude(labelled, model, budget, request.multiple_of)
+class _Record:
+    """What is kept of a run while it goes on: the history, the seconds of all its sittings, the state to go on from.
 
-    small = folding.folded(candidate.channels.network)
-    candidate = replace(candidate, channels=label(small), notes=tuple(dict.fromkeys((*notes, *candidate.notes))))
-    after_cutting = f"{request.model} after cutting"
-    accuracy_float = evaluate.accuracy_of(_bytes(small), data.test, "default", name=after_cutting) if data else None
-    if request.train and data is not None and accuracy_float is not None and not _has_learned(accuracy_float, data):
-        note = (
-            f"right on {accuracy_float:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
-            "it has learned next to nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
+    notes: what the user should know about how the run was taken up.
+    """
+
+    def __init__(self, run: _Run, fingerprint: str, started: float, on_step: OnStep) -> None:
+        request = run.request
+        self.history = History()
+        self.notes: tuple[str, ...] = ()
+        self._started, self._earlier, self._on_step = started, 0.0, on_step
+        self.checkpoint = Checkpoint(
+            Path(f"{request.output}.checkpoint"),
+            fingerprint,
+            lambda: {"history": self.history.document(), "seconds": self.seconds},
         )
-        candidate = replace(candidate, notes=(*candidate.notes, note))
-    if request.int8:
-        final, candidate = _quantize(
-            request,
-            candidate,
-            labelled,
-            before.total["macs"],
-            data,
-            checkpoint,
-            answers,
-            warm=warm,
-            on_step=seen,
-            original=original,
+        if not request.resume:
+            self.checkpoint.remove()
+        elif (stored := self.checkpoint.load(None)) is not None:
+            self.history.take_up(stored.also["history"])
+            self._earlier = stored.also["seconds"]
+        else:
+            self.notes = ("--resume found no state of an interrupted run; this one started anew",)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, the sittings before this one included."""
+        return self._earlier + time.monotonic() - self._started
+
+    def __call__(self, step: Step) -> None:
+        """Take in a step."""
+        self.history(step)
+        self._on_step(step)
+
+
+def _float_candidate(run: _Run, record: _Record) -> Candidate:
+    """The cut network in floats: trained by the method, taken from an interrupted run, or cut by magnitude alone."""
+    if run.request.train or run.request.int8:
+        from mcuprune import quantizing
+
+        if (done := quantizing.stored(record.checkpoint, run.request.model)) is not None:
+            return done
+    if run.request.train:
+        return _train(run, record.checkpoint, record)
+    return _magnitude(run.labelled, run.model, run.budget, run.request.multiple_of)
+
+
+def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network, Candidate]:
+    """The int8 network, and the candidate with the account of fake-quant training added."""
+    from mcuprune import quantizing
+
+    request, data = run.request, run.data
+    how = quantizing.Quantization(
+        quantizing.calibration(run.labelled, run.original, data, request.seed),
+        request.weight_bits,
+        request.device,
+        request.seed,
+    )
+    if request.train and data is not None:
+        how = replace(
+            how,
+            data=data,
+            schedule=schedule_for(request, len(data.train.y), warm=run.warm),
+            answers=run.answers,
+            sram_model=request.sram_model,
+            full_macs=run.before.total["macs"],
+            checkpoint=record.checkpoint,
         )
-    else:
-        final = small
-    final.save(request.output)
+    return quantizing.quantize(candidate, how, record)
+
+
+def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, record: _Record) -> Result:
+    """The result, by what is on disk: the written file is read, profiled and run again."""
+    request, data = run.request, run.data
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
     after = resources.profile(written)
-    kept = labelled.kept(candidate.keep)
+    kept = run.labelled.kept(candidate.keep)
     int8 = evaluate.int8_accuracy(request.output, data.test) if data and request.int8 else None
-    if int8 and int8.warning:
-        candidate = replace(candidate, notes=(*candidate.notes, int8.warning))
-    result = Result(
+    return Result(
         request=request,
-        budget=budget,
-        before=before,
+        budget=run.budget,
+        before=run.before,
         after=after,
-        verdict=budget.check(after.used(request.sram_model)),
-        accuracy=accuracy,
+        verdict=run.budget.check(after.used(request.sram_model)),
+        accuracy=run.accuracy,
         accuracy_float=accuracy_float,
         accuracy_int8=int8.exact if int8 else None,
         accuracy_int8_default_session=int8.default_session if int8 else None,
-        groups=tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in labelled.groups),
-        history=tuple(history.steps),
-        seconds=earlier + time.monotonic() - started,
+        groups=tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in run.labelled.groups),
+        history=tuple(record.history.steps),
+        seconds=record.seconds,
         training_macs=candidate.training_macs,
         full_training_macs=candidate.full_training_macs,
-        notes=candidate.notes,
+        notes=(*candidate.notes, *([int8.warning] if int8 and int8.warning else [])),
         data=data.name if data else None,
         test_examples=len(data.test.y) if data else 0,
-        training=_training(request, data, warm=warm, taught=answers is not None),
+        training=_training(request, data, warm=run.warm, taught=run.answers is not None),
         network=written,
     )
-    checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
-    return result
 
 
 def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
@@ -279,143 +353,6 @@ def _fingerprint(request: Request, data: Data | None, net: Network | None) -> st
             found.update(repr((array.shape, array.dtype.str)).encode())
             found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
-
-
-def _origin(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
-    """Whether the network counts as trained, and what to say where it is right no oftener than chance.
-
-    Raises DataError where it is because the data reaches it wrongly, as far as that can be known, and nobody said to train all
-    the same: a night of training on such data would be lost.
-    """
-    if data is None or accuracy is None:
-        return request.keep_weights, ()
-    trained = _comes_trained(net, accuracy, data)
-    if trained or request.from_scratch or request.keep_weights or feeding.looks_fresh(net):
-        return (trained or request.keep_weights) and not request.from_scratch, ()
-    said = (
-        f"right on {accuracy:.1%} of the test set before any change, no more than chance can give: "
-        "check scaling, axes and order of labels"
-    )
-    found = feeding.explanations(evaluate.Model(_bytes(net)), data.train, data.n_classes, request.seed)
-    if found and found[0].clear:
-        best = found[0]
-        said += (
-            f". It is right on {best.accuracy:.1%} of {best.examples} other examples if {best.cause}; to mend that: {best.fix}"
-        )
-        if request.train:
-            raise DataError(
-                f"{request.model}: {said}. To train on the data as it is give --from-scratch, or --keep-weights to start from "
-                "what the model knows"
-            )
-        return False, (said,)
-    if not request.train:
-        return False, (said,)
-    return False, (f"{said}; nothing simple explains it, so it was trained from scratch (--keep-weights treats it as trained)",)
-
-
-def _comes_trained(net: Network, accuracy: float, data: Data) -> bool:
-    """Whether a network of this accuracy knows the data's classes by their names (``feeding.Confusion.trained``)."""
-    if not _has_learned(accuracy, data):
-        return False
-    few = np.random.default_rng(0).permutation(len(data.test.y))[:2000]
-    logits = evaluate.Model(_bytes(net))(data.test.x[few])
-    return feeding.Confusion.of(logits, data.test.y[few], data.n_classes).trained
-
-
-def _has_learned(accuracy: float, data: Data) -> bool:
-    """Whether an accuracy on the test set is more than chance gives (``feeding.learned``)."""
-    n = len(data.test.y)
-    return feeding.learned(round(accuracy * n), n, _frequent(data))
-
-
-def _frequent(data: Data) -> float:
-    """The share of the test set that its most frequent class is."""
-    return float(np.bincount(data.test.y).max()) / len(data.test.y)
-
-
-def _stored_candidate(saved: Saved, path: str) -> Candidate:
-    """The float network that an interrupted run had trained when it began to quantise."""
-    proto = ModelProto()
-    proto.ParseFromString(saved.arrays["float"].tobytes())
-    channels = label(network.from_proto(proto, path))
-    macs, full = saved.values["macs"]
-    notes, taught = tuple(saved.values["notes"]), saved.values["taught"]
-    return Candidate(channels, saved.arrays["keep"], macs, full, 0, notes, taught)
-
-
-def _need_engine(request: Request) -> None:
-    """Raise MissingExtra unless everything that trains and quantises is installed, UsageError for a name that it doesn't know.
-
-    Only here does torch get imported first.
-    """
-    try:
-        import mcuprune.quantize  # noqa: F401
-
-        _check_engine(request)
-    except ImportError as error:
-        raise MissingExtra(
-            f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' "
-            "(--no-train --float works without it)"
-        ) from None
-
-
-def _check_engine(request: Request) -> None:
-    """Raise UsageError for a name that only the modules know which import torch; ImportError where it isn't installed."""
-    from mcuprune.methods import METHODS
-    from mcuprune.optimizer import OPTIMIZERS
-
-    _check_choice("method", request.method, tuple(METHODS))
-    _check_choice("optimizer", request.optimizer, tuple(OPTIMIZERS))
-
-
-def _check_batch(channels: Channels) -> None:
-    """Raise ModelError for a network that mixes the examples of a batch, or that is made for one at a time."""
-    from mcuprune.batchproof import prove
-
-    prove(channels)
-
-
-def _check_choice(flag: str, wanted: str, known: Sequence[str]) -> None:
-    if wanted not in known:
-        raise UsageError(f"--{flag} {wanted}: unknown; choose one of {', '.join(known)}")
-
-
-def _choose_threads(macs: int) -> None:
-    """As many threads as the network's size asks for, whatever the environment says: the same seed must give the same file."""
-    import torch
-
-    torch.set_num_threads(1 if macs < _SMALL else _THREADS)
-
-
-def _device(request: Request, macs: int) -> str:
-    """Where torch is to compute. Raises UsageError for a device that isn't there."""
-    import torch
-
-    asked = device_asked(request.device)
-    if request.device == "cpu":
-        return "cpu"
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if request.device == "auto":
-        return _repeating("cuda") if there and request.train and macs >= _SMALL else "cpu"
-    if not there:
-        raise UsageError(
-            f"--device {request.device}: torch {torch.__version__} finds no CUDA device; "
-            "install a build of torch for CUDA and its driver, or choose --device cpu"
-        )
-    if int(asked[1] or 0) >= there:
-        raise UsageError(f"--device {request.device}: torch finds {there} CUDA device(s), the last is cuda:{there - 1}")
-    return _repeating(request.device)
-
-
-def _repeating(device: str) -> str:
-    """``device``, with torch told to take the kernels there that give the same result every time, where it has some."""
-    import torch
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order each time
-    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return device
 
 
 def _bytes(net: Network) -> bytes:
@@ -450,60 +387,16 @@ def _sources(request: Request) -> list[Source]:
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
-def _data(request: Request, net: Network, given: datasets.Given | None) -> Data | None:
-    """The data set, if there is one to use. Raises UsageError where training needs one and none is named."""
-    spec = datasets.named(net.metadata) if given is None else given
-    if spec is None or (not request.train and given is None):
-        if request.train:
-            other = datasets.not_embedded(net.metadata)
-            raise UsageError(
-                f"{request.model}: what data should it train on? {f'{other}; ' if other else ''}"
-                f"add --data NAME, --data FILE.npz or --data module:function (or cut without training: --no-train)"
-            )
-        return None
-    n_classes = _classes(request, net)
-    if len(net.inputs) != 1 or len(net.outputs) != 1:
-        raise DataError(
-            f"{request.model}: training takes a classifier with one input and one output of at least two classes; this one has "
-            f"inputs {', '.join(net.inputs)} and outputs {', '.join(f'{o} {list(net.shapes[o])}' for o in net.outputs)}; "
-            f"cut it without training: --no-train, and no --data"
-        )
-    found = datasets.load(spec, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=request.seed)
-    return replace(found, augment=datasets.augmentation(request.augment)) if request.augment else found
-
-
-def _classes(request: Request, net: Network) -> int:
-    """How many classes a classifier's first output has. Raises DataError for what answers something else."""
-    name = net.outputs[0]
-    shape = net.shapes[name]
-    if sum(size > 1 for size in shape[1:]) > 1:
-        what = f"output '{name}' {list(shape)} is an answer for every place (segmentation, detection), not one for the example"
-    elif int(np.prod(shape[1:])) == 1:
-        what = f"output '{name}' {list(shape)} is a single number (regression, or one score for two classes)"
-    else:
-        return int(np.prod(shape[1:]))
-    raise DataError(
-        f"{request.model}: its {what}; what is trained and measured are classifiers of two classes or more. "
-        "Cut and quantise it without training: --no-train, and no --data"
-    )
-
-
-def _why_none(channels: Channels) -> str:
-    reasons = sorted({group.why for group in channels.frozen if group.why})
-    return "; ".join(reasons[:3]) or "it has no convolution or fully connected layer"
-
-
 def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
     """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget."""
-    channels = label(net)
-    if channels.groups:
-        channels = widths.bounded(channels, keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
-    try:
-        return widths.settled(CostModel(channels, request.sram_model), budget, request.multiple_of)
-    except BudgetError as error:
-        if channels.groups:
-            raise
-        raise BudgetError(f"{error}; no prunable channel: {_why_none(channels)}") from None
+    return widths.feasible(
+        label(net),
+        budget,
+        keep=request.keep,
+        least=request.min_channels,
+        multiple=request.multiple_of,
+        sram_model=request.sram_model,
+    )
 
 
 def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
@@ -521,7 +414,7 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -
     """What of a prune there was nothing to do for."""
     notes = []
     if fits:
-        why = "" if channels.groups else f"; nothing could be: {_why_none(channels)}"
+        why = "" if channels.groups else f"; nothing could be: {widths.why_none(channels)}"
         notes.append(f"nothing had to be cut: the network holds its budget as it is{why}")
     spared = fits and _spares_training(request, warm=warm)
     if spared:
@@ -530,12 +423,6 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -
     if idle and (spared or not request.train):
         notes.append(f"no effect without training: {', '.join(idle)}")
     return notes
-
-
-def _as_trained(net: Network) -> Network:
-    """What training will make of a network, as far as costs go: a restored BatchNormalization gives its convolution a bias."""
-    n_channels = {node.name: net.shapes[node.outputs[0]][1] for node in folding.candidates(net)}
-    return folding.restored(net, {name: (np.zeros(n), np.ones(n)) for name, n in n_channels.items()})
 
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
@@ -566,58 +453,34 @@ def _answers(
     return answers_of(labelled, data.train.x, request.device)
 
 
-def _train(
-    request: Request,
-    labelled: Channels,
-    budget: Budget,
-    data: Data,
-    checkpoint: Checkpoint,
-    answers: np.ndarray | None,
-    *,
-    warm: bool,
-    on_step: OnStep,
-) -> Candidate:
+def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     """Restore BatchNormalization, run the method, and return its candidate."""
-    from mcuprune.methods import METHODS
+    from mcuprune import narrowing
     from mcuprune.trainable import Trainable
-    from mcuprune.training import output_moments, reestimated
 
+    request, data, labelled = run.request, run.data, run.labelled
+    assert data is not None
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
-    nodes = folding.candidates(labelled.network)
-    module = Trainable(labelled).to(request.device)
-    moments = output_moments(module, {node.outputs[0] for node in nodes}, calibration)
-    normal = folding.restored(labelled.network, {node.name: moments[node.outputs[0]] for node in nodes})
-    model = _cost_model(normal, request, budget)
+    normal = narrowing.normalized(labelled, calibration, request.device)
+    model = _cost_model(normal, request, run.budget)
     task = Task(
         model.channels,
         model,
-        budget,
+        run.budget,
         data,
-        schedule_for(request, len(data.train.y), warm=warm),
+        schedule_for(request, len(data.train.y), warm=run.warm),
         request.seed,
         multiple_of=request.multiple_of,
         search=Search(request.loss, request.objectives),
         checkpoint=checkpoint,
-        answers=answers,
+        answers=run.answers,
         device=request.device,
     )
-    candidate = METHODS[request.method](task, on_step)[0]
-    if wider := widths.could_grow(model, model.channels.widths(candidate.keep), budget, request.multiple_of):
-        names = [model.channels.groups[group].name for group in wider]
-        note = (
-            f"method {request.method} leaves some slack: {len(names)} of {len(model.full)} groups could be wider within the "
-            f"budget: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-        )
-        candidate = replace(candidate, notes=(*candidate.notes, note))
-    if candidate.settled < _SETTLED:
-        settled = reestimated(candidate.channels, calibration, task.schedule.batch, request.device)
-        candidate = replace(candidate, channels=settled)
+    candidate = narrowing.narrowed(request.method, task, calibration, on_step)
+    notes = list(candidate.notes)
     if idle := _idle(request):
-        candidate = replace(candidate, notes=(*candidate.notes, f"no effect on method {request.method}: {', '.join(idle)}"))
-    if fixed := module.untrained():
-        note = f"training leaves these constants as they are: {', '.join(fixed[:5])}{', ...' if len(fixed) > 5 else ''}"
-        candidate = replace(candidate, notes=(*candidate.notes, note))
-    return candidate
+        notes.append(f"no effect on method {request.method}: {', '.join(idle)}")
+    return replace(candidate, notes=(*notes, *narrowing.untrained(Trainable(labelled))))
 
 
 def _idle(request: Request) -> list[str]:
@@ -650,8 +513,7 @@ def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
         prune_stop=stop,
         freeze=request.freeze_at_budget,
     )
-    first, last = found.window(found.epochs * per_epoch)
-    return replace(found, prune_every=max(1, min(request.prune_every, (last - first) // _UPDATES)))
+    return replace(found, prune_every=found.updates(found.epochs * per_epoch))
 
 
 def _window(request: Request, origin: str) -> tuple[float, float]:
@@ -668,137 +530,3 @@ def _window(request: Request, origin: str) -> tuple[float, float]:
             "write something like 0.1 and 0.45"
         )
     return start, stop
-
-
-def _stored(plan: Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
-    """The ranges that a quantised file came with, by the quantisers of the new scheme; the widest of those that share one."""
-    found: dict[str, np.ndarray] = {}
-    for tensor, name in plan.quantizer.items():
-        if tensor in ranges:
-            low, high = ranges[tensor]
-            old = found.get(name, np.array([low, high]))
-            found[name] = np.array([min(low, old[0]), max(high, old[1])])
-    return found
-
-
-_QUANTIZE = "quantize"
-_OWN_RANGES = "no data: int8 ranges are those of the file's own quantisers; where it has none, they come from random inputs"
-
-
-def _calibration(request: Request, whole: Channels, data: Data | None) -> tuple[Sequence[tuple[np.ndarray, ...]], str | None]:
-    """What int8 ranges are measured on, as batches of all inputs, and a note where that isn't data."""
-    from mcuprune.synthetic import synthetic
-
-    if data is None:
-        made = synthetic(whole, request.seed)
-        return made.batches, made.note
-    found = data.train.x[:_CALIBRATION]
-    return [(found[i : i + 128],) for i in range(0, len(found), 128)], None
-
-
-def _quantize(
-    request: Request,
-    candidate: Candidate,
-    whole: Channels,
-    full_macs: int,
-    data: Data | None,
-    checkpoint: Checkpoint,
-    answers: np.ndarray | None,
-    *,
-    warm: bool,
-    on_step: OnStep,
-    original: Network,
-) -> tuple[Network, Candidate]:
-    """Equalise, calibrate, train with fake quantisation, and write Q/DQ nodes. Training that made validation worse is undone.
-
-    whole: the network as it came, which knows best what its inputs are like where there is no data. A learning rate that was
-    asked for counts here by how far it is from the one that float training takes without being asked.
-
-    Returns the int8 network, and the candidate with the account of this training added.
-    """
-    from mcuprune.equalize import equalized
-    from mcuprune.optimizer import OPTIMIZERS
-    from mcuprune.quantize import QuantTrainable, calibrate
-    from mcuprune.training import Trainer
-
-    net = candidate.channels.network
-    batches, worth = _calibration(request, whole, data)
-    known_ranges = stored_ranges(original) if data is None else {}
-    if known_ranges:  # they fit the channels as they are
-        channels, equal, worth = candidate.channels, None, _OWN_RANGES
-    else:
-        channels, equal = equalized(candidate.channels, batches, request.device)
-    said = [note for note in (*candidate.notes, worth, equal) if note is not None]
-    candidate = replace(candidate, notes=tuple(dict.fromkeys(said)))  # one that goes on has said it before
-    if data is None:
-        module = QuantTrainable(channels, request.weight_bits)
-        calibrate(module, batches)
-        module.load_extra_state_arrays(_stored(module.scheme, known_ranges))
-        return quantized(*module.quantized_network()), candidate
-
-    schedule = schedule_for(request, len(data.train.y), warm=warm)
-    trainer = Trainer(
-        channels,
-        data.train,
-        total=1,
-        batch=schedule.batch,
-        lr=_QUANT_LR * schedule.lr / OPTIMIZERS[schedule.optimizer].lr,
-        weight_decay=0.0,
-        optimizer="sgd",
-        label_smoothing=schedule.label_smoothing,
-        seed=request.seed,
-        make=partial(QuantTrainable, weight_bits=request.weight_bits),
-        warm_up=0.0,
-        augment=data.augment,
-        answers=answers if candidate.taught else None,
-        device=request.device,
-    )
-    trainer.total = schedule.quant_epochs * trainer.steps_per_epoch if request.train else 0
-    quant = trainer.module
-    assert isinstance(quant, QuantTrainable)
-    calibrate(quant, batches)
-    calibrated, known = trainer.state(), trainer.accuracy(data.val)
-    if saved := checkpoint.load(_QUANTIZE):
-        trainer.restore(saved.arrays, channels)
-        quant = trainer.module
-        assert isinstance(quant, QuantTrainable)
-    used = resources.profile(net).used(request.sram_model)
-    at = {name: used[name] for name in resources.RESOURCES}
-    while trainer.step < trainer.total:
-        quant.observing = trainer.step < _OBSERVING * trainer.total
-        loss = trainer.train_step()
-        if trainer.step % trainer.steps_per_epoch == 0:
-            line = trainer.line(loss, at, _QUANTIZE, data.val)
-            before = schedule.epochs * trainer.steps_per_epoch
-            epoch, epochs = (schedule.epochs + part for part in (line.epoch, line.epochs))
-            on_step(replace(line, step=before + line.step, epoch=epoch, epochs=epochs))
-            arrays = {**trainer.state(), "float": np.frombuffer(_bytes(net), np.uint8), "keep": candidate.keep}
-            macs = candidate.training_macs, candidate.full_training_macs
-            values = {"macs": macs, "notes": candidate.notes, "taught": candidate.taught}
-            checkpoint.save(_QUANTIZE, arrays, values)
-    account = replace(
-        candidate,
-        training_macs=candidate.training_macs + trainer.training_macs,
-        full_training_macs=candidate.full_training_macs + full_macs * trainer.batch * trainer.total,
-    )
-    if undone := _undo_if_worse(trainer, calibrated, known, channels, data):
-        account = replace(account, notes=(*account.notes, undone))
-    assert isinstance(trainer.module, QuantTrainable)
-    return quantized(*trainer.module.quantized_network()), account
-
-
-def _undo_if_worse(
-    trainer: Trainer, calibrated: Mapping[str, np.ndarray], known: float, channels: Channels, data: Data
-) -> str | None:
-    """Go back to the network as calibrated where training left it right on less of the validation examples; a note of it.
-
-    calibrated, known: state and accuracy before training.
-    """
-    share = trainer.accuracy(data.val) if trainer.total else known
-    if share >= known:
-        return None
-    trainer.restore(calibrated, channels)
-    return (
-        f"fake-quant training was undone: right on {share:.1%} of the validation examples after it, on {known:.1%} by "
-        "calibration alone"
-    )

@@ -105,6 +105,7 @@ def _refuse_unknown_to_torch(net: Network) -> None:
     """Refuse what fake-quant training can't compute."""
     import torch
 
+    from mcuprune.batchproof import drawn
     from mcuprune.quantize import QuantTrainable
 
     module = QuantTrainable(label(net))
@@ -133,11 +134,3 @@ def _refuse_unknown_to_torch(net: Network) -> None:
             f"{net.path}: node '{maker.name}' ({maker.op}): '{endless[0]}' is no finite number on ordinary inputs: it has no "
             "range to quantise or train in; mend its weights, or cut it as it is: --no-train --float"
         )
-
-
-def drawn(net: Network, name: str, draw: np.random.Generator) -> np.ndarray:
-    """A random example for an input, in its shape and type; of integers, ones."""
-    dtype = helper.tensor_dtype_to_np_dtype(net.dtypes[name])
-    return np.asarray(
-        draw.standard_normal(net.shapes[name]) if np.dtype(dtype).kind == "f" else np.ones(net.shapes[name]), dtype
-    )

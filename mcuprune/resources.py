@@ -858,6 +858,13 @@ class Budget:
         """used / limit of every limited resource."""
         return {name: used[name] / limit for name, limit in self.limits.items()}
 
+    def approached(self, start: Mapping[str, int], share: float) -> Budget:
+        """The budget a part of the way there: each limit falls geometrically from what ``start`` costs to its own.
+
+        share: from 0, nothing of the way, to 1, the budget itself. What holds its limit at the start has it all the way.
+        """
+        return Budget({name: int(limit * max(1.0, start[name] / limit) ** (1 - share)) for name, limit in self.limits.items()})
+
 
 def budget(wanted: Mapping[str, Limit], own: Mapping[str, int]) -> Budget:
     """Limits in base units for a network that costs ``own``. Raises BudgetError where a share comes to nothing."""

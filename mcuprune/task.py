@@ -13,6 +13,9 @@ from mcuprune.checkpoint import Checkpoint
 from mcuprune.data import Data
 from mcuprune.resources import Budget, CostModel
 
+#: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
+_UPDATES = 20
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -41,6 +44,11 @@ class Schedule:
         """Between which two of ``total`` float steps the network falls to its budget."""
         first = int(self.prune_start * total)
         return first, max(first + 1, int(self.prune_stop * total))
+
+    def updates(self, total: int) -> int:
+        """Steps between two updates of the widths: ``prune_every``, or fewer where ``total`` float steps are few."""
+        first, last = self.window(total)
+        return max(1, min(self.prune_every, (last - first) // _UPDATES))
 
 
 #: What leads the widths, and how several violated resources are taken: the whole method first, then its ablations.
@@ -125,9 +133,6 @@ class Candidate:
     settled: int
     notes: tuple[str, ...] = ()
     taught: bool = False
-
-
-Method = Callable[[Task, OnStep], tuple[Candidate, ...]]
 
 
 class History:

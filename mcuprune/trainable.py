@@ -716,12 +716,17 @@ def _lowered(node: Node, net: Network) -> Node:
 
 
 def as_inputs(net: Network, x: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
-    """A batch of data as the network's inputs. Only networks of one input can be trained.
+    """A batch of data as the network's inputs. Only networks of one input can be trained by the loop of ours."""
+    if len(net.inputs) != 1 or net.dtypes[net.inputs[0]] != TensorProto.FLOAT:
+        raise UnsupportedOperator(f"{net.path}: has inputs {', '.join(net.inputs)}; training takes one float input")
+    return as_tensors([x], device)
+
+
+def as_tensors(arrays: Sequence[np.ndarray], device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+    """Arrays (batch, ...), one for each input, as tensors.
 
     Images lie in memory pixel by pixel, and what convolutions make of them follows: on a CPU a step then takes three quarters
     to nine tenths of the time. Values and shapes are the same.
     """
-    if len(net.inputs) != 1 or net.dtypes[net.inputs[0]] != TensorProto.FLOAT:
-        raise UnsupportedOperator(f"{net.path}: has inputs {', '.join(net.inputs)}; training takes one float input")
-    found = torch.from_numpy(x).to(device)
-    return (found.contiguous(memory_format=torch.channels_last) if found.ndim == 4 else found,)
+    tensors = [torch.from_numpy(array).to(device) for array in arrays]
+    return tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in tensors)

@@ -1,4 +1,4 @@
-"""The only training loop.
+"""What trains.
 
 A ``Trainer`` owns everything that changes while a network trains: the torch module, its optimiser, the order of the examples,
 the account of multiply-accumulates. It trains on one learning-rate schedule from the first step to the last, whatever happens
@@ -23,8 +23,8 @@ from mcuprune.network import Network
 from mcuprune.ops import OPS
 from mcuprune.optimizer import OPTIMIZERS
 from mcuprune.resources import costs
-from mcuprune.task import Candidate, Step, Task
-from mcuprune.trainable import Trainable, as_inputs
+from mcuprune.task import Step, Task
+from mcuprune.trainable import Trainable, as_inputs, as_tensors
 
 _CLIP_NORM = 5.0
 _TEMPERATURE = 2.0
@@ -314,17 +314,15 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
     return trainer
 
 
-def candidate(trainer: Trainer, task: Task, keep: np.ndarray, last_cut: int, notes: Sequence[str] = ()) -> Candidate:
-    """What a method hands over: the network as ``trainer`` leaves it. last_cut: the step that it has had its widths since."""
-    channels = trainer.module.channels.with_network(trainer.module.network())
-    full = task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.total
-    settled, told = trainer.total - last_cut, (*notes, *trainer.notes)
-    return Candidate(channels, keep, trainer.training_macs, full, settled, told, trainer.taught)
-
-
 @torch.no_grad()
-def output_moments(module: Trainable, names: set[str], x: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance, per channel, of each named tensor (batch, channel, ...) over the examples ``x``."""
+def output_moments(
+    module: Trainable, names: set[str], examples: np.ndarray | Sequence[np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance, per channel, of each named tensor (batch, channel, ...) over examples.
+
+    examples: (examples, ...), one array for each input of the network.
+    """
+    arrays = [examples] if isinstance(examples, np.ndarray) else list(examples)
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def watch(tensor: str, value: Tensor) -> Tensor:
@@ -338,8 +336,8 @@ def output_moments(module: Trainable, names: set[str], x: np.ndarray) -> dict[st
     module.eval()
     previous, module.made = module.made, watch  # type: ignore[method-assign]
     try:
-        for start in range(0, len(x), 128):
-            module(*as_inputs(module.source, x[start : start + 128], module.device))
+        for start in range(0, len(arrays[0]), 128):
+            module(*as_tensors([array[start : start + 128] for array in arrays], module.device))
     finally:
         module.made = previous  # type: ignore[method-assign]
     found = {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from mcuprune.channels import Channels
 from mcuprune.errors import BudgetError, UsageError
-from mcuprune.resources import RESOURCES, Budget, CostModel
+from mcuprune.resources import RESOURCES, Budget, CostModel, SramModel
 from mcuprune.resources import least as least_costs
 
 #: How many steps wider than its minimum a group is tried in search of a smaller arena.
@@ -46,6 +46,35 @@ def bounded(channels: Channels, *, keep: Sequence[str] = (), least: int = 1, mul
 
 def _matches(pattern: str, names: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix("/"), pattern) for name in names)
+
+
+def feasible(
+    channels: Channels,
+    budget: Budget,
+    *,
+    keep: Sequence[str] = (),
+    least: int = 1,
+    multiple: int = 1,
+    sram_model: SramModel = "peak",
+) -> CostModel:
+    """The costs of a network's cuts within bounds: ``bounded``, then ``settled``.
+
+    Raises BudgetError where no cut holds the budget, with the reasons where no channel can be cut at all.
+    """
+    if channels.groups:
+        channels = bounded(channels, keep=keep, least=least, multiple=multiple)
+    try:
+        return settled(CostModel(channels, sram_model), budget, multiple)
+    except BudgetError as error:
+        if channels.groups:
+            raise
+        raise BudgetError(f"{error}; no prunable channel: {why_none(channels)}") from None
+
+
+def why_none(channels: Channels) -> str:
+    """Why a network without groups has none."""
+    reasons = sorted({group.why for group in channels.frozen if group.why})
+    return "; ".join(reasons[:3]) or "it has no convolution or fully connected layer"
 
 
 def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:

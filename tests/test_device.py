@@ -21,7 +21,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mcuprune import data, pruning
+from mcuprune import data, engine, pruning
 from mcuprune.errors import UsageError
 from mcuprune.pruning import Request
 from mcuprune.trainable import Trainable, as_inputs
@@ -174,7 +174,7 @@ def test_a_prune_elsewhere_writes_the_file_that_it_writes_here(
         **asked,
     )
     here = pruning.prune(request)
-    monkeypatch.setattr(pruning, "_device", lambda request, macs: PLACE)
+    monkeypatch.setattr(engine, "device", lambda wanted, train, macs: PLACE)
     with Dispatch():
         there = pruning.prune(replace(request, output=str(tmp_path / "there.onnx")))
     assert there.request.device == PLACE
@@ -188,7 +188,7 @@ def test_a_prune_elsewhere_writes_the_file_that_it_writes_here(
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(pruning, "_repeating", lambda device: device)
+    monkeypatch.setattr(engine, "_repeating", lambda device: device)
 
 
 @pytest.mark.parametrize(
@@ -206,19 +206,19 @@ def test_a_large_network_trains_on_a_gpu_unless_told_otherwise(
     wanted: str, count: int, macs: int, found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus(monkeypatch, count)
-    assert pruning._device(Request("m.onnx", {}, "o.onnx", device=wanted), macs) == found
+    assert engine.device(wanted, train=True, macs=macs) == found
 
 
 def test_what_does_not_train_needs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 1)
-    assert pruning._device(Request("m.onnx", {}, "o.onnx", train=False), 10**9) == "cpu"
+    assert engine.device("auto", train=False, macs=10**9) == "cpu"
 
 
 @pytest.mark.parametrize("wanted", ["gpu", "cuda:", "cuda:one", "cuda:٣", "cuda:01", "CUDA", ""])
 def test_a_word_that_names_no_device_is_refused(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 4)
     with pytest.raises(UsageError, match="choose auto, cpu, cuda or cuda:N"):
-        pruning._device(Request("m.onnx", {}, "o.onnx", device=wanted), 1)
+        engine.device(wanted, train=True, macs=1)
 
 
 @pytest.mark.parametrize(

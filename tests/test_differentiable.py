@@ -16,7 +16,7 @@ from mcuprune.channels import Channels
 from mcuprune.methods.differentiable import Widths, task_gradient
 from mcuprune.resources import Budget, CostModel
 from mcuprune.salience import salience
-from mcuprune.task import Schedule, Search, Task
+from mcuprune.task import Search
 from mcuprune.training import Trainer
 
 torch.set_num_threads(1)
@@ -104,8 +104,7 @@ def outer(budget: dict[str, float], *, loss: str = "both") -> Widths:
     model = CostModel(channels)
     whole = model.at(model.full)
     limits = Budget({name: int(share * whole[name]) for name, share in budget.items()})
-    schedule = Schedule(epochs=1, quant_epochs=0, batch=32, lr=0.01)
-    return Widths(Task(channels, widths.settled(model, limits), limits, digits(), schedule, seed=0, search=Search(loss)))
+    return Widths(widths.settled(model, limits), limits, search=Search(loss))
 
 
 def run(one: Widths, gradient: np.ndarray, updates: int = 20) -> np.ndarray:

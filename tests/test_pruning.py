@@ -26,12 +26,13 @@ from conftest import run
 from graphs import Graph
 from onnx import helper, numpy_helper
 
-from mcuprune import data, evaluate, network, ops, outcome, pruning, resources, units, widths
+from mcuprune import data, evaluate, network, ops, outcome, pruning, quantizing, resources, units, widths
 from mcuprune.cli import main
 from mcuprune.errors import BudgetError, DataError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.pruning import Request, Result
+from mcuprune.quantizing import Quantization
 from mcuprune.resources import SramModel
-from mcuprune.task import Step
+from mcuprune.task import Candidate, OnStep, Step
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 DEMOS = sorted(path.stem for path in MODELS.glob("*.onnx"))
@@ -312,15 +313,15 @@ def test_fake_quant_training_that_makes_validation_worse_is_undone(tmp_path: Pat
     """At a rate that ruins the network, the file is the one that calibration alone gives, and the report says so."""
     model = str(MODELS / "dscnn_digits.onnx")
     request = Request(model, limits(macs="60%"), str(tmp_path / "o.onnx"), epochs=2, method="uniform", distill=False)
-    quantize = pruning._quantize
+    quantize = quantizing.quantize
     calibrated: list[bytes] = []
 
-    def both(asked: Request, *rest: Any, **more: Any) -> Any:
-        calibrated.append(pruning._bytes(quantize(replace(asked, train=False), *rest, **more)[0]))
-        return quantize(asked, *rest, **more)
+    def both(candidate: Candidate, how: Quantization, on_step: OnStep) -> tuple[network.Network, Candidate]:
+        calibrated.append(pruning._bytes(quantize(candidate, replace(how, schedule=None), on_step)[0]))
+        return quantize(candidate, how, on_step)
 
-    monkeypatch.setattr(pruning, "_quantize", both)
-    monkeypatch.setattr(pruning, "_QUANT_LR", 30.0)
+    monkeypatch.setattr(quantizing, "quantize", both)
+    monkeypatch.setattr(quantizing, "_LR", 30.0)
     result = pruning.prune(request)
     assert any("fake-quant training was undone" in note for note in result.notes)
     assert result.training_macs > 0

@@ -17,7 +17,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import network, pruning
+from mcuprune import engine, network
 from mcuprune.resources import profile
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def model_file(folder: Path, width: int, size: int) -> Path:
 @pytest.mark.parametrize(("width", "size"), [(16, 16), (64, 32)], ids=["small", "large"])
 def test_the_number_of_threads_in_the_environment_changes_no_byte(width: int, size: int, tmp_path: Path) -> None:
     model = model_file(tmp_path, width, size)
-    assert (profile(network.load(model)).total["macs"] >= pruning._SMALL) == (width == 64)
+    assert (profile(network.load(model)).total["macs"] >= engine.SMALL) == (width == 64)
     written = []
     for threads in ("1", "2"):
         output = tmp_path / f"{threads}.onnx"
@@ -81,7 +81,7 @@ def test_threads_follow_the_size_of_the_network_alone(macs: int, threads: int, m
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     try:
-        pruning._choose_threads(macs)
+        engine.choose_threads(macs)
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -17,11 +17,11 @@ import torch
 from conftest import difference, feed, random_selection, run
 from torch import nn
 
-from mcuprune import data, folding, methods, network, ops, pruning, resources, units, widths
+from mcuprune import data, folding, loop, methods, network, ops, pruning, resources, units, widths
 from mcuprune.canonical import canonical
 from mcuprune.channels import Channels, label
 from mcuprune.resources import Budget, CostModel
-from mcuprune.task import Candidate, OnStep, Schedule, Step, Task
+from mcuprune.task import Candidate, Schedule, Step, Task
 from mcuprune.trainable import Trainable
 from mcuprune.training import Trainer, output_moments, trainer_for
 
@@ -148,13 +148,13 @@ def test_a_run_holds_its_budget_and_agrees_with_the_torch_network(
 
     monkeypatch.setattr(peer, "Peer", watched_make)
     bench.add_peers(trained=trained)
-    inner = methods.METHODS[method]
+    inner = loop.prune
 
-    def watched(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
-        candidates.extend(inner(task, on_step))
-        return tuple(candidates)
+    def watched(*given: Any) -> Candidate:
+        candidates.append(inner(*given))
+        return candidates[-1]
 
-    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, method: watched})
+    monkeypatch.setattr(loop, "prune", watched)
     wanted = {"macs": "45%", "flash": "45%", "sram": "75%"}
     request = pruning.Request(
         str(tmp_path / "net.onnx"),
@@ -212,12 +212,12 @@ def test_a_cut_keeps_what_was_learned(peer: ModuleType, halved: Task, monkeypatc
         cuts += 1
 
     monkeypatch.setattr(Trainer, "restore", watched)
-    peer.methods(trained=False)["tp-mag-mix"](halved, lambda step: None)
+    loop.prune(peer.methods(trained=False)["tp-mag-mix"], halved, lambda step: None)
     assert cuts
 
 
 def test_local_ends_at_uniform_widths(peer: ModuleType, halved: Task) -> None:
-    (candidate,) = peer.methods(trained=False)["tp-bn-local"](halved, lambda step: None)
+    candidate = loop.prune(peer.methods(trained=False)["tp-bn-local"], halved, lambda step: None)
     assert halved.channels.widths(candidate.keep).tolist() == widths.uniform(halved.model, halved.budget).tolist()
 
 
@@ -225,7 +225,7 @@ def test_scales_are_pulled_to_zero_until_the_last_cut(peer: ModuleType, halved: 
     lines: list[Step] = []
     pulled: list[int] = []
     monkeypatch.setattr(peer, "_slim", lambda trainer: pulled.append(trainer.step))
-    peer.methods(trained=False)["tp-bn-mix"](halved, lines.append)
+    loop.prune(peer.methods(trained=False)["tp-bn-mix"], halved, lines.append)
     cuts = [line.step for line in lines if line.phase == "prune"]
     assert pulled == [0, *cuts[:-1]]
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from onnx import helper
 from test_trainable import channels_of, drawn, graph
 
-from mcuprune import data, folding, network, widths
+from mcuprune import data, folding, loop, network, widths
 from mcuprune.channels import Channels, label
 from mcuprune.data import Data, Split
-from mcuprune.methods import uniform
+from mcuprune.methods import METHODS
 from mcuprune.optimizer import OPTIMIZERS
 from mcuprune.quantize import QuantTrainable
 from mcuprune.resources import Budget, CostModel, profile
@@ -272,7 +272,7 @@ def test_the_baseline_cuts_uniformly_by_salience_and_trains_what_is_left() -> No
     few = Data("few", Split(digits().train.x[:128], digits().train.y[:128]), digits().val, digits().test, 10)
     task = Task(channels, model, budget, few, Schedule(epochs=2, quant_epochs=0, batch=32, lr=0.01), seed=0)
     history = History()
-    (candidate,) = uniform.prune(task, history)
+    candidate = loop.prune(METHODS["uniform"], task, history)
     chosen = widths.uniform(model, budget)
     assert np.array_equal(candidate.keep, channels.top(chosen.tolist(), salience(channels)))
     assert budget.check(profile(candidate.channels.network).total).ok

@@ -1,12 +1,15 @@
-"""Pruning methods. One is a function ``prune(task, on_step) -> tuple[Candidate, ...]``; a new one is a file and a line here."""
+"""Pruning methods by name. One is a class of hooks on the training loop (``loop.Method``); a new one is a file and a line."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from mcuprune.methods import differentiable, magnitude, uniform
-from mcuprune.task import Method
+from mcuprune.loop import Method
+from mcuprune.methods.differentiable import Differentiable
+from mcuprune.methods.magnitude import Magnitude
+from mcuprune.methods.uniform import Uniform
+from mcuprune.task import Task
 
-METHODS: Mapping[str, Method] = {
-    "differentiable": differentiable.prune,
-    "magnitude": magnitude.prune,
-    "uniform": uniform.prune,
+METHODS: Mapping[str, Callable[[Task], Method]] = {
+    "differentiable": Differentiable,
+    "magnitude": Magnitude,
+    "uniform": Uniform,
 }

@@ -31,17 +31,24 @@ beyond what it does to all groups alike. Where several steps tie at the peak, it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 
 from mcuprune import widths as allocation
-from mcuprune.resources import Budget
+from mcuprune.channels import Channels
+from mcuprune.checkpoint import Saved
+from mcuprune.loop import Method, State
+from mcuprune.resources import Budget, CostModel
 from mcuprune.salience import salience
-from mcuprune.task import Candidate, OnStep, Task
-from mcuprune.training import Trainer, candidate, trainer_for
+from mcuprune.task import Search, Task
+from mcuprune.trainable import Trainable
+from mcuprune.training import Trainer
 
 #: How much of a step the loss can take back from the group that it protects most (section 3.2: r, typically 2/3).
 _TASK_SHARE = 2 / 3
@@ -65,15 +72,23 @@ class Widths:
     task: float (groups,); the running mean of dP_TSK / dpi, each measurement scaled to a largest entry of 1.
     """
 
-    def __init__(self, task: Task) -> None:
-        self.model, self.budget, self.multiple, self.search = task.model, task.budget, task.multiple_of, task.search
-        model, budget = task.model, task.budget
+    def __init__(self, model: CostModel, budget: Budget, multiple: int = 1, search: Search | None = None) -> None:
+        self.model, self.budget, self.multiple, self.search = model, budget, multiple, search or Search()
         self.v = np.zeros(len(model.full))
         self.task = np.zeros(len(model.full))
         self.progress = 0.0
         self.widths = model.full
         self._start = model.at(model.full)
         self._floor = np.maximum(model.least, (allocation.uniform(model, budget, self.multiple) + 1) // 2)
+
+    def state(self) -> State:
+        """What ``restore`` takes up."""
+        return {"v": self.v, "task": self.task, "widths": self.widths}, {"progress": self.progress}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+        """Go on from a stored ``state``."""
+        self.v, self.task, self.widths = (arrays[name] for name in ("v", "task", "widths"))
+        self.progress = values["progress"]
 
     def current(self, v: np.ndarray | None = None) -> np.ndarray:
         """n = max(1, floor(pi C)): int64 (groups,)."""
@@ -82,12 +97,7 @@ class Widths:
 
     def targets(self, progress: float) -> Budget:
         """What each resource should cost at this share of the pruning phase."""
-        return Budget(
-            {
-                name: int(limit * max(1.0, self._start[name] / limit) ** (1 - progress))
-                for name, limit in self.budget.limits.items()
-            }
-        )
+        return self.budget.approached(self._start, progress)
 
     def see_task(self, gradient: np.ndarray) -> None:
         """Take in a new measurement of dP_TSK / dpi (groups,), weighted against those before it."""
@@ -162,92 +172,123 @@ class Widths:
 
 
 def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss on (x, y) through the masks, spread by M(s, s0) = s / (s + s0).
+    """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss on (x, y) through the masks.
 
     keep: bool (components,), what the masks leave. scores: float (components,), each one's salience.
     """
-    module = trainer.module
+    with with_measured_masks(trainer.module, keep) as gates:
+        loss = F.cross_entropy(trainer.logits(x), trainer.tensor(y))
+        (of_mask,) = torch.autograd.grad(loss, gates)
+    return of_multipliers(of_mask.double().cpu().numpy(), trainer.module.channels, keep, scores)
+
+
+@contextmanager
+def with_measured_masks(module: Trainable, keep: np.ndarray) -> Iterator[Tensor]:
+    """A module in the state in which the loss is to be differentiated by its masks, and masks that take a gradient.
+
+    Evaluation mode, BatchNormalization by the statistics of the batch as constants (the reason stands at the top of this
+    module). Afterwards the module is as it was before; no gradient of its parameters is touched.
+    """
+    gates, training = module.gates, module.training
     module.eval()
     module.norm_of_batch = True
-    gates = trainer.tensor(keep.astype(np.float32)).requires_grad_()
-    previous, module.gates = module.gates, gates
-    loss = F.cross_entropy(trainer.logits(x), trainer.tensor(y))
-    (of_mask,) = torch.autograd.grad(loss, gates)
-    module.gates, module.norm_of_batch = previous, False
-    per_component = of_mask.double().cpu().numpy()
-    found = np.zeros(len(module.channels.groups))
-    for index, group in enumerate(module.channels.groups):
+    module.gates = torch.from_numpy(keep.astype(np.float32)).to(module.device).requires_grad_()
+    try:
+        yield module.gates
+    finally:
+        module.gates, module.norm_of_batch = gates, False
+        module.train(training)
+
+
+def of_multipliers(of_mask: np.ndarray, channels: Channels, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Eq. 9: from the gradient by every mask to that by every multiplier, spread by M(s, s0) = s / (s + s0).
+
+    of_mask: float64 (components,), dLoss / dMask. keep, scores: as for ``task_gradient``. Returns float64 (groups,).
+    """
+    found = np.zeros(len(channels.groups))
+    for index, group in enumerate(channels.groups):
         ids = np.array(group.components)
         s = np.maximum(scores[ids], 1e-12)
         kept = np.sort(s[keep[ids]])
         s0 = kept[0] if len(kept) else s.max()  # the threshold: the least salient channel that stays
         slope = s / (s + s0) ** 2  # |dM / ds0|
-        found[index] = len(ids) * float((per_component[ids] * slope).sum() / slope.sum())
+        found[index] = len(ids) * float((of_mask[ids] * slope).sum() / slope.sum())
     return found
 
 
-_PHASE = "float"
-
-
-def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
-    """Prune while training; the candidate's widths hold the budget and no single channel more would.
+class Differentiable(Method):
+    """Prune while training; the widths that result hold the budget and no single channel more would.
 
     Channels are masked at every update and physically gone at every ``_EVENTS``-th part of the pruning phase; between two
     cuts the masks follow salience, so a channel that recovers comes back.
+
+    keep: what the masks leave. alive: bool (components + 1,), what is physically there.
+    cut: whether widths and channels are settled.
     """
-    model, data, schedule, multiple = task.model, task.data, task.schedule, task.multiple_of
-    trainer = trainer_for(task, task.channels)
-    outer = Widths(task)
-    first, last = schedule.window(trainer.total)
-    final = last if schedule.freeze else max(last, int(_LAST_CHOICE * trainer.total))
-    keep = alive = task.channels.keep_all()  # what the masks leave, and what is physically there
-    cut = allocation.holds(model, model.full, task.budget)
-    notes: list[str] = []
 
-    saved = task.checkpoint.load(_PHASE) if task.checkpoint else None
-    if saved:
-        keep, alive = saved.arrays["keep"], saved.arrays["alive"]
-        cut, notes = bool(saved.values["cut"]), list(saved.values["notes"])
-        outer.v, outer.task, outer.widths = (saved.arrays[name] for name in ("v", "task", "widths"))
-        outer.progress = saved.values["progress"]
-        trainer.restore(saved.arrays, task.channels.cut_channels(alive))
-        trainer.module.gates = None if cut else trainer.tensor(keep[alive].astype(np.float32))
-    at = model.at(task.channels.widths(keep))
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.alive = task.channels.keep_all()
+        self.outer = Widths(task.model, task.budget, task.multiple_of, task.search)
+        self.cut = allocation.holds(task.model, task.model.full, task.budget)
 
-    while trainer.step < trainer.total:
-        loss = trainer.train_step()
-        if not cut and trainer.step > first and (trainer.step % schedule.prune_every == 0 or trainer.step >= final):
-            scores = np.zeros(len(keep))
-            scores[alive] = salience(trainer.module.channels, trainer.module.network())
-            random = np.random.default_rng((task.seed, trainer.step))
-            chosen = random.choice(len(data.val.y), min(trainer.batch, len(data.val.y)), replace=False)
-            outer.see_task(task_gradient(trainer, keep[alive], scores[alive], data.val.x[chosen], data.val.y[chosen]))
-            before = outer.progress
-            note = outer.update(min(1.0, (trainer.step - first) / (last - first)), task.channels.widths(alive), random)
-            n = outer.widths
-            cut = trainer.step >= final
-            if cut:
-                notes += [note] if note else []
-            keep = task.channels.top(n, np.where(alive, scores, -np.inf))
-            at = model.at(n)
-            if cut or int(outer.progress * _EVENTS) > int(before * _EVENTS):
-                spare = n if cut else np.minimum(-(-(n + n // _MARGIN + 1) // multiple) * multiple, task.channels.widths(alive))
-                stay = task.channels.top(spare, np.where(alive, scores, -np.inf))
-                trainer.shrink(stay[alive])
-                alive = stay
-            trainer.module.gates = None if cut else trainer.tensor(keep[alive].astype(np.float32))
-            on_step(trainer.line(loss, at, "prune"))
-        if trainer.step % trainer.steps_per_epoch == 0:
-            phase = "train" if cut else "prune"
-            on_step(trainer.line(loss, at, phase, data.val))
-            if task.checkpoint:
-                arrays = {
-                    **trainer.state(),
-                    "keep": keep,
-                    "alive": alive,
-                    "v": outer.v,
-                    "task": outer.task,
-                    "widths": outer.widths,
-                }
-                task.checkpoint.save(_PHASE, arrays, {"cut": cut, "notes": notes, "progress": outer.progress})
-    return (candidate(trainer, task, keep, final, notes),)
+    @property
+    def phase(self) -> str:
+        return "train" if self.cut else "prune"
+
+    def start(self, trainer: Trainer) -> None:
+        self._first, self._last = self.task.schedule.window(trainer.total)
+        self.last_cut = self._last if self.task.schedule.freeze else max(self._last, int(_LAST_CHOICE * trainer.total))
+
+    def after_step(self, trainer: Trainer) -> bool:
+        due = trainer.step % self.task.schedule.prune_every == 0 or trainer.step >= self.last_cut
+        if self.cut or trainer.step <= self._first or not due:
+            return False
+        channels, random = self.task.channels, np.random.default_rng((self.task.seed, trainer.step))
+        scores = np.zeros(len(self.keep))
+        scores[self.alive] = salience(trainer.module.channels, trainer.module.network())
+        self.outer.see_task(self._measured(trainer, scores, random))
+        before, progress = self.outer.progress, min(1.0, (trainer.step - self._first) / (self._last - self._first))
+        note = self.outer.update(progress, channels.widths(self.alive), random)
+        self.cut = trainer.step >= self.last_cut
+        if self.cut and note:
+            self.notes.append(note)
+        scores = np.where(self.alive, scores, -np.inf)
+        self.keep = channels.top(self.outer.widths, scores)
+        if self.cut or int(self.outer.progress * _EVENTS) > int(before * _EVENTS):
+            stay = channels.top(self._spare(), scores)
+            trainer.shrink(stay[self.alive])
+            self.alive = stay
+        self._mask(trainer)
+        return True
+
+    def _measured(self, trainer: Trainer, scores: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """The task gradient on a batch of validation examples: float64 (groups,)."""
+        val = self.task.data.val
+        chosen = random.choice(len(val.y), min(trainer.batch, len(val.y)), replace=False)
+        return task_gradient(trainer, self.keep[self.alive], scores[self.alive], val.x[chosen], val.y[chosen])
+
+    def _spare(self) -> np.ndarray:
+        """How many channels of each group outlive a cut: int64 (groups,)."""
+        n, multiple = self.outer.widths, self.task.multiple_of
+        if self.cut:
+            return n
+        spare = -(-(n + n // _MARGIN + 1) // multiple) * multiple
+        return np.asarray(np.minimum(spare, self.task.channels.widths(self.alive)))
+
+    def _mask(self, trainer: Trainer) -> None:
+        trainer.module.gates = None if self.cut else trainer.tensor(self.keep[self.alive].astype(np.float32))
+
+    def state(self) -> State:
+        arrays, values = self.outer.state()
+        return (
+            {**arrays, "keep": self.keep, "alive": self.alive},
+            {**values, "cut": self.cut, "notes": self.notes},
+        )
+
+    def restore(self, trainer: Trainer, saved: Saved) -> None:
+        self.keep, self.alive = saved.arrays["keep"], saved.arrays["alive"]
+        self.cut, self.notes = bool(saved.values["cut"]), list(saved.values["notes"])
+        self.outer.restore(saved.arrays, saved.values)
+        trainer.restore(saved.arrays, self.task.channels.cut_channels(self.alive))
+        self._mask(trainer)

@@ -12,42 +12,34 @@ import numpy as np
 
 from mcuprune import widths as allocation
 from mcuprune.channels import Channels
+from mcuprune.loop import Method
 from mcuprune.resources import Budget
 from mcuprune.salience import salience
-from mcuprune.task import Candidate, OnStep, Task
-from mcuprune.training import candidate, trainer_for
+from mcuprune.task import Task
+from mcuprune.training import Trainer
 
-_PHASE = "float"
 _START, _STOP, _EVENTS = 0.25, 0.5, 10
 
 
-def prune(task: Task, on_step: OnStep) -> tuple[Candidate, ...]:
-    """Cut in events while training; the candidate's widths hold the budget."""
-    model = task.model
-    trainer = trainer_for(task, task.channels)
-    start, stop = int(_START * trainer.total), max(1, int(_STOP * trainer.total))
-    events = [start + round((stop - start) * k / _EVENTS) for k in range(1, _EVENTS + 1)]
-    keep = task.channels.keep_all()
-    if task.checkpoint and (saved := task.checkpoint.load(_PHASE)):
-        keep = saved.arrays["keep"]
-        trainer.restore(saved.arrays, task.channels.cut_channels(keep))
-    at = model.at(task.channels.widths(keep))
-    full = model.at(model.full)
-    while trainer.step < trainer.total:
-        loss = trainer.train_step()
-        if trainer.step in events:
-            share = sum(event <= trainer.step for event in events) / _EVENTS
-            goal = Budget({n: int(limit * max(1.0, full[n] / limit) ** (1 - share)) for n, limit in task.budget.limits.items()})
-            fewer = _without_weakest(task, trainer.module.channels.with_network(trainer.module.network()), keep, goal)
-            trainer.shrink(fewer[keep])
-            keep = fewer
-            at = model.at(task.channels.widths(keep))
-            on_step(trainer.line(loss, at, "prune"))
-        if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(trainer.line(loss, at, "train", task.data.val))
-            if task.checkpoint:
-                task.checkpoint.save(_PHASE, {**trainer.state(), "keep": keep}, {})
-    return (candidate(trainer, task, keep, events[-1]),)
+class Magnitude(Method):
+    """Cut in events while training."""
+
+    def start(self, trainer: Trainer) -> None:
+        start, stop = int(_START * trainer.total), max(1, int(_STOP * trainer.total))
+        self._events = [start + round((stop - start) * k / _EVENTS) for k in range(1, _EVENTS + 1)]
+        self._full = self.task.model.at(self.task.model.full)
+        self.last_cut = self._events[-1]
+
+    def after_step(self, trainer: Trainer) -> bool:
+        if trainer.step not in self._events:
+            return False
+        share = sum(event <= trainer.step for event in self._events) / _EVENTS
+        goal = self.task.budget.approached(self._full, share)
+        now = trainer.module.channels.with_network(trainer.module.network())
+        fewer = _without_weakest(self.task, now, self.keep, goal)
+        trainer.shrink(fewer[self.keep])
+        self.keep = fewer
+        return True
 
 
 def _without_weakest(task: Task, now: Channels, keep: np.ndarray, goal: Budget) -> np.ndarray:

@@ -26,10 +26,12 @@ from typing import Any
 import torch
 from bench_accuracy import BUDGETS, TASKS, files
 
-from mcuprune import __version__, evaluate, pruning, units
-from mcuprune.data import Data
+from mcuprune import __version__, evaluate, pruning, quantizing, units
+from mcuprune.network import Network
 from mcuprune.pruning import Request
+from mcuprune.quantizing import Quantization
 from mcuprune.resources import RESOURCES
+from mcuprune.task import Candidate, OnStep
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "models"
@@ -49,37 +51,29 @@ class _Stages:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._quantize = pruning._quantize
+        self._quantize = quantizing.quantize
 
-    def __call__(
-        self, request: Request, candidate: Any, whole: Any, macs: int, data: Data, checkpoint: Any, answers: Any, **more: Any
-    ) -> Any:
-        def shares(net: Any) -> dict[str, float]:
+    def __call__(self, candidate: Candidate, how: Quantization, on_step: OnStep) -> tuple[Network, Candidate]:
+        data = how.data
+        assert data is not None
+
+        def shares(net: Network) -> dict[str, float]:
             proto = net.to_proto().SerializeToString()
             splits = {"val": data.val, "test": data.test}
             return {name: round(evaluate.accuracy_of(proto, split), 5) for name, split in splits.items()}
 
-        usual = pruning._QUANT_LR
+        usual = quantizing._LR
         before = {f"float_{name}": share for name, share in shares(candidate.channels.network).items()}
         for rate in RATES:
             began = time.process_time()
-            pruning._QUANT_LR = rate or usual
-            asked = replace(request, train=rate > 0)
-            result = self._quantize(asked, candidate, whole, macs, data, _Forgetful(), answers, **more)
+            quantizing._LR = rate or usual
+            # without a checkpoint, so that no rate takes up what another left
+            asked = replace(how, checkpoint=None, schedule=how.schedule if rate > 0 else None)
+            result = self._quantize(candidate, asked, on_step)
             self.rows.append(
                 {"rate": rate, **shares(result[0]), **before, "cpu_seconds": round(time.process_time() - began, 1)}
             )
         return result
-
-
-class _Forgetful:
-    """A checkpoint that keeps nothing, so that no rate takes up what another left."""
-
-    def load(self, stage: object) -> None:
-        return None
-
-    def save(self, *state: object) -> None:
-        return None
 
 
 def run(task: str, seed: int, data: Path | None, work: Path) -> list[dict[str, Any]]:
@@ -94,13 +88,13 @@ def run(task: str, seed: int, data: Path | None, work: Path) -> list[dict[str, A
         model, source, limits = MODELS / f"{task}.onnx", "digits", _LIMITS
     wanted = {name: units.parse(text, RESOURCES[name].unit) for name, text in limits.items()}
     stages = _Stages()
-    usual = pruning._quantize, pruning._QUANT_LR, pruning._undo_if_worse
+    usual = quantizing.quantize, quantizing._LR, quantizing.FakeQuant.undo_if_worse
     try:
-        pruning._quantize = stages
-        pruning._undo_if_worse = lambda *state: None
+        quantizing.quantize = stages
+        quantizing.FakeQuant.undo_if_worse = lambda *state: None
         pruning.prune(Request(str(model), wanted, str(work / "out.onnx"), data=source, seed=seed, **wishes))
     finally:
-        pruning._quantize, pruning._QUANT_LR, pruning._undo_if_worse = usual
+        quantizing.quantize, quantizing._LR, quantizing.FakeQuant.undo_if_worse = usual
     versions = {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()}
     of = {"task": task, "seed": seed}
     of |= {"epochs": _EPOCHS[task]}

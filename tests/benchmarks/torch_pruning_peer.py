@@ -34,10 +34,11 @@ from mcuprune import memory
 from mcuprune import widths as allocation
 from mcuprune.channels import Channels
 from mcuprune.fusion import buffers
+from mcuprune.loop import Method
 from mcuprune.resources import Budget
-from mcuprune.task import Candidate, Method, OnStep, Task
+from mcuprune.task import Task
 from mcuprune.trainable import _converter
-from mcuprune.training import Trainer, candidate, trainer_for
+from mcuprune.training import Trainer
 
 Importance = Callable[[Any], torch.Tensor | None]
 
@@ -123,40 +124,42 @@ class Peer:
                 group.prune()
 
 
-def prune(task: Task, on_step: OnStep, *, importance: str, scope: str, trained: bool) -> tuple[Candidate, ...]:
-    """Train, cut in events, train on; the candidate's widths hold the budget.
+class TorchPruning(Method):
+    """Train, cut in events, train on; the widths hold the budget.
 
     trained: whether the network comes trained, so that there is nothing to wait for before the first cut.
     """
-    assert task.multiple_of == 1
-    model = task.model
-    trainer = trainer_for(task, task.channels)
-    peer = Peer(task.channels)
-    score, fewer_of = IMPORTANCES[importance](), SCOPES[scope]
-    start, stop = 0 if trained else int(_START * trainer.total), max(1, int(_STOP * trainer.total))
-    events = [start + round((stop - start) * k / _EVENTS) for k in range(1, _EVENTS + 1)]
-    keep = task.channels.keep_all()
-    full = model.at(model.full)
-    if importance == "bn":
-        _slim(trainer)
-    while trainer.step < trainer.total:
-        loss = trainer.train_step()
-        if trainer.step in events:
-            share = sum(event <= trainer.step for event in events) / _EVENTS
-            goal = Budget({n: int(limit * max(1.0, full[n] / limit) ** (1 - share)) for n, limit in task.budget.limits.items()})
-            peer.load(trainer.module.network().constants)
-            fewer = fewer_of(task, keep, peer.scores(score, keep), goal)
-            peer.cut(keep, fewer)
-            keep = fewer
-            channels = task.channels.cut_channels(keep)
-            channels = channels.with_network(channels.network.with_constants(peer.constants()))
-            trainer.restore({"steps": trainer.state()["steps"]}, channels)
-            if importance == "bn" and trainer.step < stop:
-                _slim(trainer)
-            on_step(trainer.line(loss, model.at(task.channels.widths(keep)), "prune"))
-        if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(trainer.line(loss, model.at(task.channels.widths(keep)), "train", task.data.val))
-    return (candidate(trainer, task, keep, events[-1]),)
+
+    def __init__(self, task: Task, *, importance: str, scope: str, trained: bool) -> None:
+        assert task.multiple_of == 1
+        super().__init__(task)
+        self._peer = Peer(task.channels)
+        self._score, self._fewer_of = IMPORTANCES[importance](), SCOPES[scope]
+        self._slims, self._trained = importance == "bn", trained
+
+    def start(self, trainer: Trainer) -> None:
+        start, self._stop = 0 if self._trained else int(_START * trainer.total), max(1, int(_STOP * trainer.total))
+        self._events = [start + round((self._stop - start) * k / _EVENTS) for k in range(1, _EVENTS + 1)]
+        self.last_cut = self._events[-1]
+        if self._slims:
+            _slim(trainer)
+
+    def after_step(self, trainer: Trainer) -> bool:
+        if trainer.step not in self._events:
+            return False
+        task, peer, model = self.task, self._peer, self.task.model
+        share = sum(event <= trainer.step for event in self._events) / _EVENTS
+        peer.load(trainer.module.network().constants)
+        goal = task.budget.approached(model.at(model.full), share)
+        fewer = self._fewer_of(task, self.keep, peer.scores(self._score, self.keep), goal)
+        peer.cut(self.keep, fewer)
+        self.keep = fewer
+        channels = task.channels.cut_channels(fewer)
+        channels = channels.with_network(channels.network.with_constants(peer.constants()))
+        trainer.restore({"steps": trainer.state()["steps"]}, channels)
+        if self._slims and trainer.step < self._stop:
+            _slim(trainer)
+        return True
 
 
 def _slim(trainer: Trainer) -> None:
@@ -207,8 +210,8 @@ SCOPES: Mapping[str, Callable[[Task, np.ndarray, np.ndarray, Budget], np.ndarray
 NAMES = tuple(f"tp-{importance}-{scope}" for importance, scope in itertools.product(IMPORTANCES, SCOPES))
 
 
-def methods(*, trained: bool) -> dict[str, Method]:
+def methods(*, trained: bool) -> dict[str, Callable[[Task], Method]]:
     """Torch-Pruning's settings as methods of the tool, by name."""
     settings = itertools.product(IMPORTANCES, SCOPES)
-    found = [partial(prune, importance=importance, scope=scope, trained=trained) for importance, scope in settings]
+    found = [partial(TorchPruning, importance=importance, scope=scope, trained=trained) for importance, scope in settings]
     return dict(zip(NAMES, found, strict=True))

@@ -1,0 +1,135 @@
+"""The training loop: when hooks are called, a method added in one place, and every method taken up where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_pruning import MODELS, Interrupted, interrupt, limits
+from test_training import digits, normal, trainer
+
+from mcuprune import methods, pruning, resources, widths
+from mcuprune.checkpoint import Checkpoint, Saved
+from mcuprune.loop import Hooks, Method, State, train
+from mcuprune.methods import METHODS
+from mcuprune.pruning import Request
+from mcuprune.task import Step
+from mcuprune.training import Trainer
+
+torch.set_num_threads(1)
+
+MODEL = MODELS / "dscnn_digits.onnx"
+
+
+class Watched(Hooks):
+    """Hooks that note when they are called, at which step of the trainer, and say that widths change after each third step."""
+
+    stage = "watched"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.number = 0
+
+    def costs(self) -> Mapping[str, int]:
+        self.number += 1
+        return {"sram": self.number, "flash": 0, "macs": 0}
+
+    def start(self, trainer: Trainer) -> None:
+        self.calls.append(("start", trainer.step))
+
+    def restore(self, trainer: Trainer, saved: Saved) -> None:
+        trainer.restore(saved.arrays, trainer.module.channels)
+        self.number = int(saved.values["number"])
+        self.calls.append(("restore", trainer.step))
+
+    def before_step(self, trainer: Trainer) -> None:
+        self.calls.append(("before", trainer.step))
+
+    def after_step(self, trainer: Trainer) -> bool:
+        self.calls.append(("after", trainer.step))
+        return trainer.step % 3 == 0
+
+    def state(self) -> State:
+        return {}, {"number": self.number}
+
+
+def test_hooks_are_called_around_every_step_and_lines_come_with_every_change_and_epoch() -> None:
+    hooks, lines = Watched(), list[Step]()
+    train(trainer(normal(MODEL), total=8), hooks, digits().val, lines.append)
+    assert hooks.calls == [("start", 0), *(call for step in range(8) for call in (("before", step), ("after", step + 1)))]
+    assert [(line.step, line.phase, line.accuracy is not None) for line in lines] == [
+        (3, "prune", False),
+        (4, "train", True),
+        (6, "prune", False),
+        (8, "train", True),
+    ]
+
+
+def test_a_run_goes_on_from_the_last_epoch_that_was_stored(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "state", "this run")
+    through, stopped, resumed = (trainer(normal(MODEL), total=8) for _ in range(3))
+    train(through, Watched(), digits().val, lambda line: None)
+
+    def stop(line: Step) -> None:
+        if line.step == 6:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(stopped, Watched(), digits().val, stop, checkpoint)
+    hooks, lines = Watched(), list[Step]()
+    train(resumed, hooks, digits().val, lines.append, checkpoint)
+    assert hooks.calls[:3] == [("start", 0), ("restore", 4), ("before", 4)]
+    assert [line.step for line in lines] == [6, 8]
+    expected, found = (dict(one.module.named_weights()) for one in (through, resumed))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+class Chance(Method):
+    """A method of a user: after the first epoch, channels that chance picks, at uniform widths."""
+
+    def after_step(self, trainer: Trainer) -> bool:
+        if trainer.step != trainer.steps_per_epoch:
+            return False
+        task = self.task
+        scores = np.random.default_rng(task.seed).uniform(size=task.channels.n_components + 1)
+        self.keep = task.channels.top(widths.uniform(task.model, task.budget), scores)
+        self.last_cut = trainer.step
+        trainer.shrink(self.keep)
+        return True
+
+
+def request(output: Path, **wishes: Any) -> Request:
+    return Request(str(MODEL), limits(macs="40%", sram="70%"), str(output), epochs=3, **wishes)
+
+
+def test_a_method_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named in one place, it is run by its name, held to the budget, reported, interrupted and resumed as any other."""
+    monkeypatch.setattr(methods, "METHODS", {**METHODS, "chance": Chance})
+    lines: list[Step] = []
+    through = pruning.prune(request(tmp_path / "a.onnx", method="chance", int8=False), lines.append)
+    assert through.ok
+    assert [line.epoch for line in lines if line.phase == "prune"] == [1.0]
+    with pytest.raises(Interrupted):
+        pruning.prune(request(tmp_path / "b.onnx", method="chance", int8=False), interrupt)
+    resumed = pruning.prune(request(tmp_path / "b.onnx", method="chance", int8=False, resume=True))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert [replace(step) for step in resumed.history] == list(through.history)
+    profile = resources.profile(pruning.network.load(tmp_path / "b.onnx"))
+    assert profile.total["macs"] == resumed.after.total["macs"] <= through.before.total["macs"] * 0.4
+
+
+@pytest.mark.parametrize(("method", "int8"), [("differentiable", True), *((method, False) for method in METHODS)])
+def test_every_method_resumes_to_the_same_file(method: str, int8: bool, tmp_path: Path) -> None:
+    wishes = {"method": method, "int8": int8}
+    through = pruning.prune(request(tmp_path / "a.onnx", **wishes))
+    with pytest.raises(Interrupted):
+        pruning.prune(request(tmp_path / "b.onnx", **wishes), interrupt)
+    resumed = pruning.prune(request(tmp_path / "b.onnx", **wishes, resume=True))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert resumed.history == through.history
+    assert resumed.notes == through.notes
