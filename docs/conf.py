@@ -1,0 +1,63 @@
+"""The site: Markdown of docs/, CHANGELOG.md, CONTRIBUTING.md and the pages of benchmarks, where they lie in the repository.
+
+The source folder is the root of the repository (``sphinx-build -c docs . out/site``), so that a link works on the site and in
+a browser of the repository alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import mcuprune  # noqa: E402
+
+project = "mcuprune"
+version = release = mcuprune.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+root_doc = "docs/index"
+include_patterns = ["docs/**/*.md", "docs/*.md", "tests/benchmarks/*.md", "models/README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+exclude_patterns = ["**/.*", "out", "data", "build", "dist", "**/__pycache__"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "mcuprune"
+html_theme_options = {"navigation_with_keys": True}
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+
+#: Where ``docs/reference.md`` wants the names of the package.
+FACE = "<!-- face -->"
+
+
+def face() -> str:
+    """The public names of the package as directives: all that ``__all__`` lists, whatever that is, imported late or not."""
+    lines: list[str] = []
+    for name in getattr(mcuprune, "__all__", []):
+        value = getattr(mcuprune, name)
+        if name.startswith("__") or inspect.ismodule(value):
+            continue
+        kind = "class" if inspect.isclass(value) else "function" if callable(value) else "data"
+        members = ["   :members:", "   :undoc-members:"] if kind == "class" else []
+        lines += [f"## {name}", "", "```{eval-rst}", f".. auto{kind}:: mcuprune.{name}", *members, "```", ""]
+    return "\n".join(lines) if lines else "This release has no public names; use the commands."
+
+
+def _filled(app: Any, docname: str, source: list[str]) -> None:
+    source[0] = source[0].replace(FACE, face())
+
+
+def _entrance(app: Any, error: Exception | None) -> None:
+    """The root of the site leads to its first page."""
+    if error is None:
+        first = f"{root_doc}.html"
+        refresh = f'<meta http-equiv="refresh" content="0; url={first}">'
+        page = f'<!doctype html><title>{project}</title>{refresh}<a href="{first}">{project}</a>\n'
+        (Path(app.outdir) / "index.html").write_text(page)
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", _filled)
+    app.connect("build-finished", _entrance)
