@@ -11,8 +11,8 @@ of generated blocks:
 The last two, and the pages in tests/benchmarks, are drawn from the rows of the benchmarks.
 
 Commands that answer at once are run again each time. ``prune`` trains, which other processors round differently, so its block
-is drawn from the report of the run that ``python tests/readme.py`` made last (``tests/golden/demo.json``); --check draws it again
-from there and holds the report against the model file that it is about.
+is drawn from the report of the run that ``python tests/readme.py`` made last (``tests/golden/demo.json``); --check draws it
+again from there and holds the report against the model file that it is about.
 """
 
 from __future__ import annotations
