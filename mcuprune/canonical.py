@@ -40,6 +40,7 @@ def canonical(net: Network) -> tuple[Network, tuple[str, ...]]:
                     f"prune takes up to {MAX_ELEMENTS}: export with a smaller input, or fix free sizes with --input-shape"
                 )
     notes: list[str] = []
+    net = replace(net, stored={}) if net.stored else net  # cuts and training change the numbers, not the integers behind them
     examples = _examples(net)
     for step in _PASSES:
         changed = step.apply(net)

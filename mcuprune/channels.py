@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from mcuprune.errors import ModelError
-from mcuprune.network import Network, Node, Shape
+from mcuprune.network import Network, Node, Shape, Stored
 from mcuprune.ops import FIXED, OPS, Along, Mixer
 
 #: More channels than this along one axis is taken for a mistake or an attack.
@@ -163,7 +163,18 @@ class Channels:
                 raise ModelError(f"{self.network.path}: the selection leaves tensor '{tensor}' without channels")
         nodes = [OPS[node.op].cut(node, context) for node in self.network.nodes]
         constants = {name: self.cut_constant(name, value, keep) for name, value in self.network.constants.items()}
-        return self.network.rebuilt(nodes, constants)
+        stored = {name: self._cut_stored(name, found, constants[name], keep) for name, found in self.network.stored.items()}
+        return replace(self.network.rebuilt(nodes, constants), stored=stored)
+
+    def _cut_stored(self, name: str, found: Stored, value: np.ndarray, keep: np.ndarray) -> Stored:
+        """The integers behind a constant, cut as it is. value: the constant after the cut."""
+        integers, scale = self.cut_constant(name, found.integers, keep), found.scale
+        if scale.size > 1:
+            shape = [1] * found.integers.ndim
+            shape[found.axis] = -1
+            wide = self.cut_constant(name, np.broadcast_to(scale.reshape(shape), found.integers.shape), keep)
+            scale = np.moveaxis(wide, found.axis, 0).reshape(wide.shape[found.axis], -1)[:, 0]
+        return Stored(integers, scale, found.axis, value)
 
     def with_network(self, network: Network) -> Channels:
         """The same labels on the same graph with other weights."""

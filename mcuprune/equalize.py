@@ -26,6 +26,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from mcuprune import attributes
 from mcuprune.channels import Channels
 from mcuprune.network import Network, Node
 from mcuprune.ops import FIXED, OPS, Along, Mixer, Pad
@@ -164,7 +165,7 @@ class _Scaling:
         entry = OPS[node.op]
         if isinstance(entry, Pad):
             along = self.along.get(node.inputs[0])
-            pads = entry._pads(node, self.net)
+            pads = attributes.pads_of_all_axes(node, len(self.net.shapes[node.inputs[0]]))
             repeats = node.attrs.get("mode", "constant") != "constant"
             return (repeats or entry.is_zero(node, self.net)) and (along is None or pads[along.axis] == (0, 0))
         if node.op in _TOGETHER:

@@ -1,27 +1,29 @@
 """The int8 file: QuantizeLinear and DequantizeLinear around the nodes of the user's own graph.
 
-Affine int8 as TensorFlow Lite and the vendors' tools read it: activations per tensor, weights symmetric in [-127, 127] per
-output channel ([-63, 63] where 7 bits are asked for), biases int32 with scale = input scale x weight scale. ``scheme`` decides,
-from the operator table alone, which tensors are quantised and which share a quantiser; ``quantized`` writes the nodes.
-Fake-quant training (``quantize``) reads the same scheme and the same ``weight_scale``, so what it simulates is what the file
-computes. Inputs and outputs stay float, and every tensor keeps its name: it now holds the dequantised value.
+Affine int8 as TensorFlow Lite and the vendors' tools read it: activations per tensor, weights symmetric in [-127, 127]
+([-63, 63] where 7 bits are asked for), of convolutions per output channel and of fully connected layers per tensor, biases
+int32 with scale = input scale x weight scale. ``scheme`` decides, from the operator table alone, which tensors are quantised
+and which share a quantiser; ``quantized`` gives the network its nodes and the integers behind its constants
+(``Network.stored``). Fake-quant training (``quantize``) reads the same scheme and the same ``weight_scale``, so what it
+simulates is what the file computes. Inputs and outputs stay float, and every tensor keeps its name: it now holds the
+dequantised value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
 
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.network import Network, Node
-from mcuprune.ops import OPS, Mixer
-from mcuprune.resources import is_bias
+from mcuprune.fusion import is_bias
+from mcuprune.network import Network, Node, Stored
+from mcuprune.ops import OPS, MatMul, Mixer
 
 #: The first opset in which DequantizeLinear has an axis.
-_QDQ_OPSET = 13
+QDQ_OPSET = 13
 LOW, HIGH = -128, 127
 #: Bits that weights may take. With 7 the sum of two products with a uint8 fits 16 bits (2 x 255 x 63 < 2^15), so that no kernel
 #: for x86 processors without VNNI saturates.
@@ -136,6 +138,8 @@ def _own_weight_axis(node: Node, net: Network) -> int | None:
     shape = net.shapes[node.inputs[1]]
     if node.op == "ConvTranspose" and node.attrs.get("group", 1) > 1:
         return 0 if shape[1] == 1 else None
+    if node.op == "Gemm" or isinstance(entry, MatMul):
+        return None  # kernels of fully connected layers keep two factors in RAM for each output of a weight of several scales
     return entry.weight_axes(node)[1] if len(shape) > 1 else None
 
 
@@ -161,10 +165,31 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
     quantizers: for each quantiser name of the scheme.
     Raises UnsupportedOperator for a mixer whose input has no quantiser.
     """
-    net = raised(net, _QDQ_OPSET)
+
+    def integers(net: Network, node: Node) -> dict[int, Stored]:
+        if isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1]):
+            return _stored_weights(net, node, plan, quantizers)
+        return {i: _stored_data(net, node, i) for i in range(len(node.inputs)) if (node.name, i) in plan.data}
+
+    return annotated(raised(net, QDQ_OPSET), plan, quantizers, integers)
+
+
+def annotated(
+    net: Network,
+    plan: Scheme,
+    quantizers: Mapping[str, Quantizer],
+    integers: Callable[[Network, Node], Mapping[int, Stored]],
+) -> Network:
+    """The network with quantisers around its nodes: a tensor ``x`` is computed as ``x/float`` and keeps its name behind them.
+
+    integers: input index -> how the constant there is stored, for each node.
+    """
     constants, names = dict(net.constants), net.names()
     nodes: list[Node] = []
     current = {name: name for name in net.inputs}
+    like: dict[str, str] = {}
+    dtypes: dict[str, int] = {}
+    stored: dict[str, Stored] = {}
     written: dict[str, dict[tuple[bytes, bytes], str]] = {}
 
     def write(tensor: str, source: str, target: str) -> None:
@@ -172,9 +197,11 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
         parameters = (names.free(f"{tensor}/scale"), names.free(f"{tensor}/zero_point"))
         constants[parameters[0]] = np.array(found.scale, np.float32)
         constants[parameters[1]] = np.array(found.zero_point, np.int8)
-        integers = names.free(f"{tensor}/int8")
-        for op, read, made in (("QuantizeLinear", source, integers), ("DequantizeLinear", integers, target)):
+        integer = names.free(f"{tensor}/int8")
+        for op, read, made in (("QuantizeLinear", source, integer), ("DequantizeLinear", integer, target)):
             nodes.append(Node(names.free(f"{tensor}/{op}"), op, (read, *parameters), (made,)))
+        like.update({source: tensor, target: tensor, integer: tensor})
+        dtypes[integer] = TensorProto.INT8
 
     for name in net.inputs:
         if name in plan.quantizer:
@@ -182,30 +209,23 @@ def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -
             write(name, name, current[name])
     for node in net.nodes:
         inputs = [current.get(name, name) for name in node.inputs]
-        if isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1]):
-            stored = _stored_weights(net, node, plan, quantizers)
-        else:
-            stored = {i: _stored_data(net, node, i) for i in range(len(inputs)) if (node.name, i) in plan.data}
-        for index, (values, scale, axis) in stored.items():
+        for index, found in integers(net, node).items():
             name = node.inputs[index]
             known = written.setdefault(name, {})
-            content = (values.tobytes(), scale.tobytes())
+            shared = len(net.consumers[name]) > 1
+            content = (found.integers.tobytes(), found.scale.tobytes()) if shared else (b"", b"")
             if content not in known:  # one stored constant serves all users that store it alike
                 known[content] = name if not known else names.free(f"{name}/{node.name}")
-                constants.pop(known[content], None)
-                # onnxruntime makes a QGemm of a Gemm only where zero points are written out
-                source = tuple(names.free(f"{known[content]}/{part}") for part in (values.dtype, "scale", "zero_point"))
-                constants.update(zip(source, (values, scale, np.zeros(scale.shape, values.dtype)), strict=True))
-                attrs = {} if axis is None else {"axis": axis}
-                label = names.free(f"{known[content]}/DequantizeLinear")
-                nodes.append(Node(label, "DequantizeLinear", source, (known[content],), attrs))
+                stored[known[content]] = found
+                assert found.value is not None
+                constants[known[content]] = found.value
             inputs[index] = known[content]
         floats = {name: names.free(f"{name}/float") for name in node.outputs if name in plan.quantizer}
         outputs = tuple(floats.get(name, name) for name in node.outputs)
         nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
         for name, made in floats.items():
             write(name, made, name)
-    return net.rebuilt(nodes, constants)
+    return net.rewired(nodes, constants, like=like, dtypes=dtypes, stored=stored)
 
 
 def stores_bias(n_biases: int, n_scales: int) -> bool:
@@ -213,11 +233,17 @@ def stores_bias(n_biases: int, n_scales: int) -> bool:
     return n_scales in (1, n_biases)
 
 
-_Stored = tuple[np.ndarray, np.ndarray, int | None]
+def _dequantized(integers: np.ndarray, scale: np.ndarray, axis: int | None) -> Stored:
+    """Integers with the numbers that they stand for. scale: (channels,) along ``axis``, or ()."""
+    shape = [1] * integers.ndim
+    if axis is not None:
+        shape[axis] = -1
+    value = integers.astype(np.float32) * scale.reshape(shape)
+    return Stored(integers, scale.reshape(-1), 0 if axis is None else axis, np.asarray(value, np.float32))
 
 
-def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> dict[int, _Stored]:
-    """Input index -> integers, scale and axis, for a mixer's weight and bias. One number for all channels stays a float."""
+def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> dict[int, Stored]:
+    """Input index -> how it is stored, for a mixer's weight and bias. One number for all channels stays a float."""
     if node.inputs[0] not in plan.quantizer:
         raise UnsupportedOperator(f"{net.path}: node '{node.name}' ({node.op}): its input isn't quantised; write --float")
     input_scale = quantizers[plan.quantizer[node.inputs[0]]].scale
@@ -230,11 +256,11 @@ def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[
     if axis is not None:
         shape[axis] = -1
     integers = np.clip(np.round(weight / scale.reshape(shape)), -plan.largest, plan.largest).astype(np.int8)
-    stored: dict[int, _Stored] = {1: (integers, scale, axis)}
+    stored = {1: _dequantized(integers, scale, axis)}
     if bias is not None and stores_bias(bias.size, scale.size):
         product = np.asarray(np.float32(input_scale) * scale, np.float32)
         wide = np.round(bias.astype(np.float64) / product).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
-        stored[2] = (wide, product, bias.ndim - 1 if product.ndim else None)
+        stored[2] = _dequantized(wide, product, bias.ndim - 1 if product.ndim else None)
     return stored
 
 
@@ -242,11 +268,11 @@ def _bias(node: Node, net: Network) -> np.ndarray | None:
     return net.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
 
 
-def _stored_data(net: Network, node: Node, index: int) -> _Stored:
+def _stored_data(net: Network, node: Node, index: int) -> Stored:
     """A constant operand of an elementwise operator as symmetric int8, one scale for all."""
     value = net.constants[node.inputs[index]]
     scale = weight_scale(value, None, None, 1.0)
-    return np.clip(np.round(value / scale), -HIGH, HIGH).astype(np.int8), scale, None
+    return _dequantized(np.clip(np.round(value / scale), -HIGH, HIGH).astype(np.int8), scale, None)
 
 
 def raised(net: Network, opset: int) -> Network:
@@ -288,4 +314,4 @@ def raised(net: Network, opset: int) -> Network:
         if entry.domain in ("", "ai.onnx"):
             entry.version = opset
     header.ir_version = max(header.ir_version, 7)
-    return replace(net, header=header).rebuilt(nodes, net.constants)
+    return replace(net, header=header).rewired(nodes, net.constants)

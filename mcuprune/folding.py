@@ -80,7 +80,7 @@ def folded(net: Network) -> Network:
                 constants.update(values)
         if not merged:
             return net
-        net = net.rebuilt([merged.get(node.name, node) for node in net.nodes if node.name not in gone], constants)
+        net = net.rewired([merged.get(node.name, node) for node in net.nodes if node.name not in gone], constants)
 
 
 def _with_plain_gemms(net: Network) -> Network:

@@ -100,10 +100,25 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A constant as a file stores it: value = scale * integers, one scale or one for each index along ``axis``.
+
+    integers: int8 or int32. scale: float32 (1,) or (channels,). value: float32, what the network computes with.
+    """
+
+    integers: np.ndarray
+    scale: np.ndarray
+    axis: int
+    value: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Network:
     """A feed-forward graph with static shapes at batch 1, nodes in a topological order (the file's, where it is one).
 
-    constants: every tensor that is known before the network runs, weights included.
+    constants: every tensor that is known before the network runs, weights included, as the numbers it computes with.
+    stored: the integers behind those constants that a file keeps quantised, symmetric ones. A constant that is replaced
+        loses its entry; ``to_proto`` writes the integers and a DequantizeLinear.
     shapes, dtypes: of every tensor, constants included; dtypes are ONNX's ``TensorProto`` codes.
     header: the file's ModelProto without nodes and initializers: metadata, opset, declared inputs and outputs.
     """
@@ -114,6 +129,11 @@ class Network:
     dtypes: Mapping[str, int]
     header: ModelProto
     path: str
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = {name: found for name, found in self.stored.items() if self.constants.get(name) is found.value}
+        object.__setattr__(self, "stored", own)
 
     @property
     def opset(self) -> int:
@@ -176,17 +196,43 @@ class Network:
         inputs = {value.name: (self.shapes[value.name], value.type.tensor_type.elem_type) for value in self.header.graph.input}
         protos, extra = node_protos(needed, kept, self.opset, self.dtypes, self.inputs)
         shapes, dtypes = _infer(self.path, protos, {**kept, **extra}, inputs, self.outputs, self.header)
-        return Network(needed, kept, shapes, dtypes, self.header, self.path)
+        return Network(needed, kept, shapes, dtypes, self.header, self.path, self.stored)
+
+    def rewired(
+        self,
+        nodes: Sequence[Node],
+        constants: Mapping[str, np.ndarray],
+        *,
+        like: Mapping[str, str] | None = None,
+        dtypes: Mapping[str, int] | None = None,
+        stored: Mapping[str, Stored] | None = None,
+    ) -> Network:
+        """``rebuilt`` where every tensor that nodes make keeps its shape: nothing is inferred.
+
+        like: new tensor -> the tensor whose shape, and type but where ``dtypes`` says otherwise, it has.
+        stored: integers behind some of ``constants``, beside those known already.
+        """
+        used = {name for node in nodes for name in node.inputs} | set(self.outputs)
+        kept = {name: value for name, value in constants.items() if name in used}
+        new = like or {}
+        shapes = {**self.shapes, **{name: self.shapes[known] for name, known in new.items()}}
+        shapes |= {name: value.shape for name, value in kept.items()}
+        types = {**self.dtypes, **{name: self.dtypes[known] for name, known in new.items()}, **(dtypes or {})}
+        types |= {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in kept.items()}
+        behind = {**self.stored, **(stored or {})}
+        return Network(tuple(nodes), kept, shapes, types, self.header, self.path, behind)
 
     def to_proto(self, *, opset: int | None = None) -> ModelProto:
         """The network as an ONNX model, in its own opset or, parameters moved to where that one has them, in ``opset``."""
-        model, parameters = self._graph(opset)
-        for name, value in {**self.constants, **parameters}.items():
+        model, nodes, parameters = self._graph(opset)
+        nodes, constants = _with_integers(nodes, self.constants, self.stored, opset or self.opset, self.names())
+        model.graph.node.extend(nodes)
+        for name, value in {**constants, **parameters}.items():
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return model
 
-    def _graph(self, opset: int | None = None) -> tuple[ModelProto, dict[str, np.ndarray]]:
-        """``to_proto`` without its constants, and those that hold parameters."""
+    def _graph(self, opset: int | None = None) -> tuple[ModelProto, list[NodeProto], dict[str, np.ndarray]]:
+        """``to_proto`` without nodes and constants, its nodes, and the constants that hold parameters."""
         model = ModelProto()
         model.CopyFrom(self.header)
         model.ir_version = max(model.ir_version, 4)  # before 4 every initializer had to be a graph input too
@@ -196,12 +242,12 @@ class Network:
         if opset is not None:
             _set_opset(model, opset)
         nodes, parameters = node_protos(self.nodes, self.constants, opset or self.opset, self.dtypes, self.inputs)
-        model.graph.node.extend(nodes)
-        return model, parameters
+        return model, nodes, parameters
 
     def fault(self) -> str | None:
         """Why ``save`` would refuse the network, whatever the values of its weights; None where it wouldn't."""
-        model, parameters = self._graph()
+        model, nodes, parameters = self._graph()
+        model.graph.node.extend(nodes)
         for name, value in {**self.constants, **parameters}.items():
             if _takes_part(value):
                 model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
@@ -216,6 +262,34 @@ class Network:
     def save(self, path: str | Path) -> None:
         """Write the network, whole or not at all. Raises OutputError where that isn't possible."""
         write_model(self.to_proto(), path)
+
+
+#: The first opsets with DequantizeLinear, and with its axis.
+_DEQUANTIZE_OPSET, _AXIS_OPSET = 10, 13
+
+
+def _with_integers(
+    nodes: Sequence[NodeProto], constants: Mapping[str, np.ndarray], stored: Mapping[str, Stored], opset: int, names: Names
+) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
+    """Nodes and initializers with stored integers, each behind a DequantizeLinear in front of its first reader."""
+    kept, written, done = dict(constants), [], set()
+    for node in nodes:
+        for name in node.input:
+            found = stored.get(name)
+            along = found is not None and found.scale.size > 1
+            if found is None or name in done or opset < (_AXIS_OPSET if along else _DEQUANTIZE_OPSET):
+                continue
+            done.add(name)
+            del kept[name]
+            scale = found.scale if along else found.scale.reshape(())
+            # onnxruntime makes a QGemm of a Gemm only where zero points are written out
+            source = [names.free(f"{name}/{part}") for part in (found.integers.dtype, "scale", "zero_point")]
+            kept.update(zip(source, (found.integers, scale, np.zeros(scale.shape, found.integers.dtype)), strict=True))
+            axis = {"axis": found.axis} if along else {}
+            label = names.free(f"{name}/DequantizeLinear")
+            written.append(helper.make_node("DequantizeLinear", source, [name], name=label, **axis))
+        written.append(node)
+    return written, kept
 
 
 def write_model(model: ModelProto, path: str | Path) -> None:
@@ -400,7 +474,8 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     protos = _sorted(protos, set(inputs) | set(constants), path)
     protos = _live(protos, outputs)
     _refuse_malformed(protos, _opset(header), header.ir_version, path)
-    protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header)
+    stored: dict[str, Stored] = {}
+    protos, constants, shapes, dtypes = _fold(path, protos, constants, inputs, outputs, header, stored)
     for name in outputs:
         if name in constants:
             raise ModelError(f"{path}: output '{name}' doesn't depend on any input; name the others with --outputs")
@@ -425,7 +500,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     for value in header.graph.output:
         if not value.type.tensor_type.elem_type:  # an output that the user chose, of whose type the file says nothing
             value.type.tensor_type.elem_type = dtypes[value.name]
-    return Network(nodes, kept, shapes, dtypes, header, path)
+    return Network(nodes, kept, shapes, dtypes, header, path, stored)
 
 
 def _refuse_malformed(protos: Sequence[NodeProto], opset: int, ir_version: int, path: str) -> None:
@@ -747,14 +822,18 @@ def _fold(
     inputs: Mapping[str, tuple[Shape, int]],
     outputs: Sequence[str],
     header: ModelProto,
+    stored: dict[str, Stored],
 ) -> tuple[list[NodeProto], dict[str, np.ndarray], dict[str, Shape], dict[str, int]]:
-    """Compute what depends on constants and shapes alone, follow Ifs that this decides, write operators as simpler ones."""
+    """Compute what depends on constants and shapes alone, follow Ifs that this decides, write operators as simpler ones.
+
+    stored: gains the integers behind the constants that are dequantised here.
+    """
     while True:
         ready, waiting = branches.apart(nodes)
         made = {name for node in ready for name in node.output} | set(inputs) | set(constants)
         wanted = (*outputs, *(name for node in waiting for name in branches.reads(node)))
         held = list(dict.fromkeys(name for name in wanted if name in made))
-        ready, constants, shapes, dtypes = _computed(path, ready, constants, inputs, held, header)
+        ready, constants, shapes, dtypes = _computed(path, ready, constants, inputs, held, header, stored)
         taken = {name for node in (*nodes, *ready, *waiting) for name in (*branches.reads(node), *node.output)} | set(constants)
         known = lowering.Known(constants, shapes, taken, _opset(header), path)
         simpler = lowering.lowered(ready, known, held)
@@ -763,9 +842,9 @@ def _fold(
             constants = {**constants, **simpler[1]}
         taken_branches = branches.resolved(waiting, constants, taken | set(constants), path)
         if taken_branches is not None:
-            waiting, body, stored = taken_branches
+            waiting, body, literals = taken_branches
             _refuse_foreign_nodes(body, path)
-            constants = {**constants, **{tensor.name: _array(tensor, path) for tensor in stored}}
+            constants = {**constants, **{tensor.name: _array(tensor, path) for tensor in literals}}
             known_names = Names(taken | set(constants))
             waiting, added = qlinear.floated(waiting, {**constants, **_literals(body, path)}, _opset(header), known_names, path)
             _refuse_malformed(body, _opset(header), header.ir_version, path)
@@ -784,10 +863,11 @@ def _computed(
     inputs: Mapping[str, tuple[Shape, int]],
     outputs: Sequence[str],
     header: ModelProto,
+    stored: dict[str, Stored],
 ) -> tuple[list[NodeProto], dict[str, np.ndarray], dict[str, Shape], dict[str, int]]:
     """Compute everything that depends on constants and shapes alone. An Identity of a constant is that constant.
 
-    outputs: tensors that keep their names, though they be constants.
+    outputs: tensors that keep their names, though they be constants. stored: as for ``_fold``.
     """
     while True:
         shapes, dtypes = _infer(path, nodes, constants, inputs, outputs, header)
@@ -815,7 +895,10 @@ def _computed(
                     _evaluate(node, {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}, header, path)
                 )
             elif all(name in constants for name in node.input if name):
-                constants.update(_evaluate(node, constants, header, path))
+                values = _evaluate(node, constants, header, path)
+                constants.update(values)
+                if node.op_type == "DequantizeLinear":
+                    stored |= symmetric(node, constants)
             else:
                 left.append(node)
         if len(left) == len(nodes) and not recast:
@@ -857,6 +940,19 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
             "onnxslim) may fold it, else export it again"
         ) from None
     return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
+
+
+def symmetric(node: NodeProto, values: Mapping[str, np.ndarray]) -> dict[str, Stored]:
+    """The integers behind a dequantised constant, where they are int8 or int32 and their zero point is 0."""
+    if any(attribute.name == "block_size" and attribute.i for attribute in node.attribute):
+        return {}  # no integer kernel has a scale for a part of a channel
+    integers, scale, *zero = (values[name] for name in node.input if name)
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    if integers.dtype not in (np.int8, np.int32) or any(part.any() for part in zero) or scale.ndim > 1:
+        return {}
+    factors = np.asarray(scale, np.float32).reshape(-1)
+    name = node.output[0]
+    return {name: Stored(integers, factors, axis % max(1, integers.ndim), values[name])}
 
 
 def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray], path: str) -> np.ndarray:

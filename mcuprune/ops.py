@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from mcuprune import attributes
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.network import OLDEST_OPSET, Network, Node, Shape, is_float
 
@@ -349,24 +350,13 @@ def _axis(default: int) -> Callable[[Node, Network], Sequence[int]]:
     return axes
 
 
-def _softmax_axes(node: Node, net: Network) -> Sequence[int]:
-    rank = len(net.shapes[node.inputs[0]])
-    if net.opset >= 13:
-        return (node.attrs.get("axis", -1) % rank,)
-    return range(node.attrs.get("axis", 1) % rank, rank)  # before opset 13 it flattened from this axis on
-
-
 def _from_axis(node: Node, net: Network) -> Sequence[int]:
     rank = len(net.shapes[node.inputs[0]])
     return range(node.attrs.get("axis", -1) % rank, rank)
 
 
 def _reduced_axes(node: Node, net: Network) -> Sequence[int]:
-    rank = len(net.shapes[node.inputs[0]])
-    axes = node.attrs.get("axes") or ()
-    if not axes:
-        return () if node.attrs.get("noop_with_empty_axes") else range(rank)
-    return [axis % rank for axis in axes]
+    return attributes.reduced_axes(node, len(net.shapes[node.inputs[0]]))
 
 
 # ----------------------------------------------------------------------------------------------------------- movement
@@ -411,19 +401,15 @@ class Transpose(Op):
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
-        flow.put(node.outputs[0], along and Along(self._perm(node, flow.net).index(along.axis), along.labels))
+        perm = attributes.permutation(node, len(flow.net.shapes[node.inputs[0]]))
+        flow.put(node.outputs[0], along and Along(perm.index(along.axis), along.labels))
 
     def memory(self, node: Node, net: Network) -> Memory:
-        perm = self._perm(node, net)
+        perm = attributes.permutation(node, len(net.shapes[node.inputs[0]]))
         if perm in ((0, 2, 3, 1), (0, 3, 1, 2), (0, 2, 1)):
             return "view"  # channels-first to channels-last or back: a matter of how kernels are written
         moved = [axis for axis in perm if net.shapes[node.inputs[0]][axis] > 1]
         return "view" if moved == sorted(moved) else "new"
-
-    @staticmethod
-    def _perm(node: Node, net: Network) -> tuple[int, ...]:
-        rank = len(net.shapes[node.inputs[0]])
-        return tuple(node.attrs.get("perm") or range(rank - 1, -1, -1))
 
 
 class Concat(Op):
@@ -483,7 +469,7 @@ class Slice(Op):
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
-        ranges = self._ranges(node, flow.net)
+        ranges = attributes.slices(node, flow.net.shapes[node.inputs[0]])
         if along is not None and along.axis in ranges:
             start, stop, step = ranges[along.axis].indices(len(along.labels))
             if step != 1:
@@ -492,12 +478,13 @@ class Slice(Op):
         flow.put(node.outputs[0], along)
 
     def memory(self, node: Node, net: Network) -> Memory:
-        unchanged = net.shapes[node.inputs[0]] == net.shapes[node.outputs[0]]
-        return "view" if unchanged and all(r.step > 0 for r in self._ranges(node, net).values()) else "new"
+        shape = net.shapes[node.inputs[0]]
+        unchanged = shape == net.shapes[node.outputs[0]]
+        return "view" if unchanged and all(part.step > 0 for part in attributes.slices(node, shape).values()) else "new"
 
     def cut(self, node: Node, cut: Cut) -> Node:
         along = cut.labels(node.inputs[0])
-        ranges = self._ranges(node, cut.net)
+        ranges = attributes.slices(node, cut.net.shapes[node.inputs[0]])
         if along is None or along.axis not in ranges or ranges[along.axis].step != 1:
             return node
         start, stop, _ = ranges[along.axis].indices(len(along.labels))
@@ -506,20 +493,6 @@ class Slice(Op):
         starts, ends = list(node.attrs["starts"]), list(node.attrs["ends"])
         starts[where], ends[where] = int(kept[start]), int(kept[stop])
         return node.with_attrs(starts=tuple(starts), ends=tuple(ends))
-
-    @staticmethod
-    def _ranges(node: Node, net: Network) -> dict[int, slice]:
-        """axis -> the slice taken of it, in the order of the attributes."""
-        rank = len(net.shapes[node.inputs[0]])
-        starts, ends = node.attrs["starts"], node.attrs["ends"]
-        axes = node.attrs.get("axes") or range(len(starts))
-        steps = node.attrs.get("steps") or (1,) * len(starts)
-        ranges = {}
-        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-            size = net.shapes[node.inputs[0]][axis % rank]
-            before_first = step < 0 and end < -size  # "down to and including 0", which a Python slice writes as None
-            ranges[axis % rank] = slice(start, None if before_first else end, step)
-        return ranges
 
 
 class Gather(Op):
@@ -566,7 +539,7 @@ class Pad(Op):
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
-        pads = self._pads(node, flow.net)
+        pads = attributes.pads_of_all_axes(node, len(flow.net.shapes[node.inputs[0]]))
         if along is not None and pads[along.axis] != (0, 0):
             before, after = pads[along.axis]
             if node.attrs.get("mode", "constant") != "constant" or before < 0 or after < 0:
@@ -578,11 +551,12 @@ class Pad(Op):
         flow.put(node.outputs[0], along)
 
     def memory(self, node: Node, net: Network) -> Memory:
-        return "new" if any(any(pair) for pair in self._pads(node, net)) else "view"
+        pads = attributes.pads_of_all_axes(node, len(net.shapes[node.inputs[0]]))
+        return "new" if any(map(any, pads)) else "view"
 
     def cut(self, node: Node, cut: Cut) -> Node:
         along = cut.labels(node.outputs[0])
-        pads = self._pads(node, cut.net)
+        pads = attributes.pads_of_all_axes(node, len(cut.net.shapes[node.inputs[0]]))
         if along is None or pads[along.axis] == (0, 0):
             return node
         before, after = pads[along.axis]
@@ -595,15 +569,6 @@ class Pad(Op):
     def is_zero(self, node: Node, net: Network) -> bool:
         """Whether it pads with zeros only, as a convolution's own padding would."""
         return node.attrs.get("mode", "constant") == "constant" and not node.attrs.get("value", 0)
-
-    @staticmethod
-    def _pads(node: Node, net: Network) -> list[tuple[int, int]]:
-        """(before, after) of every axis."""
-        rank = len(net.shapes[node.inputs[0]])
-        axes = [axis % rank for axis in node.attrs.get("axes") or range(rank)]
-        pads = node.attrs["pads"]
-        found = dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
-        return [found.get(axis, (0, 0)) for axis in range(rank)]
 
 
 class Expand(Op):
@@ -996,7 +961,7 @@ OPS: dict[str, Op] = {
     "HardSwish": _elementwise,
     "Identity": _passing,
     "GroupNormalization": GroupNormalization(),
-    "Hardmax": Barrier(_softmax_axes),
+    "Hardmax": Barrier(attributes.softmax_axes),
     "InstanceNormalization": InstanceNormalization(),
     "LRN": Barrier(lambda node, net: (1,)),
     "LayerNormalization": Barrier(_from_axis),
@@ -1004,7 +969,7 @@ OPS: dict[str, Op] = {
     "Less": _elementwise,
     "LessOrEqual": _elementwise,
     "Log": _elementwise,
-    "LogSoftmax": Barrier(_softmax_axes),
+    "LogSoftmax": Barrier(attributes.softmax_axes),
     "LpNormalization": Barrier(_axis(-1)),
     "LpPool": _per_channel,
     "MatMul": MatMul(),
@@ -1043,7 +1008,7 @@ OPS: dict[str, Op] = {
     "Sign": _elementwise,
     "Sin": _elementwise,
     "Slice": Slice(),
-    "Softmax": Barrier(_softmax_axes, int8="unit"),
+    "Softmax": Barrier(attributes.softmax_axes, int8="unit"),
     "Softplus": _elementwise,
     "Softsign": _elementwise,
     "SpaceToDepth": SpaceToDepth(),

@@ -748,6 +748,11 @@ def profile_document(profile: Profile) -> dict[str, Any]:
             "peak_node": memory.peak_node,
             "peak_tensors": _json_tensors(memory.peak_tensors),
             "arena_tflm": memory.arena_tflm,
+            "arena_extra": [
+                {"node": copy.node, "operator": copy.operator, "bytes": int(copy.bytes), "reason": copy.reason}
+                for copy in memory.copies
+            ],
+            "unsupported": list(memory.unsupported),
             "timeline": [
                 {"node": moment.node, "bytes": moment.bytes, "tensors": _json_tensors(moment.tensors)}
                 for moment in memory.timeline

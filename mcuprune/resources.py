@@ -19,6 +19,8 @@ import numpy as np
 
 from mcuprune import memory, runtimes
 from mcuprune.channels import Channels, Group, label
+from mcuprune.deploy.kernels import REVERSED_ABOVE
+from mcuprune.deploy.program import Copy
 from mcuprune.errors import BudgetError
 from mcuprune.fusion import Buffers, buffers, channel_axis, elements, folded_into, is_bias
 from mcuprune.network import Network, Node, Shape
@@ -165,6 +167,8 @@ class Memory:
     under-estimates. peak_tensors: what is alive at the first step that needs the peak.
     timeline: for each step of ``order`` that runs at all its node, the bytes alive, and the tensors that they belong to.
     arena_tflm: what TensorFlow Lite Micro with CMSIS-NN needs on a 32-bit core for the file's order (``runtimes``).
+    copies: tensors that the file for it makes for what the peak counts as free, each with its node and the reason.
+    unsupported: why the network can't run there as it is: nodes without an int8 kernel.
     """
 
     peak: int
@@ -177,6 +181,8 @@ class Memory:
     peak_tensors: tuple[tuple[str, int], ...]
     timeline: tuple[Moment, ...]
     arena_tflm: int
+    copies: tuple[Copy, ...] = ()
+    unsupported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,6 +233,7 @@ def profile(net: Network) -> Profile:
     )
     worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
     position = {node.name: index for index, node in enumerate(net.nodes)}
+    program = runtimes.program(net)
     total = {
         "sram": schedule.peak,
         **{key: sum(getattr(layer, key) for layer in layers) for key in ("flash", "macs", "params")},
@@ -247,7 +254,9 @@ def profile(net: Network) -> Profile:
             peak_node=worst.node if worst else None,
             peak_tensors=worst.tensors if worst else (),
             timeline=timeline,
-            arena_tflm=runtimes.arena_tflm(net).total,
+            arena_tflm=program.arena().total,
+            copies=program.copies,
+            unsupported=tuple(operator.why for operator in program.operators if operator.why),
         ),
         groups=tuple(
             sorted((*found.groups, *found.frozen), key=lambda group: min((position[node] for node in group.nodes), default=0))
@@ -463,7 +472,8 @@ class CostModel:
 
         A Transpose or Reshape is a view where the channels that it moves are down to one, a Slice where all that it drops
         is gone, a Pad where all that it adds is. A depthwise convolution of one channel is an
-        ordinary one, a grouped one with one channel in each group a depthwise one.
+        ordinary one, a grouped one with one channel in each group a depthwise one. Kernels run a transposed convolution in
+        one of two ways, by the number of its input channels.
         """
         net = self.channels.network
         found: list[Polynomial | int] = []
@@ -480,6 +490,8 @@ class CostModel:
                     found.append(self.dim(data, before.axis) + -1)
             elif node.op == "Conv" and node.attrs.get("group", 1) > 1:
                 found += [width + -1, self.dim(node.inputs[1], 1) + -1]
+            elif node.op == "ConvTranspose":
+                found.append(self.dim(data, 1) + -REVERSED_ABOVE)
             elif node.op in ("Slice", "Pad"):
                 change = self.dim(data, along.axis) + width * -1
                 found.append(change if node.op == "Slice" else change * -1)

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,7 +34,7 @@ Array = np.ndarray[Any, Any]
 _Interpreted = Iterator[list[Array]]
 _MODEL = "model.tflite"
 #: Bytes of a pointer of this computer's programs.
-POINTER_BYTES = struct.calcsize("P")
+POINTER_BYTES: Literal[4, 8] = 8 if struct.calcsize("P") == 8 else 4
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from mcuprune import attributes
 from mcuprune.batching import VIEWS, drops_axis, places, spreader, view
 from mcuprune.channels import Channels
 from mcuprune.errors import MissingExtra, UnsupportedOperator
@@ -253,26 +254,6 @@ def _adds_bias(node: Node, net: Network) -> bool:
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def _pads(node: Node, net: Network, kernel: Sequence[int]) -> list[tuple[int, int]]:
-    """(before, after) of each spatial axis, with auto_pad resolved at the network's own sizes."""
-    rank = len(kernel)
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    if auto in ("NOTSET", ""):
-        pads = node.attrs.get("pads") or (0,) * (2 * rank)
-        return list(zip(pads[:rank], pads[rank:], strict=True))
-    if auto == "VALID":
-        return [(0, 0)] * rank
-    strides = node.attrs.get("strides") or (1,) * rank
-    dilations = node.attrs.get("dilations") or (1,) * rank
-    before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
-    found = []
-    for size, out, taps, stride, dilation in zip(before, after, kernel, strides, dilations, strict=True):
-        total = max(0, (out - 1) * stride + (taps - 1) * dilation + 1 - size)
-        small = total // 2
-        found.append((small, total - small) if auto == "SAME_UPPER" else (total - small, small))
-    return found
-
-
 def _torch_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
     """torch's order: last axis first."""
     return [size for pair in reversed(pads) for size in pair]
@@ -280,10 +261,9 @@ def _torch_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
 
 def _conv(node: Node, net: Network) -> Kernel:
     kernel = net.shapes[node.inputs[1]][2:]
-    pads = _pads(node, net, kernel)
+    pads = attributes.pads(node, net, kernel)
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
-    strides = tuple(node.attrs.get("strides") or (1,) * len(kernel))
-    dilations = tuple(node.attrs.get("dilations") or (1,) * len(kernel))
+    strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
     even = all(before == after for before, after in pads)
     inner = tuple(before for before, _ in pads) if even else 0
     group = node.attrs.get("group", 1)
@@ -320,12 +300,10 @@ def _conv_transpose(node: Node, net: Network) -> Kernel:
     kernel = net.shapes[node.inputs[1]][2:]
     rank = len(kernel)
     spread = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
-    strides = tuple(node.attrs.get("strides") or (1,) * rank)
-    dilations = tuple(node.attrs.get("dilations") or (1,) * rank)
+    strides, dilations = attributes.strides(node, rank), attributes.dilations(node, rank)
     group = node.attrs.get("group", 1)
-    before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
-    whole = [(i - 1) * s + (k - 1) * d + 1 for i, s, k, d in zip(before, strides, kernel, dilations, strict=True)]
-    first = [pad for pad, _ in _transposed_pads(node, whole, after)]
+    after, whole = net.shapes[node.outputs[0]][2:], attributes.transposed_whole(node, net)
+    first = [pad for pad, _ in attributes.transposed_pads(node, net)]
     # What lies beyond the whole result (output_padding) has no input under it: zero, and then the bias.
     crop = [(-start, start + out - size) for start, out, size in zip(first, after, whole, strict=True)]
 
@@ -334,22 +312,6 @@ def _conv_transpose(node: Node, net: Network) -> Kernel:
         return y if bias is None else y + bias.view(1, -1, *[1] * rank)
 
     return run
-
-
-def _transposed_pads(node: Node, whole: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
-    rank = len(whole)
-    pads = node.attrs.get("pads")
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    if auto in ("NOTSET", "") and not node.attrs.get("output_shape"):
-        pads = pads or (0,) * (2 * rank)
-        return list(zip(pads[:rank], pads[rank:], strict=True))
-    extra = node.attrs.get("output_padding") or (0,) * rank
-    found = []
-    for size, out, more in zip(whole, after, extra, strict=True):
-        total = max(0, size + more - out)
-        small = total // 2
-        found.append((small, total - small) if auto == "SAME_UPPER" else (total - small, small))
-    return found
 
 
 def _gemm(node: Node, net: Network) -> Kernel:
@@ -395,9 +357,8 @@ def _windows(node: Node, net: Network, strides: Sequence[int], pads: Sequence[tu
 def _average_pool(node: Node, net: Network) -> Kernel:
     """onnx2torch refuses asymmetric pads: average the padded sum, over the elements that count."""
     kernel = node.attrs["kernel_shape"]
-    pads = _pads(node, net, kernel)
-    strides = tuple(node.attrs.get("strides") or (1,) * len(kernel))
-    dilations = tuple(node.attrs.get("dilations") or (1,) * len(kernel))
+    pads = attributes.pads(node, net, kernel)
+    strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
     average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
 
@@ -432,9 +393,8 @@ def _max_pool(node: Node, net: Network) -> Kernel:
     if any(node.outputs[1:]):
         raise UnsupportedOperator(f"{net.path}: node '{node.name}': MaxPool that also gives indices can't be trained")
     kernel = node.attrs["kernel_shape"]
-    pads = _pads(node, net, kernel)
-    strides = tuple(node.attrs.get("strides") or (1,) * len(kernel))
-    dilations = tuple(node.attrs.get("dilations") or (1,) * len(kernel))
+    pads = attributes.pads(node, net, kernel)
+    strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
     sizes = zip(
         _windows(node, net, strides, pads), net.shapes[node.inputs[0]][2:], kernel, strides, dilations, pads, strict=True
@@ -452,10 +412,11 @@ def _max_pool(node: Node, net: Network) -> Kernel:
 
 def _softmax(node: Node, net: Network) -> Kernel:
     function = F.softmax if node.op == "Softmax" else F.log_softmax
-    if net.opset >= 13:
-        return lambda x: function(x, node.attrs.get("axis", -1))
-    axis = node.attrs.get("axis", 1) % len(net.shapes[node.inputs[0]])
-    return lambda x: function(x.flatten(axis), -1).view_as(x)  # before opset 13 it flattened from the axis on
+    axes = attributes.softmax_axes(node, net)
+    first, rank = axes[0], len(net.shapes[node.inputs[0]])
+    if len(axes) == 1:
+        return lambda x: function(x, first - rank)
+    return lambda x: function(x.flatten(first), -1).view_as(x)  # over all axes from the first on
 
 
 def _resize(node: Node, net: Network) -> Kernel:
@@ -575,17 +536,12 @@ def _global_max_pool(node: Node, net: Network) -> Kernel:
 def _slice(node: Node, net: Network) -> Kernel:
     """onnx2torch indexes by a list, which torch is about to read otherwise."""
     sizes = net.shapes[node.inputs[0]]
-    starts, ends = node.attrs["starts"], node.attrs["ends"]
-    axes = node.attrs.get("axes") or range(len(starts))
-    steps = node.attrs.get("steps") or (1,) * len(starts)
     picked = [slice(None)] * len(sizes)
     backwards = []
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        before_first = step < 0 and end < -sizes[axis]  # "down to and including 0", which a Python slice writes as None
-        wanted = slice(start, None if before_first else end, step)
+    for axis, wanted in attributes.slices(node, sizes).items():
         if range(sizes[axis])[wanted] == range(sizes[axis]):
             continue  # all of an axis, which for the batch is more than the file says
-        if step > 0:
+        if wanted.step > 0:
             picked[axis] = wanted
         else:
             backwards.append((axis, torch.arange(sizes[axis])[list(range(sizes[axis]))[wanted]]))

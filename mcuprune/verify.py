@@ -27,6 +27,7 @@ import onnx
 from mcuprune import data as datasets
 from mcuprune import escape, evaluate, layerwise, network, ops, runners, runtimes, tails, tflite
 from mcuprune.data import Split
+from mcuprune.deploy.program import Program
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.export import HIGH, LOW
 from mcuprune.layerwise import Layer
@@ -111,8 +112,8 @@ class Compared:
 class Memory:
     """Bytes of arena. predicted: on a 32-bit core with CMSIS-NN. measured: by the runtime here, None where it doesn't tell.
 
-    same_pointers: an upper bound for where pointers have ``pointer_bytes``, as they have here. Of the totals, the heads are
-    activations.
+    same_pointers: predicted for the runtime here: reference kernels, pointers of ``pointer_bytes``. The heads are activations
+    and scratch of kernels; the one predicted is that of the runtime here too, for a device's look at ``head_on_device``.
     """
 
     predicted: int
@@ -121,6 +122,7 @@ class Memory:
     pointer_bytes: int
     measured: int | None = None
     head_measured: int | None = None
+    head_on_device: int = 0
 
     @property
     def ok(self) -> bool:
@@ -177,7 +179,7 @@ def verify(
     proto = onnx.load(str(path))
     if outputs:
         proto = tails.cut(proto, outputs, str(path))
-    converted = tflite.convert(net, tflite.stored_constants(proto))
+    converted = tflite.convert(net, net.stored)
     notes: list[str] = []
     split = _split(net, data, examples, seed, notes)
     random = np.random.default_rng(seed)
@@ -192,7 +194,7 @@ def verify(
             notes += [accuracies.warning] if accuracies.warning else []
     case = _Case(str(path), net, proto, converted, inputs, examples, written)
     compared = []
-    memory = _predicted(net)
+    memory = _predicted(converted.program)
     for key in keys:
         found, ran = case.compare(key, split, notes)
         compared.append(found)
@@ -227,12 +229,10 @@ def _is_class(shape: Shape) -> bool:
     return len(shape) >= 2 and max(shape) == prod(shape) > 1
 
 
-def _predicted(net: Network) -> Memory:
-    """What the arena should be. Structures of pointers and 32-bit numbers at most double where pointers do."""
-    program = runtimes.program(net)
-    arena = program.arena()
-    wider = program.fixed_tail if runners.POINTER_BYTES > 4 else 0
-    return Memory(arena.total, arena.head, arena.total + wider, runners.POINTER_BYTES)
+def _predicted(program: Program) -> Memory:
+    """What the arena should be, on a device and here."""
+    device, here = program.arena(), program.arena(kernels="reference", pointer=runners.POINTER_BYTES)
+    return Memory(device.total, here.head, here.total, runners.POINTER_BYTES, head_on_device=device.head)
 
 
 # -------------------------------------------------------------------------------------------------------------- examples
@@ -436,6 +436,7 @@ def document(found: Verification) -> dict[str, Any]:
             "predicted": memory.predicted,
             "measured": memory.measured,
             "head_predicted": memory.head_predicted,
+            "head_on_device": memory.head_on_device,
             "head_measured": memory.head_measured,
             "pointer_bytes": memory.pointer_bytes,
             "predicted_same_pointers": memory.same_pointers,
@@ -517,7 +518,7 @@ def text(document: Mapping[str, Any]) -> str:
 def _memory_lines(arena: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{arena['predicted']:>9,} bytes of arena predicted on a device (32-bit, CMSIS-NN), "
-        f"{arena['head_predicted']:,} of them activations"
+        f"{arena['head_on_device']:,} of them activations and scratch"
     ]
     if arena["measured"] is not None:
         lines.insert(

@@ -219,7 +219,7 @@ def test_a_dead_channel_with_a_live_bias_does_not_overflow() -> None:
     )
     module = calibrated(net, [inputs_of(net, 8)])
     found = quantized(*module.quantized_network())
-    integers = found.constants["b/int32"]
+    integers = found.stored["b"].integers
     assert np.abs(integers.astype(np.int64)).max() <= 2**30
     inputs = inputs_of(net, 4, seed=1)
     want = run(found, inputs)

@@ -221,6 +221,8 @@ def test_json_keeps_the_promised_keys(narrow):
         "peak_node",
         "peak_tensors",
         "arena_tflm",
+        "arena_extra",
+        "unsupported",
     } <= set(model["memory"])
     assert model["memory"]["peak_tensors"] == [{"name": name, "bytes": 512} for name in ("r", "ar", "b")]
     assert all({"name", "channels", "removable", "nodes"} <= set(group) for group in model["groups"])

@@ -180,7 +180,6 @@ def test_a_quantised_file_counts_as_the_float_one(path):
     quantised_net = network.from_proto(quantised(plain.to_proto()), "int8.onnx", accept=ops.accept("int8.onnx"))
     one, other = profile(plain), profile(quantised_net)
     assert one.total == other.total
-    assert one.memory.arena_tflm == other.memory.arena_tflm
     assert [(m.bytes, m.node) for m in one.memory.timeline] == [(m.bytes, m.node) for m in other.memory.timeline]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from conftest import CORPUS_SHAPES, corpus
@@ -16,7 +13,7 @@ from mcuprune import network, ops, runtimes
 from mcuprune.errors import UsageError
 from mcuprune.network import Network
 from mcuprune.resources import budget, profile
-from mcuprune.runtimes import BOARDS, Lifetime, Program, board, board_budget, greedy_layout, overlaps, program
+from mcuprune.runtimes import BOARDS, Lifetime, board, board_budget, greedy_layout, overlaps, program
 
 
 def real(path) -> Network:
@@ -25,12 +22,6 @@ def real(path) -> Network:
 
 def head(sizes: list[int], spans: list[tuple[int, int]], fixed: dict[int, int] | None = None) -> list[int]:
     return greedy_layout(sizes, overlaps([Lifetime(*span) for span in spans]), fixed)
-
-
-def reference_kernels(net: Network) -> Program:
-    """The program as TFLM's reference kernels run it: without CMSIS-NN's scratch."""
-    found = program(net)
-    return replace(found, scratch=(), neighbours=overlaps(found.lifetimes))
 
 
 # ------------------------------------------------------------------------------------------------------- measured arenas
@@ -49,7 +40,7 @@ def reference_kernels(net: Network) -> Program:
 def test_arenas_measured_on_cortex_m4_code(make, reference, cmsis, arena):
     """Heads are exact. Totals are upper bounds, and close: TFLM 90b983c2 with CMSIS-NN in QEMU's mps2-an386."""
     net = make()
-    assert reference_kernels(net).arena().head == reference
+    assert program(net).arena(kernels="reference").head == reference
     found = program(net).arena()
     assert found.head == cmsis
     assert arena <= found.total <= arena * 1.02
@@ -60,8 +51,8 @@ def test_files_of_the_benchmark_give_the_same_arena_as_their_description(name, c
     written = {"ad01_fp32": autoencoder, "kws_ref_model_float32": dscnn, "pretrainedResnet": resnet8, "vww_96_float": mobilenet}
     converted = real(corpus_folder / f"mlperf_{name}.onnx")
     assert profile(converted).memory.arena_tflm == profile(written[name]()).memory.arena_tflm
-    operators = [operator for operator, _ in program(converted).operators]
-    assert operators == [operator for operator, _ in program(written[name]()).operators]
+    operators = [operator.name for operator in program(converted).operators]
+    assert operators == [operator.name for operator in program(written[name]()).operators]
 
 
 def test_an_offline_plan_brings_the_head_down_to_the_peak():
@@ -123,7 +114,8 @@ def test_layouts_of_real_networks(path):
     greedy, planned = found.arena(), found.arena(offline=True)
     for arena in (greedy, planned):
         assert arena.busiest <= arena.head
-        for i, near in enumerate(found.neighbours):
+        spans = [Lifetime(buffer.first, buffer.last) for buffer in arena.buffers]
+        for i, near in enumerate(overlaps(spans)):
             one = arena.buffers[i]
             for other in (arena.buffers[j] for j in near if j > i):
                 apart = one.offset + one.bytes <= other.offset or other.offset + other.bytes <= one.offset
@@ -140,7 +132,7 @@ def test_layouts_of_real_networks(path):
 
 def lowered(make, *shape: int) -> list[str]:
     g = Graph(*(shape or (1, 4, 8, 8)))
-    return [operator for operator, _ in program(g.net(make(g))).operators]
+    return [operator.name for operator in program(g.net(make(g))).operators]
 
 
 def pool(g: Graph, op: str = "MaxPool", **attrs) -> str:
@@ -161,16 +153,18 @@ def pool(g: Graph, op: str = "MaxPool", **attrs) -> str:
         pytest.param(lambda g: g.conv("x", 4, 4, group=4), ["DEPTHWISE_CONV_2D"], id="depthwise"),
         pytest.param(lambda g: g.conv("x", 4, 4, group=2), ["CONV_2D"], id="grouped"),
         pytest.param(lambda g: pool(g), ["MAX_POOL_2D"], id="pool"),
-        pytest.param(lambda g: pool(g, pads=[1] * 4), ["PAD", "MAX_POOL_2D"], id="padded pool"),
+        pytest.param(lambda g: pool(g, pads=[1] * 4), ["PADV2", "MAX_POOL_2D"], id="padded pool"),
         pytest.param(lambda g: pool(g, ceil_mode=1), ["MAX_POOL_2D"], id="ceil mode is same padding"),
-        pytest.param(lambda g: pool(g, "AveragePool", pads=[0, 0, 1, 1]), ["AVERAGE_POOL_2D"], id="average without pads"),
+        pytest.param(
+            lambda g: pool(g, "AveragePool", pads=[0, 0, 1, 1]), ["AVERAGE_POOL_2D", "QUANTIZE"], id="average without pads"
+        ),
         pytest.param(
             lambda g: g.add("AveragePool", "x", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
-            ["PAD", "AVERAGE_POOL_2D"],
+            ["PAD", "DEPTHWISE_CONV_2D"],
             id="average over pads",
         ),
         pytest.param(lambda g: g.add("Relu", g.norm(g.conv("x", 4, 4), 4)), ["CONV_2D"], id="all in one"),
-        pytest.param(lambda g: g.norm(g.add("Relu", "x"), 4), ["RELU", "MUL", "ADD"], id="a batch norm that stays"),
+        pytest.param(lambda g: g.norm(g.add("Relu", "x"), 4), ["RELU", "DEPTHWISE_CONV_2D"], id="a batch norm that stays"),
         pytest.param(lambda g: g.add("HardSwish", g.conv("x", 4, 4)), ["CONV_2D", "HARD_SWISH"], id="activations of their own"),
         pytest.param(lambda g: g.add("Mul", "x", g.add("HardSigmoid", "x")), ["MUL", "ADD", "MUL"], id="in pieces"),
         pytest.param(lambda g: g.add("Sum", "x", "x", "x"), ["ADD", "ADD"], id="a sum of three"),
@@ -182,9 +176,9 @@ def pool(g: Graph, op: str = "MaxPool", **attrs) -> str:
             ["CONV_2D", "CONV_2D", "CONCATENATION"],
             id="concat of activations has one scale",
         ),
-        pytest.param(lambda g: g.classifier("x", 4, 2), ["AVERAGE_POOL_2D", "RESHAPE", "FULLY_CONNECTED"], id="classifier"),
+        pytest.param(lambda g: g.classifier("x", 4, 2), ["MEAN", "RESHAPE", "FULLY_CONNECTED"], id="classifier"),
         pytest.param(lambda g: g.conv(g.add("Transpose", "x", perm=[0, 3, 1, 2]), 8, 4), ["CONV_2D"], id="layout"),
-        pytest.param(lambda g: g.add("Transpose", "x", perm=[0, 1, 3, 2]), ["TRANSPOSE"], id="transpose"),
+        pytest.param(lambda g: g.add("Transpose", "x", perm=[0, 1, 3, 2]), [], id="transpose"),
         pytest.param(
             lambda g: g.conv(g.add("Unsqueeze", g.add("Squeeze", "x", g.value(np.array([0]))), g.value(np.array([0]))), 4, 4),
             ["CONV_2D"],
@@ -205,7 +199,7 @@ def pool(g: Graph, op: str = "MaxPool", **attrs) -> str:
         ),
     ],
 )
-def test_what_a_converter_emits(make, operators):
+def test_what_is_written(make, operators):
     assert lowered(make) == operators
 
 
@@ -219,14 +213,15 @@ def test_what_a_converter_emits(make, operators):
         pytest.param(lambda g: g.conv("x", 4, 8, group=4), 0, id="depthwise with a multiplier"),
         pytest.param(lambda g: g.conv("x", 4, 4, 5, group=4), 2 * 25 * 4, id="depthwise 5 x 5"),
         pytest.param(lambda g: g.conv("x", 4, 4, group=2), 2 * 2 * 36, id="grouped"),
-        pytest.param(lambda g: g.add("GlobalAveragePool", "x"), 4 * 4, id="an accumulator for each channel"),
+        pytest.param(lambda g: g.add("GlobalAveragePool", "x"), 3 * 16, id="accumulators and two lists of axes"),
+        pytest.param(lambda g: pool(g, "AveragePool", pads=[0, 0, 1, 1]), 4 * 4, id="an accumulator for each channel"),
         pytest.param(lambda g: g.add("GlobalMaxPool", "x"), 0, id="max pool"),
     ],
 )
 def test_scratch_of_kernels(make, scratch):
     g = Graph(1, 4, 8, 8)
     found = program(g.net(make(g)))
-    assert sum(runtimes.aligned(s.slope * s.quantity) for s in found.scratch) == runtimes.aligned(scratch)
+    assert sum(runtimes.aligned(s.wanted.slope * s.wanted.quantity) for s in found.scratch) == runtimes.aligned(scratch)
 
 
 def test_a_pad_has_a_tensor_of_its_own():
@@ -313,92 +308,3 @@ def test_multiply_accumulates_by_class_sum_to_the_total():
     for make in (dscnn, resnet8, mobilenet, autoencoder):
         assert sum(runtimes.macs_by_class(make()).values()) == profile(make()).total["macs"]
     assert runtimes.macs_by_class(dscnn())["depthwise"] == 4 * 9 * 64 * 125
-
-
-# ------------------------------------------------------------------------------------ against the interpreter itself
-
-
-def same_buffers_in_tflite(found: Program) -> bytes:
-    """A .tflite file whose tensors have the sizes and lifetimes of a program's buffers, scratch included.
-
-    Planning looks at nothing else, so every operator is a SPLIT, which checks none of its inputs' shapes.
-    """
-    flatbuffers = pytest.importorskip("flatbuffers")
-    schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
-    bytes_of = [buffer.bytes for buffer in found.arena().buffers]
-    spans = [*found.lifetimes, *(Lifetime(s.op, s.op) for s in found.scratch)]
-    made = [i for i, size in enumerate(bytes_of) if size]
-    number = {i: position for position, i in enumerate(made)}
-    tensors = []
-    for i in made:
-        tensors.append(schema.TensorT())
-        tensors[-1].shape, tensors[-1].type, tensors[-1].name, tensors[-1].buffer = (
-            [bytes_of[i]],
-            schema.TensorType.INT8,
-            b"t",
-            0,
-        )
-    axis = schema.TensorT()
-    axis.shape, axis.type, axis.name, axis.buffer = [1], schema.TensorType.INT32, b"axis", 1
-    end = len(found.operators)
-    operators = []
-    for step in range(1, end + 1):
-        one = schema.OperatorT()
-        one.opcodeIndex, one.builtinOptionsType = 0, schema.BuiltinOptions.SplitOptions
-        one.builtinOptions = schema.SplitOptionsT()
-        # each buffer is read at its last operator; what ends where it is made is read by nobody
-        one.inputs = [len(made), *(number[i] for i in made if spans[i].last == step and spans[i].first < step)]
-        one.outputs = [number[i] for i in made if spans[i].first == step]
-        operators.append(one)
-    graph = schema.SubGraphT()
-    graph.tensors, graph.operators, graph.name = [*tensors, axis], operators, b"g"
-    graph.inputs = [number[i] for i in made if spans[i].first == 0]
-    graph.outputs = [number[i] for i in made if spans[i].last == end][:1]
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.SPLIT
-    code.version = 1
-    empty, zero = schema.BufferT(), schema.BufferT()
-    zero.data = np.zeros(4, np.uint8)
-    model = schema.ModelT()
-    model.version, model.subgraphs, model.operatorCodes, model.buffers = 3, [graph], [code], [empty, zero]
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def interpreters_head(content: bytes, capfd) -> int:
-    """Bytes of the head of the arena, as the tflite-micro interpreter prints them."""
-    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
-    capfd.readouterr()
-    runtime.Interpreter.from_bytes(content, arena_size=1 << 24).print_allocations()
-    printed = capfd.readouterr()
-    return int(re.search(r"head (\d+) bytes", printed.out + printed.err)[1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
-def test_heads_equal_the_interpreters_on_real_networks(path, capfd):
-    for found in (program(real(path)), reference_kernels(real(path))):
-        assert interpreters_head(same_buffers_in_tflite(found), capfd) == found.arena().head
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [autoencoder, dscnn, resnet8, mobilenet])
-def test_heads_equal_the_interpreters_on_public_networks(make, capfd):
-    for found in (program(make()), reference_kernels(make())):
-        assert interpreters_head(same_buffers_in_tflite(found), capfd) == found.arena().head
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(200))
-def test_heads_equal_the_interpreters_on_random_buffers(seed, capfd):
-    draw = np.random.default_rng(seed)
-    steps, count = int(draw.integers(2, 12)), int(draw.integers(2, 30))
-    first = draw.integers(1, steps + 1, size=count)
-    last = np.minimum(steps, first + draw.geometric(0.4, size=count))
-    spans = [Lifetime(0, 1), *map(Lifetime, first.tolist(), last.tolist()), Lifetime(steps, steps)]
-    sizes = tuple(16 * int(size) for size in draw.integers(1, int(draw.choice([4, 40, 400])), size=len(spans)))
-    names = tuple(f"t{i}" for i in range(len(sizes)))
-    operators = tuple(("SPLIT", f"n{i}") for i in range(steps))
-    found = Program(operators, names, sizes, tuple(spans), (), (), 0, (), overlaps(spans))
-    assert interpreters_head(same_buffers_in_tflite(found), capfd) == found.arena().head

@@ -17,6 +17,7 @@ from onnx import helper
 from mcuprune import export, folding, network, ops, runners, tflite, verify
 from mcuprune.canonical import canonical
 from mcuprune.channels import label
+from mcuprune.deploy import kernels
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.tflite import Port
 from mcuprune.verify import Difference
@@ -369,10 +370,11 @@ def test_operators_written(case: str, wanted: list[str], tmp_path: Path) -> None
 
 def test_the_format_agrees_with_the_schema() -> None:
     schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
-    for name, (code, _, options) in tflite._OPERATORS.items():
-        assert getattr(schema.BuiltinOperator, name) == code
-        assert not options or getattr(schema.BuiltinOptions, f"{options}Options") == tflite._OPTIONS[options][0]
-        for field, (slot, _) in tflite._OPTIONS[options][1].items() if options else ():
+    for name, kernel in kernels.KERNELS.items():
+        options = kernel.table
+        assert getattr(schema.BuiltinOperator, name) == kernel.code
+        assert not options or getattr(schema.BuiltinOptions, f"{options}Options") == kernels.OPTIONS[options][0]
+        for field, (slot, _) in kernels.OPTIONS[options][1].items() if options else ():
             camel = {
                 "stride": "Stride",
                 "fused": "FusedActivationFunction",

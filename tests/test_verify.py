@@ -79,7 +79,8 @@ def test_an_arena_above_its_prediction_for_the_same_pointers_is_no(measured: int
 
 def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_path: Path) -> None:
     path = pruned("branchy_digits", tmp_path)
-    net, stored = network.load(path), tflite.stored_constants(onnx.load(path))
+    net = network.load(path)
+    stored = net.stored
     inputs = [{"image": np.random.default_rng(0).random((1, 1, 16, 16), np.float32)}]
     greedy, planned = (
         runners.run("tflm", tflite.convert(net, stored, offline=offline), inputs, path, limit=2**20)

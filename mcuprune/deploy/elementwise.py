@@ -1,0 +1,273 @@
+"""Operators that work element by element, as TensorFlow Lite's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from mcuprune import attributes
+from mcuprune.deploy.lowering import (
+    UNIT,
+    Array,
+    Literal,
+    Lower,
+    Lowering,
+    Target,
+    Value,
+    channels_last,
+    without_ones,
+)
+from mcuprune.deploy.program import Axes, Constant
+from mcuprune.deploy.windows import affine, small
+from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer
+from mcuprune.network import Node, Shape, Stored
+
+Operand = Value | Literal
+
+
+def _literal(w: Lowering, name: str) -> Literal:
+    return Literal(w.net.shapes[name], small(w, name))
+
+
+def _number(value: int, scale: float) -> Literal:
+    """One number, as an int8 of this scale."""
+    stored = Stored(np.full((1,), value, np.int8), np.array([scale], np.float32), 0)
+    return Literal((1,), lambda: stored)
+
+
+def _per_channel_constant(w: Lowering, name: str, shape: Shape) -> Array | None:
+    """A constant as (channels,) where it differs along axis 1 of ``shape`` alone."""
+    value = np.asarray(w.net.constants[name], np.float64)
+    if len(shape) not in (3, 4) or value.ndim > len(shape):
+        return None
+    wide = value.reshape((1,) * (len(shape) - value.ndim) + value.shape)
+    if wide.shape[1] != shape[1] or wide.size != shape[1]:
+        return None
+    return wide.reshape(-1)
+
+
+def arithmetic(w: Lowering, node: Node) -> None:
+    """Add, Sub, Mul, Div of two operands, at most one of them constant."""
+    constant = next((i for i, name in enumerate(node.inputs) if w.net.is_constant(name)), None)
+    if constant is not None and (node.op == "Div" or node.inputs[constant] not in w.net.stored):
+        value = w.data(node, 1 - constant)
+        numbers = _per_channel_constant(w, node.inputs[constant], value.shape)
+        fits = numbers is not None and value.shape == w.net.shapes[node.outputs[0]]
+        if numbers is not None and fits and (node.op != "Div" or (constant == 1 and numbers.all())):
+            one, none = np.ones(numbers.size), np.zeros(numbers.size)
+            factor, offset = {
+                "Add": (one, numbers),
+                "Sub": (one if constant else -one, -numbers if constant else numbers),
+                "Mul": (numbers, none),
+                "Div": (1 / np.where(numbers == 0, 1.0, numbers), none),
+            }[node.op]
+            affine(w, node, value, factor, offset)
+            return
+    target = w.target(node)
+    if node.op == "Div" and constant == 1 and not np.all(w.net.constants[node.inputs[1]]):
+        w.refuse("divides by a constant that int8 rounds to zero")
+    operands = [_literal(w, name) if w.net.is_constant(name) else w.data(node, i) for i, name in enumerate(node.inputs)]
+    _combine(w, node.op.upper(), operands, target)
+
+
+def _combine(w: Lowering, operator: str, operands: Sequence[Operand], target: Target, *, fuses: bool = True) -> None:
+    made = binary(w, operator, operands, target, target.quantizer, fused=target.fused if fuses else None)
+    w.finish(target, made, fused=target.fused if fuses else 0)
+
+
+def binary(
+    w: Lowering,
+    operator: str,
+    operands: Sequence[Operand],
+    target: Target,
+    quantizer: Quantizer,
+    *,
+    fused: int | None,
+    name: str = "",
+) -> Value:
+    """An operator of two operands that broadcasts. fused: the activation, None for operators without options."""
+    values = [w.ordered(operand) for operand in operands if isinstance(operand, Value)]
+    if not values:
+        w.refuse("has no operand that is quantised")
+    shape = tuple(np.broadcast_shapes(*(operand.shape for operand in operands)))
+    rank = len(shape)
+    widest = max(values, key=lambda value: prod(value.shape))
+    shift = rank - len(widest.shape)
+    if prod(widest.shape) == prod(shape):
+        axes: Axes = tuple(None if axis is None else axis + shift for axis in widest.axes)
+    else:
+        order = w.order(widest) if shift == 0 else channels_last(rank)
+        axes = without_ones(order, shape)
+    inputs = [
+        _constant(w, operand, axes, rank) if isinstance(operand, Literal) else _broadcast(w, operand, axes, rank).tensor
+        for operand in operands
+    ]
+    dims = target.dims if shape == target.shape else shape
+    made = w.computed(name or target.name, shape, dims, axes, quantizer)
+    options = {} if fused is None else {"fused": fused}
+    w.emit(operator, inputs, [made.tensor], **options)
+    return made
+
+
+def _broadcast(w: Lowering, operand: Value, axes: Axes, rank: int) -> Value:
+    """An operand in the layout of an output of ``rank`` axes."""
+    value = w.ordered(operand)
+    own = rank - len(value.shape)
+    wanted = tuple(None if axis is None or axis < own or value.shape[axis - own] == 1 else axis - own for axis in axes)
+    if _stripped(value.axes) != _stripped(wanted) or len(value.axes) > len(wanted):
+        value = w.arranged(value, wanted)
+    return value
+
+
+def _constant(w: Lowering, operand: Literal, axes: Axes, rank: int) -> int:
+    """A constant operand in the layout of an output of ``rank`` axes."""
+    wide = (1,) * (rank - len(operand.shape)) + operand.shape
+    kept = [axis for axis in axes if axis is not None]
+    rest = [axis for axis in range(rank) if axis not in kept]
+    sizes = [1 if axis is None else wide[axis] for axis in axes]
+    while len(sizes) > 1 and sizes[0] == 1:
+        sizes.pop(0)
+
+    def content() -> Constant:
+        stored = operand.stored()
+        data = stored.integers.reshape(wide).transpose([*rest, *kept]).reshape(sizes)
+        return Constant(data, stored.scale, np.zeros(1, np.int64))
+
+    return w.constant("constant", tuple(sizes), "int8", content)
+
+
+def _stripped(axes: Axes) -> Axes:
+    """Without leading axes of size 1, which broadcasting adds."""
+    found = list(axes)
+    while found and found[0] is None:
+        found.pop(0)
+    return tuple(found)
+
+
+def extremum(w: Lowering, node: Node) -> None:
+    """Max and Min: all operands in the output's steps."""
+    target = w.target(node)
+    q = target.quantizer
+    operands: list[Operand] = []
+    for index, name in enumerate(node.inputs):
+        if w.net.is_constant(name):
+            w.refuse("has a constant operand; use Clip")
+        value = w.data(node, index)
+        operands.append(value if w.quantizer(value) == q else w.requantized(value, q))
+    made = operands[0]
+    for index, other in enumerate(operands[1:]):
+        operator = "MAXIMUM" if node.op == "Max" else "MINIMUM"
+        made = binary(w, operator, [made, other], target, q, fused=None, name=f"{target.name}/{index}")
+    assert isinstance(made, Value)
+    w.finish(target, made)
+
+
+def sum_(w: Lowering, node: Node) -> None:
+    """Sums of n terms are n - 1 operators; what stands between them has a range that no partial sum leaves."""
+    target = w.target(node)
+    made = w.data(node)
+    if len(node.inputs) == 1:
+        w.finish(target, made)
+        return
+    for index in range(1, len(node.inputs)):
+        other = w.data(node, index)
+        last = index == len(node.inputs) - 1
+        q = target.quantizer if last else _wide(w.quantizer(made), w.quantizer(other))
+        made = binary(w, "ADD", [made, other], target, q, fused=target.fused if last else 0, name=f"{target.name}/{index}")
+    w.finish(target, made, fused=target.fused)
+
+
+def _wide(one: Quantizer, other: Quantizer) -> Quantizer:
+    """A quantiser whose range holds every sum of two."""
+    low = sum((LOW - q.zero_point) * q.scale for q in (one, other))
+    high = sum((HIGH - q.zero_point) * q.scale for q in (one, other))
+    scale = float(np.float32((high - low) / (HIGH - LOW)))
+    return Quantizer(scale, int(np.clip(np.round(LOW - low / scale), LOW, HIGH)))
+
+
+def pow_(w: Lowering, node: Node) -> None:
+    exponent = w.net.constants.get(node.inputs[1])
+    if exponent is None or exponent.size != 1 or float(exponent.reshape(())) != 2.0:
+        w.refuse("other than a square has no int8 operator in TensorFlow Lite Micro")
+    target, value = w.target(node), w.data(node)
+    _combine(w, "MUL", [value, value], target)
+
+
+def neg(w: Lowering, node: Node) -> None:
+    _combine(w, "MUL", [w.data(node), _number(-127, 1 / 127)], w.target(node))
+
+
+def fixed(operator: str, quantizer: Quantizer) -> Lower:
+    """An activation whose kernel writes one quantiser alone."""
+
+    def lower(w: Lowering, node: Node) -> None:
+        value, target = w.data(node), w.target(node)
+        w.finish(target, w.unary(operator, value, target, quantizer))
+
+    return lower
+
+
+def free(operator: str) -> Lower:
+    """An activation whose kernel writes any quantiser."""
+
+    def lower(w: Lowering, node: Node) -> None:
+        value, target = w.data(node), w.target(node)
+        w.finish(target, w.unary(operator, value, target, target.quantizer))
+
+    return lower
+
+
+def leaky_relu(w: Lowering, node: Node) -> None:
+    value, target = w.data(node), w.target(node)
+    alpha = float(node.attrs.get("alpha", 0.01))
+    w.finish(target, w.unary("LEAKY_RELU", value, target, target.quantizer, alpha=alpha))
+
+
+def elu(w: Lowering, node: Node) -> None:
+    if float(node.attrs.get("alpha", 1.0)) != 1.0:
+        w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
+    free("ELU")(w, node)
+
+
+def prelu(w: Lowering, node: Node) -> None:
+    if not w.net.is_constant(node.inputs[1]):
+        w.refuse("has a slope that is computed")
+    target = w.target(node)
+    _combine(w, "PRELU", [w.data(node), _literal(w, node.inputs[1])], target, fuses=False)
+
+
+def softmax(w: Lowering, node: Node) -> None:
+    value = w.ordered(w.data(node))
+    axes = [axis for axis in attributes.softmax_axes(node, w.net) if value.shape[axis] > 1]
+    if len(axes) > 1:
+        w.refuse(f"over several axes (opset {w.net.opset})")
+    axis = axes[0] if axes else attributes.softmax_axes(node, w.net)[0]
+    if value.axes[-1] != axis:  # the kernels work along the last dimension
+        order = [a for a in w.order(value) if a != axis]
+        value = w.arranged(value, without_ones((*order, axis), value.shape))
+    target = w.target(node)
+    if node.op == "Softmax":
+        w.finish(target, w.unary("SOFTMAX", value, target, UNIT, beta=1.0))
+    else:
+        w.finish(target, w.unary("LOG_SOFTMAX", value, target, Quantizer(16 / 256, HIGH)))
+
+
+def hard_sigmoid(w: Lowering, node: Node) -> None:
+    """MUL and ADD in steps of 1/256, where the product is rounded once and the sum is exact; int8's own bounds clamp it."""
+    value, target = w.data(node), w.target(node)
+    alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
+    between = Quantizer(UNIT_SCALE, int(np.clip(np.round(LOW + 256 * beta), LOW, HIGH)))
+    slope, shift = _number(127 if alpha >= 0 else -127, abs(alpha) / 127 or 1.0), _number(64, beta / 64 or 1.0)
+    product = binary(w, "MUL", [value, slope], target, between, fused=0, name=f"{target.name}/0")
+    w.finish(target, binary(w, "ADD", [product, shift], target, UNIT, fused=0))
+
+
+def swish(w: Lowering, node: Node) -> None:
+    if float(node.attrs.get("alpha", 1.0)) != 1.0:
+        w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
+    value, target = w.data(node), w.target(node)
+    gate = w.unary("LOGISTIC", value, replace(target, name=f"{target.name}/gate"), UNIT)
+    _combine(w, "MUL", [value, gate], target)

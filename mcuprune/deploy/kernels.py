@@ -1,0 +1,257 @@
+"""The table of TensorFlow Lite operators: what each is called in a file, and what its kernel in TFLM takes beside tensors.
+
+Versions are the lowest that mean int8 as it is written here. ``options`` and ``data`` are the sizes of TFLM's own structures
+(commit 90b983c2), which live as long as the interpreter: the parsed options of an operator, and what its kernel keeps. Scratch
+is memory that a kernel asks for while it runs; which and how much depends on the kernels that are linked (``Kernels``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+from mcuprune.network import Shape
+
+#: Which kernels run. cmsis-nn: Arm's, on a 32-bit core with DSP instructions (Cortex-M4, M7, M33). reference: TFLM's own.
+Kernels = Literal["cmsis-nn", "reference"]
+#: Transposing kernels of CMSIS-NN take no more dimensions; what TFLM does with more is undefined.
+MAX_TRANSPOSED = 4
+#: CMSIS-NN runs a transposed convolution as one with a reversed kernel where it has more input channels than this.
+REVERSED_ABOVE = 16
+
+
+class Scratch(NamedTuple):
+    """Memory that a kernel asks for: ``slope * quantity`` bytes, alive while its operator runs. ``only``: by these kernels."""
+
+    quantity: Any
+    slope: int
+    only: Kernels | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a scratch rule may look at. dims: of each input and output, integers or functions of widths; shapes: as numbers."""
+
+    options: Mapping[str, Any]
+    inputs: Sequence[tuple[Any, ...]]
+    outputs: Sequence[tuple[Any, ...]]
+    input_shapes: Sequence[Shape]
+    output_shapes: Sequence[Shape]
+
+
+Rule = Callable[[Form], Sequence[Scratch]]
+
+
+def _no_scratch(form: Form) -> Sequence[Scratch]:
+    return ()
+
+
+def _size(dims: Sequence[Any]) -> Any:
+    total: Any = 1
+    for size in dims:
+        total = total * size
+    return total
+
+
+def _conv(form: Form) -> Sequence[Scratch]:
+    """arm_convolve_s8: two int16 columns, each a multiple of 4 long, which the arena's alignment amounts to.
+
+    A 1 x 1 convolution without padding reads its input in place.
+    """
+    kernel, padded = form.input_shapes[1][1:3], any(form.options["before"])
+    grouped = form.input_shapes[1][3] != form.input_shapes[0][3]
+    dilated = form.options["dilation_h"] > 1 or form.options["dilation_w"] > 1
+    if prod(kernel) == 1 and not (padded or grouped or dilated):
+        return ()
+    return (Scratch(form.inputs[0][3], 4 * prod(kernel), "cmsis-nn"),)
+
+
+def _depthwise(form: Form) -> Sequence[Scratch]:
+    """arm_depthwise_conv_s8_opt: one int16 column; the kernel for 3 x 3 taps and a padding of at most 1 needs none."""
+    kernel = form.input_shapes[1][1:3]
+    dilated = form.options["dilation_h"] > 1 or form.options["dilation_w"] > 1
+    fast = kernel == (3, 3) and all(pad <= 1 for pad in form.options["before"])
+    if dilated or fast or form.options["multiplier"] != 1:
+        return ()
+    return (Scratch(form.inputs[0][3], 2 * prod(kernel), "cmsis-nn"),)
+
+
+def _fully_connected(form: Form) -> Sequence[Scratch]:
+    """Of more than two dimensions and a depth that 4 divides it runs as a 1 x 1 convolution, with factors for each channel."""
+    rank = len(form.output_shapes[0])
+    if rank <= 2 or form.options["per_channel"]:
+        return ()
+    return (Scratch(form.outputs[0][-1], 8, "cmsis-nn"),)
+
+
+def _average_pool(form: Form) -> Sequence[Scratch]:
+    """arm_avgpool_s8: an int32 accumulator for each channel."""
+    return (Scratch(form.inputs[0][3], 4, "cmsis-nn"),)
+
+
+def _sum(form: Form) -> Sequence[Scratch]:
+    """An int32 accumulator for each output, and two short lists of axes."""
+    return (Scratch(_size(form.outputs[0]), 4), *_extremum(form))
+
+
+def _extremum(form: Form) -> Sequence[Scratch]:
+    return Scratch(len(form.input_shapes[0]), 4), Scratch(prod(form.input_shapes[1]), 4)
+
+
+def _mirror_pad(form: Form) -> Sequence[Scratch]:
+    return (Scratch(len(form.input_shapes[0]), 4),) * 2
+
+
+def _transpose_conv(form: Form) -> Sequence[Scratch]:
+    """Reference: an int32 image of the output. CMSIS-NN: int32 rows of the output, or the columns and weights of a convolution.
+
+    Which of CMSIS-NN's two ways runs depends on the strides and on the number of input channels.
+    """
+    kernel, sizes = form.input_shapes[1][1:3], form.input_shapes[2][1:3]
+    strides = form.options["stride_h"], form.options["stride_w"]
+    reference = Scratch(_size(form.outputs[0]), 4, "reference")
+    if max(strides) <= 2 and form.input_shapes[2][3] > REVERSED_ABOVE:
+        columns = Scratch(form.inputs[2][3], 4 * prod(kernel), "cmsis-nn")
+        return reference, columns, Scratch(form.inputs[2][3] * form.outputs[0][3], prod(kernel), "cmsis-nn")
+    rows = max(kernel[0], strides[0]) * ((sizes[1] - 1) * strides[1] + max(kernel[1], strides[0]))
+    return reference, Scratch(form.outputs[0][3], 4 * rows, "cmsis-nn")
+
+
+class Bytes(NamedTuple):
+    """A structure of TFLM in bytes, where pointers have 4 bytes and where they have 8."""
+
+    narrow: int
+    wide: int
+
+    def at(self, pointer: int) -> int:
+        return self.narrow if pointer == 4 else self.wide
+
+
+_NOTHING = Bytes(0, 0)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A row of the table.
+
+    code, version: in the file's schema. table: name of its options there, "" where it has none.
+    options: bytes of the options as TFLM parses them. data: bytes that the kernel keeps; ``optimised`` those of CMSIS-NN.
+    scratch: what it asks for while it runs.
+    """
+
+    code: int
+    version: int
+    table: str = ""
+    options: Bytes = _NOTHING
+    data: Bytes = _NOTHING
+    optimised: Bytes | None = None
+    scratch: Rule = _no_scratch
+
+    def kept(self, kernels: Kernels, pointer: int) -> int:
+        """Bytes that the kernel keeps for each operator."""
+        data = self.optimised if kernels == "cmsis-nn" and self.optimised is not None else self.data
+        return data.at(pointer)
+
+
+def _same(size: int) -> Bytes:
+    return Bytes(size, size)
+
+
+_REDUCED, _POOLED = _same(44), _same(32)
+_CONVOLVED = Bytes(56, 80)
+
+KERNELS: Mapping[str, Kernel] = {
+    "ABS": Kernel(101, 1, data=Bytes(32, 48)),
+    "ADD": Kernel(0, 2, "Add", Bytes(4, 8), _same(60)),
+    "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool),
+    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(96, 128), Bytes(128, 160)),
+    "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80)),
+    "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
+    "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
+    "DEPTH_TO_SPACE": Kernel(5, 2, "DepthToSpace", _same(4), _same(20)),
+    "DIV": Kernel(42, 2, "Div", _same(4), _same(28)),
+    "ELU": Kernel(111, 1, data=_same(256)),
+    "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", Bytes(5, 32), Bytes(48, 72), Bytes(72, 104), _fully_connected),
+    "GATHER": Kernel(36, 2, "Gather", _same(8), _same(20)),
+    "HARD_SWISH": Kernel(117, 1, data=_same(20)),
+    "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
+    "LOGISTIC": Kernel(14, 2, data=_same(16)),
+    "LOG_SOFTMAX": Kernel(50, 2, data=Bytes(28, 40)),
+    "MAXIMUM": Kernel(55, 2),
+    "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36)),
+    "MEAN": Kernel(40, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
+    "MINIMUM": Kernel(57, 2),
+    "MIRROR_PAD": Kernel(100, 2, "MirrorPad", _same(4), _same(20), scratch=_mirror_pad),
+    "MUL": Kernel(18, 2, "Mul", _same(4), _same(36)),
+    "PAD": Kernel(34, 2, data=_same(56)),
+    "PADV2": Kernel(60, 2, data=_same(56)),
+    "PRELU": Kernel(54, 1, data=_same(28)),
+    "QUANTIZE": Kernel(114, 2, data=_same(32)),
+    "REDUCE_MAX": Kernel(82, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum),
+    "REDUCE_MIN": Kernel(89, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum),
+    "RELU": Kernel(19, 2, data=_same(28)),
+    "RESHAPE": Kernel(22, 1, "Reshape", _same(36)),
+    "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(4)),
+    "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(4)),
+    "SLICE": Kernel(65, 2),
+    "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88)),
+    "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), _same(20)),
+    "SPLIT": Kernel(49, 2, "Split", _same(4)),
+    "SPLIT_V": Kernel(102, 2, "SplitV", _same(4)),
+    "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84)),
+    "SUB": Kernel(41, 2, "Sub", Bytes(4, 8), _same(52)),
+    "SUM": Kernel(74, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
+    "TANH": Kernel(28, 2, data=_same(16)),
+    "TRANSPOSE": Kernel(39, 2),
+    "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", Bytes(16, 20), Bytes(72, 88), Bytes(76, 96), _transpose_conv),
+}
+#: What an operator that isn't in the table is taken for: larger than the largest that is but ELU's own.
+UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))
+
+#: A handle of each tensor, weights included; node and registration of each operator; a handle of each scratch buffer.
+EVAL_TENSOR, NODE, SCRATCH_HANDLE = Bytes(12, 24), Bytes(32, 64), Bytes(4, 8)
+#: The interpreter with its allocators and planner, and a handle of each input and output of the graph.
+INTERPRETER, PORT = Bytes(180, 505), Bytes(52, 96)
+#: Multiplier and shift of each output channel of a convolution, an int32 array each.
+PER_CHANNEL = 4
+
+_FUSED = {"fused": (0, "Int8")}
+_POOL_FIELDS = {"padding": (0, "Int8"), "stride_w": (1, "Int32"), "stride_h": (2, "Int32")}
+#: Options -> their code in the schema's union, and field -> (id, type).
+OPTIONS: Mapping[str, tuple[int, Mapping[str, tuple[int, str]]]] = {
+    "Add": (11, _FUSED),
+    "BatchMatMul": (101, {"adj_x": (0, "Bool"), "adj_y": (1, "Bool")}),
+    "Concatenation": (10, {"axis": (0, "Int32")}),
+    "Conv2D": (1, {**_POOL_FIELDS, "fused": (3, "Int8"), "dilation_w": (4, "Int32"), "dilation_h": (5, "Int32")}),
+    "DepthToSpace": (94, {"block": (0, "Int32")}),
+    "DepthwiseConv2D": (
+        2,
+        {
+            **_POOL_FIELDS,
+            "multiplier": (3, "Int32"),
+            "fused": (4, "Int8"),
+            "dilation_w": (5, "Int32"),
+            "dilation_h": (6, "Int32"),
+        },
+    ),
+    "Div": (29, _FUSED),
+    "FullyConnected": (8, {"fused": (0, "Int8"), "keep_num_dims": (2, "Bool")}),
+    "Gather": (23, {"axis": (0, "Int32")}),
+    "LeakyRelu": (75, {"alpha": (0, "Float32")}),
+    "MirrorPad": (77, {"mode": (0, "Int8")}),
+    "Mul": (21, _FUSED),
+    "Pool2D": (5, {**_POOL_FIELDS, "filter_w": (3, "Int32"), "filter_h": (4, "Int32"), "fused": (5, "Int8")}),
+    "Reducer": (27, {"keep_dims": (0, "Bool")}),
+    "Reshape": (17, {"new_shape": (0, "UOffsetTRelative")}),
+    "ResizeBilinear": (15, {"align_corners": (2, "Bool"), "half_pixel_centers": (3, "Bool")}),
+    "ResizeNearestNeighbor": (74, {"align_corners": (0, "Bool"), "half_pixel_centers": (1, "Bool")}),
+    "Softmax": (9, {"beta": (0, "Float32")}),
+    "SpaceToDepth": (19, {"block": (0, "Int32")}),
+    "Split": (35, {"num_splits": (0, "Int32")}),
+    "SplitV": (79, {"num_splits": (0, "Int32")}),
+    "StridedSlice": (32, {"begin_mask": (0, "Int32"), "end_mask": (1, "Int32")}),
+    "Sub": (28, _FUSED),
+    "TransposeConv": (49, {**_POOL_FIELDS, "fused": (3, "Int8")}),
+}

@@ -1,0 +1,154 @@
+"""A network as a program: the one place where ONNX nodes become operators of TensorFlow Lite.
+
+``lower`` takes a network with quantisers as it is, in memory or from a file. A float network is quantised for it as export
+would: folded, in the scheme of ``export``, with one stand-in for each quantiser that calibration will find. So the operators
+predicted for a float network are those of the file that is written from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+from onnx import TensorProto
+
+from mcuprune import export, folding
+from mcuprune.deploy import elementwise, moves, windows
+from mcuprune.deploy.lowering import UNIT, Lower, Lowering, bounds
+from mcuprune.deploy.program import Program
+from mcuprune.errors import UnsupportedOperator
+from mcuprune.export import Quantizer, Scheme
+from mcuprune.network import Network, Node, Stored, is_float
+from mcuprune.ops import OPS, Dim, Mixer
+
+LOWERINGS: Mapping[str, Lower] = {
+    "Abs": elementwise.free("ABS"),
+    "Add": elementwise.arithmetic,
+    "AveragePool": windows.pool,
+    "BatchNormalization": windows.batch_normalization,
+    "Cast": moves.passing,
+    "Clip": moves.clamp,
+    "Concat": moves.concat,
+    "Conv": windows.conv,
+    "ConvTranspose": windows.conv_transpose,
+    "DepthToSpace": moves.depth_to_space,
+    "DequantizeLinear": moves.dequantize,
+    "Div": elementwise.arithmetic,
+    "Dropout": moves.passing,
+    "Elu": elementwise.elu,
+    "Flatten": moves.reshape,
+    "Gather": moves.gather,
+    "Gemm": windows.dense,
+    "GlobalAveragePool": windows.global_pool,
+    "GlobalMaxPool": windows.global_pool,
+    "HardSigmoid": elementwise.hard_sigmoid,
+    "HardSwish": elementwise.free("HARD_SWISH"),
+    "Identity": moves.passing,
+    "LeakyRelu": elementwise.leaky_relu,
+    "LogSoftmax": elementwise.softmax,
+    "MatMul": windows.dense,
+    "Max": elementwise.extremum,
+    "MaxPool": windows.pool,
+    "Min": elementwise.extremum,
+    "Mul": elementwise.arithmetic,
+    "Neg": elementwise.neg,
+    "PRelu": elementwise.prelu,
+    "Pad": moves.pad,
+    "Pow": elementwise.pow_,
+    "QuantizeLinear": moves.quantize,
+    "ReduceMax": windows.reduce,
+    "ReduceMean": windows.reduce,
+    "ReduceMin": windows.reduce,
+    "ReduceSum": windows.reduce,
+    "Relu": moves.clamp,
+    "Reshape": moves.reshape,
+    "Resize": moves.resize,
+    "Sigmoid": elementwise.fixed("LOGISTIC", UNIT),
+    "Slice": moves.slice_,
+    "Softmax": elementwise.softmax,
+    "SpaceToDepth": moves.depth_to_space,
+    "Split": moves.split,
+    "Squeeze": moves.reshape,
+    "Sub": elementwise.arithmetic,
+    "Sum": elementwise.sum_,
+    "Swish": elementwise.swish,
+    "Tanh": elementwise.fixed("TANH", Quantizer(1 / 128, 0)),
+    "Transpose": moves.transpose,
+    "Unsqueeze": moves.reshape,
+}
+
+
+def lower(net: Network, *, order: Sequence[str] | None = None, dim: Dim | None = None) -> Program:
+    """The operators of TensorFlow Lite that a network becomes, batch 1, int8, channels last.
+
+    order: node names in the order to run in; the network's own without it.
+    dim: sizes of axes, integers by default; with functions of widths the program is one for every cut of the network that has
+        the same views.
+
+    Nothing is refused: a node that TensorFlow Lite Micro has no int8 kernel for becomes one operator that says why, and
+    ``Program.check`` raises it.
+    """
+    sizes: Dim = dim or (lambda tensor, axis: net.shapes[tensor][axis])
+    if order is not None:
+        by_name = {node.name: node for node in net.nodes}
+        net = replace(net, nodes=tuple(by_name[name] for name in order))
+    if any(node.op == "QuantizeLinear" for node in net.nodes):
+        return Lowering(net, sizes, LOWERINGS).run()
+    quantised, origin = _with_stand_ins(net)
+    return Lowering(quantised, sizes, LOWERINGS, origin).run()
+
+
+def _with_stand_ins(net: Network) -> tuple[Network, dict[str, str]]:
+    """A float network as export will write it, but for scales; new tensor -> the tensor of ``net`` that it is."""
+    floats = {name: int(TensorProto.FLOAT) for name, dtype in net.dtypes.items() if is_float(dtype)}
+    net = folding.folded(replace(net, dtypes={**net.dtypes, **floats}))
+    with suppress(UnsupportedOperator):  # the lowering of the node in question says so
+        net = export.raised(net, export.QDQ_OPSET)
+    plan = export.scheme(net)
+    quantised = export.annotated(net, plan, _stand_ins(net, plan), lambda net, node: _stand_in_constants(net, node, plan))
+    origin = {name: known for known in net.shapes for name in (f"{known}/float", f"{known}/dequantized", f"{known}/int8")}
+    return quantised, origin
+
+
+def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:
+    """A quantiser for each name of the scheme, no two alike but those that are fixed.
+
+    Each holds the bounds of the Relu or Clip behind it, so that what these leave to be clamped is what calibration leaves.
+    """
+    low = dict.fromkeys(plan.quantizer.values(), 0.0)
+    high = dict(low)
+    free = set(low)
+    for node in net.nodes:
+        name = plan.quantizer.get(node.outputs[0])
+        if name is None or OPS[node.op].int8 == "same":
+            continue
+        least, most = bounds(node) if OPS[node.op].int8 == "clamp" else (-np.inf, np.inf)
+        low[name] = min(low[name], least if np.isfinite(least) else -1.0)
+        high[name] = max(high[name], most if np.isfinite(most) else 1.0)
+        free.discard(name)
+    found = {}
+    for index, name in enumerate(low):
+        if name in plan.unit:
+            found[name] = UNIT
+            continue
+        q = export.quantizer(*((-1.0, 1.0) if name in free else (low[name], high[name])))
+        found[name] = Quantizer(q.scale * (1 + 1e-6 * index), q.zero_point)
+    return found
+
+
+def _stand_in_constants(net: Network, node: Node, plan: Scheme) -> dict[int, Stored]:
+    """How export stores the constants of a node, without their numbers."""
+    entry = OPS[node.op]
+    if isinstance(entry, Mixer) and net.is_constant(node.inputs[1]):
+        if node.inputs[0] not in plan.quantizer:
+            return {}
+        stored = {1: windows.blank_weight(node, net)}
+        scales = stored[1].scale.size
+        bias = net.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+        if bias is not None and export.stores_bias(bias.size, scales):
+            stored[2] = windows.blank(bias, np.int32, scales, 0)
+        return stored
+    data = [i for i in range(len(node.inputs)) if (node.name, i) in plan.data]
+    return {i: windows.blank(net.constants[node.inputs[i]], np.int8, 1, 0) for i in data}

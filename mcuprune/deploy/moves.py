@@ -1,0 +1,320 @@
+"""Operators that move data, as TensorFlow Lite's: views, slices, pads, concatenations, resizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from mcuprune import attributes
+from mcuprune.deploy.kernels import MAX_TRANSPOSED
+from mcuprune.deploy.lowering import (
+    Array,
+    Lowering,
+    Value,
+    bounds,
+    channels_last,
+    image,
+    is_dense,
+    stored_number,
+    without_ones,
+)
+from mcuprune.deploy.program import Constant
+from mcuprune.export import HIGH, LOW, Quantizer
+from mcuprune.fusion import is_swallowed
+from mcuprune.network import Node, Shape
+from mcuprune.ops import OPS
+
+
+def quantize(w: Lowering, node: Node) -> None:
+    value, wanted = w.data(node), w.parameters(node)
+    w.values[node.outputs[0]] = value if w.quantizer(value) == wanted else w.requantized(value, wanted)
+
+
+def dequantize(w: Lowering, node: Node) -> None:
+    """The same integers, read with the node's own scale."""
+    value, meant = w.data(node), w.parameters(node)
+    same = w.quantizer(value) == meant
+    w.values[node.outputs[0]] = value if same else w.reinterpreted(w.padding_done(value), meant)
+
+
+def passing(w: Lowering, node: Node) -> None:
+    if OPS[node.op].memory(node, w.net) != "view":
+        w.refuse("changes its data's type")
+    value = w.data(node)
+    w.finish(w.target(node, same=value), value)
+
+
+def clamp(w: Lowering, node: Node) -> None:
+    """A Relu or Clip that reads a quantised tensor."""
+    value = w.data(node)
+    low, high = bounds(node)
+    target = replace(w.target(node, same=value), low=low, high=high)
+    if (low, high) == (0.0, np.inf):
+        w.finish(target, w.unary("RELU", value, target, target.quantizer), fused=target.fused)
+    else:
+        w.finish(target, value)
+
+
+def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
+    """The smallest runs of axes of a reshape that turn into each other; axes of size 1 left out."""
+    old, new = ([axis for axis, size in enumerate(shape) if size > 1] for shape in (before, after))
+    found: list[tuple[list[int], list[int]]] = []
+    while old:
+        left, right = [old.pop(0)], [new.pop(0)]
+        while (p := prod(before[a] for a in left)) != (q := prod(after[a] for a in right)):
+            if p < q:
+                left.append(old.pop(0))
+            else:
+                right.append(new.pop(0))
+        found.append((left, right))
+    return found
+
+
+def reshape(w: Lowering, node: Node) -> None:
+    value = w.data(node)
+    target = w.target(node, same=value)
+    before, after = value.shape, target.shape
+    blocks = _blocks(before, after)
+    if value.shuffle is not None and [size for size in after if size > 1] != [size for size in before if size > 1]:
+        value = w.ordered(value)
+    renamed = {old[0]: new[0] for old, new in blocks if len(old) == len(new) == 1}
+    if len(renamed) == len(blocks):  # only axes of size 1 come and go
+        axes = tuple(None if axis is None else renamed[axis] for axis in value.axes)
+        w.finish(target, replace(value, shape=after, dims=target.dims, axes=axes))
+        return
+    reads = w.readers(target.name)
+    flat = len(blocks) == 1 and len(blocks[0][1]) == 1
+    if flat and reads and all(is_dense(reader, w.net) and reader.inputs[0] not in w.net.constants for reader in reads):
+        axes = without_ones(range(len(after)), after)
+        w.finish(target, w.reshaped(value, after, target.dims, axes, _shuffle(value)))
+        return
+    kept = [axis for axis in value.axes if axis is not None]
+    first = [old[0] for old, _ in blocks]
+    runs = sorted(range(len(blocks)), key=lambda i: kept.index(first[i]))
+    if kept != [axis for i in runs for axis in blocks[i][0]]:  # an axis to be merged isn't in one piece
+        wanted = [axis for axis in channels_last(len(after)) if after[axis] > 1]
+        runs = sorted(range(len(blocks)), key=lambda i: wanted.index(blocks[i][1][0]))
+        order = tuple(axis for i in runs for axis in blocks[i][0])
+        ones = (None,) * (len(before) - len(order))
+        value = w.arranged(value, (*ones, *order) if len(ones) + len(order) <= MAX_TRANSPOSED else order)
+    axes = tuple(axis for i in runs for axis in blocks[i][1])
+    w.finish(target, w.reshaped(value, after, target.dims, (*(None,) * (len(after) - len(axes)), *axes)))
+
+
+def _shuffle(value: Value) -> Array | None:
+    """TFLite position -> ONNX position of a flattened tensor; None where they are the same."""
+    kept = [axis for axis in value.axes if axis is not None]
+    places = np.arange(prod(value.shape)).reshape([value.shape[axis] for axis in sorted(kept)])
+    places = places.transpose([sorted(kept).index(axis) for axis in kept]).reshape(-1)
+    return None if kept == sorted(kept) else places
+
+
+def transpose(w: Lowering, node: Node) -> None:
+    value = w.ordered(w.data(node))
+    target = w.target(node, same=value)
+    perm = attributes.permutation(node, len(value.shape))
+    axes = tuple(None if axis is None else perm.index(axis) for axis in value.axes)
+    w.finish(target, replace(value, shape=target.shape, dims=target.dims, axes=axes))
+
+
+def concat(w: Lowering, node: Node) -> None:
+    target = w.target(node)
+    axis = node.attrs["axis"] % len(target.shape)
+    computed = [w.data(node, i) for i, name in enumerate(node.inputs) if not w.net.is_constant(name)]
+    order = w.order(max(computed, key=lambda value: sum(a is not None for a in value.axes)))
+    inputs = []
+    for index, name in enumerate(node.inputs):
+        if w.net.is_constant(name):
+            inputs.append(_constant_part(w, name, order, target.quantizer))
+            continue
+        value = w.data(node, index)
+        if w.quantizer(value) != target.quantizer:
+            value = w.requantized(w.ordered(value), target.quantizer, "another scale than what it is joined with")
+        inputs.append(w.arranged(value, without_ones(order, value.shape)).tensor)
+    made = w.make(target, without_ones(order, target.shape))
+    w.emit("CONCATENATION", inputs, [made.tensor], axis=order.index(axis))
+    w.finish(target, made)
+
+
+def _constant_part(w: Lowering, name: str, order: Sequence[int], q: Quantizer) -> int:
+    real = w.net.constants[name]
+
+    def content() -> Constant:
+        stored = np.clip(np.round(real / q.scale) + q.zero_point, LOW, HIGH).astype(np.int8)
+        return Constant(stored.transpose(order), np.array([q.scale], np.float32), np.array([q.zero_point]))
+
+    return w.constant(name, tuple(real.shape[axis] for axis in order), "int8", content)
+
+
+def _place(w: Lowering, value: Value, axis: int) -> tuple[Value, int]:
+    """The value with all its axes, and the dimension that ``axis`` is."""
+    order = w.order(value)
+    if axis in value.axes:
+        return value, value.axes.index(axis)
+    value = w.arranged(value, without_ones(order, value.shape))
+    return value, order.index(axis)
+
+
+def split(w: Lowering, node: Node) -> None:
+    axis = node.attrs.get("axis", 0) % len(w.net.shapes[node.inputs[0]])
+    value, place = _place(w, w.ordered(w.data(node)), axis)
+    targets = [w.target(node, index=i, same=value) for i, name in enumerate(node.outputs) if name]
+    if len(targets) != len(node.outputs):
+        w.refuse("has parts that nothing names")
+    sizes = [target.shape[axis] for target in targets]
+    made = [w.make(t, without_ones(value.axes, t.shape), w.quantizer(value)) for t in targets]
+    outputs = [part.tensor for part in made]
+    # SPLIT would do for equal parts, but which form is written must not depend on widths: costs are functions of them
+    where = w.numbers(np.array(place, np.int32))
+    w.emit("SPLIT_V", [value.tensor, w.integers(*sizes), where], outputs, num_splits=len(sizes))
+    for target, part in zip(targets, made, strict=True):
+        w.finish(target, part)
+
+
+def slice_(w: Lowering, node: Node) -> None:
+    value = w.ordered(w.data(node))
+    target = w.target(node, same=value)
+    taken = attributes.slice_ranges(node, value.shape)
+    if all(part == range(size) for part, size in zip(taken, value.shape, strict=True)):
+        w.finish(target, value)
+        return
+    parts = [range(1) if axis is None else taken[axis] for axis in value.axes]
+    made = w.make(target, without_ones(value.axes, target.shape), w.quantizer(value))
+    if all(part.step == 1 or len(part) == 1 for part in parts):
+        begin, sizes = w.integers(*(part.start for part in parts)), w.integers(*map(len, parts))
+        w.emit("SLICE", [value.tensor, begin, sizes], [made.tensor])
+    else:
+        limits = [w.integers(*values) for values in zip(*((p.start, p.stop, p.step) for p in parts), strict=True)]
+        open_ends = sum(1 << i for i, part in enumerate(parts) if part.stop < 0)  # -1 would mean the last one
+        w.emit("STRIDED_SLICE", [value.tensor, *limits], [made.tensor], begin_mask=0, end_mask=open_ends)
+    w.finish(target, made)
+
+
+def gather(w: Lowering, node: Node) -> None:
+    axis = node.attrs.get("axis", 0) % len(w.net.shapes[node.inputs[0]])
+    value, place = _place(w, w.ordered(w.data(node)), axis)
+    target = w.target(node, same=value)
+    indices = np.asarray(node.attrs["indices"])
+    if indices.ndim > 1:
+        w.refuse("picks by a table of indices; TensorFlow Lite Micro's takes a list")
+    picked = (indices.reshape(-1) % value.shape[axis]).astype(np.int32)
+    shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
+    along = target.dims[axis] if indices.ndim else 1
+    dims = (*value.dims[:axis], along, *value.dims[axis + 1 :])
+    made = w.computed(target.name, shape, dims, without_ones(value.axes, shape), w.quantizer(value))
+    w.emit("GATHER", [value.tensor, w.numbers(picked)], [made.tensor], axis=place)
+    if indices.ndim == 0:
+        made = replace(made, axes=tuple(None if a is None else a - (a > axis) for a in made.axes))
+    w.finish(target, replace(made, shape=target.shape, dims=target.dims))
+
+
+def pad(w: Lowering, node: Node) -> None:
+    value = w.ordered(w.data(node))
+    target = w.target(node, same=value)
+    rank, mode = len(value.shape), node.attrs.get("mode", "constant")
+    added = attributes.pads_of_all_axes(node, rank)
+    if not any(map(any, added)):
+        w.finish(target, value)
+        return
+    if mode not in ("constant", "reflect") or any(min(pair) < 0 for pair in added):
+        w.refuse("crops, or pads in a way other than by a constant or reflection")
+    if rank in (3, 4) and not any(map(any, added[:2])) and is_swallowed(node, w.net) and target.name == node.outputs[0]:
+        # the only reader slides over it and pads by itself: the tensor stays as it is, with its zeros noted
+        w.values[target.name] = replace(value, pads=tuple(added[2:]))
+        return
+    missing = [axis for axis, pair in enumerate(added) if any(pair) and axis not in value.axes]
+    if missing:
+        value = w.arranged(value, without_ones(w.order(value), value.shape))
+    # after the arrangement, an axis of size 1 lies where the channels-last order has it
+    order = w.order(value) if missing else value.axes
+    table = w.numbers(np.array([(0, 0) if axis is None else added[axis] for axis in order], np.int32))
+    made = w.make(target, without_ones(order, target.shape), w.quantizer(value))
+    if mode == "reflect":
+        w.emit("MIRROR_PAD", [value.tensor, table], [made.tensor], mode=0)
+    else:
+        number = float(node.attrs.get("value", 0) or 0)
+        w.pad(value, table, made, stored_number(number, w.quantizer(value)) if number else None)
+    w.finish(target, made)
+
+
+def resize(w: Lowering, node: Node) -> None:
+    value = w.data(node)
+    target = w.target(node, same=value)
+    if value.shape == target.shape:
+        w.finish(target, value)
+        return
+    value = w.spatial(value)
+    if value.shape[:2] != target.shape[:2]:
+        w.refuse("resizes channels")
+    mode = node.attrs.get("mode", "nearest")
+    coordinates = attributes.coordinates(node)
+    outs = (1, *target.shape[2:])[-2:] if len(target.shape) == 3 else target.shape[2:]
+    options: dict[str, Any] | None = None
+    if mode == "nearest":
+        operator = "RESIZE_NEAREST_NEIGHBOR"
+        pairs = list(zip(value.shape[2:], target.shape[2:], strict=True))
+        for align, half in ((False, False), (False, True), (True, False)):
+            if all(_nearest_onnx(node, axis, i, o) == _nearest_tflite(align, half, i, o) for axis, (i, o) in enumerate(pairs)):
+                options = {"align_corners": align, "half_pixel_centers": half}
+                break
+    elif mode == "linear" and not node.attrs.get("antialias"):
+        operator = "RESIZE_BILINEAR"
+        if coordinates in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"):
+            options = {"align_corners": coordinates == "align_corners", "half_pixel_centers": "half_pixel" in coordinates}
+    if options is None:
+        w.refuse(f"in mode {mode} ({coordinates}) picks other pixels than TensorFlow Lite's")
+        return
+    made = w.make(target, image(target.shape), w.quantizer(value))
+    w.emit(operator, [value.tensor, w.integers(*outs)], [made.tensor], **options)
+    w.finish(target, made)
+
+
+def _nearest_onnx(node: Node, axis: int, size: int, out: int) -> list[int]:
+    """The index that each output takes along an axis of space, by ONNX's definition of Resize."""
+    scales = node.attrs.get("scales") or ()
+    scale = float(np.float32(scales[-len(scales) + axis + 2])) if len(scales) > 2 else out / size
+    mode = attributes.coordinates(node)
+    x = np.arange(out, dtype=np.float64)
+    if mode == "asymmetric":
+        x = x / scale
+    elif mode == "align_corners":
+        x = x * (size - 1) / max(1, out - 1)
+    elif mode == "tf_half_pixel_for_nn":
+        x = (x + 0.5) / scale
+    else:
+        x = (x + 0.5) / scale - 0.5 if mode == "half_pixel" or out > 1 else x * 0
+    rounding: Mapping[str, Callable[[Array], Array]] = {
+        "floor": np.floor,
+        "ceil": np.ceil,
+        "round_prefer_ceil": lambda value: np.floor(value + 0.5),
+        "round_prefer_floor": lambda value: np.ceil(value - 0.5),
+    }
+    picked = rounding[node.attrs.get("nearest_mode", "round_prefer_floor")](x)
+    return [int(i) for i in np.clip(picked, 0, size - 1)]
+
+
+def _nearest_tflite(align: bool, half: bool, size: int, out: int) -> list[int]:
+    scale = np.float32((size - 1) / (out - 1) if align and out > 1 else size / out)
+    x = (np.arange(out, dtype=np.float32) + np.float32(0.5 if half else 0.0)) * scale
+    picked = np.floor(x + 0.5) if align else np.floor(x)
+    return [int(i) for i in np.clip(picked, 0, size - 1)]
+
+
+def depth_to_space(w: Lowering, node: Node) -> None:
+    value = w.spatial(w.data(node))
+    target = w.target(node, same=value)
+    block, opens = node.attrs["blocksize"], node.op == "DepthToSpace"
+    if len(target.shape) != 4:
+        w.refuse("works on images alone")
+    if opens and node.attrs.get("mode", "DCR") == "CRD":  # TensorFlow Lite has the block's place outermost
+        order = np.arange(value.shape[1]).reshape(-1, block * block).T.reshape(-1).astype(np.int32)
+        sorted_ = w.like(value, f"{target.name}/ordered")
+        w.emit("GATHER", [value.tensor, w.numbers(order)], [sorted_.tensor], axis=3)
+        value = sorted_
+    made = w.make(target, without_ones((0, 2, 3, 1), target.shape), w.quantizer(value))
+    w.emit("DEPTH_TO_SPACE" if opens else "SPACE_TO_DEPTH", [value.tensor], [made.tensor], block=block)
+    w.finish(target, made)

@@ -1,0 +1,386 @@
+"""What runs on the chip, as one object: operators of TensorFlow Lite over tensors, and what reads them as memory.
+
+``Program.arena`` lays the tensors out as TensorFlow Lite Micro (TFLM) does:
+
+* the *head*: activations and kernel scratch, placed by TFLM's greedy planner or by a plan in the file;
+* the *tail*: what lives as long as the interpreter, by cause: handles of tensors, nodes of operators, what kernels keep,
+  two factors for each channel of a convolution, and the interpreter itself.
+
+Sizes may be integers, or functions of widths (``ops.Dim``): then one program stands for every cut of a network, and
+``quantities`` is what a cost model has to evaluate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from mcuprune.deploy import kernels as table
+from mcuprune.deploy.kernels import KERNELS, Form, Kernels, Scratch
+from mcuprune.deploy.planner import (
+    Lifetime,
+    aligned,
+    greedy_layout,
+    head_of,
+    most_alive,
+    overlaps,
+    searched_layout,
+)
+from mcuprune.errors import McupruneError
+from mcuprune.export import Quantizer
+from mcuprune.network import Shape
+
+Array = np.ndarray[Any, Any]
+#: For each dimension of a TFLite tensor the ONNX axis that it is; None for those of size 1.
+Axes = tuple[int | None, ...]
+#: Bytes of a pointer: 4 on a microcontroller, 8 where the interpreter runs on a computer.
+Pointer = Literal[4, 8]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The content of a constant tensor.
+
+    scales, zero_points: one, or one for each index along ``axis``; none for plain numbers.
+    """
+
+    data: Array
+    scales: Array
+    zero_points: Array
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the program.
+
+    dims: its sizes, integers or functions of widths; shape: the same at the widths that the network has.
+    quantizer: of computed int8 tensors. content: of constants; computed only when a file is written.
+    """
+
+    name: str
+    dims: tuple[Any, ...]
+    shape: Shape
+    dtype: str = "int8"
+    quantizer: Quantizer | None = None
+    content: Callable[[], Constant] | None = None
+
+    @property
+    def size(self) -> Any:
+        """Elements, which are bytes for all that is computed."""
+        total: Any = 1
+        for size in self.dims:
+            total = total * size
+        return total
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator. inputs, outputs: indices of tensors. node: the ONNX node that it is written for.
+
+    why: where the operator stands for a node that TFLM has no int8 kernel for, the reason; "" otherwise.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: Mapping[str, Any]
+    node: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the program: an ONNX tensor, and how TFLite holds it.
+
+    shape: ONNX's, batch 1. axes: see ``Axes``. tensor: its index in the program.
+    """
+
+    name: str
+    shape: Shape
+    axes: Axes
+    quantizer: Quantizer
+    tensor: int = -1
+
+    def to_tflite(self, x: Array) -> Array:
+        """Data in ONNX's order -> in TFLite's order and shape."""
+        kept = [axis for axis in self.axes if axis is not None]
+        order = [sorted(kept).index(axis) for axis in kept]
+        sizes = [self.shape[axis] for axis in sorted(kept)]
+        own = tuple(1 if axis is None else self.shape[axis] for axis in self.axes)
+        return np.ascontiguousarray(x.reshape(sizes).transpose(order).reshape(own))
+
+    def to_onnx(self, x: Array) -> Array:
+        """Data in TFLite's order -> in ONNX's order and shape."""
+        kept = [axis for axis in self.axes if axis is not None]
+        return x.reshape([self.shape[axis] for axis in kept]).transpose(np.argsort(kept)).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A buffer of the head as it was laid out, all in bytes; ``name`` is the tensor, or the node for scratch."""
+
+    name: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The arena of TFLM, in bytes. total = head + tail.
+
+    head: activations and scratch, exactly as the planner lays them out. tail: see ``Program.tail``.
+    busiest: what is alive at the worst operator, which no layout can undercut.
+    stack: the buffers on top of each other that make up the head.
+    """
+
+    head: int
+    tail: int
+    busiest: int
+    buffers: tuple[Buffer, ...]
+    stack: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        return self.head + self.tail
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A tensor that the written file makes and that the peak of the network counts as free, with the reason."""
+
+    node: str
+    operator: str
+    tensor: str
+    bytes: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    op: int
+    wanted: Scratch
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network as TensorFlow Lite operators, in the order in which they run.
+
+    tensors: computed ones and constants, in the order of the file; planners break ties by it.
+    problems: what keeps this program from being written as a file, in order. It is priced all the same.
+    """
+
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    problems: tuple[McupruneError, ...] = ()
+    path: str = ""
+
+    # ------------------------------------------------------------------------------------------------ what it consists of
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Nodes without an int8 kernel in TFLM. They count as one operator, but this network won't run there as it is."""
+        return tuple(dict.fromkeys(operator.node for operator in self.operators if operator.why))
+
+    def check(self) -> None:
+        """Raise the first of ``problems``, which names a node or tensor: this program can't be written as a file."""
+        for problem in self.problems:
+            raise problem
+
+    @cached_property
+    def computed(self) -> tuple[int, ...]:
+        """The tensors that lie in the arena, as indices."""
+        return tuple(index for index, tensor in enumerate(self.tensors) if tensor.content is None)
+
+    @cached_property
+    def lifetimes(self) -> tuple[Lifetime, ...]:
+        """Of the computed tensors."""
+        first = {port.tensor: 0 for port in self.inputs}
+        last = dict(first)
+        for time, operator in enumerate(self.operators, 1):
+            for tensor in operator.outputs:
+                first[tensor] = last[tensor] = time
+            last.update((tensor, time) for tensor in operator.inputs if tensor in first)
+        last.update((port.tensor, len(self.operators)) for port in self.outputs if port.tensor in first)
+        return tuple(Lifetime(first[tensor], last[tensor]) for tensor in self.computed)
+
+    @cached_property
+    def scratch(self) -> tuple[_Scratch, ...]:
+        """What kernels ask for while they run; ``op`` counts from 1."""
+        found = []
+        for time, operator in enumerate(self.operators, 1):
+            kernel = KERNELS.get(operator.name)
+            if kernel is None or operator.why:
+                continue
+            ins, outs = ([self.tensors[index] for index in part] for part in (operator.inputs, operator.outputs))
+            form = Form(
+                operator.options,
+                *(([t.dims for t in part]) for part in (ins, outs)),
+                *([t.shape for t in part] for part in (ins, outs)),
+            )
+            found += [_Scratch(time, wanted) for wanted in kernel.scratch(form)]
+        return tuple(found)
+
+    @cached_property
+    def persistent(self) -> tuple[tuple[Any, int], ...]:
+        """(quantity, slope): arrays of slope * quantity bytes that kernels keep, beside their structures."""
+        found: list[tuple[Any, int]] = []
+        for operator in self.operators:
+            if operator.why:
+                continue
+            output = self.tensors[operator.outputs[0]]
+            if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV") or operator.options.get("per_channel"):
+                found += [(output.dims[-1], table.PER_CHANNEL)] * 2
+            elif operator.name == "BATCH_MATMUL":  # the right operand, transposed
+                found.append((self.tensors[operator.inputs[1]].size, 1))
+        return tuple(found)
+
+    @cached_property
+    def quantities(self) -> tuple[Any, ...]:
+        """All that may depend on widths: sizes of computed tensors, then of scratch, then of persistent arrays."""
+        return (
+            *(self.tensors[index].size for index in self.computed),
+            *(scratch.wanted.quantity for scratch in self.scratch),
+            *(quantity for quantity, _ in self.persistent),
+        )
+
+    # -------------------------------------------------------------------------------------------------------- the arena
+
+    def arena(
+        self,
+        quantities: Sequence[int] | None = None,
+        *,
+        offline: bool = False,
+        kernels: Kernels = "cmsis-nn",
+        pointer: Pointer = 4,
+        plan: Sequence[int] = (),
+    ) -> Arena:
+        """The arena where ``quantities`` have these values; without them they must be integers.
+
+        offline: with the memory plan that ``planned`` finds. plan: with this one. Scratch stays with the greedy planner,
+        which is what TFLM does.
+        """
+        values = self.quantities if quantities is None else quantities
+        sizes = self._sizes(values, kernels)
+        offsets_of = plan or (self.planned(values, kernels=kernels) if offline else ())
+        fixed = {i: offsets_of[tensor] for i, tensor in enumerate(self.computed)} if offsets_of else None
+        offsets = greedy_layout(sizes, self._neighbours, fixed)
+        names = (
+            *(self.tensors[index].name for index in self.computed),
+            *(self.operators[scratch.op - 1].node for scratch in self.scratch),
+        )
+        buffers = tuple(
+            Buffer(name, offset, size, *span)
+            for name, offset, size, span in zip(names, offsets, sizes, self._spans, strict=True)
+        )
+        head = head_of(sizes, offsets)
+        tail = self.tail(values, kernels=kernels, pointer=pointer)
+        return Arena(head, tail, most_alive(sizes, self._spans), buffers, self._stack(buffers, head))
+
+    def planned(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn") -> tuple[int, ...]:
+        """A memory plan for the file (TFLM's OfflineMemoryAllocation): an offset in bytes for every tensor, -1 for constants.
+
+        Kernel scratch is taken into account: the runtime places it around what the plan places. Empty where the search finds
+        nothing that takes less than the runtime's own planner.
+        """
+        sizes = self._sizes(self.quantities if quantities is None else quantities, kernels)
+        offsets = searched_layout(sizes, self._spans, self._neighbours, len(self.computed))
+        if head_of(sizes, offsets) >= head_of(sizes, greedy_layout(sizes, self._neighbours)):
+            return ()
+        place = dict(zip(self.computed, offsets, strict=False))
+        return tuple(place.get(index, -1) for index in range(len(self.tensors)))
+
+    def tail(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4) -> int:
+        """What lives as long as the interpreter, in bytes: an upper bound, within two alignments of what was measured."""
+        values = self.quantities if quantities is None else quantities
+        rest = values[len(self.computed) + len(self.scratch) :]
+        arrays = sum(aligned(slope * int(quantity)) for (_, slope), quantity in zip(self.persistent, rest, strict=True))
+        key = (kernels, pointer)
+        if key not in self._fixed_tails:
+            self._fixed_tails[key] = self._fixed_tail(kernels, pointer)
+        return self._fixed_tails[key] + arrays
+
+    @cached_property
+    def _fixed_tails(self) -> dict[tuple[Kernels, Pointer], int]:
+        return {}
+
+    def _fixed_tail(self, kernels: Kernels, pointer: Pointer) -> int:
+        asked = sum(scratch.wanted.only in (None, kernels) for scratch in self.scratch)
+        kept = 0
+        for operator in self.operators:
+            kernel = table.UNKNOWN if operator.why else KERNELS[operator.name]
+            kept += kernel.options.at(pointer) + aligned(kernel.kept(kernels, pointer))
+        handles = (
+            table.EVAL_TENSOR.at(pointer) * len(self.tensors)
+            + table.NODE.at(pointer) * len(self.operators)
+            + table.SCRATCH_HANDLE.at(pointer) * asked
+        )
+        ports = sum(aligned(pointer * len(side)) + table.PORT.at(pointer) * len(side) for side in (self.inputs, self.outputs))
+        return handles + kept + table.INTERPRETER.at(pointer) + ports
+
+    def bound(self, quantities: Sequence[int]) -> int:
+        """Bytes that no layout of these tensors can undercut, tail included; grows with every quantity."""
+        return most_alive(self._sizes(quantities, "cmsis-nn"), self._spans) + self.tail(quantities)
+
+    def stacked(self, quantities: Sequence[int]) -> dict[int, int]:
+        """Which quantities make up the arena now, and how many bytes each unit of them adds: index -> slope.
+
+        The head is a sum of buffers that stand on each other, so while no buffer moves this is the arena's gradient but
+        for rounding.
+        """
+        n = len(self.computed)
+        found = {i: 1 if i < n else self.scratch[i - n].wanted.slope for i in self.arena(quantities).stack}
+        start = n + len(self.scratch)
+        return found | {start + i: slope for i, (_, slope) in enumerate(self.persistent)}
+
+    def _sizes(self, quantities: Sequence[int], kernels: Kernels) -> list[int]:
+        """Aligned bytes of every buffer of the head; scratch that these kernels don't ask for has none."""
+        n, m = len(self.computed), len(self.computed) + len(self.scratch)
+        sizes = [aligned(int(size)) for size in quantities[:n]]
+        for scratch, quantity in zip(self.scratch, quantities[n:m], strict=True):
+            asked = scratch.wanted.only in (None, kernels)
+            sizes.append(aligned(scratch.wanted.slope * int(quantity)) if asked else 0)
+        return sizes
+
+    @cached_property
+    def _spans(self) -> tuple[Lifetime, ...]:
+        return (*self.lifetimes, *(Lifetime(scratch.op, scratch.op) for scratch in self.scratch))
+
+    @cached_property
+    def _neighbours(self) -> tuple[tuple[int, ...], ...]:
+        return overlaps(self._spans)
+
+    def _stack(self, buffers: Sequence[Buffer], head: int) -> tuple[int, ...]:
+        """From the buffer that ends at the head down: each stands on one that ends where it starts."""
+        top = next((i for i, b in enumerate(buffers) if b.bytes and b.offset + b.bytes == head), None)
+        found: list[int] = []
+        while top is not None:
+            found.append(top)
+            start = buffers[top].offset
+            below = (j for j in self._neighbours[top] if buffers[j].bytes and buffers[j].offset + buffers[j].bytes == start)
+            top = next(below, None) if start else None
+        return tuple(found)
+
+    # -------------------------------------------------------------------------------------------- against the exact peak
+
+    @cached_property
+    def copies(self) -> tuple[Copy, ...]:
+        """Where the file makes a tensor for something that the peak of the network counts as free.
+
+        Padding that TFLite's kernels don't do by themselves, another scale in front of an operator that needs one for all its
+        inputs, another order of axes, another shape.
+        """
+        found = []
+        for operator in self.operators:
+            if "copy" in operator.options:
+                output = self.tensors[operator.outputs[0]]
+                found.append(Copy(operator.node, operator.name, output.name, output.size, operator.options["copy"]))
+        return tuple(found)

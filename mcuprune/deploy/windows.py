@@ -1,0 +1,460 @@
+"""Convolutions, matrix products and pools, as TensorFlow Lite's.
+
+TensorFlow Lite pads evenly up to the last row (SAME) or not at all (VALID); other padding becomes a PAD in front. A zero Pad
+that the network has in front of a convolution is part of that convolution's padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mcuprune import attributes
+from mcuprune.deploy.lowering import (
+    SAME,
+    VALID,
+    Array,
+    Lowering,
+    Target,
+    Value,
+    image,
+    is_dense,
+    without_ones,
+)
+from mcuprune.deploy.program import Constant
+from mcuprune.export import LOW, Quantizer, weight_axis
+from mcuprune.network import Network, Node, Shape, Stored
+
+
+class Window(NamedTuple):
+    """How a sliding operator pads. padding: SAME or VALID, what TFLite's kernel is to do.
+
+    before: rows and columns that the kernel then adds in front. explicit: what a PAD must add instead; None where it needn't.
+    """
+
+    padding: int
+    before: tuple[int, ...]
+    explicit: tuple[tuple[int, int], ...] | None
+
+
+def window_of(node: Node, net: Network, kernel: Sequence[int], size: Sequence[int], extra: Sequence[tuple[int, int]]) -> Window:
+    """The window of a convolution or pool over data of this size of space, ``extra`` zeros of a Pad in front included."""
+    outs = net.shapes[node.outputs[0]][2:]
+    n = len(size)
+    strides, dilations = attributes.strides(node, n), attributes.dilations(node, n)
+    pads = [(b + x, a + y) for (b, a), (x, y) in zip(attributes.pads(node, net, kernel), extra or [(0, 0)] * n, strict=True)]
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    same = [max(0, (-(-i // s) - 1) * s + k - i) for i, s, k in zip(size, strides, spans, strict=True)]
+    before = tuple(b for b, _ in pads)
+    # how far the last window reaches over the end; ceil_mode lets it reach over the padding too
+    over = [(o - 1) * s + k - i - b for o, s, k, i, b in zip(outs, strides, spans, size, before, strict=True)]
+    if not any(before) and all(reach <= 0 for reach in over):
+        return Window(VALID, before, None)
+    fits = all(o == -(-i // s) for o, i, s in zip(outs, size, strides, strict=True))
+    if fits and all(b == total // 2 for b, total in zip(before, same, strict=True)):
+        return Window(SAME, before, None)
+    return Window(VALID, (0,) * n, tuple((b, max(a, reach)) for (b, a), reach in zip(pads, over, strict=True)))
+
+
+def _two(values: Sequence[int], default: int = 1) -> tuple[int, int]:
+    """Height and width; one-dimensional operators have height 1."""
+    return (default, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _windowed(w: Lowering, node: Node, kernel: Sequence[int], fill: int | None = None) -> tuple[Value, Window]:
+    """The input of a sliding operator, padded where TFLite doesn't pad so by itself, and the padding that it is to do."""
+    value = w.data(node)
+    extra = value.pads
+    value = w.spatial(replace(value, pads=()))
+    window = window_of(node, w.net, kernel, value.shape[2:], extra)
+    if window.explicit is None:
+        return value, window
+    pads = window.explicit if len(window.explicit) == 2 else ((0, 0), *window.explicit)
+    return w.padded(value, pads, fill), window
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def _weights(w: Lowering, node: Node) -> Stored:
+    """The integers of a mixer's weight. Floats are priced as export would store them, and noted as a problem."""
+    found = w.net.stored.get(node.inputs[1])
+    if found is not None and found.integers.dtype == np.int8:
+        return found
+    if not w.net.is_constant(node.inputs[1]):
+        w.refuse("has weights that are computed at run time")
+    w.problem(f"node '{node.name}': {node.op} has weights that aren't stored as symmetric int8")
+    return blank_weight(node, w.net)
+
+
+def blank_weight(node: Node, net: Network) -> Stored:
+    """How export would store a mixer's weight, without its numbers."""
+    axis = weight_axis(node, net)
+    value = net.constants[node.inputs[1]]
+    return blank(value, np.int8, 1 if axis is None else value.shape[axis], axis or 0)
+
+
+def blank(value: Array, dtype: type, scales: int, axis: int) -> Stored:
+    """A stored constant that takes no memory."""
+    return Stored(_zeros(value.shape, dtype), _zeros((scales,), np.float32), axis, value)
+
+
+@lru_cache(maxsize=4096)
+def _zeros(shape: Shape, dtype: type) -> Array:
+    return np.broadcast_to(dtype(0), shape)
+
+
+def _per_channel(stored: Stored, channels: int) -> Array:
+    return np.broadcast_to(stored.scale, (channels,)).astype(np.float32)
+
+
+def _weight(
+    w: Lowering, name: str, form: str, stored: Stored, shape: Sequence[int], order: Callable[[Array], Array], axis: int
+) -> int:
+    """The weight of a convolution. order: integers in ONNX's order -> in TFLite's."""
+
+    def content() -> Constant:
+        scales = _per_channel(stored, shape[axis])
+        return Constant(np.ascontiguousarray(order(stored.integers)), scales, np.zeros(scales.size, np.int64), axis)
+
+    return w.weight(name, form, tuple(shape), content)
+
+
+def _bias(w: Lowering, node: Node, value: Value, scales: Callable[[], Array], channels: int, factor: float = 1.0) -> int:
+    """The int32 bias, (channels,), with scale = input scale x weight scale; zeros where there is none."""
+    name = node.inputs[2] if len(node.inputs) > 2 else ""
+    input_scale = np.float32(w.quantizer(value).scale)
+    stored = w.net.stored.get(name)
+    real = w.net.constants.get(name)
+
+    def content() -> Constant:
+        factors = scales()
+        step = input_scale * factors
+        wide = np.broadcast_to(step, (channels,))
+        known = stored is not None and stored.integers.size == channels and np.allclose(stored.scale, wide, rtol=1e-5)
+        if stored is not None and known and factor == 1:
+            integers = stored.integers.reshape(-1).astype(np.int32)
+        else:
+            floats = np.zeros(channels) if real is None else np.broadcast_to(real.reshape(-1), (channels,))
+            integers = np.clip(np.round(factor * floats / wide), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        return Constant(integers, step, np.zeros(step.size, np.int64))
+
+    return w.constant(name or f"{node.name}/bias", (channels,), "int32", content)
+
+
+# -------------------------------------------------------------------------------------------------------- convolutions
+
+
+def conv(w: Lowering, node: Node) -> None:
+    stored = _weights(w, node)
+    rank = stored.integers.ndim
+    kernel = stored.integers.shape[2:]
+    channels, outs = w.net.shapes[node.inputs[0]][1], stored.integers.shape[0]
+    value, window = _windowed(w, node, kernel)
+    target = w.target(node)
+    strides, dilations = (_two(found(node, rank - 2)) for found in (attributes.strides, attributes.dilations))
+    two = _two(kernel)
+    options = {
+        "padding": window.padding,
+        "before": window.before,
+        "stride_h": strides[0],
+        "stride_w": strides[1],
+        "dilation_h": dilations[0],
+        "dilation_w": dilations[1],
+        "fused": target.fused,
+    }
+    depthwise = node.attrs.get("group", 1) == channels > 1
+    per_group = stored.integers.shape[1]
+
+    def order(integers: Array) -> Array:
+        wide = integers if rank == 4 else integers[:, :, None, :]
+        return wide.transpose(1, 2, 3, 0) if depthwise else wide.transpose(0, 2, 3, 1)
+
+    if depthwise:
+        operator, shape, axis = "DEPTHWISE_CONV_2D", (1, *two, outs), 3
+        options["multiplier"] = outs // channels
+    else:
+        operator, shape, axis = "CONV_2D", (outs, *two, per_group), 0
+    weights = _weight(w, node.inputs[1], operator, stored, shape, order, axis)
+    bias = _bias(w, node, value, lambda: _per_channel(stored, outs), outs)
+    made = w.make(target, image(target.shape))
+    w.emit(operator, [value.tensor, weights, bias], [made.tensor], **options)
+    w.finish(target, made, fused=target.fused)
+
+
+def conv_transpose(w: Lowering, node: Node) -> None:
+    """TRANSPOSE_CONV, which crops nothing in front by itself: what ONNX crops there is a SLICE behind it."""
+    stored = _weights(w, node)
+    rank = stored.integers.ndim
+    if node.attrs.get("group", 1) > 1 or attributes.is_dilated(node):
+        w.refuse("in groups or dilated has no operator in TensorFlow Lite Micro")
+    value, target = w.spatial(w.padding_done(w.data(node))), w.target(node)
+    outs = stored.integers.shape[1]
+    kernel, strides = _two(stored.integers.shape[2:]), _two(attributes.strides(node, rank - 2))
+    picture, sizes = _two(target.shape[2:]), _two(value.shape[2:])
+    before = _two([pair[0] for pair in attributes.transposed_pads(node, w.net)], 0)
+    same = all(-(-o // s) == i for o, s, i in zip(picture, strides, sizes, strict=True)) and all(
+        max(0, (i - 1) * s + k - o) // 2 == b for i, s, k, o, b in zip(sizes, strides, kernel, picture, before, strict=True)
+    )
+
+    def order(integers: Array) -> Array:
+        return (integers if rank == 4 else integers[:, :, None, :]).transpose(1, 2, 3, 0)
+
+    shape = (outs, *kernel, stored.integers.shape[0])
+    weights = _weight(w, node.inputs[1], "TRANSPOSE_CONV", stored, shape, order, 0)
+    inputs = [weights, value.tensor, _bias(w, node, value, lambda: _per_channel(stored, outs), outs)]
+    options = {"stride_h": strides[0], "stride_w": strides[1], "fused": target.fused}
+    if same or not any(before):
+        made = w.make(target, image(target.shape))
+        options["padding"] = SAME if same else VALID
+        w.emit("TRANSPOSE_CONV", [w.integers(1, *picture, outs), *inputs], [made.tensor], **options)
+    else:  # without padding of its own it makes the whole; what ONNX cuts off in front is cut off behind it
+        larger = tuple(o + b for o, b in zip(picture, before, strict=True))
+        space = larger[4 - rank :]
+        full = (1, outs, *space)
+        whole = w.computed(f"{target.name}/whole", full, (1, target.dims[1], *space), image(full), target.quantizer)
+        w.emit("TRANSPOSE_CONV", [w.integers(1, *larger, outs), *inputs], [whole.tensor], padding=VALID, **options)
+        made = w.make(target, image(target.shape))
+        cut = [w.integers(0, *before, 0), w.integers(1, *picture, outs)]
+        w.emit("SLICE", [whole.tensor, *cut], [made.tensor], copy="rows that the kernel makes and ONNX crops")
+    w.finish(target, made, fused=target.fused)
+
+
+def depthwise(
+    w: Lowering,
+    value: Value,
+    target: Target,
+    content: Callable[[], tuple[Array, Array, Array]],
+    kernel: tuple[int, int] = (1, 1),
+    strides: tuple[int, int] = (1, 1),
+) -> None:
+    """A depthwise convolution of constants that are made up here.
+
+    content: weights (channels,) the same for every tap, their scales and the bias in reals, (channels,) each.
+    """
+    channels, input_scale = value.shape[1], np.float32(w.quantizer(value).scale)
+
+    def weights() -> Constant:
+        taps, scales, _ = content()
+        wide = np.broadcast_to(taps.astype(np.int8), (1, *kernel, channels))
+        return Constant(np.ascontiguousarray(wide), scales, np.zeros(channels, np.int64), 3)
+
+    def bias() -> Constant:
+        _, scales, real = content()
+        step = input_scale * scales
+        return Constant(np.round(real / step).astype(np.int32), step, np.zeros(channels, np.int64))
+
+    constants = [
+        w.constant(f"{target.name}/weight", (1, *kernel, channels), "int8", weights),
+        w.constant(f"{target.name}/bias", (channels,), "int32", bias),
+    ]
+    made = w.make(target, image(target.shape))
+    options = {"padding": VALID, "before": (0, 0), "stride_h": strides[0], "stride_w": strides[1], "multiplier": 1}
+    options |= {"dilation_h": 1, "dilation_w": 1, "fused": target.fused}
+    w.emit("DEPTHWISE_CONV_2D", [value.tensor, *constants], [made.tensor], **options)
+    w.finish(target, made, fused=target.fused)
+
+
+def affine(w: Lowering, node: Node, value: Value, factor: Array, offset: Array) -> None:
+    """factor * x + offset for each channel, (channels,) each, rounded once."""
+    value, target = w.spatial(value), w.target(node)
+    input_scale = w.quantizer(value).scale
+
+    def content() -> tuple[Array, Array, Array]:
+        least = np.abs(offset) / (input_scale * 2.0**30)  # so that the offset fits into an int32
+        scales = np.maximum(np.maximum(np.abs(factor) / 127, least), 1e-12).astype(np.float32)
+        return np.round(factor / scales), scales, offset
+
+    depthwise(w, value, target, content)
+
+
+def batch_normalization(w: Lowering, node: Node) -> None:
+    scale, shift, mean, variance = (w.net.constants[name].astype(np.float64) for name in node.inputs[1:5])
+    factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    affine(w, node, w.padding_done(w.data(node)), factor, shift - mean * factor)
+
+
+# ----------------------------------------------------------------------------------------------------- matrix products
+
+
+def dense(w: Lowering, node: Node) -> None:
+    """Gemm, and MatMul with a constant matrix on the right."""
+    if node.op == "MatMul" and not is_dense(node, w.net):
+        _batch_matmul(w, node)
+        return
+    stored = _weights(w, node)
+    value, target = w.data(node), w.target(node)
+    by_rows = bool(node.attrs.get("transB"))
+    ins, outs = stored.integers.shape[::-1] if by_rows else stored.integers.shape
+    last = len(value.shape) - 1
+    shuffle = value.shuffle
+    if shuffle is None:
+        value = w.arranged(value, without_ones(range(len(value.shape)), value.shape))
+    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+    if alpha <= 0:
+        w.refuse(f"has alpha {alpha:g}")
+    if len(node.inputs) > 2 and node.inputs[2] and not w.net.is_constant(node.inputs[2]):
+        w.refuse("adds computed data")
+
+    def scales() -> Array:
+        return stored.scale * np.float32(alpha)
+
+    def content() -> Constant:
+        integers = stored.integers if by_rows else stored.integers.T
+        integers = integers if shuffle is None else integers[:, shuffle]
+        found = scales()
+        return Constant(np.ascontiguousarray(integers), found, np.zeros(found.size, np.int64))
+
+    form = "FULLY_CONNECTED" if shuffle is None else f"FULLY_CONNECTED/{node.name}"
+    weights = w.weight(node.inputs[1], form, (outs, ins), content)
+    bias = _bias(w, node, value, scales, outs, beta)
+    made = w.make(target, without_ones(range(last + 1), target.shape))
+    options = {"fused": target.fused, "keep_num_dims": last > 1, "per_channel": stored.scale.size > 1}
+    w.emit("FULLY_CONNECTED", [value.tensor, weights, bias], [made.tensor], **options)
+    w.finish(target, made, fused=target.fused)
+
+
+def _batch_matmul(w: Lowering, node: Node) -> None:
+    target = w.target(node)
+    inputs = []
+    for index, name in enumerate(node.inputs):
+        if w.net.is_constant(name):
+            inputs.append(constant_operand(w, name))
+        else:
+            value = w.data(node, index)
+            inputs.append(w.arranged(value, without_ones(range(len(value.shape)), value.shape)).tensor)
+    made = w.make(target, without_ones(range(len(target.shape)), target.shape))
+    w.emit("BATCH_MATMUL", inputs, [made.tensor], adj_x=False, adj_y=False)
+    w.finish(target, made)
+
+
+def small(w: Lowering, name: str) -> Callable[[], Stored]:
+    """A constant operand as symmetric int8 with one scale: as the file stores it, or rounded here."""
+    stored = w.net.stored.get(name)
+    if stored is not None and stored.integers.dtype == np.int8 and stored.scale.size == 1:
+        return lambda: stored
+    value = w.net.constants[name]
+
+    def rounded() -> Stored:
+        real = np.asarray(value, np.float64)
+        scale = np.abs(real).max() / 127 or 1.0
+        return Stored(np.round(real / scale).astype(np.int8), np.array([scale], np.float32), 0)
+
+    return rounded
+
+
+def constant_operand(w: Lowering, name: str) -> int:
+    """A constant in ONNX's own order."""
+    stored = small(w, name)
+
+    def content() -> Constant:
+        found = stored()
+        return Constant(found.integers, found.scale, np.zeros(1, np.int64))
+
+    return w.constant(name, w.net.shapes[name], "int8", content)
+
+
+# --------------------------------------------------------------------------------------------------------------- pools
+
+
+def pool(w: Lowering, node: Node) -> None:
+    if any(node.outputs[1:]) or attributes.is_dilated(node):
+        w.refuse("dilated, or with indices, has no operator in TensorFlow Lite Micro")
+    rank = len(w.net.shapes[node.inputs[0]])
+    kernel = tuple(node.attrs["kernel_shape"])
+    strides = _two(attributes.strides(node, rank - 2))
+    if node.op == "MaxPool":
+        _max_pool(w, node, kernel, strides)
+        return
+    value = w.spatial(w.padding_done(w.data(node)))  # zeros that a Pad adds count
+    counted = bool(node.attrs.get("count_include_pad"))
+    window = window_of(node, w.net, kernel, value.shape[2:], ())
+    pads = attributes.pads(node, w.net, kernel)
+    if counted and any(map(any, pads)):  # TensorFlow Lite never counts what it pads: let a PAD write the zeros
+        value = w.padded(value, ((0, 0), *pads)[-2:])
+        window = Window(VALID, (), None)
+    elif window.explicit is not None:
+        w.refuse("averages without counting its padding, in a form that TensorFlow Lite doesn't pad by itself")
+    average(w, node, value, _two(kernel), strides, window.padding)
+
+
+def _max_pool(w: Lowering, node: Node, kernel: tuple[int, ...], strides: tuple[int, int]) -> None:
+    """Padding never is a maximum: TFLite's own leaves it out, a PAD writes the lowest number.
+
+    The zeros of a Pad in front count; they are the lowest number themselves where the data has none below zero.
+    """
+    value = w.data(node)
+    if any(map(any, value.pads)) and w.quantizer(value).zero_point != LOW:
+        w.values[node.inputs[0]] = w.padding_done(value)
+    value, window = _windowed(w, node, kernel, LOW)
+    slide(w, "MAX_POOL_2D", value, w.target(node, same=value), _two(kernel), strides, window.padding)
+
+
+def average(w: Lowering, node: Node, value: Value, kernel: tuple[int, int], strides: tuple[int, int], padding: int) -> None:
+    """An average in its input's steps where the output has the same; else rounded once, to the output's."""
+    target = w.target(node, same=value)
+    q = w.quantizer(value)
+    if q == target.quantizer or padding == SAME:
+        slide(w, "AVERAGE_POOL_2D", value, target, kernel, strides, padding)
+    elif kernel == _two(value.shape[2:]):  # over all of space: MEAN writes any quantiser
+        made = w.make(target, image(target.shape))
+        w.emit("MEAN", [value.tensor, w.integers(1, 2)], [made.tensor], keep_dims=True)
+        w.finish(target, made)
+    else:  # the pool would round in its input's steps first; a convolution by 1/n rounds once
+        taps = prod(kernel)
+        channels = value.shape[1]
+
+        def content() -> tuple[Array, Array, Array]:
+            return np.full(channels, 127), np.full(channels, 1 / (127 * taps), np.float32), np.zeros(channels)
+
+        depthwise(w, value, target, content, kernel, strides)
+
+
+def slide(
+    w: Lowering, operator: str, value: Value, target: Target, kernel: tuple[int, int], strides: tuple[int, int], padding: int
+) -> None:
+    """A pool, which keeps its input's quantiser."""
+    q: Quantizer = w.quantizer(value)
+    fused = target.fused if q == target.quantizer else 0
+    made = w.make(target, image(target.shape), q)
+    options: dict[str, Any] = {"padding": padding, "stride_h": strides[0], "stride_w": strides[1], "fused": fused}
+    w.emit(operator, [value.tensor], [made.tensor], filter_h=kernel[0], filter_w=kernel[1], **options)
+    w.finish(target, made, fused=fused)
+
+
+def global_pool(w: Lowering, node: Node) -> None:
+    value = w.spatial(w.padding_done(w.data(node)))
+    sizes = _two(value.shape[2:])
+    if sizes == (1, 1):
+        w.finish(w.target(node, same=value), value)
+    elif node.op == "GlobalMaxPool":
+        slide(w, "MAX_POOL_2D", value, w.target(node, same=value), sizes, (1, 1), VALID)
+    else:
+        average(w, node, value, sizes, (1, 1), VALID)
+
+
+_REDUCTIONS = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX", "ReduceMin": "REDUCE_MIN"}
+
+
+def reduce(w: Lowering, node: Node) -> None:
+    value = w.ordered(w.data(node))
+    rank = len(value.shape)
+    axes = attributes.reduced_axes(node, rank)
+    target = w.target(node)
+    places = [place for place, axis in enumerate(value.axes) if axis in axes]
+    left = [a for a in range(rank) if a not in axes]
+    renamed = {a: a if node.attrs.get("keepdims", 1) else left.index(a) for a in left}
+    after = tuple(None if axis is None or axis in axes else renamed[axis] for axis in value.axes)
+    if not places:
+        w.finish(target, replace(value, shape=target.shape, dims=target.dims, axes=after))
+        return
+    operator = _REDUCTIONS[node.op]
+    keeps = operator.startswith("REDUCE")
+    made = w.make(target, after, w.quantizer(value) if keeps else None)
+    w.emit(operator, [value.tensor, w.integers(*places)], [made.tensor], keep_dims=True)
+    w.finish(target, made)

@@ -1,0 +1,264 @@
+"""One program for all who read it: what is predicted for a float network is what its int8 file says and what runs.
+
+The oracle is TensorFlow Lite Micro's own interpreter, with its reference kernels and 8-byte pointers: it says what its arena
+takes. No network is calibrated here: which operators are written, and how large they are, depends on no weight.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import CORPUS_SHAPES, corpus
+from graphs import Graph, mobilenet
+from test_resources import MODELS
+
+from mcuprune import export, folding, network, ops, tflite
+from mcuprune.deploy.lower import lower
+from mcuprune.deploy.lowering import bounds
+from mcuprune.deploy.planner import Lifetime, greedy_layout, head_of, overlaps
+from mcuprune.deploy.program import Program
+from mcuprune.errors import McupruneError
+from mcuprune.network import Network
+from mcuprune.ops import OPS
+from mcuprune.resources import profile
+
+
+def load(path: Path) -> Network:
+    return network.load(path, accept=ops.accept(str(path)), input_shapes=CORPUS_SHAPES.get(path.name))
+
+
+def int8(net: Network, seed: int = 0) -> Network:
+    """A float network as export writes it, with ranges that are drawn within what its activations leave."""
+    net = folding.folded(net)
+    plan, draw = export.scheme(net), np.random.default_rng(seed)
+    ranges = dict.fromkeys(plan.quantizer.values(), (0.0, 0.0))
+    for node in net.nodes:
+        name = plan.quantizer.get(node.outputs[0])
+        if name is not None and OPS[node.op].int8 != "same":
+            low, high = bounds(node) if OPS[node.op].int8 == "clamp" else (-9.0, 9.0)
+            drawn = max(low, -draw.uniform(0.5, 3)), min(high, draw.uniform(0.5, 3))
+            ranges[name] = min(ranges[name][0], drawn[0]), max(ranges[name][1], drawn[1])
+    for name, found in ranges.items():
+        if found == (0.0, 0.0):
+            ranges[name] = -draw.uniform(0.5, 3), draw.uniform(0.5, 3)
+    unit = export.Quantizer(export.UNIT_SCALE, export.LOW)
+    quantizers = {name: unit if name in plan.unit else export.quantizer(*found) for name, found in ranges.items()}
+    return export.quantized(net, plan, quantizers)
+
+
+def is_quantised(net: Network) -> bool:
+    return any(node.op == "QuantizeLinear" for node in net.nodes)
+
+
+def operators(program: Program) -> list[tuple[str, str]]:
+    return [(operator.name, operator.node) for operator in program.operators]
+
+
+_INTERPRETER = """
+import sys
+from tflite_micro.python.tflite_micro import runtime
+for path in sys.argv[1:]:
+    print("FILE", file=sys.stderr, flush=True)
+    runtime.Interpreter.from_file(path, arena_size=1 << 25).print_allocations()
+"""
+
+
+def measured(contents: Sequence[bytes], folder: Path) -> list[tuple[int, int]]:
+    """(total, head) bytes of arena that the interpreter takes for each .tflite file."""
+    pytest.importorskip("tflite_micro")
+    paths = []
+    for index, content in enumerate(contents):
+        paths.append(folder / f"{index}.tflite")
+        paths[-1].write_bytes(content)
+    done = subprocess.run([sys.executable, "-c", _INTERPRETER, *map(str, paths)], capture_output=True, text=True, check=True)
+    found = [re.findall(r"Arena allocation (?:total|head) (\d+) bytes", part) for part in done.stderr.split("FILE")[1:]]
+    return [(int(total), int(head)) for total, head in found]
+
+
+# ------------------------------------------------------------------------------------------ predicted, written, measured
+
+
+@pytest.mark.parametrize("path", [*MODELS, *corpus()], ids=lambda path: path.stem)
+def test_predicted_is_written_is_measured(path: Path, tmp_path: Path) -> None:
+    net = load(path)
+    predicted = lower(net)
+    if is_quantised(net) or predicted.problems:
+        return
+    files = [tflite.convert(int8(net), offline=offline) for offline in (False, True)]
+    assert operators(predicted) == operators(files[0].program)
+    assert predicted.arena().total == files[0].program.arena().total
+    for found, (total, head) in zip(files, measured([found.content for found in files], tmp_path), strict=True):
+        arena = found.program.arena(kernels="reference", pointer=8, plan=found.plan)
+        assert arena.head == head
+        assert total <= arena.total <= total + 64  # buffers of the tail start at multiples of 16, one behind the other
+
+
+def test_a_network_in_memory_is_what_its_file_is(tmp_path: Path) -> None:
+    net = int8(load(MODELS[0]))
+    net.save(tmp_path / "net.onnx")
+    read = load(tmp_path / "net.onnx")
+    assert profile(net).memory == profile(read).memory
+    assert profile(net).total == profile(read).total
+    assert tflite.convert(net).content == tflite.convert(read).content
+    assert read.stored.keys() == net.stored.keys()
+    assert all(np.array_equal(read.stored[name].integers, net.stored[name].integers) for name in net.stored)
+
+
+def test_stored_integers_are_written_again() -> None:
+    proto = int8(load(MODELS[0])).to_proto()
+    again = network.from_proto(proto, "net.onnx").to_proto()
+    arrays = [{tensor.name: tensor for tensor in model.graph.initializer} for model in (proto, again)]
+    assert arrays[0].keys() == arrays[1].keys()
+    assert all(arrays[0][name].raw_data == arrays[1][name].raw_data for name in arrays[0])
+
+
+def test_a_constant_that_is_replaced_loses_its_integers() -> None:
+    net = int8(load(MODELS[0]))
+    name = next(iter(net.stored))
+    changed = net.with_constants({name: net.constants[name] + 1})
+    assert name not in changed.stored
+    assert name in {tensor.name for tensor in changed.to_proto().graph.initializer}
+
+
+# --------------------------------------------------------------------------------------------- what costs no memory there
+
+
+def pads(*sizes: int) -> np.ndarray:
+    return np.array([0, 0, *sizes[:2], 0, 0, *sizes[2:]])
+
+
+def padded_conv(*sizes: int, size: int = 8, **attrs: int | list[int]) -> Network:
+    g = Graph(1, 4, size, size)
+    padded = g.add("Pad", "x", g.value(pads(*sizes)))
+    return g.net(g.conv(padded, 4, 4, pads=attrs.pop("pads", [0] * 4), **attrs))
+
+
+@pytest.mark.parametrize(
+    ("net", "wanted"),
+    [
+        (padded_conv(1, 1, 1, 1), ["CONV_2D"]),
+        (padded_conv(0, 0, 1, 1, strides=[2, 2]), ["CONV_2D"]),
+        (padded_conv(1, 1, 1, 1, strides=[2, 2], size=9), ["CONV_2D"]),
+        (padded_conv(1, 0, 1, 0, pads=[0, 1, 0, 1]), ["CONV_2D"]),
+        (padded_conv(1, 1, 1, 1, strides=[2, 2]), ["PAD", "CONV_2D"]),
+        (padded_conv(2, 2, 2, 2), ["PAD", "CONV_2D"]),
+    ],
+)
+def test_a_zero_pad_is_part_of_the_convolution(net: Network, wanted: list[str]) -> None:
+    assert [operator.name for operator in lower(net).operators] == wanted
+    program = lower(int8(net))
+    assert [operator.name for operator in program.operators] == wanted
+    assert [copy.operator for copy in program.copies] == wanted[:-1]
+    if len(wanted) == 1:
+        assert program.arena(kernels="reference").head < profile(net).memory.peak + 2 * 16  # two buffers, aligned
+
+
+def test_what_the_file_copies_says_why() -> None:
+    g = Graph(1, 4, 8, 8)
+    joined = g.add("Concat", g.conv("x", 4, 4), g.conv("x", 4, 4, 1), axis=1)
+    found = profile(g.net(g.conv(joined, 8, 4, strides=[2, 2]))).memory.copies
+    assert [(copy.operator, copy.bytes) for copy in found] == [("QUANTIZE", 256), ("QUANTIZE", 256), ("PAD", 8 * 100)]
+    assert all(copy.reason and copy.node for copy in found)
+
+
+def test_a_channel_shuffle_transposes_four_dimensions_at_most() -> None:
+    g = Graph(1, 12, 6, 6)
+    y = g.conv("x", 12, 12, 1, group=3)
+    y = g.add("Transpose", g.add("Reshape", y, g.value(np.array([1, 3, 4, 6, 6]))), perm=[0, 2, 1, 3, 4])
+    net = g.net(g.conv(g.add("Reshape", y, g.value(np.array([1, 12, 6, 6]))), 12, 12, group=12))
+    program = lower(net)
+    assert [operator.name for operator in program.operators] == [
+        "CONV_2D",
+        "RESHAPE",
+        "TRANSPOSE",
+        "RESHAPE",
+        "DEPTHWISE_CONV_2D",
+    ]
+    moved = next(operator for operator in program.operators if operator.name == "TRANSPOSE")
+    assert all(len(program.tensors[index].shape) <= 4 for index in (moved.inputs[0], *moved.outputs))
+
+
+def test_an_average_over_all_of_space_needs_no_convolution() -> None:
+    g = Graph(1, 4, 5, 6)
+    net = g.net(g.add("AveragePool", g.add("Relu", g.conv("x", 4, 4)), kernel_shape=[5, 6]))
+    assert [operator.name for operator in lower(net).operators] == ["CONV_2D", "MEAN"]
+
+
+def test_a_fully_connected_layer_keeps_no_factors_for_its_outputs() -> None:
+    g = Graph(1, 16)
+    narrow = lower(g.net(g.dense("x", 16, 8))).arena().tail
+    g = Graph(1, 16)
+    wide = lower(g.net(g.dense("x", 16, 800))).arena().tail
+    assert wide == narrow
+
+
+def test_a_view_may_stand_before_the_first_quantiser() -> None:
+    g = Graph(1, 9, 7, 2)
+    net = int8(g.net(g.conv(g.add("Transpose", "x", perm=[0, 3, 1, 2]), 2, 4)))
+    early = [node for node in net.nodes if node.op not in ("QuantizeLinear", "DequantizeLinear") or "x" not in node.name]
+    assert lower(net).problems == ()
+    assert {node.op for node in early} >= {"Transpose", "Conv"}
+    moved = [replace(node, inputs=("x",)) if node.op == "Transpose" else node for node in early]
+    program = lower(net.rewired(moved, net.constants))
+    assert program.problems == ()
+    assert [operator.name for operator in program.operators] == ["CONV_2D"]
+
+
+def test_a_keras_input_keeps_its_layout() -> None:
+    g = Graph(1, 9, 7, 1)
+    net = g.net(g.conv(g.add("Reshape", "x", g.value(np.array([1, 1, 9, 7]))), 1, 4))
+    (port,) = lower(net).inputs
+    assert [operator.name for operator in lower(net).operators] == ["CONV_2D"]
+    assert port.to_tflite(np.zeros((1, 9, 7, 1))).shape == (1, 9, 7, 1)
+
+
+# ------------------------------------------------------------------------------------------------------ plans and problems
+
+
+def test_a_plan_makes_room_for_scratch(tmp_path: Path) -> None:
+    """CMSIS-NN's kernels ask for memory while they run: the plan leaves it a gap, and its head is the runtime's."""
+    program = lower(mobilenet())
+    plan = program.planned()
+    sizes = [buffer.bytes for buffer in program.arena().buffers]
+    spans = [Lifetime(buffer.first, buffer.last) for buffer in program.arena().buffers]
+    fixed = dict(enumerate(plan[index] for index in program.computed))
+    assert program.arena(plan=plan).head == head_of(sizes, greedy_layout(sizes, overlaps(spans), fixed))
+    assert program.arena(plan=plan).head == program.arena().busiest
+
+
+def test_a_node_without_a_kernel_is_priced_and_not_written() -> None:
+    g = Graph(1, 4, 8, 8)
+    net = g.net(g.conv(g.add("Erf", g.conv("x", 4, 4)), 4, 4))
+    program = lower(net)
+    assert [operator.name for operator in program.operators] == ["CONV_2D", "Erf", "CONV_2D"]
+    assert program.missing == ("erf1",)
+    assert len(profile(net).memory.unsupported) == 1
+    assert program.arena().head == 2 * 256 + 2 * 2 * 36
+    with pytest.raises(McupruneError, match="node 'erf1': Erf has no int8 operator"):
+        program.check()
+
+
+def test_a_dequantizer_with_another_scale_means_it(tmp_path: Path) -> None:
+    """The integers are the quantiser's, what they stand for is the dequantiser's: no step of difference."""
+    pytest.importorskip("tflite_micro")
+    from mcuprune import verify
+
+    g = Graph(1, 4, 6, 6)
+    proto = int8(g.net(g.add("Relu", g.conv("x", 4, 4)))).to_proto()
+    arrays = {tensor.name: tensor for tensor in proto.graph.initializer}
+    node = next(node for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] == "x/int8")
+    scale = onnx.numpy_helper.to_array(arrays[node.input[1]])
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(scale * np.float32(0.7)), "other"))
+    node.input[1] = "other"
+    path = tmp_path / "net.onnx"
+    onnx.save(proto, path)
+    (found,) = verify.verify(path, examples=10).differences
+    assert found.max_lsb <= 1
