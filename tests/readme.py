@@ -1,14 +1,15 @@
 """Write generated text into README.md, docs/ and the pages of benchmarks, or check (--check) that it is what stands behind it.
 
-docs/operators.md is the operator table, docs/images/memory.svg a real profile. README.md and the pages of docs/ have four kinds
-of generated blocks:
+docs/operators.md is the operator table, docs/images/memory.svg a real profile. README.md and the pages of docs/ have
+generated blocks of these kinds:
 
 * ``console``, first line ``$ mcuprune ...``: the command with its output;
 * ``python``, first line ``# docs/examples/NAME.py``: that file, whose code the tests run;
 * ``<!-- accuracy -->`` to ``<!-- end -->``: the table of measured accuracies;
-* ``<!-- results -->`` to ``<!-- end -->``: three lines of results.
+* ``<!-- results -->`` to ``<!-- end -->``: three lines of results;
+* ``<!-- commands -->`` to ``<!-- end -->``: every command with its help.
 
-The last two, and the pages in tests/benchmarks, are drawn from the rows of the benchmarks.
+Accuracies and results, and the pages in tests/benchmarks, are drawn from the rows of the benchmarks.
 
 Commands that answer at once are run again each time. ``prune`` trains, which other processors round differently, so its block
 is drawn from the report of the run that ``python tests/readme.py`` made last (``tests/golden/demo.json``); --check draws it
@@ -86,9 +87,16 @@ def rendered(text: str, *, check: bool) -> str:
     def example(match: re.Match[str]) -> str:
         return f"```python\n# {match[1]}\n{(ROOT / match[1]).read_text().rstrip()}\n```"
 
-    for name, drawn in (("accuracy", accuracies), ("results", results)):
+    for name, drawn in (("accuracy", accuracies), ("results", results), ("commands", commands)):
         text = re.sub(_MARKED.format(name), lambda _, drawn=drawn: drawn(), text, flags=re.DOTALL)
     return _BLOCK.sub(block, _EXAMPLE.sub(example, text))
+
+
+def commands() -> str:
+    """A section for each command; its help is written where the block stands."""
+    listed = shown("--help", check=True).partition("Commands:")[2]
+    names = re.findall(r"^  ([a-z]+)  ", listed, re.MULTILINE)
+    return "\n\n".join(f"## {name}\n\n```console\n$ mcuprune {name} --help\n```" for name in names)
 
 
 def accuracies() -> str:
