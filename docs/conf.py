@@ -7,6 +7,7 @@ a browser of the repository alike.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "mcuprune"
 html_theme_options = {"navigation_with_keys": True}
+autodoc_inherit_docstrings = False
+autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+
+suppress_warnings = ["ref.python"]  # two classes may have a field of one name
 
 #: Where ``docs/reference.md`` wants the names of the package.
 FACE = "<!-- face -->"
@@ -49,6 +54,33 @@ def _filled(app: Any, docname: str, source: list[str]) -> None:
     source[0] = source[0].replace(FACE, face())
 
 
+def prose(lines: list[str]) -> list[str]:
+    """A docstring as reStructuredText: ours indent what goes on from the line before, which means a quotation there.
+
+    A bar or a single asterisk, as in |x| and (n, *shape), is only itself.
+    """
+    straight: list[str] = []
+    listed = False  # inside a list, where what goes on is indented rightly
+    for line in lines:
+        listed = bool(re.match(r"\s*([*-]|\d+\.|>>>) ", line)) or (listed and bool(line.strip()))
+        goes_on = bool(straight) and bool(straight[-1].strip()) and not straight[-1].startswith(" ")
+        straight.append(_plain(line.lstrip() if goes_on and not listed else line))
+    return straight
+
+
+def _plain(line: str) -> str:
+    parts = re.split(r"(``.*?``)", line)
+    for index in range(0, len(parts), 2):
+        parts[index] = parts[index].replace("|", r"\|")
+        if len(re.findall(r"(?<!\*)\*(?=\w)", parts[index])) % 2 and "**" not in parts[index]:
+            parts[index] = re.sub(r"(?<!\*)\*(?=\w)", r"\\*", parts[index])
+    return "".join(parts)
+
+
+def _docstring(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = prose(lines)
+
+
 def _entrance(app: Any, error: Exception | None) -> None:
     """The root of the site leads to its first page."""
     if error is None:
@@ -60,4 +92,5 @@ def _entrance(app: Any, error: Exception | None) -> None:
 
 def setup(app: Any) -> None:
     app.connect("source-read", _filled)
+    app.connect("autodoc-process-docstring", _docstring)
     app.connect("build-finished", _entrance)
