@@ -39,14 +39,17 @@ FACE = "<!-- face -->"
 
 def face() -> str:
     """The public names of the package as directives: all that ``__all__`` lists, whatever that is, imported late or not."""
-    lines: list[str] = []
+    sections: dict[str, list[str]] = {"Functions": [], "Classes": [], "Errors": [], "Other": []}
     for name in getattr(mcuprune, "__all__", []):
         value = getattr(mcuprune, name)
         if name.startswith("__") or inspect.ismodule(value):
             continue
-        kind = "class" if inspect.isclass(value) else "function" if callable(value) else "data"
-        members = ["   :members:", "   :undoc-members:"] if kind == "class" else []
-        lines += [f"## {name}", "", "```{eval-rst}", f".. auto{kind}:: mcuprune.{name}", *members, "```", ""]
+        kind = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "data"
+        is_error = kind == "class" and issubclass(value, BaseException)
+        section = "Errors" if is_error else {"class": "Classes", "function": "Functions", "data": "Other"}[kind]
+        members = ["   :members:", "   :undoc-members:"] if section == "Classes" else []
+        sections[section] += [f"### {name}", "", "```{eval-rst}", f".. auto{kind}:: mcuprune.{name}", *members, "```", ""]
+    lines = [line for section, of in sections.items() if of for line in (f"## {section}", "", *of)]
     return "\n".join(lines) if lines else "This release has no public names; use the commands."
 
 

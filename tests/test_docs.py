@@ -128,11 +128,16 @@ def test_the_reference_lists_all_public_names(monkeypatch):
     conf = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(conf)
     assert conf.FACE in (DOCS / "reference.md").read_text()
-    late = {"Profile": resources.Profile, "load": network.load, "LIMIT": 3, "network": network}
+    late = {"UsageError": errors.UsageError, "Profile": resources.Profile, "LIMIT": 3, "load": network.load, "network": network}
     monkeypatch.setattr(mcuprune, "__all__", list(late), raising=False)
     monkeypatch.setattr(mcuprune, "__getattr__", late.__getitem__, raising=False)
     directives = re.findall(r"^\.\. (\w+):: mcuprune\.(\w+)$", conf.face(), re.MULTILINE)
-    assert directives == [("autoclass", "Profile"), ("autofunction", "load"), ("autodata", "LIMIT")]
+    assert directives == [
+        ("autofunction", "load"),
+        ("autoclass", "Profile"),
+        ("autoclass", "UsageError"),
+        ("autodata", "LIMIT"),
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------------- messages

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mcuprune import options
+from mcuprune.errors import UsageError
 from mcuprune.options import option
 
 
@@ -15,6 +16,9 @@ class Wishes:
 
 if __name__ == "__main__":
     (rounds,) = options.of(Wishes)
-    assert rounds.flag == "--rounds"  # of the command line, with its help and its range
+    assert rounds.flag == "--rounds"  # of the command line, with this help and range
     assert options.settings(Wishes, {"rounds": 5}, "mcuprune.toml") == {"rounds": 5}  # a key of the configuration
-    assert options.run_of(Wishes()) == (("rounds", 3),)  # in the fingerprint of an interrupted run, and in the report
+    try:
+        options.settings(Wishes, {"rounds": 0}, "mcuprune.toml")
+    except UsageError as error:
+        assert "rounds = 0 is not a whole number from 1" in str(error)
