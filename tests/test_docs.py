@@ -212,6 +212,14 @@ def test_shown_python_runs(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_public_names_exist():
+    if not hasattr(mcuprune, "load"):
+        pytest.skip("this tree has no public face yet")
+    for page in [ROOT / "README.md", *SITE]:
+        for name in re.findall(r"`mcuprune\.([A-Za-z]\w*)", prose(page)):
+            assert name in ("toml", "data", *mcuprune.__all__), f"{named(page)}: there is no mcuprune.{name}"
+
+
 # ----------------------------------------------------------------------------------------------------- the count by hand
 
 #: The worked example as its page tells it: what each step reads and makes, in bytes. Relu and Add write in place over the
