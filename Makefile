@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs golden bench bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-gpu device-test clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden bench bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-gpu device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,8 +58,11 @@ check: ## all that CI runs
 models: $(BIN)/.dev ## build, train and export the networks in models/
 	$(BIN)/python models/make.py
 
-docs: $(BIN)/.dev ## write docs/operators.md, docs/options.md and the pages of benchmarks from what stands behind them
+docs: $(BIN)/.dev ## write what is generated in docs/ and the pages of benchmarks from what stands behind it
 	$(BIN)/python tests/readme.py --docs
+
+docs-site: $(BIN)/.dev ## build the site from docs/ into out/site; a warning or a dead link is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs . $(OUT)/site
 
 golden: $(BIN)/.dev ## rewrite the golden text of the tests; look at the difference
 	MCUPRUNE_GOLDEN=1 $(BIN)/python -m pytest -q tests/test_report.py

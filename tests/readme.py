@@ -1,12 +1,19 @@
 """Write generated text into README.md, docs/ and the pages of benchmarks, or check (--check) that it is what stands behind it.
 
-docs/operators.md is the operator table, docs/options.md the commands with their options. README.md shows commands with their
-output, and a table of measured accuracies; that
+docs/operators.md is the operator table, docs/images/memory.svg a real profile. README.md and the pages of docs/ have
+generated blocks of these kinds:
 
-A shown command is a fenced ``console`` block whose first line is ``$ mcuprune ...``. Commands that answer at once are run again
-each time. ``prune`` trains, which other processors round differently, so its block is drawn from the report of the run that
-``python tests/readme.py`` made last (``tests/golden/demo.json``); --check draws it again from there and holds the report
-against the model file that it is about.
+* ``console``, first line ``$ mcuprune ...``: the command with its output;
+* ``python``, first line ``# docs/examples/NAME.py``: that file, whose code the tests run;
+* ``<!-- accuracy -->`` to ``<!-- end -->``: the table of measured accuracies;
+* ``<!-- results -->`` to ``<!-- end -->``: three lines of results;
+* ``<!-- commands -->`` to ``<!-- end -->``: every command with its options.
+
+Accuracies and results, and the pages in tests/benchmarks, are drawn from the rows of the benchmarks.
+
+Commands that answer at once are run again each time. ``prune`` trains, which other processors round differently, so its block
+is drawn from the report of the run that ``python tests/readme.py`` made last (``tests/golden/demo.json``); --check draws it
+again from there and holds the report against the model file that it is about.
 """
 
 from __future__ import annotations
@@ -19,8 +26,9 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from mcuprune import network, ops, outcome, resources
+from mcuprune import network, ops, outcome, report, resources, units
 from mcuprune.cli import main
 from mcuprune.cli.reference import reference
 
@@ -35,19 +43,21 @@ import bench_studies  # noqa: E402
 import bench_weight_bits  # noqa: E402
 
 README = ROOT / "README.md"
-OPERATORS = ROOT / "docs" / "operators.md"
-OPTIONS = ROOT / "docs" / "options.md"
+DOCS = ROOT / "docs"
+OPERATORS = DOCS / "operators.md"
+PICTURE, PICTURED = DOCS / "images" / "memory.svg", "models/branchy_digits.onnx"
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
 BENCHES = (bench_accuracy, bench_budgets, bench_device, bench_mutations, bench_quant_lr, bench_studies, bench_weight_bits)
-_ACCURACIES = re.compile(r"(?<=<!-- accuracy -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
+_EXAMPLE = re.compile(r"```python\n# (docs/examples/\w+\.py)\n.*?```", re.DOTALL)
+_MARKED = "(?<=<!-- {} -->\n).*?(?=\n<!-- end -->)"
 _WIDTH = 128
 
 
 def shown(command: str, *, check: bool) -> str:
     """What ``mcuprune command`` prints on stdout."""
     words = shlex.split(command.replace("\\\n", " "))
-    if words[0] == "prune":
+    if words[0] == "prune" and "--help" not in words:
         return _pruned(words, check=check)
     captured = io.StringIO()
     with contextlib.redirect_stdout(captured):
@@ -71,13 +81,79 @@ def _pruned(words: list[str], *, check: bool) -> str:
 
 
 def rendered(text: str, *, check: bool) -> str:
-    """``text`` with the output of every shown command, and the measured accuracies, as they are now."""
+    """``text`` with every generated block as it is now."""
 
     def block(match: re.Match[str]) -> str:
         return f"```console\n$ mcuprune {match[1]}\n{shown(match[1], check=check).rstrip()}\n```"
 
-    measured = bench_accuracy.summary(bench_accuracy.stored())
-    return _BLOCK.sub(block, _ACCURACIES.sub(lambda _: measured, text))
+    def example(match: re.Match[str]) -> str:
+        return f"```python\n# {match[1]}\n{(ROOT / match[1]).read_text().rstrip()}\n```"
+
+    for name, drawn in (("accuracy", accuracies), ("results", results), ("commands", reference)):
+        text = re.sub(_MARKED.format(name), lambda _, drawn=drawn: drawn(), text, flags=re.DOTALL)
+    return _BLOCK.sub(block, _EXAMPLE.sub(example, text))
+
+
+def accuracies() -> str:
+    return bench_accuracy.summary(bench_accuracy.stored())
+
+
+def results() -> str:
+    """Three lines of README.md: what the committed rows of the benchmarks come to, where the tool is behind included."""
+    _, _, *rows = (line.strip("| ").split(" | ") for line in accuracies().splitlines())
+    peers = sorted((row for row in rows if row[4].strip()), key=_lead)
+    ahead = sum(_lead(row) > 0 for row in peers)
+    runs = bench_budgets.stored()
+    held = [row["held"] for row in runs if row["seed"] < bench_budgets.REFUSALS]
+    refused = [row["right"] for row in runs if row["seed"] >= bench_budgets.REFUSALS]
+    graphs = json.loads((ROOT / "tests" / "benchmarks" / "memory.json").read_text())["graphs"]
+    proven, better = (sum(test(row) for row in graphs) for test in (_exact, lambda row: row["peak"] < row["file_order"]))
+    return "\n".join(
+        [
+            "* **Accuracy** of the int8 file at equal budget, data and epochs, beside Torch-Pruning trained by this tool's "
+            f"optimiser: higher in {ahead} of {len(peers)} settings. The worst: {_told(peers[0])}; the best: "
+            f"{_told(peers[-1])}. [All settings](docs/results.md)",
+            f"* **Budgets**: {sum(held)} of {len(held)} random budgets on {len({row['model'] for row in runs})} networks held "
+            f"in the written file; {sum(refused)} of {len(refused)} impossible ones refused before any training. "
+            "[All budgets](tests/benchmarks/budgets.md)",
+            f"* **Schedule**: the least peak of SRAM proven for {proven} of {len(graphs)} graphs; it is below that of the "
+            f"file's own order for {better}. [All graphs](tests/benchmarks/memory.md)",
+        ]
+    )
+
+
+def _exact(row: dict[str, Any]) -> bool:
+    return bool(row["exact"])
+
+
+def _lead(row: list[str]) -> float:
+    """Points by which the tool is ahead of its peer, in a row of ``accuracies``."""
+    return float(row[3].split()[0]) - float(row[4].split()[0])
+
+
+def _told(row: list[str]) -> str:
+    start = "from scratch" if row[1] == "scratch" else "from a trained network"
+    return f"{row[3]} % against {row[4]} % ({row[0]}, {start}, budget {row[2]})"
+
+
+def picture() -> str:
+    """Memory over the schedule of an example network, with words around the bars that stay legible on light and on dark."""
+    profile = resources.profile(network.load(PICTURED, accept=ops.accept(PICTURED)))
+    memory, size = profile.memory, lambda value: units.show(value, "bytes").strip()
+    bars = report.svg(profile, limit=memory.file_order, width=720, height=160).replace("<svg ", '<svg x="20" y="34" ', 1)
+    level = 34 + 160 - 6 - memory.peak / memory.file_order * (160 - 12)
+    label = f"{Path(PICTURED).stem}: SRAM over its {len(memory.timeline)} steps"
+    words = [
+        (20, 22, "start", label),
+        (740, 22, "end", f"dashed: {size(memory.file_order)}, the peak in the file's own order"),
+        (740, round(level) - 6, "end", f"peak {size(memory.peak)}" + (", and no order needs less" if memory.exact else "")),
+    ]
+    texts = "".join(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>' for x, y, anchor, text in words)
+    style = "font:13px system-ui,sans-serif;fill:#808080"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 204" width="760" height="204" role="img" '
+        f'aria-label="{label}"><g style="{style}">{texts}</g>{bars}</svg>\n'
+    )
 
 
 def operators() -> str:
@@ -91,10 +167,12 @@ if __name__ == "__main__":
     os.chdir(ROOT)
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
-    pages = {OPERATORS: operators(), OPTIONS: reference()}
+    pages = {OPERATORS: operators(), PICTURE: picture()}
     pages |= {bench.PAGE: bench.page(bench.stored()) for bench in BENCHES}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)
+    # after README.md, whose demo may have been trained anew; nothing is trained for docs/
+    pages |= {page: rendered(page.read_text(), check=True) for page in sorted(DOCS.rglob("*.md")) if page != OPERATORS}
     for page, now in pages.items():
         if not check:
             page.parent.mkdir(exist_ok=True)

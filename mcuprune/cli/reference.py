@@ -1,4 +1,4 @@
-"""``docs/options.md``: every command with its arguments and options, drawn from the fields that they are."""
+"""A section of ``docs/commands.md`` for every command with its arguments and options, drawn from the fields that they are."""
 
 from __future__ import annotations
 
@@ -14,20 +14,15 @@ from mcuprune.request import Request
 
 
 def reference() -> str:
-    """The page as markdown."""
-    lines = [
-        "# Commands and their options",
-        "",
-        "`mcuprune COMMAND --help` says the same. A key sets an option in `mcuprune.toml`, under `[prune]`; a flag goes",
-        "before it.",
-    ]
+    """The sections as markdown."""
+    lines: list[str] = []
     for name in COMMANDS:
         function = getattr(import_module(f"mcuprune.cli.{name}"), name)
-        lines += ["", f"## mcuprune {name}", "", escape.inline(inspect.cleandoc(function.__doc__ or ""))]
+        lines += ["", f"## {name}", "", escape.inline(inspect.cleandoc(function.__doc__ or ""))]
         for group, rows in _grouped(function.reads):
             lines += ["", f"### {group}", ""]
             lines += report.markdown_table(["option", "default", "takes", "key", "meaning"], ["<"] * 5, rows)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).strip("\n")
 
 
 def _grouped(classes: tuple[type, ...]) -> Iterator[tuple[str, list[list[str]]]]:
