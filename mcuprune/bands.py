@@ -31,6 +31,8 @@ from mcuprune.rowlocal import Interval, Locality, in_band, pad_amounts
 
 Mode = Literal["cache", "recompute", "rim"]
 MODES: tuple[Mode, ...] = ("cache", "recompute", "rim")
+#: Tensors that one Concat may join: TensorFlow Lite Micro's takes no more.
+MOST_JOINED = 10
 
 
 @dataclass(frozen=True)
@@ -169,20 +171,20 @@ class Tape:
         self.steps: list[Step] = []
         self.tensors: list[tuple[str, int]] = [(region.start, region.rows[region.start])]
         self.band = 0
+        self.finished: list[_Piece] = []
+        self.joined: list[_Piece] = []
         self.have: dict[str, list[_Piece]] = {region.start: [_Piece(0, 0, region.rows[region.start])]}
         if mode == "cache":
             self._cached()
         else:
             self._apart()
-        pieces = self.have[region.end]
         made = (0, region.rows[region.end])
-        self.result = self._emit(None, region.end, tuple(piece.tensor for piece in pieces), made, made)
+        self.result = self._emit(None, region.end, tuple(piece.tensor for piece in self.finished), made, made)
 
     # ------------------------------------------------------------------------------------------------------ the modes
 
     def _apart(self) -> None:
         region = self.region
-        finished: list[_Piece] = []
         for band, (first, end) in enumerate(self.bands):
             self.band = band
             self.have = {region.start: [_Piece(0, 0, region.rows[region.start])]}
@@ -195,8 +197,7 @@ class Tape:
                     self._run_spoiled(node, made)
                 else:
                     self._run(node, made)
-            finished.append(_Piece(self._get(region.end, first, end), first, end))
-        self.have[region.end] = finished
+            self._finish(first, end)
 
     def _cached(self) -> None:
         region = self.region
@@ -223,6 +224,24 @@ class Tape:
                     waiting[source] -= 1
                     if not waiting[source]:
                         self._trim(source, reached, ends[-1])
+            self._finish(*self.bands[band])
+            self.have[region.end] = []
+
+    def _finish(self, first: int, end: int) -> None:
+        """Put a band of the last tensor aside. Early bands are joined where in the end there would be too many to join."""
+        name = self.region.end
+        self.finished.append(_Piece(self._get(name, first, end), first, end))
+        left = len(self.bands) - 1 - self.band
+        excess = len(self.finished) + left - MOST_JOINED
+        whole = sum(piece in self.joined for piece in self.finished)
+        loose = self.finished[whole:]
+        if excess > 0 and len(loose) == min(MOST_JOINED, excess + 1):
+            made = self._join(name, [piece.tensor for piece in loose], (loose[0].first, end))
+            self.finished[whole:] = [_Piece(made, loose[0].first, end)]
+            self.joined.append(self.finished[-1])
+
+    def _join(self, name: str, tensors: Sequence[int], rows: Interval) -> int:
+        return self._emit(None, name, tuple(tensors), rows, rows)
 
     def _trim(self, name: str, reached: Mapping[str, int], last: Mapping[str, int]) -> None:
         """Keep only those rows of a value that later bands read."""
@@ -257,13 +276,15 @@ class Tape:
         for piece in self.have[name]:
             if (piece.first, piece.end) == (first, end):
                 return piece.tensor
-        parts, position = [], first
+        parts, position = list[int](), first
         while position < end:
             piece = self._best(name, position, end)
             stop = min(end, piece.end)
+            if len(parts) == MOST_JOINED:
+                parts = [self._join(name, parts, (first, position))]
             parts.append(self._slice(name, piece, position, stop))
             position = stop
-        made = parts[0] if len(parts) == 1 else self._emit(None, name, tuple(parts), (first, end), (first, end))
+        made = parts[0] if len(parts) == 1 else self._join(name, parts, (first, end))
         self.have[name].append(_Piece(made, first, end))
         return made
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mcuprune import banding, cli, export, folding, network, ops, resources, runners, tflite, units
 from mcuprune.bandplan import COUNTS, BandPlanner
-from mcuprune.bands import MODES, Choice, banded, without_pads
+from mcuprune.bands import MODES, MOST_JOINED, Choice, banded, without_pads
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.integers import stored_again
 from mcuprune.network import Network
@@ -746,3 +746,20 @@ def test_two_hundred_operators_are_planned_in_a_second():
     plan = planner.cheapest(planner.plain.peak // 2)
     assert time.process_time() - start < 2  # a second on an idle machine
     assert plan is not None
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("count", [9, 10, 11, 12, 19, 20, 24, 32])
+def test_no_concat_joins_more_than_a_runtime_takes(count, mode):
+    net = Net(1, 1, 2 * count, 4)
+    model = net.model(net.conv(net.conv("x", 1, 2), 2, 2, strides=[2, 1]))
+    planner = BandPlanner(loaded(model))
+    choice = planner.choice(0, len(planner.graph.cuts) - 1, count, mode)
+    assert len(choice.tape.bands) == count
+    made = banded(planner.net, [choice])
+    joined = [len(node.inputs) for node in made.nodes if node.op == "Concat"]
+    assert max(joined) <= MOST_JOINED
+    assert max(joined) == min(count, MOST_JOINED)
+    x = example(model)
+    assert difference(run(made, x), run(model, x)) < 1e-5
+    assert resources.profile(made).memory.file_order == choice.price.peak
