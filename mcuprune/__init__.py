@@ -17,15 +17,13 @@ Importing the package imports none of its modules: a name here brings what it ne
 or runs a network brings torch or onnxruntime.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcuprune.channels import Group as Group
-    from mcuprune.data import Arrays as Arrays
-    from mcuprune.data import Dataset as Dataset
+    from mcuprune.channels.labelling import Group as Group
+    from mcuprune.costs.resources import Profile as Profile
+    from mcuprune.costs.resources import Verdict as Verdict
     from mcuprune.errors import BudgetError as BudgetError
     from mcuprune.errors import DataError as DataError
     from mcuprune.errors import McupruneError as McupruneError
@@ -44,20 +42,20 @@ if TYPE_CHECKING:
     from mcuprune.face import profile as profile
     from mcuprune.face import prune as prune
     from mcuprune.face import verify as verify
-    from mcuprune.network import Network as Network
+    from mcuprune.graph.network import Network as Network
     from mcuprune.pruner import Pruner as Pruner
     from mcuprune.pruning import Result as Result
-    from mcuprune.resources import Profile as Profile
-    from mcuprune.resources import Verdict as Verdict
-    from mcuprune.task import Step as Step
-    from mcuprune.verify import Verification as Verification
+    from mcuprune.run.verify import Verification as Verification
+    from mcuprune.train.data import Arrays as Arrays
+    from mcuprune.train.data import Dataset as Dataset
+    from mcuprune.train.task import Step as Step
 
 __version__ = "0.1.0"
 
 #: Module -> the names that the package takes from it.
 _HOMES = {
-    "channels": ("Group",),
-    "data": ("Arrays", "Dataset"),
+    "channels.labelling": ("Group",),
+    "train.data": ("Arrays", "Dataset"),
     "errors": (
         "BudgetError",
         "DataError",
@@ -80,12 +78,12 @@ _HOMES = {
         "prune",
         "verify",
     ),
-    "network": ("Network",),
+    "graph.network": ("Network",),
     "pruner": ("Pruner",),
     "pruning": ("Result",),
-    "resources": ("Profile", "Verdict"),
-    "task": ("Step",),
-    "verify": ("Verification",),
+    "costs.resources": ("Profile", "Verdict"),
+    "train.task": ("Step",),
+    "run.verify": ("Verification",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -105,14 +103,3 @@ if not TYPE_CHECKING:  # for a type checker it would be every name that there is
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """A package whose public functions stay what they are when a module of the same name is imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

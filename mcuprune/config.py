@@ -24,11 +24,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
+from mcuprune.costs.resources import RESOURCES, SramModel
+from mcuprune.deploy.boards import board, board_budget
 from mcuprune.errors import UsageError
-from mcuprune.network import Shape
+from mcuprune.graph.network import Shape
 from mcuprune.options import nearest
-from mcuprune.resources import RESOURCES, SramModel
-from mcuprune.runtimes import board, board_budget
 from mcuprune.units import Limit, parse
 
 SRAM_MODELS: tuple[SramModel, ...] = get_args(SramModel)

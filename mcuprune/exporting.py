@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune import data as datasets
-from mcuprune import external, network, ops, places, runners, tflite
-from mcuprune.deploy import c
+from mcuprune import places
+from mcuprune.deploy import c, tflite
 from mcuprune.deploy.project import PROJECTS, Contents, Example, project
+from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import DataError, MissingExtra, UsageError
-from mcuprune.network import Network, Shape
+from mcuprune.graph import external, network
+from mcuprune.graph.network import Network, Shape
+from mcuprune.operators import table as ops
 from mcuprune.places import Output, Source
-from mcuprune.tflite import Converted
+from mcuprune.run import runners
+from mcuprune.train import data as datasets
 from mcuprune.units import Limit
 
 Array = np.ndarray[Any, Any]
@@ -152,7 +155,7 @@ def _quantized(request: Request, net: Network, data_set: datasets.Given | None) 
         )
     try:
         from mcuprune import pruning
-        from mcuprune.request import Request as Asked
+        from mcuprune.train.request import Request as Asked
     except ModuleNotFoundError as error:
         raise MissingExtra(f"quantising needs {error.name}; install it with pip install 'mcuprune[prune]'") from None
     with tempfile.TemporaryDirectory() as folder:

@@ -14,23 +14,26 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcuprune import network, ops, places, resources, units
-from mcuprune.channels import label
+from mcuprune import places, units
+from mcuprune.channels.labelling import label
 from mcuprune.config import Wanted
-from mcuprune.drawings import Groups
+from mcuprune.costs import resources
+from mcuprune.costs.resources import RESOURCES, Profile, SramModel, Verdict
+from mcuprune.deploy.boards import board_budget
 from mcuprune.errors import MissingExtra, UsageError
-from mcuprune.network import Network
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 from mcuprune.options import nearest
 from mcuprune.places import Output
-from mcuprune.resources import RESOURCES, Profile, SramModel, Verdict
-from mcuprune.runtimes import board_budget
+from mcuprune.report.drawings import Groups
 
 if TYPE_CHECKING:
-    from mcuprune.data import Given
     from mcuprune.pruning import Result
-    from mcuprune.request import Request
-    from mcuprune.task import Step
-    from mcuprune.verify import Verification
+    from mcuprune.run.verify import Verification
+    from mcuprune.train.data import Given
+    from mcuprune.train.request import Request
+    from mcuprune.train.task import Step
 
 __all__ = [
     "Budget",
@@ -233,8 +236,8 @@ def prune(
     """
     limits, watchers = _budget(budget), [_watcher(callback) for callback in callbacks]
     pruning = engine()
-    from mcuprune import outcome
-    from mcuprune.request import Request
+    from mcuprune.report import prune as outcome
+    from mcuprune.train.request import Request
 
     _known(options, Request)
     if isinstance(net, Network) and (given := {"input_shapes", "outputs"} & options.keys()):
@@ -359,7 +362,7 @@ def verify(net: Net, *, data: Given | None = None, examples: int = 200, seed: in
     many random inputs. ``ok`` is whether all computed the same.
     Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8.
     """
-    from mcuprune.verify import verify as run
+    from mcuprune.run.verify import verify as run
 
     if not isinstance(net, Network):
         return run(os.fspath(net), examples=examples, seed=seed, data=data)

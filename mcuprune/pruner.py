@@ -24,21 +24,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcuprune import folding, resources
-from mcuprune import widths as allocation
-from mcuprune.batchproof import prove
-from mcuprune.canonical import canonical
-from mcuprune.channels import Channels, label
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.channels.salience import salience
+from mcuprune.costs import resources
+from mcuprune.costs import widths as allocation
+from mcuprune.costs.resources import SramModel
 from mcuprune.errors import DataError, UsageError
 from mcuprune.face import Budget, LimitLike, Net, load
-from mcuprune.methods.differentiable import Widths, of_multipliers, with_measured_masks
-from mcuprune.narrowing import normalized, untrained
-from mcuprune.network import Network
-from mcuprune.rehearsal import rehearse
-from mcuprune.resources import SramModel
-from mcuprune.salience import salience
-from mcuprune.task import Schedule
-from mcuprune.trainable import Trainable
+from mcuprune.graph.network import Network
+from mcuprune.passes import batchnorm as folding
+from mcuprune.passes.canonical import canonical
+from mcuprune.train.batchproof import prove
+from mcuprune.train.methods.differentiable import Widths, of_multipliers, with_measured_masks
+from mcuprune.train.module import Trainable
+from mcuprune.train.narrowing import normalized, untrained
+from mcuprune.train.rehearsal import rehearse
+from mcuprune.train.task import Schedule
 
 
 @dataclass

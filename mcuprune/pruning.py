@@ -14,25 +14,30 @@ from pathlib import Path
 
 import numpy as np
 
-from mcuprune import __version__, engine, evaluate, external, folding, network, ops, options, places, resources, widths
-from mcuprune import data as datasets
-from mcuprune.canonical import canonical
-from mcuprune.channels import Channels, label
-from mcuprune.checkpoint import Checkpoint
-from mcuprune.checkpoint import check as check_checkpoint
-from mcuprune.data import Data
+from mcuprune import __version__, options, places
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.channels.salience import salience
+from mcuprune.costs import resources, widths
+from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
 from mcuprune.errors import UsageError
-from mcuprune.network import Network
+from mcuprune.graph import external, network
+from mcuprune.graph.network import Network
 from mcuprune.notebook import Drawn
-from mcuprune.origin import comes_trained, learned_nothing
+from mcuprune.operators import table as ops
+from mcuprune.passes import batchnorm as folding
+from mcuprune.passes.canonical import canonical
 from mcuprune.places import Output, Source
-from mcuprune.rehearsal import rehearse
-from mcuprune.request import Request
-from mcuprune.request import check as check_request
-from mcuprune.resources import Budget, CostModel, Profile, Verdict
-from mcuprune.salience import salience
-from mcuprune.task import Candidate, History, OnStep, Schedule, Search, Step, Task
-from mcuprune.training_data import training_data
+from mcuprune.train import data as datasets
+from mcuprune.train import engine, evaluate
+from mcuprune.train.checkpoint import Checkpoint
+from mcuprune.train.checkpoint import check as check_checkpoint
+from mcuprune.train.data import Data
+from mcuprune.train.origin import comes_trained, learned_nothing
+from mcuprune.train.rehearsal import rehearse
+from mcuprune.train.request import Request
+from mcuprune.train.request import check as check_request
+from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
+from mcuprune.train.training_data import training_data
 
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
@@ -212,7 +217,7 @@ def _with_engine(request: Request, macs: int) -> Request:
 
 def _check_batch(channels: Channels) -> None:
     """Raise ModelError for a network that mixes the examples of a batch, or that is made for one at a time."""
-    from mcuprune.batchproof import prove
+    from mcuprune.train.batchproof import prove
 
     prove(channels)
 
@@ -270,7 +275,7 @@ class _Record:
 def _float_candidate(run: _Run, record: _Record) -> Candidate:
     """The cut network in floats: trained by the method, taken from an interrupted run, or cut by magnitude alone."""
     if run.request.train or run.request.int8:
-        from mcuprune import quantizing
+        from mcuprune.train import quantizing
 
         if (done := quantizing.stored(record.checkpoint, run.request.model)) is not None:
             return done
@@ -281,7 +286,7 @@ def _float_candidate(run: _Run, record: _Record) -> Candidate:
 
 def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network, Candidate]:
     """The int8 network, and the candidate with the account of fake-quant training added."""
-    from mcuprune import quantizing
+    from mcuprune.train import quantizing
 
     request, data = run.request, run.data
     how = quantizing.Quantization(
@@ -447,7 +452,7 @@ def _answers(
         )
     if not (request.train and warm and request.distill is not False):
         return None
-    from mcuprune.training import answers_of
+    from mcuprune.train.trainer import answers_of
 
     assert data is not None
     return answers_of(labelled, data.train.x, request.device)
@@ -455,8 +460,8 @@ def _answers(
 
 def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     """Restore BatchNormalization, run the method, and return its candidate."""
-    from mcuprune import narrowing
-    from mcuprune.trainable import Trainable
+    from mcuprune.train import narrowing
+    from mcuprune.train.module import Trainable
 
     request, data, labelled = run.request, run.data, run.labelled
     assert data is not None
@@ -493,7 +498,7 @@ def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
 
     warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
     """
-    from mcuprune.optimizer import OPTIMIZERS
+    from mcuprune.train.optimizer import OPTIMIZERS
 
     batch = min(request.batch, examples)
     per_epoch = max(1, examples // batch)

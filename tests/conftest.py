@@ -16,8 +16,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from mcuprune.channels import Channels
-from mcuprune.network import Network
+from mcuprune.channels.labelling import Channels
+from mcuprune.graph.network import Network
 
 if TYPE_CHECKING:
     from mcuprune.pruning import Request, Result

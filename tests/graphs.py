@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import network, ops
-from mcuprune.network import Network
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 
 
 class Graph:

@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import ops
+from mcuprune.operators import table as ops
 
 MEMORY_BYTES, SECONDS = 2**30, 10.0
 COMMANDS = ("profile", "float", "int8", "verify")
@@ -554,9 +554,9 @@ def _prepare(command: str) -> None:
 
     if command != "profile":
         import mcuprune.pruning
-        import mcuprune.verify
+        import mcuprune.run.verify
     if command == "int8":
-        import mcuprune.quantize  # noqa: F401
+        import mcuprune.train.fake_quant  # noqa: F401
 
 
 def run(command: str, seed: int, turns: Sequence[int], contents: Mapping[str, bytes]) -> Tally:

@@ -28,9 +28,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mcuprune import network, ops, outcome, report, resources, units
+from mcuprune import units
 from mcuprune.cli import main
 from mcuprune.cli.reference import reference
+from mcuprune.costs import resources
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.report import profile as report
+from mcuprune.report import prune as outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))

@@ -15,16 +15,21 @@ import small_nets
 from conftest import difference, feed, run
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import canonical, folding, network, ops, pruning, rehearsal, units
-from mcuprune.channels import label
+from mcuprune import pruning, units
+from mcuprune.channels.labelling import label
 from mcuprune.cli import main
 from mcuprune.errors import BudgetError, McupruneError, ModelError, UnsupportedOperator
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
 from mcuprune.names import Names
-from mcuprune.network import Network
+from mcuprune.operators import table as ops
+from mcuprune.passes import batchnorm as folding
+from mcuprune.passes import canonical
 from mcuprune.pruning import Request
+from mcuprune.train import rehearsal
 
 # by their full names: the package has functions of the same names
-export = import_module("mcuprune.export")
+export = import_module("mcuprune.deploy.qdq")
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -365,7 +370,7 @@ def test_what_the_runtime_refuses_is_refused_before_the_work(tmp_path: Path, mon
 
 
 def test_an_error_of_the_runtime_while_it_measures_is_a_message() -> None:
-    from mcuprune.evaluate import Model
+    from mcuprune.train.evaluate import Model
 
     model = Model(small_nets.residual(batch=1).SerializeToString(), name="net.onnx")
     with pytest.raises(ModelError, match=r"net\.onnx: onnxruntime can't run it on examples of shape \[1, 5, 8, 8\]"):

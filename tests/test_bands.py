@@ -15,12 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import banding, cli, export, folding, network, ops, resources, runners, tflite, units
-from mcuprune.bandplan import COUNTS, BandPlanner
-from mcuprune.bands import MODES, MOST_JOINED, Choice, banded, without_pads
+from mcuprune import cli, units
+from mcuprune.bands.integers import stored_again
+from mcuprune.bands.plan import COUNTS, BandPlanner
+from mcuprune.bands.rewrite import MODES, MOST_JOINED, Choice, banded, without_pads
+from mcuprune.costs import resources
+from mcuprune.deploy import qdq as export
+from mcuprune.deploy import tflite
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.integers import stored_again
-from mcuprune.network import Network
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
+from mcuprune.passes import batchnorm as folding
+from mcuprune.report import bands as banding
+from mcuprune.run import runners
 
 
 class Stack:

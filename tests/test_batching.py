@@ -15,14 +15,16 @@ from onnx import TensorProto, helper, numpy_helper
 from test_pruning import limits, refused
 from test_trainable import by_example, drawn, inputs_of, outputs_of
 
-from mcuprune import network, ops, pruning
-from mcuprune.batchproof import prove
-from mcuprune.canonical import canonical
-from mcuprune.channels import Channels, label
+from mcuprune import pruning
+from mcuprune.channels.labelling import Channels, label
 from mcuprune.errors import ModelError
-from mcuprune.evaluate import Model
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.passes.canonical import canonical
 from mcuprune.pruning import Request
-from mcuprune.trainable import Trainable
+from mcuprune.train.batchproof import prove
+from mcuprune.train.evaluate import Model
+from mcuprune.train.module import Trainable
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcuprune import network, ops, pruning, resources
+from mcuprune import pruning
+from mcuprune.costs import resources
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import bench_gpu as bench

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from conftest import Once, difference, feed, random_selection, run
 
-from mcuprune import network, ops
-from mcuprune.channels import Channels, label
-from mcuprune.resources import CostModel, profile
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.costs.resources import CostModel, profile
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 
 EXPORTERS = ("torchscript", "dynamo", "dynamic")
 TOLERANCE = 1e-5

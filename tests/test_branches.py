@@ -11,11 +11,12 @@ from conftest import difference, feed, random_selection, run
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from mcuprune import network, ops
-from mcuprune.channels import label
+from mcuprune.channels.labelling import label
 from mcuprune.cli import main
 from mcuprune.errors import ModelError, UnsupportedOperator
-from mcuprune.network import Network
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 
 CHANNELS = 8
 DRAW = np.random.default_rng(0)

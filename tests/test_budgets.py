@@ -13,10 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import bench_budgets
 
-from mcuprune import network, ops
-from mcuprune.channels import label
+from mcuprune.channels.labelling import label
 from mcuprune.cli import main
-from mcuprune.resources import RESOURCES, CostModel, profile
+from mcuprune.costs.resources import RESOURCES, CostModel, profile
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))
 #: Of the corpus, by multiply-accumulates, weights and nodes.

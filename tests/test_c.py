@@ -18,15 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tflite import CASES, converted, int8
 
-from mcuprune import runners
 from mcuprune.deploy import c
 from mcuprune.deploy.fixedpoint import factor, high_product, scaled, shift_right
 from mcuprune.deploy.flatbuffer import serialised
 from mcuprune.deploy.program import Operator, Port, Program, Tensor
+from mcuprune.deploy.qdq import Quantizer
 from mcuprune.deploy.tables import TABLES, table
+from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.export import Quantizer
-from mcuprune.tflite import Converted
+from mcuprune.run import runners
 
 micro: Any = pytest.importorskip("tflite_micro")
 if runners.compiler() is None:

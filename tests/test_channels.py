@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mcuprune import network, ops
-from mcuprune.channels import Channels, balanced_blocks, label
-from mcuprune.resources import CostModel, profile
+from mcuprune.channels.labelling import Channels, balanced_blocks, label
+from mcuprune.costs.resources import CostModel, profile
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 
 
 def labelled(module: nn.Module, **export: bool) -> Channels:
@@ -139,7 +140,7 @@ def test_balanced_blocks_part_everything_into_sets_that_sum_to_zero(data: st.Dat
 
 
 def test_gates_of_the_trainable_module_mask_what_the_network_masks() -> None:
-    from mcuprune.trainable import Trainable
+    from mcuprune.train.module import Trainable
 
     channels = labelled(blocks.BLOCKS["shufflenet v1 unit"]())
     keep = random_selection(channels, 0.5, 0)

@@ -20,8 +20,12 @@ import pytest
 import small_nets
 from onnx import helper
 
-from mcuprune import __version__, cli, errors, network, ops, pruning, resources, runtimes, units
+from mcuprune import __version__, cli, errors, pruning, units
 from mcuprune.cli import main
+from mcuprune.costs import resources
+from mcuprune.deploy import boards as runtimes
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mcuprune import config, runtimes
+from mcuprune import config
+from mcuprune.deploy import boards as runtimes
 from mcuprune.errors import UsageError
 from mcuprune.units import Limit
 

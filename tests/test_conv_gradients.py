@@ -21,7 +21,7 @@ from onnx import helper
 from test_trainable import channels_of, graph
 from torch import Tensor
 
-from mcuprune.trainable import Trainable
+from mcuprune.train.module import Trainable
 
 ROOT = Path(__file__).parents[1]
 AVX2 = {

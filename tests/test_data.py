@@ -1,4 +1,4 @@
-"""What ``mcuprune.data`` accepts, what it makes of it, and what it says to the rest."""
+"""What ``mcuprune.train.data`` accepts, what it makes of it, and what it says to the rest."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mcuprune import data
-from mcuprune.data import Data, load
 from mcuprune.errors import DataError, MissingExtra
+from mcuprune.train import data
+from mcuprune.train.data import Data, load
 
 SHAPE = (1, 4, 6)
 N_CLASSES = 3
@@ -141,7 +141,7 @@ def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPa
 
 
 def test_importing_data_imports_neither_torch_nor_scikit_learn() -> None:
-    program = "import sys, mcuprune.data; print(*{'torch', 'sklearn'} & set(sys.modules))"
+    program = "import sys, mcuprune.train.data; print(*{'torch', 'sklearn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -21,18 +21,21 @@ from conftest import CORPUS_SHAPES, corpus
 from graphs import Graph, mobilenet
 from test_resources import MODELS
 
-from mcuprune import folding, network, ops, tflite
+from mcuprune.costs.resources import profile
+from mcuprune.deploy import tflite
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.lowering import bounds
 from mcuprune.deploy.planner import Lifetime, greedy_layout, head_of, overlaps
 from mcuprune.deploy.program import Program
 from mcuprune.errors import McupruneError
-from mcuprune.network import Network
-from mcuprune.ops import OPS
-from mcuprune.resources import profile
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
+from mcuprune.operators.table import OPS
+from mcuprune.passes import batchnorm as folding
 
 # by its full name: the package has a function of the same name
-export = import_module("mcuprune.export")
+export = import_module("mcuprune.deploy.qdq")
 
 
 def load(path: Path) -> Network:
@@ -253,7 +256,7 @@ def test_a_node_without_a_kernel_is_priced_and_not_written() -> None:
 def test_a_dequantizer_with_another_scale_means_it(tmp_path: Path) -> None:
     """The integers are the quantiser's, what they stand for is the dequantiser's: no step of difference."""
     pytest.importorskip("tflite_micro")
-    verify = import_module("mcuprune.verify")
+    verify = import_module("mcuprune.run.verify")
 
     g = Graph(1, 4, 6, 6)
     proto = int8(g.net(g.add("Relu", g.conv("x", 4, 4)))).to_proto()

@@ -21,10 +21,11 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mcuprune import data, engine, pruning
+from mcuprune import pruning
 from mcuprune.errors import UsageError
 from mcuprune.pruning import Request
-from mcuprune.trainable import Trainable, as_inputs
+from mcuprune.train import data, engine
+from mcuprune.train.module import Trainable, as_inputs
 
 torch.set_num_threads(1)
 

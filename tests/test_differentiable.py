@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_training import MODELS, digits, normal, trainer
 
-from mcuprune import widths
-from mcuprune.channels import Channels
-from mcuprune.methods.differentiable import Widths, task_gradient
-from mcuprune.resources import Budget, CostModel
-from mcuprune.salience import salience
-from mcuprune.task import Search
-from mcuprune.training import Trainer
+from mcuprune.channels.labelling import Channels
+from mcuprune.channels.salience import salience
+from mcuprune.costs import widths
+from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.train.methods.differentiable import Widths, task_gradient
+from mcuprune.train.task import Search
+from mcuprune.train.trainer import Trainer
 
 torch.set_num_threads(1)
 

@@ -17,8 +17,11 @@ import onnx
 import pytest
 
 import mcuprune
-from mcuprune import errors, network, ops, resources
+from mcuprune import errors
 from mcuprune.cli import main
+from mcuprune.costs import resources
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -13,15 +13,18 @@ import torch
 from conftest import difference, feed, run
 from graphs import Graph
 
-from mcuprune import evaluate, folding, network, ops
-from mcuprune.canonical import canonical
-from mcuprune.channels import Channels, label
-from mcuprune.data import load
-from mcuprune.equalize import _Scaling, equalized, scaled
-from mcuprune.quantize import QuantTrainable, calibrate
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.passes import batchnorm as folding
+from mcuprune.passes.canonical import canonical
+from mcuprune.train import evaluate
+from mcuprune.train.data import load
+from mcuprune.train.equalize import _Scaling, equalized, scaled
+from mcuprune.train.fake_quant import QuantTrainable, calibrate
 
 # by their full names: the package has functions of the same names
-export = import_module("mcuprune.export")
+export = import_module("mcuprune.deploy.qdq")
 
 torch.set_num_threads(1)
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -210,7 +213,7 @@ def test_a_change_that_is_not_exact_is_thrown_away_and_noted(monkeypatch: pytest
     def wrong(net: network.Network, *more: object) -> network.Network:
         return net.with_constants({name: value * np.float32(1.01) for name, value in net.constants.items()})
 
-    monkeypatch.setattr("mcuprune.equalize.scaled", wrong)
+    monkeypatch.setattr("mcuprune.train.equalize.scaled", wrong)
     random = np.random.default_rng(0)
     found, note = equalized(channels, [(random.standard_normal((16, 3, 8, 8)).astype(np.float32),)])
     assert found is channels

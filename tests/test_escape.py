@@ -16,9 +16,11 @@ import small_nets
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mcuprune import escape, outcome, pruning, report, units
+from mcuprune import escape, pruning, units
 from mcuprune.cli import main
 from mcuprune.pruning import Request
+from mcuprune.report import profile as report
+from mcuprune.report import prune as outcome
 
 #: Characters that mean something somewhere, and every kind of character that isn't one for people to read.
 _HOSTILE = (
@@ -44,7 +46,7 @@ WORST = (
 )
 
 # by their full names: the package has functions of the same names
-verify = import_module("mcuprune.verify")
+verify = import_module("mcuprune.run.verify")
 
 
 class _Tags(HTMLParser):
@@ -162,7 +164,8 @@ def _judged(form: str, said: str, name: str) -> None:
 @example(name=WORST[7])
 @example(name=WORST[9])
 def test_no_name_is_more_than_text_in_any_format(name: str, folder: Path) -> None:
-    from mcuprune import network, resources
+    from mcuprune.costs import resources
+    from mcuprune.graph import network
 
     profile = resources.profile(network.from_proto(_named(name), f"{name}.onnx"))
     used = profile.used("peak")

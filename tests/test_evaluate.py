@@ -12,10 +12,10 @@ import pytest
 from onnx import helper
 from test_trainable import drawn, graph
 
-from mcuprune import evaluate
-from mcuprune.data import Split
 from mcuprune.errors import ModelError
-from mcuprune.evaluate import Model, accuracy, accuracy_of
+from mcuprune.train import evaluate
+from mcuprune.train.data import Split
+from mcuprune.train.evaluate import Model, accuracy, accuracy_of
 
 
 def classifier(batch: int | str) -> onnx.ModelProto:
@@ -118,7 +118,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, cured_by: set[str]) -> evaluate.In
     """A model of ours in exact mode, and by default on a processor where sessions without one of these options saturate."""
     from test_export import MODELS, written
 
-    from mcuprune import data
+    from mcuprune.train import data
 
     real = evaluate.session
 

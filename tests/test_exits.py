@@ -114,7 +114,7 @@ def test_a_message_that_nobody_can_read_changes_nothing(args, code, stream, monk
 @needs_full
 def test_a_bug_that_nobody_can_read_of_is_no_answer(monkeypatch):
     for stdout in (closed, full, left):
-        monkeypatch.setattr("mcuprune.resources.profile", None)
+        monkeypatch.setattr("mcuprune.costs.resources.profile", None)
         monkeypatch.setattr(sys, "stdout", stdout())
         monkeypatch.setattr(sys, "stderr", full())
         assert main(["profile", "net.onnx", "--format", "json"]) == 2

@@ -16,14 +16,16 @@ from conftest import corpus, difference, run
 from onnx import helper
 from test_trainable import drawn, graph, inputs_of, load_real
 
-from mcuprune import data, network, ops
-from mcuprune.channels import label
+from mcuprune.channels.labelling import label
+from mcuprune.costs.resources import profile
+from mcuprune.deploy.qdq import Quantizer, quantized, quantizer, raised, scheme, weight_scale
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.export import Quantizer, quantized, quantizer, raised, scheme, weight_scale
-from mcuprune.folding import folded
-from mcuprune.network import Network
-from mcuprune.quantize import QuantTrainable
-from mcuprune.resources import profile
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
+from mcuprune.passes.batchnorm import folded
+from mcuprune.train import data
+from mcuprune.train.fake_quant import QuantTrainable
 
 torch.set_num_threads(1)
 

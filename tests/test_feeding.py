@@ -10,9 +10,9 @@ import pytest
 from graphs import Graph, resnet8
 from scipy import optimize, stats
 
-from mcuprune import feeding
-from mcuprune.data import Data, Split, load
-from mcuprune.evaluate import Model
+from mcuprune.train import feeding
+from mcuprune.train.data import Data, Split, load
+from mcuprune.train.evaluate import Model
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 TRAINED = ("dscnn_digits", "resnet8_digits")

@@ -15,13 +15,14 @@ from conftest import CORPUS_SHAPES, corpus, difference, run
 from onnx import helper
 from test_trainable import drawn, graph, inputs_of, outputs_of
 
-from mcuprune import network, ops
-from mcuprune.channels import label
-from mcuprune.folding import candidates, folded, restored
-from mcuprune.network import Network
-from mcuprune.resources import profile
-from mcuprune.trainable import Trainable
-from mcuprune.training import output_moments
+from mcuprune.channels.labelling import label
+from mcuprune.costs.resources import profile
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
+from mcuprune.passes.batchnorm import candidates, folded, restored
+from mcuprune.train.module import Trainable
+from mcuprune.train.trainer import output_moments
 
 torch.set_num_threads(1)
 

@@ -14,13 +14,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import network, ops, pruning, units
-from mcuprune.channels import label
+from mcuprune import pruning, units
+from mcuprune.channels.labelling import label
 from mcuprune.cli import main
+from mcuprune.costs.resources import profile
 from mcuprune.errors import McupruneError
-from mcuprune.external import files
+from mcuprune.graph import network
+from mcuprune.graph.external import files
+from mcuprune.operators import table as ops
 from mcuprune.pruning import Request
-from mcuprune.resources import profile
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,13 +13,15 @@ import torch
 from test_pruning import MODELS, Interrupted, interrupt, limits
 from test_training import digits, normal, trainer
 
-from mcuprune import methods, pruning, resources, widths
-from mcuprune.checkpoint import Checkpoint, Saved
-from mcuprune.loop import Hooks, Method, State, train
-from mcuprune.methods import METHODS
+from mcuprune import pruning
+from mcuprune.costs import resources, widths
 from mcuprune.pruning import Request
-from mcuprune.task import Step
-from mcuprune.training import Trainer
+from mcuprune.train import methods
+from mcuprune.train.checkpoint import Checkpoint, Saved
+from mcuprune.train.loop import Hooks, Method, State, train
+from mcuprune.train.methods import METHODS
+from mcuprune.train.task import Step
+from mcuprune.train.trainer import Trainer
 
 torch.set_num_threads(1)
 

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import network, ops
-from mcuprune.channels import label
+from mcuprune.channels.labelling import label
+from mcuprune.costs.resources import profile
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.network import Network
-from mcuprune.resources import profile
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 
 SIZES = dict(zip("abcdefgh", (2, 3, 4, 5, 1, 2, 3, 2), strict=True))
 

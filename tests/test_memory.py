@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcuprune import greedy, memory
-from mcuprune.memory import Graph, Op, Planner, max_in_out, schedule, walk
+from mcuprune.schedule import greedy
+from mcuprune.schedule import search as memory
+from mcuprune.schedule.search import Graph, Op, Planner, max_in_out, schedule, walk
 
 
 def need_of(graph: Graph, done: frozenset[int], v: int) -> int:

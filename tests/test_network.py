@@ -16,12 +16,14 @@ from conftest import difference, feed, random_selection, run
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from mcuprune import network, ops, places
-from mcuprune.canonical import batch_fixed, canonical
-from mcuprune.channels import label
+from mcuprune import places
+from mcuprune.channels.labelling import label
+from mcuprune.costs.resources import profile
 from mcuprune.errors import McupruneError, ModelError, OutputError, UnsupportedOperator
-from mcuprune.network import Network
-from mcuprune.resources import profile
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
+from mcuprune.passes.canonical import batch_fixed, canonical
 
 PLAIN = "inverted residual"
 
@@ -259,7 +261,7 @@ def test_a_resize_to_fixed_sizes_takes_any_batch() -> None:
 
 
 def test_a_pass_that_changes_an_output_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcuprune import canonical as module
+    from mcuprune.passes import canonical as module
 
     def spoil(net: Network) -> Network:
         return net.with_constants({name: value * 2 for name, value in net.constants.items() if value.dtype.kind == "f"})
@@ -398,7 +400,7 @@ def test_reading_a_missing_file_is_the_users_mistake(tmp_path: Path) -> None:
 
 def test_profiling_imports_no_runtime_and_no_torch() -> None:
     code = (
-        "import sys; import mcuprune.network, mcuprune.ops, mcuprune.channels, mcuprune.resources; "
+        "import sys; import mcuprune.graph.network, mcuprune.operators.table, mcuprune.channels.labelling, mcuprune.costs.resources; "
         "print([m for m in ('torch', 'onnxruntime', 'onnx.reference', 'onnx2torch') if m in sys.modules])"
     )
     found = subprocess.run(

@@ -13,11 +13,15 @@ import onnx
 import pytest
 from conftest import random_selection
 
-from mcuprune import network, outcome, pruning, report, resources, units
-from mcuprune.channels import label
-from mcuprune.fusion import elements
-from mcuprune.ops import OPS
-from mcuprune.resources import PARAMS, RESOURCES, Additive, CostModel, Resource, SramModel, Terms, profile
+from mcuprune import pruning, units
+from mcuprune.channels.labelling import label
+from mcuprune.costs import resources
+from mcuprune.costs.resources import PARAMS, RESOURCES, Additive, CostModel, Resource, SramModel, Terms, profile
+from mcuprune.graph import network
+from mcuprune.operators.fusion import elements
+from mcuprune.operators.table import OPS
+from mcuprune.report import profile as report
+from mcuprune.report import prune as outcome
 
 MODELS = Path(__file__).parents[1] / "models"
 DSCNN = str(MODELS / "dscnn_digits.onnx")

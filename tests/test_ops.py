@@ -15,11 +15,12 @@ import pytest
 from conftest import difference, feed, random_selection, run
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import network, ops
-from mcuprune.channels import Channels, label
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.costs.resources import CostModel, profile
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.ops import OPS
-from mcuprune.resources import CostModel, profile
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.operators.table import OPS
 
 CHANNELS, SIDE = 8, 6
 DRAW = np.random.default_rng(0)

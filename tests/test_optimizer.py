@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mcuprune.optimizer import OPTIMIZERS, Muon, levelled
+from mcuprune.train.optimizer import OPTIMIZERS, Muon, levelled
 
 
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 10_000), st.floats(1e-6, 1e6))

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import pytest
 import small_nets
 
-from mcuprune import options, pruning, request
+from mcuprune import options, pruning
 from mcuprune.cli import COMMANDS, main
 from mcuprune.errors import UsageError
 from mcuprune.options import Option, option
-from mcuprune.request import Request
+from mcuprune.train import request
+from mcuprune.train.request import Request
 
 ROOT = Path(__file__).parents[1]
 #: Those that a configuration may set too.

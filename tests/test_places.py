@@ -196,7 +196,7 @@ def test_a_stream_that_is_a_source_is_none():
 @pytest.mark.parametrize("flag", ["--format=json=", "--write-order="])
 def test_a_place_that_no_file_can_take_is_one_message_before_the_work(place, said, flag, monkeypatch, capsys):
     Path("loop").symlink_to("loop")
-    monkeypatch.setattr("mcuprune.network.load", None)  # any work would be a traceback
+    monkeypatch.setattr("mcuprune.graph.network.load", None)  # any work would be a traceback
     before = snapshot()
     assert main(["profile", "net.onnx", flag + place]) == 2
     message = capsys.readouterr().err

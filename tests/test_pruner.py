@@ -19,14 +19,16 @@ from test_training import digits, normal, trainer
 from torch.nn import functional
 
 import mcuprune.pruner
-from mcuprune import network, ops, resources
-from mcuprune.channels import label
+from mcuprune.channels.labelling import label
+from mcuprune.channels.salience import salience
+from mcuprune.costs import resources
+from mcuprune.costs.resources import Budget
 from mcuprune.errors import BudgetError, DataError, McupruneError, UsageError
-from mcuprune.methods.differentiable import task_gradient
-from mcuprune.network import Network
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 from mcuprune.pruner import Pruner
-from mcuprune.resources import Budget
-from mcuprune.salience import salience
+from mcuprune.train.methods.differentiable import task_gradient
 
 torch.set_num_threads(1)
 

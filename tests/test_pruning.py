@@ -26,13 +26,18 @@ from conftest import run
 from graphs import Graph
 from onnx import helper, numpy_helper
 
-from mcuprune import data, evaluate, network, ops, outcome, pruning, quantizing, resources, units, widths
+from mcuprune import pruning, units
 from mcuprune.cli import main
+from mcuprune.costs import resources, widths
+from mcuprune.costs.resources import SramModel
 from mcuprune.errors import BudgetError, DataError, OutputError, UnsupportedOperator, UsageError
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 from mcuprune.pruning import Request, Result
-from mcuprune.quantizing import Quantization
-from mcuprune.resources import SramModel
-from mcuprune.task import Candidate, OnStep, Step
+from mcuprune.report import prune as outcome
+from mcuprune.train import data, evaluate, quantizing
+from mcuprune.train.quantizing import Quantization
+from mcuprune.train.task import Candidate, OnStep, Step
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 DEMOS = sorted(path.stem for path in MODELS.glob("*.onnx"))
@@ -710,7 +715,7 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
 ) -> None:
     model = onnx.load(MODELS / "dscnn_digits.onnx")
     del model.metadata_props[:]
-    model.metadata_props.add(key="mcuprune.data", value=named)
+    model.metadata_props.add(key="mcuprune.train.data", value=named)
     onnx.save(model, tmp_path / "net.onnx")
     monkeypatch.chdir(tmp_path)
     Path("evil.py").write_text("open('run', 'w')\n\ndef go():\n    return {}\n")

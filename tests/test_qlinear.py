@@ -11,9 +11,10 @@ from conftest import difference, feed, run
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from mcuprune import network, ops
 from mcuprune.errors import ModelError, UnsupportedOperator
-from mcuprune.network import Network
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 
 DRAW = np.random.default_rng(0)
 MICROSOFT = "com.microsoft"

@@ -12,11 +12,11 @@ from onnx import helper
 from test_export import MODELS, calibrated, digits, simulated
 from test_trainable import drawn, graph, inputs_of
 
-from mcuprune import network
-from mcuprune.channels import label
-from mcuprune.export import UNIT_SCALE, Quantizer
-from mcuprune.quantize import QuantTrainable
-from mcuprune.trainable import Trainable
+from mcuprune.channels.labelling import label
+from mcuprune.deploy.qdq import UNIT_SCALE, Quantizer
+from mcuprune.graph import network
+from mcuprune.train.fake_quant import QuantTrainable
+from mcuprune.train.module import Trainable
 
 torch.set_num_threads(1)
 _N = helper.make_node

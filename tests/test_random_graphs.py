@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import network, ops
-from mcuprune.channels import label
-from mcuprune.resources import CostModel, profile
+from mcuprune.channels.labelling import label
+from mcuprune.costs.resources import CostModel, profile
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 
 
 class Builder:

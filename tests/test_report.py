@@ -16,9 +16,13 @@ from xml.etree import ElementTree
 import pytest
 import small_nets
 
-from mcuprune import network, ops, report, resources, units
-from mcuprune.report import Answer, Report, View
-from mcuprune.resources import RESOURCES, Profile, Verdict
+from mcuprune import units
+from mcuprune.costs import resources
+from mcuprune.costs.resources import RESOURCES, Profile, Verdict
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.report import profile as report
+from mcuprune.report.profile import Answer, Report, View
 
 GOLDEN = Path(__file__).parent / "golden"
 

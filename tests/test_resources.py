@@ -16,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from mcuprune import network, ops, runtimes
-from mcuprune.channels import label
-from mcuprune.network import Network
-from mcuprune.resources import RESOURCES, Budget, CostModel, budget, profile
+from mcuprune.channels.labelling import label
+from mcuprune.costs.resources import RESOURCES, Budget, CostModel, budget, profile
+from mcuprune.deploy import boards as runtimes
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 from mcuprune.units import parse
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))

@@ -9,11 +9,13 @@ from graphs import Graph, autoencoder, dscnn, mobilenet, resnet8
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcuprune import network, ops, runtimes
+from mcuprune.costs.resources import budget, profile
+from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.boards import BOARDS, Lifetime, board, board_budget, greedy_layout, overlaps, program
 from mcuprune.errors import UsageError
-from mcuprune.network import Network
-from mcuprune.resources import budget, profile
-from mcuprune.runtimes import BOARDS, Lifetime, board, board_budget, greedy_layout, overlaps, program
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 
 
 def real(path) -> Network:

@@ -11,9 +11,9 @@ from onnx import helper
 from test_folding import norm
 from test_trainable import drawn, graph
 
-from mcuprune import network
-from mcuprune.channels import Channels, label
-from mcuprune.salience import salience
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.channels.salience import salience
+from mcuprune.graph import network
 
 _N = helper.make_node
 

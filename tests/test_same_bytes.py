@@ -17,8 +17,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import engine, network
-from mcuprune.resources import profile
+from mcuprune.costs.resources import profile
+from mcuprune.graph import network
+from mcuprune.train import engine
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import pytest
 from graphs import Graph
 
-from mcuprune import resources, runtimes
-from mcuprune.channels import label
-from mcuprune.network import Network
-from mcuprune.resources import CostModel, SramModel
+from mcuprune.channels.labelling import label
+from mcuprune.costs import resources
+from mcuprune.costs.resources import CostModel, SramModel
+from mcuprune.deploy import boards as runtimes
+from mcuprune.graph.network import Network
 
 
 def chain(n_nodes: int) -> Network:

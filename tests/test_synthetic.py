@@ -12,14 +12,17 @@ import torch
 from graphs import Graph
 from onnx import numpy_helper
 
-from mcuprune import network, ops, pruning, synthetic
-from mcuprune.channels import Channels, label
+from mcuprune import pruning
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 from mcuprune.pruning import Request
-from mcuprune.trainable import Trainable
+from mcuprune.train import synthetic
+from mcuprune.train.module import Trainable
 from mcuprune.units import parse
 
 # by their full names: the package has functions of the same names
-export = import_module("mcuprune.export")
+export = import_module("mcuprune.deploy.qdq")
 
 torch.set_num_threads(1)
 

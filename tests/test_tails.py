@@ -13,10 +13,11 @@ from conftest import difference, feed, run
 from graphs import Graph
 from onnx import TensorProto, helper
 
-from mcuprune import network, ops
 from mcuprune.cli import main
 from mcuprune.errors import ModelError, UnsupportedOperator
-from mcuprune.network import Network
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 
 
 def detector(tail: str, *, names: tuple[str, str] = ("boxes", "scores"), extra: bool = False) -> onnx.ModelProto:

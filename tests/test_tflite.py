@@ -15,17 +15,20 @@ import pytest
 from graphs import Graph
 from onnx import helper
 
-from mcuprune import folding, network, ops, runners, tflite
-from mcuprune.canonical import canonical
-from mcuprune.channels import label
-from mcuprune.deploy import kernels
+from mcuprune.channels.labelling import label
+from mcuprune.deploy import kernels, tflite
+from mcuprune.deploy.tflite import Port
 from mcuprune.errors import ModelError, UnsupportedOperator
-from mcuprune.tflite import Port
-from mcuprune.verify import Difference
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.passes import batchnorm as folding
+from mcuprune.passes.canonical import canonical
+from mcuprune.run import runners
+from mcuprune.run.verify import Difference
 
 # by their full names: the package has functions of the same names
-export = import_module("mcuprune.export")
-verify = import_module("mcuprune.verify")
+export = import_module("mcuprune.deploy.qdq")
+verify = import_module("mcuprune.run.verify")
 
 pytest.importorskip("tflite_micro")
 
@@ -34,7 +37,7 @@ IMAGE = (1, 4, 9, 8)
 
 def int8(model: onnx.ModelProto, path: Path) -> str:
     """The model quantised by mcuprune's own export, with ranges from random inputs."""
-    from mcuprune.quantize import QuantTrainable, calibrate
+    from mcuprune.train.fake_quant import QuantTrainable, calibrate
 
     net = folding.folded(canonical(network.from_proto(model, "net.onnx", accept=ops.accept("net.onnx")))[0])
     module = QuantTrainable(label(net))

@@ -17,13 +17,18 @@ import torch
 from conftest import difference, feed, random_selection, run
 from torch import nn
 
-from mcuprune import data, folding, loop, methods, network, ops, pruning, resources, units, widths
-from mcuprune.canonical import canonical
-from mcuprune.channels import Channels, label
-from mcuprune.resources import Budget, CostModel
-from mcuprune.task import Candidate, Schedule, Step, Task
-from mcuprune.trainable import Trainable
-from mcuprune.training import Trainer, output_moments, trainer_for
+from mcuprune import pruning, units
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.costs import resources, widths
+from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.passes import batchnorm as folding
+from mcuprune.passes.canonical import canonical
+from mcuprune.train import data, loop, methods
+from mcuprune.train.module import Trainable
+from mcuprune.train.task import Candidate, Schedule, Step, Task
+from mcuprune.train.trainer import Trainer, output_moments, trainer_for
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import bench_accuracy as bench

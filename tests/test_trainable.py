@@ -19,12 +19,13 @@ import torch
 from conftest import CORPUS_SHAPES, corpus, difference, random_selection, run
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import network, ops
-from mcuprune.channels import Channels, label
+from mcuprune.channels.labelling import Channels, label
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.network import Network
-from mcuprune.ops import OPS
-from mcuprune.trainable import _OWN, Trainable, as_inputs
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
+from mcuprune.operators.table import OPS
+from mcuprune.train.module import _OWN, Trainable, as_inputs
 
 torch.set_num_threads(1)
 
@@ -659,7 +660,7 @@ def test_an_operator_that_cannot_be_trained_is_named_with_its_node(monkeypatch: 
     def convert(model: onnx.ModelProto) -> torch.nn.Module:
         raise NotImplementedError("no converter")
 
-    monkeypatch.setattr("mcuprune.trainable._converter", lambda: convert)
+    monkeypatch.setattr("mcuprune.train.module._converter", lambda: convert)
     with pytest.raises(UnsupportedOperator, match=r"net.onnx: node 'node': Tanh can't be trained \(no converter\)"):
         Trainable(channels_of(one("Tanh", {})))
 
@@ -692,7 +693,7 @@ class Finder:
         if name.split(".")[0] == {hidden!r}:
             {action}
 sys.meta_path.insert(0, Finder())
-from mcuprune.trainable import _converter
+from mcuprune.train.module import _converter
 convert = _converter()
 assert callable(convert)
 print(all(module.__spec__ for name, module in sys.modules.items() if name.split(".")[0] == "torchvision"))

@@ -15,17 +15,20 @@ from hypothesis import strategies as st
 from onnx import helper
 from test_trainable import channels_of, drawn, graph
 
-from mcuprune import data, folding, loop, network, widths
-from mcuprune.channels import Channels, label
-from mcuprune.data import Data, Split
-from mcuprune.methods import METHODS
-from mcuprune.optimizer import OPTIMIZERS
-from mcuprune.quantize import QuantTrainable
-from mcuprune.resources import Budget, CostModel, profile
-from mcuprune.salience import salience
-from mcuprune.task import History, Schedule, Task
-from mcuprune.trainable import Trainable
-from mcuprune.training import Trainer, answers_of, cosine, output_moments
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.channels.salience import salience
+from mcuprune.costs import widths
+from mcuprune.costs.resources import Budget, CostModel, profile
+from mcuprune.graph import network
+from mcuprune.passes import batchnorm as folding
+from mcuprune.train import data, loop
+from mcuprune.train.data import Data, Split
+from mcuprune.train.fake_quant import QuantTrainable
+from mcuprune.train.methods import METHODS
+from mcuprune.train.module import Trainable
+from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.task import History, Schedule, Task
+from mcuprune.train.trainer import Trainer, answers_of, cosine, output_moments
 
 torch.set_num_threads(1)
 

@@ -17,16 +17,20 @@ from conftest import run
 from graphs import Graph
 from test_tflite import CASES, converted, int8, model_of
 
-from mcuprune import data, layerwise, network, pruning, runners, tflite, units
+from mcuprune import pruning, units
 from mcuprune.cli import main
+from mcuprune.deploy import tflite
 from mcuprune.errors import DataError, MissingExtra, ModelError
-from mcuprune.layerwise import Layer
-from mcuprune.network import Network
-from mcuprune.verify import Compared, Difference, Memory
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.run import layerwise, runners
+from mcuprune.run.layerwise import Layer
+from mcuprune.run.verify import Compared, Difference, Memory
+from mcuprune.train import data
 
 # by their full names: the package has functions of the same names
-export = import_module("mcuprune.export")
-verify = import_module("mcuprune.verify")
+export = import_module("mcuprune.deploy.qdq")
+verify = import_module("mcuprune.run.verify")
 
 pytest.importorskip("tflite_micro")
 
@@ -268,7 +272,7 @@ def test_data_that_does_not_fit_is_an_error_where_it_was_asked_for(dscnn: str, t
 def test_another_runtime_is_another_row(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = replace(runners.RUNNERS["tflm"], title="Another")
     monkeypatch.setattr(runners, "RUNNERS", {**runners.RUNNERS, "litert": row})
-    monkeypatch.setattr(runners, "_command", lambda key, *more: [sys.executable, "-m", "mcuprune.runners", "tflm", *more])
+    monkeypatch.setattr(runners, "_command", lambda key, *more: [sys.executable, "-m", "mcuprune.run.runners", "tflm", *more])
     document = verify.document(verify.verify(dscnn, examples=2))
     assert list(document["runtimes"]) == ["onnxruntime", "tflm", "litert"]
     assert document["runtimes"]["litert"]["max_lsb"] == document["runtimes"]["tflm"]["max_lsb"]
@@ -338,7 +342,7 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
     for named in ("evil:go", "evil.npz", "/dev/zero"):
         model = onnx.load(dscnn)
         del model.metadata_props[:]
-        model.metadata_props.add(key="mcuprune.data", value=named)
+        model.metadata_props.add(key="mcuprune.train.data", value=named)
         onnx.save(model, "net.onnx")
         found = verify.verify("net.onnx", examples=2)
         assert found.examples == {"random": 2}

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcuprune import network, widths
-from mcuprune.channels import label
+from mcuprune.channels.labelling import label
+from mcuprune.costs import widths
+from mcuprune.costs.resources import RESOURCES, Budget, CostModel, profile
 from mcuprune.errors import BudgetError, UsageError
-from mcuprune.resources import RESOURCES, Budget, CostModel, profile
+from mcuprune.graph import network
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))
 NAMES = ("sram", "flash", "macs")

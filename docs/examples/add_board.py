@@ -1,7 +1,7 @@
 """A board of your own, as a budget for ``--board``."""
 
-from mcuprune import runtimes
 from mcuprune.cli import main
+from mcuprune.deploy import boards as runtimes
 
 KB = 1024
 # One row. block: the largest piece of SRAM that one arena can lie in; source: where you read the numbers.

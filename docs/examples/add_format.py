@@ -3,8 +3,8 @@
 import csv
 import io
 
-from mcuprune import report
 from mcuprune.cli import main
+from mcuprune.report import profile as report
 
 
 def table(answers: report.Report) -> str:

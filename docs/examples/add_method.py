@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 
-from mcuprune import methods, widths
 from mcuprune.cli import main
-from mcuprune.loop import Method
-from mcuprune.training import Trainer
+from mcuprune.costs import widths
+from mcuprune.train import methods
+from mcuprune.train.loop import Method
+from mcuprune.train.trainer import Trainer
 
 
 class Chance(Method):

@@ -2,7 +2,9 @@
 
 from onnx import TensorProto, helper
 
-from mcuprune import network, ops, resources
+from mcuprune.costs import resources
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 
 # One line of the table. Elementwise ties the channels that meet and writes in place; Movement, Mixer and Barrier are the other
 # families. An operator that is none of them gets a class of its own with the rules that differ from the defaults of Op.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mcuprune import data
+from mcuprune.train import data
 
 
 def rings(seed: int = 0) -> Mapping[str, np.ndarray]:

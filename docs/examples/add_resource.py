@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mcuprune import resources
+from mcuprune.costs import resources
 
 
 def written(terms: resources.Terms) -> Mapping[str, Any]:

@@ -1,8 +1,9 @@
 """An export target: a header for TensorFlow Lite Micro with the size of the arena and the operators to register."""
 
-from mcuprune import network, ops
 from mcuprune.deploy.lower import lower
-from mcuprune.network import Network
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.operators import table as ops
 
 
 def header(net: Network) -> bytes:

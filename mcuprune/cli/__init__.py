@@ -18,14 +18,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mcuprune import __version__, console, external, places, report
+from mcuprune import __version__, console, places
 from mcuprune.cli.flags import current_folder
 from mcuprune.cli.outputs import show, write
 from mcuprune.cli.parser import PlainHelp, build
 from mcuprune.console import INTERRUPTED, NO_ANSWER, YES
 from mcuprune.errors import McupruneError, UsageError
+from mcuprune.graph import external
 from mcuprune.options import nearest
 from mcuprune.places import Output, Source
+from mcuprune.report import profile as report
 
 #: In the order of the help. The module of a command is imported when somebody asks for that command.
 COMMANDS = ("profile", "check", "prune", "export", "verify", "bands", "boards")

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from mcuprune import banding, places, report, units
+from mcuprune import places, units
 from mcuprune.cli import models
 from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, configuration, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
+from mcuprune.costs.resources import RESOURCES
 from mcuprune.options import option
 from mcuprune.places import Output
-from mcuprune.resources import RESOURCES
+from mcuprune.report import bands as banding
+from mcuprune.report import profile as report
 
 
 @dataclass(frozen=True, kw_only=True)

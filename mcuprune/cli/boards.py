@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from mcuprune import report, runtimes
 from mcuprune.cli.flags import TextOrJson
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import YES
+from mcuprune.deploy import boards as runtimes
+from mcuprune.report import profile as report
 
 
 @command(TextOrJson)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mcuprune import config, face, resources
+from mcuprune import config, face
 from mcuprune.cli import models, outputs
 from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, board_limits, configuration, shapes
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
+from mcuprune.costs import resources
+from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.options import option
-from mcuprune.report import Answer, View
-from mcuprune.resources import RESOURCES
+from mcuprune.report.profile import Answer, View
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcuprune import escape, exporting, report
+from mcuprune import escape, exporting
 from mcuprune.cli.flags import Shaped, TextOrJson, current_folder, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
@@ -13,6 +13,7 @@ from mcuprune.console import YES
 from mcuprune.deploy.project import PROJECTS
 from mcuprune.errors import UsageError
 from mcuprune.options import argument, option
+from mcuprune.report import profile as report
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from mcuprune import config, console, options, report, runtimes, units
+from mcuprune import config, console, options, units
+from mcuprune.costs.resources import RESOURCES, SramModel
+from mcuprune.deploy import boards as runtimes
 from mcuprune.errors import UsageError
-from mcuprune.network import Shape
+from mcuprune.graph.network import Shape
 from mcuprune.options import argument, flags_of, option
-from mcuprune.resources import RESOURCES, SramModel
+from mcuprune.report import profile as report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,6 @@ def configuration(flags: Spoken) -> config.Config:
 
 def _prune_keys() -> Iterator[str]:
     """Keys of ``[prune]``. What has them is imported only for a configuration that has such a table."""
-    from mcuprune.request import Request
+    from mcuprune.train.request import Request
 
     yield from options.keys(Request)

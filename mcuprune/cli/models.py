@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from mcuprune import config, console, external, face, network, places, resources
+from mcuprune import config, console, face, places
 from mcuprune.cli.flags import current_folder
 from mcuprune.config import Wanted
+from mcuprune.costs import resources
 from mcuprune.errors import McupruneError, UsageError
+from mcuprune.graph import external, network
 from mcuprune.places import Output, Source
-from mcuprune.report import Answer, Refused, Report, View
+from mcuprune.report.profile import Answer, Refused, Report, View
 
 
 def paths(models: Sequence[str], settings: config.Config) -> list[str]:

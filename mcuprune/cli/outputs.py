@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mcuprune import console, places, report
+from mcuprune import console, places
 from mcuprune.console import NO, NO_ANSWER, YES
 from mcuprune.errors import UsageError
 from mcuprune.options import nearest
 from mcuprune.places import Output
-from mcuprune.report import Report
+from mcuprune.report import profile as report
+from mcuprune.report.profile import Report
 
 
 @dataclass(frozen=True)

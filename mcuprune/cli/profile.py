@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mcuprune import face, network, places, report, resources, runtimes
+from mcuprune import face, places
 from mcuprune.cli import models, outputs
 from mcuprune.cli.flags import Compared, Models, Reported, Shaped, Spoken, board_limits, configuration, of_flag, shapes
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
+from mcuprune.costs import resources
+from mcuprune.deploy import boards as runtimes
+from mcuprune.graph import network
 from mcuprune.options import option
+from mcuprune.passes.reorder import reordered
 from mcuprune.places import Output
-from mcuprune.reorder import reordered
-from mcuprune.report import Answer, Device, View
+from mcuprune.report import profile as report
+from mcuprune.report.profile import Answer, Device, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,7 @@ def profile(flags: Flags) -> int:
             places.write_bytes(reordered(net, wanted[path].outputs, cost.memory.order), flags.write_order)
         sections: tuple[report.Section, ...] = ()
         if flags.bands:
-            from mcuprune import banding  # which a plain profile needn't wait for
+            from mcuprune.report import bands as banding  # which a plain profile needn't wait for
 
             sections = (banding.section(net),)
         return Answer(cost, old=old, device=_device(net, wanted[path].board), sections=sections)

@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from mcuprune import console, units
-from mcuprune.resources import RESOURCES
-from mcuprune.task import Step
+from mcuprune.costs.resources import RESOURCES
+from mcuprune.train.task import Step
 
 #: Of a terminal, in characters: a narrower one has room for the numbers alone, and numbers that are cut off say nothing.
 _ROOM_FOR_A_BAR = 130

@@ -15,7 +15,7 @@ from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
-from mcuprune.request import Request
+from mcuprune.train.request import Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
 
 def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
     """Write the report of a prune, print its table, and turn the answer into an exit code."""
-    from mcuprune import outcome
+    from mcuprune.report import prune as outcome
 
     found = outcome.document(result)
     if result.request.report is not None:

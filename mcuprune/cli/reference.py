@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Iterator
 from importlib import import_module
 
-from mcuprune import escape, options, report
+from mcuprune import escape, options
 from mcuprune.cli import COMMANDS
 from mcuprune.cli.parser import GROUPS
 from mcuprune.options import Option
-from mcuprune.request import Request
+from mcuprune.report import profile as report
+from mcuprune.train.request import Request
 
 
 def reference() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mcuprune import config, places, report
+from mcuprune import config, places
 from mcuprune.cli import models
 from mcuprune.cli.flags import OneModel, Shaped, TextOrJson, current_folder, shapes
 from mcuprune.cli.outputs import show
@@ -13,6 +13,7 @@ from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.options import option
 from mcuprune.places import Output
+from mcuprune.report import profile as report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,9 @@ class Flags(Shaped, TextOrJson, OneModel):
 def verify(flags: Flags) -> int:
     """Run an exported int8 model in a microcontroller's runtimes and compare them with onnxruntime."""
     current_folder()
-    from mcuprune import tflite as lite
-    from mcuprune.verify import document, text
-    from mcuprune.verify import verify as run
+    from mcuprune.deploy import tflite as lite
+    from mcuprune.run.verify import document, text
+    from mcuprune.run.verify import verify as run
 
     input_shapes, outputs = shapes(flags.input_shape), tuple(flags.outputs)
     if flags.tflite is not None:

@@ -17,9 +17,9 @@ from pathlib import PurePath
 
 import numpy as np
 
-from mcuprune import memory
 from mcuprune.deploy.program import Port, Program
 from mcuprune.deploy.steps import Call, Constant, Place, Selection, Step, Window, merged_axes
+from mcuprune.schedule import search as memory
 
 #: Kernel -> the pieces of C that it stands on, in order.
 _NEEDS: Mapping[str, tuple[str, ...]] = {

@@ -8,7 +8,6 @@ from math import prod
 
 import numpy as np
 
-from mcuprune import attributes
 from mcuprune.deploy.lowering import (
     UNIT,
     Array,
@@ -21,9 +20,10 @@ from mcuprune.deploy.lowering import (
     without_ones,
 )
 from mcuprune.deploy.program import Axes, Constant
+from mcuprune.deploy.qdq import HIGH, LOW, UNIT_SCALE, Quantizer
 from mcuprune.deploy.windows import affine, small
-from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer
-from mcuprune.network import Node, Shape, Stored
+from mcuprune.graph.network import Node, Shape, Stored
+from mcuprune.operators import attributes
 
 Operand = Value | Literal
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
 
-from mcuprune.network import Shape
+from mcuprune.graph.network import Shape
 
 #: Which kernels run. cmsis-nn: Arm's, on a 32-bit core with DSP instructions (Cortex-M4, M7, M33). reference: TFLM's own.
 Kernels = Literal["cmsis-nn", "reference"]

@@ -14,14 +14,14 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from mcuprune import folding
 from mcuprune.deploy import elementwise, moves, windows
 from mcuprune.deploy.lowering import UNIT, Lower, Lowering, bounds
 from mcuprune.deploy.program import Program
+from mcuprune.deploy.qdq import QDQ_OPSET, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.export import QDQ_OPSET, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
-from mcuprune.network import Network, Node, Stored, is_float
-from mcuprune.ops import OPS, Dim, Mixer
+from mcuprune.graph.network import Network, Node, Stored, is_float
+from mcuprune.operators.table import OPS, Dim, Mixer
+from mcuprune.passes import batchnorm as folding
 
 LOWERINGS: Mapping[str, Lower] = {
     "Abs": elementwise.free("ABS"),

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune import attributes
 from mcuprune.deploy.kernels import MAX_TRANSPOSED
 from mcuprune.deploy.program import Axes, Constant, Operator, Port, Program, Tensor
+from mcuprune.deploy.qdq import HIGH, LOW, UNIT_SCALE, Quantizer
 from mcuprune.errors import McupruneError, ModelError, UnsupportedOperator
-from mcuprune.export import HIGH, LOW, UNIT_SCALE, Quantizer
-from mcuprune.network import Network, Node, Shape, Stored
-from mcuprune.ops import OPS, Dim, MatMul
+from mcuprune.graph.network import Network, Node, Shape, Stored
+from mcuprune.operators import attributes
+from mcuprune.operators.table import OPS, Dim, MatMul
 
 Array = np.ndarray[Any, Any]
 Dims = tuple[Any, ...]

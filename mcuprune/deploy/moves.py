@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune import attributes
 from mcuprune.deploy.kernels import MAX_TRANSPOSED
 from mcuprune.deploy.lowering import (
     Array,
@@ -23,10 +22,11 @@ from mcuprune.deploy.lowering import (
     without_ones,
 )
 from mcuprune.deploy.program import Constant
-from mcuprune.export import HIGH, LOW, Quantizer
-from mcuprune.fusion import is_swallowed
-from mcuprune.network import Node, Shape
-from mcuprune.ops import OPS
+from mcuprune.deploy.qdq import HIGH, LOW, Quantizer
+from mcuprune.graph.network import Node, Shape
+from mcuprune.operators import attributes
+from mcuprune.operators.fusion import is_swallowed
+from mcuprune.operators.table import OPS
 
 
 def quantize(w: Lowering, node: Node) -> None:

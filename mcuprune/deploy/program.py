@@ -30,9 +30,9 @@ from mcuprune.deploy.planner import (
     overlaps,
     searched_layout,
 )
+from mcuprune.deploy.qdq import Quantizer
 from mcuprune.errors import McupruneError
-from mcuprune.export import Quantizer
-from mcuprune.network import Shape
+from mcuprune.graph.network import Shape
 
 Array = np.ndarray[Any, Any]
 #: For each dimension of a TFLite tensor the ONNX axis that it is; None for those of size 1.

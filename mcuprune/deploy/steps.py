@@ -17,9 +17,9 @@ import numpy as np
 from mcuprune.deploy.fixedpoint import HIGH, LOW, Factor, clamped, exp_of_negative, factor, high_product, scaled
 from mcuprune.deploy.program import Constant as Content
 from mcuprune.deploy.program import Operator, Program
+from mcuprune.deploy.qdq import Quantizer
 from mcuprune.deploy.tables import STORED, TABLES, Table, activation_range, table
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.export import Quantizer
 
 Array = np.ndarray[Any, Any]
 _SAME = 0

@@ -25,7 +25,7 @@ from mcuprune.deploy.fixedpoint import (
     shift_right,
     tanh,
 )
-from mcuprune.export import Quantizer
+from mcuprune.deploy.qdq import Quantizer
 
 Table = np.ndarray[Any, np.dtype[np.int8]]
 #: What a table maps: every stored number.

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mcuprune import attributes
 from mcuprune.deploy.lowering import (
     SAME,
     VALID,
@@ -27,8 +26,9 @@ from mcuprune.deploy.lowering import (
     without_ones,
 )
 from mcuprune.deploy.program import Constant
-from mcuprune.export import LOW, Quantizer, weight_axis
-from mcuprune.network import Network, Node, Shape, Stored
+from mcuprune.deploy.qdq import LOW, Quantizer, weight_axis
+from mcuprune.graph.network import Network, Node, Shape, Stored
+from mcuprune.operators import attributes
 
 
 class Window(NamedTuple):

@@ -32,11 +32,14 @@ import onnx
 import torch
 from torch import nn
 
-from mcuprune import __version__, evaluate, methods, network, ops, pruning, units
-from mcuprune.data import Split
-from mcuprune.data import load as load_data
-from mcuprune.optimizer import OPTIMIZERS
-from mcuprune.resources import RESOURCES
+from mcuprune import __version__, pruning, units
+from mcuprune.costs.resources import RESOURCES
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.train import evaluate, methods
+from mcuprune.train.data import Split
+from mcuprune.train.data import load as load_data
+from mcuprune.train.optimizer import OPTIMIZERS
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "accuracy.jsonl", HERE / "accuracy.md"

@@ -42,12 +42,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import bench_accuracy
 
-from mcuprune import __version__, folding, network, ops, resources, units, widths
-from mcuprune.canonical import canonical
-from mcuprune.channels import Channels, label
+from mcuprune import __version__, units
+from mcuprune.channels.labelling import Channels, label
 from mcuprune.cli import main as mcuprune
-from mcuprune.network import Network, Shape
-from mcuprune.resources import Budget, CostModel, SramModel
+from mcuprune.costs import resources, widths
+from mcuprune.costs.resources import Budget, CostModel, SramModel
+from mcuprune.graph import network
+from mcuprune.graph.network import Network, Shape
+from mcuprune.operators import table as ops
+from mcuprune.passes import batchnorm as folding
+from mcuprune.passes.canonical import canonical
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

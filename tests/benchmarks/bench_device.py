@@ -24,10 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune import data as datasets
-from mcuprune import exporting, network, ops, resources, runners, tflite
-from mcuprune.deploy import c
-from mcuprune.tflite import Converted
+from mcuprune import exporting
+from mcuprune.costs import resources
+from mcuprune.deploy import c, tflite
+from mcuprune.deploy.tflite import Converted
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.run import runners
+from mcuprune.train import data as datasets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -36,7 +36,7 @@ from paper_networks import CLASSES, efficientnet_b0, mobilenet_v2, resnet18, vgg
 from torch import nn
 
 from mcuprune import __version__, pruning, units
-from mcuprune.resources import RESOURCES
+from mcuprune.costs.resources import RESOURCES
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "gpu.jsonl", HERE / "gpu.md"

@@ -1,4 +1,4 @@
-"""How fast and how close `mcuprune.memory` is on 47 generated graphs and 18 large ones, written to memory.json and memory.md.
+"""How fast and how close `mcuprune.schedule` is on 47 generated graphs and 18 large ones, written to memory.json and memory.md.
 
     python tests/benchmarks/bench_memory.py [--only NAME ...] [--baseline SECONDS | --keep-baseline] [--seed N] [--out DIR]
 
@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mcuprune import memory
-from mcuprune.greedy import list_schedules
-from mcuprune.memory import Graph, Op, Planner, Schedule, max_in_out, schedule, walk
+from mcuprune.schedule import search as memory
+from mcuprune.schedule.greedy import list_schedules
+from mcuprune.schedule.search import Graph, Op, Planner, Schedule, max_in_out, schedule, walk
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_SEED = 0

@@ -26,12 +26,13 @@ from typing import Any
 import torch
 from bench_accuracy import BUDGETS, TASKS, files
 
-from mcuprune import __version__, evaluate, pruning, quantizing, units
-from mcuprune.network import Network
+from mcuprune import __version__, pruning, units
+from mcuprune.costs.resources import RESOURCES
+from mcuprune.graph.network import Network
 from mcuprune.pruning import Request
-from mcuprune.quantizing import Quantization
-from mcuprune.resources import RESOURCES
-from mcuprune.task import Candidate, OnStep
+from mcuprune.train import evaluate, quantizing
+from mcuprune.train.quantizing import Quantization
+from mcuprune.train.task import Candidate, OnStep
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "models"

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from bench_accuracy import BUDGETS, TASKS, files, measured, spread
 
-from mcuprune.resources import RESOURCES
+from mcuprune.costs.resources import RESOURCES
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "models"

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mcuprune import data, evaluate
-from mcuprune.data import Split
-from mcuprune.export import WEIGHT_BITS
+from mcuprune.deploy.qdq import WEIGHT_BITS
+from mcuprune.train import data, evaluate
+from mcuprune.train.data import Split
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "weight_bits.jsonl", HERE / "weight_bits.md"

@@ -30,15 +30,15 @@ import torch
 import torch_pruning
 from torch import nn
 
-from mcuprune import memory
-from mcuprune import widths as allocation
-from mcuprune.channels import Channels
-from mcuprune.fusion import buffers
-from mcuprune.loop import Method
-from mcuprune.resources import Budget
-from mcuprune.task import Task
-from mcuprune.trainable import _converter
-from mcuprune.training import Trainer
+from mcuprune.channels.labelling import Channels
+from mcuprune.costs import widths as allocation
+from mcuprune.costs.resources import Budget
+from mcuprune.operators.fusion import buffers
+from mcuprune.schedule import search as memory
+from mcuprune.train.loop import Method
+from mcuprune.train.module import _converter
+from mcuprune.train.task import Task
+from mcuprune.train.trainer import Trainer
 
 Importance = Callable[[Any], torch.Tensor | None]
 

@@ -1,0 +1,1 @@
+"""A network rewritten in bands of rows: less memory, the same integers."""

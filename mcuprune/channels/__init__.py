@@ -1,0 +1,1 @@
+"""Labels of channels, groups, cuts, and what a channel is worth."""

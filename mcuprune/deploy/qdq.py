@@ -1,0 +1,318 @@
+"""The int8 file: QuantizeLinear and DequantizeLinear around the nodes of the user's own graph.
+
+Affine int8 as TensorFlow Lite and the vendors' tools read it: activations per tensor, weights symmetric in [-127, 127]
+([-63, 63] where 7 bits are asked for), of convolutions per output channel and of fully connected layers per tensor, biases
+int32 with scale = input scale x weight scale. ``scheme`` decides, from the operator table alone, which tensors are quantised
+and which share a quantiser; ``quantized`` gives the network its nodes and the integers behind its constants
+(``Network.stored``). Fake-quant training (``quantize``) reads the same scheme and the same ``weight_scale``, so what it
+simulates is what the file computes. Inputs and outputs stay float, and every tensor keeps its name: it now holds the
+dequantised value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import TensorProto
+
+from mcuprune.errors import UnsupportedOperator
+from mcuprune.graph.network import Network, Node, Stored
+from mcuprune.operators.fusion import is_bias
+from mcuprune.operators.table import OPS, MatMul, Mixer
+
+#: The first opset in which DequantizeLinear has an axis.
+QDQ_OPSET = 13
+LOW, HIGH = -128, 127
+#: Bits that weights may take. With 7 the sum of two products with a uint8 fits 16 bits (2 x 255 x 63 < 2^15), so that no kernel
+#: for x86 processors without VNNI saturates.
+WEIGHT_BITS = (7, 8)
+#: TensorFlow Lite's rule for what lies in [0, 1].
+UNIT_SCALE = 1 / 256
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """real = scale * (stored - zero_point), stored in [-128, 127]."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Which tensors are quantised, and with whose range.
+
+    quantizer: tensor -> the name of its quantiser; tensors of one name share it.
+    unit: quantisers that are fixed to [0, 1).
+    data: (node, input index) of constants other than weights and biases that are stored as int8.
+    largest: the largest integer of a weight, and without its sign the smallest.
+    """
+
+    quantizer: Mapping[str, str]
+    unit: frozenset[str]
+    data: frozenset[tuple[str, int]]
+    largest: int = HIGH
+
+
+def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
+    """How to quantise a network whose BatchNormalizations are folded; weight_bits: one of ``WEIGHT_BITS``.
+
+    What a clamp (Relu, Clip) alone reads has no quantiser of its own: the clamp's does the work. Movements and max pools share
+    their input's. A Concat shares one range among its inputs only where all of them come out of clamps; ranges of different
+    sign would waste each other's steps.
+    """
+    parent: dict[str, str] = {}
+
+    def root(tensor: str) -> str:
+        while parent[tensor] != tensor:
+            tensor = parent[tensor]
+        return tensor
+
+    unit: set[str] = set()
+    for name in net.inputs:
+        if net.dtypes[name] == TensorProto.FLOAT:
+            parent[name] = name
+    for node in net.nodes:
+        kind = OPS[node.op].int8
+        for output in node.outputs:
+            if not output or net.dtypes.get(output) != TensorProto.FLOAT:
+                continue
+            reader = net.sole_consumer(output)
+            if kind == "own" and reader is not None and OPS[reader.op].int8 == "clamp":
+                continue
+            parent[output] = output
+            if kind == "same" and node.inputs[0] in parent:
+                parent[output] = root(node.inputs[0])
+            elif kind == "unit":
+                unit.add(output)
+        if node.op == "Concat" and node.outputs[0] in parent and all(_clamped(net, name) for name in node.inputs):
+            for name in node.inputs:
+                parent[root(name)] = root(node.outputs[0])
+    data = frozenset(
+        (node.name, index)
+        for node in net.nodes
+        if OPS[node.op].memory_kind == "in place" and node.op != "BatchNormalization"
+        for index, name in enumerate(node.inputs)
+        if net.is_constant(name) and net.constants[name].size > 1 and net.constants[name].dtype == np.float32
+        if not any(is_bias(node, other, net.producer[other], net) for other in node.inputs if _is_product(net, other))
+    )
+    units = frozenset(root(tensor) for tensor in unit)
+    return Scheme({tensor: root(tensor) for tensor in parent}, units, data, 2 ** (weight_bits - 1) - 1)
+
+
+def _clamped(net: Network, tensor: str) -> bool:
+    maker = net.producer.get(tensor)
+    while maker is not None and OPS[maker.op].int8 == "same":
+        maker = net.producer.get(maker.inputs[0])
+    return maker is not None and OPS[maker.op].int8 == "clamp"
+
+
+def _is_product(net: Network, tensor: str) -> bool:
+    return tensor in net.producer and isinstance(OPS[net.producer[tensor].op], Mixer)
+
+
+def quantizer(low: float, high: float) -> Quantizer:
+    """The int8 quantiser of a range; zero is always represented exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.float32(max((high - low) / (HIGH - LOW), 1e-8))
+    return Quantizer(float(scale), int(np.clip(np.round(LOW - low / scale), LOW, HIGH)))
+
+
+def weight_axis(node: Node, net: Network) -> int | None:
+    """The axis of a mixer's weight along which scales differ; None where one scale serves all, or users want different axes."""
+    axes = {_own_weight_axis(user, net) for user in weight_users(node, net)}
+    return axes.pop() if len(axes) == 1 else None
+
+
+def weight_users(node: Node, net: Network) -> tuple[Node, ...]:
+    """The mixers that use the weight of ``node``, itself among them: it is stored once, at one scale."""
+    name = node.inputs[1]
+    return tuple(user for user in net.consumers[name] if isinstance(OPS[user.op], Mixer) and user.inputs[1] == name)
+
+
+def _own_weight_axis(node: Node, net: Network) -> int | None:
+    entry = OPS[node.op]
+    assert isinstance(entry, Mixer)
+    shape = net.shapes[node.inputs[1]]
+    if node.op == "ConvTranspose" and node.attrs.get("group", 1) > 1:
+        return 0 if shape[1] == 1 else None
+    if node.op == "Gemm" or isinstance(entry, MatMul):
+        return None  # kernels of fully connected layers keep two factors in RAM for each output of a weight of several scales
+    return entry.weight_axes(node)[1] if len(shape) > 1 else None
+
+
+def weight_scale(
+    weight: np.ndarray, axis: int | None, bias: np.ndarray | None, input_scale: float, largest: int = HIGH
+) -> np.ndarray:
+    """float32 scales of a weight: (channels,) along ``axis``, or (). Of a shared weight, the largest of its users' counts.
+
+    largest: the integer that the largest weight becomes (``Scheme``).
+    Never so small that a live bias of an almost dead channel overflows its int32 (|bias| / (input scale x scale) < 2^30).
+    """
+    others = tuple(a for a in range(weight.ndim) if a != axis)
+    scale: np.ndarray = np.maximum(np.abs(weight).max(others) / np.float32(largest), np.float32(1e-12))
+    if bias is not None:
+        needed = np.abs(bias.reshape(-1)) / np.float32(input_scale * 2.0**30)
+        scale = np.maximum(scale, needed if axis is not None else needed.max())
+    return np.asarray(scale, np.float32)
+
+
+def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> Network:
+    """The network with QuantizeLinear and DequantizeLinear nodes, in its own opset or 13 if that is newer.
+
+    quantizers: for each quantiser name of the scheme.
+    Raises UnsupportedOperator for a mixer whose input has no quantiser.
+    """
+
+    def integers(net: Network, node: Node) -> dict[int, Stored]:
+        if isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1]):
+            return _stored_weights(net, node, plan, quantizers)
+        return {i: _stored_data(net, node, i) for i in range(len(node.inputs)) if (node.name, i) in plan.data}
+
+    return annotated(raised(net, QDQ_OPSET), plan, quantizers, integers)[0]
+
+
+def annotated(
+    net: Network,
+    plan: Scheme,
+    quantizers: Mapping[str, Quantizer],
+    integers: Callable[[Network, Node], Mapping[int, Stored]],
+) -> tuple[Network, dict[str, str]]:
+    """The network with quantisers around its nodes: a tensor ``x`` is computed as ``x/float`` and keeps its name behind them.
+
+    integers: input index -> how the constant there is stored, for each node.
+    Returns the network and, for every tensor that is new in it, the tensor of ``net`` that it is in another form.
+    """
+    constants, names = dict(net.constants), net.names()
+    nodes: list[Node] = []
+    current = {name: name for name in net.inputs}
+    like: dict[str, str] = {}
+    dtypes: dict[str, int] = {}
+    stored: dict[str, Stored] = {}
+    written: dict[str, dict[tuple[bytes, bytes], str]] = {}
+
+    def write(tensor: str, source: str, target: str) -> None:
+        found = quantizers[plan.quantizer[tensor]]
+        parameters = (names.free(f"{tensor}/scale"), names.free(f"{tensor}/zero_point"))
+        constants[parameters[0]] = np.array(found.scale, np.float32)
+        constants[parameters[1]] = np.array(found.zero_point, np.int8)
+        integer = names.free(f"{tensor}/int8")
+        for op, read, made in (("QuantizeLinear", source, integer), ("DequantizeLinear", integer, target)):
+            nodes.append(Node(names.free(f"{tensor}/{op}"), op, (read, *parameters), (made,)))
+        like.update({source: tensor, target: tensor, integer: tensor})
+        dtypes[integer] = TensorProto.INT8
+
+    for name in net.inputs:
+        if name in plan.quantizer:
+            current[name] = names.free(f"{name}/dequantized")
+            write(name, name, current[name])
+    for node in net.nodes:
+        inputs = [current.get(name, name) for name in node.inputs]
+        for index, found in integers(net, node).items():
+            name = node.inputs[index]
+            known = written.setdefault(name, {})
+            shared = len(net.consumers[name]) > 1
+            content = (found.integers.tobytes(), found.scale.tobytes()) if shared else (b"", b"")
+            if content not in known:  # one stored constant serves all users that store it alike
+                known[content] = name if not known else names.free(f"{name}/{node.name}")
+                stored[known[content]] = found
+                assert found.value is not None
+                constants[known[content]] = found.value
+            inputs[index] = known[content]
+        floats = {name: names.free(f"{name}/float") for name in node.outputs if name in plan.quantizer}
+        outputs = tuple(floats.get(name, name) for name in node.outputs)
+        nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
+        for name, made in floats.items():
+            write(name, made, name)
+    return net.rewired(nodes, constants, like=like, dtypes=dtypes, stored=stored), like
+
+
+def stores_bias(n_biases: int, n_scales: int) -> bool:
+    """Whether a bias is stored as int32: it needs a number for each scale."""
+    return n_scales in (1, n_biases)
+
+
+def _dequantized(integers: np.ndarray, scale: np.ndarray, axis: int | None) -> Stored:
+    """Integers with the numbers that they stand for. scale: (channels,) along ``axis``, or ()."""
+    shape = [1] * integers.ndim
+    if axis is not None:
+        shape[axis] = -1
+    value = integers.astype(np.float32) * scale.reshape(shape)
+    return Stored(integers, scale.reshape(-1), 0 if axis is None else axis, np.asarray(value, np.float32))
+
+
+def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> dict[int, Stored]:
+    """Input index -> how it is stored, for a mixer's weight and bias. One number for all channels stays a float."""
+    if node.inputs[0] not in plan.quantizer:
+        raise UnsupportedOperator(f"{net.path}: node '{node.name}' ({node.op}): its input isn't quantised; write --float")
+    input_scale = quantizers[plan.quantizer[node.inputs[0]]].scale
+    weight = net.constants[node.inputs[1]]
+    bias = _bias(node, net)
+    axis = weight_axis(node, net)
+    uses = [(_bias(user, net), quantizers[plan.quantizer[user.inputs[0]]].scale) for user in weight_users(node, net)]
+    scale = np.asarray(np.max([weight_scale(weight, axis, *use, plan.largest) for use in uses], axis=0))
+    shape = [1] * weight.ndim
+    if axis is not None:
+        shape[axis] = -1
+    integers = np.clip(np.round(weight / scale.reshape(shape)), -plan.largest, plan.largest).astype(np.int8)
+    stored = {1: _dequantized(integers, scale, axis)}
+    if bias is not None and stores_bias(bias.size, scale.size):
+        product = np.asarray(np.float32(input_scale) * scale, np.float32)
+        wide = np.round(bias.astype(np.float64) / product).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
+        stored[2] = _dequantized(wide, product, bias.ndim - 1 if product.ndim else None)
+    return stored
+
+
+def _bias(node: Node, net: Network) -> np.ndarray | None:
+    return net.constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
+
+
+def _stored_data(net: Network, node: Node, index: int) -> Stored:
+    """A constant operand of an elementwise operator as symmetric int8, one scale for all."""
+    value = net.constants[node.inputs[index]]
+    scale = weight_scale(value, None, None, 1.0)
+    return _dequantized(np.clip(np.round(value / scale), -HIGH, HIGH).astype(np.int8), scale, None)
+
+
+def raised(net: Network, opset: int) -> Network:
+    """The network in at least this opset (13), for files older than it. Raises UnsupportedOperator where meanings differ."""
+    if net.opset >= opset:
+        return net
+    nodes = []
+    for node in net.nodes:
+        if node.op in ("Softmax", "LogSoftmax"):
+            shape = net.shapes[node.inputs[0]]
+            axis = node.attrs.get("axis", 1) % len(shape)
+            wide = [a for a in range(axis, len(shape)) if shape[a] > 1]
+            if len(wide) > 1:
+                raise UnsupportedOperator(
+                    f"{net.path}: node '{node.name}': {node.op} over several axes (opset {net.opset}); "
+                    f"export with opset {opset}"
+                )
+            node = node.with_attrs(axis=wide[0] if wide else axis)
+        elif node.op == "Upsample" or (node.op == "Resize" and net.opset < 11):
+            scales, mode = node.attrs["scales"], node.attrs.get("mode", "nearest")
+            down = {scale < 1 for scale in scales if scale != 1}
+            if mode == "nearest" and len(down) > 1:
+                raise UnsupportedOperator(
+                    f"{net.path}: node '{node.name}': {node.op} both up and down (opset {net.opset}); export with opset {opset}"
+                )
+            attrs = {"scales": scales, "mode": mode, "coordinate_transformation_mode": "asymmetric"}
+            # as onnxruntime rounds in these opsets (see trainable)
+            node = replace(node, op="Resize", attrs={**attrs, "nearest_mode": "ceil" if True in down else "floor"}, origins={})
+        elif node.op == "BatchNormalization" and "spatial" in node.attrs:
+            node = replace(node, attrs={key: value for key, value in node.attrs.items() if key != "spatial"})
+        elif node.op == "Dropout":
+            node = replace(node, attrs={}, origins={}, outputs=node.outputs[:1])
+        elif "consumed_inputs" in node.attrs:
+            node = replace(node, attrs={key: value for key, value in node.attrs.items() if key != "consumed_inputs"})
+        nodes.append(node)
+    header = type(net.header)()
+    header.CopyFrom(net.header)
+    for entry in header.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = opset
+    header.ir_version = max(header.ir_version, 7)
+    return replace(net, header=header).rewired(nodes, net.constants)

@@ -1,0 +1,1 @@
+"""The ONNX file as an immutable graph, and what a file must be to be read."""

@@ -1,0 +1,130 @@
+"""What an operator's attributes mean, resolved once for all opsets.
+
+Pads with ``auto_pad``, strides and dilations with their defaults, slices as ranges, permutations, the axes of a Softmax and of
+reductions. Costs, training and the lowering to a chip all ask here, so that they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcuprune.graph.network import Network, Node, Shape
+
+Pads = list[tuple[int, int]]
+
+
+def strides(node: Node, rank: int) -> tuple[int, ...]:
+    """Strides of a sliding operator over ``rank`` axes of space."""
+    return tuple(node.attrs.get("strides") or (1,) * rank)
+
+
+def dilations(node: Node, rank: int) -> tuple[int, ...]:
+    """Dilations of a sliding operator over ``rank`` axes of space."""
+    return tuple(node.attrs.get("dilations") or (1,) * rank)
+
+
+def is_dilated(node: Node) -> bool:
+    return any(dilation > 1 for dilation in node.attrs.get("dilations") or ())
+
+
+def pads(node: Node, net: Network, kernel: Sequence[int]) -> Pads:
+    """(before, after) of each axis of space that a convolution or pool pads, ``auto_pad`` resolved at the network's sizes.
+
+    kernel: taps of each axis of space.
+    """
+    rank = len(kernel)
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if auto in ("NOTSET", ""):
+        return _pairs(node.attrs.get("pads") or (0,) * (2 * rank))
+    if auto == "VALID":
+        return [(0, 0)] * rank
+    before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
+    sizes = zip(before, after, kernel, strides(node, rank), dilations(node, rank), strict=True)
+    totals = [max(0, (out - 1) * stride + (taps - 1) * dilation + 1 - size) for size, out, taps, stride, dilation in sizes]
+    return [_halves(total, auto == "SAME_UPPER") for total in totals]
+
+
+def transposed_pads(node: Node, net: Network) -> Pads:
+    """(before, after) of each axis of space that a ConvTranspose cuts off what its kernel spreads.
+
+    ``output_shape`` decides before ``pads`` does; it and ``auto_pad`` give the total, of which ``output_padding`` is no part.
+    """
+    kernel = net.shapes[node.inputs[1]][2:]
+    rank = len(kernel)
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if auto in ("NOTSET", "") and not node.attrs.get("output_shape"):
+        return _pairs(node.attrs.get("pads") or (0,) * (2 * rank))
+    extra = node.attrs.get("output_padding") or (0,) * rank
+    after = net.shapes[node.outputs[0]][2:]
+    totals = [max(0, size + more - out) for size, out, more in zip(transposed_whole(node, net), after, extra, strict=True)]
+    return [_halves(total, auto == "SAME_UPPER") for total in totals]
+
+
+def transposed_whole(node: Node, net: Network) -> tuple[int, ...]:
+    """Sizes of space that the kernel of a ConvTranspose spreads its input over, before anything is cut off."""
+    kernel, before = net.shapes[node.inputs[1]][2:], net.shapes[node.inputs[0]][2:]
+    rank = len(kernel)
+    sizes = zip(before, strides(node, rank), kernel, dilations(node, rank), strict=True)
+    return tuple((size - 1) * stride + (taps - 1) * dilation + 1 for size, stride, taps, dilation in sizes)
+
+
+def _pairs(flat: Sequence[int]) -> Pads:
+    return list(zip(flat[: len(flat) // 2], flat[len(flat) // 2 :], strict=True))
+
+
+def _halves(total: int, more_after: bool) -> tuple[int, int]:
+    small = total // 2
+    return (small, total - small) if more_after else (total - small, small)
+
+
+def pads_of_all_axes(node: Node, rank: int) -> Pads:
+    """(before, after) of every axis of a Pad's data, which has ``rank`` axes."""
+    axes = [axis % rank for axis in node.attrs.get("axes") or range(rank)]
+    found = dict(zip(axes, _pairs(node.attrs["pads"]), strict=True))
+    return [found.get(axis, (0, 0)) for axis in range(rank)]
+
+
+def slices(node: Node, shape: Shape) -> dict[int, slice]:
+    """axis -> the Python slice that a Slice takes of data of this shape, in the order of the attributes."""
+    rank = len(shape)
+    starts, ends = node.attrs["starts"], node.attrs["ends"]
+    axes = node.attrs.get("axes") or range(len(starts))
+    steps = node.attrs.get("steps") or (1,) * len(starts)
+    found = {}
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        before_first = step < 0 and end < -shape[axis % rank]  # "down to and including 0", which Python writes as None
+        found[axis % rank] = slice(start, None if before_first else end, step)
+    return found
+
+
+def slice_ranges(node: Node, shape: Shape) -> tuple[range, ...]:
+    """The indices that a Slice takes of every axis of data of this shape."""
+    taken = slices(node, shape)
+    return tuple(range(*taken.get(axis, slice(None)).indices(size)) for axis, size in enumerate(shape))
+
+
+def permutation(node: Node, rank: int) -> tuple[int, ...]:
+    """A Transpose's order of axes; without one they are reversed."""
+    return tuple(node.attrs.get("perm") or range(rank - 1, -1, -1))
+
+
+def softmax_axes(node: Node, net: Network) -> range:
+    """The axes that a Softmax, LogSoftmax or Hardmax works over: one since opset 13, all from the axis on before."""
+    rank = len(net.shapes[node.inputs[0]])
+    if net.opset >= 13:
+        axis = node.attrs.get("axis", -1) % rank
+        return range(axis, axis + 1)
+    return range(node.attrs.get("axis", 1) % rank, rank)
+
+
+def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:
+    """The axes that a reduction of data with ``rank`` axes works over."""
+    axes = node.attrs.get("axes") or ()
+    if not axes:
+        return () if node.attrs.get("noop_with_empty_axes") else tuple(range(rank))
+    return tuple(axis % rank for axis in axes)
+
+
+def coordinates(node: Node) -> str:
+    """How a Resize places its samples."""
+    return str(node.attrs.get("coordinate_transformation_mode", "half_pixel"))

@@ -1,0 +1,1 @@
+"""A network made fit for pruning; each change is run against what it changes."""

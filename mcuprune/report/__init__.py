@@ -1,0 +1,1 @@
+"""Answers as text, markdown, JSON, JUnit, annotations and HTML."""

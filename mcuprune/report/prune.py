@@ -1,0 +1,233 @@
+"""The report of a prune: one document, and what is drawn from it alone.
+
+``document`` is ``report.json``; ``text`` and ``markdown`` read nothing but that document, so whatever they say can be looked up
+in it, and a stored one can be drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mcuprune import __version__, escape, options, places, units
+from mcuprune.costs.resources import RESOURCES
+from mcuprune.notebook import draws
+from mcuprune.pruning import Result, Training
+from mcuprune.report import profile as report
+from mcuprune.train.task import Step
+
+#: Format 1, 2026: the first.
+FORMAT = 1
+
+
+def document(result: Result) -> dict[str, Any]:
+    """The outcome as JSON values: integers in base units, accuracies as shares of 1, None where there was no data."""
+    request = result.request
+    return {
+        "format": FORMAT,
+        "mcuprune": __version__,
+        "command": "prune",
+        "ok": result.ok,
+        "seed": request.seed,
+        "method": request.method if request.train else "no-train",
+        "options": options.document(request),
+        "training": _training(result.training) if result.training else None,
+        "sram_model": request.sram_model,
+        "weight_bits": request.weight_bits if request.int8 else None,
+        "data": result.data,
+        "test_examples": result.test_examples,
+        "budget": dict(result.budget.limits),
+        "limits": {
+            name: {"used": used, "limit": result.budget.limits[name], "ok": used <= result.budget.limits[name]}
+            for name, used in result.verdict.used.items()
+        },
+        "before": {**report.profile_document(result.before), "accuracy": result.accuracy},
+        "after": {
+            **report.profile_document(result.after),
+            "accuracy_float": result.accuracy_float,
+            "accuracy_int8": result.accuracy_int8,
+            "accuracy_int8_default_session": result.accuracy_int8_default_session,
+        },
+        "groups": [
+            {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
+            for group in result.groups
+        ],
+        "history": [step_document(step) for step in result.history],
+        "cost": {
+            "seconds": round(result.seconds, 1),
+            "training_macs": result.training_macs,
+            "full_training_macs": result.full_training_macs,
+        },
+        "notes": list(result.notes),
+    }
+
+
+def _training(training: Training) -> dict[str, Any]:
+    """Settings by the names of their flags, where they have one."""
+    settings = asdict(training.schedule)
+    return {
+        "from": "trained" if training.trained else "scratch",
+        "distill": training.taught,
+        "examples": training.examples,
+        "epochs": settings.pop("epochs") + settings["quant_epochs"],
+        "freeze_at_budget": settings.pop("freeze"),
+        **settings,
+        **asdict(training.search),
+        "augment": training.augment,
+        "device": training.device,
+        "versions": {name: version(name) for name in ("torch", "onnxruntime", "onnx", "numpy")},
+    }
+
+
+def step_document(step: Step) -> dict[str, Any]:
+    """One line of the history."""
+    return {
+        "step": step.step,
+        "epoch": round(step.epoch, 3),
+        "phase": step.phase,
+        "loss": round(step.loss, 5),
+        **{name: step.costs[name] for name in RESOURCES},
+        "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
+    }
+
+
+def write(found: Mapping[str, Any]) -> str:
+    """The document as ``report.json`` holds it."""
+    return report.dumped(found)
+
+
+def save(found: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path]:
+    """Write ``report.json`` and ``report.md``; returns their paths. Raises OutputError."""
+    json, readable = Path(folder) / "report.json", Path(folder) / "report.md"
+    places.write_bytes(write(found).encode(), json)
+    places.write_bytes(markdown(found).encode(), readable)
+    return json, readable
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The table that ends a run."""
+    paths = (escape.plain(found[when]["path"]) for when in ("before", "after"))
+    lines = [f"{' -> '.join(paths)}: {'fits' if found['ok'] else 'DOES NOT FIT'}", ""]
+    lines += report.align(_table(found), "<>>>>>")
+    lines += ["", *map(escape.plain, _remarks(found))]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """``report.md``."""
+    head, *rows = _table(found)
+    lines = [
+        f"# {escape.inline(found['before']['path'])}",
+        "",
+        f"Pruned to {escape.code(found['after']['path'])}: {'fits' if found['ok'] else '**does not fit**'}.",
+        "",
+    ]
+    lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
+    lines += ["", *(f"* {escape.inline(line)}" for line in _remarks(found)), ""]
+    lines += ["## Groups of channels", ""]
+    groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
+    lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
+    lines += ["", "## Options", ""]
+    asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in found["options"].items() if value is not None]
+    lines += report.markdown_table(["option", "value"], ["<", "<"], asked)
+    if found["training"]:
+        lines += ["", "## Training", ""]
+        settings = dict(found["training"])
+        settings |= settings.pop("versions")
+        said = [
+            [name.replace("_", " "), "" if value is None else escape.inline(f"{value}")] for name, value in settings.items()
+        ]
+        lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
+    evaluated = [step for step in found["history"] if step["accuracy"] is not None]
+    if evaluated:
+        head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), "accuracy (validation)"]
+        lines += ["", "## History", ""]
+        lines += report.markdown_table(
+            head,
+            ["<", *[">"] * (len(head) - 1)],
+            [
+                [
+                    step["phase"],
+                    f"{step['epoch']:g}",
+                    f"{step['loss']:.4f}",
+                    *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
+                    _share(step["accuracy"]),
+                ]
+                for step in evaluated
+            ],
+        )
+    return "\n".join(lines) + "\n"
+
+
+@draws(Result)
+def html(result: Result) -> str:
+    """What a notebook shows of a result: the table that ends a run, the remarks, and memory over the schedule."""
+    found = document(result)
+    head, *rows = _table(found)
+    state = "fits" if result.ok else "does not fit"
+    remarks = "".join(f"<li>{escape.markup(remark)}</li>" for remark in _remarks(found))
+    table = report.html_table(head, "<>>>>>", rows)
+    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n"
+
+
+def _table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Head and one row for each resource and accuracy."""
+    rows = [["", "before", "after", "", "limit", ""]]
+    for name, resource in RESOURCES.items():
+        before, after = _used(found, "before", name), _used(found, "after", name)
+        limit = found["limits"].get(name)
+        rows.append(
+            [
+                f"{resource.title} ({found[f'{name}_model']})"
+                if resource.under(found.get(f"{name}_model")) is not resource
+                else resource.title,
+                units.show(before, resource.unit),
+                units.show(after, resource.unit),
+                f"{after / before:.0%}" if before else "",
+                units.show(limit["limit"], resource.unit) if limit else "",
+                "" if limit is None else "pass" if limit["ok"] else f"over by {after - limit['limit']}",
+            ]
+        )
+    if found["before"]["accuracy"] is not None:
+        after = found["after"]
+        rows.append(["accuracy", _share(found["before"]["accuracy"]), _share(after["accuracy_float"]), "", "", "float"])
+        if after["accuracy_int8"] is not None:
+            rows.append(["", "", _share(after["accuracy_int8"]), "", "", "int8"])
+    return rows
+
+
+def _used(found: Mapping[str, Any], when: str, resource: str) -> int:
+    """What a limit of this resource is held against: for SRAM, what was asked for."""
+    limited = RESOURCES[resource].under(found.get(f"{resource}_model"))
+    part, key = limited.place or ("total", limited.name)
+    return int(found[when][part][key])
+
+
+def _remarks(found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    kept = sum(group["after"] for group in found["groups"])
+    whole = sum(group["before"] for group in found["groups"])
+    lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
+    if found["before"]["accuracy"] is not None:
+        exact = "; int8 without its graph optimisation" if found["after"]["accuracy_int8"] is not None else ""
+        lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}")
+    if found["sram_model"] != "peak":
+        memory = found["after"]["memory"]
+        peak, arena = (units.show(memory[key], "bytes") for key in ("peak", "arena_tflm"))
+        lines.append(f"memory: peak of activations {peak}, arena of TensorFlow Lite Micro {arena}")
+    cost = found["cost"]
+    if cost["full_training_macs"]:
+        share = cost["training_macs"] / cost["full_training_macs"]
+        before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
+        lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
+    return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+__all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

@@ -1,0 +1,1 @@
+"""A written file in the runtimes that are there, compared with onnxruntime."""

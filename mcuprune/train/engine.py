@@ -1,0 +1,91 @@
+"""Torch as an engine: whether it is there, on how many threads it computes, and on which device.
+
+Torch is imported inside the functions alone, so that what can be refused without it is refused at once.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+
+from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.train.request import device_asked
+
+#: Networks of fewer multiply-accumulates train faster on one thread than on several that wait for each other, and on a CPU.
+SMALL = 20_000_000
+#: Threads for the others. Sums depend on how many threads share them, so that it is the same number on every machine.
+_THREADS = 4
+
+
+def need(method: str, optimizer: str) -> None:
+    """Raise MissingExtra unless everything that trains and quantises is installed, UsageError for a name that it doesn't know.
+
+    Only here does torch get imported first.
+    """
+    try:
+        import mcuprune.train.fake_quant  # noqa: F401
+
+        check_names(method, optimizer)
+    except ImportError as error:
+        raise MissingExtra(
+            f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' "
+            "(--no-train --float works without it)"
+        ) from None
+
+
+def check_names(method: str, optimizer: str) -> None:
+    """Raise UsageError for a name that only the modules know which import torch; ImportError where it isn't installed."""
+    from mcuprune.train.methods import METHODS
+    from mcuprune.train.optimizer import OPTIMIZERS
+
+    check_choice("method", method, tuple(METHODS))
+    check_choice("optimizer", optimizer, tuple(OPTIMIZERS))
+
+
+def check_choice(flag: str, wanted: str, known: Sequence[str]) -> None:
+    """Raise UsageError where the value of a flag is none of those that it takes."""
+    if wanted not in known:
+        raise UsageError(f"--{flag} {wanted}: unknown; choose one of {', '.join(known)}")
+
+
+def choose_threads(macs: int) -> None:
+    """As many threads as the network's size asks for, whatever the environment says: the same seed must give the same file."""
+    import torch
+
+    torch.set_num_threads(1 if macs < SMALL else _THREADS)
+
+
+def device(wanted: str, *, train: bool, macs: int) -> str:
+    """Where torch is to compute. Raises UsageError for a device that isn't there.
+
+    train: whether there is training to do. macs: multiply-accumulates of one inference: ``auto`` leaves small networks where
+    they are.
+    """
+    import torch
+
+    found = device_asked(wanted)
+    if wanted == "cpu":
+        return "cpu"
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return _repeating("cuda") if there and train and macs >= SMALL else "cpu"
+    if not there:
+        raise UsageError(
+            f"--device {wanted}: torch {torch.__version__} finds no CUDA device; "
+            "install a build of torch for CUDA and its driver, or choose --device cpu"
+        )
+    if int(found[1] or 0) >= there:
+        raise UsageError(f"--device {wanted}: torch finds {there} CUDA device(s), the last is cuda:{there - 1}")
+    return _repeating(wanted)
+
+
+def _repeating(where: str) -> str:
+    """``where``, with torch told to take the kernels there that give the same result every time, where it has some."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order each time
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return where

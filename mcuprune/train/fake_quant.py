@@ -1,0 +1,151 @@
+"""Fake-quant training: the network computes as the int8 file will, and its ranges are learned by watching.
+
+``QuantTrainable`` is a ``Trainable`` whose weights, biases and tensors go through the quantisers of ``export.scheme``. The
+int32 rounding of biases is simulated too: without it a tenth of all logits differ from the file by a step or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcuprune.channels.labelling import Channels
+from mcuprune.deploy.qdq import (
+    HIGH,
+    LOW,
+    UNIT_SCALE,
+    Quantizer,
+    Scheme,
+    quantizer,
+    scheme,
+    stores_bias,
+    weight_axis,
+    weight_scale,
+    weight_users,
+)
+from mcuprune.graph.network import Network, Node
+from mcuprune.train.module import Trainable
+
+
+class QuantTrainable(Trainable):
+    """A network whose forward pass is that of its int8 file.
+
+    observing: while true, calls in training mode move the ranges (a running average of each batch's minimum and maximum).
+    simulating: while false, the network computes in floats and only observes, in either mode, as calibration wants it.
+    weight_bits: of ``export.WEIGHT_BITS``.
+    """
+
+    momentum = 0.02
+
+    def __init__(self, channels: Channels, weight_bits: int = 8) -> None:
+        super().__init__(channels)
+        self.scheme: Scheme = scheme(channels.network, weight_bits=weight_bits)
+        self.observing = True
+        self.simulating = True
+        self._ranges: dict[str, tuple[float, float]] = dict.fromkeys(self.scheme.unit, (0.0, 1.0))
+        self._before: dict[str, tuple[float, float]] = {}  # the ranges at the start of this batch
+        self._seen: dict[str, tuple[float, float]] = {}  # what this batch has shown so far
+        self._quantizers: dict[str, Quantizer] = {name: Quantizer(UNIT_SCALE, LOW) for name in self.scheme.unit}
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """Every quantiser of the scheme as it stands."""
+        return dict(self._quantizers)
+
+    def quantized_network(self) -> tuple[Network, Scheme, dict[str, Quantizer]]:
+        """What ``export.quantized`` needs to write the int8 file of this network."""
+        return self.network(), self.scheme, self.quantizers()
+
+    def extra_state_arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.array(found) for name, found in self._ranges.items()}
+
+    def load_extra_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
+        for name, found in state.items():
+            if name not in self.scheme.unit:
+                self._ranges[name] = (float(found[0]), float(found[1]))
+                self._quantizers[name] = quantizer(*self._ranges[name])
+
+    def made(self, tensor: str, value: Tensor) -> Tensor:
+        name = self.scheme.quantizer.get(tensor)
+        if name is None:
+            return value
+        if self.observing and (self.training or not self.simulating) and name not in self.scheme.unit:
+            self._observe(name, value)
+        if not self.simulating:
+            return value
+        found = self._quantizers[name]
+        return torch.fake_quantize_per_tensor_affine(value, found.scale, found.zero_point, LOW, HIGH)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self._before, self._seen = dict(self._ranges), {}
+        return super().forward(*inputs)
+
+    def _observe(self, name: str, value: Tensor) -> None:
+        low, high = (float(x) for x in torch.aminmax(value.detach()))
+        if name in self._seen:  # of the tensors that share a quantiser, the widest of a batch counts
+            low, high = min(low, self._seen[name][0]), max(high, self._seen[name][1])
+        self._seen[name] = (low, high)
+        if name in self._before:
+            old_low, old_high = self._before[name]
+            if self.simulating:
+                low = old_low + self.momentum * (low - old_low)
+                high = old_high + self.momentum * (high - old_high)
+            else:  # calibration: everything seen fits
+                low, high = min(low, old_low), max(high, old_high)
+        self._ranges[name] = (low, high)
+        self._quantizers[name] = quantizer(low, high)
+
+    def _scale(self, node: Node) -> np.ndarray:
+        weight, axis = super().weight(node).detach().cpu().numpy(), weight_axis(node, self.source)
+        scales = []
+        for user in weight_users(node, self.source):
+            bias = super().bias(user)
+            input_scale = self._quantizers[self.scheme.quantizer[user.inputs[0]]].scale
+            stored = None if bias is None else bias.detach().cpu().numpy()
+            scales.append(weight_scale(weight, axis, stored, input_scale, self.scheme.largest))
+        return np.asarray(np.max(scales, axis=0))
+
+    def weight(self, node: Node) -> Tensor:
+        value = super().weight(node)
+        if not self.simulating:
+            return value
+        scale = torch.from_numpy(np.atleast_1d(self._scale(node))).to(value.device)
+        axis, most = weight_axis(node, self.source), self.scheme.largest
+        if axis is None:
+            return torch.fake_quantize_per_tensor_affine(value, float(scale[0]), 0, -most, most)
+        return torch.fake_quantize_per_channel_affine(
+            value, scale, torch.zeros_like(scale, dtype=torch.int32), axis, -most, most
+        )
+
+    def bias(self, node: Node) -> Tensor | None:
+        value = super().bias(node)
+        if value is None or not self.simulating:
+            return value
+        input_scale = self._quantizers[self.scheme.quantizer[node.inputs[0]]].scale
+        step = torch.from_numpy(np.asarray(np.float32(input_scale) * self._scale(node), np.float32)).to(value.device)
+        if not stores_bias(value.numel(), step.numel()):
+            return value
+        rounded = torch.round(value.detach().double() / step).to(value.dtype) * step
+        return value + (rounded - value).detach()
+
+    def data(self, node: Node, index: int) -> Tensor:
+        value = super().data(node, index)
+        if not self.simulating or (node.name, index) not in self.scheme.data:
+            return value
+        scale = float(weight_scale(value.detach().cpu().numpy(), None, None, 1.0))
+        return torch.fake_quantize_per_tensor_affine(value, scale, 0, -HIGH, HIGH)
+
+
+@torch.no_grad()
+def calibrate(module: QuantTrainable, batches: Sequence[tuple[np.ndarray, ...]]) -> None:
+    """Fit the ranges to what the float network computes on ``batches``, one float32 array (batch, ...) for each input.
+
+    It computes as the written file will, in evaluation mode: BatchNormalization uses the statistics that it has and keeps them.
+    """
+    module.simulating = False
+    module.eval()
+    for batch in batches:
+        module(*[torch.from_numpy(x).to(module.device) for x in batch])
+    module.simulating = True

@@ -1,0 +1,370 @@
+"""Whether a network knows anything about the data that it is given, and if not, whether the data reaches it wrongly.
+
+A trained network that is right no oftener than chance has most often been fed wrongly: pixels of 0...255 where it wants
+0...1, axes or colours in another order, labels numbered otherwise. ``explanations`` tries the cheap ones of these on a few
+hundred examples and says under which the network is right, how often, and what mends the data. Nothing is ever changed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mcuprune.graph.network import Network
+from mcuprune.train.data import Split
+
+#: The level of the tests: one untrained network in a thousand is taken for one that has learned something.
+LEVEL = 1e-3
+#: From this number of standard deviations on, a normal variable is that rare.
+_RARE = 3.0902
+#: A fifth of the way from the best constant answer to all is more than luck; below this many classes nothing less is.
+_FIFTH, _NAMED = 0.2, 5
+#: An explanation is clear if under it the network is at least half of the way from the best constant answer to all.
+_CLEAR = 0.5
+#: Examples on which all explanations are tried, those on which the best are tried again, and how many are.
+_FIRST, _SECOND, _BEST = 120, 400, 6
+#: Examples of each class that it takes to find out how labels are numbered.
+_PER_CLASS = 6
+#: An explanation of one more part must be right on so much more: the simpler one is the likelier.
+_PER_PART = 0.02
+#: Channel means and deviations that networks for photographs are most often trained with, of pixels in 0...1.
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Array = np.ndarray[Any, Any]
+#: float32 (batch, ...) -> (batch, classes), such as ``evaluate.Model``.
+Answering = Callable[[Array], Array]
+
+
+# -------------------------------------------------------------------------------------------------------------- chance
+
+
+def tail(right: int, n: int, chance: float) -> float:
+    """P(X >= right) of a binomial variable X of ``n`` trials of probability ``chance``: the exact one-sided test.
+
+    The sum of C(n, k) p^k (1 - p)^(n - k) from k = right on; the first term by logarithms of the gamma function, each further
+    one from the last (any textbook of statistics, such as Casella and Berger, section 8.3).
+    """
+    if right <= 0 or chance >= 1:
+        return 1.0
+    if chance <= 0:
+        return 0.0
+    log = math.lgamma(n + 1) - math.lgamma(right + 1) - math.lgamma(n - right + 1)
+    log += right * math.log(chance) + (n - right) * math.log1p(-chance)
+    if right <= n * chance:  # the sum's largest terms lie ahead: what is missing to 1 has the shorter sum
+        return 1.0 - tail(n - right + 1, n, 1 - chance)
+    term, total = 1.0, 1.0
+    for k in range(right, n):
+        term *= (n - k) / (k + 1) * chance / (1 - chance)
+        total += term
+        if term < 1e-12 * total:
+            break
+    return min(1.0, math.exp(log) * total)
+
+
+def learned(right: int, n: int, frequent: float) -> bool:
+    """Whether an answer that is right on ``right`` of ``n`` examples beats naming the most frequent class, beyond chance.
+
+    frequent: the share of the examples that are of that class. The test is ``tail`` at LEVEL, so how far above ``frequent``
+    an accuracy must be depends on how many examples there are: 1.4 points of 5,000 examples of 10 even classes, 11 of 100.
+    """
+    return tail(right, n, frequent) < LEVEL
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """counts: int64 (classes, classes), how many examples of each label (row) got each answer (column)."""
+
+    counts: Array
+
+    @classmethod
+    def of(cls, logits: Array, labels: Array, n_classes: int) -> Confusion:
+        answers = logits.reshape(len(logits), -1).argmax(1)
+        flat = np.bincount(labels * n_classes + answers, minlength=n_classes**2)
+        return cls(flat.reshape(n_classes, n_classes))
+
+    @property
+    def n(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def right(self) -> int:
+        return int(np.trace(self.counts))
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.n
+
+    @property
+    def frequent(self) -> float:
+        """What naming the most frequent class every time is right on: the best answer without looking."""
+        return float(self.counts.sum(1).max()) / self.n
+
+    @property
+    def trained(self) -> bool:
+        """Whether it knows these classes by their names, which no untrained network can.
+
+        To have ``learned`` is not enough: random weights tell some classes apart, and with many examples one of them beats a
+        constant answer by luck. What they can't know is which number each class has. So the share of right answers, which is
+        the trace of the matrix, is held against what it is when classes are renumbered at random: mean 1 / classes, variance
+        the sum of squares of the matrix with row and column means taken out, over classes - 1 (Hoeffding 1951, "A combinatorial
+        central limit theorem"). It must lie 3.09 standard deviations above, the level of LEVEL, or be a fifth of the way from
+        the best constant answer to all, which is the only way where there are too few numberings to tell.
+        """
+        if not learned(self.right, self.n, self.frequent):
+            return False
+        if self.accuracy > self.frequent + _FIFTH * (1 - self.frequent):
+            return True
+        classes = len(self.counts)
+        c = self.counts / self.n
+        centred = c - c.mean(0, keepdims=True) - c.mean(1, keepdims=True) + c.mean()
+        deviation = math.sqrt(float((centred**2).sum()) / (classes - 1))
+        return classes >= _NAMED and self.accuracy - 1 / classes > _RARE * deviation
+
+
+def looks_fresh(net: Network) -> bool:
+    """Whether a network's numbers say that it was never trained: BatchNormalization at its start, or no bias but zeros."""
+    norms = [node for node in net.nodes if node.op == "BatchNormalization"]
+    if norms:
+        means, variances = ([net.constants[node.inputs[index]] for node in norms] for index in (3, 4))
+        return not any(mean.any() for mean in means) and all((variance == 1).all() for variance in variances)
+    biases = [
+        net.constants[node.inputs[2]]
+        for node in net.nodes
+        if node.op in ("Conv", "Gemm") and len(node.inputs) > 2 and net.is_constant(node.inputs[2])
+    ]
+    return bool(biases) and not any(bias.any() for bias in biases)
+
+
+# -------------------------------------------------------------------------------------------------------- explanations
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that may be wrong with data. cause: in words. fix: the Python that mends an array. apply: does it to inputs."""
+
+    cause: str
+    fix: str
+    apply: Callable[[Array], Array] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Under these causes the network is right on a share ``accuracy`` of ``examples`` that were not used to find them.
+
+    frequent: what the best constant answer is right on among them. Cause and fix are for people.
+    """
+
+    cause: str
+    fix: str
+    accuracy: float
+    examples: int
+    frequent: float
+    parts: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether it leaves no reasonable doubt: significant, and half of the way to always right."""
+        way = (self.accuracy - self.frequent) / max(1e-9, 1 - self.frequent)
+        return way >= _CLEAR and learned(round(self.accuracy * self.examples), self.examples, self.frequent)
+
+
+def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0) -> list[Explanation]:
+    """What the data may have been fed wrongly by, best first: each scale, order of axes and colours, and labels renumbered.
+
+    Everything is tried on a hundred examples; what does best, on a few hundred others. How labels are numbered is read off half
+    of those and tried on the other half.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(split.y))
+    few, more = chosen[:_FIRST], chosen[_FIRST : _FIRST + _SECOND]
+    if len(more) < _FIRST // 2:
+        few = more = chosen
+    tried: list[tuple[float, float, tuple[Change, ...]]] = []
+    for changes in _combinations(split.x):
+        found = Confusion.of(model(_applied(split.x[few], changes)), split.y[few], n_classes)
+        renamed = float(found.counts.max(0).sum()) / found.n
+        cost = _PER_PART * len(changes)
+        tried.append((found.accuracy - cost, renamed - cost, changes))
+    ranked = [*sorted(tried, key=lambda row: -row[0])[:_BEST], *sorted(tried, key=lambda row: -row[1])[:_BEST]]
+    best = dict.fromkeys(changes for _, _, changes in ranked)
+    results = [one for changes in best for one in _measured(model, split, more, changes, n_classes)]
+    return sorted(results, key=lambda one: one.parts * _PER_PART - one.accuracy)
+
+
+def _measured(
+    model: Answering, split: Split, more: Array, changes: tuple[Change, ...], n_classes: int
+) -> Iterator[Explanation]:
+    """The explanation of these changes on the examples ``more``, and with labels renumbered beside."""
+    logits, labels = model(_applied(split.x[more], changes)), split.y[more]
+    if changes:
+        found = Confusion.of(logits, labels, n_classes)
+        cause, fix = "; ".join(one.cause for one in changes), "; ".join(one.fix for one in changes)
+        yield Explanation(cause, fix, found.accuracy, found.n, found.frequent, len(changes))
+    half = len(more) // 2
+    if half < _PER_CLASS * n_classes:
+        return
+    number = assignment(Confusion.of(logits[:half], labels[:half], n_classes).counts)
+    if (number == np.arange(n_classes)).all():
+        return
+    found = Confusion.of(logits[half:], number[labels[half:]], n_classes)
+    moved = ", ".join(f"{label} is {answer}" for label, answer in enumerate(number) if label != answer)
+    cause = "; ".join([*(one.cause for one in changes), f"labels are numbered otherwise (the data's {moved} to the network)"])
+    fix = "; ".join([*(one.fix for one in changes), f"y = numpy.array({number.tolist()})[y]"])
+    yield Explanation(cause, fix, found.accuracy, found.n, found.frequent, len(changes) + 1)
+
+
+def _applied(x: Array, changes: Sequence[Change]) -> Array:
+    for one in changes:
+        x = one.apply(x)
+    return np.ascontiguousarray(x, np.float32)
+
+
+def _combinations(x: Array) -> Iterator[tuple[Change, ...]]:
+    """Every scale, with every order of axes, with colours either way; unchanged data first."""
+    orders: list[tuple[Change, ...]] = [(), *((one,) for one in _orders(x))]
+    colours: list[tuple[Change, ...]] = [(), *((one,) for one in _colours(x))]
+    for order in orders:
+        moved = _applied(x[:2000], order)
+        scales: list[tuple[Change, ...]] = [(), *((one,) for one in _scales(moved))]
+        for colour in colours:
+            for scale in scales:
+                yield (*order, *colour, *scale)
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis of an array (batch, ...) that holds an image's channels: the smaller one of the first and last; None without."""
+    if len(shape) != 4:
+        return None
+    return 1 if shape[1] <= shape[3] else 3
+
+
+def _orders(x: Array) -> Iterator[Change]:
+    """Arrays of the right shape whose elements were laid down in another order of axes."""
+    shape = x.shape[1:]
+    seen = [x[:4]]
+    kinds: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
+    if len(shape) == 3:
+        a, b, c = shape
+        kinds = [
+            ("height and width are exchanged", (a, c, b), (0, 1, 3, 2)),
+            ("it is channels-last, reshaped instead of transposed", (b, c, a), (0, 3, 1, 2)),
+            ("it is channels-first, reshaped instead of transposed", (c, a, b), (0, 2, 3, 1)),
+        ]
+        if _channel_axis(x.shape) == 3:
+            kinds[0] = ("height and width are exchanged", (b, a, c), (0, 2, 1, 3))
+    elif len(shape) == 2:
+        kinds = [("its two axes are exchanged", shape[::-1], (0, 2, 1))]
+    for cause, before, order in kinds:
+
+        def apply(x: Array, before: tuple[int, ...] = before, order: tuple[int, ...] = order) -> Array:
+            return x.reshape(len(x), *before).transpose(order)
+
+        moved = apply(x[:4])
+        if not any(np.array_equal(moved, one) for one in seen):
+            seen.append(moved)
+            yield Change(cause, f"x = x.reshape{(-1, *before)}.transpose{order}", apply)
+
+
+def _colours(x: Array) -> Iterator[Change]:
+    axis = _channel_axis(x.shape)
+    if axis is not None and x.shape[axis] == 3:
+        yield Change("its colours are in reverse order (BGR for RGB)", f"x = numpy.flip(x, {axis})", lambda x: np.flip(x, axis))
+
+
+def _scales(x: Array) -> Iterator[Change]:
+    """Other ranges of values that the network may want. What the data's own range is, its extremes tell."""
+    low, high, given = _range(x)
+    span = high - low
+    if not span > 0:
+        return
+    axis = _channel_axis(x.shape)
+    axes = tuple(a for a in range(x.ndim) if a != axis)
+    mean = x.mean(axes, keepdims=True, dtype=np.float64)
+    deviation = np.maximum(x.std(axes, keepdims=True, dtype=np.float64), 1e-9)
+    wanted: list[tuple[str, Any, Any]] = [  # (name, factor, offset): x * factor + offset
+        ("0...1", 1 / span, -low / span),
+        ("0...255", 255 / span, -255 * low / span),
+        ("-1...1", 2 / span, -2 * low / span - 1),
+        ("-128...127", 255 / span, -255 * low / span - 128),
+        ("mean 0 and deviation 1", 1 / deviation, -mean / deviation),
+        ("0...1 with light and dark exchanged", -1 / span, high / span),
+        ("mean 0 and deviation 1 with light and dark exchanged", -1 / deviation, mean / deviation),
+    ]
+    if axis is not None and x.shape[axis] == 3:
+        shape = [3 if a == axis else 1 for a in range(x.ndim)]
+        middle, spread = (np.reshape(one, shape) for one in _IMAGENET)
+        wanted.append(("0...1, standardised by ImageNet's colours", 1 / span / spread, (-low / span - middle) / spread))
+    if low == 0 and high not in (1, 255) and x.max() <= 255:
+        wanted.append(("0...255 divided by 255", 1 / 255, 0.0))
+    for name, factor, offset in wanted:
+        if name == given or (np.allclose(factor, 1, rtol=0.02) and np.allclose(np.asarray(offset) / span, 0, atol=0.02)):
+            continue
+
+        def apply(x: Array, factor: Any = factor, offset: Any = offset) -> Array:
+            return np.asarray(x * factor + offset, np.float32)
+
+        cause = f"the network wants values of {name}, the data has {given}"
+        yield Change(cause, f"x = x * {_code(factor)} + {_code(offset)}", apply)
+
+
+def _range(x: Array) -> tuple[float, float, str]:
+    """The range that values were meant to have, and its name."""
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0, "0...1"
+    if low >= 0 and 128 <= high <= 255:
+        return 0.0, 255.0, "0...255"
+    if -1 <= low < -0.5 and 0.5 < high <= 1:
+        return -1.0, 1.0, "-1...1"
+    if -128 <= low < -64 and 64 < high <= 127:
+        return -128.0, 127.0, "-128...127"
+    return (0.0, high, f"0...{high:.4g}") if low >= 0 else (low, high, f"{low:.3g}...{high:.3g}")
+
+
+def _code(value: Any) -> str:
+    """A number, or an array of few, as one writes it in Python."""
+    array = np.asarray(value)
+    if array.size == 1:
+        return f"{float(array.reshape(())):.6g}" if array.ndim == 0 else f"{float(array.ravel()[0]):.6g}"
+    if (array == array.ravel()[0]).all():
+        return f"{float(array.ravel()[0]):.6g}"
+    return f"numpy.array({[round(float(one), 6) for one in array.ravel()]}).reshape{array.shape[1:]}"
+
+
+def assignment(counts: Array) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """For each row of (n, n) a column of its own, so that the sum of the chosen elements is largest.
+
+    The Hungarian method by shortest augmenting paths (Jonker and Volgenant 1987), O(n^3).
+    """
+    cost = -np.asarray(counts, np.float64)
+    n = len(cost)
+    row_price, column_price = np.zeros(n), np.zeros(n)
+    row_of = np.full(n, -1)
+    for row in range(n):
+        distance, came = np.full(n, np.inf), np.full(n, -1)
+        done = np.zeros(n, bool)
+        at, column = row, -1
+        while True:
+            reach = cost[at] - row_price[at] - column_price
+            nearer = ~done & (reach < distance)
+            distance[nearer], came[nearer] = reach[nearer], column
+            nearest = int(np.argmin(np.where(done, np.inf, distance)))
+            step = distance[nearest]
+            row_price[row] += step
+            row_price[row_of[done]] += step
+            column_price[done] -= step
+            distance[~done] -= step
+            done[nearest], column = True, nearest
+            if row_of[nearest] < 0:
+                break
+            at = int(row_of[nearest])
+        while column >= 0:  # back along the path
+            before = int(came[column])
+            row_of[column] = row_of[before] if before >= 0 else row
+            column = before
+    chosen = np.empty(n, np.int64)
+    chosen[row_of] = np.arange(n)
+    return chosen

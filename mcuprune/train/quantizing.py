@@ -1,0 +1,223 @@
+"""From a float network to its int8 file: equalise, calibrate, train with fake quantisation, write Q/DQ nodes.
+
+Fake-quant training is hooks on the one training loop, as pruning methods are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from onnx import ModelProto
+
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.costs import resources
+from mcuprune.costs.resources import SramModel
+from mcuprune.deploy.qdq import Scheme, quantized
+from mcuprune.graph import network
+from mcuprune.graph.network import Network
+from mcuprune.passes.canonical import stored_ranges
+from mcuprune.train.checkpoint import Checkpoint, Saved
+from mcuprune.train.data import Data
+from mcuprune.train.equalize import equalized
+from mcuprune.train.fake_quant import QuantTrainable, calibrate
+from mcuprune.train.loop import Hooks, State, train
+from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.synthetic import synthetic
+from mcuprune.train.task import Candidate, OnStep, Schedule, Step
+from mcuprune.train.trainer import Trainer
+
+#: Examples that ranges are measured on, and how many of them at a time.
+_EXAMPLES, _BATCH = 512, 128
+#: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
+#: Networks that quantise well lose less by a low rate (tests/benchmarks/quant_lr.md).
+_LR = 0.001
+_OBSERVING = 0.7
+_OWN_RANGES = "no data: int8 ranges are those of the file's own quantisers; where it has none, they come from random inputs"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What int8 ranges are measured on.
+
+    batches: examples, one float32 array (batch, ...) for each input.
+    known: ranges (low, high) by tensor that the file came with; they count before those of the batches.
+    note: what the ranges are worth where there is no data.
+    """
+
+    batches: Sequence[tuple[np.ndarray, ...]]
+    known: Mapping[str, tuple[float, float]]
+    note: str | None
+
+
+def calibration(whole: Channels, original: Network, data: Data | None, seed: int) -> Calibration:
+    """What to calibrate on: training examples where there is data, else what the network as it came tells of its inputs.
+
+    whole: it, labelled. original: it, as it was read.
+    """
+    if data is not None:
+        examples = data.train.x[:_EXAMPLES]
+        return Calibration([(examples[i : i + _BATCH],) for i in range(0, len(examples), _BATCH)], {}, None)
+    inputs, known = synthetic(whole, seed), stored_ranges(original)
+    return Calibration(inputs.batches, known, _OWN_RANGES if known else inputs.note)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """All that quantisation may know of the run that it ends.
+
+    weight_bits: of ``export.WEIGHT_BITS``. device: what torch calls the place to compute on.
+    data, schedule: what to train on, and how; None for calibration alone. A learning rate that was asked for counts here by how
+        far it is from the one that float training takes without being asked.
+    answers: a teacher's logits for every training example, as in ``task.Task``.
+    sram_model: what ``sram`` means in the history. full_macs: multiply-accumulates of one inference of the network as it came.
+    checkpoint: where to keep the run's state after every epoch.
+    """
+
+    calibration: Calibration
+    weight_bits: int
+    device: str
+    seed: int
+    data: Data | None = None
+    schedule: Schedule | None = None
+    answers: np.ndarray | None = None
+    sram_model: SramModel = "peak"
+    full_macs: int = 0
+    checkpoint: Checkpoint | None = None
+
+
+def quantize(candidate: Candidate, how: Quantization, on_step: OnStep) -> tuple[Network, Candidate]:
+    """The int8 network of a float one, and the candidate with the account of fake-quant training added."""
+    channels, equal = candidate.channels, None
+    if not how.calibration.known:  # known ranges fit the channels as they are
+        channels, equal = equalized(channels, how.calibration.batches, how.device)
+    told = [note for note in (*candidate.notes, how.calibration.note, equal) if note is not None]
+    candidate = replace(candidate, notes=tuple(dict.fromkeys(told)))  # a run that goes on has told it before
+    if how.data is None or how.schedule is None:
+        return _calibrated(channels, how), candidate
+    return _trained(candidate, channels, how, how.data, how.schedule, on_step)
+
+
+def _calibrated(channels: Channels, how: Quantization) -> Network:
+    """The int8 network by calibration alone."""
+    module = QuantTrainable(channels, how.weight_bits).to(how.device)
+    calibrate(module, how.calibration.batches)
+    module.load_extra_state_arrays(_stored(module.scheme, how.calibration.known))
+    return quantized(*module.quantized_network())
+
+
+def _stored(plan: Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
+    """The ranges that a quantised file came with, by the quantisers of the new scheme; the widest of those that share one."""
+    found: dict[str, np.ndarray] = {}
+    for tensor, name in plan.quantizer.items():
+        if tensor in ranges:
+            low, high = ranges[tensor]
+            old = found.get(name, np.array([low, high]))
+            found[name] = np.array([min(low, old[0]), max(high, old[1])])
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- fake-quant training
+
+
+class FakeQuant(Hooks):
+    """Training on the forward pass of the int8 file, from calibrated ranges that move for a part of it."""
+
+    stage = phase = "quantize"
+
+    def __init__(self, candidate: Candidate, channels: Channels, how: Quantization, data: Data) -> None:
+        self._candidate, self._channels, self._how, self._data = candidate, channels, how, data
+
+    def costs(self) -> Mapping[str, int]:
+        used = resources.profile(self._candidate.channels.network).used(self._how.sram_model)
+        return {name: used[name] for name in resources.RESOURCES}
+
+    def start(self, trainer: Trainer) -> None:
+        calibrate(_module(trainer), self._how.calibration.batches)
+        self._calibrated, self._known = trainer.state(), trainer.accuracy(self._data.val)
+
+    def before_step(self, trainer: Trainer) -> None:
+        _module(trainer).observing = trainer.step < _OBSERVING * trainer.total
+
+    def state(self) -> State:
+        proto = self._candidate.channels.network.to_proto().SerializeToString()
+        macs = self._candidate.training_macs, self._candidate.full_training_macs
+        return (
+            {"float": np.frombuffer(proto, np.uint8), "keep": self._candidate.keep},
+            {"macs": macs, "notes": self._candidate.notes, "taught": self._candidate.taught},
+        )
+
+    def restore(self, trainer: Trainer, saved: Saved) -> None:
+        trainer.restore(saved.arrays, self._channels)
+
+    def undo_if_worse(self, trainer: Trainer) -> str | None:
+        """Go back to the network as calibrated where training left it right on fewer validation examples; a note of it."""
+        share = trainer.accuracy(self._data.val) if trainer.total else self._known
+        if share >= self._known:
+            return None
+        trainer.restore(self._calibrated, self._channels)
+        return (
+            f"fake-quant training was undone: right on {share:.1%} of the validation examples after it, "
+            f"on {self._known:.1%} by calibration alone"
+        )
+
+
+def _module(trainer: Trainer) -> QuantTrainable:
+    assert isinstance(trainer.module, QuantTrainable)
+    return trainer.module
+
+
+def stored(checkpoint: Checkpoint, path: str) -> Candidate | None:
+    """The float network that an interrupted run had trained when it began to quantise; None where it had not.
+
+    path: what messages call it. Raises UsageError as ``Checkpoint.load`` does.
+    """
+    saved = checkpoint.load(FakeQuant.stage)
+    if saved is None:
+        return None
+    proto = ModelProto()
+    proto.ParseFromString(saved.arrays["float"].tobytes())
+    macs, full = saved.values["macs"]
+    notes, taught = tuple(saved.values["notes"]), saved.values["taught"]
+    return Candidate(label(network.from_proto(proto, path)), saved.arrays["keep"], macs, full, 0, notes, taught)
+
+
+def _trained(
+    candidate: Candidate, channels: Channels, how: Quantization, data: Data, schedule: Schedule, on_step: OnStep
+) -> tuple[Network, Candidate]:
+    """The int8 network after fake-quant training, or as calibrated where training made validation worse."""
+    trainer = Trainer(
+        channels,
+        data.train,
+        total=1,
+        batch=schedule.batch,
+        lr=_LR * schedule.lr / OPTIMIZERS[schedule.optimizer].lr,
+        weight_decay=0.0,
+        optimizer="sgd",
+        label_smoothing=schedule.label_smoothing,
+        seed=how.seed,
+        make=partial(QuantTrainable, weight_bits=how.weight_bits),
+        warm_up=0.0,
+        augment=data.augment,
+        answers=how.answers if candidate.taught else None,
+        device=how.device,
+    )
+    trainer.total = schedule.quant_epochs * trainer.steps_per_epoch
+    hooks = FakeQuant(candidate, channels, how, data)
+
+    def counted_on(line: Step) -> None:
+        """Epochs and steps count through the whole run."""
+        step = schedule.epochs * trainer.steps_per_epoch + line.step
+        on_step(replace(line, step=step, epoch=schedule.epochs + line.epoch, epochs=schedule.epochs + line.epochs))
+
+    train(trainer, hooks, data.val, counted_on, how.checkpoint)
+    undone = hooks.undo_if_worse(trainer)
+    account = replace(
+        candidate,
+        training_macs=candidate.training_macs + trainer.training_macs,
+        full_training_macs=candidate.full_training_macs + how.full_macs * trainer.batch * trainer.total,
+        notes=(*candidate.notes, *([undone] if undone else [])),
+    )
+    return quantized(*_module(trainer).quantized_network()), account

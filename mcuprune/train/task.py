@@ -1,0 +1,156 @@
+"""What goes into a pruning method and what comes out of it. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mcuprune.channels.labelling import Channels
+from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.train.checkpoint import Checkpoint
+from mcuprune.train.data import Data
+
+#: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
+_UPDATES = 20
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    epochs: of the float network, pruning included. quant_epochs: of fake-quant training after it.
+    batch: examples a step. lr: the optimizer's peak learning rate. prune_every: steps between two updates of the widths.
+    prune_start, prune_stop: between these parts of all float steps the network falls to its budget.
+    freeze: whether channels are chosen for good once the budget holds; if not, they follow salience for a while.
+    label_smoothing: the part of each label that is spread over all classes.
+    """
+
+    epochs: int
+    quant_epochs: int
+    batch: int
+    lr: float
+    weight_decay: float = 5e-4
+    optimizer: str = "muon"
+    prune_every: int = 20
+    prune_start: float = 0.05
+    prune_stop: float = 0.3
+    freeze: bool = True
+    label_smoothing: float = 0.0
+
+    def window(self, total: int) -> tuple[int, int]:
+        """Between which two of ``total`` float steps the network falls to its budget."""
+        first = int(self.prune_start * total)
+        return first, max(first + 1, int(self.prune_stop * total))
+
+    def updates(self, total: int) -> int:
+        """Steps between two updates of the widths: ``prune_every``, or fewer where ``total`` float steps are few."""
+        first, last = self.window(total)
+        return max(1, min(self.prune_every, (last - first) // _UPDATES))
+
+
+#: What leads the widths, and how several violated resources are taken: the whole method first, then its ablations.
+LOSSES = ("both", "task", "resource")
+OBJECTIVES = ("random", "sum")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How gradients lead the widths.
+
+    loss: those of the resources and of the task, or one kind alone. objectives: of several resources above their targets one
+    by chance at a time (random scalarisation, Eq. 2), or the sum of all.
+    """
+
+    loss: str = "both"
+    objectives: str = "random"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a run's history. accuracy, on the validation examples, is None between evaluations.
+
+    step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
+    costs: by the names of ``resources.RESOURCES``, what the network costs at the widths of that step, in base units.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    costs: Mapping[str, int]
+    accuracy: float | None = None
+    phase: str = "train"
+    epochs: float = 0.0
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a method may know.
+
+    channels: the labelled network to prune, BatchNormalization restored. model: its costs as functions of widths.
+    Feasible widths exist: whoever makes a Task has checked.
+    multiple_of: widths are multiples of it, or full.
+    search: which gradients lead; only the differentiable method has any.
+    answers: a teacher's logits for every training example, float32 (examples, classes), which the network learns beside the
+    labels for as long as the teacher knows more than it; None for labels alone.
+    device: what torch calls the place to train on.
+    checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
+    """
+
+    channels: Channels
+    model: CostModel
+    budget: Budget
+    data: Data
+    schedule: Schedule
+    seed: int
+    multiple_of: int = 1
+    search: Search = Search()
+    checkpoint: Checkpoint | None = None
+    answers: np.ndarray | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pruned and trained float network.
+
+    keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
+    settled: steps that it was trained for since its last cut. taught: whether to the end it learned from a teacher too.
+    training_macs: forward multiply-accumulates of every training step, which a teacher's one look at the data is no part of,
+        nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width.
+    notes: what the user should know about how it came about.
+    """
+
+    channels: Channels
+    keep: np.ndarray
+    training_macs: int
+    full_training_macs: int
+    settled: int
+    notes: tuple[str, ...] = ()
+    taught: bool = False
+
+
+class History:
+    """Steps as they come, for whoever wants them later."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def __call__(self, step: Step) -> None:
+        """One line a step: where an epoch ends with an update, the line that has the accuracy too."""
+        if self.steps and self.steps[-1].step == step.step:
+            self.steps.pop()
+        self.steps.append(step)
+
+    def document(self) -> list[dict[str, Any]]:
+        """The steps as JSON values."""
+        return [asdict(step) for step in self.steps]
+
+    def take_up(self, document: list[dict[str, Any]]) -> None:
+        """Start with the steps of an earlier ``document``."""
+        self.steps = [Step(**step) for step in document]

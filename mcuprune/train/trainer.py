@@ -1,0 +1,347 @@
+"""What trains.
+
+A ``Trainer`` owns everything that changes while a network trains: the torch module, its optimiser, the order of the examples,
+the account of multiply-accumulates. It trains on one learning-rate schedule from the first step to the last, whatever happens
+to the network on the way; ``shrink`` cuts channels out of the running training (weights, BatchNormalization statistics, the
+optimiser's memory), so that what follows costs what the smaller network costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from mcuprune.channels.labelling import Channels
+from mcuprune.costs.resources import costs
+from mcuprune.errors import UsageError
+from mcuprune.graph.network import Network
+from mcuprune.operators.table import OPS
+from mcuprune.train.data import Augment, Split
+from mcuprune.train.module import Trainable, as_inputs, as_tensors
+from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.task import Step, Task
+
+_CLIP_NORM = 5.0
+_TEMPERATURE = 2.0
+
+
+def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1) -> float:
+    """Learning rate: linear to ``peak`` over the first ``warm_up`` of all steps, then a cosine down to nothing."""
+    first = max(1, int(total * warm_up))
+    if step < first:
+        return peak * (step + 1) / first
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, total - first)))
+
+
+class Trainer:
+    """Trains a ``Trainable``.
+
+    module: what is trained. make: builds it from channels, again after every shrink.
+    total: steps of the whole schedule.
+    optimizer: one of OPTIMIZERS. lr: its peak learning rate.
+    label_smoothing: the part of each label that is spread over all classes.
+    augment: varies the examples of each batch.
+    answers: a teacher's logits for every training example, float32 (examples, classes); they count as much as the labels, until
+        the network has been right on more examples of an epoch than the teacher is on average: then labels alone teach.
+    device: where all of it happens; everything that leaves is a numpy array.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        train: Split,
+        *,
+        total: int,
+        batch: int,
+        lr: float,
+        weight_decay: float,
+        seed: int,
+        make: Callable[[Channels], Trainable] = Trainable,
+        warm_up: float = 0.1,
+        optimizer: str = "muon",
+        label_smoothing: float = 0.0,
+        augment: Augment | None = None,
+        answers: np.ndarray | None = None,
+        device: str = "cpu",
+    ) -> None:
+        torch.manual_seed(seed)
+        self._make, self._train, self._warm_up, self._augment, self._answers = make, train, warm_up, augment, answers
+        self._teacher_right = 0.0 if answers is None else float((answers.argmax(1) == train.y).mean())
+        self._right = 0  # in this epoch, while there is a teacher to compare with
+        self._alone_since: int | None = None
+        self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
+        self.step = 0
+        self.training_macs = 0
+        self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
+        self._order = np.zeros(0, dtype=np.int64)
+        self._random = np.random.default_rng(seed)
+        self._start(channels)
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher's answers count at this moment."""
+        return self._answers is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how training went."""
+        if self._alone_since is None:
+            return ()
+        return (
+            f"the model as it came, right on {self._teacher_right:.1%} of the training examples, taught until the pruned one "
+            f"knew more, after epoch {self._alone_since // self.steps_per_epoch}; then labels alone did",
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self._train.y) // self.batch)
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.steps_per_epoch
+
+    @property
+    def epochs(self) -> float:
+        """How many epochs the whole schedule has."""
+        return self.total / self.steps_per_epoch
+
+    def _start(self, channels: Channels) -> None:
+        self.module = self._make(channels).to(self._device)
+        self.module.want_logits()
+        net = channels.network
+        self._macs = _macs(net)
+        blocks = {
+            name: int(node.attrs.get("group", 1))
+            for node in net.nodes
+            for i, name in enumerate(node.inputs)
+            if OPS[node.op].role(node, i) == "weight"
+        }
+        groups: dict[int, list[nn.Parameter]] = {}
+        for name, parameter in self.module.named_weights():
+            groups.setdefault(blocks.get(name, 0), []).append(parameter)
+        self._optimizer = OPTIMIZERS[self._kind].make(groups, self.weight_decay, self.lr)
+
+    def _next_batch(self) -> np.ndarray:
+        """Indices of the next examples; every epoch has an order of its own, and drops its last, short batch.
+
+        What chance does in an epoch depends on the seed and the epoch alone, so a run can be taken up at any epoch's start.
+        """
+        position = self.step % self.steps_per_epoch
+        if position == 0 or not len(self._order):
+            self._random = np.random.default_rng((self._seed, self.step // self.steps_per_epoch))
+            self._order = self._random.permutation(len(self._train.y))
+        return self._order[position * self.batch : (position + 1) * self.batch]
+
+    def train_step(self) -> float:
+        """One step on the next batch. Returns its loss. Raises UsageError where training has diverged."""
+        chosen = self._next_batch()
+        x, y = self._train.x[chosen], self.tensor(self._train.y[chosen])
+        if self._augment is not None:
+            x = self._augment(x, self._random)
+        for group in self._optimizer.param_groups:
+            group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
+        self.module.train()
+        logits = self.logits(x)
+        loss = self._loss(logits, y, chosen)
+        self._refuse_divergence("the loss is", loss)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
+        self._optimizer.step()
+        self.step += 1
+        self.training_macs += self._macs * len(chosen)
+        if self._answers is not None:
+            self._weigh_teacher(int((logits.detach().argmax(1) == y).sum()))
+        if self.step == self.total:  # of the last step's weights no further loss tells
+            self.module.eval()
+            with torch.no_grad():
+                self._refuse_divergence("an output is", self.logits(x).sum())
+        return float(loss.detach())
+
+    def _weigh_teacher(self, right: int) -> None:
+        """Count what the network got right in this epoch, and let go of a teacher that knows less: it would hold it back."""
+        self._right += right
+        if self.step % self.steps_per_epoch == 0:
+            if self._right > self._teacher_right * self.batch * self.steps_per_epoch:
+                self._answers, self._alone_since = None, self.step
+            self._right = 0
+
+    def _refuse_divergence(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise UsageError(
+                f"training diverged at step {self.step}: {what} {value.item()}; give a lower --lr, or scale the data"
+            )
+
+    def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
+        """The history's line for this moment; with ``val`` the module is evaluated on it."""
+        accuracy = None if val is None else self.accuracy(val)
+        return Step(self.step, self.epoch, loss, costs, accuracy=accuracy, phase=phase, epochs=self.epochs)
+
+    def _loss(self, logits: Tensor, y: Tensor, chosen: np.ndarray) -> Tensor:
+        """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2).
+
+        The teacher has seen every example once, as it is: what augmentation does to an example changes no answer.
+        """
+        loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
+        if self._answers is None:
+            return loss
+        soft = F.softmax(self.tensor(self._answers[chosen]) / _TEMPERATURE, 1)
+        # the square of the temperature keeps the two gradients of one size
+        apart = F.kl_div(F.log_softmax(logits / _TEMPERATURE, 1), soft, reduction="batchmean") * _TEMPERATURE**2
+        return 0.5 * loss + 0.5 * apart
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """An array as a tensor on the device that trains."""
+        return torch.from_numpy(array).to(self._device)
+
+    def logits(self, x: np.ndarray) -> Tensor:
+        """What the loss is taken of: float32 (batch, classes), before any softmax."""
+        return self.module(*as_inputs(self.module.source, x, self._device))[0].flatten(1)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def accuracy(self, split: Split) -> float:
+        """Accuracy of the module as it stands, in evaluation mode."""
+        self.module.eval()
+        right = 0
+        for start in range(0, len(split.y), 256):
+            found = self.logits(split.x[start : start + 256]).argmax(1).cpu().numpy()
+            right += int((found == split.y[start : start + 256]).sum())
+        return right / len(split.y)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
+        alone = -1 if self._alone_since is None else self._alone_since
+        found = {"steps": np.array([self.step, self.training_macs, alone])}
+        found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
+        found |= {f"moment/{name}": value for name, value in self._moments().items()}
+        return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
+
+    def restore(self, state: Mapping[str, np.ndarray], channels: Channels) -> None:
+        """Go on from ``state``, which ``channels`` (the network as it was then, labelled) fits."""
+
+        def part(kind: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(kind): value for name, value in state.items() if name.startswith(kind)}
+
+        self._start(channels.with_network(channels.network.with_constants(part("constant/"))))
+        self._set_moments(part("moment/"))
+        self.module.load_extra_state_arrays(part("module/"))
+        self.step, self.training_macs, alone = (int(value) for value in state["steps"])
+        if alone >= 0:
+            self._answers, self._alone_since = None, alone
+
+    def _moments(self) -> dict[str, np.ndarray]:
+        """What the optimiser remembers of each weight, as "kind of moment/weight": the weight's shape, or ()."""
+        return {
+            f"{kind}/{name}": value.cpu().numpy()
+            for name, parameter in self.module.named_weights()
+            for kind, value in self._optimizer.state[parameter].items()
+            if value is not None
+        }
+
+    def _set_moments(self, moments: Mapping[str, np.ndarray]) -> None:
+        parameters = dict(self.module.named_weights())
+        for label, value in moments.items():
+            kind, name = label.split("/", 1)
+            moment = torch.from_numpy(np.array(value))
+            # torch's optimisers count their steps on the CPU, wherever the weights are
+            self._optimizer.state[parameters[name]][kind] = moment if kind == "step" else moment.to(self._device)
+
+    def shrink(self, keep: np.ndarray) -> None:
+        """Cut the network to a selection of its components and train on.
+
+        Exact: the cut module computes what the gated one did, and the optimiser remembers of each weight what it did.
+        """
+        channels = self.module.channels
+        network = self.module.network()
+        moments = {
+            label: channels.cut_constant(label.split("/", 1)[1], value, keep) if value.ndim else value
+            for label, value in self._moments().items()
+        }
+        self._start(channels.with_network(network).cut_channels(keep))
+        self._set_moments(moments)
+
+
+@torch.no_grad()
+def reestimated(channels: Channels, x: np.ndarray, batch: int, device: str = "cpu") -> Channels:
+    """The network with BatchNormalization statistics of ``x`` as its weights now are: the mean over all batches.
+
+    Running statistics follow the weights at a distance, which a training of a few steps never makes good.
+    """
+    module = Trainable(channels).to(device).train()
+    for index, start in enumerate(range(0, max(1, len(x) - batch + 1), batch)):
+        module.norm_momentum = 1 / (index + 1)
+        module(*as_inputs(channels.network, x[start : start + batch], device))
+    return channels.with_network(module.network())
+
+
+@torch.no_grad()
+def answers_of(channels: Channels, x: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """The logits of a network as it stands: float32 examples (batch, ...) -> float32 (batch, classes)."""
+    module = Trainable(channels).to(device).eval()
+    module.want_logits()
+    parts = [module(*as_inputs(channels.network, x[i : i + 256], device))[0].flatten(1) for i in range(0, len(x), 256)]
+    return np.asarray(torch.cat(parts).cpu().numpy())
+
+
+def _macs(net: Network) -> int:
+    """Forward multiply-accumulates of one example."""
+    return sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
+
+
+def trainer_for(task: Task, channels: Channels) -> Trainer:
+    """A trainer of ``channels``, the task's network or a cut of it, for the float epochs of the task's schedule."""
+    schedule = task.schedule
+    trainer = Trainer(
+        channels,
+        task.data.train,
+        total=1,
+        batch=schedule.batch,
+        lr=schedule.lr,
+        weight_decay=schedule.weight_decay,
+        optimizer=schedule.optimizer,
+        label_smoothing=schedule.label_smoothing,
+        seed=task.seed,
+        augment=task.data.augment,
+        answers=task.answers,
+        device=task.device,
+    )
+    trainer.total = schedule.epochs * trainer.steps_per_epoch
+    return trainer
+
+
+@torch.no_grad()
+def output_moments(
+    module: Trainable, names: set[str], examples: np.ndarray | Sequence[np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance, per channel, of each named tensor (batch, channel, ...) over examples.
+
+    examples: (examples, ...), one array for each input of the network.
+    """
+    arrays = [examples] if isinstance(examples, np.ndarray) else list(examples)
+    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def watch(tensor: str, value: Tensor) -> Tensor:
+        if tensor in names:
+            axes = [axis for axis in range(value.ndim) if axis != 1]
+            wide = value.double()
+            total, squares, count = sums.get(tensor, (torch.zeros(()), torch.zeros(()), 0))
+            sums[tensor] = (total + wide.sum(axes), squares + (wide**2).sum(axes), count + value.numel() // value.shape[1])
+        return value
+
+    module.eval()
+    previous, module.made = module.made, watch  # type: ignore[method-assign]
+    try:
+        for start in range(0, len(arrays[0]), 128):
+            module(*as_tensors([array[start : start + 128] for array in arrays], module.device))
+    finally:
+        module.made = previous  # type: ignore[method-assign]
+    found = {}
+    for name, (total, squares, count) in sums.items():
+        mean = (total / count).cpu().numpy()
+        found[name] = (mean, np.maximum((squares / count).cpu().numpy() - mean**2, 0.0))
+    return found
