@@ -245,6 +245,11 @@ class RowGraph:
 
     # ---------------------------------------------------------------------------------------------------- stretches
 
+    def operators_of(self, node: Node) -> int:
+        """How many operators run with a node: itself and what only rewrites its outputs, without quantisers."""
+        chains = (self.values[name].chain for name in self._used(node))
+        return 1 + sum(not isinstance(OPS[one.op], Quantization) for chain in chains for one in chain)
+
     def _find_stretches(self) -> tuple[list[Stretch], list[tuple[int, Node, str]]]:
         found: list[Stretch] = []
         breaks: list[tuple[int, Node, str]] = []
