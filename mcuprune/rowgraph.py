@@ -14,7 +14,7 @@ from math import prod
 from mcuprune import memory
 from mcuprune.fusion import Buffers, buffers
 from mcuprune.network import Network, Node
-from mcuprune.ops import OPS, Memory
+from mcuprune.ops import OPS, Memory, Quantization
 from mcuprune.rowlocal import Locality, NotLocal, locality
 
 
