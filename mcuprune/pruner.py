@@ -131,6 +131,7 @@ class Pruner:
     1.0
 
     module: what to train. Any loss of any of its outputs will do, any optimizer, any device (``pruner.module.to("cuda")``).
+    Train it in one process: of several, each would choose masks of its own.
     notes: what the user should know about how it went.
     """
 

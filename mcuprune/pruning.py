@@ -176,7 +176,8 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     before = resources.profile(original)
     budget = resources.budget(request.limits, before.used(request.sram_model))
     if not budget.limits:
-        raise UsageError(f"prune needs a limit: {', '.join(f'--{name}' for name in resources.RESOURCES)}")
+        *others, last = (f"--{name}" for name in resources.RESOURCES)
+        raise UsageError(f"prune needs a limit: {', '.join(others)} or {last}")
     prepared, notes = canonical(original)
     labelled = label(prepared)
     fits = _fits(labelled, request, budget)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 from mcuprune.bands.rewrite import Choice, Mode, Region, banded, without_pads
@@ -21,8 +22,8 @@ from mcuprune.graph.network import Network
 COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 #: How a region may run, where memory is what is alive and nothing else; rims only cost there.
 _EXACT: tuple[Mode, ...] = ("cache", "recompute")
-#: Regions looked at for one plan. Each is worth about a millisecond.
-_LOOKS = 300
+#: Steps of tapes that may be written while one plan is looked for, some 20 microseconds each.
+_WORK = 50_000
 #: By which factor each plan of ``pareto`` needs less than the one before.
 _STEP = 0.9
 
@@ -59,6 +60,7 @@ class BandPlanner:
                 self._stretch_of[place] = (stretch, places[0], places[-1])
         self._choices: dict[tuple[int, int, int, Mode], Choice | None] = {}
         self._regions: dict[tuple[int, int], Region] = {}
+        self._work = 0
 
     @property
     def plain(self) -> Plan:
@@ -71,8 +73,10 @@ class BandPlanner:
         goal = len(self.graph.cuts) - 1
         if not self.graph.cuts or segments[0] > limit or segments[-1] > limit:
             return None
-        order, looks = count(), _LOOKS
+        order = count()
+        self._work = _WORK
         done: set[int] = set()
+        # what a path costs at least, a tie-breaker, where it ends, the region still to be looked at, the regions behind it
         queue: list[tuple[int, int, int, int, Callable[[], Choice | None] | None, tuple[Choice, ...]]] = []
         heapq.heappush(queue, (0, 0, next(order), 0, None, ()))
         while queue:
@@ -80,71 +84,64 @@ class BandPlanner:
             if place in done:
                 continue
             if look is not None:
-                if looks <= 0:
-                    continue
-                looks -= 1
-                choice = look()
+                choice = look() if self._work > 0 else None
                 if choice is not None:
-                    price = choice.price
-                    total = (macs + price.macs, path_operators(path) + price.operators)
-                    heapq.heappush(queue, (*total, next(order), place, None, (*path, choice)))
+                    longer = (*path, choice)
+                    cost = (sum(c.price.macs for c in longer), sum(c.price.operators for c in longer))
+                    heapq.heappush(queue, (*cost, next(order), place, None, longer))
                 continue
             done.add(place)
             if place == goal:
                 return self.plan(path)
             if segments[place + 1] <= limit:
                 heapq.heappush(queue, (macs, operators, next(order), place + 1, None, path))
-            for end, nodes in self._ends(place, limit):
+            for end, mode, more, nodes in self._promising(place, limit, modes):
                 if end not in done:
-                    task = self._task(place, end, limit, counts, modes)
-                    heapq.heappush(queue, (macs, operators + nodes, next(order), end, task, path))
+                    task = partial(self._fitting, place, end, limit, counts, mode)
+                    heapq.heappush(queue, (macs + more, operators + nodes, next(order), end, task, path))
         return None
 
-    def _ends(self, place: int, limit: int) -> Iterator[tuple[int, int]]:
-        """The cuts at which a region from a cut may end, with the least number of operators that it adds."""
-        if place not in self._stretch_of:
+    def _promising(self, start: int, limit: int, modes: Sequence[Mode]) -> Iterator[tuple[int, Mode, int, int]]:
+        """Regions from a cut that may hold a limit: their last cut, how they run, and the least MACs and operators they add.
+
+        Before the last band the whole first tensor is alive, half of the last one at least, and all rows that are kept.
+        """
+        if start not in self._stretch_of:
             return
-        _, _, last = self._stretch_of[place]
-        size = [self.graph.values[name].size for name in self.graph.cuts]
-        hot, nodes = False, 0
-        for end in range(place + 1, last + 1):
+        stretch, _, last = self._stretch_of[start]
+        values, cuts = self.graph.values, self.graph.cuts
+        hot, operators, kept, works, again = False, 0, dict[str, int](), False, 0
+        for end in range(start + 1, last + 1):
             hot = hot or self.graph.segments[end] > limit
-            nodes += len(self.graph.between[end])
-            if hot and max(2 * size[end], size[place] + size[end] // 2) <= limit:
-                yield end, nodes
-
-    def _task(
-        self, start: int, end: int, limit: int, counts: Sequence[int], modes: Sequence[Mode]
-    ) -> Callable[[], Choice | None]:
-        return lambda: self._fitting(start, end, limit, counts, modes)
-
-    def _fitting(self, start: int, end: int, limit: int, counts: Sequence[int], modes: Sequence[Mode]) -> Choice | None:
-        """The cheapest way to run a region within the limit."""
-        found: list[Choice] = []
-        for mode in modes:
-            low, high = 0, len(counts)
-            tried = [self.choice(start, end, counts[-1], mode)]
-            if tried[0] is None:
+            for node in self.graph.between[end]:
+                at = stretch.local[node.name]
+                operators += self.graph.operators_of(node)
+                for name in {self.graph.of[name] for name in node.inputs if name in self.graph.of} - {cuts[start]}:
+                    rows = max(0, at.span - at.stride) * values[name].size // max(1, at.rows[0])
+                    kept[name] = max(kept.get(name, 0), rows)
+                    again = again or int(rows > 0 and works)
+                works = works or node.op in ("Conv", "MatMul")
+            first, final = values[cuts[start]].size, values[cuts[end]].size
+            if not hot or max(2 * final, first + final // 2) > limit:
                 continue
-            if tried[0].price.peak > limit:
-                # more bands than rows are worth may need more than fewer
-                middle = self.choice(start, end, counts[len(counts) // 2], mode)
-                if middle is None or middle.price.peak > limit:
-                    continue
-                high = len(counts) // 2 + 1
-            while low < high - 1:  # of those that fit, the fewest bands
-                middle_place = (low + high - 1) // 2
-                choice = self.choice(start, end, counts[middle_place], mode)
-                if choice is not None and choice.price.peak <= limit:
-                    high = middle_place + 1
-                else:
-                    low = middle_place + 1
-            best = self.choice(start, end, counts[high - 1], mode)
-            if best is not None and best.price.peak <= limit:
-                found.append(best)
-                if mode == "cache" and best.price.macs == 0:
-                    break
-        return min(found, key=lambda choice: (choice.price.macs, choice.price.operators), default=None)
+            for mode in modes:
+                if mode != "cache":
+                    yield end, mode, again, operators
+                elif first + final // 2 + sum(kept.values()) <= limit:  # each is sliced and joined once at least
+                    yield end, mode, 0, operators + 2 * sum(rows > 0 for rows in kept.values())
+
+    def _fitting(self, start: int, end: int, limit: int, counts: Sequence[int], mode: Mode) -> Choice | None:
+        """A region in the fewest bands that hold a limit; found by halving, as more bands mostly need less."""
+        found, low, high = None, 0, len(counts)
+        middle = len(counts) // 2
+        while low < high:
+            choice = self.choice(start, end, counts[middle], mode)
+            if choice is not None and choice.price.peak <= limit:
+                found, high = choice, middle
+            else:
+                low = middle + 1
+            middle = (low + high) // 2
+        return found
 
     def ends(self, place: int) -> list[int]:
         """The cuts at which a region from this one may end, numbers of cuts."""
@@ -162,6 +159,7 @@ class BandPlanner:
             try:
                 _ = made.price
                 self._choices[key] = made
+                self._work -= len(made.tape.steps)
             except ValueError:
                 self._choices[key] = None
         return self._choices[key]
@@ -180,7 +178,8 @@ class BandPlanner:
             covered.update(range(first + 1, last + 1))
         rest = [peak for index, peak in enumerate(self.graph.segments) if index not in covered]
         peak = max([*rest, *(choice.price.peak for choice in choices)])
-        return Plan(tuple(choices), peak, sum(c.price.macs for c in choices), path_operators(choices))
+        operators = sum(choice.price.operators for choice in choices)
+        return Plan(tuple(choices), peak, sum(choice.price.macs for choice in choices), operators)
 
     def pareto(self, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT) -> list[Plan]:
         """Plans from the network as it is to the least memory found, each of which needs less and costs more than the last."""
@@ -212,7 +211,3 @@ class BandPlanner:
     def written(self, plan: Plan) -> Network:
         """The network as the plan runs it."""
         return banded(self.net, plan.choices)
-
-
-def path_operators(path: Sequence[Choice]) -> int:
-    return sum(choice.price.operators for choice in path)

@@ -27,7 +27,7 @@ from mcuprune.bands.rowgraph import RowGraph, Stretch, Value
 from mcuprune.bands.rowlocal import Interval, Locality, in_band, pad_amounts
 from mcuprune.graph.network import Network, Node
 from mcuprune.operators.fusion import sole_reader
-from mcuprune.operators.table import OPS, Memory, Pad, Quantization
+from mcuprune.operators.table import OPS, Memory, Pad
 
 Mode = Literal["cache", "recompute", "rim"]
 MODES: tuple[Mode, ...] = ("cache", "recompute", "rim")
@@ -113,12 +113,7 @@ class Region:
     @cached_property
     def operators(self) -> dict[str, int]:
         """How many operators each node counts for: itself and what only rewrites its outputs, without quantisers."""
-        values = self.graph.values
-        return {
-            node.name: 1
-            + sum(not isinstance(OPS[n.op], Quantization) for name in self.made[node.name] for n in values[name].chain)
-            for node in self.nodes
-        }
+        return {node.name: self.graph.operators_of(node) for node in self.nodes}
 
     def bands(self, count: int) -> list[Interval]:
         """The rows of the last tensor in up to ``count`` bands, as even as its operator can make them."""

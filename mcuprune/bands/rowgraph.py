@@ -14,7 +14,7 @@ from math import prod
 from mcuprune.bands.rowlocal import Locality, NotLocal, locality
 from mcuprune.graph.network import Network, Node
 from mcuprune.operators.fusion import Buffers, buffers
-from mcuprune.operators.table import OPS, Memory
+from mcuprune.operators.table import OPS, Memory, Quantization
 from mcuprune.schedule import search as memory
 
 
@@ -244,6 +244,11 @@ class RowGraph:
         return memory.schedule(small, cpu_seconds=0.2).peak if ops else 0
 
     # ---------------------------------------------------------------------------------------------------- stretches
+
+    def operators_of(self, node: Node) -> int:
+        """How many operators run with a node: itself and what only rewrites its outputs, without quantisers."""
+        chains = (self.values[name].chain for name in self._used(node))
+        return 1 + sum(not isinstance(OPS[one.op], Quantization) for chain in chains for one in chain)
 
     def _find_stretches(self) -> tuple[list[Stretch], list[tuple[int, Node, str]]]:
         found: list[Stretch] = []

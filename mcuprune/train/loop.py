@@ -81,11 +81,16 @@ class Method(Hooks):
         return self.task.model.at(self.task.channels.widths(self.keep))
 
     def state(self) -> State:
-        return {"keep": self.keep}, {}
+        return {"keep": self.keep}, {"last_cut": self.last_cut, "notes": self.notes}
 
     def restore(self, trainer: Trainer, saved: Saved) -> None:
-        self.keep = saved.arrays["keep"]
+        self._take_up(saved)
         trainer.restore(saved.arrays, self.task.channels.cut_channels(self.keep))
+
+    def _take_up(self, saved: Saved) -> None:
+        """What ``state`` gave, for a method whose network is not just the one that ``keep`` selects."""
+        self.keep = saved.arrays["keep"]
+        self.last_cut, self.notes = saved.values["last_cut"], list(saved.values["notes"])
 
 
 def train(trainer: Trainer, hooks: Hooks, val: Split, on_step: OnStep, checkpoint: Checkpoint | None = None) -> None:

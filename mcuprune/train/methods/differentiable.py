@@ -280,15 +280,12 @@ class Differentiable(Method):
         trainer.module.gates = None if self.cut else trainer.tensor(self.keep[self.alive].astype(np.float32))
 
     def state(self) -> State:
-        arrays, values = self.outer.state()
-        return (
-            {**arrays, "keep": self.keep, "alive": self.alive},
-            {**values, "cut": self.cut, "notes": self.notes},
-        )
+        (arrays, values), (widths, progress) = super().state(), self.outer.state()
+        return {**arrays, **widths, "alive": self.alive}, {**values, **progress, "cut": self.cut}
 
     def restore(self, trainer: Trainer, saved: Saved) -> None:
-        self.keep, self.alive = saved.arrays["keep"], saved.arrays["alive"]
-        self.cut, self.notes = bool(saved.values["cut"]), list(saved.values["notes"])
+        self._take_up(saved)
+        self.alive, self.cut = saved.arrays["alive"], bool(saved.values["cut"])
         self.outer.restore(saved.arrays, saved.values)
         trainer.restore(saved.arrays, self.task.channels.cut_channels(self.alive))
         self._mask(trainer)
