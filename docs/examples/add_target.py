@@ -1,33 +1,25 @@
-"""An export target: a header for TensorFlow Lite Micro with the size of the arena and the operators to register."""
+"""An export target: how the arena is filled, as a table that a spreadsheet opens."""
 
-from mcuprune.deploy.lower import lower
-from mcuprune.graph import network
+from mcuprune import exporting
+from mcuprune.deploy import tflite
+from mcuprune.exporting import Files, Request
 from mcuprune.graph.network import Network
-from mcuprune.operators import table as ops
 
 
-def header(net: Network) -> bytes:
-    """Read off the program, which is what the .tflite file is written from. Raises UnsupportedOperator, naming the node."""
-    program = lower(net)
-    program.check()
-    names = sorted({operator.name for operator in program.operators})
-    lines = [
-        "#pragma once",
-        f"constexpr int kTensorArenaSize = {program.arena().total};",
-        f"constexpr int kOperators = {len(names)};",
-        *(f"// resolver.Add{''.join(_word(part) for part in name.split('_'))}();" for name in names),
-    ]
-    return ("\n".join(lines) + "\n").encode()
+def plan(net: Network, stem: str, request: Request) -> Files:
+    """A line for each buffer of the program, which is what every other target is written from."""
+    program = tflite.convert(net).program
+    lines = ["tensor,offset,bytes"]
+    lines += [f"{buffer.name},{buffer.offset},{buffer.bytes}" for buffer in program.arena(offline=True).buffers]
+    return {f"{stem}.csv": ("\n".join(lines) + "\n").encode()}
 
 
-def _word(part: str) -> str:
-    """CONV -> Conv, 2D -> 2D: as methods of MicroMutableOpResolver are called."""
-    return part if part[0].isdigit() else part.capitalize()
-
+# One row, by the suffix: mcuprune export MODEL.onnx -o OUT.csv, and mcuprune.export(net, "out.csv").
+exporting.EXPORTS[".csv"] = plan
 
 if __name__ == "__main__":
-    path = "models/dscnn_digits.onnx"
-    net = network.load(path, accept=ops.accept(path))
-    with open("net.h", "wb") as file:
-        file.write(header(net))
-    assert b"resolver.AddDepthwiseConv2D();" in header(net)
+    from mcuprune.cli import main
+
+    assert main("export models/dscnn_digits.onnx --data digits -o plan.csv".split()) == 0
+    with open("plan.csv") as file:
+        assert file.readline() == "tensor,offset,bytes\n"
