@@ -293,7 +293,7 @@ def export(model: nn.Module, path: Path, *, keeps_batchnorm: bool) -> None:
                 do_constant_folding=not keeps_batchnorm,
             )
         written = onnx.load(str(partial))
-        onnx.helper.set_model_props(written, {"mcuprune.train.data": "digits"})
+        onnx.helper.set_model_props(written, {"mcuprune.data": "digits"})
         onnx.checker.check_model(written, full_check=True)
         onnx.save(written, str(partial))
         os.replace(partial, path)

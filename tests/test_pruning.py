@@ -715,7 +715,7 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
 ) -> None:
     model = onnx.load(MODELS / "dscnn_digits.onnx")
     del model.metadata_props[:]
-    model.metadata_props.add(key="mcuprune.train.data", value=named)
+    model.metadata_props.add(key="mcuprune.data", value=named)
     onnx.save(model, tmp_path / "net.onnx")
     monkeypatch.chdir(tmp_path)
     Path("evil.py").write_text("open('run', 'w')\n\ndef go():\n    return {}\n")

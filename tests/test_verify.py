@@ -342,7 +342,7 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
     for named in ("evil:go", "evil.npz", "/dev/zero"):
         model = onnx.load(dscnn)
         del model.metadata_props[:]
-        model.metadata_props.add(key="mcuprune.train.data", value=named)
+        model.metadata_props.add(key="mcuprune.data", value=named)
         onnx.save(model, "net.onnx")
         found = verify.verify("net.onnx", examples=2)
         assert found.examples == {"random": 2}

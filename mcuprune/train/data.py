@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 from mcuprune.errors import DataError, MissingExtra, UsageError
 
 #: The metadata key under which a model file may say which data set it was made for.
-METADATA_KEY = "mcuprune.train.data"
+METADATA_KEY = "mcuprune.data"
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("x_val", "y_val")
 _NEEDED = "it needs x_train, y_train, x_test, y_test, and may have x_val, y_val"
