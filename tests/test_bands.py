@@ -510,6 +510,17 @@ def test_a_plan_promises_no_less_than_the_written_network_needs():
         assert measured.total["macs"] == resources.profile(planner.net).total["macs"] + plan.macs
 
 
+def test_rows_that_nothing_reads_are_no_reason_for_more_operators():
+    net = Net(1, 2, 24, 8)
+    y = net.add("Relu", net.conv(net.conv("x", 2, 16), 16, 2))
+    bounds = (net.constant([0], np.int64), net.constant([15], np.int64), net.constant([2], np.int64))
+    planner = BandPlanner(loaded(net.model(net.conv(net.add("Slice", y, *bounds), 2, 2))))
+    plans = planner.pareto()
+    assert not plans[0].choices
+    assert any(plan.macs < 0 for plan in plans[1:])
+    assert planner.cheapest(plans[0].peak) == plans[0]
+
+
 def test_nothing_is_found_below_what_the_input_needs():
     planner = BandPlanner(loaded(wide_then_narrow()))
     assert planner.cheapest(3 * 32 * 32 - 1) is None
