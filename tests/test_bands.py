@@ -516,6 +516,17 @@ def test_a_plan_promises_no_less_than_the_written_network_needs():
         assert measured.total["macs"] == resources.profile(planner.net).total["macs"] + plan.macs
 
 
+def test_rows_that_nothing_reads_are_no_reason_for_more_operators():
+    net = Net(1, 2, 24, 8)
+    y = net.add("Relu", net.conv(net.conv("x", 2, 16), 16, 2))
+    bounds = (net.constant([0], np.int64), net.constant([15], np.int64), net.constant([2], np.int64))
+    planner = BandPlanner(loaded(net.model(net.conv(net.add("Slice", y, *bounds), 2, 2))))
+    plans = planner.pareto()
+    assert not plans[0].choices
+    assert any(plan.macs < 0 for plan in plans[1:])
+    assert planner.cheapest(plans[0].peak) == plans[0]
+
+
 def test_nothing_is_found_below_what_the_input_needs():
     planner = BandPlanner(loaded(wide_then_narrow()))
     assert planner.cheapest(3 * 32 * 32 - 1) is None
@@ -769,3 +780,32 @@ def test_no_concat_joins_more_than_a_runtime_takes(count, mode):
     x = example(model)
     assert difference(run(made, x), run(model, x)) < 1e-5
     assert resources.profile(made).memory.file_order == choice.price.peak
+
+
+def two_inputs() -> onnx.ModelProto:
+    net = Net(1, 2, 16, 8)
+    net.inputs.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 2, 16, 8)))
+    y = net.add("Relu", net.conv(net.add("Add", "x", "z", name="both"), 2, 12))
+    return net.model(net.conv(y, 12, 2, strides=[4, 4]))
+
+
+def an_output_on_the_way() -> onnx.ModelProto:
+    net = Net(1, 2, 16, 8)
+    early = net.conv("x", 2, 4, name="early")
+    return net.model(net.conv(net.add("Relu", net.conv(early, 4, 12)), 12, 2, strides=[4, 4]), early)
+
+
+def test_regions_begin_where_several_inputs_have_become_one_tensor():
+    planner = BandPlanner(loaded(two_inputs()))
+    assert planner.graph.cuts[0] == "both"
+    choice = planner.choice(0, len(planner.graph.cuts) - 1, 4, "cache")
+    x = {name: np.random.default_rng(i).normal(size=(1, 2, 16, 8)).astype(np.float32) for i, name in enumerate("xz")}
+    made = banded(planner.net, [choice])
+    assert difference(run(made, x), run(two_inputs(), x)) < 1e-5
+    assert resources.profile(made).memory.peak < resources.profile(planner.net).memory.peak
+
+
+def test_no_region_holds_an_output_of_the_network():
+    planner = BandPlanner(loaded(an_output_on_the_way()))
+    assert planner.graph.cuts == ["x", "early"]
+    assert len(planner.pareto()) == 1

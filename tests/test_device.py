@@ -23,6 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mcuprune import pruning
 from mcuprune.errors import UsageError
+from mcuprune.face import Budget
+from mcuprune.pruner import Pruner
 from mcuprune.pruning import Request
 from mcuprune.train import data, engine
 from mcuprune.train.module import Trainable, as_inputs
@@ -181,6 +183,28 @@ def test_a_prune_elsewhere_writes_the_file_that_it_writes_here(
     assert there.request.device == PLACE
     assert there.history == here.history
     assert (tmp_path / "there.onnx").read_bytes() == (tmp_path / "here.onnx").read_bytes()
+
+
+@needs_stand_in
+def test_a_loop_of_ones_own_prunes_elsewhere_as_here(elsewhere: str) -> None:
+    """Masks follow the module, and the gradient comes back from where it is."""
+    examples = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0).train
+    ends = []
+    for device in ("cpu", elsewhere):
+        pruner = Pruner(MODELS / "dscnn_digits.onnx", Budget(macs="40%"), steps=8, start=0.0, stop=0.5)
+        pruner.module.to(device)
+        optimizer = torch.optim.SGD(pruner.module.parameters(), lr=0.01)
+        for step in range(4):
+            x, y = (torch.from_numpy(array[16 * step : 16 * step + 16]).to(device) for array in (examples.x, examples.y))
+            torch.nn.functional.cross_entropy(pruner.module(x)[0], y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            pruner.step()
+        assert pruner._outer.task.any()
+        ends.append((pruner.widths, pruner.finish().constants))
+    assert ends[0][0] == ends[1][0]
+    for name, value in ends[0][1].items():
+        np.testing.assert_allclose(ends[1][1][name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 # ------------------------------------------------------------------------------------------------------ which device it is

@@ -389,7 +389,7 @@ def test_what_makes_no_sense_is_refused_with_what_to_give(more: dict[str, Any], 
 
 
 def test_no_limit_is_refused() -> None:
-    with pytest.raises(UsageError, match="sram, flash or macs"):
+    with pytest.raises(UsageError, match="a limit: sram, flash, macs"):
         Pruner(load("dscnn_digits"), {})
 
 

@@ -39,8 +39,8 @@ class Plan:
 
     @property
     def cost(self) -> tuple[int, int]:
-        """What plans are compared by."""
-        return self.macs, self.operators
+        """What plans are compared by. MACs that are saved, where nothing reads some rows, weigh up no operator."""
+        return max(0, self.macs), self.operators
 
 
 class BandPlanner:
@@ -68,7 +68,10 @@ class BandPlanner:
         return Plan((), max(self.graph.segments), 0, 0)
 
     def cheapest(self, limit: int, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT) -> Plan | None:
-        """The plan with the fewest MACs, then operators, that needs at most ``limit`` bytes; None where none was found."""
+        """The plan with the fewest MACs, then operators, that needs at most ``limit`` bytes; None where none was found.
+
+        The effort is bounded: of very deep networks some long regions aren't looked at.
+        """
         segments = self.graph.segments
         goal = len(self.graph.cuts) - 1
         if not self.graph.cuts or segments[0] > limit or segments[-1] > limit:
@@ -87,7 +90,7 @@ class BandPlanner:
                 choice = look() if self._work > 0 else None
                 if choice is not None:
                     longer = (*path, choice)
-                    cost = (sum(c.price.macs for c in longer), sum(c.price.operators for c in longer))
+                    cost = (sum(max(0, c.price.macs) for c in longer), sum(c.price.operators for c in longer))
                     heapq.heappush(queue, (*cost, next(order), place, None, longer))
                 continue
             done.add(place)

@@ -40,7 +40,8 @@ class Step:
     """One operator of a region in bands. Tensors are numbered from 0, which is the region's first tensor.
 
     node: the operator that it is a copy of; None for a Slice (one input) or a Concat of rows.
-    value: what it makes rows of. inputs: numbers of tensors; outputs likewise. made: the output rows. read: the input rows.
+    value: what it makes rows of. inputs, outputs: numbers of tensors.
+    out_rows, in_rows: the rows that it makes and reads. band: from 0.
     first: of a Slice, the first row within its input. spoiled: whether the node keeps its padding (``rim``).
     """
 
@@ -48,8 +49,8 @@ class Step:
     value: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    made: Interval
-    read: Interval
+    out_rows: Interval
+    in_rows: Interval
     band: int
     first: int = 0
     spoiled: bool = False
@@ -67,7 +68,8 @@ class _Piece:
 class Region:
     """What lies between two cuts of a stretch.
 
-    graph: the network it belongs to. start, end: names of values.
+    graph: the network it belongs to. start, end: names of values. nodes: its operators, in order.
+    inputs, outputs: by node, the values that it reads and makes. rows, row_size: by value, how many rows, and bytes of each.
     """
 
     def __init__(self, graph: RowGraph, stretch: Stretch, first: int, last: int) -> None:
@@ -79,9 +81,9 @@ class Region:
         self.local = stretch.local
         self.axes = stretch.axes
         inside = {node.name for node in self.nodes}
-        self.data = {node.name: self._data(node) for node in self.nodes}
-        self.made = {node.name: tuple(name for name in node.outputs if name in graph.values) for node in self.nodes}
-        names = [self.start, *(name for made in self.made.values() for name in made)]
+        self.inputs = {node.name: self._inputs(node) for node in self.nodes}
+        self.outputs = {node.name: tuple(name for name in node.outputs if name in graph.values) for node in self.nodes}
+        names = [self.start, *(name for made in self.outputs.values() for name in made)]
         self.rows = {name: self._shape(name)[self.axes[name]] for name in names}
         self.row_size = {name: graph.values[name].size // self.rows[name] for name in names}
         self.readers = {
@@ -96,7 +98,7 @@ class Region:
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.graph.net.shapes[name]
 
-    def _data(self, node: Node) -> tuple[str, ...]:
+    def _inputs(self, node: Node) -> tuple[str, ...]:
         """The value behind each input of a node that carries rows, in order, repeated where it is read twice."""
         return tuple(self.graph.of[name] for name in node.inputs if name in self.graph.of)
 
@@ -106,7 +108,7 @@ class Region:
         net = self.graph.net
         return {
             node.name: int(OPS[node.op].macs(node, net, lambda tensor, axis: net.shapes[tensor][axis]))
-            // self.rows[self.made[node.name][0]]
+            // self.rows[self.outputs[node.name][0]]
             for node in self.nodes
         }
 
@@ -131,15 +133,15 @@ class Region:
         """The rows of each value that rows (first, end) of the last tensor need; values that they don't need are left out."""
         need = {self.end: (first, end)}
         for node in reversed(self.nodes):
-            wanted = [need[name] for name in self.made[node.name] if name in need]
+            wanted = [need[name] for name in self.outputs[node.name] if name in need]
             if not wanted:
                 continue
             at = self.local[node.name]
             made = at.makes(min(a for a, _ in wanted), max(b for _, b in wanted))
-            for name in self.made[node.name]:
+            for name in self.outputs[node.name]:
                 need[name] = made
             low, high = self.rimmed(at, made) if rim else at.reads(*made)
-            for name in self.data[node.name]:
+            for name in self.inputs[node.name]:
                 a, b = need.get(name, (low, high))
                 need[name] = (min(a, low), max(b, high))
         return need
@@ -185,7 +187,7 @@ class Tape:
             self.have = {region.start: [_Piece(0, 0, region.rows[region.start])]}
             need = region.needs(first, end, rim=self.mode == "rim")
             for node in region.nodes:
-                made = need.get(region.made[node.name][0])
+                made = need.get(region.outputs[node.name][0])
                 if made is None:
                     continue
                 if self.mode == "rim":
@@ -202,18 +204,18 @@ class Tape:
             before = ends[-1] if ends else {}
             ends.append({name: max(before.get(name, 0), need.get(name, (0, 0))[1]) for name in region.rows})
         starts = {name: min(need[name][0] for need in needs if name in need) for name in needs[-1]}
-        self._order = {name: tuple(dict.fromkeys(region.data[name])) for name in region.data}
+        self._order = {name: tuple(dict.fromkeys(region.inputs[name])) for name in region.inputs}
         for band, reached in enumerate(ends):
             self.band = band
             self.have[region.start] = [_Piece(0, 0, region.rows[region.start])]
             before = ends[band - 1] if band else starts
-            moving = [n for n in region.nodes if reached[region.made[n.name][0]] > before.get(region.made[n.name][0], 0)]
+            moving = [n for n in region.nodes if reached[region.outputs[n.name][0]] > before.get(region.outputs[n.name][0], 0)]
             waiting: dict[str, int] = {}
             for node in moving:
                 for name in self._order[node.name]:
                     waiting[name] = waiting.get(name, 0) + 1
             for node in moving:
-                name = region.made[node.name][0]
+                name = region.outputs[node.name][0]
                 self._run(node, (before.get(name, 0), reached[name]))
                 for source in self._order[node.name]:
                     waiting[source] -= 1
@@ -245,7 +247,7 @@ class Tape:
             return
         low, end = reached[name], reached[name]
         for node in region.readers[name]:
-            start, final = (found[region.made[node.name][0]] for found in (reached, last))
+            start, final = (found[region.outputs[node.name][0]] for found in (reached, last))
             if start < final:
                 low = min(low, region.local[node.name].reads(start, final)[0])
         if low >= end:
@@ -300,21 +302,21 @@ class Tape:
         """Run a node for the output rows ``made``."""
         region = self.region
         needed = region.local[node.name].reads(*made) if read is None else read
-        inputs = tuple(self._get(name, *needed) for name in region.data[node.name])
+        inputs = tuple(self._get(name, *needed) for name in region.inputs[node.name])
         outputs = []
-        for name in region.made[node.name]:
+        for name in region.outputs[node.name]:
             self.tensors.append((name, made[1] - made[0]))
             outputs.append(len(self.tensors) - 1)
             self.have.setdefault(name, []).append(_Piece(outputs[-1], *made))
-        step = Step(node, region.made[node.name][0], inputs, tuple(outputs), made, needed, self.band, spoiled=spoiled)
+        step = Step(node, region.outputs[node.name][0], inputs, tuple(outputs), made, needed, self.band, spoiled=spoiled)
         self.steps.append(step)
 
     def _run_spoiled(self, node: Node, made: Interval) -> None:
         """Run a node so that it keeps its padding, and what makes rows of rows on all that is there."""
         region, at = self.region, self.region.local[node.name]
-        if at.same and len(region.data[node.name]) == 1:
-            piece = max(self.have[region.data[node.name][0]], key=lambda p: p.end - p.first)
-            if region.data[node.name][0] != region.start and piece.first <= made[0] and made[1] <= piece.end:
+        if at.same and len(region.inputs[node.name]) == 1:
+            piece = max(self.have[region.inputs[node.name][0]], key=lambda p: p.end - p.first)
+            if region.inputs[node.name][0] != region.start and piece.first <= made[0] and made[1] <= piece.end:
                 made = (piece.first, piece.end)
         elif at.pads and not at.explicit and at.span > at.stride:
             low, high = region.rimmed(at, made)
@@ -352,10 +354,10 @@ def price(tape: Tape) -> Price:
             last[root[tensor]] = index
     last[root[tape.result]] = len(tape.steps)
     live = peak = size[0]
-    macs = -sum(region.macs[node.name] * region.rows[region.made[node.name][0]] for node in region.nodes)
+    macs = -sum(region.macs[node.name] * region.rows[region.outputs[node.name][0]] for node in region.nodes)
     for index, step in enumerate(tape.steps):
         if step.node is not None:
-            macs += region.macs[step.node.name] * (step.made[1] - step.made[0])
+            macs += region.macs[step.node.name] * (step.out_rows[1] - step.out_rows[0])
         if root[step.outputs[0]] != step.outputs[0]:
             continue
         kind: Memory = "new" if step.node is None else kinds[step.node.name]
@@ -371,7 +373,9 @@ def price(tape: Tape) -> Price:
 
 def _moves_nothing(step: Step) -> bool:
     """Whether a copy of a Slice of rows takes all that it gets."""
-    return step.node is not None and step.node.op == "Slice" and step.made[1] - step.made[0] == step.read[1] - step.read[0]
+    if step.node is None or step.node.op != "Slice":
+        return False
+    return step.out_rows[1] - step.out_rows[0] == step.in_rows[1] - step.in_rows[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -429,7 +433,7 @@ class _Writer:
         region = self.choice.region
         self.values = region.graph.values
         self.replaced = {node.name for node in region.nodes}
-        for made in region.made.values():
+        for made in region.outputs.values():
             for name in made:
                 value = self.values[name]
                 kept = value.quantizers if name == region.end else ()
@@ -453,7 +457,7 @@ class _Writer:
         node, region = step.node, self.choice.region
         assert node is not None
         at = region.local[node.name]
-        fitted = in_band(node, self.net, at, step.made, step.read)
+        fitted = in_band(node, self.net, at, step.out_rows, step.in_rows)
         if step.spoiled:
             pads, i = list(at.pads), region.axes[step.value] - 2
             pads[i], pads[len(pads) // 2 + i] = at.before, at.after
@@ -494,7 +498,7 @@ class _Writer:
         made = self.names.free(f"{value.read}{suffix}/{what}")
         name = self.names.free(f"{value.read}{suffix}/{'Slice' if len(inputs) == 1 else 'Concat'}")
         if len(inputs) == 1:
-            end = step.first + step.made[1] - step.made[0]
+            end = step.first + step.out_rows[1] - step.out_rows[0]
             attrs = {"starts": (step.first,), "ends": (end,), "axes": (axis,)}
             self.nodes.append(Node(name, "Slice", inputs, (made,), attrs))
         else:
