@@ -20,6 +20,6 @@ exporting.EXPORTS[".csv"] = plan
 if __name__ == "__main__":
     from mcuprune.cli import main
 
-    assert main("export models/dscnn_digits.onnx --data digits -o plan.csv".split()) == 0
+    assert main(["export", "models/dscnn_digits.onnx", "--data", "digits", "-o", "plan.csv"]) == 0
     with open("plan.csv") as file:
         assert file.readline() == "tensor,offset,bytes\n"
