@@ -116,8 +116,8 @@ def test_a_field_is_a_key_of_the_configuration(one_more, monkeypatch, capsys):
 
 def test_a_field_is_part_of_the_fingerprint_and_of_the_report(one_more, monkeypatch):
     first = asked(monkeypatch)
-    assert pruning._fingerprint(first, None) == pruning._fingerprint(first, None)
-    assert pruning._fingerprint(first, None) != pruning._fingerprint(replace(first, patience=6), None)
+    assert pruning._fingerprint(first, None, None) == pruning._fingerprint(first, None, None)
+    assert pruning._fingerprint(first, None, None) != pruning._fingerprint(replace(first, patience=6), None, None)
     flags = ["--no-train", "--float", "--report", "told", "--patience", "9", "-q"]
     assert main(["prune", "net.onnx", "--macs", "50%", *flags]) == 0
     report = json.loads(Path("told/report.json").read_text())
@@ -129,7 +129,7 @@ def test_a_field_is_part_of_the_fingerprint_and_of_the_report(one_more, monkeypa
 def test_a_field_is_a_line_of_the_reference(one_more, monkeypatch):
     monkeypatch.delitem(sys.modules, "mcuprune.cli.reference", raising=False)
     page = import_module("mcuprune.cli.reference").reference()
-    prune = page[page.index("## mcuprune prune") : page.index("## mcuprune verify")]
+    prune = page[page.index("## prune") : page.index("## export")]
     assert (
         "| `--patience` | `5` | `EPOCHS` from 1 | `patience` | Epochs without a gain before training stops. |"
         in prune.splitlines()
@@ -184,22 +184,24 @@ def test_a_whole_number_in_the_configuration_is_a_number(monkeypatch):
     configure("lr = 1")
     by_key = asked(monkeypatch)
     Path("mcuprune.toml").unlink()
-    assert pruning._fingerprint(by_key, None) == pruning._fingerprint(asked(monkeypatch, "--lr", "1"), None)
+    assert pruning._fingerprint(by_key, None, None) == pruning._fingerprint(asked(monkeypatch, "--lr", "1"), None, None)
 
 
 @pytest.mark.parametrize("one", options.of(Request), ids=lambda one: one.key)
 def test_the_fingerprint_changes_with_all_that_changes_a_run(one):
     usual = Request("net.onnx", {}, "o.onnx")
     changed = replace(usual, **{one.name: another(one)})
-    same = pruning._fingerprint(usual, None) == pruning._fingerprint(changed, None)
+    same = pruning._fingerprint(usual, None, None) == pruning._fingerprint(changed, None, None)
     assert same == (one.name in ("output", "report", "resume"))
 
 
 def test_what_no_flag_sets_is_part_of_the_fingerprint_unless_it_says_otherwise():
     usual = Request("net.onnx", {}, "o.onnx")
     for change in ({"sram_model": "tflm"}, {"outputs": ("y",)}, {"input_shapes": {"x": (1, 3, 8, 8)}}):
-        assert pruning._fingerprint(usual, None) != pruning._fingerprint(replace(usual, **change), None)
-    assert pruning._fingerprint(usual, None) == pruning._fingerprint(replace(usual, configuration="mcuprune.toml"), None)
+        assert pruning._fingerprint(usual, None, None) != pruning._fingerprint(replace(usual, **change), None, None)
+    assert pruning._fingerprint(usual, None, None) == pruning._fingerprint(
+        replace(usual, configuration="mcuprune.toml"), None, None
+    )
 
 
 @pytest.mark.parametrize("text", ["３", "1_0", "1e3", " 3", "3 ", "0x3", "", "9" * 40])

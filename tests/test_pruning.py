@@ -938,7 +938,7 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path)
         (["--macs", "50%", "--device", "abacus", "--no-train", "--float"], "abacus"),
         (["--macs", "50%", "--loss", "neither"], "neither"),
         (["--macs", "50%", "--prune-start", "0.5", "--prune-stop", "0.4"], "--prune-stop 0.4"),
-        (["--macs", "50%", "--label-smoothing", "1.5"], "--label-smoothing 1.5"),
+        (["--macs", "50%", "--label-smoothing", "1.5"], "'--label-smoothing': 1.5"),
         (["--macs", "fifty"], "fifty"),
         (["--sram", "64 potatoes"], "64 potatoes"),
     ],

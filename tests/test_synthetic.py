@@ -17,7 +17,7 @@ from mcuprune.channels.labelling import Channels, label
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.pruning import Request
-from mcuprune.train import synthetic
+from mcuprune.train import quantizing, synthetic
 from mcuprune.train.module import Trainable
 from mcuprune.units import parse
 
@@ -95,7 +95,7 @@ def test_no_statistic_changes_without_data(int8: bool, macs: str, tmp_path: Path
     onnx.save(model, tmp_path / "m.onnx")
     floats: list[network.Network] = []
     write = export.quantized
-    monkeypatch.setattr(pruning, "quantized", lambda net, *more: floats.append(net) or write(net, *more))
+    monkeypatch.setattr(quantizing, "quantized", lambda net, *more: floats.append(net) or write(net, *more))
     limits = {"macs": parse(macs, "count")}
     pruning.prune(Request(str(tmp_path / "m.onnx"), limits, str(tmp_path / "o.onnx"), train=False, int8=int8))
     before = statistics(network.from_proto(model, "m.onnx"))
@@ -113,7 +113,7 @@ def test_calibration_with_data_changes_no_statistic(tmp_path: Path, monkeypatch:
     np.savez(tmp_path / "d.npz", **arrays, y_train=np.arange(80) % 4, y_test=np.arange(80) % 4)
     floats: list[network.Network] = []
     write = export.quantized
-    monkeypatch.setattr(pruning, "quantized", lambda net, *more: floats.append(net) or write(net, *more))
+    monkeypatch.setattr(quantizing, "quantized", lambda net, *more: floats.append(net) or write(net, *more))
     request = Request(
         str(tmp_path / "m.onnx"),
         {"macs": parse("100%", "count")},

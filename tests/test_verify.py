@@ -271,7 +271,7 @@ def test_data_that_does_not_fit_is_an_error_where_it_was_asked_for(dscnn: str, t
 
 def test_another_runtime_is_another_row(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = replace(runners.RUNNERS["tflm"], title="Another")
-    monkeypatch.setattr(runners, "RUNNERS", {**runners.RUNNERS, "litert": row})
+    monkeypatch.setattr(runners, "RUNNERS", {"tflm": runners.RUNNERS["tflm"], "litert": row})
     monkeypatch.setattr(runners, "_command", lambda key, *more: [sys.executable, "-m", "mcuprune.run.runners", "tflm", *more])
     document = verify.document(verify.verify(dscnn, examples=2))
     assert list(document["runtimes"]) == ["onnxruntime", "tflm", "litert"]
@@ -315,6 +315,7 @@ def test_a_float_model_is_refused(tmp_path: Path) -> None:
 def test_a_missing_runtime_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tflite_micro", "ai_edge_litert.interpreter"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(runners, "compiler", lambda: None)
     with pytest.raises(MissingExtra, match=r"pip install 'mcuprune\[verify\]'"):
         verify.verify(tmp_path / "net.onnx")
 
