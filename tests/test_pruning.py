@@ -937,6 +937,7 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path)
         (["--macs", "50%", "--optimizer", "newton", "--no-train", "--float"], "newton"),
         (["--macs", "50%", "--device", "abacus", "--no-train", "--float"], "abacus"),
         (["--macs", "50%", "--loss", "neither"], "neither"),
+        (["--macs", "50%", "-o", "small.tflite"], "mcuprune export small.onnx -o small.tflite"),
         (["--macs", "50%", "--prune-start", "0.5", "--prune-stop", "0.4"], "--prune-stop 0.4"),
         (["--macs", "50%", "--label-smoothing", "1.5"], "'--label-smoothing': 1.5"),
         (["--macs", "fifty"], "fifty"),
@@ -947,7 +948,7 @@ def test_flags_that_make_no_sense_get_one_message(
     flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(MODELS / "dscnn_digits.onnx")
-    assert said in refused(["prune", model, *flags, "-o", str(tmp_path / "o.onnx")], capsys)
+    assert said in refused(["prune", model, "-o", str(tmp_path / "o.onnx"), *flags], capsys)
     assert not (tmp_path / "o.onnx").exists()
 
 

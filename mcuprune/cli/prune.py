@@ -15,6 +15,7 @@ from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
+from mcuprune.errors import UsageError
 from mcuprune.train.request import Request
 
 
@@ -45,6 +46,7 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
         configuration=None if settings.source is None else str(settings.source),
         **{"output": _pruned(flags.model), **set_by_file, **asked},
     )
+    _check_suffix(request.output)
     with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
         try:
             result = pruning.prune(request, progress.show)
@@ -69,6 +71,16 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
     elif not (quiet and result.ok):
         show(outcome.text(found))
     return YES if result.ok else NO
+
+
+def _check_suffix(output: str) -> None:
+    """Raise UsageError for the suffix of a format that ``export`` writes: the file would hold ONNX all the same."""
+    from mcuprune.exporting import EXPORTS
+
+    suffix = Path(output).suffix
+    if suffix in EXPORTS and suffix != ".onnx":
+        pruned = Path(output).with_suffix(".onnx")
+        raise UsageError(f"-o {output}: prune writes ONNX; name {pruned}, then mcuprune export {pruned} -o {output}")
 
 
 def _pruned(model: str) -> str:
