@@ -169,7 +169,7 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     """Read, check and measure everything that the work needs. Raises what ``prune`` raises."""
     _check_flags(request)
     outputs = _outputs(request)
-    places.distinct(outputs, _sources(request))
+    places.distinct(outputs, sources(request))
     original = net or network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
@@ -385,7 +385,7 @@ def _outputs(request: Request) -> list[Output]:
     return found
 
 
-def _sources(request: Request) -> list[Source]:
+def sources(request: Request) -> list[Source]:
     """All that this run reads."""
     found = [Source("the model to prune", request.model)]
     found += [Source("external data of the model", file) for file in external.files(request.model)]

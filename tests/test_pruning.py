@@ -8,6 +8,7 @@ import json
 import operator
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -926,6 +927,25 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path)
     assert time.process_time() - started < 5
 
 
+def test_the_suffix_of_the_output_is_its_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The ONNX file lies beside it, also where the model has that name; what can't be written so is refused before the work."""
+    shutil.copy(MODELS / "dscnn_digits.onnx", tmp_path / "net.onnx")
+    model = (tmp_path / "net.onnx").read_bytes()
+    wishes = ["prune", str(tmp_path / "net.onnx"), "--macs", "60%", "--no-train", "--data", "digits"]
+    assert main([*wishes, "-o", str(tmp_path / "net.tflite")]) == 0
+    assert "net-pruned.onnx" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "net-pruned.onnx"), "-o", str(tmp_path / "again.tflite")]) == 0
+    written = (tmp_path / "net.tflite").read_bytes()
+    assert written[4:8] == b"TFL3"
+    assert written == (tmp_path / "again.tflite").read_bytes()
+    assert main([*wishes, "-o", str(tmp_path / "small.c")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"small.onnx", "small.c", "small.h"}
+    assert (tmp_path / "net.onnx").read_bytes() == model
+    (tmp_path / "taken.h").mkdir()
+    assert main([*wishes, "-o", str(tmp_path / "taken.h")]) == 2
+    assert not (tmp_path / "taken.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -937,7 +957,7 @@ def test_a_place_that_cannot_be_written_is_found_before_training(tmp_path: Path)
         (["--macs", "50%", "--optimizer", "newton", "--no-train", "--float"], "newton"),
         (["--macs", "50%", "--device", "abacus", "--no-train", "--float"], "abacus"),
         (["--macs", "50%", "--loss", "neither"], "neither"),
-        (["--macs", "50%", "-o", "small.tflite"], "mcuprune export small.onnx -o small.tflite"),
+        (["--macs", "50%", "--no-train", "--float", "-o", "small.tflite"], "leave --float out"),
         (["--macs", "50%", "--prune-start", "0.5", "--prune-stop", "0.4"], "--prune-stop 0.4"),
         (["--macs", "50%", "--label-smoothing", "1.5"], "'--label-smoothing': 1.5"),
         (["--macs", "fifty"], "fifty"),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcuprune import console, face, options
+from mcuprune import console, exporting, face, options, places
 from mcuprune.cli.flags import Limited, OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
-from mcuprune.errors import UsageError
+from mcuprune.errors import UnsupportedOperator, UsageError
+from mcuprune.places import Output
 from mcuprune.train.request import Request
 
 
@@ -46,7 +47,7 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
         configuration=None if settings.source is None else str(settings.source),
         **{"output": _pruned(flags.model), **set_by_file, **asked},
     )
-    _check_suffix(request.output)
+    request, to_export = _in_its_format(request)
     with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
         try:
             result = pruning.prune(request, progress.show)
@@ -54,6 +55,9 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
             if os.path.exists(f"{request.output}.checkpoint"):
                 console.say("the same command with --resume goes on from the last finished epoch")
             raise
+    if to_export is not None:
+        written = exporting.export(to_export)
+        console.say(f"written: {', '.join(written.files)}, from {request.output}")
     return _emit(result, as_json=flags.format == "json", quiet=flags.quiet)
 
 
@@ -73,14 +77,28 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
     return YES if result.ok else NO
 
 
-def _check_suffix(output: str) -> None:
-    """Raise UsageError for the suffix of a format that ``export`` writes: the file would hold ONNX all the same."""
-    from mcuprune.exporting import EXPORTS
+def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]:
+    """What to prune, and how to export it where ``-o`` has the suffix of another format than ONNX.
 
-    suffix = Path(output).suffix
-    if suffix in EXPORTS and suffix != ".onnx":
-        pruned = Path(output).with_suffix(".onnx")
-        raise UsageError(f"-o {output}: prune writes ONNX; name {pruned}, then mcuprune export {pruned} -o {output}")
+    The ONNX file is written beside, for all that a report is measured on. Refuses before the work: raises UsageError for
+    floats, OutputError for places, UnsupportedOperator for a node without an int8 kernel.
+    """
+    place = Path(request.output)
+    if place.suffix not in exporting.EXPORTS or place.suffix == ".onnx":
+        return request, None
+    if not request.int8:
+        raise UsageError(f"-o {place}: this format holds int8; leave --float out, or name a file that ends in .onnx")
+    beside = place.with_suffix(".onnx")
+    if beside.resolve() == Path(request.model).resolve():  # m.onnx to m.tflite
+        beside = place.with_name(Path(_pruned(place.name)).name)
+    to_prune = replace(request, output=str(beside))
+    to_export = exporting.Request(to_prune.output, str(place))
+    outputs = [Output("-o", to_prune.output, make_folder=True), *exporting.planned(to_export)]
+    places.settle(outputs, face.engine().sources(to_prune))
+    net = face.load(request.model, input_shapes=request.input_shapes, outputs=request.outputs)
+    if lacking := face.profile(net).memory.unsupported:
+        raise UnsupportedOperator(f"{request.model}: -o {place}: {lacking[0]}; name a file that ends in .onnx")
+    return to_prune, to_export
 
 
 def _pruned(model: str) -> str:

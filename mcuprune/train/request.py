@@ -52,7 +52,7 @@ class Request:
     model: str
     limits: Mapping[str, Limit]
     output: str = option(
-        help="Where the pruned model goes; by default MODEL-pruned.onnx.",
+        help="Where the pruned model goes, .onnx, .tflite, .h or .c; by default MODEL-pruned.onnx.",
         group="Output",
         short="-o",
         metavar="OUT.onnx",
