@@ -20,7 +20,7 @@ from test_tflite import CASES, converted, int8, model_of
 from mcuprune import pruning, units
 from mcuprune.cli import main
 from mcuprune.deploy import tflite
-from mcuprune.errors import DataError, MissingExtra, ModelError
+from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.run import layerwise, runners
@@ -318,6 +318,23 @@ def test_a_missing_runtime_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(runners, "compiler", lambda: None)
     with pytest.raises(MissingExtra, match=r"pip install 'mcuprune\[verify\]'"):
         verify.verify(tmp_path / "net.onnx")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [0.0, -0.5, float("inf"), float("nan")])
+def test_scales_that_are_no_scales_are_refused_by_name(scale: float, tmp_path: Path) -> None:
+    """Of data and of weights: nothing is divided by them."""
+    model = onnx.load(int8(CASES["conv"](), tmp_path / "net.onnx"))
+    names = [node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    for at in sorted(set(names)):
+        damaged = onnx.ModelProto()
+        damaged.CopyFrom(model)
+        (scales,) = (tensor for tensor in damaged.graph.initializer if tensor.name == at)
+        wrong = np.full_like(onnx.numpy_helper.to_array(scales), scale)
+        scales.CopyFrom(onnx.numpy_helper.from_array(wrong, at))
+        onnx.save(damaged, tmp_path / "damaged.onnx")
+        with pytest.raises((ModelError, UnsupportedOperator), match=r"damaged.onnx: .*above 0; quantise again"):
+            converted(tmp_path / "damaged.onnx")
 
 
 def test_what_the_runtime_refuses_is_an_error_with_its_reason(tmp_path: Path) -> None:

@@ -322,6 +322,10 @@ class Lowering:
         scale, zero = np.asarray(constants[0]), np.asarray(constants[1] if len(constants) > 1 else np.uint8(0))
         if zero.dtype not in (np.int8, np.uint8):
             raise UnsupportedOperator(f"{self.net.path}: node '{node.name}': {node.op} to {zero.dtype}; mcuprune takes int8")
+        if not 0 < float(np.float32(scale.item())) < np.inf:
+            raise UnsupportedOperator(
+                f"{self.net.path}: node '{node.name}': {node.op} by a scale of {scale.item()}, not above 0; quantise again"
+            )
         return Quantizer(float(np.float32(scale.item())), int(zero.item()) - (128 if zero.dtype == np.uint8 else 0))
 
     def behind(self, name: str) -> Quantizer | None:

@@ -83,6 +83,9 @@ def convert(net: Network, stored: Mapping[str, Stored] | None = None, *, offline
     if stored is not None:
         own = {name: replace(found, value=net.constants.get(name)) for name, found in stored.items()}
         net = replace(net, stored=own)
+    for name, integers in net.stored.items():
+        if not (np.isfinite(integers.scale).all() and (integers.scale > 0).all()):
+            raise ModelError(f"{net.path}: constant '{name}' is stored by scales that aren't all above 0; quantise again")
     program = lower(net)
     program.check()
     plan = program.planned() if offline else ()
