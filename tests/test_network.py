@@ -408,3 +408,22 @@ def test_profiling_imports_no_runtime_and_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_parameters_of_a_wrong_shape_are_refused_by_node() -> None:
+    """Shape inference lets them through, and no runtime takes them."""
+    for op, extra, said in (
+        ("Clip", np.zeros(2, np.float32), "several numbers as its min"),
+        ("Conv", np.zeros((3, 5), np.float32), r"a bias of shape \[3, 5\] for 3 channels"),
+    ):
+        weight = [numpy_helper.from_array(np.zeros((3, 2, 1, 1), np.float32), "w")] if op == "Conv" else []
+        node = helper.make_node(op, ["x", *(tensor.name for tensor in weight), "extra"], ["y"], name="wrong")
+        graph = helper.make_graph(
+            [node],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4, 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3 if op == "Conv" else 2, 4, 4])],
+            [*weight, numpy_helper.from_array(extra, "extra")],
+        )
+        with pytest.raises(ModelError, match=rf"node 'wrong' \({op}\) has {said}"):
+            loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))

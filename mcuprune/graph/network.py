@@ -523,7 +523,7 @@ def _refuse_malformed(protos: Sequence[NodeProto], opset: int, ir_version: int, 
 
 
 def _refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
-    """Refuse what shape inference lets through: absurd sizes, and views of another number of elements."""
+    """Refuse what shape inference lets through: absurd sizes, parameters and views of another number of elements."""
     counts = [prod(shapes[name]) for name in (*node.inputs, *node.outputs) if name in shapes]
     if any(count > MAX_ACTIVATIONS for count in counts):
         raise ModelError(
@@ -536,6 +536,16 @@ def _refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
         raise ModelError(
             f"{path}: node '{node.name}' (Transpose) has perm {list(perm)} for shape {shape}; export the file again"
         )
+    for bound in ("min", "max") if node.op == "Clip" else ():
+        if not isinstance(node.attrs.get(bound, 0.0), (int, float)):
+            raise ModelError(f"{path}: node '{node.name}' (Clip) has several numbers as its {bound}; export the file again")
+    if node.op in ("Conv", "ConvTranspose") and len(node.inputs) > 2 and node.inputs[2]:
+        bias, channels = shapes[node.inputs[2]], shapes[node.outputs[0]][1]
+        if bias != (channels,):
+            raise ModelError(
+                f"{path}: node '{node.name}' ({node.op}) has a bias of shape {list(bias)} for {channels} channels; export the "
+                "file again"
+            )
     if node.op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"):
         before, after = shapes[node.inputs[0]], shapes[node.outputs[0]]
         if prod(before) != prod(after):
