@@ -275,7 +275,8 @@ def affine(w: Lowering, node: Node, value: Value, factor: Array, offset: Array) 
 
 def batch_normalization(w: Lowering, node: Node) -> None:
     scale, shift, mean, variance = (w.net.constants[name].astype(np.float64) for name in node.inputs[1:5])
-    factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a variance below 0 is refused by whoever computes with it
+        factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
     affine(w, node, w.padding_done(w.data(node)), factor, shift - mean * factor)
 
 
