@@ -737,18 +737,23 @@ def test_profile_and_check_import_nothing_heavy(net):
     assert found.returncode == 0, found.stderr
 
 
-def test_profile_starts_fast(net):
-    """CPU time against that of importing onnx and numpy, measured in pairs; the aim is 2, the bound leaves room for noise."""
+def test_profile_starts_fast(net, tmp_path):
+    """CPU time against that of importing onnx and numpy, measured in pairs; the aim is 1.6, the bound leaves room for noise.
+
+    Both find compiled modules, as they do for a user, whatever this environment says of writing them.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def seconds(*args: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, *args], stdout=subprocess.DEVNULL, check=True, env=environment)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
+    seconds("-m", "mcuprune.cli", "profile", net)
     pairs = [(seconds("-c", "import onnx, numpy"), seconds("-m", "mcuprune.cli", "profile", net)) for _ in range(5)]
-    assert statistics.median(command / base for base, command in pairs) <= 2.5
+    assert statistics.median(command / base for base, command in pairs) <= 2.2
 
 
 # -------------------------------------------------------------------------------------------------------- the rest
