@@ -182,23 +182,14 @@ def padding(node: Node, net: Network, kernel: Sequence[int]) -> tuple[int, ...]:
     """
     sizes, outs = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
     n = len(sizes)
-    strides, dilations = node.attrs.get("strides") or (1,) * n, node.attrs.get("dilations") or (1,) * n
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    given = node.attrs.get("pads") or (0,) * (2 * n)
-    low, high = [0] * n, [0] * n
-    for i in range(n):
-        reached = (outs[i] - 1) * strides[i] + spans[i] - sizes[i]
-        if auto in ("SAME_UPPER", "SAME_LOWER"):
-            total = max(0, reached)
-            low[i] = total // 2 if auto == "SAME_UPPER" else total - total // 2
-            high[i] = total - low[i]
-        elif auto == "NOTSET":
-            low[i], high[i] = given[i], given[n + i]
-        beyond = reached - low[i] - high[i]
+    strides, dilations = attributes.strides(node, n), attributes.dilations(node, n)
+    low, high = [], []
+    for i, (before, after) in enumerate(attributes.pads(node, net, kernel)):
+        beyond = (outs[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - sizes[i] - before - after
         if beyond > 0 and node.attrs.get("count_include_pad"):
             raise NotLocal("counts its padding but not what lies beyond it (ceil_mode)")
-        high[i] += max(0, beyond)
+        low.append(before)
+        high.append(after + max(0, beyond))
     return (*low, *high)
 
 
@@ -212,8 +203,8 @@ def _sliding(node: Node, net: Network, axes: Mapping[str, int], kernel: Sequence
         raise NotLocal("mixes the rows as channels")
     n, i = len(shape) - 2, axis - 2
     pads = padding(node, net, kernel)
-    stride = (node.attrs.get("strides") or (1,) * n)[i]
-    span = (kernel[i] - 1) * (node.attrs.get("dilations") or (1,) * n)[i] + 1
+    stride = attributes.strides(node, n)[i]
+    span = (kernel[i] - 1) * attributes.dilations(node, n)[i] + 1
     after = max(0, (out[axis] - 1) * stride + span - shape[axis] - pads[i])
     if pads[i] >= span or after >= span:
         raise NotLocal("has rows made of padding alone")
@@ -222,14 +213,8 @@ def _sliding(node: Node, net: Network, axes: Mapping[str, int], kernel: Sequence
 
 def pad_amounts(node: Node, net: Network) -> list[int]:
     """The ``pads`` of a Pad node for all axes: before each, then after."""
-    rank = len(net.shapes[node.inputs[0]])
-    given = node.attrs["pads"]
-    axes = node.attrs.get("axes") or range(rank)
-    found = [0] * (2 * rank)
-    for place, axis in enumerate(axes):
-        found[axis % rank] = given[place]
-        found[rank + axis % rank] = given[len(given) // 2 + place]
-    return found
+    pairs = attributes.pads_of_all_axes(node, len(net.shapes[node.inputs[0]]))
+    return [before for before, _ in pairs] + [after for _, after in pairs]
 
 
 def _pad(node: Node, net: Network, axis: int) -> Locality:
