@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mcuprune.errors import UsageError as UsageError
     from mcuprune.face import Budget as Budget
     from mcuprune.face import Callback as Callback
-    from mcuprune.face import Groups as Groups
     from mcuprune.face import check as check
     from mcuprune.face import export as export
     from mcuprune.face import groups as groups
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from mcuprune.graph.network import Network as Network
     from mcuprune.pruner import Pruner as Pruner
     from mcuprune.pruning import Result as Result
+    from mcuprune.report.drawings import Groups as Groups
     from mcuprune.run.verify import Verification as Verification
     from mcuprune.train.data import Arrays as Arrays
     from mcuprune.train.data import Dataset as Dataset
@@ -69,7 +69,6 @@ _HOMES = {
     "face": (
         "Budget",
         "Callback",
-        "Groups",
         "check",
         "export",
         "groups",
@@ -82,6 +81,7 @@ _HOMES = {
     "pruner": ("Pruner",),
     "pruning": ("Result",),
     "costs.resources": ("Profile", "Verdict"),
+    "report.drawings": ("Groups",),
     "train.task": ("Step",),
     "run.verify": ("Verification",),
 }

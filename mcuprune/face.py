@@ -35,19 +35,6 @@ if TYPE_CHECKING:
     from mcuprune.train.request import Request
     from mcuprune.train.task import Step
 
-__all__ = [
-    "Budget",
-    "Callback",
-    "Groups",
-    "check",
-    "export",
-    "groups",
-    "load",
-    "profile",
-    "prune",
-    "verify",
-]
-
 #: A network, or the path of an ONNX file that holds one.
 Net = Network | str | os.PathLike[str]
 #: A limit: text as on the command line (``"64KB"``, ``"10M"``, ``"50%"``), or a whole number of bytes or counts.
