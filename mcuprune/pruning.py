@@ -19,6 +19,7 @@ from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
+from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.errors import UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
@@ -32,9 +33,10 @@ from mcuprune.train import engine, evaluate
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.data import Data
+from mcuprune.train.feeding import looks_fresh
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
-from mcuprune.train.request import Request
+from mcuprune.train.request import AT_INIT, Request
 from mcuprune.train.request import check as check_request
 from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
 from mcuprune.train.training_data import training_data
@@ -99,6 +101,7 @@ class Result(Drawn):
     test_examples: int
     training: Training | None
     network: Network = field(repr=False, compare=False)
+    sensitivity: Sensitivity | None = None
 
     @property
     def ok(self) -> bool:
@@ -192,6 +195,8 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment)
     if request.train:
         _check_batch(labelled)
+    if request.method == AT_INIT:
+        _check_scores(request, labelled, data)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
     warm, unfit = _comes_trained(request, original, data, accuracy)
     notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
@@ -206,7 +211,7 @@ def _with_engine(request: Request, macs: int) -> Request:
 
     macs: multiply-accumulates of one inference. What takes seconds to import comes after all that can be refused without it.
     """
-    if request.train or request.int8:
+    if request.train or request.int8 or request.method == AT_INIT:
         engine.need(request.method, request.optimizer)
         engine.choose_threads(macs)
         return replace(request, device=engine.device(request.device, train=request.train, macs=macs))
@@ -223,10 +228,17 @@ def _check_batch(channels: Channels) -> None:
     prove(channels)
 
 
+def _check_scores(request: Request, channels: Channels, data: Data | None) -> None:
+    """Raise UnsupportedOperator or UsageError for a network that can't be scored as was asked."""
+    from mcuprune.train import at_init
+
+    at_init.refuse(channels, request.score, data.train if data else None)
+
+
 def _comes_trained(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
-    """Whether the network counts as trained, and notes; without data that is the user's to say."""
+    """Whether the network counts as trained, and notes; without data by what the user says, or by its numbers."""
     if data is None or accuracy is None:
-        return request.keep_weights, ()
+        return request.keep_weights or not (request.from_scratch or looks_fresh(net)), ()
     return comes_trained(
         net,
         data,
@@ -282,6 +294,8 @@ def _float_candidate(run: _Run, record: _Record) -> Candidate:
             return done
     if run.request.train:
         return _train(run, record.checkpoint, record)
+    if run.request.method == AT_INIT:
+        return _at_init(run)
     return _magnitude(run.labelled, run.model, run.budget, run.request.multiple_of)
 
 
@@ -336,6 +350,7 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         test_examples=len(data.test.y) if data else 0,
         training=_training(request, data, warm=run.warm, taught=run.answers is not None),
         network=written,
+        sensitivity=candidate.sensitivity,
     )
 
 
@@ -343,7 +358,7 @@ def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) 
     if not request.train:
         return None
     assert data is not None
-    schedule, search = schedule_for(request, len(data.train.y), warm=warm), Search(request.loss, request.objectives)
+    schedule, search = schedule_for(request, len(data.train.y), warm=warm), _search(request)
     return Training(schedule, search, warm, taught, len(data.train.y), request.augment, request.device)
 
 
@@ -426,9 +441,33 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -
     if spared:
         notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
     idle = options.without_effect(request, "training", "gradients")
+    if request.method == AT_INIT:
+        idle.remove("--method")
     if idle and (spared or not request.train):
         notes.append(f"no effect without training: {', '.join(idle)}")
     return notes
+
+
+def _search(request: Request) -> Search:
+    return Search(request.loss, request.objectives, request.score)
+
+
+def _at_init(run: _Run) -> Candidate:
+    """Cut by scores of the weights as they are, and let those of the cut layers fit their new widths."""
+    from mcuprune.train import at_init
+    from mcuprune.train.rectify import rectified
+
+    request = run.request
+    found = at_init.plan(
+        run.model,
+        run.budget,
+        score=request.score,
+        multiple=request.multiple_of,
+        examples=run.data.train if run.data else None,
+        seed=request.seed,
+    )
+    cut = rectified(run.labelled, found.keep, trained=run.warm, seed=request.seed)
+    return Candidate(cut, found.keep, 0, 0, 0, sensitivity=found.sensitivity)
 
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
@@ -477,7 +516,8 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         schedule_for(request, len(data.train.y), warm=run.warm),
         request.seed,
         multiple_of=request.multiple_of,
-        search=Search(request.loss, request.objectives),
+        search=_search(request),
+        trained=run.warm,
         checkpoint=checkpoint,
         answers=run.answers,
         device=request.device,
@@ -490,8 +530,9 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 
 
 def _idle(request: Request) -> list[str]:
-    """The flags that were given and lead the widths of the differentiable method only, where another runs."""
-    return [] if request.method == Request.method else options.without_effect(request, "gradients")
+    """The flags that were given and lead the widths of a method that doesn't run."""
+    gradients = [] if request.method == Request.method else options.without_effect(request, "gradients")
+    return gradients + ([] if request.method == AT_INIT else options.without_effect(request, "scores"))
 
 
 def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:

@@ -17,6 +17,7 @@ from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
 from mcuprune.pruning import Result, Training
 from mcuprune.report import profile as report
+from mcuprune.train.request import AT_INIT
 from mcuprune.train.task import Step
 
 #: Format 1, 2026: the first.
@@ -32,7 +33,7 @@ def document(result: Result) -> dict[str, Any]:
         "command": "prune",
         "ok": result.ok,
         "seed": request.seed,
-        "method": request.method if request.train else "no-train",
+        "method": request.method if request.train or request.method == AT_INIT else "no-train",
         "options": options.document(request),
         "training": _training(result.training) if result.training else None,
         "sram_model": request.sram_model,

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.resources import SramModel
+from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.deploy.qdq import Scheme, quantized
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -144,9 +145,15 @@ class FakeQuant(Hooks):
     def state(self) -> State:
         proto = self._candidate.channels.network.to_proto().SerializeToString()
         macs = self._candidate.training_macs, self._candidate.full_training_macs
+        curves = self._candidate.sensitivity
         return (
             {"float": np.frombuffer(proto, np.uint8), "keep": self._candidate.keep},
-            {"macs": macs, "notes": self._candidate.notes, "taught": self._candidate.taught},
+            {
+                "macs": macs,
+                "notes": self._candidate.notes,
+                "taught": self._candidate.taught,
+                "sensitivity": None if curves is None else curves.document(),
+            },
         )
 
     def restore(self, trainer: Trainer, saved: Saved) -> None:
@@ -181,7 +188,9 @@ def stored(checkpoint: Checkpoint, path: str) -> Candidate | None:
     proto.ParseFromString(saved.arrays["float"].tobytes())
     macs, full = saved.values["macs"]
     notes, taught = tuple(saved.values["notes"]), saved.values["taught"]
-    return Candidate(label(network.from_proto(proto, path)), saved.arrays["keep"], macs, full, 0, notes, taught)
+    told = saved.values["sensitivity"]
+    curves = None if told is None else Sensitivity.of_document(told)
+    return Candidate(label(network.from_proto(proto, path)), saved.arrays["keep"], macs, full, 0, notes, taught, curves)
 
 
 def _trained(

@@ -18,11 +18,13 @@ from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.options import option, unasked
 from mcuprune.train import data as datasets
-from mcuprune.train.task import LOSSES, OBJECTIVES, Schedule
+from mcuprune.train.task import LOSSES, OBJECTIVES, SCORES, Schedule
 from mcuprune.units import Limit
 
 #: No count that a flag gives is larger: it fits every integer on the way.
 _MOST = 2**31 - 1
+#: The method that cuts before any training, and so needs none.
+AT_INIT = "at-init"
 #: The largest seed that every generator of random numbers takes.
 _LARGEST_SEED = 2**63 - 1
 
@@ -64,10 +66,17 @@ class Request:
     data: str | None = option(None, help="What to train and test with.", group="Data", metavar="NAME|PATH|module:function")
     method: str = option(
         "differentiable",
-        help="differentiable, or a baseline: magnitude, uniform.",
+        help="differentiable; at-init: widths in seconds; or a baseline: magnitude, uniform.",
         group="Pruning",
         metavar="NAME",
         needs="training",
+    )
+    score: str = option(
+        SCORES[0],
+        help="What at-init ranks channels by; snip and grasp look at data.",
+        group="Pruning",
+        choices=SCORES,
+        needs="scores",
     )
     epochs: int | None = option(
         None,
@@ -147,7 +156,7 @@ class Request:
         least=0,
         most=_LARGEST_SEED,
     )
-    train: bool = option(True, help="Cut by weight magnitude, without data.", group="Training", key="no-train")
+    train: bool = option(True, help="Cut by weight magnitude, or at-init, without training.", group="Training", key="no-train")
     int8: bool = option(True, help="Write float ONNX, not int8.", group="Output", key="float")
     weight_bits: int = option(
         8,

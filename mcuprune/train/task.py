@@ -10,6 +10,7 @@ import numpy as np
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.data import Data
 
@@ -54,18 +55,22 @@ class Schedule:
 #: What leads the widths, and how several violated resources are taken: the whole method first, then its ablations.
 LOSSES = ("both", "task", "resource")
 OBJECTIVES = ("random", "sum")
+#: How channels are scored before any training; ``scores.RATINGS`` has what they mean.
+SCORES = ("synflow", "snip", "grasp", "magnitude", "random")
 
 
 @dataclass(frozen=True)
 class Search:
-    """How gradients lead the widths.
+    """What leads the widths.
 
     loss: those of the resources and of the task, or one kind alone. objectives: of several resources above their targets one
     by chance at a time (random scalarisation, Eq. 2), or the sum of all.
+    score: of ``SCORES``, for what is cut before any training.
     """
 
     loss: str = "both"
     objectives: str = "random"
+    score: str = SCORES[0]
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ class Task:
     channels: the labelled network to prune, BatchNormalization restored. model: its costs as functions of widths.
     Feasible widths exist: whoever makes a Task has checked.
     multiple_of: widths are multiples of it, or full.
-    search: which gradients lead; only the differentiable method has any.
+    search: what leads the widths: gradients, which only the differentiable method has, or scores.
+    trained: whether the network comes trained.
     answers: a teacher's logits for every training example, float32 (examples, classes), which the network learns beside the
     labels for as long as the teacher knows more than it; None for labels alone.
     device: what torch calls the place to train on.
@@ -110,6 +116,7 @@ class Task:
     seed: int
     multiple_of: int = 1
     search: Search = Search()
+    trained: bool = False
     checkpoint: Checkpoint | None = None
     answers: np.ndarray | None = None
     device: str = "cpu"
@@ -123,7 +130,7 @@ class Candidate:
     settled: steps that it was trained for since its last cut. taught: whether to the end it learned from a teacher too.
     training_macs: forward multiply-accumulates of every training step, which a teacher's one look at the data is no part of,
         nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width.
-    notes: what the user should know about how it came about.
+    notes: what the user should know about how it came about. sensitivity: of the groups, where it was measured.
     """
 
     channels: Channels
@@ -133,6 +140,7 @@ class Candidate:
     settled: int
     notes: tuple[str, ...] = ()
     taught: bool = False
+    sensitivity: Sensitivity | None = None
 
 
 class History:
