@@ -1,8 +1,8 @@
 """How much of a network's signal each group of channels carries, and widths that spend a budget where it carries least.
 
-A *curve* says of one group what share of the signal is lost when its lowest channels go and all other groups stay whole. What is
-measured as signal is the caller's business (``train.flow``). Losses are added up as -log of what is left, so that losses
-one behind the other multiply.
+A *curve* says of one group what share of the signal is lost when its lowest channels go and all other groups stay whole. What
+is measured as signal is the caller's business (``train.flow``). Losses are added up as -log of what is left: of two layers one
+behind the other, what is left is the product.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
 from mcuprune.pruning import Result, Training
 from mcuprune.report import profile as report
+from mcuprune.report import sensitivity as curves
 from mcuprune.train.request import AT_INIT
 from mcuprune.train.task import Step
 
@@ -56,6 +57,7 @@ def document(result: Result) -> dict[str, Any]:
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
             for group in result.groups
         ],
+        "sensitivity": result.sensitivity.document() if result.sensitivity else None,
         "history": [step_document(step) for step in result.history],
         "cost": {
             "seconds": round(result.seconds, 1),
@@ -131,6 +133,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines += ["## Groups of channels", ""]
     groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
+    if found["sensitivity"]:
+        lines += ["", "## Sensitivity", "", *curves.markdown(found["sensitivity"])]
     lines += ["", "## Options", ""]
     asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in found["options"].items() if value is not None]
     lines += report.markdown_table(["option", "value"], ["<", "<"], asked)
@@ -171,7 +175,8 @@ def html(result: Result) -> str:
     state = "fits" if result.ok else "does not fit"
     remarks = "".join(f"<li>{escape.markup(remark)}</li>" for remark in _remarks(found))
     table = report.html_table(head, "<>>>>>", rows)
-    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n"
+    sensitive = f"{curves.html(found['sensitivity'])}\n" if found["sensitivity"] else ""
+    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n{sensitive}"
 
 
 def _table(found: Mapping[str, Any]) -> list[list[str]]:

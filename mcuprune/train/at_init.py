@@ -1,8 +1,8 @@
 """Widths at initialisation: what to cut before any training, in seconds.
 
-Every group's sensitivity is measured first (``Flow.curves``), and a threshold that rises until the budget holds says how far the
-curves let each group be narrowed (``sensitivity.Descent``). Then channels go one after the other, on the way of a budget that
-falls geometrically: always those whose score is least for what they take of the most violated resource, among the groups that
+Every group's sensitivity is measured first (``Flow.curves``), and a threshold that rises until the budget holds says how far
+the curves let each group be narrowed (``sensitivity.Descent``). Then channels go one after the other, on the way of a budget
+that falls geometrically: always those whose score is least for what they take of the most violated resource, among the groups that
 the threshold has reached so far, scored anew at every part of the way. No group falls below half of what the curves leave it:
 scores of single channels would otherwise close a layer altogether.
 

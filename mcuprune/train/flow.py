@@ -1,48 +1,47 @@
 """Synaptic flow (Tanaka et al., arXiv 2006.05467): what every channel carries of a network's signal, without any data.
 
 The network is made linear and positive: weights by their absolute values, no biases, every activation passes its input on,
-BatchNormalization is the factor that it is at inference. Its outputs for an input of ones sum to the *flow* R (Eq. 4 there). Then
-w dR/dw of all weights of a layer sum to R (their Theorem 2), and R is one number in which all layers can be compared.
+BatchNormalization is the factor that it is at inference. Its outputs for an input of ones sum to the *flow* R (Eq. 4 there).
+Then w dR/dw of all weights of a layer sum to R (their Theorem 2): a measure in which all layers can be compared.
 
 The scores of all weights of a slice of channels are read from the activations: for the slices that make a channel they sum to
 y dR/dy over its output y, for those that read it to x dR/dx over the input x of that one reader. No gradient of a weight is
 taken, which for wide layers is most of the work.
 
 Two tensors that are multiplied, as by a squeeze-and-excitation block, give their geometric mean, so that R stays linear in
-every layer; what is divided by something else passes on. Everything is in double precision: R grows with every layer, and
-twenty layers overflow single precision.
+every layer; what is divided by something else passes on.
+
+Everything is in double precision, for R grows with every layer, and twenty layers overflow single precision. A network that is
+large is computed in single precision all the same, in a third of the time: each layer is divided by the size of its outputs, as
+one pass in double precision tells it. Between two layers all tensors share one divisor, so that branches stay in proportion,
+and what is left of it cancels in w dR/dw / R.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
+from mcuprune.costs.resources import costs
 from mcuprune.costs.sensitivity import Curve, removed
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.graph.network import Node
-from mcuprune.operators.table import OPS, Along, Mixer
+from mcuprune.graph.network import Network, Node
+from mcuprune.operators.table import OPS, Along, Barrier, Cast, Clamp, Elementwise, Mixer, Passing, Quantization, Unit
+from mcuprune.train.engine import SMALL
 from mcuprune.train.module import Kernel, Trainable
 
-#: Operators whose output is taken for their first computed input: activations, and what normalises by what it sees.
-_STRAIGHT = frozenset(
-    "Abs Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Hardmax Identity LRN LeakyRelu Log LogSoftmax "
-    "LpNormalization Mish Neg PRelu Pow Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Softmax Softplus Softsign Sqrt Swish "
-    "Tanh ThresholdedRelu".split()
-)
 #: Normalisations that have a scale for each channel.
 _SCALED = frozenset(["GroupNormalization", "InstanceNormalization", "LayerNormalization"])
-#: Operators that are as they are: linear in what they read, or at least homogeneous.
-_KEPT = frozenset(
-    "Add AveragePool Concat DepthToSpace Expand Flatten Gather GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool Max MaxPool "
-    "Mean Min Pad ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Reshape Resize Slice SpaceToDepth Split Squeeze "
-    "Sum Tile Transpose Unsqueeze Upsample".split()
-)
+#: Operators on several tensors that are linear, or at least homogeneous of degree one; a product is made so.
+_ARITHMETIC = frozenset(["Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"])
+#: Reductions that are homogeneous of degree one.
+_REDUCING = frozenset(["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"])
 #: Operators that add constants, which carry no flow.
 _ADDING = frozenset(["Add", "Mean", "Sub", "Sum"])
 _TINY = 1e-300
@@ -59,10 +58,15 @@ class Flow(Trainable):
         self._ports: dict[tuple[str, str], Tensor] = {}
         self._mask: Tensor | None = None
         self._watched = False
+        self._type = torch.float64
+        self._factors: dict[str, float] = {}
+        self._portions = dict.fromkeys(self.source.outputs, 1.0)
         self.double().requires_grad_(requires_grad=False)
         for value in self.params.values():
             value.abs_()
         self._wanted = _wanted(channels)
+        if sum(int(cost.macs) for cost in costs(self.source, _size_in(self.source)).values()) >= SMALL:
+            self._take_out_scales()
 
     def bias(self, node: Node) -> Tensor | None:
         return None
@@ -92,7 +96,7 @@ class Flow(Trainable):
             axes = [axis for axis in range(gradient.ndim) if axis != along.axis]
             carried = (self._ports[port].detach() * gradient).sum(axes) if axes else self._ports[port].detach() * gradient
             times = self._wanted[port]
-            np.add.at(found, along.labels, times * carried.numpy())
+            np.add.at(found, along.labels, times * carried.double().numpy())
         self._ports = {}
         found[0] = 0.0
         return found / max(float(flow.detach()), _TINY)
@@ -118,6 +122,24 @@ class Flow(Trainable):
             found.append(Curve(group.name, len(ids), tuple(min(1.0, max(0.0, share)) for share in lost)))
         return tuple(found)
 
+    @torch.no_grad()
+    def _take_out_scales(self) -> None:
+        """Go on in single precision, every layer divided by the size of its outputs; in double where that doesn't suffice."""
+        sizes = {name: float(value.mean()) for name, value in self._values(None).items()}
+        part = _parts(self.source)
+        largest: dict[str, float] = {}
+        for name, size in sizes.items():
+            largest[part[name]] = max(largest.get(part[name], 0.0), size)
+        if not all(0 < size < np.inf for size in largest.values()):
+            return
+        for node in self.source.nodes:
+            if _is_layer(node, self.source):
+                self._factors[node.name] = largest[part[node.inputs[0]]] / largest[part[node.outputs[0]]]
+        top = max(largest[part[name]] for name in self.source.outputs)
+        self._portions = {name: largest[part[name]] / top for name in self.source.outputs}
+        self._type = torch.float32
+        self.float()
+
     def _untouched(self, whole: Mapping[str, Tensor], components: set[int]) -> dict[str, Tensor]:
         """The tensors that don't depend on some channels: what comes before their first reader."""
         touched: set[str] = set()
@@ -131,10 +153,10 @@ class Flow(Trainable):
         self, keep: np.ndarray | None, *, watched: bool = False, known: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Every tensor. keep: as in ``scores``. watched: whether ports are noted. known: tensors that needn't be computed."""
-        self._mask = None if keep is None else torch.from_numpy(keep.astype(np.float64))
+        self._mask = None if keep is None else torch.from_numpy(keep).to(self._type)
         self._watched = watched
         shapes = self.source.shapes
-        values = {name: torch.ones(shapes[name], dtype=torch.float64, requires_grad=watched) for name in self.source.inputs}
+        values = {name: torch.ones(shapes[name], dtype=self._type, requires_grad=watched) for name in self.source.inputs}
         values |= known or {}
         for node, kernel in self._steps:
             if node.outputs[0] in values:
@@ -146,7 +168,7 @@ class Flow(Trainable):
         return values
 
     def _sum(self, values: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([values[name].sum() for name in self.source.outputs]).sum()
+        return torch.stack([values[name].double().sum() * portion for name, portion in self._portions.items()]).sum()
 
     def _port(self, node: Node, side: str, tensor: str, value: Tensor) -> Tensor:
         """Note a tensor as one reader or maker has it, if its flow is asked for."""
@@ -167,26 +189,35 @@ class Flow(Trainable):
 
     def _kernel(self, node: Node) -> Kernel:
         computed = [name for name in node.inputs if name and not self.source.is_constant(name)]
-        if isinstance(OPS[node.op], Mixer) and self.source.is_constant(node.inputs[1]):
+        if _is_layer(node, self.source):
             return self._mixer(node)
         if node.op == "BatchNormalization" or node.op in _SCALED:
             return self._scaled(node)
-        if node.op in ("Mul", "Div") or node.op in _KEPT or node.op in _STRAIGHT or node.op == "Sub":
-            run = self._plain(node, computed)
-            return lambda values: self._made(node, run(values))
-        raise UnsupportedOperator(
-            f"{self.source.path}: node '{node.name}': what a channel carries can't be followed through {node.op}; "
-            "choose another method than at-init"
-        )
+        run = self._plain(node, computed)
+        return lambda values: self._made(node, run(values))
 
     def _plain(self, node: Node, computed: Sequence[str]) -> Kernel:
-        if node.op in _STRAIGHT or (node.op == "Div" and len(computed) > 1):
-            return lambda values: values[computed[0]]
+        """What computes a node without weights."""
+        entry, net = OPS[node.op], self.source
+        if node.op == "Div" and len(computed) > 1:
+            return lambda values: values[node.inputs[0]]
         if node.op == "Mul" and len(computed) > 1:
-            return lambda values: (values[computed[0]] * values[computed[1]]).clamp_min(_TINY).sqrt()
+            return lambda values: (values[computed[0]] * values[computed[1]]).clamp_min(torch.finfo(self._type).tiny).sqrt()
         if node.op == "Sub":
             return lambda values: sum(values[name] for name in computed)
-        return super()._kernel(node)
+        if node.op in _ARITHMETIC | _REDUCING:
+            return super()._kernel(node)
+        same = computed and net.shapes[computed[0]] == net.shapes[node.outputs[0]]
+        is_float = all(net.dtypes[name] == TensorProto.FLOAT for name in (*computed, *filter(None, node.outputs)))
+        if isinstance(entry, (Barrier, Cast, Clamp, Elementwise, Passing, Unit)):
+            if len(computed) == 1 and same and is_float:  # activations, and what normalises by what it sees
+                return lambda values: values[computed[0]]
+        elif is_float and not isinstance(entry, (Mixer, Quantization)):
+            return super()._kernel(node)
+        raise UnsupportedOperator(
+            f"{net.path}: node '{node.name}': what a channel carries can't be followed through {node.op}; "
+            "prune it by another method than at-init"
+        )
 
     def _made(self, node: Node, value: Any) -> Any:
         return self._port(node, "out", node.outputs[0], value) if isinstance(value, Tensor) else value
@@ -201,7 +232,8 @@ class Flow(Trainable):
             if self._mask is not None and along is not None:
                 x = x * self._mask[torch.from_numpy(along.labels)].view([-1 if a == along.axis else 1 for a in range(rank)])
             x = self._port(node, "in", data, x)
-            return self._made(node, run({data: x}))  # type: ignore[no-any-return]
+            y = run({data: x})
+            return self._made(node, y * self._factors[node.name] if self._factors else y)  # type: ignore[no-any-return]
 
         return kernel
 
@@ -215,7 +247,31 @@ class Flow(Trainable):
         if factor.ndim == 1 and size:
             factor = np.repeat(factor, size // len(factor)).reshape(-1, *[1] * (rank - 2))
         scale = torch.from_numpy(factor)
-        return lambda values: self._made(node, values[node.inputs[0]] * scale)
+        return lambda values: self._made(node, values[node.inputs[0]] * scale.to(self._type))
+
+
+def _is_layer(node: Node, net: Network) -> bool:
+    return isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1])
+
+
+def _parts(net: Network) -> dict[str, str]:
+    """Computed tensor -> the name of the part of the network that it lies in; parts are what layers with weights divide."""
+    parent: dict[str, str] = {name: name for name in net.inputs}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for node in net.nodes:
+        computed = [name for name in (*node.inputs, *node.outputs) if name and not net.is_constant(name)]
+        for name in computed if not _is_layer(node, net) else ():
+            parent[root(name)] = root(computed[0])
+    return {name: root(name) for name in [*net.inputs, *(out for node in net.nodes for out in node.outputs if out)]}
+
+
+def _size_in(net: Network) -> Callable[[str, int], int]:
+    return lambda tensor, axis: net.shapes[tensor][axis]
 
 
 def _wanted(channels: Channels) -> dict[tuple[str, str], int]:

@@ -1,7 +1,7 @@
 """Weights of a network that was cut before it was trained: drawn anew, or scaled, where their inputs have become fewer.
 
-A layer that sums over fewer channels gives smaller outputs than its weights were drawn for. An untrained one is drawn anew for its
-new fan-in, at the gain that it had: the standard deviation times the root of the fan-in stays as it was, whatever rule of
+A layer that sums over fewer channels gives smaller outputs than its weights were drawn for. An untrained one is drawn anew for
+its new fan-in, at the gain that it had: the standard deviation times the root of the fan-in stays as it was, whatever rule of
 initialisation that came from. Nothing is lost, for of what is pruned at initialisation only the widths matter (Frankle et al.,
 arXiv 2009.08576, section 4: weights may be drawn anew, and masks shuffled within a layer). A trained one keeps what it has
 learned: its weights grow by the root of old over new fan-in, so that sums of independent inputs keep their variance.
@@ -20,8 +20,8 @@ from mcuprune.operators.table import OPS, Mixer
 def rectified(channels: Channels, keep: np.ndarray, *, trained: bool, seed: int) -> Channels:
     """The network cut to a selection, with the weights of layers whose inputs shrank made to fit their new fan-in.
 
-    keep: bool (components + 1,). trained: whether the weights are to be scaled; if not they are drawn anew, their biases are 0 and
-    their BatchNormalization is as before any training. seed: of what is drawn.
+    keep: bool (components + 1,). trained: whether the weights are to be scaled; if not they are drawn anew, their biases are 0
+    and their BatchNormalization is as before any training. seed: of what is drawn.
     """
     cut = channels.cut_channels(keep)
     shrunk = _shrunk(channels.network, cut.network)
@@ -59,7 +59,8 @@ def _shrunk(before: Network, after: Network) -> list[tuple[Node, float]]:
 
 def _depthwise(node: Node, net: Network) -> bool:
     """Whether each channel of a transposed convolution has a filter of its own: its axis of inputs is no fan-in."""
-    return node.attrs.get("group", 1) == net.shapes[node.inputs[0]][1] and node.attrs.get("group", 1) > 1
+    group = int(node.attrs.get("group", 1))
+    return group > 1 and group == net.shapes[node.inputs[0]][1]
 
 
 def _followers(net: Network) -> dict[str, list[Node]]:
@@ -76,7 +77,9 @@ def _as_new(node: Node, net: Network) -> dict[str, np.ndarray]:
     if node.op == "BatchNormalization":
         starts = {1: 1.0, 2: 0.0, 3: 0.0, 4: 1.0}
     else:
-        starts = {index: 0.0 for index in range(len(node.inputs)) if OPS[node.op].role(node, index) == "bias" or node.op == "Add"}
+        starts = {
+            index: 0.0 for index in range(len(node.inputs)) if OPS[node.op].role(node, index) == "bias" or node.op == "Add"
+        }
     names = {node.inputs[index]: value for index, value in starts.items() if node.inputs[index]}
     return {
         name: np.full_like(net.constants[name], value)

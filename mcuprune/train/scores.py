@@ -1,9 +1,9 @@
 """What a channel is worth before it has been trained: by its weights' scores, summed over all slices that it cuts.
 
-Scores of single weights are those of pruning at initialisation: SynFlow (arXiv 2006.05467), SNIP (arXiv 1810.02340), GraSP (arXiv
-2002.07376), the size of the weight, or chance. A channel of a group cuts slices of several constants: of the convolution that makes
-it, its BatchNormalization, a depthwise filter, everything that reads it. It is worth the sum over all of them, each constant
-once.
+Scores of single weights are those of pruning at initialisation: SynFlow (arXiv 2006.05467), SNIP (arXiv 1810.02340), GraSP
+(arXiv 2002.07376), the size of the weight, or chance. A channel of a group cuts slices of several constants: of the convolution
+that makes it, its BatchNormalization, a depthwise filter, everything that reads it. It is worth the sum over all of them, each
+constant once.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def _snip(channels: Channels, examples: Split | None, seed: int) -> np.ndarray:
     learner = _Learner(channels, examples, seed)
     total = {name: np.zeros(weight.shape) for name, weight in learner.weights.items()}
     for batch in learner.batches:
-        for (name, weight), gradient in zip(
-            learner.weights.items(), learner.gradients(learner.loss(batch)), strict=True
-        ):
+        for (name, weight), gradient in zip(learner.weights.items(), learner.gradients(learner.loss(batch)), strict=True):
             total[name] += (weight.detach() * gradient).abs().numpy() * len(batch)
     return _of_weights(learner.module, total)
 

@@ -1,7 +1,7 @@
 """Pruning at initialisation: widths before the first step, in seconds; then the narrow network trains for the whole schedule.
 
-What Reconvene (Eccles, Wong & Varghese, arXiv 2404.16877) is about: find the layers that are insensitive to losing channels, prune
-those, and give the layers that it affects new weights. How sensitivity is measured and widths are chosen is ``at_init``'s.
+What Reconvene (Eccles, Wong & Varghese, arXiv 2404.16877) is about: find the layers that are insensitive to losing channels,
+prune those, and give the layers that it affects new weights. How they are found is ``train.at_init``'s.
 """
 
 from __future__ import annotations
