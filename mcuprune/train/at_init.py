@@ -2,8 +2,8 @@
 
 Every group's sensitivity is measured first (``Flow.curves``), and a threshold that rises until the budget holds says how far
 the curves let each group be narrowed (``sensitivity.Descent``). Then channels go one after the other, on the way of a budget
-that falls geometrically: always those whose score is least for what they take of the most violated resource, among the groups that
-the threshold has reached so far, scored anew at every part of the way. No group falls below half of what the curves leave it:
+that falls geometrically: always those whose score is least for what they take of the most violated resource, among the groups
+that the threshold has reached so far, scored anew at every part of the way. No group falls below half of what the curves leave it:
 scores of single channels would otherwise close a layer altogether.
 
 What is left of the budget in the end is grown back.

@@ -101,6 +101,29 @@ class Flow(Trainable):
         found[0] = 0.0
         return found / max(float(flow.detach()), _TINY)
 
+    def of_weights(self, masks: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """w dR/dw / R of every single weight that layers multiply by, float64, by the name of the constant.
+
+        masks: by name, arrays that weights are multiplied by first; for those who prune single weights.
+        """
+        names = list(dict.fromkeys(node.inputs[1] for node in self.source.nodes if _is_layer(node, self.source)))
+        with torch.enable_grad():
+            whole = {name: self.constant(name) for name in names}
+            weights = [whole[name].detach().clone() for name in names]
+            for name, weight in zip(names, weights, strict=True):
+                if masks is not None:
+                    weight *= torch.from_numpy(masks[name]).to(weight)
+                self.params[self._key[name]] = torch.nn.Parameter(weight)
+            flow = self._sum(self._values(None))
+            leaves = [self.constant(name) for name in names]
+            found = torch.autograd.grad(flow, leaves, allow_unused=True)
+        scores = {}
+        for name, leaf, gradient in zip(names, leaves, found, strict=True):
+            score = torch.zeros_like(leaf) if gradient is None else leaf.detach() * gradient
+            scores[name] = score.double().numpy() / max(float(flow.detach()), _TINY)
+            self.params[self._key[name]] = torch.nn.Parameter(whole[name].detach(), requires_grad=False)
+        return scores
+
     @torch.no_grad()
     def curves(self, scores: np.ndarray) -> tuple[Curve, ...]:
         """What share of the flow is lost when the lowest channels of one group go, measured anew at every point.
@@ -208,7 +231,7 @@ class Flow(Trainable):
         if node.op in _ARITHMETIC | _REDUCING:
             return super()._kernel(node)
         same = computed and net.shapes[computed[0]] == net.shapes[node.outputs[0]]
-        is_float = all(net.dtypes[name] == TensorProto.FLOAT for name in (*computed, *filter(None, node.outputs)))
+        is_float = all(net.dtypes.get(name, TensorProto.FLOAT) == TensorProto.FLOAT for name in (*computed, *node.outputs))
         if isinstance(entry, (Barrier, Cast, Clamp, Elementwise, Passing, Unit)):
             if len(computed) == 1 and same and is_float:  # activations, and what normalises by what it sees
                 return lambda values: values[computed[0]]
