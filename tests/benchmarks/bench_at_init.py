@@ -2,16 +2,17 @@
 
 ``python tests/benchmarks/bench_at_init.py --data DIR [--parts seconds accuracy masks latency] [--tasks T2 T1] [--seeds 0 1 2]``
 
-*seconds*: ``prune --no-train --float --method at-init`` of untrained networks, in CPU seconds, with and without the start of the
-process. *accuracy*: whole prunes of the tasks of ``bench_accuracy.py`` (DIR as there): ``at-init``, and what it has to be
-compared with: ``uniform``; ``at-init-random``, other channels at the same widths; ``precrop``, widths by the layers' densities
-that PreCrop's convex problem has for an optimum (arXiv 2203.02549); ``at-init-curves``, widths by the curves of sensitivity alone.
-*masks*: a VGG-16 of 289 k parameters at a sixteenth of them, cut by at-init, against itself with single weights masked by SynFlow
-before training and trained so: of equal non-zeros, and of equal bytes where a stored non-zero takes the bits of its index too.
-*latency*: the written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread, by turns.
+*seconds*: ``prune --no-train --float --method at-init`` of untrained networks, in CPU seconds, with and without the start of
+the process. *accuracy*: whole prunes of the tasks of ``bench_accuracy.py`` (DIR as there): ``at-init``, and its controls:
+``at-init-random``, other channels at the same widths; ``precrop``, widths by the layers' densities that PreCrop's convex problem
+has for an optimum (arXiv 2203.02549); ``at-init-curves``, widths by the curves of sensitivity alone. Uniform widths and the
+differentiable method stand beside them with the rows that ``bench_accuracy.py`` has stored of the same seeds.
+*masks*: a VGG-16 of 289 k parameters at a sixteenth of them, cut by at-init, against itself with single weights masked by
+SynFlow before training and trained so: of equal non-zeros, and of equal bytes where a stored non-zero takes the bits of its
+index too. *latency*: the written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread.
 
-Finished runs are appended to ``at_init.jsonl`` and not run again; ``at_init.md`` is drawn from it. Run it with ``nice -n 15``: it
-takes hours, and can be interrupted at any time.
+Finished runs are appended to ``at_init.jsonl`` and not run again; ``at_init.md`` is drawn from it. Run it with ``nice -n 15``:
+it takes hours, and can be interrupted at any time.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Curves(_Widths):
 
 
 class PreCrop(_Widths):
-    """Equal parameters in every layer as far as a layer has them: the densities min(1, c / size) maximise the sum of their logs.
+    """Equal parameters in every layer as far as it has them: the densities min(1, c / size) maximise the sum of their logs.
 
     A layer keeps the root of its density of channels, for both its sides shrink; a group that several layers bear the root of
     their mean. c is the largest that holds the budget.
@@ -188,7 +189,9 @@ CONTROLS: Mapping[str, Callable[[Task], Method]] = {
     "at-init-curves": Curves,
     "precrop": PreCrop,
 }
-METHODS = ("at-init", "uniform", *CONTROLS)
+METHODS = ("at-init", *CONTROLS)
+#: What is taken from the rows of ``bench_accuracy.py``.
+_KNOWN = ("uniform", "differentiable")
 
 
 # ----------------------------------------------------------------------------------------------------------------- parts
@@ -336,10 +339,11 @@ def page(rows: list[dict[str, Any]]) -> str:
             "Whole prunes from untrained files, trained and quantised as all methods are. `at-init-random` has the widths of",
             "`at-init` with other channels and other weights: the same within noise is the known result.",
             "",
-            "| task | budget | method | seeds | held | int8 test | int8 val + test | training MACs | CPU s | widths of the first |",
+            "| task | budget | method | seeds | held | int8 test | int8 val + test | training MACs | CPU s | widths of one |",
             "|---|---|---|--:|---|--:|--:|--:|--:|---|",
         ]
-        lines += [_accuracy_line(key, found) for key, found in _grouped(of["accuracy"], "task", "budget", "method")]
+        rows = [*of["accuracy"], *_known(of["accuracy"])]
+        lines += [_accuracy_line(key, found) for key, found in _grouped(rows, "task", "budget", "method")]
     if of["masks"]:
         lines += [
             "",
@@ -362,9 +366,22 @@ def page(rows: list[dict[str, Any]]) -> str:
             "## Latency",
             "",
             f"One inference in onnxruntime on one thread, median of {_TURNS} by turns: {whole:.3f} ms whole, which masks are",
-            f"stored as, {small:.3f} ms cut: {row['ratio']:.1f} times faster, with {row['weights'][1]:,} of {row['weights'][0]:,} weights.",
+            f"stored as, {small:.3f} ms cut, with {row['weights'][1]:,} of {row['weights'][0]:,} weights: "
+            f"{row['ratio']:.1f} times faster.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _known(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What ``bench_accuracy.py`` has stored of the tasks, budgets and seeds of some rows."""
+    asked = {tuple(row[name] for name in ("task", "budget", "seed")) for row in rows if row["method"] == "at-init"}
+    return [
+        row
+        for row in bench_accuracy.stored()
+        if tuple(row[name] for name in ("task", "budget", "seed")) in asked
+        and row["method"] in _KNOWN
+        and (row["optimizer"], row["trained"]) == ("muon", False)
+    ]
 
 
 def _grouped(rows: list[dict[str, Any]], *names: str) -> list[tuple[tuple[Any, ...], list[dict[str, Any]]]]:
