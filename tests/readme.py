@@ -40,6 +40,7 @@ from mcuprune.report import prune as outcome
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import bench_accuracy  # noqa: E402
+import bench_at_init  # noqa: E402
 import bench_budgets  # noqa: E402
 import bench_device  # noqa: E402
 import bench_mutations  # noqa: E402
@@ -53,7 +54,16 @@ OPERATORS = DOCS / "operators.md"
 PICTURE, PICTURED = DOCS / "images" / "memory.svg", "models/branchy_digits.onnx"
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
-BENCHES = (bench_accuracy, bench_budgets, bench_device, bench_mutations, bench_quant_lr, bench_studies, bench_weight_bits)
+BENCHES = (
+    bench_accuracy,
+    bench_at_init,
+    bench_budgets,
+    bench_device,
+    bench_mutations,
+    bench_quant_lr,
+    bench_studies,
+    bench_weight_bits,
+)
 _EXAMPLE = re.compile(r"```python\n# (docs/examples/\w+\.py)\n.*?```", re.DOTALL)
 _MARKED = "(?<=<!-- {} -->\n).*?(?=\n<!-- end -->)"
 _WIDTH = 128

@@ -33,7 +33,7 @@ _REBUILT_AT = 0.8
 def refuse(channels: Channels, score: str, examples: Split | None) -> None:
     """Raise what ``plan`` raises, at once."""
     refuse_without_examples(score, examples)
-    Flow(channels)
+    Flow(channels).scores()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from torch import Tensor
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import costs
 from mcuprune.costs.sensitivity import Curve, removed
-from mcuprune.errors import UnsupportedOperator
+from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, Node
 from mcuprune.operators.table import OPS, Along, Barrier, Cast, Clamp, Elementwise, Mixer, Passing, Quantization, Unit
 from mcuprune.train.engine import SMALL
@@ -44,13 +44,13 @@ _ARITHMETIC = frozenset(["Add", "Div", "Max", "Mean", "Min", "Mul", "Sub", "Sum"
 _REDUCING = frozenset(["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"])
 #: Operators that add constants, which carry no flow.
 _ADDING = frozenset(["Add", "Mean", "Sub", "Sum"])
-_TINY = 1e-300
 
 
 class Flow(Trainable):
     """A network as a linear, positive one, for inputs of ones.
 
-    Raises UnsupportedOperator, on construction, for a node through which no flow is defined.
+    Raises UnsupportedOperator, on construction, for a node through which no flow is defined; ModelError, when it is asked for
+    something, where R is 0 or not finite.
     """
 
     def __init__(self, channels: Channels) -> None:
@@ -99,7 +99,7 @@ class Flow(Trainable):
             np.add.at(found, along.labels, times * carried.double().numpy())
         self._ports = {}
         found[0] = 0.0
-        return found / max(float(flow.detach()), _TINY)
+        return found / self._checked(float(flow.detach()))
 
     def of_weights(self, masks: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """w dR/dw / R of every single weight that layers multiply by, float64, by the name of the constant.
@@ -120,7 +120,7 @@ class Flow(Trainable):
         scores = {}
         for name, leaf, gradient in zip(names, leaves, found, strict=True):
             score = torch.zeros_like(leaf) if gradient is None else leaf.detach() * gradient
-            scores[name] = score.double().numpy() / max(float(flow.detach()), _TINY)
+            scores[name] = score.double().numpy() / self._checked(float(flow.detach()))
             self.params[self._key[name]] = torch.nn.Parameter(whole[name].detach(), requires_grad=False)
         return scores
 
@@ -131,7 +131,7 @@ class Flow(Trainable):
         scores: float64 (components + 1,), which say what is lowest.
         """
         whole = self._values(None)
-        full = max(float(self._sum(whole)), _TINY)
+        full = self._checked(float(self._sum(whole)))
         found = []
         for group in self.channels.groups:
             ids = np.array(group.components)
@@ -192,6 +192,13 @@ class Flow(Trainable):
 
     def _sum(self, values: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([values[name].double().sum() * portion for name, portion in self._portions.items()]).sum()
+
+    def _checked(self, flow: float) -> float:
+        """R itself. Raises ModelError where there is none to compare anything with."""
+        if not 0 < flow < np.inf:
+            why = "no signal reaches its outputs: a layer's weights are all 0" if flow == 0 else "its weights are too large"
+            raise ModelError(f"{self.source.path}: what channels carry can't be measured: {why}; prune it by another method")
+        return flow
 
     def _port(self, node: Node, side: str, tensor: str, value: Tensor) -> Tensor:
         """Note a tensor as one reader or maker has it, if its flow is asked for."""

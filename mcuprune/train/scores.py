@@ -124,8 +124,8 @@ def _grasp(channels: Channels, examples: Split | None, seed: int) -> np.ndarray:
 #: By name, as in ``task.SCORES``.
 RATINGS: Mapping[str, Rating] = {
     "synflow": Rating(_synflow, 100),
-    "snip": Rating(_snip, 20, labelled=True),
-    "grasp": Rating(_grasp, 20, labelled=True),
+    "snip": Rating(_snip, 10, labelled=True),
+    "grasp": Rating(_grasp, 10, labelled=True),
     "magnitude": Rating(_magnitude, 20),
     "random": Rating(_random, 1),
 }

@@ -4,7 +4,8 @@
 
 *seconds*: ``prune --no-train --float --method at-init`` of untrained networks, in CPU seconds, with and without the start of
 the process. *accuracy*: whole prunes of the tasks of ``bench_accuracy.py`` (DIR as there): ``at-init``, and its controls:
-``at-init-random``, other channels at the same widths; ``precrop``, widths by the layers' densities that PreCrop's convex problem
+``at-init-random``, other channels at the same widths; ``at-init-plain``, its channels with their weights as they are;
+``precrop``, widths by layers' densities that PreCrop's convex problem
 has for an optimum (arXiv 2203.02549); ``at-init-curves``, widths by the curves of sensitivity alone. Uniform widths and the
 differentiable method stand beside them with the rows that ``bench_accuracy.py`` has stored of the same seeds.
 *masks*: a VGG-16 of 289 k parameters at a sixteenth of them, cut by at-init, against itself with single weights masked by
@@ -99,6 +100,14 @@ class OtherChannels(AtInit):
         trainer.begin(rectified(channels, self.keep, trained=self.task.trained, seed=seed))
 
 
+class Plain(AtInit):
+    """The channels of at-init with their weights as they are: what new ones are worth."""
+
+    def start(self, trainer: Trainer) -> None:
+        super().start(trainer)
+        trainer.begin(self.task.channels.cut_channels(self.keep))
+
+
 class _Widths(Method):
     """Cut to widths that are known before training, weights as at-init gives them."""
 
@@ -186,6 +195,7 @@ def synflow_masks(flow: Flow, density: float) -> dict[str, np.ndarray]:
 
 CONTROLS: Mapping[str, Callable[[Task], Method]] = {
     "at-init-random": OtherChannels,
+    "at-init-plain": Plain,
     "at-init-curves": Curves,
     "precrop": PreCrop,
 }
