@@ -117,7 +117,7 @@ def test_single_precision_tells_the_same(path: Path, monkeypatch: pytest.MonkeyP
     """Large networks are computed so; branches must stay in proportion."""
     channels = normal(path)
     double = Flow(channels).scores()
-    monkeypatch.setattr(flow, "SMALL", 0)
+    monkeypatch.setattr(flow, "LARGE", 0)
     single = Flow(channels)
     assert single.constant(single.source.nodes[0].inputs[1]).dtype == torch.float32
     np.testing.assert_allclose(single.scores(), double, rtol=1e-4, atol=1e-9)
@@ -125,7 +125,7 @@ def test_single_precision_tells_the_same(path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("small", [0, 10**9])
 def test_forty_layers_of_large_weights_do_not_overflow(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "SMALL", small)
+    monkeypatch.setattr(flow, "LARGE", small)
     graph = Graph(1, 4, 4, 4)
     tensor = "x"
     for _ in range(40):

@@ -33,9 +33,10 @@ from mcuprune.costs.sensitivity import Curve, removed
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, Node
 from mcuprune.operators.table import OPS, Along, Barrier, Cast, Clamp, Elementwise, Mixer, Passing, Quantization, Unit
-from mcuprune.train.engine import SMALL
 from mcuprune.train.module import Kernel, Trainable
 
+#: From so many multiply-accumulates on a network is computed in single precision.
+LARGE = 20_000_000
 #: Normalisations that have a scale for each channel.
 _SCALED = frozenset(["GroupNormalization", "InstanceNormalization", "LayerNormalization"])
 #: Operators on several tensors that are linear, or at least homogeneous of degree one; a product is made so.
@@ -65,7 +66,7 @@ class Flow(Trainable):
         for value in self.params.values():
             value.abs_()
         self._wanted = _wanted(channels)
-        if sum(int(cost.macs) for cost in costs(self.source, _size_in(self.source)).values()) >= SMALL:
+        if sum(int(cost.macs) for cost in costs(self.source, _size_in(self.source)).values()) >= LARGE:
             self._take_out_scales()
 
     def bias(self, node: Node) -> Tensor | None:

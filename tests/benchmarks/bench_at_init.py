@@ -5,9 +5,9 @@
 *seconds*: ``prune --no-train --float --method at-init`` of untrained networks, in CPU seconds, with and without the start of
 the process. *accuracy*: whole prunes of the tasks of ``bench_accuracy.py`` (DIR as there): ``at-init``, and its controls:
 ``at-init-random``, other channels at the same widths; ``at-init-plain``, its channels with their weights as they are;
-``precrop``, widths by layers' densities that PreCrop's convex problem
-has for an optimum (arXiv 2203.02549); ``at-init-curves``, widths by the curves of sensitivity alone. Uniform widths and the
-differentiable method stand beside them with the rows that ``bench_accuracy.py`` has stored of the same seeds.
+``precrop``, widths by layers' densities that PreCrop's convex problem has for an optimum (arXiv 2203.02549);
+``at-init-curves``, widths by the curves of sensitivity alone. Uniform widths and the differentiable method stand beside them
+with the rows that ``bench_accuracy.py`` has stored of the same seeds.
 *masks*: a VGG-16 of 289 k parameters at a sixteenth of them, cut by at-init, against itself with single weights masked by
 SynFlow before training and trained so: of equal non-zeros, and of equal bytes where a stored non-zero takes the bits of its
 index too. *latency*: the written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread.
