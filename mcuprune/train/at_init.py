@@ -3,9 +3,8 @@
 Every group's sensitivity is measured first (``Flow.curves``), and a threshold that rises until the budget holds says how far
 the curves let each group be narrowed (``sensitivity.Descent``). Then channels go one after the other, on the way of a budget
 that falls geometrically: always those whose score is least for what they take of the most violated resource, among the groups
-that the threshold has reached so far, scored anew at every part of the way. No group falls below seven eighths of what the
-curves leave it: by scores alone narrow and wide layers come to alternate, for a channel between narrow layers is cheap; and a
-group that few constants share is taken for less than it is.
+that the threshold has reached so far, scored anew at every part of the way. No group falls below half of what the curves
+leave it: by scores alone a layer would close in the end, for a channel between narrow layers is cheap to keep elsewhere.
 
 What is left of the budget in the end is grown back.
 """
@@ -25,7 +24,7 @@ from mcuprune.train.flow import Flow
 from mcuprune.train.scores import RATINGS, refuse_without_examples
 
 #: The part of what the curves leave a group that no score can take.
-_FIRM = 7 / 8
+_FIRM = 1 / 2
 #: A network that is scored is cut down in fact, not by a mask, once it has this share of the operations it had.
 _REBUILT_AT = 0.8
 

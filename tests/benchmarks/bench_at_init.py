@@ -10,7 +10,7 @@ the process. *accuracy*: whole prunes of the tasks of ``bench_accuracy.py`` (DIR
 with the rows that ``bench_accuracy.py`` has stored of the same seeds.
 *masks*: a VGG-16 of 289 k parameters at a sixteenth of them, cut by at-init, against itself with single weights masked by
 SynFlow before training and trained so: of equal non-zeros, and of equal bytes where a stored non-zero takes the bits of its
-index too. *latency*: the written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread.
+index too. *cuts*: trained demo models cut without any training, at-init against the magnitude of weights. *latency*: the written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread.
 
 Finished runs are appended to ``at_init.jsonl`` and not run again; ``at_init.md`` is drawn from it. Run it with ``nice -n 15``:
 it takes hours, and can be interrupted at any time.
@@ -55,10 +55,13 @@ from mcuprune.train.task import Task
 from mcuprune.train.trainer import Trainer
 
 HERE = Path(__file__).resolve().parent
+MODELS = HERE.parents[1] / "models"
 ROWS, PAGE = HERE / "at_init.jsonl", HERE / "at_init.md"
 #: A sixteenth of the parameters: flash is a byte each, and five to nine more for each channel.
 _SIXTEENTH = "6.25%"
 _TURNS, _WARM_UP = 200, 20
+#: Trained models that are cut without training, and to how much of their flash.
+DEMOS, _CUTS = ("resnet8_digits", "dscnn_digits", "branchy_digits", "mbv2se_digits"), ("80%", "60%")
 #: SynFlow's iterations on single weights.
 _ITERATIONS = 100
 _MASK_TASK = "T1"
@@ -289,6 +292,25 @@ def cut_to_sixteenth(start: Path, work: Path) -> Path:
     return out
 
 
+def cuts(name: str, limit: str, method: str, work: Path) -> dict[str, Any]:
+    """Test accuracy of a trained demo model right after a cut. method: at-init, at-init-plain or magnitude."""
+    from mcuprune import pruning, units
+    from mcuprune.train import rectify
+
+    model, drawn = MODELS / f"{name}.onnx", rectify.rectified
+    if method == "at-init-plain":
+        rectify.rectified = lambda channels, keep, **how: channels.cut_channels(keep)  # type: ignore[assignment]
+    asked = pruning.Request(
+        str(model), {"flash": units.parse(limit, "bytes")}, str(work / "as-is.onnx"), train=False, int8=False
+    )
+    try:
+        chosen = pruning.Request.method if method == "magnitude" else "at-init"
+        result = pruning.prune(replace(asked, data="digits", method=chosen))
+    finally:
+        rectify.rectified = drawn
+    return {"before": result.accuracy, "after": result.accuracy_float, "widths": [group.after for group in result.groups]}
+
+
 def latency(work: Path) -> dict[str, Any]:
     """Median milliseconds of one inference of the whole and the cut thin VGG-16, by turns, and their ratio."""
     start = work / "vgg-latency.onnx"
@@ -325,7 +347,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "Made by `make bench-at-init` (`tests/benchmarks/bench_at_init.py`, whose first lines say what everything is) from",
         "`at_init.jsonl`, which has every run with its seed, widths and versions.",
     ]
-    of = {part: [row for row in rows if row["part"] == part] for part in ("seconds", "accuracy", "masks", "latency")}
+    of = {part: [row for row in rows if row["part"] == part] for part in ("seconds", "cuts", "accuracy", "masks", "latency")}
     if of["seconds"]:
         lines += [
             "",
@@ -340,6 +362,19 @@ def page(rows: list[dict[str, Any]]) -> str:
             before, after = row["weights"]
             cells = [row["network"], row["limit"], f"{before:,} -> {after:,}", f"{row['cpu_seconds']:.1f}"]
             cells += [f"{row['target']:.0f}", f"{row['with_start']:.1f}", f"{row['load']}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    if of["cuts"]:
+        lines += [
+            "",
+            "## Trained models, cut and not trained again",
+            "",
+            "Float test accuracy on the digits that are built in; `magnitude` is what `--no-train` does by default.",
+            "",
+            "| network | flash | method | before | after |",
+            "|---|--:|---|--:|--:|",
+        ]
+        for row in of["cuts"]:
+            cells = [row["network"], row["limit"], row["method"], f"{100 * row['before']:.1f}", f"{100 * row['after']:.1f}"]
             lines.append(f"| {' | '.join(cells)} |")
     if of["accuracy"]:
         lines += [
@@ -416,6 +451,11 @@ def wanted(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable
         yield {"part": "latency"}, lambda: latency(work)
     for name in TIMED if "seconds" in given.parts else ():
         yield {"part": "seconds", "network": name}, lambda name=name: seconds(name, work)  # type: ignore[misc]
+    for name in DEMOS if "cuts" in given.parts else ():
+        for limit in _CUTS:
+            for method in ("at-init", "at-init-plain", "magnitude"):
+                key = {"part": "cuts", "network": name, "limit": limit, "method": method}
+                yield key, lambda at=(name, limit, method): cuts(*at, work)  # type: ignore[misc]
     for seed in given.seeds:
         for task in given.tasks if "accuracy" in given.parts else ():
             for budget in given.budgets:
@@ -431,7 +471,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "bench-at-init")
-    parts = ["latency", "seconds", "accuracy", "masks"]
+    parts = ["latency", "seconds", "cuts", "accuracy", "masks"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--tasks", nargs="+", default=["T2", "T1"], choices=list(TASKS))
     parser.add_argument("--budgets", nargs="+", default=["B2", "B1"], choices=list(bench_accuracy.BUDGETS))
