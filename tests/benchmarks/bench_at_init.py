@@ -10,7 +10,8 @@ the process. *accuracy*: whole prunes of the tasks of ``bench_accuracy.py`` (DIR
 with the rows that ``bench_accuracy.py`` has stored of the same seeds.
 *masks*: a VGG-16 of 289 k parameters at a sixteenth of them, cut by at-init, against itself with single weights masked by
 SynFlow before training and trained so: of equal non-zeros, and of equal bytes where a stored non-zero takes the bits of its
-index too. *cuts*: trained demo models cut without any training, at-init against the magnitude of weights. *latency*: the written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread.
+index too. *cuts*: trained demo models cut without any training, at-init against the magnitude of weights. *latency*: the
+written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread.
 
 Finished runs are appended to ``at_init.jsonl`` and not run again; ``at_init.md`` is drawn from it. Run it with ``nice -n 15``:
 it takes hours, and can be interrupted at any time.
