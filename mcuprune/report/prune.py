@@ -91,6 +91,7 @@ def step_document(step: Step) -> dict[str, Any]:
         "loss": round(step.loss, 5),
         **{name: step.costs[name] for name in RESOURCES},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
+        "training_macs": step.training_macs,
     }
 
 

@@ -96,25 +96,37 @@ class Method(Hooks):
 def train(trainer: Trainer, hooks: Hooks, val: Split, on_step: OnStep, checkpoint: Checkpoint | None = None) -> None:
     """Train from the checkpoint of an interrupted run, or from the start, to the end of the trainer's schedule.
 
-    val: examples that the network is evaluated on after every epoch.
-    on_step: called with a line after every change of widths, and with an evaluated one after every epoch.
+    val: examples that the network is evaluated on after every epoch, or seldomer where epochs are short beside the schedule.
+    on_step: called with a line after every change of widths, and with every evaluated one.
     Raises UsageError where training diverges, or where the checkpoint is damaged or another request's.
     """
     hooks.start(trainer)
     if checkpoint is not None and (saved := checkpoint.load(hooks.stage)) is not None:
         hooks.restore(trainer, saved)
-    costs = hooks.costs()
-    while trainer.step < trainer.total:
+    costs, evaluated = hooks.costs(), trainer.length.evaluations(trainer.position)
+    while not trainer.finished:
         hooks.before_step(trainer)
         loss = trainer.train_step()
         if hooks.after_step(trainer):
             costs = hooks.costs()
             on_step(trainer.line(loss, costs, "prune"))
-        if trainer.step % trainer.steps_per_epoch == 0:
+        due = trainer.length.evaluations(trainer.position)
+        if _evaluates(trainer, due > evaluated):
+            evaluated = due
             on_step(trainer.line(loss, costs, hooks.phase, val))
             if checkpoint is not None:
                 arrays, values = hooks.state()
                 checkpoint.save(hooks.stage, {**trainer.state(), **arrays}, values)
+
+
+def _evaluates(trainer: Trainer, due: bool) -> bool:
+    """Whether the network is evaluated and stored after this step: at an epoch's end, from which a run can go on.
+
+    due: whether so much of a length is over that it should be where epochs are short. Such a length may end within an epoch.
+    """
+    if trainer.length.fixed:
+        return trainer.step % trainer.steps_per_epoch == 0
+    return trainer.finished or (due and trainer.step % trainer.steps_per_epoch == 0)
 
 
 def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candidate:
@@ -129,8 +141,9 @@ def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candid
         channels=trainer.module.channels.with_network(trainer.module.network()),
         keep=method.keep,
         training_macs=trainer.training_macs,
-        full_training_macs=task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.total,
-        settled=trainer.total - method.last_cut,
+        full_training_macs=task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.step,
+        settled=trainer.step - method.last_cut,
         notes=(*method.notes, *trainer.notes),
         taught=trainer.taught,
+        steps=trainer.step,
     )

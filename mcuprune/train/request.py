@@ -19,7 +19,7 @@ from mcuprune.graph.network import Shape
 from mcuprune.options import option, unasked
 from mcuprune.train import data as datasets
 from mcuprune.train.task import LOSSES, OBJECTIVES, Schedule
-from mcuprune.units import Limit
+from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.
 _MOST = 2**31 - 1
@@ -33,6 +33,18 @@ def device_asked(device: str) -> re.Match[str]:
     if not asked:
         raise UsageError(f"--device {device}: unknown; choose auto, cpu, cuda or cuda:N")
     return asked
+
+
+def _compute(epochs: float) -> None:
+    if not 0 < epochs < _MOST:
+        raise UsageError(f"--train-compute: {epochs} is no amount of training; write a number of epochs above 0, such as 10")
+
+
+def _time(text: str) -> None:
+    try:
+        milliseconds(text)
+    except UsageError as error:
+        raise UsageError(f"--time: {error}") from None
 
 
 def _learning_rate(rate: float) -> None:
@@ -71,11 +83,28 @@ class Request:
     )
     epochs: int | None = option(
         None,
-        help="Passes over the data; by default some 700 steps, or none if a trained model fits.",
+        help="Passes over the data, however much or little they cost at the widths of the time.",
         group="Training",
         metavar="N",
         least=1,
         most=_MOST,
+        needs="training",
+    )
+    train_compute: float | None = option(
+        None,
+        help="Train for as many multiply-accumulates as N epochs of the whole model take; by default for about as long as "
+        "700 of its steps take, or not at all if a trained model fits.",
+        group="Training",
+        metavar="N",
+        check=_compute,
+        needs="training",
+    )
+    time: str | None = option(
+        None,
+        help="Train for so long: 90s, 30m, 2h. No two such runs give the same file.",
+        group="Training",
+        metavar="TIME",
+        check=_time,
         needs="training",
     )
     batch: int = option(
@@ -197,8 +226,16 @@ class Request:
     configuration: str | None = unasked(None, changes_run=False)
 
 
+def long_as_asked(request: Request) -> bool:
+    """Whether the user said how long to train."""
+    return any(value is not None for value in (request.epochs, request.train_compute, request.time))
+
+
 def check(request: Request) -> None:
     """Refuse options that make no sense for any model, as far as that is known without the packages that train."""
     options.check(request)
+    lengths = {"--epochs": request.epochs, "--train-compute": request.train_compute, "--time": request.time}
+    if len(given := [flag for flag, value in lengths.items() if value is not None]) > 1:
+        raise UsageError(f"{', '.join(given)}: each says how long to train; give one of them")
     if request.from_scratch and request.keep_weights:
         raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")

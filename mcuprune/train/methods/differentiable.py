@@ -47,7 +47,7 @@ from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Method, State
 from mcuprune.train.module import Trainable
-from mcuprune.train.task import Search, Task
+from mcuprune.train.task import UPDATES, Search, Task
 from mcuprune.train.trainer import Trainer
 
 #: How much of a step the loss can take back from the group that it protects most (section 3.2: r, typically 2/3).
@@ -237,20 +237,27 @@ class Differentiable(Method):
         return "train" if self.cut else "prune"
 
     def start(self, trainer: Trainer) -> None:
-        self._first, self._last = self.task.schedule.window(trainer.total)
-        self.last_cut = self._last if self.task.schedule.freeze else max(self._last, int(_LAST_CHOICE * trainer.total))
+        schedule, length = self.task.schedule, trainer.length
+        self._first, self._last = schedule.window(length.amount)
+        self._final = self._last if schedule.freeze else max(self._last, length.at(_LAST_CHOICE))
+        self._counts_steps = length.fixed
+        if length.fixed:
+            self.last_cut = self._final
 
     def after_step(self, trainer: Trainer) -> bool:
-        due = trainer.step % self.task.schedule.prune_every == 0 or trainer.step >= self.last_cut
-        if self.cut or trainer.step <= self._first or not due:
+        if self.cut or trainer.position <= self._first:
+            return False
+        progress = min(1.0, (trainer.position - self._first) / (self._last - self._first))
+        if not (trainer.step % self.task.schedule.prune_every == 0 or trainer.position >= self._final or self._late(progress)):
             return False
         channels, random = self.task.channels, np.random.default_rng((self.task.seed, trainer.step))
         scores = np.zeros(len(self.keep))
         scores[self.alive] = salience(trainer.module.channels, trainer.module.network())
         self.outer.see_task(self._measured(trainer, scores, random))
-        before, progress = self.outer.progress, min(1.0, (trainer.step - self._first) / (self._last - self._first))
+        before = self.outer.progress
         note = self.outer.update(progress, channels.widths(self.alive), random)
-        self.cut = trainer.step >= self.last_cut
+        self.cut = trainer.position >= self._final
+        self.last_cut = trainer.step if self.cut else self.last_cut
         if self.cut and note:
             self.notes.append(note)
         scores = np.where(self.alive, scores, -np.inf)
@@ -261,6 +268,10 @@ class Differentiable(Method):
             self.alive = stay
         self._mask(trainer)
         return True
+
+    def _late(self, progress: float) -> bool:
+        """Whether the window runs out faster than steps alone would tell: wide ones count for more than narrow ones."""
+        return not self._counts_steps and progress - self.outer.progress >= 1 / UPDATES
 
     def _measured(self, trainer: Trainer, scores: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """The task gradient on a batch of validation examples: float64 (groups,)."""
