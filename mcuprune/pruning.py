@@ -34,7 +34,7 @@ from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.data import Data
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
-from mcuprune.train.request import Request, long_as_asked
+from mcuprune.train.request import Request, long_as_asked, search_for
 from mcuprune.train.request import check as check_request
 from mcuprune.train.schedules import WINDOWS, schedule_for, window
 from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
@@ -197,7 +197,12 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
-    answers = _answers(request, labelled, data, accuracy, warm=warm)
+    answers = None
+    if request.train:
+        from mcuprune.train import teacher
+
+        assert data is not None
+        answers = teacher.answers(request, labelled, data, accuracy or 0.0, warm=warm)
     schedule = None
     if request.train and data is not None:
         schedule = schedule_for(request, len(data.train.y), warm=warm, narrow=_narrow(request, model, budget))
@@ -354,14 +359,15 @@ def _training(run: _Run) -> Training | None:
         return None
     assert data is not None
     assert run.schedule is not None
-    search = Search(request.loss, request.objectives)
+    search = search_for(request)
     return Training(run.schedule, search, run.warm, run.answers is not None, len(data.train.y), request.augment, request.device)
 
 
 def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:
     """Changes with everything that a run's course depends on, and with nothing else. net: of a network in memory."""
     found = hashlib.sha256(repr((__version__, options.course_of(request))).encode())
-    for file in (request.model, *external.files(request.model)) if net is None else ():
+    networks = [*([request.model] if net is None else []), *([request.teacher] if request.teacher else [])]
+    for file in [file for path in networks for file in (path, *external.files(path))]:
         found.update(hashlib.sha256(Path(file).read_bytes()).digest())
     if net is not None:
         found.update(net.to_proto().SerializeToString(deterministic=True))
@@ -401,6 +407,8 @@ def sources(request: Request) -> list[Source]:
     found = [Source("the model to prune", request.model)]
     found += [Source("external data of the model", file) for file in external.files(request.model)]
     found += [Source("the data", file) for file in datasets.files(request.data)]
+    for teacher in [request.teacher] if request.teacher else []:
+        found += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
@@ -450,26 +458,6 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
     return Candidate(channels.cut_channels(keep), keep, 0, 0, 0)
 
 
-def _answers(
-    request: Request, labelled: Channels, data: Data | None, accuracy: float | None, *, warm: bool
-) -> np.ndarray | None:
-    """What the network says of the training examples before any channel goes, to learn from: a trained one has that to teach.
-
-    Raises UsageError where the user wants it of one that isn't trained.
-    """
-    if request.distill and not warm:
-        raise UsageError(
-            f"{request.model}: --distill needs a trained network to learn from; "
-            f"this one is right on {accuracy or 0:.1%} of the test set"
-        )
-    if not (request.train and warm and request.distill is not False):
-        return None
-    from mcuprune.train.trainer import answers_of
-
-    assert data is not None
-    return answers_of(labelled, data.train.x, request.device)
-
-
 def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     """Restore BatchNormalization, run the method, and return its candidate."""
     from mcuprune.train import narrowing
@@ -489,7 +477,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         run.schedule,
         request.seed,
         multiple_of=request.multiple_of,
-        search=Search(request.loss, request.objectives),
+        search=search_for(request),
         checkpoint=checkpoint,
         answers=run.answers,
         device=request.device,

@@ -8,7 +8,7 @@ import numpy as np
 
 from mcuprune import units
 from mcuprune.errors import UsageError
-from mcuprune.train.request import Request
+from mcuprune.train.request import Request, by_recipe
 from mcuprune.train.task import Schedule
 
 #: Between which parts of all epochs channels go. What an untrained network learns wide is lost when it narrows: the sooner the
@@ -20,8 +20,9 @@ _STEPS, _EPOCHS = 700, (6, 60)
 _FIXED = 0.4
 #: Fake-quant training's part of the whole, where epochs are not what is counted.
 _QUANT = 0.1
-#: Passes over the data that the narrow network comes to first; wide layers get what is left, between these shares of all.
-_NARROW_EPOCHS, _WIDE = 40, (0.05, 0.3)
+#: So many examples a weight are what narrow layers learn from first, counted anew in every pass; wide layers get what is left
+#: of the compute, between these shares of it. Where steps are scarce that is next to nothing, where data is, more than half.
+_SEEN_PER_WEIGHT, _WIDE = 30.0, (0.03, 0.6)
 #: When channels begin to go, as a part of the wide phase.
 _BEGIN = 1 / 6
 
@@ -34,6 +35,7 @@ def schedule_for(request: Request, examples: int, *, warm: bool, narrow: float =
     """
     from mcuprune.train.optimizer import OPTIMIZERS
 
+    request = by_recipe(request)
     batch = min(request.batch, examples)
     per_epoch = max(1, examples // batch)
     epochs = request.epochs or 0
@@ -48,16 +50,18 @@ def schedule_for(request: Request, examples: int, *, warm: bool, narrow: float =
         optimizer=request.optimizer,
         label_smoothing=request.label_smoothing,
         prune_every=request.prune_every,
-        freeze=request.freeze_at_budget,
+        freeze=request.freeze_at_budget is not False,
         train_compute=compute,
         milliseconds=units.milliseconds(request.time) if request.time else None,
         quant_share=_QUANT if request.int8 and not epochs else 0.0,
+        patience=request.patience,
     )
     default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, narrow)
     start, stop = window(request, default)
     found = replace(found, prune_start=start, prune_stop=stop)
-    steps = found.epochs * per_epoch if epochs else int((compute or 0) * (1 - found.quant_share) * per_epoch)
-    return replace(found, prune_every=found.updates(steps)) if steps else found
+    if not epochs or request.pace == "rate":  # a fixed rate goes as far as so many updates take it
+        return found
+    return replace(found, prune_every=found.updates(found.epochs * per_epoch))
 
 
 def _enough(per_epoch: int, narrow: float) -> float:

@@ -27,6 +27,7 @@ class Schedule:
     train_compute: so many epochs of plain full-width training could be had for the multiply-accumulates of the whole run.
     milliseconds: of training, in the whole run.
     quant_share: of either, for fake-quant training.
+    patience: after so many evaluations in a row without improvement float training ends; None for never.
     batch: examples a step. lr: the optimizer's peak learning rate. prune_every: steps between two updates of the widths.
     prune_start, prune_stop: between these parts of all float steps the network falls to its budget.
     freeze: whether channels are chosen for good once the budget holds; if not, they follow salience for a while.
@@ -47,6 +48,7 @@ class Schedule:
     train_compute: float | None = None
     milliseconds: int | None = None
     quant_share: float = 0.0
+    patience: int | None = None
 
     def length(self, per_epoch: int, full_epoch: int, *, quantized: bool = False) -> Length:
         """How long float training lasts, or fake-quant training.
@@ -71,9 +73,15 @@ class Schedule:
         return max(1, min(self.prune_every, (last - first) // UPDATES))
 
 
-#: What leads the widths, and how several violated resources are taken: the whole method first, then its ablations.
+#: What leads the widths, how several violated resources are taken, and where the method departs from the paper: its own way
+#: first. What each means stands at ``Search``.
 LOSSES = ("both", "task", "resource")
 OBJECTIVES = ("random", "sum")
+PACES = ("schedule", "rate")
+FEEDBACKS = ("mean", "each")
+FLOORS = ("uniform", "one")
+SLACKS = ("grow", "leave")
+CUTS = ("on-the-way", "at-end")
 
 
 @dataclass(frozen=True)
@@ -82,10 +90,38 @@ class Search:
 
     loss: those of the resources and of the task, or one kind alone. objectives: of several resources above their targets one
     by chance at a time (random scalarisation, Eq. 2), or the sum of all.
+    pace: the gradients give the direction and a schedule the length of each update, or multipliers fall at a fixed learning
+    rate, ``rate``, as in appendix A.
+    feedback: the task gradient counts as a running mean over updates, or each time for itself.
+    floor: no multiplier falls below half of what uniform scaling would leave it, or all may fall to one channel.
+    slack: what whole widths leave of the budget is grown into, or left.
+    cut: channels go physically on the way, or all at once when they are final; until then masks follow salience.
     """
 
     loss: str = "both"
     objectives: str = "random"
+    pace: str = PACES[0]
+    rate: float = 1.0
+    feedback: str = FEEDBACKS[0]
+    floor: str = FLOORS[0]
+    slack: str = SLACKS[0]
+    cut: str = CUTS[0]
+
+
+#: By name, what a recipe decides where the user doesn't: fields of a request.
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "paper": {
+        "pace": "rate",
+        "feedback": "each",
+        "floor": "one",
+        "slack": "leave",
+        "cut": "at-end",
+        "freeze_at_budget": False,
+        "prune_start": 0.0,
+        "prune_stop": 1.0,
+    },
+}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ from mcuprune.train.task import Step, Task
 
 _CLIP_NORM = 5.0
 _TEMPERATURE = 2.0
+#: A training that is ended early takes so much longer for its learning rate to fall.
+_WIND_DOWN = 0.1
 
 
 def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1, stride: int = 1) -> float:
@@ -84,6 +86,7 @@ class Trainer:
         self.step = 0
         self.training_macs = 0
         self.position = 0  # in the unit of the length
+        self._ending: tuple[int, int] | None = None  # from which position to which training winds down
         self._earlier, self._began = 0.0, -1.0  # seconds of earlier sittings; when this one took its first step
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
         self._order = np.zeros(0, dtype=np.int64)
@@ -101,7 +104,7 @@ class Trainer:
         if self._alone_since is None:
             return ()
         return (
-            f"the model as it came, right on {self._teacher_right:.1%} of the training examples, taught until the pruned one "
+            f"the teacher, right on {self._teacher_right:.1%} of the training examples, taught until the pruned network "
             f"knew more, after epoch {self._alone_since // self.steps_per_epoch}; then labels alone did",
         )
 
@@ -121,7 +124,17 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether the schedule is over."""
-        return self.position >= self.length.amount
+        return self.position >= (self.length.amount if self._ending is None else self._ending[1])
+
+    @property
+    def winds_down(self) -> bool:
+        """Whether the end was brought forward."""
+        return self._ending is not None
+
+    def wind_down(self) -> None:
+        """End earlier: from now on the learning rate falls to nothing within a tenth of what training took so far."""
+        now = self.position
+        self._ending = now, min(self.length.amount, now + max(1, int(_WIND_DOWN * now)))
 
     @property
     def _seconds(self) -> float:
@@ -188,7 +201,14 @@ class Trainer:
     def _rate(self, examples: int) -> float:
         """The learning rate of the step that comes, on so many examples."""
         stride = self._macs * examples if self.length.unit == "macs" else 1
-        return cosine(self.position, self.length.amount, peak=self.lr, warm_up=self._warm_up, stride=stride)
+
+        def planned(position: int) -> float:
+            return cosine(position, self.length.amount, peak=self.lr, warm_up=self._warm_up, stride=stride)
+
+        if self._ending is None:
+            return planned(self.position)
+        start, end = self._ending
+        return planned(start) * (end - self.position) / max(1, end - start)
 
     def _weigh_teacher(self, right: int) -> None:
         """Count what the network got right in this epoch, and let go of a teacher that knows less: it would hold it back."""
@@ -207,7 +227,7 @@ class Trainer:
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
         """The history's line for this moment; with ``val`` the module is evaluated on it."""
         accuracy = None if val is None else self.accuracy(val)
-        share = None if self.length.fixed else self.length.share(self.position)
+        share = None if self.length.fixed else 1.0 if self.finished else self.length.share(self.position)
         at = (self.step, self.epoch, loss, costs)
         return Step(*at, accuracy, phase, epochs=self.epochs, training_macs=self.training_macs, share=share)
 
@@ -247,6 +267,7 @@ class Trainer:
         alone = -1 if self._alone_since is None else self._alone_since
         milliseconds = int(1000 * self._seconds)
         found = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
+        found["ending"] = np.array(self._ending or (), dtype=np.int64)
         found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
         found |= {f"moment/{name}": value for name, value in self._moments().items()}
         return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
@@ -262,6 +283,8 @@ class Trainer:
         self.module.load_extra_state_arrays(part("module/"))
         self.step, self.training_macs, alone, self.position, milliseconds = (int(value) for value in state["steps"])
         self._earlier, self._began = milliseconds / 1000, -1.0
+        start_and_end = [int(value) for value in state.get("ending", ())]
+        self._ending = (start_and_end[0], start_and_end[1]) if start_and_end else None
         if alone >= 0:
             self._answers, self._alone_since = None, alone
 

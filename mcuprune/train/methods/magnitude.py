@@ -30,6 +30,10 @@ class Magnitude(Method):
         self._passed = 0
         self._full = self.task.model.at(self.task.model.full)
 
+    @property
+    def settled(self) -> bool:
+        return self._passed == _EVENTS
+
     def before_step(self, trainer: Trainer) -> None:
         self._passed = sum(event <= trainer.position for event in self._events)
 
