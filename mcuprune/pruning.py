@@ -36,7 +36,7 @@ from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
 from mcuprune.train.request import Request, long_as_asked, search_for
 from mcuprune.train.request import check as check_request
-from mcuprune.train.schedules import WINDOWS, schedule_for, window
+from mcuprune.train.schedules import WINDOWS, Narrow, schedule_for, window
 from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
 from mcuprune.train.training_data import training_data
 
@@ -209,10 +209,10 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     return _Run(request, original, labelled, before, budget, model, data, accuracy, warm, answers, schedule, notes)
 
 
-def _narrow(request: Request, model: CostModel, budget: Budget) -> float:
-    """Multiply-accumulates of the largest uniform scaling that fits, as a share of the whole network's."""
-    fitting = widths.uniform(model, budget, request.multiple_of)
-    return model.sums(fitting)["macs"] / max(1, model.sums(model.full)["macs"])
+def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:
+    """The largest uniform scaling that fits: most of what flash holds are its weights, a byte each."""
+    fitting = model.sums(widths.uniform(model, budget, request.multiple_of))
+    return Narrow(fitting["macs"] / max(1, model.sums(model.full)["macs"]), fitting["flash"])
 
 
 def _with_engine(request: Request, macs: int) -> Request:

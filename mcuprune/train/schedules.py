@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,11 +27,19 @@ _SEEN_PER_WEIGHT, _WIDE = 30.0, (0.03, 0.6)
 _BEGIN = 1 / 6
 
 
-def schedule_for(request: Request, examples: int, *, warm: bool, narrow: float = 1.0) -> Schedule:
+@dataclass(frozen=True)
+class Narrow:
+    """A network that fits. macs: as a share of the whole one's. weights: about how many it has."""
+
+    macs: float = 1.0
+    weights: int = 1
+
+
+def schedule_for(request: Request, examples: int, *, warm: bool, narrow: Narrow = Narrow()) -> Schedule:
     """A schedule for this much data, the last part of it quantised.
 
     warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
-    narrow: multiply-accumulates of a network that fits, as a share of the whole one's.
+    narrow: what is left of the network, about.
     """
     from mcuprune.train.optimizer import OPTIMIZERS
 
@@ -40,7 +48,7 @@ def schedule_for(request: Request, examples: int, *, warm: bool, narrow: float =
     per_epoch = max(1, examples // batch)
     epochs = request.epochs or 0
     quant = min(max(1, epochs // 6), epochs - 1) if request.int8 and epochs else 0
-    compute = None if request.epochs or request.time else request.train_compute or _enough(per_epoch, narrow)
+    compute = None if request.epochs or request.time else request.train_compute or _enough(per_epoch, narrow.macs)
     found = Schedule(
         epochs=epochs - quant,
         quant_epochs=quant,
@@ -56,7 +64,7 @@ def schedule_for(request: Request, examples: int, *, warm: bool, narrow: float =
         quant_share=_QUANT if request.int8 and not epochs else 0.0,
         patience=request.patience,
     )
-    default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, narrow)
+    default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, examples, narrow)
     start, stop = window(request, default)
     found = replace(found, prune_start=start, prune_stop=stop)
     if not epochs or request.pace == "rate":  # a fixed rate goes as far as so many updates take it
@@ -73,15 +81,17 @@ def _enough(per_epoch: int, narrow: float) -> float:
     return plain * narrow / (_FIXED + (1 - _FIXED) * narrow)
 
 
-def wide_phase(compute: float | None, narrow: float) -> tuple[float, float]:
+def wide_phase(compute: float | None, examples: int, narrow: Narrow) -> tuple[float, float]:
     """Between which shares of the multiply-accumulates an untrained network narrows.
 
-    compute: in epochs of the whole network; None where only time is known. narrow: as for ``schedule_for``.
+    What narrow layers could learn from more passes over few examples is little, so wide ones may have that compute; where
+    examples are many, every step belongs to the network that stays.
+
+    compute: in epochs of the whole network; None where only time is known. examples: of the training set.
     """
     least, most = _WIDE
-    if compute is None:
-        return least * _BEGIN, least
-    share = float(np.clip(1 - _NARROW_EPOCHS * narrow / compute, least, most))
+    enough = _SEEN_PER_WEIGHT * examples / max(1, narrow.weights)  # passes over the data
+    share = least if compute is None else float(np.clip(1 - enough * narrow.macs / compute, least, most))
     return share * _BEGIN, share
 
 
