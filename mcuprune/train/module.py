@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.errors import MissingExtra, UnsupportedOperator
-from mcuprune.graph.network import Network, Node, node_protos
+from mcuprune.graph.network import Network, Node
+from mcuprune.graph.parameters import node_protos
 from mcuprune.operators import attributes
 from mcuprune.operators.fusion import is_bias, is_mixer
 from mcuprune.operators.table import OPS, Mixer
