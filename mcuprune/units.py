@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 from typing import Literal
 
@@ -62,6 +63,18 @@ def milliseconds(text: str) -> int:
     if not 0 < total < _MOST:
         raise UsageError(f"{text!r} is not a time; write it like 90s, 30m, 2h or 1h30m")
     return total
+
+
+def write(limit: Limit) -> str:
+    """A limit as ``parse`` reads it, exactly. Raises ValueError for one that no text of ``parse`` gives."""
+    value = limit.value * 100 if limit.relative else limit.value
+    with localcontext(prec=80) as context:
+        context.traps[Inexact] = True
+        try:
+            exact = Decimal(value.numerator) / Decimal(value.denominator)
+        except Inexact:
+            raise ValueError(f"{value} has no end as a decimal number") from None
+        return f"{exact.normalize():f}{'%' if limit.relative else ''}"
 
 
 def show(value: int, unit: Unit) -> str:
