@@ -118,8 +118,10 @@ class Trainer:
 
     @property
     def epochs(self) -> float:
-        """How many epochs the whole schedule has; where it is no number of steps, those that are over."""
-        return self.length.amount / self.steps_per_epoch if self.length.fixed else self.epoch
+        """How many epochs the whole schedule has; where it is no number of steps, as many as the share that is over tells."""
+        if self.length.fixed:
+            return self.length.amount / self.steps_per_epoch
+        return self.epoch if self.finished else self.epoch / max(self.length.share(self.position), 1e-9)
 
     @property
     def finished(self) -> bool:
@@ -265,7 +267,7 @@ class Trainer:
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
         alone = -1 if self._alone_since is None else self._alone_since
-        milliseconds = int(1000 * self._seconds)
+        milliseconds = int(1000 * self._seconds) if self.length.unit == "milliseconds" else 0
         found = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
         found["ending"] = np.array(self._ending or (), dtype=np.int64)
         found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
