@@ -33,7 +33,8 @@ from mcuprune.costs.sensitivity import Curve, removed
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, Node
 from mcuprune.operators.table import OPS, Along, Barrier, Cast, Clamp, Elementwise, Mixer, Passing, Quantization, Unit
-from mcuprune.train.module import Kernel, Trainable
+from mcuprune.train.kernels import Kernel
+from mcuprune.train.module import Trainable
 
 #: From so many multiply-accumulates on a network is computed in single precision.
 LARGE = 20_000_000
