@@ -299,6 +299,12 @@ def _window(s: Selection, frame: _Frame, operator: Operator, weights: Array | No
     return Window(constants[0], constants[1], constants[2], (*numbers, *zeros, low, high))
 
 
+def _sliding(s: Selection, operator: Operator, kernel: str, frame: _Frame, window: Window, *more: int) -> Call:
+    """A sliding kernel's call for all rows of the output: its input is a ring of as many rows as the image has."""
+    rows = (0, frame.out[0], frame.image[0])
+    return Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window, *rows, *more))
+
+
 def _bias(s: Selection, operator: Operator, outs: int) -> Array:
     place = 3 if operator.name == "TRANSPOSE_CONV" else 2
     found = s.constant(operator.inputs[place]) if len(operator.inputs) > place and operator.inputs[place] >= 0 else None
@@ -327,7 +333,7 @@ def _conv(s: Selection, operator: Operator) -> None:
     groups = frame.image[2] // ins
     kernel, frame = _conv_kernel(s, frame, groups)
     window = _window(s, frame, operator, weights, outs)
-    s.add(operator, [Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window))])
+    s.add(operator, [_sliding(s, operator, kernel, frame, window)])
 
 
 def _conv_kernel(s: Selection, frame: _Frame, groups: int) -> tuple[str, _Frame]:
@@ -354,7 +360,7 @@ def _depthwise(s: Selection, operator: Operator) -> None:
     else:
         kernel = "depthwise"
     window = _window(s, frame, operator, weights, outs)
-    s.add(operator, [Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window))])
+    s.add(operator, [_sliding(s, operator, kernel, frame, window)])
 
 
 def _fully_connected(s: Selection, operator: Operator) -> None:
@@ -367,7 +373,7 @@ def _fully_connected(s: Selection, operator: Operator) -> None:
     outs, ins = weights.shape
     rows = s.size(source) // ins
     frame = _Frame(source, (1, rows, ins), (1, rows, outs), (1, 1))
-    s.add(operator, [Call("conv", (s.place(source), s.place(output), _window(s, frame, operator, weights, outs)))])
+    s.add(operator, [_sliding(s, operator, "conv", frame, _window(s, frame, operator, weights, outs))])
 
 
 def _transpose_conv(s: Selection, operator: Operator) -> None:
@@ -383,14 +389,14 @@ def _transpose_conv(s: Selection, operator: Operator) -> None:
         pad = (high, wide)
     frame = _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), (kernel_h, kernel_w), stride, pad)
     window = _window(s, frame, replace(operator, inputs=(source, *operator.inputs[1:])), weights, outs)
-    s.add(operator, [Call("conv_transpose", (s.place(source), s.place(output), window))])
+    s.add(operator, [_sliding(s, operator, "conv_transpose", frame, window)])
 
 
 def _pool(s: Selection, operator: Operator) -> None:
     frame = _frame(s, operator, (operator.options["filter_h"], operator.options["filter_w"]))
     window = _window(s, frame, operator, None, frame.out[2])
     largest = int(operator.name == "MAX_POOL_2D")
-    s.add(operator, [Call("pool", (s.place(frame.source), s.place(operator.outputs[0]), window, largest))])
+    s.add(operator, [_sliding(s, operator, "pool", frame, window, largest)])
 
 
 def _pad(s: Selection, operator: Operator) -> None:

@@ -1,9 +1,9 @@
 /* A convolution whose rows are short (few input channels): one or two windows are copied to the stack, padding included, so that all
    their taps lie one after another. */
-KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p) {
+KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
   const int c = p->channels, row = p->width * c, full = p->kernel_w * c, taps = p->kernel_h * full, zero = p->zero_in, outs = p->out_channels;
   int8_t windows[2 * NAME_WINDOW];
-  for (int oy = 0; oy < p->out_height; oy++) {
+  for (; oy < until; oy++) {
     int top = oy * p->stride_h - p->pad_h;
     for (int ox = 0; ox < p->out_width;) {
       int two = ox + 1 < p->out_width, o = 0;
@@ -13,7 +13,7 @@ KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p) {
         int8_t *to = windows + pixel * NAME_WINDOW;
         for (int k = 0, iy = top; k < p->kernel_h; k++, iy += p->dilation_h, to += full) {
           int inside = iy >= 0 && iy < p->height, from = inside ? left * c : full, until = inside ? right * c : full, i = 0;
-          const int8_t *source = x + iy * row + start * c;
+          const int8_t *source = x + (inside ? iy % ring : 0) * row + start * c;
           for (; i < from; i++) to[i] = (int8_t)zero;
           for (; i < until; i++) to[i] = source[i];
           for (; i < full; i++) to[i] = (int8_t)zero;

@@ -7,6 +7,8 @@ typedef struct {
   int16_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
   int16_t zero_in, zero_out, low, high;
 } window_t;
+/* Every sliding kernel makes the output rows oy to until - 1 and writes them one after another from y on. x holds the input's rows, or
+   of late ones as many as the window needs at a time: row i lies in place i % ring. */
 /* A sum requantised. It stays below 2^30, which is proven from weights and biases, unless NAME_WIDE is set: then no sum here can
    overflow, and where there is an instruction for the product's upper half it may be used. */
 static inline int8_t finished(int32_t sum, int32_t number, int shift, const window_t *p) {
