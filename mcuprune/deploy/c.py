@@ -24,6 +24,7 @@ from mcuprune.schedule import search as memory
 #: Kernel -> the pieces of C that it stands on, in order.
 _NEEDS: Mapping[str, tuple[str, ...]] = {
     "add": ("base",),
+    "add_proven": ("prelude", "base"),
     "conv": ("prelude", "base", "window", "finished_pairs", "dot_less"),
     "conv_grouped": ("prelude", "base", "window", "dot"),
     "conv_short": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),

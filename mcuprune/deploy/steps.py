@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune.deploy import sums
 from mcuprune.deploy.fixedpoint import HIGH, LOW, Factor, clamped, exp_of_negative, factor, high_product, scaled
 from mcuprune.deploy.program import Constant as Content
 from mcuprune.deploy.program import Operator, Program
@@ -289,16 +290,16 @@ def _frame(s: Selection, operator: Operator, kernel: tuple[int, int]) -> _Frame:
     return _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), kernel, stride, pad, dilation)
 
 
-def _window(s: Selection, frame: _Frame, operator: Operator, sums: Sums | None, *, folded: bool = False) -> Window:
-    """sums: weights in the kernel's order; None for a pool. folded: the kernel leaves the input's zero point to the bias."""
+def _window(s: Selection, frame: _Frame, operator: Operator, added: Sums | None, *, folded: bool = False) -> Window:
+    """added: weights in the kernel's order; None for a pool. folded: the kernel leaves the input's zero point to the bias."""
     source, output = operator.inputs[0], operator.outputs[0]
     bounds = activation_range(operator.options.get("fused", 0), s.quantizer(output))
     zeros = s.quantizer(source).zero_point, s.quantizer(output).zero_point
     numbers = (*frame.image, *frame.out, *frame.kernel, *frame.stride, *frame.pad, *frame.dilation, frame.groups)
-    if sums is None:
+    if added is None:
         return Window(None, None, None, (*numbers, *zeros, *bounds))
-    s.proven, s.clamped = s.proven and sums.proven, s.clamped or tuple(bounds) != (LOW, HIGH)
-    stored = sums.folded(zeros[0]) if folded else sums
+    s.proven, s.clamped = s.proven and added.proven, s.clamped or tuple(bounds) != (LOW, HIGH)
+    stored = added.folded(zeros[0]) if folded else added
     pairs = [int(number) for bias, by in zip(stored.bias, stored.factors, strict=True) for number in (bias, by.number)]
     shifts = Constant("int8_t", tuple(by.shift for by in stored.factors))
     return Window(bytes_of(stored.weights), words_of(pairs), shifts, (*numbers, *zeros, *bounds))
@@ -342,9 +343,9 @@ def _conv(s: Selection, operator: Operator) -> None:
 
 def _convolve(s: Selection, operator: Operator, frame: _Frame, weights: Array) -> None:
     """weights: (out, kernel_h, kernel_w, in)"""
-    sums = _sums(s, operator, weights)
-    kernel, frame = _conv_kernel(s, frame, foldable=sums.foldable)
-    window = _window(s, frame, operator, sums, folded=kernel in _FOLDING)
+    added = _sums(s, operator, weights)
+    kernel, frame = _conv_kernel(s, frame, foldable=added.foldable)
+    window = _window(s, frame, operator, added, folded=kernel in _FOLDING)
     s.add(operator, [_sliding(s, operator, kernel, frame, window)])
 
 
@@ -702,6 +703,11 @@ def _sum_parameters(s: Selection, operator: Operator) -> list[int]:
     return [a.zero_point, b.zero_point, output.zero_point, *(n for by in factors for n in by), *bounds, sign]
 
 
+def _add(s: Selection, operator: Operator) -> None:
+    kernel, parameters = sums.addition(_sum_parameters(s, operator))
+    _broadcast(s, operator, kernel, parameters)
+
+
 def _product_parameters(s: Selection, operator: Operator) -> list[int]:
     a, b = (s.quantizer(tensor) for tensor in operator.inputs[:2])
     output = s.quantizer(operator.outputs[0])
@@ -808,7 +814,7 @@ def _batch_matmul(s: Selection, operator: Operator) -> None:
 
 #: TFLite operator -> what it becomes. Operators of one tensor (``tables.TABLES``) are tables.
 _RULES: Mapping[str, Callable[[Selection, Operator], None]] = {
-    "ADD": _two("add", _sum_parameters),
+    "ADD": _add,
     "AVERAGE_POOL_2D": _pool,
     "BATCH_MATMUL": _batch_matmul,
     "CONCATENATION": _concatenation,
@@ -837,7 +843,7 @@ _RULES: Mapping[str, Callable[[Selection, Operator], None]] = {
     "SPLIT": _split,
     "SPLIT_V": _split,
     "STRIDED_SLICE": _slice,
-    "SUB": _two("add", _sum_parameters),
+    "SUB": _add,
     "SUM": _reduce,
     "TRANSPOSE": _transpose,
     "TRANSPOSE_CONV": _transpose_conv,

@@ -82,3 +82,20 @@ class Sums:
                 channels[channel] = 0
                 bias[channel], factors[channel] = 4 * (outputs.pop() - zero), _QUARTER
         return replace(self, weights=weights, bias=bias, factors=tuple(factors))
+
+
+def addition(parameters: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+    """The kernel that adds two tensors, and its parameters.
+
+    parameters: of ``add``: zero points of both and of the output; number and shift of three factors; bounds; the second's sign.
+    Operands come in 20 bits to the left, so their scaled sum stays below 2^29. A factor of exactly 1/2 doesn't shift right:
+    then its operand comes in twice as large.
+    """
+    *zeros, zero = parameters[:3]
+    factors = [Factor(*parameters[place : place + 2]) for place in (3, 5, 7)]
+    halves = [by == Factor(2**30, 0) for by in factors[:2]]
+    shifting = all(half or by.shift in _SHIFTS for by, half in zip(factors, (*halves, False), strict=True))
+    if not shifting:
+        return "add", tuple(parameters)
+    operands = [n for by, half in zip(factors, halves, strict=False) for n in (21 + half, by.number, max(1, -by.shift))]
+    return "add_proven", (*zeros, *operands, factors[2].number, -factors[2].shift, 2 * zero + 1, *parameters[9:])

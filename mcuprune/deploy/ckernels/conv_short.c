@@ -1,6 +1,7 @@
 /* A convolution whose rows are short (few input channels): two windows are copied to the stack, padding included, so that all their
    taps lie one after another. */
 KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  const int offset = OFFSET(p);
   const int c = p->channels, row = p->width * c, full = p->kernel_w * c, taps = p->kernel_h * full, zero = p->zero_in;
   const int outs = p->out_channels, next = outs > 1;
   int8_t windows[2 * NAME_WINDOW];
@@ -26,7 +27,7 @@ KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p, i
         if (o == 1 && next) w -= taps, b -= 2, shift--, y--;
         int32_t sum[4] = {b[0], b[2 * next], b[0], b[2 * next]};
         dot4(sum, windows, two * NAME_WINDOW, w, next * taps, taps);
-        finished4(y, y_step, next, sum, b, shift, p);
+        finished4(y, y_step, next, sum, b, shift, offset, p);
       }
       ox += 1 + two;
       y += y_step - !next;

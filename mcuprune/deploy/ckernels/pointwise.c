@@ -1,6 +1,7 @@
 /* A convolution of one tap without padding or strides: rows that lie one after another are one long row. Two pixels and two output channels
    at a time; the last one of an odd number is computed again with the one before it, and where there is but one, twice. */
 KERNEL void pointwise(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  const int offset = OFFSET(p);
   const int c = p->channels, outs = p->out_channels, next = outs > 1;
   for (int rows; oy < until; oy += rows) {
     const int8_t *from = x + oy % ring * p->width * c;
@@ -14,7 +15,7 @@ KERNEL void pointwise(const int8_t *x, int8_t *restrict y, const window_t *p, in
         if (o == 1 && next) w -= c, b -= 2, shift--, y--;
         int32_t sum[4] = {b[0], b[2 * next], b[0], b[2 * next]};
         dot4(sum, from, x_step, w, next * c, c);
-        finished4(y, y_step, next, sum, b, shift, p);
+        finished4(y, y_step, next, sum, b, shift, offset, p);
       }
       y += y_step - !next;
     }

@@ -15,7 +15,6 @@ static inline uint32_t even(uint32_t v) { return (uint32_t)__sxtb16((int8x4_t)v)
 static inline uint32_t odd(uint32_t v) { return (uint32_t)__sxtb16((int8x4_t)__ror(v, 8)); }
 static inline uint32_t even_plus(uint32_t a, uint32_t v) { return (uint32_t)__sxtab16((int16x2_t)a, (int8x4_t)v); }
 static inline uint32_t odd_plus(uint32_t a, uint32_t v) { return (uint32_t)__sxtab16((int16x2_t)a, (int8x4_t)__ror(v, 8)); }
-static inline int32_t upper_half(int32_t a, int32_t b) { return (int32_t)(((int64_t)a * b + 0x80000000) >> 32); }
 #endif
 #define MAC2(sum, a, b) sum = __smlad((int16x2_t)(a), (int16x2_t)(b), sum)
 #endif

@@ -12,22 +12,22 @@ typedef struct {
 /* A sum requantised. NAME_PROVEN says that no sum reaches 2^30 and that all shifts are from -22 to -1, which the generator has proven
    from weights and biases: then nothing here overflows, also where the output's zero point is added before the shift. NAME_CLAMPED says
    that some layer's range is narrower than a byte's. */
-static inline int8_t finished(int32_t sum, int32_t number, int shift, const window_t *p) {
 #ifdef NAME_PROVEN
-#ifdef NAME_DSP
+#define OFFSET(p) (2 * (p)->zero_out + 1)
+#else
+#define OFFSET(p) (p)->zero_out
+#endif
+static inline int8_t finished(int32_t sum, int32_t number, int shift, int offset, const window_t *p) {
+#ifdef NAME_PROVEN
   int32_t product = upper_half(sum * 2, number);
+  int32_t value = (product + offset * (1 << ~shift) - (product < 0)) >> -shift;
 #else
-  int32_t product = high_product(sum, number);
+  int32_t value = scaled(sum, number, shift) + offset;
 #endif
-  int32_t value = (product + (2 * p->zero_out + 1) * (1 << ~shift) - (product < 0)) >> -shift;
-#else
-  int32_t value = scaled(sum, number, shift) + p->zero_out;
-#endif
-#if defined NAME_CLAMPED
+#ifdef NAME_CLAMPED
   return clamped(value, p->low, p->high);
-#elif defined NAME_DSP
-  return (int8_t)__ssat(value, 8);
 #else
-  return clamped(value, -128, 127);
+  (void)p;
+  return saturated(value);
 #endif
 }
