@@ -18,7 +18,7 @@ import numpy as np
 
 from mcuprune import places
 from mcuprune.deploy import c, tflite
-from mcuprune.deploy.project import PROJECTS, Contents, Example, project
+from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import DataError, MissingExtra, UsageError
 from mcuprune.graph import external, network
@@ -277,7 +277,7 @@ EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
 def _project(kind: str, net: Network, request: Request, data_set: datasets.Given | None) -> Files:
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
-    name = c.identifier(Path(request.model).stem)
+    name = name_of(Path(request.model).stem)
     source = c.generate(converted.program, name)
     example, where, label = _example(net, request, data_set)
     if runners.compiler() is None:
