@@ -227,6 +227,8 @@ def prune(
     from mcuprune.train.request import Request
 
     _known(options, Request)
+    if isinstance(bands := options.get("bands"), int) and not isinstance(bands, bool):
+        options["bands"] = str(bands)
     if isinstance(net, Network) and (given := {"input_shapes", "outputs"} & options.keys()):
         raise UsageError(f"prune: {', '.join(sorted(given))}: for a path; give them to load, which has read this network")
 
