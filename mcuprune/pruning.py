@@ -21,7 +21,7 @@ from mcuprune.bands.rowgraph import Ending
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import banding, resources, widths
-from mcuprune.costs.banding import BandedCosts, Banding
+from mcuprune.costs.banding import BandedCosts, Banding, Recipe
 from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
 from mcuprune.errors import UsageError
 from mcuprune.graph import external, network
@@ -190,7 +190,7 @@ class _Run:
     notes: tuple[str, ...]
 
     @property
-    def recipes(self) -> tuple[banding.Recipe, ...]:
+    def recipes(self) -> tuple[Recipe, ...]:
         """The row bands that widths were chosen for."""
         return self.model.recipes if isinstance(self.model, BandedCosts) else ()
 

@@ -41,6 +41,8 @@ _NEAR = (1.04, 1.08, 1.15, 1.25)
 _FEW = (2, 3, 4, 6, 8)
 #: Shares of all full widths for which plans are made before anything is cut.
 _SCALES: Mapping[Model, tuple[float, ...]] = {"peak": (1.0, 0.75, 0.5, 0.35, 0.2), "tflm": (1.0, 0.5)}
+#: Without a limit: how many more multiply-accumulates bands may take, and how near to the least SRAM is near enough.
+_MOST_MACS, _ENOUGH = 1.1, 1.03
 #: CPU seconds for the best order of one plan's operators.
 _ORDERING = 0.5
 #: A region by the operators that make its first and its last tensor ("" for a graph's input), how many bands, and the mode.
@@ -206,6 +208,19 @@ def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> 
     if best is None or best.sram >= plain:
         return Run(net, (), plain, planner)
     return replace(best, network=_in_best_order(best.network)) if banding.model == "peak" else best
+
+
+def least(net: Network, model: Model, count: int | None = None) -> Run:
+    """The network in the bands that need about the least SRAM, without a limit to say how much is enough.
+
+    A few more bytes are nothing against many more operators, and nor are any against many more multiply-accumulates.
+    count: so many bands, or as many as it takes.
+    """
+    macs = {"macs": int(sums(net)["macs"] * _MOST_MACS)}
+    run = in_bands(net, Banding(model, {**macs, "sram": 0}, count))
+    if count is not None or not run.choices:
+        return run
+    return in_bands(net, Banding(model, {**macs, "sram": int(run.sram * _ENOUGH)}))
 
 
 def sram_of(net: Network, model: Model) -> int:

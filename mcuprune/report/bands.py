@@ -14,7 +14,7 @@ import onnx
 
 from mcuprune import escape
 from mcuprune.bands.integers import stored_again
-from mcuprune.bands.plan import BandPlanner, Plan
+from mcuprune.bands.plan import BandPlanner, Plan, region_document
 from mcuprune.bands.rewrite import Choice
 from mcuprune.bands.rowgraph import Ending
 from mcuprune.costs.banding import Banding, Measured, Model, in_bands, in_order, measured, refuse_count
@@ -111,20 +111,6 @@ def numbers(one: Measured) -> dict[str, Any]:
 def endings_document(endings: Sequence[Ending]) -> list[dict[str, Any]]:
     """Operators that no region can contain, as JSON values. sram: bytes around each."""
     return [{"node": e.node, "op": e.op, "why": e.why, "sram": e.sram} for e in endings]
-
-
-def region_document(choice: Choice) -> dict[str, Any]:
-    """A region in bands, as JSON values. rows: of its last tensor, first and end of each band."""
-    return {
-        "from": choice.region.start,
-        "to": choice.region.end,
-        "mode": choice.mode,
-        "bands": len(choice.tape.bands),
-        "rows": [list(band) for band in choice.tape.bands],
-        "peak": choice.price.peak,
-        "macs_added": choice.price.macs,
-        "operators_added": choice.price.operators,
-    }
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

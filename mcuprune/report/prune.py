@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcuprune import __version__, escape, options, places, units
+from mcuprune.bands.plan import region_document, region_line
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
 from mcuprune.pruning import Bands, Result, Training
@@ -74,7 +75,7 @@ def _bands(bands: Bands) -> dict[str, Any]:
     return {
         "plain": banding.numbers(bands.plain),
         "written": banding.numbers(bands.written),
-        "regions": [banding.region_document(choice) for choice in bands.choices],
+        "regions": [region_document(choice) for choice in bands.choices],
         "endings": banding.endings_document(bands.endings),
     }
 
@@ -248,11 +249,7 @@ def _in_bands(bands: Mapping[str, Any]) -> list[str]:
     if not bands["regions"]:
         lines.append("row bands: none, the limits hold without or nothing needs less in them")
     for region in bands["regions"]:
-        more = units.show(abs(region["macs_added"]), "count")
-        lines.append(
-            f"row bands: {region['bands']} ({region['mode']}) from {region['from']} to {region['to']}: "
-            f"{'-' if region['macs_added'] < 0 else '+'}{more} MACs, {region['operators_added']:+d} operators"
-        )
+        lines.append(f"row bands: {region_line(region)}")
     if bands["regions"]:
         changes = [("peak", "peak"), ("arena_tflm", "arena"), ("arena_tail", "its tail")]
         told = [f"{word} {units.show(before[key], 'bytes')} -> {units.show(after[key], 'bytes')}" for key, word in changes]
