@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune import places
-from mcuprune.bands.plan import region_document, region_line
-from mcuprune.bands.rewrite import Choice
+from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs import banding
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.project import PROJECTS, Contents, Example, project
@@ -64,7 +63,7 @@ class Request:
 class Exported:
     """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user.
 
-    bands: the regions that run in row bands in the file; None where no bands were asked for.
+    bands: how the file's network runs in row bands; None where no bands were asked for.
     """
 
     request: Request
@@ -72,7 +71,7 @@ class Exported:
     bytes: int
     arena: Mapping[str, int]
     notes: tuple[str, ...]
-    bands: tuple[Choice, ...] | None = None
+    bands: banding.Run | None = None
 
 
 def export(request: Request, *, net: Network | None = None, data_set: datasets.Given | None = None) -> Exported:
@@ -111,7 +110,7 @@ def export(request: Request, *, net: Network | None = None, data_set: datasets.G
         places.write_bytes(content, place)
     files = tuple(map(str, written))
     size = sum(map(len, written.values()))
-    return Exported(request, files, size, _arena(net, request), notes, None if run is None else run.choices)
+    return Exported(request, files, size, _arena(net, request), notes, run)
 
 
 def document(exported: Exported) -> dict[str, Any]:
@@ -124,9 +123,13 @@ def document(exported: Exported) -> dict[str, Any]:
         "files": list(exported.files),
         "bytes": exported.bytes,
         "arena": dict(exported.arena),
-        "bands": None if exported.bands is None else [region_document(choice) for choice in exported.bands],
+        "bands": None if exported.bands is None else _bands(exported.bands),
         "notes": list(exported.notes),
     }
+
+
+def _bands(run: banding.Run) -> dict[str, Any]:
+    return {"regions": [region_document(choice) for choice in run.choices], "embedded": list(run.embedded)}
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -136,8 +139,9 @@ def text(document: Mapping[str, Any]) -> str:
     titles = {"tflm": "of arena in TensorFlow Lite Micro (32-bit, CMSIS-NN)", "c": "of RAM in generated C, beside its stack"}
     lines += [f"{size:>10,} bytes {titles[runtime]}" for runtime, size in document["arena"].items()]
     if document["bands"] is not None:
-        lines += ["row bands: none, nothing needs less in them"] if not document["bands"] else []
-        lines += [f"row bands: {region_line(region)}" for region in document["bands"]]
+        regions, embedded = document["bands"]["regions"], document["bands"]["embedded"]
+        lines += [f"row bands: {region_line(region)}" for region in regions] or ["row bands: none, nothing needs less in them"]
+        lines += [embedded_line(embedded)] if embedded else []
     return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]) + "\n"
 
 
