@@ -206,6 +206,14 @@ def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> 
     It stays as it is where it holds the limits so, unless a number of bands is asked for, and where nothing needs less.
     recipes: bands that are known to be good for networks like this one.
     """
+    best = _chosen(net, banding, recipes)
+    if banding.model == "tflm" or best.network is net:
+        return best
+    return replace(best, network=_in_best_order(best.network))
+
+
+def _chosen(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> Run:
+    """``in_bands``, in the order of the bands."""
     plain, own = sram_of(net, banding.model), sums(net)
     if banding.count is None and (banding.sram is None or plain <= banding.sram):
         return Run(net, (), plain, BandPlanner(net))
@@ -224,7 +232,7 @@ def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> 
             break
     if best is None or best.sram >= plain:
         return Run(net, (), plain, planner)
-    return replace(best, network=_in_best_order(best.network)) if banding.model == "peak" else best
+    return best
 
 
 def _by_cost(
@@ -251,9 +259,9 @@ def least(net: Network, model: Model, count: int | None = None) -> Run:
     count: so many bands, or as many as it takes.
     """
     macs = {"macs": int(sums(net)["macs"] * _MOST_MACS)}
-    run = in_bands(net, Banding(model, {**macs, "sram": 0}, count))
-    if count is not None or run.network is net:
-        return run
+    if count is not None:
+        return in_bands(net, Banding(model, macs, count))
+    run = _chosen(net, Banding(model, {**macs, "sram": 0}))
     return in_bands(net, Banding(model, {**macs, "sram": int(run.sram * _ENOUGH)}))
 
 

@@ -239,7 +239,7 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         share = cost["training_macs"] / cost["full_training_macs"]
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
-    if found["bands"] is not None:
+    if found.get("bands") is not None:  # reports stored before there were bands have none
         lines += _in_bands(found["bands"])
     return lines + [f"note: {note}" for note in found["notes"]]
 
