@@ -112,8 +112,8 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
         "",
         "Made by `tests/benchmarks/bench_bands.py`, whose first lines say what the tasks are, from `bands.jsonl`, which has",
         f"every run with its seed, widths and versions. One budget ({limits}), the same training, from untrained networks.",
-        "Without bands the first layers have to be narrow to hold the limit of SRAM; in bands they don't. Means over seeds, with",
-        "the sample standard deviation; seconds are CPU time of the whole run, evaluation included.",
+        "Without bands the first layers have to be narrow to hold the limit of SRAM; in bands they don't. Means over seeds,",
+        "with the sample standard deviation; seconds are CPU time of the whole run, evaluation included.",
         "",
         *table(rows),
     ]
