@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 from typing import Literal
 
@@ -51,6 +52,18 @@ def parse(text: str, unit: Unit) -> Limit:
             return Limit(number * factor, relative=False)
     examples = "64KB, 64KiB, 65536, 1.5MB or 50%" if unit == "bytes" else "10M, 500k, 10000000 or 50%"
     raise UsageError(f"{text!r} is not a {'size' if unit == 'bytes' else 'count'}; write it like {examples}")
+
+
+def write(limit: Limit) -> str:
+    """A limit as ``parse`` reads it, exactly. Raises ValueError for one that no text of ``parse`` gives."""
+    value = limit.value * 100 if limit.relative else limit.value
+    with localcontext(prec=80) as context:
+        context.traps[Inexact] = True
+        try:
+            exact = Decimal(value.numerator) / Decimal(value.denominator)
+        except Inexact:
+            raise ValueError(f"{value} has no end as a decimal number") from None
+        return f"{exact.normalize():f}{'%' if limit.relative else ''}"
 
 
 def show(value: int, unit: Unit) -> str:
