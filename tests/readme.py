@@ -40,6 +40,7 @@ from mcuprune.report import prune as outcome
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import bench_accuracy  # noqa: E402
+import bench_at_init  # noqa: E402
 import bench_bands  # noqa: E402
 import bench_budgets  # noqa: E402
 import bench_device  # noqa: E402
@@ -57,6 +58,7 @@ STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
 BENCHES = (
     bench_accuracy,
+    bench_at_init,
     bench_bands,
     bench_budgets,
     bench_device,
