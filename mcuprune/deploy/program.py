@@ -55,11 +55,24 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How a constant is quantised, as far as that is known without its numbers.
+
+    scales: how many there are, an integer or a function of widths; None for plain numbers. symmetric: whether all zero points
+    are 0. axis: along which scales differ, 0 for a single one.
+    """
+
+    scales: Any = None
+    symmetric: bool = True
+    axis: int = 0
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A tensor of the program.
 
     dims: its sizes, integers or functions of widths; shape: the same at the widths that the network has.
-    quantizer: of computed int8 tensors. content: of constants; computed only when a file is written.
+    quantizer: of computed int8 tensors. content, stored: of constants; content is computed only when a file is written.
     """
 
     name: str
@@ -68,6 +81,7 @@ class Tensor:
     dtype: str = "int8"
     quantizer: Quantizer | None = None
     content: Callable[[], Constant] | None = None
+    stored: Storage = Storage()
 
     @property
     def size(self) -> Any:
