@@ -28,7 +28,8 @@ from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import resources
 from mcuprune.costs import widths as allocation
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.resources import FlashModel, SramModel
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import DataError, UsageError
 from mcuprune.face import Budget, LimitLike, Net, load
 from mcuprune.graph.network import Network
@@ -149,6 +150,8 @@ class Pruner:
         min_channels: int = 1,
         multiple_of: int = 1,
         sram_model: SramModel | None = None,
+        flash_model: FlashModel | None = None,
+        runtime: Runtime | None = None,
         seed: int = 0,
     ) -> None:
         """Refuses at once what can't be finished.
@@ -162,7 +165,7 @@ class Pruner:
             folded, as most exporters do: training goes better, and scales tell which channels matter.
         keep: shell patterns over names of groups and nodes whose channels stay.
         min_channels, multiple_of: bounds of all other widths.
-        sram_model: what a limit of SRAM is held against, as for ``mcuprune.check``.
+        sram_model, flash_model, runtime: what limits are held against, as for ``mcuprune.check``.
         seed: of the choice among several limited resources.
 
         Raises BudgetError where no cut holds the budget; ModelError and UnsupportedOperator for a network that can't be trained
@@ -173,11 +176,12 @@ class Pruner:
         wanted = budget if isinstance(budget, Budget) else Budget(board=None, **budget)
         if not wanted.limits:
             raise UsageError(f"a Pruner needs a budget with a limit: {', '.join(resources.RESOURCES)}")
-        limits = resources.Budget(wanted.limits_of(net, sram_model=sram_model))
+        models: dict[str, Any] = {"sram_model": sram_model, "flash_model": flash_model, "runtime": runtime}
+        limits = resources.Budget(wanted.limits_of(net, **models))
         prepared, notes = canonical(net)
         channels = label(prepared)
         bounds: dict[str, Any] = {"keep": keep, "least": min_channels, "multiple": multiple_of}
-        bounds["sram_model"] = wanted.sram_model(sram_model)
+        bounds["basis"] = wanted.basis(**models)
         model = allocation.feasible(channels, limits, **bounds)
         rehearse(channels, int8=False, train=True)
         prove(channels, several_inputs=True)
@@ -243,7 +247,7 @@ class Pruner:
                 "train on for some steps and finish again, or make a Pruner with fewer steps"
             )
         network = folding.folded(self._channels.with_network(self.module.network()).cut(self._keep))
-        used = resources.profile(network).used(self._model.sram_model)
+        used = resources.profile(network, self._model.basis).used(self._model.basis)
         assert self._budget.check(used).ok, f"a cut that costs {used} was to hold {dict(self._budget.limits)}"
         return network
 

@@ -173,8 +173,8 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     original = net or network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
-    before = resources.profile(original)
-    budget = resources.budget(request.limits, before.used(request.sram_model))
+    before = resources.profile(original, request.basis)
+    budget = resources.budget(request.limits, before.used(request.basis))
     if not budget.limits:
         *others, last = (f"--{name}" for name in resources.RESOURCES)
         raise UsageError(f"prune needs a limit: {', '.join(others)} or {last}")
@@ -302,7 +302,7 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
             data=data,
             schedule=schedule_for(request, len(data.train.y), warm=run.warm),
             answers=run.answers,
-            sram_model=request.sram_model,
+            basis=request.basis,
             full_macs=run.before.total["macs"],
             checkpoint=record.checkpoint,
         )
@@ -313,7 +313,7 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
     """The result, by what is on disk: the written file is read, profiled and run again."""
     request, data = run.request, run.data
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
-    after = resources.profile(written)
+    after = resources.profile(written, request.basis)
     kept = run.labelled.kept(candidate.keep)
     int8 = evaluate.int8_accuracy(request.output, data.test) if data and request.int8 else None
     return Result(
@@ -321,7 +321,7 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         budget=run.budget,
         before=run.before,
         after=after,
-        verdict=run.budget.check(after.used(request.sram_model)),
+        verdict=run.budget.check(after.used(request.basis)),
         accuracy=run.accuracy,
         accuracy_float=accuracy_float,
         accuracy_int8=int8.exact if int8 else None,
@@ -401,13 +401,13 @@ def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
         keep=request.keep,
         least=request.min_channels,
         multiple=request.multiple_of,
-        sram_model=request.sram_model,
+        basis=request.basis,
     )
 
 
 def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
     """Whether the network holds its budget with all its channels."""
-    model = CostModel(channels, request.sram_model)
+    model = CostModel(channels, request.basis)
     return widths.holds(model, model.full, budget)
 
 

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.costs.resources import RESOURCES, Budget, CostModel, SramModel
+from mcuprune.costs.resources import RESOURCES, Basis, Budget, CostModel, SramModel
 from mcuprune.costs.resources import least as least_costs
 from mcuprune.errors import BudgetError, UsageError
 
@@ -55,7 +55,7 @@ def feasible(
     keep: Sequence[str] = (),
     least: int = 1,
     multiple: int = 1,
-    sram_model: SramModel = "peak",
+    basis: Basis | SramModel = "peak",
 ) -> CostModel:
     """The costs of a network's cuts within bounds: ``bounded``, then ``settled``.
 
@@ -64,7 +64,7 @@ def feasible(
     if channels.groups:
         channels = bounded(channels, keep=keep, least=least, multiple=multiple)
     try:
-        return settled(CostModel(channels, sram_model), budget, multiple)
+        return settled(CostModel(channels, basis), budget, multiple)
     except BudgetError as error:
         if channels.groups:
             raise
@@ -97,7 +97,7 @@ def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
     if np.array_equal(found, model.least):
         return model
     groups = tuple(replace(group, minimum=int(width)) for group, width in zip(channels.groups, found, strict=True))
-    return CostModel(replace(channels, groups=groups), model.sram_model)
+    return CostModel(replace(channels, groups=groups), model.basis)
 
 
 def narrowest(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:

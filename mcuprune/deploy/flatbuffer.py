@@ -58,6 +58,10 @@ class FileSize:
         """Bytes, where ``counts`` have these values."""
         return self.pieces.size(counts)
 
+    def without_zeros(self, counts: Sequence[int]) -> int:
+        """A bound for all larger ``counts``: vectors of zeros may become equal, and be stored once."""
+        return self.pieces.without_zeros(counts)
+
     def slopes(self, counts: Sequence[int]) -> dict[int, float]:
         """Bytes that one more of each of ``counts`` adds, but for rounding: index -> bytes."""
         return self.pieces.slopes(counts)
@@ -204,4 +208,3 @@ def _sharing(program: Program) -> list[int]:
                 if source is not None and program.tensors[made].quantizer == program.tensors[source].quantizer:
                     group[made] = group[source]
     return group
-

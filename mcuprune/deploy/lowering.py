@@ -282,9 +282,7 @@ class Lowering:
         self.tensors.append(Tensor(name, dims, shape, dtype, content=content, stored=stored))
         return len(self.tensors) - 1
 
-    def weight(
-        self, name: str, form: str, shape: Shape, dims: Dims, stored: Storage, content: Callable[[], Constant]
-    ) -> int:
+    def weight(self, name: str, form: str, shape: Shape, dims: Dims, stored: Storage, content: Callable[[], Constant]) -> int:
         """A weight; one that several operators read in the same form is stored once."""
         if (name, form) not in self.weights:
             self.weights[name, form] = self.constant(name, shape, dims, "int8", stored, content)

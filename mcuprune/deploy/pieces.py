@@ -1,8 +1,8 @@
 """A flatbuffer as pieces: tables, vectors and strings that refer to each other.
 
 The size of the file and its bytes come from the same pieces, so that a file is priced by the rules that write it. How many
-elements a vector has may be a function of widths: then one list of pieces stands for every cut of a network, and ``Pieces.size``
-is the size of each.
+elements a vector has may be a function of widths: then one list of pieces stands for every cut of a network, and
+``Pieces.size`` is the size of each.
 
 Who refers comes before what it refers to, as the format asks. Every piece begins and ends at a multiple of 4 bytes, so that
 padding depends on nothing but the sizes of vectors that ask for a wider alignment.
@@ -152,6 +152,12 @@ class Pieces:
         for length in sorted(set(map(int, counts[len(counts) - len(self._zeros) :]))):
             at += -(at + _WORD) % 8 + _WORD + 8 * length
         return at
+
+    def without_zeros(self, counts: Sequence[int]) -> int:
+        """Bytes of the file without vectors of zeros: their lengths may come to be equal, and one of them is stored then."""
+        first = len(counts) - len(self._zeros)
+        lengths = sorted({*map(int, counts[first:])})
+        return self.size(counts) - sum(2 * _WORD + 8 * length for length in lengths)
 
     def slopes(self, counts: Sequence[int]) -> dict[int, float]:
         """Bytes that one more of each of ``counts`` adds, but for rounding: index -> bytes. Equal vectors of zeros share."""

@@ -13,7 +13,7 @@ Sizes may be integers, or functions of widths (``ops.Dim``): then one program st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -143,6 +143,26 @@ class Buffer:
     bytes: int
     first: int
     last: int
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What lives as long as the interpreter, in bytes by cause.
+
+    operators: their nodes, options, and what kernels keep. tensors: a handle of each, of constants too. channels: factors of
+    convolutions and what else grows with widths. ports: inputs and outputs of the graph. interpreter: itself, its allocators.
+    Variables, which outlive an inference, have no place here: no file that is written has any.
+    """
+
+    operators: int
+    tensors: int
+    channels: int
+    ports: int
+    interpreter: int
+
+    @property
+    def total(self) -> int:
+        return self.operators + self.tensors + self.channels + self.ports + self.interpreter
 
 
 @dataclass(frozen=True)
@@ -314,44 +334,47 @@ class Program:
 
     def tail(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4) -> int:
         """What lives as long as the interpreter, in bytes: an upper bound, within two alignments of what was measured."""
+        return self.tail_by_cause(quantities, kernels=kernels, pointer=pointer).total
+
+    def tail_by_cause(
+        self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4
+    ) -> Tail:
+        """``tail``, split by what it is taken up by."""
         values = self.quantities if quantities is None else quantities
         rest = values[len(self.computed) + len(self.scratch) :]
         arrays = sum(aligned(slope * int(quantity)) for (_, slope), quantity in zip(self.persistent, rest, strict=True))
         key = (kernels, pointer)
         if key not in self._fixed_tails:
             self._fixed_tails[key] = self._fixed_tail(kernels, pointer)
-        return self._fixed_tails[key] + arrays
+        return replace(self._fixed_tails[key], channels=arrays)
 
     @cached_property
-    def _fixed_tails(self) -> dict[tuple[Kernels, Pointer], int]:
+    def _fixed_tails(self) -> dict[tuple[Kernels, Pointer], Tail]:
         return {}
 
-    def _fixed_tail(self, kernels: Kernels, pointer: Pointer) -> int:
+    def _fixed_tail(self, kernels: Kernels, pointer: Pointer) -> Tail:
         asked = sum(scratch.wanted.only in (None, kernels) for scratch in self.scratch)
         kept = 0
         for operator in self.operators:
             kernel = table.UNKNOWN if operator.why else KERNELS[operator.name]
             kept += kernel.options.at(pointer) + aligned(kernel.kept(kernels, pointer))
-        handles = (
-            table.EVAL_TENSOR.at(pointer) * len(self.tensors)
-            + table.NODE.at(pointer) * len(self.operators)
-            + table.SCRATCH_HANDLE.at(pointer) * asked
-        )
+        nodes = table.NODE.at(pointer) * len(self.operators) + table.SCRATCH_HANDLE.at(pointer) * asked
+        handles = table.EVAL_TENSOR.at(pointer) * len(self.tensors)
         ports = sum(aligned(pointer * len(side)) + table.PORT.at(pointer) * len(side) for side in (self.inputs, self.outputs))
-        return handles + kept + table.INTERPRETER.at(pointer) + ports
+        return Tail(nodes + kept, handles, 0, ports, table.INTERPRETER.at(pointer))
 
     def bound(self, quantities: Sequence[int]) -> int:
         """Bytes that no layout of these tensors can undercut, tail included; grows with every quantity."""
         return most_alive(self._sizes(quantities, "cmsis-nn"), self._spans) + self.tail(quantities)
 
-    def stacked(self, quantities: Sequence[int]) -> dict[int, int]:
+    def stacked(self, quantities: Sequence[int], plan: Sequence[int] = ()) -> dict[int, int]:
         """Which quantities make up the arena now, and how many bytes each unit of them adds: index -> slope.
 
         The head is a sum of buffers that stand on each other, so while no buffer moves this is the arena's gradient but
         for rounding.
         """
         n = len(self.computed)
-        found = {i: 1 if i < n else self.scratch[i - n].wanted.slope for i in self.arena(quantities).stack}
+        found = {i: 1 if i < n else self.scratch[i - n].wanted.slope for i in self.arena(quantities, plan=plan).stack}
         start = n + len(self.scratch)
         return found | {start + i: slope for i, (_, slope) in enumerate(self.persistent)}
 

@@ -229,9 +229,7 @@ def conv_transpose(w: Lowering, node: Node) -> None:
         return (integers if rank == 4 else integers[:, :, None, :]).transpose(1, 2, 3, 0)
 
     outs_of, ins_of = (outs, target.dims[1]), (stored.integers.shape[0], value.dims[1])
-    weights = _weight(
-        w, node.inputs[1], "TRANSPOSE_CONV", stored, [outs_of, *((k, k) for k in kernel), ins_of], order, 0
-    )
+    weights = _weight(w, node.inputs[1], "TRANSPOSE_CONV", stored, [outs_of, *((k, k) for k in kernel), ins_of], order, 0)
     inputs = [weights, value.tensor, _bias(w, node, value, lambda: _per_channel(stored, outs), outs_of)]
     options = {"stride_h": strides[0], "stride_w": strides[1], "fused": target.fused}
     if same or not any(before):
@@ -276,9 +274,7 @@ def depthwise(
 
     wide = value.dims[1]
     constants = [
-        w.constant(
-            f"{target.name}/weight", (1, *kernel, channels), (1, *kernel, wide), "int8", Storage(wide, axis=3), weights
-        ),
+        w.constant(f"{target.name}/weight", (1, *kernel, channels), (1, *kernel, wide), "int8", Storage(wide, axis=3), weights),
         w.constant(f"{target.name}/bias", (channels,), (wide,), "int32", Storage(wide), bias),
     ]
     made = w.make(target, image(target.shape))

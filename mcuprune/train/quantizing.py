@@ -6,7 +6,7 @@ Fake-quant training is hooks on the one training loop, as pruning methods are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.resources import Basis
 from mcuprune.deploy.qdq import Scheme, quantized
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -72,7 +72,7 @@ class Quantization:
     data, schedule: what to train on, and how; None for calibration alone. A learning rate that was asked for counts here by how
         far it is from the one that float training takes without being asked.
     answers: a teacher's logits for every training example, as in ``task.Task``.
-    sram_model: what ``sram`` means in the history. full_macs: multiply-accumulates of one inference of the network as it came.
+    basis: what costs in the history mean. full_macs: multiply-accumulates of one inference of the network as it came.
     checkpoint: where to keep the run's state after every epoch.
     """
 
@@ -83,7 +83,7 @@ class Quantization:
     data: Data | None = None
     schedule: Schedule | None = None
     answers: np.ndarray | None = None
-    sram_model: SramModel = "peak"
+    basis: Basis = field(default_factory=Basis)
     full_macs: int = 0
     checkpoint: Checkpoint | None = None
 
@@ -131,7 +131,7 @@ class FakeQuant(Hooks):
         self._candidate, self._channels, self._how, self._data = candidate, channels, how, data
 
     def costs(self) -> Mapping[str, int]:
-        used = resources.profile(self._candidate.channels.network).used(self._how.sram_model)
+        used = resources.profile(self._candidate.channels.network, self._how.basis).used(self._how.basis)
         return {name: used[name] for name in resources.RESOURCES}
 
     def start(self, trainer: Trainer) -> None:
