@@ -368,13 +368,15 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None)
 
 
 def verify(net: Net, *, data: Given | None = None, examples: int = 200, seed: int = 0) -> Verification:
-    """Run an int8 network in a microcontroller's runtimes, and compare them with onnxruntime.
+    """Run an int8 network, or a ``.onnx`` or ``.tflite`` file, in a microcontroller's runtimes, and compare them.
 
+    An ONNX network, as it would be exported, is compared with onnxruntime; so is a ``.tflite`` file whose ONNX file lies beside
+    it. Any other is run: in its predicted arena, and alike in all runtimes.
     data: real examples, as for ``prune``: the accuracy in each runtime, and equal classes. examples: how many of them, and how
     many random inputs. ``ok`` is whether all computed the same.
     Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8.
     """
-    from mcuprune.run.verify import verify as run
+    from mcuprune.run.verify_tflite import verify_file as run
 
     if not isinstance(net, Network):
         return run(os.fspath(net), examples=examples, seed=seed, data=data)

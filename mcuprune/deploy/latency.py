@@ -1,9 +1,10 @@
 """Time and energy of one inference: estimates from published measurements, by runtime and core.
 
-Coefficients, cycles for one multiply-accumulate of each class of operators, are fitted to the anchors of a runtime on a core by
-least squares of relative errors. Few networks were measured on each core, too few to tell how far the next one lies from its
-fit, so the range around an estimate is as wide as the farthest of all anchors, of any runtime and core, lies from its own. Where a runtime has no anchors on a core, another's range is scaled by what is known of the
-two. Energy is time times the power that a board drew in the anchors that tell it: power hardly changes within an inference.
+Coefficients, cycles for one multiply-accumulate of each class of operators, are fitted to the anchors of a runtime on a core
+by least squares of relative errors. Few networks were measured on each core, too few to tell how far the next one lies from its
+fit, so the range around an estimate is as wide as the farthest of all anchors, of any runtime and core, lies from its own. Where
+a runtime has no anchors on a core, another's range is scaled by what is known of the two. Energy is time times the power that a
+board drew in the anchors that tell it: power hardly changes within an inference.
 
 Nothing of it was measured here. Operators without multiply-accumulates are in it only as far as they were in the anchors.
 """

@@ -305,7 +305,8 @@ class Program:
         values = self.quantities if quantities is None else quantities
         sizes = self._sizes(values, kernels)
         offsets_of = plan or (self.planned(values, kernels=kernels) if offline else ())
-        fixed = {i: offsets_of[tensor] for i, tensor in enumerate(self.computed)} if offsets_of else None
+        places = [(i, offsets_of[tensor]) for i, tensor in enumerate(self.computed)] if offsets_of else []
+        fixed = {i: offset for i, offset in places if offset >= 0}  # the rest is left to the runtime
         offsets = greedy_layout(sizes, self._neighbours, fixed)
         names = (
             *(self.tensors[index].name for index in self.computed),

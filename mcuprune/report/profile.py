@@ -300,11 +300,12 @@ def _peak_text(profile: Profile) -> list[str]:
 
 
 def _tail(memory: Memory) -> str:
-    """Of what the arena consists, largest first, as the end of a line."""
+    """Of what the arena consists beside activations and scratch, largest first, as the end of a line and another line."""
     if memory.tail is None:
         return ""
     causes = sorted(asdict(memory.tail).items(), key=lambda cause: -cause[1])
-    return ": " + ", ".join(f"{name} {_kib(size)}" for name, size in [("activations and scratch", memory.arena_head), *causes])
+    rest = ", ".join(f"{name} {_kib(size)}" for name, size in causes)
+    return f", {_kib(memory.arena_head)} of it activations and scratch;\n    the rest by cause: {rest}"
 
 
 def _known(resources: Mapping[str, Resource], *profiles: Profile | None) -> dict[str, Resource]:
@@ -480,6 +481,8 @@ def hint(answer: Answer) -> str:
     words = ["mcuprune", "prune", path]
     for key, _, limit in _limited(answer.verdict):
         words += [f"--{key}", _short(limit, RESOURCES[key].unit)]
+    if answer.basis.board is not None and "latency" in answer.verdict.limits:
+        words += ["--board", answer.basis.board]
     for key, word in answer.basis.models.items():
         if RESOURCES[key].under(word) is not RESOURCES[key]:
             words += [f"--{key}-model", word]
@@ -491,12 +494,16 @@ def hint(answer: Answer) -> str:
 
 def _short(limit: int, unit: Unit) -> str:
     """A limit as one types it, without rounding."""
-    steps = (("MB", 1024**2), ("KB", 1024)) if unit == "bytes" else (("M", 10**6), ("k", 10**3))
-    return next((f"{limit // step}{suffix}" for suffix, step in steps if limit % step == 0), str(limit))
+    steps: dict[Unit, tuple[tuple[str, int], ...]] = {
+        "bytes": (("MB", 1024**2), ("KB", 1024), ("", 1)),
+        "count": (("M", 10**6), ("k", 10**3), ("", 1)),
+        "time": (("s", 10**6), ("ms", 10**3), ("us", 1)),
+    }
+    return next(f"{limit // step}{suffix}" for suffix, step in steps[unit] if limit % step == 0)
 
 
 def _exact(value: int, unit: Unit) -> str:
-    return f"{value} {'byte' if value == 1 else 'bytes'}" if unit == "bytes" else str(value)
+    return {"bytes": f"{value} {'byte' if value == 1 else 'bytes'}", "count": str(value), "time": f"{value} us"}[unit]
 
 
 def _signed(change: int, unit: Unit) -> str:
