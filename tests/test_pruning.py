@@ -513,7 +513,8 @@ def test_the_arena_of_a_runtime_can_be_the_limit(tmp_path: Path) -> None:
 def test_a_budget_of_the_widest_operator_does_not_hold_the_peak_of_a_branched_network(tmp_path: Path) -> None:
     def exact(sram_model: SramModel) -> tuple[int, int]:
         path = str(MODELS / "branchy_digits.onnx")
-        request = Request(path, limits(sram="6KB"), str(tmp_path / "o.onnx"), train=False, int8=False, basis=Basis(sram=sram_model))
+        out, basis = str(tmp_path / "o.onnx"), Basis(sram=sram_model)
+        request = Request(path, limits(sram="6KB"), out, train=False, int8=False, basis=basis)
         result = pruning.prune(request)
         assert result.ok
         return result.after.total["sram"], result.budget.limits["sram"]

@@ -51,8 +51,9 @@ def checked(profile: Profile, **limits: int) -> Answer:
 
 
 def compared(new: Profile, old: Profile) -> Answer:
-    most = {name: old.total[name] for name in RESOURCES}
-    return Answer(new, old=old, growth=Verdict({name: new.total[name] for name in RESOURCES}, most))
+    limited = [name for name in RESOURCES if name in old.total]
+    most = {name: old.total[name] for name in limited}
+    return Answer(new, old=old, growth=Verdict({name: new.total[name] for name in limited}, most))
 
 
 # ---------------------------------------------------------------------------------------------------------- golden text

@@ -11,8 +11,10 @@ import numpy as np
 
 from mcuprune.costs.polynomials import Compiled, Polynomial
 from mcuprune.deploy import codesize
+from mcuprune.deploy.boards import macs_by_class
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.deploy.flatbuffer import FileSize, file_size
+from mcuprune.deploy.latency import CLASSES
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.program import Program
 from mcuprune.graph.network import Network
@@ -60,6 +62,12 @@ class Structure:
     def quantities(self) -> Compiled:
         """What the arena is computed from, as functions of widths."""
         return self._model.compiled(self.program.quantities)
+
+    @cached_property
+    def classes(self) -> Compiled:
+        """Multiply-accumulates of each class of operators that has a speed of its own."""
+        counted = macs_by_class(self._network, self._model.dim)
+        return self._model.compiled([counted[name] for name in CLASSES])
 
     def plan(self, widths: np.ndarray) -> tuple[int, ...]:
         """The memory plan that is written into the file; empty where there is none."""
@@ -112,22 +120,22 @@ class Sum:
         return self.value(self._model.least)
 
 
-class Weighted:
-    """A weighted sum of polynomials, rounded up.
+class Time:
+    """Multiply-accumulates by class, each class with its own weight, rounded up.
 
-    weights: float64 (polynomials,), none below 0.
+    weights: float64 (classes,), none below 0.
     """
 
     monotone = True
 
-    def __init__(self, model: Cuts, parts: Compiled, weights: np.ndarray) -> None:
-        self._model, self._parts, self._weights = model, parts, weights
+    def __init__(self, model: Cuts, weights: np.ndarray) -> None:
+        self._model, self._weights = model, weights
 
     def value(self, widths: np.ndarray) -> int:
-        return ceil(float(self._weights @ self._parts.values(widths)))
+        return ceil(float(self._weights @ self._model.structure(widths).classes.values(widths)))
 
     def gradient(self, widths: np.ndarray) -> np.ndarray:
-        return self._parts.gradient(widths, self._weights)
+        return self._model.structure(widths).classes.gradient(widths, self._weights)
 
     def least(self) -> int:
         return self.value(self._model.least)

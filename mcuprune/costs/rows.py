@@ -10,16 +10,14 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from mcuprune.channels.labelling import Channels
 from mcuprune.costs.basis import Basis
-from mcuprune.costs.functions import ArenaSize, CostFunction, Cuts, FileBytes, LargestStep, Weighted
+from mcuprune.costs.functions import ArenaSize, CostFunction, Cuts, FileBytes, LargestStep, Time
 from mcuprune.costs.measured import Measured
 from mcuprune.costs.nodes import Terms
 from mcuprune.deploy import boards, codesize
 from mcuprune.deploy.flatbuffer import file_size
 from mcuprune.deploy.latency import CLASSES, coefficients
-from mcuprune.graph.network import Network
-from mcuprune.operators.table import Dim
+from mcuprune.errors import UsageError
 from mcuprune.schedule import search as memory
 from mcuprune.units import Unit
 
@@ -28,7 +26,6 @@ class Model(Cuts, Protocol):
     """What a resource needs of the cost model."""
 
     basis: Basis
-    channels: Channels
 
     def schedule(self, widths: np.ndarray) -> memory.Schedule:
         """The best schedule found at these widths."""
@@ -142,10 +139,16 @@ class _File(Resource):
     def measure(self, measured: Measured) -> int:
         program = measured.program
         program.check()
+        if self.runs and measured.basis.runtime == "c":
+            return codesize.c_constants(program) + codesize.of_program(program, "c")
         size = file_size(program, planned=bool(measured.plan)).at(())
         return size + (codesize.of_program(program, measured.basis.runtime) if self.runs else 0)
 
     def function(self, model: Model) -> CostFunction:
+        if self.runs and model.basis.runtime == "c":
+            raise UsageError(
+                "the image of generated C is counted once it is generated; while cutting, limit --flash-model paper"
+            )
         return FileBytes(model, model.basis.runtime if self.runs else None)
 
 
@@ -162,14 +165,11 @@ class _Latency(Resource):
         return ""
 
     def measure(self, measured: Measured) -> int:
-        return ceil(float(self._weights(measured.basis) @ np.array(self._classes(measured.network))))
+        counted = boards.macs_by_class(measured.network)
+        return ceil(float(self._weights(measured.basis) @ np.array([counted[name] for name in CLASSES])))
 
     def function(self, model: Model) -> CostFunction:
-        return Weighted(model, model.compiled(self._classes(model.channels.network, model.dim)), self._weights(model.basis))
-
-    def _classes(self, net: Network, dim: Dim | None = None) -> list[Any]:
-        counted = boards.macs_by_class(net, dim)
-        return [counted[name] for name in CLASSES]
+        return Time(model, self._weights(model.basis))
 
     def _weights(self, basis: Basis) -> np.ndarray:
         """Microseconds for one multiply-accumulate of each of CLASSES."""
@@ -195,7 +195,13 @@ _MAX_IN_OUT = _MaxInOut(
     place=("memory", "max_in_out"),
 )
 FILE = _File(name="file", unit="bytes", title="file", meaning="the .tflite that export writes")
-IMAGE = _File(name="image", unit="bytes", title="image", meaning="that file and the program's code in the runtime", runs=True)
+IMAGE = _File(
+    name="image",
+    unit="bytes",
+    title="image",
+    meaning="what is flashed: constants as they are written, and code of the runtime",
+    runs=True,
+)
 #: What every profile counts, and no budget limits.
 PARAMS = Additive(
     name="params",

@@ -1,10 +1,10 @@
 """Time and energy of one inference: estimates from published measurements, by runtime and core.
 
 Coefficients, cycles for one multiply-accumulate of each class of operators, are fitted to the anchors of a runtime on a core
-by least squares of relative errors. Few networks were measured on each core, too few to tell how far the next one lies from its
-fit, so the range around an estimate is as wide as the farthest of all anchors, of any runtime and core, lies from its own. Where
-a runtime has no anchors on a core, another's range is scaled by what is known of the two. Energy is time times the power that a
-board drew in the anchors that tell it: power hardly changes within an inference.
+by least squares of relative errors. Few networks were measured on each core, too few to tell how far the next one lies from
+its fit, so the range around an estimate is as wide as the farthest of all anchors, of any runtime and core, lies from its own.
+Where a runtime has no anchors on a core, another's range is scaled by what is known of the two. Energy is time times the power
+that a board drew in the anchors that tell it: power hardly changes within an inference.
 
 Nothing of it was measured here. Operators without multiply-accumulates are in it only as far as they were in the anchors.
 """
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
+from math import ceil, floor
 
 import numpy as np
 
@@ -270,7 +271,8 @@ def _fitted(anchors: Sequence[Anchor]) -> Coefficients:
     ratios = cycles / (macs @ best)
     low = min(float(ratio) * anchor.spread[0] for ratio, anchor in zip(ratios, anchors, strict=True))
     high = max(float(ratio) * anchor.spread[1] for ratio, anchor in zip(ratios, anchors, strict=True))
-    return Coefficients(tuple(map(float, best)), min(low, 1.0), max(high, 1.0), tuple(anchor.source for anchor in anchors))
+    low, high = floor(min(low, 1.0) * 100) / 100, ceil(max(high, 1.0) * 100) / 100  # two digits, outwards
+    return Coefficients(tuple(map(float, best)), low, high, tuple(anchor.source for anchor in anchors))
 
 
 def latency(macs: Mapping[str, int], on: Board, runtime: Runtime = "tflm") -> Range | None:
