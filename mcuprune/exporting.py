@@ -43,6 +43,7 @@ class Request:
     model: a path. output: a file whose suffix is in EXPORTS; None with a project alone. data: as ``prune`` takes it; what
     ranges are measured on, and where a project's example comes from. project: (a kind in PROJECTS, the folder to write).
     channels_last: generated C takes and gives data with channels last, as its kernels have them.
+    names: a .tflite file has the names of its tensors, which no runtime needs.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Request:
     data: str | None = None
     project: tuple[str, str] | None = None
     channels_last: bool = False
+    names: bool = False
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     seed: int = 0
@@ -189,12 +191,12 @@ def _onnx(net: Network, stem: str, request: Request) -> Files:
 
 
 def _tflite(net: Network, stem: str, request: Request) -> Files:
-    return {f"{stem}.tflite": tflite.convert(net, offline=True).content}
+    return {f"{stem}.tflite": tflite.convert(net, offline=True, names=request.names).content}
 
 
 def _array(net: Network, stem: str, request: Request) -> Files:
     """The .tflite as a C++ header: the bytes, the size of the arena, and the operators to register."""
-    converted, name = tflite.convert(net, offline=True), c.identifier(stem)
+    converted, name = tflite.convert(net, offline=True, names=request.names), c.identifier(stem)
     arena = converted.program.arena(plan=converted.plan).total
     operators = sorted({operator for operator, _ in converted.operators})
     numbers = ",".join(map(str, converted.content))

@@ -146,7 +146,7 @@ def board(name: str) -> Board:
 
 
 def board_budget(name: str) -> dict[str, Limit]:
-    """The limits that a board sets: its largest block of SRAM, for the arena, and its flash; program code isn't deducted."""
+    """The limits that a board sets: its largest block of SRAM, for the arena, and its flash, for the image: file and code."""
     found = board(name)
     return {"sram": Limit(Fraction(found.block), relative=False), "flash": Limit(Fraction(found.flash), relative=False)}
 

@@ -963,7 +963,7 @@ def boards_text(boards: Iterable[Board]) -> str:
         sizes = [_kib(size) for size in (board.sram, board.block, board.flash)]
         rows.append([board.name, board.chip, board.core, str(board.mhz), *sizes, board.note, source])
     lines = align(rows, ["<", "<", "<", ">", ">", ">", ">", "<", "<"])
-    gate = "--board limits the arena of TensorFlow Lite Micro to the largest block of SRAM, and flash to all of it."
+    gate = "--board limits the arena of the runtime to the largest block of SRAM, and the image, file and code, to the flash."
     return "\n".join([*lines, "", gate]) + "\n"
 
 
