@@ -1,14 +1,15 @@
 """Quantities as people write them: ``"64KB"`` <-> 65536 bytes, ``"10M"`` <-> 10_000_000 counts, ``"50%"`` of one's own.
 
 ``K`` in a size is 1,024 whether written ``KB`` or ``KiB`` (a microcontroller's "64 KB SRAM" is 65,536 bytes); a lower-case
-``kB`` is 1,000; ``MB`` and ``MiB`` are 1,048,576. Counts use powers of 1,000. A bare number is bytes, or a count. Times always
-have a unit: ``"40ms"`` <-> 40,000 microseconds.
+``kB`` is 1,000; ``MB`` and ``MiB`` are 1,048,576. Counts use powers of 1,000. A bare number is bytes, or a count. A bare
+time is microseconds: ``"40ms"`` <-> 40,000.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 from typing import Literal
 
@@ -19,7 +20,7 @@ Unit = Literal["bytes", "count", "time"]
 _FACTORS: dict[Unit, dict[str, int]] = {
     "bytes": {"": 1, "B": 1, "kB": 1000, "KB": 1024, "KiB": 1024, "MB": 1024**2, "MiB": 1024**2},
     "count": {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
-    "time": {"us": 1, "ms": 10**3, "s": 10**6},
+    "time": {"": 1, "us": 1, "ms": 10**3, "s": 10**6},
 }
 _EXAMPLES: dict[Unit, tuple[str, str]] = {
     "bytes": ("size", "64KB, 64KiB, 65536, 1.5MB or 50%"),
@@ -34,6 +35,7 @@ _STEPS: dict[Unit, tuple[tuple[str, int], ...]] = {
     "time": (("s", 10**6), ("ms", 10**3)),
 }
 _BASES: dict[Unit, str] = {"bytes": " B", "count": "", "time": " us"}
+_DURATION = re.compile(r"\s*" + "".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in "dhms") + r"\s*", re.ASCII)
 #: No limit is larger: it fits the integers that costs are counted in.
 _MOST = 2**62
 
@@ -65,6 +67,28 @@ def parse(text: str, unit: Unit) -> Limit:
             return Limit(number * factor, relative=False)
     what, examples = _EXAMPLES[unit]
     raise UsageError(f"{text!r} is not a {what}; write it like {examples}")
+
+
+def milliseconds(text: str) -> int:
+    """Read a time such as ``90s``, ``30m``, ``1.5h`` or ``1h30m``. Raises UsageError on anything else, and on none at all."""
+    found = _DURATION.fullmatch(text)
+    parts = zip(found.groups(), (86400, 3600, 60, 1), strict=True) if found else ()
+    total = sum(int(Fraction(number) * seconds * 1000) for number, seconds in parts if number)
+    if not 0 < total < _MOST:
+        raise UsageError(f"{text!r} is not a time; write it like 90s, 30m, 2h or 1h30m")
+    return total
+
+
+def write(limit: Limit) -> str:
+    """A limit as ``parse`` reads it, exactly. Raises ValueError for one that no text of ``parse`` gives."""
+    value = limit.value * 100 if limit.relative else limit.value
+    with localcontext(prec=80) as context:
+        context.traps[Inexact] = True
+        try:
+            exact = Decimal(value.numerator) / Decimal(value.denominator)
+        except Inexact:
+            raise ValueError(f"{value} has no end as a decimal number") from None
+        return f"{exact.normalize():f}{'%' if limit.relative else ''}"
 
 
 def show(value: int, unit: Unit) -> str:
