@@ -60,12 +60,14 @@ def test_profile_says_what_a_hand_counts(net, capsys):
     assert found["command"] == "profile"
     assert found["ok"] is True
     weights, channels = 27 * 8 + 2 * 72 * 8 + 80, 3 * 8 + 10
-    assert model["total"] == {
+    assert {name: model["total"][name] for name in ("sram", "flash", "macs", "params")} == {
         "sram": 3 * 8 * 64,
         "flash": weights + 8 * channels,
         "macs": 64 * (27 * 8 + 2 * 72 * 8) + 80,
         "params": weights + channels,
     }
+    assert weights + 8 * channels < model["total"]["file"] < model["total"]["image"]
+    assert sum(model["memory"]["arena_tail"].values()) + model["memory"]["arena_head"] == model["memory"]["arena_tflm"]
     assert model["path"] == net
     assert model["opset"] == 17
     assert model["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8]}]
