@@ -23,7 +23,7 @@ from graphs import Graph
 import mcuprune
 from mcuprune.cli import main
 from mcuprune.costs import resources
-from mcuprune.costs.resources import RESOURCES
+from mcuprune.costs.resources import RESOURCES, columns
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 
@@ -115,7 +115,7 @@ def test_load_fixes_shapes_ends_networks_and_refuses_operators_by_name(tmp_path:
         mcuprune.load(tmp_path / "none.onnx")
 
 
-@pytest.mark.parametrize("name", list(RESOURCES))
+@pytest.mark.parametrize("name", columns())
 def test_limits_are_inclusive(name: str) -> None:
     used = mcuprune.profile(RESNET).total[name]
     assert mcuprune.check(RESNET, mcuprune.Budget(**{name: used})).ok

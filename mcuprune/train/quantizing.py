@@ -132,7 +132,7 @@ class FakeQuant(Hooks):
 
     def costs(self) -> Mapping[str, int]:
         used = resources.profile(self._candidate.channels.network, self._how.basis).used(self._how.basis)
-        return {name: used[name] for name in resources.RESOURCES}
+        return {name: used[name] for name in resources.RESOURCES if name in used}
 
     def start(self, trainer: Trainer) -> None:
         calibrate(_module(trainer), self._how.calibration.batches)
