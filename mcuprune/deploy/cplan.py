@@ -1,0 +1,196 @@
+"""When the steps of generated C run and where each tensor lies: whole tensors, or rings of rows.
+
+The order of steps is the one of least peak memory. Where bands are wanted, regions of it go row by row (``regions``), as far as
+that makes the arena smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mcuprune.deploy.layout import Body, laid_out, most_alive
+from mcuprune.deploy.regions import Region, Rows
+from mcuprune.deploy.rings import RowOp
+from mcuprune.deploy.rowcalls import RowForm, row_form, rows_of
+from mcuprune.deploy.steps import Selection, Step
+from mcuprune.schedule import search as memory
+
+#: Whether parts of a network run row by row: where that needs least, nowhere, or in this many bands.
+Bands = Literal["auto", "off"] | int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a program runs.
+
+    steps: of the selection, in order. regions: those of them that go row by row, by place in ``steps``. arena: bytes.
+    peak: the least that any order of whole steps needs, proven where ``exact``. offsets: root tensor -> bytes from the arena's
+    start. ring: root tensor -> how many of its rows are in memory. forms: how a step of a region makes a row.
+    """
+
+    steps: tuple[int, ...]
+    regions: tuple[Region, ...]
+    arena: int
+    peak: int
+    exact: bool
+    offsets: Mapping[int, int]
+    ring: Mapping[int, int]
+    forms: Mapping[int, RowForm]
+
+
+def plan(selection: Selection, inputs: Sequence[int], outputs: Sequence[int], bands: Bands = "off") -> Plan:
+    """The plan of a program. inputs, outputs: tensors.
+
+    bands: see ``Bands``. Where no region makes the arena smaller there is none.
+    """
+    planner = _Planner(selection, inputs, outputs)
+    whole = planner.plan((), {})
+    if bands == "off":
+        return whole
+    forms = planner.forms()
+    ops = [planner.numbered(forms.get(index)) for index in range(len(selection.steps))]
+    rows = Rows(planner.graph, planner.schedule, ops, planner.rows, bands=None if bands == "auto" else bands)
+    found = rows.plan()
+    if not found:
+        return whole
+    banded = planner.plan(found, forms)
+    return banded if banded.arena < whole.arena else whole
+
+
+class _Planner:
+    """The steps of a selection over numbered buffers: tensors that have bytes of their own."""
+
+    def __init__(self, selection: Selection, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        self._selection = selection
+        self._number: dict[int, int] = {}
+        ins = [self._buffer(tensor) for tensor in inputs]
+        ops = [self._op(step) for step in selection.steps]
+        outs = tuple(dict.fromkeys(self._buffer(tensor) for tensor in outputs))
+        self._tensors = list(self._number)
+        sizes = tuple(selection.size(tensor) for tensor in self._tensors)
+        self.graph = memory.Graph(tuple(ops), sizes, tuple(dict.fromkeys(ins)), outs)
+        self.schedule = memory.schedule(self.graph)
+        self.rows = {buffer: rows_of(selection, tensor) for buffer, tensor in enumerate(self._tensors)}
+
+    def _buffer(self, tensor: int) -> int:
+        return self._number.setdefault(self._selection.root(tensor), len(self._number))
+
+    def _op(self, step: Step) -> memory.Op:
+        reads = tuple(dict.fromkeys(self._buffer(tensor) for tensor in step.reads))
+        writes = tuple(self._buffer(tensor) for tensor in step.writes)
+        return memory.Op(reads, writes, tuple(self._buffer(tensor) for tensor in step.in_place))
+
+    def forms(self) -> dict[int, RowForm]:
+        """How each step that can makes one row of its output."""
+        found = {index: row_form(self._selection, step) for index, step in enumerate(self._selection.steps)}
+        return {index: form for index, form in found.items() if form is not None}
+
+    def numbered(self, form: RowForm | None) -> RowOp | None:
+        """A row form over buffers in place of tensors."""
+        if form is None:
+            return None
+        reads, over = (tuple(self._number[tensor] for tensor in part) for part in (form.op.reads, form.op.in_place))
+        return RowOp(reads, form.op.needs, self._number[form.op.write], over)
+
+    def plan(self, regions: Sequence[Region], forms: Mapping[int, RowForm]) -> Plan:
+        """The plan in which these regions go row by row."""
+        lives = _Lives(self.graph, self.schedule.order, regions, self.rows)
+        wanted = max([most_alive(list(lives.bodies.values())), self.schedule.peak if not regions else 0])
+        arena, offsets = laid_out(lives.bodies, wanted)
+        places = {tensor: offsets[lives.place(buffer)] for buffer, tensor in enumerate(self._tensors)}
+        ring = {tensor: lives.rings.get(buffer, self.rows[buffer]) for buffer, tensor in enumerate(self._tensors)}
+        schedule = self.schedule
+        return Plan(schedule.order, tuple(regions), arena, schedule.peak, schedule.exact, places, ring, forms)
+
+
+class _Lives:
+    """What is in memory when, where some regions go row by row.
+
+    bodies: by buffer, of those that have a place of their own. rings: rows that are kept of a buffer.
+    """
+
+    def __init__(self, graph: memory.Graph, order: Sequence[int], regions: Sequence[Region], rows: Mapping[int, int]) -> None:
+        self._graph, self._order, self._rows = graph, order, rows
+        self._region_at = {place: region for region in regions for place in range(region.first, region.end)}
+        self._starts, self._end = self._clock()
+        self.bodies: dict[int, Body] = {}
+        self.rings: dict[int, int] = {}
+        self._partner: dict[int, int] = {}
+        self._last = dict.fromkeys(graph.inputs, -1)
+        for place, index in enumerate(order):
+            op = graph.ops[index]
+            self._last.update(dict.fromkeys((*op.inputs, *op.outputs), place))
+        self._last.update(dict.fromkeys(graph.outputs, len(order)))
+        for buffer in graph.inputs:
+            self._add(buffer, [0] * rows[buffer])
+        for place, index in enumerate(order):
+            region = self._region_at.get(place)
+            if region is None:
+                self._step(place, graph.ops[index])
+            elif region.first == place:
+                self._region(region)
+
+    def _clock(self) -> tuple[list[int], int]:
+        """When each step begins, and the time of the end: a region takes a tick for each row, anything else one."""
+        starts, now = [], 1
+        for place in range(len(self._order)):
+            region = self._region_at.get(place)
+            if region is None or region.first == place:
+                start = now
+                now += 1 if region is None else len(region.tape.sequence)
+            starts.append(start)
+        return starts, now
+
+    def place(self, buffer: int) -> int:
+        """The buffer in whose place this one lies."""
+        while buffer in self._partner:
+            buffer = self._partner[buffer]
+        return buffer
+
+    def _add(self, buffer: int, born: Sequence[int]) -> None:
+        """A buffer whose rows are in memory from these times on, to its end."""
+        row = self._graph.sizes[buffer] // self._rows[buffer]
+        spans = list(zip(born, self._dead(buffer, born), strict=True))
+        self.bodies[buffer] = Body.of_rows(row, spans)
+
+    def _dead(self, buffer: int, born: Sequence[int]) -> list[int]:
+        """The last time at which each row is needed."""
+        last = self._last[buffer]
+        if last < 0:
+            return list(born)
+        if last >= len(self._order):
+            return [self._end] * len(born)
+        region, start = self._region_at.get(last), self._starts[last]
+        if region is None:
+            return [max(start, time) for time in born]
+        inside = region.tape.dead.get(buffer)
+        assert inside is not None, "a buffer that ends in a region and is not of it"
+        return [max(start + time, first) for time, first in zip(inside, born, strict=True)]
+
+    def _step(self, place: int, op: memory.Op) -> None:
+        time = self._starts[place]
+        for made in op.outputs:
+            self._add(made, [time] * self._rows[made])
+            sizes = self._graph.sizes
+            over = [buffer for buffer in op.in_place if sizes[buffer] == sizes[made] and self._last[buffer] == place]
+            if over and len(op.outputs) == 1:
+                self._partner[made] = over[0]
+                home = self.place(made)
+                self.bodies[home] = self.bodies[home].with_parts_of(self.bodies.pop(made))
+
+    def _region(self, region: Region) -> None:
+        start, tape = self._starts[region.first], region.tape
+        for buffer, born in tape.born.items():
+            self._add(buffer, [start + time for time in born])
+        for buffer, rows in tape.rings.items():
+            size = rows * (self._graph.sizes[buffer] // self._rows[buffer])
+            spans = [(start + first, start + last) for first, last in tape.busy[buffer]]
+            self.bodies[buffer] = Body.whole(size, *spans)
+        for buffer, home in tape.home.items():
+            rows = tape.rings.get(home)
+            if rows is not None:
+                self.rings[buffer] = rows
+            if buffer != home:
+                self._partner[buffer] = home
