@@ -177,12 +177,14 @@ class _Writer:
             f"/* {len(steps)} operators row by row: each time one of them makes its next row */",
             f"{{ uint16_t rows[{len(steps)}] = {{0}};",
             f"for (int i = 0; i < {length}; i++) {{",
-            f"  const int r = rows[{sequence}[i]]++;",
+            f"  int r = rows[{sequence}[i]]++;",
             f"  switch ({sequence}[i]) {{",
         ]
         for case, index in enumerate(steps):
-            calls = [self.call(call) for call in self.plan.forms[index].calls]
-            lines.append(f"  case {case}: {self.title(self.selection.steps[index])} {' '.join(calls)} break;")
+            form, title = self.plan.forms[index], self.title(self.selection.steps[index])
+            turned = [f"r = {form.op.rows - 1} - r;"] if region.upwards else []
+            calls = " ".join([*turned, *(self.call(call) for call in form.calls)])
+            lines.append(f"  case {case}: {title} {calls} break;")
         return [*lines, "  }", "} }"]
 
     def row(self, place: RowPlace) -> str:

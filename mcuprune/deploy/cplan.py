@@ -6,11 +6,11 @@ that makes the arena smaller.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mcuprune.deploy.layout import Body, laid_out, most_alive
+from mcuprune.deploy.layout import TRIES, Body, laid_out, most_alive
 from mcuprune.deploy.regions import Region, Rows
 from mcuprune.deploy.rings import RowOp
 from mcuprune.deploy.rowcalls import RowForm, row_form, rows_of
@@ -45,21 +45,47 @@ def plan(selection: Selection, inputs: Sequence[int], outputs: Sequence[int], ba
 
     bands: see ``Bands``. Where no region makes the arena smaller there is none.
     """
-    planner = _Planner(selection, inputs, outputs)
-    whole = planner.plan((), {})
+    planner = Planner(selection, inputs, outputs)
+    whole = planner.plan(())
     if bands == "off":
         return whole
-    forms = planner.forms()
-    ops = [planner.numbered(forms.get(index)) for index in range(len(selection.steps))]
-    rows = Rows(planner.graph, planner.schedule, ops, planner.rows, bands=None if bands == "auto" else bands)
-    found = rows.plan()
-    if not found:
+    rows = planner.rows_in(bands)
+    regions = rows.plan()
+    if not regions:
         return whole
-    banded = planner.plan(found, forms)
+    banded = min((planner.plan(turned) for turned in _turns(planner, rows, regions)), key=lambda found: found.arena)
     return banded if banded.arena < whole.arena else whole
 
 
-class _Planner:
+#: How often a region is turned in search of a smaller arena, and placements that are tried each time.
+_TURNS, _TRIES = 24, 60
+
+
+def _turns(planner: Planner, rows: Rows, regions: Sequence[Region]) -> Iterator[tuple[Region, ...]]:
+    """These regions in their best directions, and as they are.
+
+    Where a region's last tensor takes rows of its first one that are done with, it lies below it, or above it where the last
+    rows are made first. In one direction alone a chain of regions would wander out of the arena.
+    """
+    bound = rows.needed(regions)
+    ways = [[(place + start) % 2 == 1 for place in range(len(regions))] for start in (0, 1)]
+    best: tuple[int, list[bool]] | None = None
+    turns = 0
+    queue = [[False] * len(regions), *ways, [True] * len(regions)]
+    while queue and turns < _TURNS and (best is None or best[0] > bound):
+        way = queue.pop(0)
+        turns += 1
+        arena = planner.plan(rows.turned(regions, way), tries=_TRIES).arena
+        if best is None or arena < best[0]:
+            best = arena, way
+            queue = queue[: max(0, 4 - turns)] + [
+                [up != (place == one) for place, up in enumerate(way)] for one in range(len(regions))
+            ]
+    assert best is not None
+    yield rows.turned(regions, best[1])
+
+
+class Planner:
     """The steps of a selection over numbered buffers: tensors that have bytes of their own."""
 
     def __init__(self, selection: Selection, inputs: Sequence[int], outputs: Sequence[int]) -> None:
@@ -72,6 +98,7 @@ class _Planner:
         sizes = tuple(selection.size(tensor) for tensor in self._tensors)
         self.graph = memory.Graph(tuple(ops), sizes, tuple(dict.fromkeys(ins)), outs)
         self.schedule = memory.schedule(self.graph)
+        self._forms: dict[int, RowForm] = {}
         self.rows = {buffer: rows_of(selection, tensor) for buffer, tensor in enumerate(self._tensors)}
 
     def _buffer(self, tensor: int) -> int:
@@ -82,27 +109,29 @@ class _Planner:
         writes = tuple(self._buffer(tensor) for tensor in step.writes)
         return memory.Op(reads, writes, tuple(self._buffer(tensor) for tensor in step.in_place))
 
-    def forms(self) -> dict[int, RowForm]:
-        """How each step that can makes one row of its output."""
-        found = {index: row_form(self._selection, step) for index, step in enumerate(self._selection.steps)}
-        return {index: form for index, form in found.items() if form is not None}
+    def rows_in(self, bands: Literal["auto"] | int) -> Rows:
+        """The schedule with the row forms of its steps."""
+        if not self._forms:
+            found = {index: row_form(self._selection, step) for index, step in enumerate(self._selection.steps)}
+            self._forms = {index: form for index, form in found.items() if form is not None}
+        ops = [self._numbered(self._forms.get(index)) for index in range(len(self._selection.steps))]
+        return Rows(self.graph, self.schedule, ops, self.rows, bands=None if bands == "auto" else bands)
 
-    def numbered(self, form: RowForm | None) -> RowOp | None:
+    def _numbered(self, form: RowForm | None) -> RowOp | None:
         """A row form over buffers in place of tensors."""
         if form is None:
             return None
         reads, over = (tuple(self._number[tensor] for tensor in part) for part in (form.op.reads, form.op.in_place))
         return RowOp(reads, form.op.needs, self._number[form.op.write], over)
 
-    def plan(self, regions: Sequence[Region], forms: Mapping[int, RowForm]) -> Plan:
-        """The plan in which these regions go row by row."""
+    def plan(self, regions: Sequence[Region], *, tries: int = TRIES) -> Plan:
+        """The plan in which these regions go row by row. tries: placements that are looked at for a small arena."""
         lives = _Lives(self.graph, self.schedule.order, regions, self.rows)
-        wanted = max([most_alive(list(lives.bodies.values())), self.schedule.peak if not regions else 0])
-        arena, offsets = laid_out(lives.bodies, wanted)
+        arena, offsets = laid_out(lives.bodies, most_alive(list(lives.bodies.values())), tries=tries)
         places = {tensor: offsets[lives.place(buffer)] for buffer, tensor in enumerate(self._tensors)}
         ring = {tensor: lives.rings.get(buffer, self.rows[buffer]) for buffer, tensor in enumerate(self._tensors)}
         schedule = self.schedule
-        return Plan(schedule.order, tuple(regions), arena, schedule.peak, schedule.exact, places, ring, forms)
+        return Plan(schedule.order, tuple(regions), arena, schedule.peak, schedule.exact, places, ring, self._forms)
 
 
 class _Lives:
@@ -165,32 +194,37 @@ class _Lives:
         region, start = self._region_at.get(last), self._starts[last]
         if region is None:
             return [max(start, time) for time in born]
-        inside = region.tape.dead.get(buffer)
-        assert inside is not None, "a buffer that ends in a region and is not of it"
+        inside = _from_the_top(region, region.tape.dead[buffer])
         return [max(start + time, first) for time, first in zip(inside, born, strict=True)]
 
     def _step(self, place: int, op: memory.Op) -> None:
         time = self._starts[place]
         for made in op.outputs:
-            self._add(made, [time] * self._rows[made])
             sizes = self._graph.sizes
             over = [buffer for buffer in op.in_place if sizes[buffer] == sizes[made] and self._last[buffer] == place]
             if over and len(op.outputs) == 1:
+                self._add(made, [time + 1] * self._rows[made])  # the input counts until then
                 self._partner[made] = over[0]
                 home = self.place(made)
                 self.bodies[home] = self.bodies[home].with_parts_of(self.bodies.pop(made))
+            else:
+                self._add(made, [time] * self._rows[made])
 
     def _region(self, region: Region) -> None:
         start, tape = self._starts[region.first], region.tape
         for buffer, born in tape.born.items():
-            self._add(buffer, [start + time for time in born])
+            self._add(buffer, [start + time for time in _from_the_top(region, born)])
         for buffer, rows in tape.rings.items():
             size = rows * (self._graph.sizes[buffer] // self._rows[buffer])
             spans = [(start + first, start + last) for first, last in tape.busy[buffer]]
             self.bodies[buffer] = Body.whole(size, *spans)
         for buffer, home in tape.home.items():
-            rows = tape.rings.get(home)
-            if rows is not None:
-                self.rings[buffer] = rows
+            if home in tape.rings:
+                self.rings[buffer] = tape.rings[home]
             if buffer != home:
                 self._partner[buffer] = home
+
+
+def _from_the_top(region: Region, times: Sequence[int]) -> Sequence[int]:
+    """Times of rows, the first row first."""
+    return times[::-1] if region.upwards else times

@@ -8,13 +8,13 @@ rows that are done with. All sizes and offsets are in bytes; spans of time inclu
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import combinations, groupby
 
 Span = tuple[int, int]
-#: How many placements are tried at most for an arena of the wanted size, and pairs of bodies looked at for it.
-_TRIES, _WORK = 2000, 4_000_000
+#: How many placements are tried at most for an arena of the wanted size, and meetings of two bodies that are looked at.
+TRIES, _WORK = 2000, 2_000_000
 
 
 @dataclass(frozen=True)
@@ -76,24 +76,25 @@ def most_alive(bodies: Sequence[Body]) -> int:
     return most
 
 
-def laid_out(bodies: Mapping[int, Body], wanted: int) -> tuple[int, dict[int, int]]:
+def laid_out(bodies: Mapping[int, Body], wanted: int, *, tries: int = TRIES) -> tuple[int, dict[int, int]]:
     """The bytes that all bodies take, and the offset of each.
 
-    By first fit, in an order that a search varies until all fit into ``wanted`` bytes or its effort is spent.
+    By first fit, in an order that a search varies until all fit into ``wanted`` bytes or ``tries`` orders are looked at; fewer
+    where many bodies meet.
     """
-    between = _Distances(bodies)
+    distances = _distances(bodies)
     chance = random.Random(0)
     by_size = sorted(bodies, key=lambda body: (-bodies[body].size, body))
     backwards = sorted(bodies, key=lambda body: (-bodies[body].last, -bodies[body].size, body))
     best: tuple[int, dict[int, int]] | None = None
-    for attempt in range(min(_TRIES, 2 + _WORK // max(1, len(bodies) ** 2))):
+    for attempt in range(min(tries, 2 + _WORK // max(1, sum(map(len, distances.values()))))):
         if attempt < 2:
             order = (by_size, backwards)[attempt]
         elif attempt % 2:
             order = chance.sample(by_size, len(by_size))
         else:
             order = sorted(bodies, key=lambda body: -bodies[body].size * chance.uniform(0.5, 1))
-        offsets = _first_fit(order, between)
+        offsets = _first_fit(order, distances)
         top = max((offsets[body] + bodies[body].size for body in bodies), default=0)
         if best is None or top < best[0]:
             best = top, offsets
@@ -103,34 +104,27 @@ def laid_out(bodies: Mapping[int, Body], wanted: int) -> tuple[int, dict[int, in
     return best
 
 
-class _Distances:
-    """How far apart two bodies may not begin: for a pair (a, b) the open intervals that offset(b) - offset(a) can't lie in."""
+#: For each body the others that are needed at some time together with it, and how far apart the two may not begin: open
+#: intervals, in ascending order, that the other's offset less its own can't lie in.
+_Distances = Mapping[int, Mapping[int, Sequence[Span]]]
 
-    def __init__(self, bodies: Mapping[int, Body]) -> None:
-        self._bodies = bodies
-        self._masks = {name: [_mask(part) for part in body.parts] for name, body in bodies.items()}
-        self._all = {name: _union(masks) for name, masks in self._masks.items()}
-        self._known: dict[tuple[int, int], list[Span]] = {}
 
-    def between(self, a: int, b: int) -> list[Span]:
-        """In ascending order; empty where the two are never needed together."""
-        if (a, b) not in self._known:
-            found = self._found(a, b)
-            self._known[a, b] = found
-            self._known[b, a] = [(-high, -low) for low, high in reversed(found)]
-        return self._known[a, b]
-
-    def _found(self, a: int, b: int) -> list[Span]:
-        if not self._all[a] & self._all[b]:
-            return []
-        ones, others = self._bodies[a].parts, self._bodies[b].parts
-        forbidden = [
-            (one.offset - other.offset - other.size, one.offset + one.size - other.offset)
-            for one, when in zip(ones, self._masks[a], strict=True)
-            for other, then in zip(others, self._masks[b], strict=True)
-            if when & then and one.size and other.size
-        ]
-        return _merged(forbidden)
+def _distances(bodies: Mapping[int, Body]) -> _Distances:
+    masks = {name: [_mask(part) for part in body.parts] for name, body in bodies.items()}
+    ever = {name: _union(found) for name, found in masks.items()}
+    found: dict[int, dict[int, Sequence[Span]]] = {name: {} for name in bodies}
+    for (a, one), (b, other) in combinations(bodies.items(), 2):
+        if ever[a] & ever[b]:
+            forbidden = _merged(
+                (p.offset - q.offset - q.size, p.offset + p.size - q.offset)
+                for p, when in zip(one.parts, masks[a], strict=True)
+                for q, then in zip(other.parts, masks[b], strict=True)
+                if when & then and p.size and q.size
+            )
+            if forbidden:
+                found[a][b] = forbidden
+                found[b][a] = [(-high, -low) for low, high in reversed(forbidden)]
+    return found
 
 
 def _mask(part: Part) -> int:
@@ -145,7 +139,7 @@ def _union(masks: Sequence[int]) -> int:
     return found
 
 
-def _merged(intervals: Sequence[Span]) -> list[Span]:
+def _merged(intervals: Iterable[Span]) -> list[Span]:
     """Open intervals, joined where they overlap; those that only touch leave the point between them free."""
     found: list[Span] = []
     for low, high in sorted(intervals):
@@ -159,7 +153,13 @@ def _merged(intervals: Sequence[Span]) -> list[Span]:
 def _first_fit(order: Sequence[int], distances: _Distances) -> dict[int, int]:
     offsets: dict[int, int] = {}
     for body in order:
-        taken = sorted((at + low, at + high) for other, at in offsets.items() for low, high in distances.between(other, body))
+        taken = [
+            (offsets[other] - high, offsets[other] - low)
+            for other, forbidden in distances[body].items()
+            if other in offsets
+            for low, high in forbidden
+        ]
+        taken.sort()
         at = 0
         for low, high in taken:
             if low >= at:

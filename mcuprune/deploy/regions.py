@@ -28,15 +28,14 @@ MOST = 256
 class Region:
     """Steps ``first`` to before ``end`` of a schedule, row by row. bytes: of memory while it runs, an upper bound.
 
-    entering: buffers made before it that end in it. leaving: buffers made in it that outlive it.
+    upwards: whether the tape counts rows from the last one on, so that the last rows are made first.
     """
 
     first: int
     end: int
     tape: Tape
     bytes: int
-    entering: tuple[int, ...]
-    leaving: tuple[int, ...]
+    upwards: bool = False
 
     @property
     def cost(self) -> int:
@@ -64,7 +63,7 @@ class Rows:
         self.plain = [step.bytes for step in schedule.steps]
         self._made, self._last = _lives(graph, schedule.order)
         self._across = [sum(self._alive(place)) for place in range(len(self.ops) + 1)]
-        self._regions: dict[tuple[int, int], Region | None] = {}
+        self._regions: dict[tuple[int, int, bool], Region | None] = {}
         self._work = 0
 
     def _alive(self, place: int) -> Iterator[int]:
@@ -78,27 +77,28 @@ class Rows:
             return ()
         return self._shortest(limit)
 
-    def region(self, first: int, end: int) -> Region | None:
+    def region(self, first: int, end: int, *, upwards: bool = False) -> Region | None:
         """A run of steps as a region; None where one of them can't go row by row."""
-        if (first, end) not in self._regions:
-            self._regions[first, end] = self._simulated(first, end)
-        return self._regions[first, end]
+        key = (first, end, upwards)
+        if key not in self._regions:
+            self._regions[key] = self._simulated(*key)
+        return self._regions[key]
 
-    def _simulated(self, first: int, end: int) -> Region | None:
+    def _simulated(self, first: int, end: int, upwards: bool) -> Region | None:
         ops = [op for op in self.ops[first:end] if op is not None]
         made = {op.write for op in ops}
-        read = {buffer for op in ops for buffer in op.reads}
+        entering = {buffer for op in ops for buffer in op.reads} - made
         if len(ops) < end - first or len(ops) > MOST or len(made) < len(ops):
             return None
-        leaving = tuple(op.write for op in ops if self._last[op.write] >= end)
-        entering = tuple(sorted(buffer for buffer in read - made if self._last[buffer] < end))
-        outliving = [*leaving, *(buffer for buffer in read - made if self._last[buffer] >= end)]
+        outliving = [buffer for buffer in (*entering, *made) if self._last[buffer] >= end]
+        if upwards:
+            ops = [op.upside_down(self.rows) for op in ops]
         found = tape(ops, self.rows, outliving, bands=self.bands)
         self._work += len(found.sequence)
         sizes = self.graph.sizes
         beside = sum(sizes[b] for b, born in self._made.items() if born < first and self._last[b] >= end)
         needed = beside + self._ends(found) + _most_busy(found, {b: sizes[b] // self.rows[b] for b in found.rings})
-        return Region(first, end, found, needed, entering, leaving)
+        return Region(first, end, found, needed, upwards)
 
     def _ends(self, found: Tape) -> int:
         """Bytes of all that enters and leaves: the largest of each may share, where rows of the one end before the other's."""
@@ -156,6 +156,17 @@ class Rows:
         """Bytes that no sequence of a region undercuts."""
         return max(self._across[first], self._across[end])
 
+    def turned(self, regions: Sequence[Region], upwards: Sequence[bool]) -> tuple[Region, ...]:
+        """The same regions, each from its first row to its last or the other way round."""
+        found = [self.region(one.first, one.end, upwards=up) for one, up in zip(regions, upwards, strict=True)]
+        return tuple(region for region in found if region is not None)
+
+    def needed(self, regions: Sequence[Region]) -> int:
+        """Bytes of the dearest edge of a plan."""
+        inside = {place for region in regions for place in range(region.first, region.end)}
+        plain = [needed for place, needed in enumerate(self.plain) if place not in inside]
+        return max([0, *plain, *(region.bytes for region in regions)])
+
     def _shortest(self, limit: int) -> tuple[Region, ...]:
         """The path with the least cost whose edges need at most ``limit`` bytes, of the regions that were looked at."""
         goal = len(self.ops)
@@ -163,7 +174,7 @@ class Rows:
         best[0] = (0, ())
         ending: dict[int, list[Region]] = {}
         for region in self._regions.values():
-            if region is not None and region.bytes <= limit:
+            if region is not None and region.bytes <= limit and not region.upwards:
                 ending.setdefault(region.end, []).append(region)
         for place in range(1, goal + 1):
             before = best[place - 1]

@@ -35,6 +35,14 @@ class RowOp:
         """How many rows the output has."""
         return len(self.needs[0])
 
+    def upside_down(self, rows: Mapping[int, int]) -> RowOp:
+        """The same with rows counted from the last one. rows: of every buffer."""
+        needs = tuple(
+            tuple((rows[buffer] - end, rows[buffer] - first) for first, end in reversed(each))
+            for buffer, each in zip(self.reads, self.needs, strict=True)
+        )
+        return RowOp(self.reads, needs, self.write, self.in_place)
+
 
 @dataclass(frozen=True)
 class Tape:

@@ -208,7 +208,7 @@ class _Maker:
     def _moved(self, call: Call) -> RowCall:
         """A part of the outermost axis of a copy."""
         source, target, described = call.arguments
-        assert isinstance(source, Place | Constant) and isinstance(target, Place) and isinstance(described, Constant)
+        assert isinstance(described, Constant)
         axes = [described.values[at : at + 3] for at in range(0, len(described.values), 3)]
         outer = next((index for index, axis in enumerate(axes) if axis[0] > 1), len(axes) - 1)
         size, *steps = axes[outer]
@@ -221,7 +221,8 @@ class _Maker:
         """Rows that are written several times, as a resize to the nearest pixel does."""
         source, target = call.arguments[:2]
         (height, (down, wide)), (ratio, (still, line)) = ((loop.count, loop.steps) for loop in call.loops)
-        assert isinstance(source, Place) and isinstance(target, Place)
+        assert isinstance(source, Place)
+        assert isinstance(target, Place)
         rows = rows_of(self._selection, source.tensor)
         steps = (self._row_bytes(source.tensor), ratio * self._row_bytes(self._output), 0, self._row_bytes(self._output))
         if (rows, rows * ratio, down, wide, still, line) != (height, self._rows, *steps) or source.offset or target.offset:
