@@ -104,9 +104,11 @@ class _Run:
     def __post_init__(self) -> None:
         self._maker = {op.write: index for index, op in enumerate(self.ops)}
         self._readers: dict[int, list[tuple[int, list[int]]]] = {}
+        asked = self._asked()
         for index, op in enumerate(self.ops):
             for buffer, needs in zip(op.reads, op.needs, strict=True):
-                self._readers.setdefault(buffer, []).append((index, _still_needed(needs, self.rows[buffer])))
+                later = _still_needed(needs[: asked[op.write]], self.rows[buffer])
+                self._readers.setdefault(buffer, []).append((index, later))
         entering = [buffer for buffer in self._readers if buffer not in self._maker]
         self._made = {**dict.fromkeys(self._maker, 0), **{buffer: self.rows[buffer] for buffer in entering}}
         self.home = self._homes()
@@ -118,6 +120,15 @@ class _Run:
         self._busy: dict[int, list[Interval]] = {home: [] for home in self._rings}
         self._born: dict[int, list[int]] = {home: [] for home in self._family if home in self.outliving}
         self._dead: dict[int, list[int]] = {buffer: [] for buffer in entering if buffer not in self.outliving}
+
+    def _asked(self) -> dict[int, int]:
+        """How many rows of each buffer are ever asked for."""
+        asked = {op.write: op.rows if op.write in self.outliving else 0 for op in self.ops}
+        for op in reversed(self.ops):
+            for buffer, needs in zip(op.reads, op.needs, strict=True):
+                if buffer in asked:
+                    asked[buffer] = max([asked[buffer], *(end for _, end in needs[: asked[op.write]])])
+        return asked
 
     def _homes(self) -> dict[int, int]:
         """For each buffer the one whose rows it is written over, or that is written over its rows."""
