@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +27,7 @@ def sliding(rows: int, kernel: int, stride: int, before: int, out: int) -> tuple
 
 
 @st.composite
-def regions(draw: st.DrawFn) -> tuple[list[RowOp], dict[int, int], list[int], set[int]]:
+def regions(draw: st.DrawFn) -> tuple[list[RowOp], dict[int, int], set[int]]:
     """Operators over buffers, the first of which is made elsewhere; rows of each buffer; those that outlive the region."""
     rows = {0: draw(st.integers(1, 12))}
     ops: list[RowOp] = []
@@ -56,7 +55,7 @@ def regions(draw: st.DrawFn) -> tuple[list[RowOp], dict[int, int], list[int], se
     read = {buffer for op in ops for buffer in op.reads}
     outliving = {op.write for op in ops if op.write not in read}
     outliving |= {buffer for buffer in rows if draw(st.integers(0, 5)) == 0}
-    return ops, rows, [], outliving
+    return ops, rows, outliving
 
 
 def replay(found: Tape, ops: Sequence[RowOp], rows: dict[int, int], outliving: set[int], less: int | None = None) -> bool:
@@ -81,7 +80,6 @@ def replay(found: Tape, ops: Sequence[RowOp], rows: dict[int, int], outliving: s
                 return False
         memory_[slot(op.write, row)] = (op.write, row)
         at[index] += 1
-        # a row of its own place that is written over while this one is made would have been read: in place is one row alone
     made = {op.write for op in ops}
     return all(memory_.get(slot(b, row)) == (b, row) for b in outliving & made for row in range(rows[b]))
 
@@ -93,7 +91,7 @@ def clobbers(found: Tape, ops: Sequence[RowOp]) -> bool:
         op, row = ops[index], at[index]
         home = found.home[op.write]
         for buffer, needs in zip(op.reads, op.needs, strict=True):
-            if found.home.get(buffer, buffer) == home and buffer != home or buffer == home != op.write:
+            if found.home.get(buffer, buffer) == home and buffer != op.write:
                 size = found.rings.get(home)
                 if any(one != row and (one - row) % (size or 10**9) == 0 for one in range(*needs[row])):
                     return True
@@ -104,7 +102,7 @@ def clobbers(found: Tape, ops: Sequence[RowOp]) -> bool:
 @settings(max_examples=400, deadline=None)
 @given(regions(), st.sampled_from([None, None, 1, 2, 3]))
 def test_a_region_runs_in_its_rings_and_in_nothing_less(case, bands):
-    ops, rows, _, outliving = case
+    ops, rows, outliving = case
     found = tape(ops, rows, sorted(outliving), bands=bands)
     assert replay(found, ops, rows, outliving)
     assert not clobbers(found, ops)
@@ -120,7 +118,7 @@ def shrunk(found: Tape, ring: int) -> Tape:
 @settings(max_examples=200, deadline=None)
 @given(regions())
 def test_no_row_is_made_twice_and_none_that_nobody_asks_for(case):
-    ops, rows, _, outliving = case
+    ops, rows, outliving = case
     found = tape(ops, rows, sorted(outliving))
     needed = {buffer: rows[buffer] if buffer in outliving else 0 for buffer in rows}
     for op in reversed(ops):
@@ -132,7 +130,7 @@ def test_no_row_is_made_twice_and_none_that_nobody_asks_for(case):
 @settings(max_examples=200, deadline=None)
 @given(regions(), st.booleans())
 def test_the_times_of_a_tape_are_those_of_its_reads_and_writes(case, upwards):
-    ops, rows, _, outliving = case
+    ops, rows, outliving = case
     if upwards:
         ops = [op.upside_down(rows) for op in ops]
     found = tape(ops, rows, sorted(outliving))
@@ -235,19 +233,20 @@ def test_a_tensor_takes_the_rows_of_another_that_are_done_with():
 @st.composite
 def programs(draw: st.DrawFn) -> tuple[memory.Graph, list[RowOp | None], dict[int, int]]:
     """A few operators, some of them without a row form."""
-    ops, rows, _, _ = draw(regions())
+    ops, rows, _ = draw(regions())
     row = {buffer: draw(st.integers(1, 9)) for buffer in rows}
     sizes = tuple(rows[buffer] * row[buffer] for buffer in rows)
     read = {buffer for op in ops for buffer in op.reads}
     outputs = tuple(op.write for op in ops if op.write not in read)
     steps = tuple(memory.Op(op.reads, (op.write,), tuple(b for b in op.in_place if sizes[b] == sizes[op.write])) for op in ops)
     forms = [None if draw(st.integers(0, 6)) == 0 else op for op in ops]
-    alike = {b: rows[b] for b in rows}
     usable = [
-        None if op is None else RowOp(op.reads, op.needs, op.write, tuple(b for b in op.in_place if sizes[b] == sizes[op.write]))
+        None
+        if op is None
+        else RowOp(op.reads, op.needs, op.write, tuple(b for b in op.in_place if sizes[b] == sizes[op.write]))
         for op in forms
     ]
-    return memory.Graph(steps, sizes, (0,), outputs), usable, alike
+    return memory.Graph(steps, sizes, (0,), outputs), usable, rows
 
 
 @settings(max_examples=150, deadline=None)
@@ -260,7 +259,7 @@ def test_no_other_choice_of_regions_needs_less_or_as_little_for_less(program):
     n, choices = len(ops), []
     for cuts in product((False, True), repeat=max(0, n - 1)):
         bounds = [0, *(place for place, cut in enumerate(cuts, 1) if cut), n]
-        pieces = list(zip(bounds, bounds[1:], strict=False))
+        pieces = list(pairwise(bounds))
         for kinds in product((False, True), repeat=len(pieces)):
             if any(not banded and end - first > 1 for (first, end), banded in zip(pieces, kinds, strict=True)):
                 continue
@@ -269,7 +268,9 @@ def test_no_other_choice_of_regions_needs_less_or_as_little_for_less(program):
                 choices.append([region for region in chosen if region is not None])
     least = min(planner.needed(choice) for choice in choices)
     assert planner.needed(found) == least
-    assert sum(r.cost for r in found) == min(sum(r.cost for r in choice) for choice in choices if planner.needed(choice) == least)
+    assert sum(r.cost for r in found) == min(
+        sum(r.cost for r in choice) for choice in choices if planner.needed(choice) == least
+    )
 
 
 def test_where_rows_save_nothing_nothing_runs_row_by_row():
@@ -287,7 +288,3 @@ def test_a_region_of_more_operators_than_a_byte_counts_is_not_planned():
     planner = Rows(graph, memory.schedule(graph), ops, dict.fromkeys(range(n + 1), 4))
     assert planner.region(0, n) is None
     assert all(region.end - region.first <= 256 for region in planner.plan())
-
-
-if __name__ == "__main__":
-    pytest.main([__file__])

@@ -16,8 +16,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from mcuprune.deploy.cplan import Bands, Plan
-from mcuprune.deploy.cplan import plan as planned
+from mcuprune.deploy.cplan import Banded, Bands, Plan, Planner, regions_of
 from mcuprune.deploy.program import Port, Program
 from mcuprune.deploy.regions import Region
 from mcuprune.deploy.rowcalls import Ring, RingRows, RowArgument, RowCall, RowNumber, RowPlace, rows_of
@@ -44,7 +43,11 @@ _FIRST = ("prelude", "base", "window", "dot", "dot_pairs")
 
 @dataclass(frozen=True)
 class Source:
-    """Generated C. arena: bytes; peak: the least that any order of calls needs, proven where ``exact``."""
+    """Generated C.
+
+    arena: bytes. peak: the least that any order of whole operators needs, proven where ``exact``. constants: bytes in flash.
+    regions: what runs row by row.
+    """
 
     c: str
     header: str
@@ -52,6 +55,7 @@ class Source:
     peak: int
     exact: bool
     constants: int
+    regions: tuple[Banded, ...] = ()
 
 
 def generate(program: Program, stem: str, *, channels_last: bool = False, bands: Bands = "off") -> Source:
@@ -60,9 +64,13 @@ def generate(program: Program, stem: str, *, channels_last: bool = False, bands:
     channels_last: data comes and goes as the kernels have it, not in the ONNX file's order. bands: what runs row by row.
     Raises UnsupportedOperator, naming the node, for what no kernel does, and what ``Program.check`` raises.
     """
-    name = identifier(stem)
-    selection, inputs, outputs = Selection(program).run(), program.inputs, program.outputs
-    plan = planned(selection, [port.tensor for port in inputs], [port.tensor for port in outputs], bands)
+    selection = Selection(program).run()
+    return written(selection, Planner(selection).best(bands), stem, channels_last=channels_last)
+
+
+def written(selection: Selection, plan: Plan, stem: str, *, channels_last: bool = False) -> Source:
+    """The files of a program that runs as ``plan`` says."""
+    name, inputs, outputs = identifier(stem), selection.program.inputs, selection.program.outputs
     writer = _Writer(selection, plan, name)
     copies_in = [writer.copy(port, f"inputs[{i}]", channels_last, into=True) for i, port in enumerate(inputs)]
     body = list(writer.body())
@@ -89,7 +97,7 @@ def generate(program: Program, stem: str, *, channels_last: bool = False, bands:
             "",
         ]
     )
-    return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes)
+    return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes, regions_of(selection, plan))
 
 
 def identifier(stem: str) -> str:

@@ -6,7 +6,7 @@ that makes the arena smaller.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,60 +40,49 @@ class Plan:
     forms: Mapping[int, RowForm]
 
 
-def plan(selection: Selection, inputs: Sequence[int], outputs: Sequence[int], bands: Bands = "off") -> Plan:
-    """The plan of a program. inputs, outputs: tensors.
-
-    bands: see ``Bands``. Where no region makes the arena smaller there is none.
-    """
-    planner = Planner(selection, inputs, outputs)
-    whole = planner.plan(())
-    if bands == "off":
-        return whole
-    rows = planner.rows_in(bands)
-    regions = rows.plan()
-    if not regions:
-        return whole
-    banded = min((planner.plan(turned) for turned in _turns(planner, rows, regions)), key=lambda found: found.arena)
-    return banded if banded.arena < whole.arena else whole
-
-
 #: How often a region is turned in search of a smaller arena, and placements that are tried each time.
 _TURNS, _TRIES = 24, 60
 
 
-def _turns(planner: Planner, rows: Rows, regions: Sequence[Region]) -> Iterator[tuple[Region, ...]]:
-    """These regions in their best directions, and as they are.
+@dataclass(frozen=True)
+class Banded:
+    """A region for people.
 
-    Where a region's last tensor takes rows of its first one that are done with, it lies below it, or above it where the last
-    rows are made first. In one direction alone a chain of regions would wander out of the arena.
+    nodes: of its operators. made: rows of its last tensor. sequence: bytes of flash that say what runs when. rings: of each
+    tensor inside the node that makes it, the rows that are in memory, the rows that it has, and the bytes.
     """
-    bound = rows.needed(regions)
-    ways = [[(place + start) % 2 == 1 for place in range(len(regions))] for start in (0, 1)]
-    best: tuple[int, list[bool]] | None = None
-    turns = 0
-    queue = [[False] * len(regions), *ways, [True] * len(regions)]
-    while queue and turns < _TURNS and (best is None or best[0] > bound):
-        way = queue.pop(0)
-        turns += 1
-        arena = planner.plan(rows.turned(regions, way), tries=_TRIES).arena
-        if best is None or arena < best[0]:
-            best = arena, way
-            queue = queue[: max(0, 4 - turns)] + [
-                [up != (place == one) for place, up in enumerate(way)] for one in range(len(regions))
-            ]
-    assert best is not None
-    yield rows.turned(regions, best[1])
+
+    nodes: tuple[str, ...]
+    made: int
+    sequence: int
+    rings: tuple[tuple[str, int, int, int], ...]
+
+
+def regions_of(selection: Selection, plan: Plan) -> tuple[Banded, ...]:
+    """What runs row by row in a plan."""
+    found = []
+    for region in plan.regions:
+        steps = [selection.steps[index] for index in plan.steps[region.first : region.end]]
+        rings = []
+        for step in steps[:-1]:
+            tensor = step.writes[0]
+            rows, kept = rows_of(selection, tensor), plan.ring[tensor]
+            if kept < rows:
+                rings.append((step.node, kept, rows, kept * (selection.size(tensor) // rows)))
+        made = rows_of(selection, steps[-1].writes[0])
+        found.append(Banded(tuple(step.node for step in steps), made, len(region.tape.sequence), tuple(rings)))
+    return tuple(found)
 
 
 class Planner:
-    """The steps of a selection over numbered buffers: tensors that have bytes of their own."""
+    """Plans of one program. Its tensors that have bytes of their own are numbered buffers here."""
 
-    def __init__(self, selection: Selection, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self._number: dict[int, int] = {}
-        ins = [self._buffer(tensor) for tensor in inputs]
+        ins = [self._buffer(port.tensor) for port in selection.program.inputs]
         ops = [self._op(step) for step in selection.steps]
-        outs = tuple(dict.fromkeys(self._buffer(tensor) for tensor in outputs))
+        outs = tuple(dict.fromkeys(self._buffer(port.tensor) for port in selection.program.outputs))
         self._tensors = list(self._number)
         sizes = tuple(selection.size(tensor) for tensor in self._tensors)
         self.graph = memory.Graph(tuple(ops), sizes, tuple(dict.fromkeys(ins)), outs)
@@ -108,6 +97,37 @@ class Planner:
         reads = tuple(dict.fromkeys(self._buffer(tensor) for tensor in step.reads))
         writes = tuple(self._buffer(tensor) for tensor in step.writes)
         return memory.Op(reads, writes, tuple(self._buffer(tensor) for tensor in step.in_place))
+
+    def best(self, bands: Bands) -> Plan:
+        """The plan with the smallest arena. Where no region makes it smaller than without, there is none."""
+        whole = self.plan(())
+        if bands == "off":
+            return whole
+        rows = self.rows_in(bands)
+        regions = rows.plan()
+        if not regions:
+            return whole
+        banded = self.plan(self._turned(rows, regions))
+        return banded if banded.arena < whole.arena else whole
+
+    def _turned(self, rows: Rows, regions: Sequence[Region]) -> tuple[Region, ...]:
+        """These regions in the directions that make the arena smallest.
+
+        A region's last tensor may take rows of its first one that are done with; it then lies below it, or above it where the
+        last rows are made first. In one direction alone a chain of regions would wander out of the arena.
+        """
+        needed, count = rows.needed(regions), len(regions)
+        found: dict[tuple[bool, ...], int] = {}
+        alternating = [tuple((place + start) % 2 == 1 for place in range(count)) for start in (0, 1)]
+        ways = [(False,) * count, *alternating, (True,) * count]
+        while ways:
+            for way in ways:
+                if way not in found and len(found) < _TURNS and min(found.values(), default=needed + 1) > needed:
+                    found[way] = self.plan(rows.turned(regions, way), tries=_TRIES).arena
+            best = min(found, key=lambda way: found[way])
+            turned = [tuple(up != (place == one) for place, up in enumerate(best)) for one in range(count)]
+            ways = turned if any(best == way for way in ways) else []
+        return rows.turned(regions, best)
 
     def rows_in(self, bands: Literal["auto"] | int) -> Rows:
         """The schedule with the row forms of its steps."""

@@ -365,7 +365,7 @@ def _depthwise(s: Selection, operator: Operator) -> None:
 
 def _fully_connected(s: Selection, operator: Operator) -> None:
     """A convolution of one tap over as many pixels as there are rows."""
-    source, output = operator.inputs[0], operator.outputs[0]
+    source = operator.inputs[0]
     weights = s.constant(operator.inputs[1])
     if weights is None:
         s.refuse(operator, "of computed weights has no kernel")
