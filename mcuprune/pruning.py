@@ -10,14 +10,18 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mcuprune import __version__, options, places
+from mcuprune.bands.rewrite import Choice
+from mcuprune.bands.rowgraph import Ending
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
-from mcuprune.costs import resources, widths
+from mcuprune.costs import banding, resources, widths
+from mcuprune.costs.banding import BandedCosts, Banding, Recipe
 from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
 from mcuprune.errors import UsageError
 from mcuprune.graph import external, network
@@ -73,9 +77,24 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Bands:
+    """How the written file runs in row bands.
+
+    choices: the regions in bands; none where the limits hold without, or where bands need no less. endings: operators that no
+    region can contain. plain, written: the same network without bands, and as the file has it.
+    """
+
+    choices: tuple[Choice, ...]
+    endings: tuple[Ending, ...]
+    plain: banding.Measured
+    written: banding.Measured
+
+
+@dataclass(frozen=True)
 class Result(Drawn):
     """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them.
 
+    bands: None where none were asked for.
     accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
     accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
     """
@@ -98,6 +117,7 @@ class Result(Drawn):
     data: str | None
     test_examples: int
     training: Training | None
+    bands: Bands | None
     network: Network = field(repr=False, compare=False)
 
     @property
@@ -136,8 +156,11 @@ def prune(
         if run.request.train and (note := learned_nothing(accuracy_float, run.data)):
             candidate = replace(candidate, notes=(*candidate.notes, note))
     final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
-    final.save(request.output)
+    in_bands = None if run.banding is None else banding.in_bands(final, run.banding, run.recipes)
+    (final if in_bands is None else in_bands.network).save(request.output)
     result = _measured(run, candidate, accuracy_float, record)
+    if in_bands is not None:
+        result = replace(result, bands=_bands(in_bands, final, result))
     record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
     return result
 
@@ -148,7 +171,8 @@ class _Run:
 
     request: with the device chosen, and ``train`` off where training could only waste time.
     original: the network as it was read; labelled: as it is pruned. before: what the original costs.
-    model: costs of its cuts. accuracy: the original's, on the test set. warm: whether it comes trained.
+    banding: how the file may run in bands; None where it is to run as it is. model: costs of its cuts.
+    accuracy: the original's, on the test set. warm: whether it comes trained.
     answers: a teacher's logits for every training example; None where nobody teaches.
     """
 
@@ -157,12 +181,18 @@ class _Run:
     labelled: Channels
     before: Profile
     budget: Budget
+    banding: Banding | None
     model: CostModel
     data: Data | None
     accuracy: float | None
     warm: bool
     answers: np.ndarray | None
     notes: tuple[str, ...]
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The row bands that widths were chosen for."""
+        return self.model.recipes if isinstance(self.model, BandedCosts) else ()
 
 
 def _prepared(request: Request, net: Network | None, given: datasets.Given | None) -> _Run:
@@ -178,11 +208,12 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     if not budget.limits:
         *others, last = (f"--{name}" for name in resources.RESOURCES)
         raise UsageError(f"prune needs a limit: {', '.join(others)} or {last}")
+    wanted = banding.banding_of(request.bands, request.sram_model, budget.limits)
     prepared, notes = canonical(original)
     labelled = label(prepared)
-    fits = _fits(labelled, request, budget)
+    fits = _fits(labelled, request, budget, wanted)
     whole = labelled.network
-    model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget)
+    model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget, wanted)
     for output in outputs:
         places.probe(output)
     if not request.resume:
@@ -198,7 +229,7 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
     answers = _answers(request, labelled, data, accuracy, warm=warm)
-    return _Run(request, original, labelled, before, budget, model, data, accuracy, warm, answers, notes)
+    return _Run(request, original, labelled, before, budget, wanted, model, data, accuracy, warm, answers, notes)
 
 
 def _with_engine(request: Request, macs: int) -> Request:
@@ -303,6 +334,7 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
             schedule=schedule_for(request, len(data.train.y), warm=run.warm),
             answers=run.answers,
             sram_model=request.sram_model,
+            costs=None if run.banding is None else run.model.at(run.labelled.widths(candidate.keep)),
             full_macs=run.before.total["macs"],
             checkpoint=record.checkpoint,
         )
@@ -335,8 +367,16 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         data=data.name if data else None,
         test_examples=len(data.test.y) if data else 0,
         training=_training(request, data, warm=run.warm, taught=run.answers is not None),
+        bands=None,
         network=written,
     )
+
+
+def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
+    """What bands were written, measured beside the same network without. plain: that network."""
+    written = banding.measured(result.network, result.after)
+    before = banding.measured(plain) if run.choices else written
+    return Bands(run.choices, run.planner.graph.endings(), before, written)
 
 
 def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
@@ -393,8 +433,11 @@ def sources(request: Request) -> list[Source]:
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
-def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
-    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget."""
+def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding | None) -> CostModel:
+    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget.
+
+    wanted: the row bands that the file may run in.
+    """
     return widths.feasible(
         label(net),
         budget,
@@ -402,12 +445,15 @@ def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
         least=request.min_channels,
         multiple=request.multiple_of,
         sram_model=request.sram_model,
+        make=None if wanted is None else partial(BandedCosts, banding=wanted),
     )
 
 
-def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
-    """Whether the network holds its budget with all its channels."""
-    model = CostModel(channels, request.sram_model)
+def _fits(channels: Channels, request: Request, budget: Budget, wanted: Banding | None) -> bool:
+    """Whether the network holds its budget with all its channels. Raises UsageError where no bands of a given number help."""
+    model = CostModel(channels, request.sram_model) if wanted is None else BandedCosts(channels, wanted)
+    if isinstance(model, BandedCosts):
+        model.refuse_idle()
     return widths.holds(model, model.full, budget)
 
 
@@ -468,7 +514,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     assert data is not None
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     normal = narrowing.normalized(labelled, calibration, request.device)
-    model = _cost_model(normal, request, run.budget)
+    model = _cost_model(normal, request, run.budget, run.banding)
     task = Task(
         model.channels,
         model,

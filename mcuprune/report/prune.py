@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from mcuprune import __version__, escape, options, places, units
+from mcuprune.bands.plan import region_document, region_line
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
-from mcuprune.pruning import Result, Training
+from mcuprune.pruning import Bands, Result, Training
+from mcuprune.report import bands as banding
 from mcuprune.report import profile as report
 from mcuprune.train.task import Step
 
+#: How many of the operators that can't run in bands the text names.
+_ENDINGS = 3
 #: Format 1, 2026: the first.
 FORMAT = 1
 
@@ -62,6 +66,17 @@ def document(result: Result) -> dict[str, Any]:
             "full_training_macs": result.full_training_macs,
         },
         "notes": list(result.notes),
+        "bands": None if result.bands is None else _bands(result.bands),
+    }
+
+
+def _bands(bands: Bands) -> dict[str, Any]:
+    """How the written file runs in row bands, beside the same network without."""
+    return {
+        "plain": banding.numbers(bands.plain),
+        "written": banding.numbers(bands.written),
+        "regions": [region_document(choice) for choice in bands.choices],
+        "endings": banding.endings_document(bands.endings),
     }
 
 
@@ -223,7 +238,26 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         share = cost["training_macs"] / cost["full_training_macs"]
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
+    if found["bands"] is not None:
+        lines += _in_bands(found["bands"])
     return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _in_bands(bands: Mapping[str, Any]) -> list[str]:
+    """What runs in bands and what it costs; what can't, where SRAM is most."""
+    before, after, lines = bands["plain"], bands["written"], []
+    if not bands["regions"]:
+        lines.append("row bands: none, the limits hold without or nothing needs less in them")
+    for region in bands["regions"]:
+        lines.append(f"row bands: {region_line(region)}")
+    if bands["regions"]:
+        changes = [("peak", "peak"), ("arena_tflm", "arena"), ("arena_tail", "its tail")]
+        told = [f"{word} {units.show(before[key], 'bytes')} -> {units.show(after[key], 'bytes')}" for key, word in changes]
+        lines.append(f"the same network without bands -> in them: {', '.join(told)}")
+    for ending in sorted(bands["endings"], key=lambda ending: -ending["sram"])[:_ENDINGS]:
+        size = units.show(ending["sram"], "bytes")
+        lines.append(f"not in bands: {ending['op']} '{ending['node']}' {ending['why']}; {size} of SRAM around it")
+    return lines
 
 
 def _share(value: float | None) -> str:

@@ -72,7 +72,8 @@ class Quantization:
     data, schedule: what to train on, and how; None for calibration alone. A learning rate that was asked for counts here by how
         far it is from the one that float training takes without being asked.
     answers: a teacher's logits for every training example, as in ``task.Task``.
-    sram_model: what ``sram`` means in the history. full_macs: multiply-accumulates of one inference of the network as it came.
+    sram_model: what ``sram`` means in the history. costs: what the history has instead, where the file runs otherwise than the
+        network that is trained. full_macs: multiply-accumulates of one inference of the network as it came.
     checkpoint: where to keep the run's state after every epoch.
     """
 
@@ -84,6 +85,7 @@ class Quantization:
     schedule: Schedule | None = None
     answers: np.ndarray | None = None
     sram_model: SramModel = "peak"
+    costs: Mapping[str, int] | None = None
     full_macs: int = 0
     checkpoint: Checkpoint | None = None
 
@@ -131,6 +133,8 @@ class FakeQuant(Hooks):
         self._candidate, self._channels, self._how, self._data = candidate, channels, how, data
 
     def costs(self) -> Mapping[str, int]:
+        if self._how.costs is not None:
+            return self._how.costs
         used = resources.profile(self._candidate.channels.network).used(self._how.sram_model)
         return {name: used[name] for name in resources.RESOURCES}
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mcuprune import options
+from mcuprune.costs import banding
 from mcuprune.costs.resources import SramModel
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
@@ -149,6 +150,13 @@ class Request:
     )
     train: bool = option(True, help="Cut by weight magnitude, without data.", group="Training", key="no-train")
     int8: bool = option(True, help="Write float ONNX, not int8.", group="Output", key="float")
+    bands: str = option(
+        "off",
+        help="Write row bands: as many as the limit of SRAM needs (auto), or K; the limit is held in them.",
+        group="Output",
+        metavar="auto|off|K",
+        check=banding.parsed,
+    )
     weight_bits: int = option(
         8,
         help="Of int8 weights; with 7 no x86 processor's kernels saturate.",
