@@ -65,7 +65,7 @@ def profile(flags: Flags) -> int:
         if flags.bands:
             from mcuprune.report import bands as banding  # which a plain profile needn't wait for
 
-            sections = (banding.section(net),)
+            sections = (banding.section(net), banding.rows_section(net))
         return Answer(cost, old=old, device=_device(net, wanted[path].board), sections=sections)
 
     return outputs.emit(models.answers("profile", paths, measured, view), places_of_answer, quiet=flags.quiet)

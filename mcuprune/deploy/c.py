@@ -16,10 +16,11 @@ from pathlib import PurePath
 
 import numpy as np
 
-from mcuprune.deploy.cplan import Banded, Bands, Plan, Planner, regions_of
+from mcuprune.deploy.cplan import Bands, Plan, Planner
 from mcuprune.deploy.program import Port, Program
 from mcuprune.deploy.regions import Region
 from mcuprune.deploy.rowcalls import Ring, RingRows, RowArgument, RowCall, RowNumber, RowPlace, rows_of
+from mcuprune.deploy.rowreport import RowReport, row_report
 from mcuprune.deploy.steps import Call, Constant, Place, Selection, Step, Window, merged_axes
 
 #: Kernel -> the pieces of C that it stands on, in order.
@@ -46,7 +47,7 @@ class Source:
     """Generated C.
 
     arena: bytes. peak: the least that any order of whole operators needs, proven where ``exact``. constants: bytes in flash.
-    regions: what runs row by row.
+    rows: what runs row by row.
     """
 
     c: str
@@ -55,7 +56,7 @@ class Source:
     peak: int
     exact: bool
     constants: int
-    regions: tuple[Banded, ...] = ()
+    rows: RowReport
 
 
 def generate(program: Program, stem: str, *, channels_last: bool = False, bands: Bands = "off") -> Source:
@@ -97,7 +98,7 @@ def written(selection: Selection, plan: Plan, stem: str, *, channels_last: bool 
             "",
         ]
     )
-    return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes, regions_of(selection, plan))
+    return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes, row_report(selection, plan))
 
 
 def identifier(stem: str) -> str:

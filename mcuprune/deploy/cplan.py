@@ -7,7 +7,7 @@ that makes the arena smaller.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mcuprune.deploy.layout import TRIES, Body, laid_out, most_alive
@@ -25,14 +25,16 @@ Bands = Literal["auto", "off"] | int
 class Plan:
     """How a program runs.
 
-    steps: of the selection, in order. regions: those of them that go row by row, by place in ``steps``. arena: bytes.
-    peak: the least that any order of whole steps needs, proven where ``exact``. offsets: root tensor -> bytes from the arena's
-    start. ring: root tensor -> how many of its rows are in memory. forms: how a step of a region makes a row.
+    steps: of the selection, in order. regions: those of them that go row by row, by place in ``steps``. arena: bytes; whole:
+    of the arena were there no regions. peak: the least that any order of whole steps needs, proven where ``exact``.
+    offsets: root tensor -> bytes from the arena's start. ring: root tensor -> how many of its rows are in memory.
+    forms: how a step of a region makes a row.
     """
 
     steps: tuple[int, ...]
     regions: tuple[Region, ...]
     arena: int
+    whole: int
     peak: int
     exact: bool
     offsets: Mapping[int, int]
@@ -42,36 +44,6 @@ class Plan:
 
 #: How often a region is turned in search of a smaller arena, and placements that are tried each time.
 _TURNS, _TRIES = 24, 60
-
-
-@dataclass(frozen=True)
-class Banded:
-    """A region for people.
-
-    nodes: of its operators. made: rows of its last tensor. sequence: bytes of flash that say what runs when. rings: of each
-    tensor inside the node that makes it, the rows that are in memory, the rows that it has, and the bytes.
-    """
-
-    nodes: tuple[str, ...]
-    made: int
-    sequence: int
-    rings: tuple[tuple[str, int, int, int], ...]
-
-
-def regions_of(selection: Selection, plan: Plan) -> tuple[Banded, ...]:
-    """What runs row by row in a plan."""
-    found = []
-    for region in plan.regions:
-        steps = [selection.steps[index] for index in plan.steps[region.first : region.end]]
-        rings = []
-        for step in steps[:-1]:
-            tensor = step.writes[0]
-            rows, kept = rows_of(selection, tensor), plan.ring[tensor]
-            if kept < rows:
-                rings.append((step.node, kept, rows, kept * (selection.size(tensor) // rows)))
-        made = rows_of(selection, steps[-1].writes[0])
-        found.append(Banded(tuple(step.node for step in steps), made, len(region.tape.sequence), tuple(rings)))
-    return tuple(found)
 
 
 class Planner:
@@ -108,7 +80,7 @@ class Planner:
         if not regions:
             return whole
         banded = self.plan(self._turned(rows, regions))
-        return banded if banded.arena < whole.arena else whole
+        return replace(banded, whole=whole.arena) if banded.arena < whole.arena else whole
 
     def _turned(self, rows: Rows, regions: Sequence[Region]) -> tuple[Region, ...]:
         """These regions in the directions that make the arena smallest.
@@ -151,7 +123,7 @@ class Planner:
         places = {tensor: offsets[lives.place(buffer)] for buffer, tensor in enumerate(self._tensors)}
         ring = {tensor: lives.rings.get(buffer, self.rows[buffer]) for buffer, tensor in enumerate(self._tensors)}
         schedule = self.schedule
-        return Plan(schedule.order, tuple(regions), arena, schedule.peak, schedule.exact, places, ring, self._forms)
+        return Plan(schedule.order, tuple(regions), arena, arena, schedule.peak, schedule.exact, places, ring, self._forms)
 
 
 class _Lives:
