@@ -68,12 +68,13 @@ def available() -> bool:
     return all(shutil.which(program) for program in (COMPILER, SIZE, "qemu-system-arm"))
 
 
-def measured(converted: Converted, examples: np.ndarray[Any, Any], core: Core) -> dict[str, Any]:
+def measured(converted: Converted, examples: np.ndarray[Any, Any], core: Core, bands: c.Bands = "off") -> dict[str, Any]:
     """Run a network of one input on examples, int8 in ONNX's order; bytes equal, instructions, memory.
 
+    bands: what runs row by row.
     Raises CalledProcessError where it doesn't compile or the emulator fails.
     """
-    source = c.generate(converted.program, "net")
+    source = c.generate(converted.program, "net", bands=bands)
     ins = [int(np.prod(port.shape)) for port in converted.inputs]
     outs = [int(np.prod(port.shape)) for port in converted.outputs]
     with tempfile.TemporaryDirectory() as folder:
