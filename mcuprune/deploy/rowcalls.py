@@ -15,7 +15,7 @@ from mcuprune.deploy.rings import Interval, RowOp
 from mcuprune.deploy.steps import Call, Constant, Loop, Place, Selection, Step, Window
 
 #: Kernels that make any rows of their output from rows in a ring.
-_SLIDING = ("conv", "conv_grouped", "conv_short", "conv_transpose", "depthwise", "pool")
+_SLIDING = ("conv", "conv_grouped", "conv_short", "conv_transpose", "depthwise", "pointwise", "pool")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def rows_of(selection: Selection, tensor: int) -> int:
 _Advances = Callable[[Sequence[int]], tuple[int, ...]]
 _REPEATED: Mapping[str, tuple[int, _Advances]] = {
     "add": (3, lambda a: (a[4], a[5], 1)),
+    "add_proven": (3, lambda a: (a[4], a[5], 1)),
     "extremum": (3, lambda a: (a[4], a[5], 1)),
     "fill": (1, lambda a: (1,)),
     "mul": (3, lambda a: (a[4], a[5], 1)),

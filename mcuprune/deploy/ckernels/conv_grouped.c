@@ -1,5 +1,6 @@
 /* A convolution in groups, or dilated along rows: tap by tap. */
 KERNEL void conv_grouped(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  const int offset = OFFSET(p);
   const int c = p->channels, ins = c / p->groups, outs = p->out_channels / p->groups;
   for (; oy < until; oy++) {
     for (int ox = 0; ox < p->out_width; ox++) {
@@ -14,7 +15,7 @@ KERNEL void conv_grouped(const int8_t *x, int8_t *restrict y, const window_t *p,
             sum = dot(sum, x + (iy % ring * p->width + ix) * c + o / outs * ins, w, ins, p->zero_in);
           }
         }
-        *y++ = finished(sum, p->bias_number[2 * o + 1], p->shift[o], p);
+        *y++ = finished(sum, p->bias_number[2 * o + 1], p->shift[o], offset, p);
       }
     }
   }

@@ -1,5 +1,6 @@
 /* A transposed convolution, gathered: each output sums the taps that some input reaches it through. */
 KERNEL void conv_transpose(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  const int offset = OFFSET(p);
   const int c = p->channels;
   for (; oy < until; oy++) {
     for (int ox = 0; ox < p->out_width; ox++) {
@@ -14,7 +15,7 @@ KERNEL void conv_transpose(const int8_t *x, int8_t *restrict y, const window_t *
             sum = dot(sum, x + (iy % ring * p->width + ix) * c, w, c, p->zero_in);
           }
         }
-        *y++ = finished(sum, p->bias_number[2 * o + 1], p->shift[o], p);
+        *y++ = finished(sum, p->bias_number[2 * o + 1], p->shift[o], offset, p);
       }
     }
   }
