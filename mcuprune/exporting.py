@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune import places
-from mcuprune.bands.plan import region_document, region_line
-from mcuprune.bands.rewrite import Choice
+from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs import banding
 from mcuprune.deploy import c, rowreport, tflite
 from mcuprune.deploy.project import PROJECTS, Contents, Example, project
@@ -65,7 +64,7 @@ class Request:
 class Exported:
     """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user.
 
-    bands: the regions that run in row bands in the file; None where no bands were asked for. rows: those of generated C.
+    bands: how the file's network runs in row bands; None where no bands were asked for. rows: the same of generated C.
     """
 
     request: Request
@@ -73,7 +72,7 @@ class Exported:
     bytes: int
     arena: Mapping[str, int]
     notes: tuple[str, ...]
-    bands: tuple[Choice, ...] | None = None
+    bands: banding.Run | None = None
     rows: RowReport | None = None
 
 
@@ -112,8 +111,7 @@ def export(request: Request, *, net: Network | None = None, data_set: datasets.G
     files = tuple(map(str, written))
     size = sum(map(len, written.values()))
     arena = _arena(net if run is None else run.network, rows)
-    choices = None if run is None else run.choices
-    return Exported(request, files, size, arena, notes, choices, None if request.bands == "off" else rows)
+    return Exported(request, files, size, arena, notes, run, None if request.bands == "off" else rows)
 
 
 def document(exported: Exported) -> dict[str, Any]:
@@ -126,10 +124,14 @@ def document(exported: Exported) -> dict[str, Any]:
         "files": list(exported.files),
         "bytes": exported.bytes,
         "arena": dict(exported.arena),
-        "bands": None if exported.bands is None else [region_document(choice) for choice in exported.bands],
+        "bands": None if exported.bands is None else _bands(exported.bands),
         "rows": None if exported.rows is None else exported.rows.document(),
         "notes": list(exported.notes),
     }
+
+
+def _bands(run: banding.Run) -> dict[str, Any]:
+    return {"regions": [region_document(choice) for choice in run.choices], "embedded": list(run.embedded)}
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -139,8 +141,9 @@ def text(document: Mapping[str, Any]) -> str:
     titles = {"tflm": "of arena in TensorFlow Lite Micro (32-bit, CMSIS-NN)", "c": "of RAM in generated C, beside its stack"}
     lines += [f"{size:>10,} bytes {titles[runtime]}" for runtime, size in document["arena"].items()]
     if document["bands"] is not None:
-        lines += ["row bands: none, nothing needs less in them"] if not document["bands"] else []
-        lines += [f"row bands: {region_line(region)}" for region in document["bands"]]
+        regions, embedded = document["bands"]["regions"], document["bands"]["embedded"]
+        lines += [f"row bands: {region_line(region)}" for region in regions] or ["row bands: none, nothing needs less in them"]
+        lines += [embedded_line(embedded)] if embedded else []
     if document["rows"] is not None:
         lines += rowreport.lines(document["rows"])
     return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]) + "\n"

@@ -23,7 +23,7 @@ from mcuprune.channels.salience import salience
 from mcuprune.costs import banding, resources, widths
 from mcuprune.costs.banding import BandedCosts, Banding, Recipe
 from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
-from mcuprune.errors import UsageError
+from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
 from mcuprune.notebook import Drawn
@@ -81,10 +81,12 @@ class Bands:
     """How the written file runs in row bands.
 
     choices: the regions in bands; none where the limits hold without, or where bands need no less. endings: operators that no
-    region can contain. plain, written: the same network without bands, and as the file has it.
+    region can contain. plain, written: the same network without bands, and as the file has it. embedded: convolutions whose
+    kernels lie among zeros, for TensorFlow Lite's padding.
     """
 
     choices: tuple[Choice, ...]
+    embedded: tuple[str, ...]
     endings: tuple[Ending, ...]
     plain: banding.Measured
     written: banding.Measured
@@ -375,8 +377,8 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
 def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
     """What bands were written, measured beside the same network without. plain: that network."""
     written = banding.measured(result.network, result.after)
-    before = banding.measured(plain) if run.choices else written
-    return Bands(run.choices, run.planner.graph.endings(), before, written)
+    before = written if run.network is plain else banding.measured(plain)
+    return Bands(run.choices, run.embedded, run.planner.graph.endings(), before, written)
 
 
 def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
@@ -438,15 +440,21 @@ def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding 
 
     wanted: the row bands that the file may run in.
     """
-    return widths.feasible(
-        label(net),
-        budget,
-        keep=request.keep,
-        least=request.min_channels,
-        multiple=request.multiple_of,
-        sram_model=request.sram_model,
-        make=None if wanted is None else partial(BandedCosts, banding=wanted),
+    feasible = partial(
+        widths.feasible, label(net), budget, keep=request.keep, least=request.min_channels, multiple=request.multiple_of
     )
+    if wanted is not None:
+        return feasible(make=partial(BandedCosts, banding=wanted))
+    try:
+        return feasible(sram_model=request.sram_model)
+    except BudgetError as error:
+        if "sram" not in budget.limits or request.sram_model == "max-in-out":
+            raise
+        try:
+            feasible(make=partial(BandedCosts, banding=Banding(request.sram_model, budget.limits)))
+        except BudgetError:
+            raise error from None
+        raise BudgetError(f"{error}; or run its first layers in row bands: --bands auto holds it") from None
 
 
 def _fits(channels: Channels, request: Request, budget: Budget, wanted: Banding | None) -> bool:

@@ -232,6 +232,11 @@ def region_document(choice: Choice) -> dict[str, Any]:
     }
 
 
+def embedded_line(names: Sequence[str]) -> str:
+    """Convolutions whose kernels lie among zeros (``bands.kernels``), for people."""
+    return f"kernels among zeros, so that TensorFlow Lite needs no PAD operator for them: {', '.join(names)}"
+
+
 def region_line(region: Mapping[str, Any]) -> str:
     """A region's ``region_document`` for people."""
     more = show(abs(region["macs_added"]), "count")

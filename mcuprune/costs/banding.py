@@ -16,16 +16,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Literal, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
 
+from mcuprune.bands.kernels import embedded
 from mcuprune.bands.plan import COUNTS, BandPlanner, Plan
 from mcuprune.bands.rewrite import MODES, Choice, Mode
 from mcuprune.bands.rowgraph import RowGraph
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
-from mcuprune.costs.resources import RESOURCES, Additive, CostModel, Profile, SramModel, Terms, full_order
+from mcuprune.costs.embedding import sums, worthwhile
+from mcuprune.costs.resources import CostModel, Profile, SramModel, Terms, full_order
 from mcuprune.deploy import boards as runtimes
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
@@ -47,7 +49,18 @@ _MOST_MACS, _ENOUGH = 1.1, 1.03
 _ORDERING = 0.5
 #: A region by the operators that make its first and its last tensor ("" for a graph's input), how many bands, and the mode.
 Part = tuple[str, str, int, Mode]
-Recipe = tuple[Part, ...]
+
+
+class Recipe(NamedTuple):
+    """How a network is written, for any form of it. parts: the regions in bands. embedded: convolutions (``bands.kernels``)."""
+
+    parts: tuple[Part, ...] = ()
+    embedded: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is written otherwise than the network is."""
+        return bool(self.parts or self.embedded)
 
 
 def parsed(text: str) -> int | Literal[False] | None:
@@ -114,12 +127,10 @@ def candidates(planner: BandPlanner, banding: Banding) -> list[Plan]:
     return sorted(unlike.values(), key=lambda plan: plan.cost)
 
 
-def recipe_of(choices: Iterable[Choice]) -> Recipe:
+def recipe_of(choices: Iterable[Choice], embedded: tuple[str, ...] = ()) -> Recipe:
     """Which regions run in bands and how, for another form of the same network."""
-
-    return tuple(
-        (_maker(c.region.graph, c.region.start), _maker(c.region.graph, c.region.end), c.bands, c.mode) for c in choices
-    )
+    parts = ((_maker(c.region.graph, c.region.start), _maker(c.region.graph, c.region.end), c.bands, c.mode) for c in choices)
+    return Recipe(tuple(parts), embedded)
 
 
 def _maker(graph: RowGraph, value: str) -> str:
@@ -127,11 +138,19 @@ def _maker(graph: RowGraph, value: str) -> str:
     return "" if node is None else node.name
 
 
+def planners(net: Network, banding: Banding) -> dict[tuple[str, ...], BandPlanner]:
+    """What plans bands of the network as it is, and as its kernels may be embedded; by the names of these convolutions."""
+    found: dict[tuple[str, ...], BandPlanner] = {(): BandPlanner(net)}
+    if banding.model == "tflm" and (names := worthwhile(found[()].net, banding.limits)):
+        found[names] = BandPlanner(embedded(found[()].net, names))
+    return found
+
+
 def plan_of(planner: BandPlanner, recipe: Recipe) -> Plan | None:
-    """The plan that a recipe is for this network; None where the network lacks one of its regions."""
+    """The plan that a recipe is for this network, its kernels embedded already; None where it lacks one of the regions."""
     place = {_maker(planner.graph, name): index for index, name in enumerate(planner.graph.cuts)}
     choices = []
-    for start, end, bands, mode in recipe:
+    for start, end, bands, mode in recipe.parts:
         if start not in place or end not in place or place[end] not in planner.ends(place[start]):
             return None
         choice = planner.choice(place[start], place[end], bands, mode)
@@ -144,12 +163,6 @@ def plan_of(planner: BandPlanner, recipe: Recipe) -> Plan | None:
 def operators(net: Network) -> int:
     """How many operators run, without quantisers."""
     return sum(not isinstance(OPS[node.op], Quantization) for node in net.nodes)
-
-
-def sums(net: Network) -> dict[str, int]:
-    """The resources of a network that add up over nodes."""
-    terms = Terms(net, lambda tensor, axis: net.shapes[tensor][axis])
-    return {name: int(sum(r.shares(terms).values())) for name, r in RESOURCES.items() if isinstance(r, Additive)}
 
 
 @dataclass(frozen=True)
@@ -174,12 +187,17 @@ def measured(net: Network, profile: Profile | None = None) -> Measured:
 
 @dataclass(frozen=True)
 class Run:
-    """A network as it runs in bands. choices: the regions, none where it stays as it is. sram: bytes, at most."""
+    """A network as it runs in bands.
+
+    choices: the regions, none where it stays as it is. sram: bytes, at most. planner: of the network as it is.
+    embedded: convolutions whose kernels lie among zeros (``bands.kernels``).
+    """
 
     network: Network
     choices: tuple[Choice, ...]
     sram: int
     planner: BandPlanner
+    embedded: tuple[str, ...] = ()
 
 
 def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> Run:
@@ -188,26 +206,50 @@ def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> 
     It stays as it is where it holds the limits so, unless a number of bands is asked for, and where nothing needs less.
     recipes: bands that are known to be good for networks like this one.
     """
-    planner = BandPlanner(net)
-    plain = sram_of(net, banding.model)
+    best = _chosen(net, banding, recipes)
+    if banding.model == "tflm" or best.network is net:
+        return best
+    return replace(best, network=_in_best_order(best.network))
+
+
+def _chosen(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> Run:
+    """``in_bands``, in the order of the bands."""
+    plain, own = sram_of(net, banding.model), sums(net)
     if banding.count is None and (banding.sram is None or plain <= banding.sram):
-        return Run(net, (), plain, planner)
-    known = [plan for recipe in recipes if (plan := plan_of(planner, recipe)) is not None]
-    plans = {recipe_of(plan.choices): plan for plan in (*candidates(planner, banding), *known) if plan.choices}
+        return Run(net, (), plain, BandPlanner(net))
+    known = tuple(recipes)
+    ways = planners(net, banding)
+    planner = ways[()]
     best: Run | None = None
-    own = sums(net)
-    for plan in sorted(plans.values(), key=lambda plan: plan.cost):
-        written = planner.written(plan)
+    for plan, names in _by_cost(ways, banding, known, own["macs"]):
+        written = ways[names].written(plan)
         if not banding.admits(sums(written), own):
             continue
         size = sram_of(written, banding.model)
         if best is None or size < best.sram:
-            best = Run(written, plan.choices, size, planner)
+            best = Run(written, plan.choices, size, planner, names)
         if banding.count is None and banding.sram is not None and size <= banding.sram:
             break
     if best is None or best.sram >= plain:
         return Run(net, (), plain, planner)
-    return replace(best, network=_in_best_order(best.network)) if banding.model == "peak" else best
+    return best
+
+
+def _by_cost(
+    ways: Mapping[tuple[str, ...], BandPlanner], banding: Banding, known: Iterable[Recipe], own: int
+) -> list[tuple[Plan, tuple[str, ...]]]:
+    """Plans with the kernels that they go with, the cheapest first. own: MACs of the network as it is."""
+    found: dict[Recipe, tuple[tuple[int, int], Plan, tuple[str, ...]]] = {}
+    for names, planner in ways.items():
+        more = sums(planner.net)["macs"] - own
+        plans = [plan_of(planner, recipe) for recipe in known if recipe.embedded == names]
+        if names and banding.count is None:
+            plans.append(planner.plain)
+        for plan in (*candidates(planner, banding), *plans):
+            if plan is not None and (plan.choices or names):
+                cost = (max(0, plan.macs + more), plan.operators)
+                found[recipe_of(plan.choices, names)] = (cost, plan, names)
+    return [(plan, names) for _, plan, names in sorted(found.values(), key=lambda one: one[0])]
 
 
 def least(net: Network, model: Model, count: int | None = None) -> Run:
@@ -217,9 +259,9 @@ def least(net: Network, model: Model, count: int | None = None) -> Run:
     count: so many bands, or as many as it takes.
     """
     macs = {"macs": int(sums(net)["macs"] * _MOST_MACS)}
-    run = in_bands(net, Banding(model, {**macs, "sram": 0}, count))
-    if count is not None or not run.choices:
-        return run
+    if count is not None:
+        return in_bands(net, Banding(model, macs, count))
+    run = _chosen(net, Banding(model, {**macs, "sram": 0}))
     return in_bands(net, Banding(model, {**macs, "sram": int(run.sram * _ENOUGH)}))
 
 
@@ -264,7 +306,7 @@ def refuse_count(planner: BandPlanner, count: int) -> NoReturn:
 class _Plain:
     """The network as it is."""
 
-    recipe: Recipe = ()
+    recipe = Recipe()
     operators = 0
 
     def __init__(self, model: BandedCosts) -> None:
@@ -399,7 +441,7 @@ class BandedCosts(CostModel):
 
     def refuse_idle(self) -> None:
         """Raise UsageError where a number of bands is asked for that helps nothing."""
-        if self.banding.count is not None and not self._pick(self.full)[0].recipe:
+        if self.banding.count is not None and not self._pick(self.full)[0].recipe.parts:
             refuse_count(BandPlanner(self.channels.network), self.banding.count)
 
     @property
@@ -453,23 +495,29 @@ class BandedCosts(CostModel):
     @cached_property
     def _forms(self) -> tuple[_InBands, ...]:
         """The network in every band that the rule may pick at one of the samples."""
-        whole = BandPlanner(self.channels.network)
-        before = operators(whole.net)
+        plain = BandPlanner(self.channels.network).net
+        whole: dict[tuple[str, ...], BandPlanner] = {}
         forms: dict[Recipe, _InBands | None] = {}
         for widths in self._samples:
-            for plan in candidates(BandPlanner(self._cut(widths)), self.banding):
-                recipe = recipe_of(plan.choices)
-                if not recipe or recipe in forms:
+            cut = self._cut(widths)
+            for plan, names in _by_cost(planners(cut, self.banding), self.banding, (), sums(cut)["macs"]):
+                recipe = recipe_of(plan.choices, names)
+                if recipe in forms:
                     continue
-                forms[recipe] = None
-                if (fitted := plan_of(whole, recipe)) is not None:
-                    net = whole.written(fitted)
-                    try:
-                        forms[recipe] = _InBands(self, net, recipe, operators(net) - before)
-                    except ValueError:  # e.g. bands that cut the weights of one group only
-                        forms[recipe] = None
+                if names not in whole:
+                    whole[names] = BandPlanner(embedded(plain, names))
+                fitted = plan_of(whole[names], recipe)
+                forms[recipe] = None if fitted is None else self._form(whole[names].written(fitted), recipe)
         usable = [form for form in forms.values() if form is not None]
-        return tuple(form for form in usable if form in self._useful(usable))
+        useful = self._useful(usable)
+        return tuple(form for form in usable if form in useful)
+
+    def _form(self, net: Network, recipe: Recipe) -> _InBands | None:
+        """None where the channels of the network in bands aren't those of the plain one."""
+        try:
+            return _InBands(self, net, recipe, operators(net) - operators(self.channels.network))
+        except ValueError:
+            return None
 
     def _useful(self, forms: Sequence[_InBands]) -> set[_InBands]:
         """The forms that are the rule's pick at some sample, whether or not the other limits leave room for more MACs."""

@@ -14,7 +14,7 @@ import onnx
 
 from mcuprune import escape
 from mcuprune.bands.integers import stored_again
-from mcuprune.bands.plan import BandPlanner, Plan, region_document
+from mcuprune.bands.plan import BandPlanner, Plan, embedded_line, region_document
 from mcuprune.bands.rewrite import Choice
 from mcuprune.bands.rowgraph import Ending
 from mcuprune.costs.banding import Banding, Measured, Model, in_bands, in_order, measured, refuse_count
@@ -31,7 +31,7 @@ class Banded:
     """The answer of the command.
 
     limit: bytes of what ``model`` means, None where a number of bands was asked for. choices: regions in bands, none where the
-    network stays as it is. endings: operators that no region can contain.
+    network stays as it is. endings: operators that no region can contain. embedded: convolutions whose kernels lie among zeros.
     """
 
     path: str
@@ -43,6 +43,7 @@ class Banded:
     after: Measured
     endings: tuple[Ending, ...]
     network: Network
+    embedded: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -63,11 +64,12 @@ def run(net: Network, output: str, *, limit: Limit | None, bands: int | None, mo
     best = in_bands(net, banding)
     if bands is not None and not best.choices:
         refuse_count(best.planner, bands)
-    after = measured(best.network) if best.choices else before
-    if model == "peak" and not best.choices and after.profile.memory.file_order > after.profile.memory.peak:
+    after = before if best.network is net else measured(best.network)
+    if model == "peak" and best.network is net and after.profile.memory.file_order > after.profile.memory.peak:
         best = replace(best, network=in_order(net, after.profile.memory.order))
         after = measured(best.network)
-    return Banded(net.path, output, model, most, best.choices, before, after, best.planner.graph.endings(), best.network)
+    endings = best.planner.graph.endings()
+    return Banded(net.path, output, model, most, best.choices, before, after, endings, best.network, best.embedded)
 
 
 def written(found: Banded) -> bytes:
@@ -91,6 +93,7 @@ def document(found: Banded) -> dict[str, Any]:
         "before": numbers(found.before),
         "after": numbers(found.after),
         "regions": [region_document(choice) for choice in found.choices],
+        "embedded": list(found.embedded),
         "endings": endings_document(found.endings),
     }
 
@@ -139,6 +142,8 @@ def text(found: Banded) -> str:
         lines.append("nothing runs in bands: " + ("the limit holds as it is" if found.ok else "no bands need less memory"))
     else:
         lines += ["in bands of rows:", *_regions(found.choices)]
+    if found.embedded:
+        lines += ["", escape.plain(embedded_line(found.embedded))]
     if found.limit is not None:
         word = "holds" if found.ok else "does NOT hold"
         what = "arena" if found.model == "tflm" else "peak"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcuprune import __version__, escape, options, places, units
-from mcuprune.bands.plan import region_document, region_line
+from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
 from mcuprune.pruning import Bands, Result, Training
@@ -76,6 +76,7 @@ def _bands(bands: Bands) -> dict[str, Any]:
         "plain": banding.numbers(bands.plain),
         "written": banding.numbers(bands.written),
         "regions": [region_document(choice) for choice in bands.choices],
+        "embedded": list(bands.embedded),
         "endings": banding.endings_document(bands.endings),
     }
 
@@ -238,7 +239,7 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         share = cost["training_macs"] / cost["full_training_macs"]
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
-    if found["bands"] is not None:
+    if found.get("bands") is not None:  # reports stored before there were bands have none
         lines += _in_bands(found["bands"])
     return lines + [f"note: {note}" for note in found["notes"]]
 
@@ -246,11 +247,13 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
 def _in_bands(bands: Mapping[str, Any]) -> list[str]:
     """What runs in bands and what it costs; what can't, where SRAM is most."""
     before, after, lines = bands["plain"], bands["written"], []
-    if not bands["regions"]:
+    if not bands["regions"] and not bands["embedded"]:
         lines.append("row bands: none, the limits hold without or nothing needs less in them")
     for region in bands["regions"]:
         lines.append(f"row bands: {region_line(region)}")
-    if bands["regions"]:
+    if bands["embedded"]:
+        lines.append(embedded_line(bands["embedded"]))
+    if bands["regions"] or bands["embedded"]:
         changes = [("peak", "peak"), ("arena_tflm", "arena"), ("arena_tail", "its tail")]
         told = [f"{word} {units.show(before[key], 'bytes')} -> {units.show(after[key], 'bytes')}" for key, word in changes]
         lines.append(f"the same network without bands -> in them: {', '.join(told)}")
