@@ -17,7 +17,7 @@ from mcuprune.deploy.rings import RowOp, Tape, extent, tape
 from mcuprune.schedule import search as memory
 
 #: Rows that may be simulated while one plan is looked for, some five microseconds each.
-_WORK = 400_000
+_WORK = 100_000
 #: What a region costs beside the rows of its sequence, in the same unit: a loop and a case for each of its operators.
 _LOOP, _CASE = 30, 15
 #: Operators of one region: its sequence has a byte for each row.
@@ -75,7 +75,17 @@ class Rows:
         limit = self._least()
         if limit >= max(self.plain, default=0):
             return ()
+        found = self._shortest(limit)
+        self._look_for_cheaper(limit, sum(region.cost for region in found))
         return self._shortest(limit)
+
+    def _look_for_cheaper(self, limit: int, cost: int) -> None:
+        """Simulate the regions, small ones first, that may be part of a path as good as one of this cost."""
+        ends = [(place, end) for place in range(len(self.ops)) for end in self._ends_from(place, limit)]
+        self._work = 0
+        for place, end in sorted(ends, key=lambda edge: edge[1] - edge[0]):
+            if self._bound(place, end) <= limit and _LOOP + _CASE * (end - place) < cost and self._work < _WORK:
+                self.region(place, end)
 
     def region(self, first: int, end: int, *, upwards: bool = False) -> Region | None:
         """A run of steps as a region; None where one of them can't go row by row."""
