@@ -20,6 +20,7 @@ from mcuprune import places
 from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs import banding
 from mcuprune.deploy import c, rowreport, tflite
+from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.project import PROJECTS, Contents, Example, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
@@ -229,7 +230,7 @@ def _rows(net: Network, request: Request) -> RowReport | None:
     return found
 
 
-def _c_bands(request: Request) -> c.Bands:
+def _c_bands(request: Request) -> Bands:
     """``--bands`` as generated C takes it."""
     count = banding.parsed(request.bands)
     return "off" if count is False else "auto" if count is None else count

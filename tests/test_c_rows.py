@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import json
 import random
+import re
 import subprocess
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from test_bands import LAYERS, as_int8, loaded, stacks
 from test_c import CASES, SANITIZED, WITHOUT_KERNEL, converted, int8, invoked
 
 from mcuprune import cli
-from mcuprune.deploy import c, tflite
+from mcuprune.deploy import c, rowcalls, tflite
 from mcuprune.deploy.cplan import Planner
 from mcuprune.deploy.program import Program
 from mcuprune.deploy.regions import Region
@@ -199,6 +201,8 @@ ROW_LOCAL = {
     "some rows": ("Slice", (np.array([1]), np.array([9]), np.array([2])), {}, False),
     "a softmax over columns": ("Softmax", (), {"axis": 3}, True),
     "a softmax over rows": ("Softmax", (), {"axis": 2}, False),
+    "between pixels": ("Resize", (np.array([], F), np.array([1, 1, 2, 2], F)), {"mode": "linear"}, True),
+    "a transposed convolution": ("ConvTranspose", (np.ones((4, 2, 3, 3), F),), {"strides": [2, 2]}, True),
     "twice the size": (
         "Resize",
         (np.array([], F), np.array([1, 1, 2, 2], F)),
@@ -214,6 +218,35 @@ def test_what_goes_row_by_row(name: str) -> None:
     found = forms_of(one(op, (1, 4, 12, 6), *constants, **attrs))
     assert found["before"]
     assert found["it"] == local
+
+
+def kernels() -> set[str]:
+    """The names of all kernels that a call may name."""
+    folder = resources.files("mcuprune.deploy") / "ckernels"
+    found = [re.findall(r"^KERNEL void (\w+)\(", file.read_text(), re.MULTILINE) for file in folder.iterdir()]
+    return {name for names in found for name in names}
+
+
+def test_of_every_kernel_it_is_known_how_it_makes_a_row() -> None:
+    """Those of ``whole`` read or make all rows at once; a new kernel has to be somewhere."""
+    whole = {"matmul"}
+    known = {*rowcalls._SLIDING, *rowcalls._REPEATED, "move", "bilinear"}
+    assert not known & whole
+    assert kernels() == known | whole
+
+
+@pytest.mark.parametrize("sizes", [(5, 7), (4, 12), (9, 3)])
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners", "asymmetric"])
+def test_rows_between_rows_are_those_of_the_whole_image(sizes, mode, tmp_path):
+    """Interpolation between rows of a ring, up and down in size, behind a convolution and in front of one."""
+    draw = np.random.default_rng(1)
+    scales = np.array([1, 1, 2, 2], F)
+    model = one("Resize", (1, 3, *sizes), np.array([], F), scales, mode="linear", coordinate_transformation_mode=mode)
+    weight = onnx.numpy_helper.from_array(draw.normal(size=(2, 3, 3, 3)).astype(F), "v")
+    model.graph.initializer.append(weight)
+    model.graph.node.append(helper.make_node("Conv", ["b", "v"], ["c"], "behind", kernel_shape=[3, 3]))
+    model.graph.output[0].CopyFrom(helper.make_empty_tensor_value_info("c"))
+    assert check(onnx.shape_inference.infer_shapes(model), tmp_path, 3, *SANITIZED)
 
 
 # ------------------------------------------------------------------------------------------------------------- commands

@@ -19,7 +19,7 @@ import numpy as np
 from mcuprune.deploy.cplan import Bands, Plan, Planner
 from mcuprune.deploy.program import Port, Program
 from mcuprune.deploy.regions import Region
-from mcuprune.deploy.rowcalls import Ring, RingRows, RowArgument, RowCall, RowNumber, RowPlace, rows_of
+from mcuprune.deploy.rowcalls import Ring, RingRows, RingTable, RowArgument, RowCall, RowNumber, RowPlace, rows_of
 from mcuprune.deploy.rowreport import RowReport, row_report
 from mcuprune.deploy.steps import Call, Constant, Place, Selection, Step, Window, merged_axes
 
@@ -246,6 +246,10 @@ class _Writer:
                 return f"r + {argument.more}" if argument.more else "r"
             case RingRows():
                 return str(self.plan.ring[self.selection.root(argument.tensor)])
+            case RingTable():
+                kept = self.plan.ring[self.selection.root(argument.tensor)]
+                places = [n if at % 3 == 2 else n % kept for at, n in enumerate(argument.numbers)]
+                return f"{self.constant(Constant('int16_t', tuple(places)))} + 3 * r"
             case Ring():
                 return self.at(argument.tensor)
             case RowPlace():

@@ -48,7 +48,15 @@ class RowNumber:
     more: int = 0
 
 
-RowArgument = RowPlace | Ring | RingRows | RowNumber | Constant | Window | int
+@dataclass(frozen=True)
+class RingTable:
+    """Three numbers for each row that is made: two rows of a computed tensor, by their places in its ring, and one more."""
+
+    tensor: int
+    numbers: tuple[int, ...]
+
+
+RowArgument = RowPlace | Ring | RingRows | RingTable | RowNumber | Constant | Window | int
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,8 @@ class _Maker:
         """The part of a call that makes one row."""
         if call.kernel == "move":
             return self._moved(call)
+        if call.kernel == "bilinear":
+            return self._interpolated(call)
         if call.kernel == "pick" and len(call.loops) == 2 and call.loops[1].count > 1:
             return self._repeated(call)
         if call.kernel not in _REPEATED:
@@ -231,6 +241,21 @@ class _Maker:
         self._need(source.tensor, [(row // ratio, row // ratio + 1) for row in range(self._rows)])
         places = (RowPlace(source.tensor, 0, ratio), RowPlace(target.tensor))
         return RowCall(call.kernel, (*places, *(one for one in call.arguments[2:] if not isinstance(one, Place))))
+
+    def _interpolated(self, call: Call) -> RowCall:
+        """Rows between two rows of the input each."""
+        source, target, channels, width, rows, count, columns, across = call.arguments
+        assert isinstance(source, Place)
+        assert isinstance(target, Place)
+        assert isinstance(rows, Constant)
+        if count != self._rows or source.offset or target.offset:
+            raise _NotLocal
+        pairs = [rows.values[at : at + 2] for at in range(0, len(rows.values), 3)]
+        self._need(source.tensor, [(min(pair), max(pair) + 1) for pair in pairs])
+        table = RingTable(source.tensor, rows.values)
+        sizes = [one for one in (channels, width) if isinstance(one, int)]
+        rest = [one for one in (columns, across) if isinstance(one, Constant | int)]
+        return RowCall(call.kernel, (Ring(source.tensor), RowPlace(target.tensor), *sizes, table, 1, *rest))
 
 
 def _under(top: int, kernel: int, dilation: int, height: int) -> Interval:
