@@ -21,7 +21,7 @@ from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs import banding
 from mcuprune.deploy import c, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
-from mcuprune.deploy.project import PROJECTS, Contents, Example, project
+from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import DataError, MissingExtra, UsageError
@@ -334,7 +334,7 @@ EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
 def _project(kind: str, net: Network, request: Request, data_set: datasets.Given | None) -> Files:
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
-    name = c.identifier(Path(request.model).stem)
+    name = name_of(Path(request.model).stem)
     source = c.generate(converted.program, name, bands=_c_bands(request))
     example, where, label = _example(net, request, data_set)
     if runners.compiler() is None:

@@ -23,6 +23,7 @@ from mcuprune.channels.salience import salience
 from mcuprune.costs import banding, resources, widths
 from mcuprune.costs.banding import BandedCosts, Banding, Recipe
 from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
+from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
@@ -36,18 +37,17 @@ from mcuprune.train import engine, evaluate
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.data import Data
+from mcuprune.train.feeding import looks_fresh
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
-from mcuprune.train.request import Request
+from mcuprune.train.request import AT_INIT, Request, long_as_asked, search_for
 from mcuprune.train.request import check as check_request
+from mcuprune.train.schedules import WINDOWS, Narrow, schedule_for, window
 from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
 from mcuprune.train.training_data import training_data
 
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
-#: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
-#: better. A trained one can begin at once.
-_PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class Result(Drawn):
     training: Training | None
     bands: Bands | None
     network: Network = field(repr=False, compare=False)
+    sensitivity: Sensitivity | None = None
 
     @property
     def ok(self) -> bool:
@@ -176,6 +177,7 @@ class _Run:
     banding: how the file may run in bands; None where it is to run as it is. model: costs of its cuts.
     accuracy: the original's, on the test set. warm: whether it comes trained.
     answers: a teacher's logits for every training example; None where nobody teaches.
+    schedule: of training, None where there is none.
     """
 
     request: Request
@@ -189,6 +191,7 @@ class _Run:
     accuracy: float | None
     warm: bool
     answers: np.ndarray | None
+    schedule: Schedule | None
     notes: tuple[str, ...]
 
     @property
@@ -225,13 +228,29 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment)
     if request.train:
         _check_batch(labelled)
+    if request.method == AT_INIT:
+        _check_scores(request, labelled, data)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
     warm, unfit = _comes_trained(request, original, data, accuracy)
     notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
-    answers = _answers(request, labelled, data, accuracy, warm=warm)
-    return _Run(request, original, labelled, before, budget, wanted, model, data, accuracy, warm, answers, notes)
+    answers = None
+    if request.train:
+        from mcuprune.train import teacher
+
+        assert data is not None
+        answers = teacher.answers(request, labelled, data, accuracy or 0.0, warm=warm)
+    schedule = None
+    if request.train and data is not None:
+        schedule = schedule_for(request, len(data.train.y), warm=warm, narrow=_narrow(request, model, budget))
+    return _Run(request, original, labelled, before, budget, wanted, model, data, accuracy, warm, answers, schedule, notes)
+
+
+def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:
+    """The largest uniform scaling that fits: most of what flash holds are its weights, a byte each."""
+    fitting = model.sums(widths.uniform(model, budget, request.multiple_of))
+    return Narrow(fitting["macs"] / max(1, model.sums(model.full)["macs"]), fitting["flash"])
 
 
 def _with_engine(request: Request, macs: int) -> Request:
@@ -239,7 +258,7 @@ def _with_engine(request: Request, macs: int) -> Request:
 
     macs: multiply-accumulates of one inference. What takes seconds to import comes after all that can be refused without it.
     """
-    if request.train or request.int8:
+    if request.train or request.int8 or request.method == AT_INIT:
         engine.need(request.method, request.optimizer)
         engine.choose_threads(macs)
         return replace(request, device=engine.device(request.device, train=request.train, macs=macs))
@@ -256,10 +275,17 @@ def _check_batch(channels: Channels) -> None:
     prove(channels)
 
 
+def _check_scores(request: Request, channels: Channels, data: Data | None) -> None:
+    """Raise UnsupportedOperator or UsageError for a network that can't be scored as was asked."""
+    from mcuprune.train import at_init
+
+    at_init.refuse(channels, request.score, data.train if data else None)
+
+
 def _comes_trained(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
-    """Whether the network counts as trained, and notes; without data that is the user's to say."""
+    """Whether the network counts as trained, and notes; without data by what the user says, or by its numbers."""
     if data is None or accuracy is None:
-        return request.keep_weights, ()
+        return request.keep_weights or not (request.from_scratch or looks_fresh(net)), ()
     return comes_trained(
         net,
         data,
@@ -315,6 +341,8 @@ def _float_candidate(run: _Run, record: _Record) -> Candidate:
             return done
     if run.request.train:
         return _train(run, record.checkpoint, record)
+    if run.request.method == AT_INIT:
+        return _at_init(run)
     return _magnitude(run.labelled, run.model, run.budget, run.request.multiple_of)
 
 
@@ -333,7 +361,7 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
         how = replace(
             how,
             data=data,
-            schedule=schedule_for(request, len(data.train.y), warm=run.warm),
+            schedule=run.schedule,
             answers=run.answers,
             sram_model=request.sram_model,
             costs=None if run.banding is None else run.model.at(run.labelled.widths(candidate.keep)),
@@ -368,9 +396,10 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         notes=(*candidate.notes, *([int8.warning] if int8 and int8.warning else [])),
         data=data.name if data else None,
         test_examples=len(data.test.y) if data else 0,
-        training=_training(request, data, warm=run.warm, taught=run.answers is not None),
+        training=_training(run),
         bands=None,
         network=written,
+        sensitivity=candidate.sensitivity,
     )
 
 
@@ -381,18 +410,21 @@ def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
     return Bands(run.choices, run.embedded, run.planner.graph.endings(), before, written)
 
 
-def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
+def _training(run: _Run) -> Training | None:
+    request, data = run.request, run.data
     if not request.train:
         return None
     assert data is not None
-    schedule, search = schedule_for(request, len(data.train.y), warm=warm), Search(request.loss, request.objectives)
-    return Training(schedule, search, warm, taught, len(data.train.y), request.augment, request.device)
+    assert run.schedule is not None
+    search = search_for(request)
+    return Training(run.schedule, search, run.warm, run.answers is not None, len(data.train.y), request.augment, request.device)
 
 
 def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:
     """Changes with everything that a run's course depends on, and with nothing else. net: of a network in memory."""
     found = hashlib.sha256(repr((__version__, options.course_of(request))).encode())
-    for file in (request.model, *external.files(request.model)) if net is None else ():
+    networks = [*([request.model] if net is None else []), *([request.teacher] if request.teacher else [])]
+    for file in [file for path in networks for file in (path, *external.files(path))]:
         found.update(hashlib.sha256(Path(file).read_bytes()).digest())
     if net is not None:
         found.update(net.to_proto().SerializeToString(deterministic=True))
@@ -410,8 +442,8 @@ def _bytes(net: Network) -> bytes:
 def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model, as far as that is known without the packages that train."""
     check_request(request)
-    for origin in _PRUNING:
-        _window(request, origin)
+    for default in WINDOWS.values():
+        window(request, default)
 
 
 def _outputs(request: Request) -> list[Output]:
@@ -432,6 +464,8 @@ def sources(request: Request) -> list[Source]:
     found = [Source("the model to prune", request.model)]
     found += [Source("external data of the model", file) for file in external.files(request.model)]
     found += [Source("the data", file) for file in datasets.files(request.data)]
+    for teacher in [request.teacher] if request.teacher else []:
+        found += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
@@ -466,8 +500,8 @@ def _fits(channels: Channels, request: Request, budget: Budget, wanted: Banding 
 
 
 def _spares_training(request: Request, *, warm: bool) -> bool:
-    """Whether training could only waste time for a network that fits: it comes trained, and nobody asked for epochs."""
-    return request.train and warm and request.epochs is None
+    """Whether training could only waste time for a network that fits: it comes trained, and nobody said how long to train."""
+    return request.train and warm and not long_as_asked(request)
 
 
 def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -> list[str]:
@@ -480,9 +514,29 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -
     if spared:
         notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
     idle = options.without_effect(request, "training", "gradients")
+    if request.method == AT_INIT:
+        idle.remove("--method")
     if idle and (spared or not request.train):
         notes.append(f"no effect without training: {', '.join(idle)}")
     return notes
+
+
+def _at_init(run: _Run) -> Candidate:
+    """Cut by scores of the weights as they are, and let those of the cut layers fit their new widths."""
+    from mcuprune.train import at_init
+    from mcuprune.train.rectify import rectified
+
+    request = run.request
+    found = at_init.plan(
+        run.model,
+        run.budget,
+        score=request.score,
+        multiple=request.multiple_of,
+        examples=run.data.train if run.data else None,
+        seed=request.seed,
+    )
+    cut = rectified(run.labelled, found.keep, trained=run.warm, seed=request.seed)
+    return Candidate(cut, found.keep, 0, 0, 0, sensitivity=found.sensitivity)
 
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
@@ -493,26 +547,6 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
     return Candidate(channels.cut_channels(keep), keep, 0, 0, 0)
 
 
-def _answers(
-    request: Request, labelled: Channels, data: Data | None, accuracy: float | None, *, warm: bool
-) -> np.ndarray | None:
-    """What the network says of the training examples before any channel goes, to learn from: a trained one has that to teach.
-
-    Raises UsageError where the user wants it of one that isn't trained.
-    """
-    if request.distill and not warm:
-        raise UsageError(
-            f"{request.model}: --distill needs a trained network to learn from; "
-            f"this one is right on {accuracy or 0:.1%} of the test set"
-        )
-    if not (request.train and warm and request.distill is not False):
-        return None
-    from mcuprune.train.trainer import answers_of
-
-    assert data is not None
-    return answers_of(labelled, data.train.x, request.device)
-
-
 def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     """Restore BatchNormalization, run the method, and return its candidate."""
     from mcuprune.train import narrowing
@@ -520,6 +554,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 
     request, data, labelled = run.request, run.data, run.labelled
     assert data is not None
+    assert run.schedule is not None
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     normal = narrowing.normalized(labelled, calibration, request.device)
     model = _cost_model(normal, request, run.budget, run.banding)
@@ -528,10 +563,11 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         model,
         run.budget,
         data,
-        schedule_for(request, len(data.train.y), warm=run.warm),
+        run.schedule,
         request.seed,
         multiple_of=request.multiple_of,
-        search=Search(request.loss, request.objectives),
+        search=search_for(request),
+        trained=run.warm,
         checkpoint=checkpoint,
         answers=run.answers,
         device=request.device,
@@ -544,49 +580,6 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 
 
 def _idle(request: Request) -> list[str]:
-    """The flags that were given and lead the widths of the differentiable method only, where another runs."""
-    return [] if request.method == Request.method else options.without_effect(request, "gradients")
-
-
-def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
-    """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised.
-
-    warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
-    """
-    from mcuprune.train.optimizer import OPTIMIZERS
-
-    batch = min(request.batch, examples)
-    per_epoch = max(1, examples // batch)
-    epochs = request.epochs or int(np.clip(np.ceil(700 / per_epoch), 6, 60))
-    quant = min(max(1, epochs // 6), epochs - 1) if request.int8 else 0
-    start, stop = _window(request, "trained" if warm else "scratch")
-    found = Schedule(
-        epochs=epochs - quant,
-        quant_epochs=quant,
-        batch=batch,
-        lr=request.lr or OPTIMIZERS[request.optimizer].lr,
-        weight_decay=request.weight_decay,
-        optimizer=request.optimizer,
-        label_smoothing=request.label_smoothing,
-        prune_every=request.prune_every,
-        prune_start=start,
-        prune_stop=stop,
-        freeze=request.freeze_at_budget,
-    )
-    return replace(found, prune_every=found.updates(found.epochs * per_epoch))
-
-
-def _window(request: Request, origin: str) -> tuple[float, float]:
-    """When pruning starts and stops, as parts of the float steps. Raises UsageError for shares that aren't in this order."""
-    first, last = _PRUNING[origin]
-    start, stop = request.prune_start, request.prune_stop
-    if start is None:
-        start = first if stop is None else min(first, stop / 2)
-    if stop is None:
-        stop = max(last, min(1.0, start + last - first))
-    if not 0 <= start < stop <= 1:
-        raise UsageError(
-            f"--prune-start {start}, --prune-stop {stop}: two shares of the training, one after the other; "
-            "write something like 0.1 and 0.45"
-        )
-    return start, stop
+    """The flags that were given and lead the widths of a method that doesn't run."""
+    gradients = [] if request.method == Request.method else options.without_effect(request, "gradients")
+    return gradients + ([] if request.method == AT_INIT else options.without_effect(request, "scores"))

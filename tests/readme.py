@@ -40,6 +40,8 @@ from mcuprune.report import prune as outcome
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import bench_accuracy  # noqa: E402
+import bench_at_init  # noqa: E402
+import bench_bands  # noqa: E402
 import bench_budgets  # noqa: E402
 import bench_device  # noqa: E402
 import bench_mutations  # noqa: E402
@@ -54,7 +56,17 @@ PICTURE, PICTURED = DOCS / "images" / "memory.svg", "models/branchy_digits.onnx"
 BANDS, BANDED, BANDED_INTO = DOCS / "images" / "bands.svg", "models/resnet8_digits.onnx", 0.7
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
-BENCHES = (bench_accuracy, bench_budgets, bench_device, bench_mutations, bench_quant_lr, bench_studies, bench_weight_bits)
+BENCHES = (
+    bench_accuracy,
+    bench_at_init,
+    bench_bands,
+    bench_budgets,
+    bench_device,
+    bench_mutations,
+    bench_quant_lr,
+    bench_studies,
+    bench_weight_bits,
+)
 _EXAMPLE = re.compile(r"```python\n# (docs/examples/\w+\.py)\n.*?```", re.DOTALL)
 _MARKED = "(?<=<!-- {} -->\n).*?(?=\n<!-- end -->)"
 _WIDTH = 128
@@ -202,7 +214,7 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators(), PICTURE: picture(), BANDS: bands_picture()}
-    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in BENCHES}
+    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in BENCHES if bench.stored()}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)
     # after README.md, whose demo may have been trained anew; nothing is trained for docs/

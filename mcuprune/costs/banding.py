@@ -325,8 +325,7 @@ class _Plain:
 class _InBands:
     """All cuts of a network that runs in the same bands. Copies of an operator share its weights, and so its channels.
 
-    Of the peak it is the order of the bands that counts, or the best order at the widths of ``net`` where that needs less: the
-    file that is written needs no more.
+    Of the peak it is the order of the bands that counts. The best order of the file that is written needs no more.
     """
 
     def __init__(self, plain: CostModel, net: Network, recipe: Recipe, added: int) -> None:

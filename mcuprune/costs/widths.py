@@ -93,7 +93,7 @@ def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
             over.append(f"no cut was found with {title} below {used} (limit {limit})")
     channels = model.channels
     if over:
-        others = [f"{RESOURCES[name].title} {bounds[name]}" for name, limit in budget.limits.items() if bounds[name] <= limit]
+        others = [f"{RESOURCES[name].title} {bounds[name]}" for name, limit in budget.limits.items() if reached[name] <= limit]
         rest = f" (least of the others: {', '.join(others)})" if others else ""
         raise BudgetError(f"{channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits{rest}")
     if np.array_equal(found, model.least):

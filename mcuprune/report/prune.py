@@ -19,6 +19,8 @@ from mcuprune.notebook import draws
 from mcuprune.pruning import Bands, Result, Training
 from mcuprune.report import bands as banding
 from mcuprune.report import profile as report
+from mcuprune.report import sensitivity as curves
+from mcuprune.train.request import AT_INIT
 from mcuprune.train.task import Step
 
 #: How many of the operators that can't run in bands the text names.
@@ -36,7 +38,7 @@ def document(result: Result) -> dict[str, Any]:
         "command": "prune",
         "ok": result.ok,
         "seed": request.seed,
-        "method": request.method if request.train else "no-train",
+        "method": request.method if request.train or request.method == AT_INIT else "no-train",
         "options": options.document(request),
         "training": _training(result.training) if result.training else None,
         "sram_model": request.sram_model,
@@ -59,6 +61,7 @@ def document(result: Result) -> dict[str, Any]:
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
             for group in result.groups
         ],
+        "sensitivity": result.sensitivity.document() if result.sensitivity else None,
         "history": [step_document(step) for step in result.history],
         "cost": {
             "seconds": round(result.seconds, 1),
@@ -88,7 +91,7 @@ def _training(training: Training) -> dict[str, Any]:
         "from": "trained" if training.trained else "scratch",
         "distill": training.taught,
         "examples": training.examples,
-        "epochs": settings.pop("epochs") + settings["quant_epochs"],
+        "epochs": (settings.pop("epochs") + settings["quant_epochs"]) or None,
         "freeze_at_budget": settings.pop("freeze"),
         **settings,
         **asdict(training.search),
@@ -107,6 +110,7 @@ def step_document(step: Step) -> dict[str, Any]:
         "loss": round(step.loss, 5),
         **{name: step.costs[name] for name in RESOURCES},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
+        "training_macs": step.training_macs,
     }
 
 
@@ -146,6 +150,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines += ["## Groups of channels", ""]
     groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
+    if found["sensitivity"]:
+        lines += ["", "## Sensitivity", "", *curves.markdown(found["sensitivity"])]
     lines += ["", "## Options", ""]
     asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in found["options"].items() if value is not None]
     lines += report.markdown_table(["option", "value"], ["<", "<"], asked)
@@ -159,7 +165,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
     evaluated = [step for step in found["history"] if step["accuracy"] is not None]
     if evaluated:
-        head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), "accuracy (validation)"]
+        titles = [resource.title for resource in RESOURCES.values()]
+        head = ["phase", "epoch", "training MACs", "loss", *titles, "accuracy (validation)"]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
             head,
@@ -168,6 +175,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                 [
                     step["phase"],
                     f"{step['epoch']:g}",
+                    units.show(step["training_macs"], "count"),
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
                     _share(step["accuracy"]),
@@ -186,7 +194,8 @@ def html(result: Result) -> str:
     state = "fits" if result.ok else "does not fit"
     remarks = "".join(f"<li>{escape.markup(remark)}</li>" for remark in _remarks(found))
     table = report.html_table(head, "<>>>>>", rows)
-    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n"
+    sensitive = f"{curves.html(found['sensitivity'])}\n" if found["sensitivity"] else ""
+    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n{sensitive}"
 
 
 def _table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -239,6 +248,7 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         share = cost["training_macs"] / cost["full_training_macs"]
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
+        lines += _compute(found)
     if found.get("bands") is not None:  # reports stored before there were bands have none
         lines += _in_bands(found["bands"])
     return lines + [f"note: {note}" for note in found["notes"]]
@@ -261,6 +271,15 @@ def _in_bands(bands: Mapping[str, Any]) -> list[str]:
         size = units.show(ending["sram"], "bytes")
         lines.append(f"not in bands: {ending['op']} '{ending['node']}' {ending['why']}; {size} of SRAM around it")
     return lines
+
+
+def _compute(found: Mapping[str, Any]) -> list[str]:
+    """What training cost in epochs of the whole model: the number that ``--train-compute`` takes."""
+    if not (training := found["training"]):
+        return []
+    epoch = max(1, training["examples"] // training["batch"]) * training["batch"] * found["before"]["total"]["macs"]
+    spent = found["cost"]["training_macs"] / max(1, epoch)
+    return [f"compute: as many multiply-accumulates as {spent:.3g} epochs of training the whole model"]
 
 
 def _share(value: float | None) -> str:

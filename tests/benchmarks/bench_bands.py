@@ -3,8 +3,9 @@
 ``python tests/benchmarks/bench_bands.py --data DIR [--tasks T1 V2] [--bands off auto] [--seeds 0 1 2]``
 
 T1 is that of ``bench_accuracy.py``, ResNet-8 on CIFAR-10; V2 is a MobileNetV2 at 0.35 of its width with fewer strides, on
-persons among the images of CIFAR-100. The budget is B3: SRAM 35 %, flash and MACs 60 %. Every run is a whole ``mcuprune prune`` from an untrained file. Finished runs are appended to ``bands.jsonl`` and not run again, so that the
-benchmark goes on where it was interrupted; ``bands.md`` is drawn from it.
+persons among the images of CIFAR-100. The budget is B3: SRAM 35 %, flash and MACs 60 %. Every run is a whole ``mcuprune prune``
+from an untrained file. Finished runs are appended to ``bands.jsonl`` and not run again, so that the benchmark goes on where it
+was interrupted; ``bands.md`` is drawn from it.
 """
 
 from __future__ import annotations
@@ -110,9 +111,9 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
         "# What row bands are worth where SRAM binds",
         "",
         "Made by `tests/benchmarks/bench_bands.py`, whose first lines say what the tasks are, from `bands.jsonl`, which has",
-        f"every run with its seed, widths and versions. One budget ({limits}), the same training, from untrained networks. Without",
-        "bands the first layers have to be narrow to hold the limit of SRAM; in bands they don't. Means over seeds, with the",
-        "sample standard deviation; seconds are CPU time of the whole run, evaluation included.",
+        f"every run with its seed, widths and versions. One budget ({limits}), the same training, from untrained networks.",
+        "Without bands the first layers have to be narrow to hold the limit of SRAM; in bands they don't. Means over seeds,",
+        "with the sample standard deviation; seconds are CPU time of the whole run, evaluation included.",
         "",
         *table(rows),
     ]
