@@ -19,8 +19,10 @@ import numpy as np
 from mcuprune import places
 from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs import banding
-from mcuprune.deploy import c, tflite
+from mcuprune.deploy import c, rowreport, tflite
+from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
+from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import DataError, MissingExtra, UsageError
 from mcuprune.graph import external, network
@@ -65,7 +67,7 @@ class Request:
 class Exported:
     """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user.
 
-    bands: how the file's network runs in row bands; None where no bands were asked for.
+    bands: how the file's network runs in row bands; None where no bands were asked for. rows: the same of generated C.
     """
 
     request: Request
@@ -74,6 +76,7 @@ class Exported:
     arena: Mapping[str, int]
     notes: tuple[str, ...]
     bands: banding.Run | None = None
+    rows: RowReport | None = None
 
 
 def export(request: Request, *, net: Network | None = None, data_set: datasets.Given | None = None) -> Exported:
@@ -94,13 +97,11 @@ def export(request: Request, *, net: Network | None = None, data_set: datasets.G
     notes: tuple[str, ...] = ()
     if not is_quantized(net):
         net, notes = _quantized(request, net, data_set)
-    run = _in_bands(net, request)
-    if run is not None:
-        net = run.network
+    run, rows = _in_bands(net, request), _rows(net, request)
     written: dict[Path, bytes] = {}
     if request.output is not None:
         place = Path(request.output)
-        made = EXPORTS[place.suffix](net, place.stem, request)
+        made = EXPORTS[place.suffix](net if run is None else run.network, place.stem, request)
         written |= {place.parent / name: content for name, content in made.items()}
     if request.project is not None:
         kind, folder = request.project
@@ -112,7 +113,8 @@ def export(request: Request, *, net: Network | None = None, data_set: datasets.G
         places.write_bytes(content, place)
     files = tuple(map(str, written))
     size = sum(map(len, written.values()))
-    return Exported(request, files, size, _arena(net, request), notes, run)
+    arena = _arena(net if run is None else run.network, rows)
+    return Exported(request, files, size, arena, notes, run, None if request.bands == "off" else rows)
 
 
 def document(exported: Exported) -> dict[str, Any]:
@@ -126,6 +128,7 @@ def document(exported: Exported) -> dict[str, Any]:
         "bytes": exported.bytes,
         "arena": dict(exported.arena),
         "bands": None if exported.bands is None else _bands(exported.bands),
+        "rows": None if exported.rows is None else exported.rows.document(),
         "notes": list(exported.notes),
     }
 
@@ -144,6 +147,8 @@ def text(document: Mapping[str, Any]) -> str:
         regions, embedded = document["bands"]["regions"], document["bands"]["embedded"]
         lines += [f"row bands: {region_line(region)}" for region in regions] or ["row bands: none, nothing needs less in them"]
         lines += [embedded_line(embedded)] if embedded else []
+    if document["rows"] is not None:
+        lines += rowreport.lines(document["rows"])
     return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]) + "\n"
 
 
@@ -153,9 +158,9 @@ def is_quantized(net: Network) -> bool:
 
 
 def _in_bands(net: Network, request: Request) -> banding.Run | None:
-    """The network in the row bands that were asked for; None where none were, or where the format runs bands by itself."""
-    suffix = "" if request.output is None else Path(request.output).suffix
-    if (count := banding.parsed(request.bands)) is False or (request.output is not None and suffix in BANDS_OF_THEIR_OWN):
+    """The network in the row bands that were asked for; None where none were, or where the format runs rows by itself."""
+    count = banding.parsed(request.bands)
+    if count is False or request.output is None or (suffix := Path(request.output).suffix) in ROWS_OF_THEIR_OWN:
         return None
     model: banding.Model = "peak" if suffix == ".onnx" else "tflm"
     run = banding.least(net, model, count)
@@ -207,13 +212,30 @@ def _quantized(request: Request, net: Network, data_set: datasets.Given | None) 
         return result.network, tuple(note for note in result.notes if not note.startswith(_NOTHING_CUT))
 
 
-def _arena(net: Network, request: Request) -> dict[str, int]:
-    """Bytes of memory by runtime, as far as the network can be lowered for it."""
+def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:
+    """Bytes of memory by runtime, as far as the network can be lowered for it. rows: of generated C, where that is written."""
     converted = tflite.convert(net, offline=True)
     arena = {"tflm": converted.program.arena(plan=converted.plan).total}
-    if request.project is not None or (request.output or "").endswith(".c"):
-        arena["c"] = c.generate(converted.program, "net").arena
-    return arena
+    return arena if rows is None else {**arena, "c": rows.arena}
+
+
+def _rows(net: Network, request: Request) -> RowReport | None:
+    """What of generated C runs row by row, where that is written. Raises UsageError where the bands asked for gain nothing."""
+    if request.project is None and not (request.output or "").endswith(".c"):
+        return None
+    found = rowreport.priced(tflite.convert(net).program, _c_bands(request))
+    if request.bands not in ("auto", "off") and not found.regions:
+        raise UsageError(
+            f"{request.model}: --bands {request.bands}: no part of the network gains from {request.bands} bands of rows in C: "
+            "give another number, or --bands auto"
+        )
+    return found
+
+
+def _c_bands(request: Request) -> Bands:
+    """``--bands`` as generated C takes it."""
+    count = banding.parsed(request.bands)
+    return "off" if count is False else "auto" if count is None else count
 
 
 # --------------------------------------------------------------------------------------------------------------- formats
@@ -289,7 +311,7 @@ def _registered(operator: str) -> str:
 
 
 def _c(net: Network, stem: str, request: Request) -> Files:
-    source = c.generate(tflite.convert(net).program, stem, channels_last=request.channels_last)
+    source = c.generate(tflite.convert(net).program, stem, channels_last=request.channels_last, bands=_c_bands(request))
     name = c.identifier(stem)
     return {
         f"{stem}.c": source.c.replace(f'#include "{name}.h"', f'#include "{stem}.h"').encode(),
@@ -297,8 +319,8 @@ def _c(net: Network, stem: str, request: Request) -> Files:
     }
 
 
-#: Suffixes of formats whose writer runs bands by itself, and gets the network as it is.
-BANDS_OF_THEIR_OWN: frozenset[str] = frozenset()
+#: Suffixes of formats whose writer runs rows in a loop, and gets the network as it is.
+ROWS_OF_THEIR_OWN = frozenset({".c"})
 #: The suffix of an output -> what makes its files.
 EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
     ".onnx": _onnx,
@@ -315,7 +337,7 @@ def _project(kind: str, net: Network, request: Request, data_set: datasets.Given
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
     name = name_of(Path(request.model).stem)
-    source = c.generate(converted.program, name)
+    source = c.generate(converted.program, name, bands=_c_bands(request))
     example, where, label = _example(net, request, data_set)
     if runners.compiler() is None:
         raise MissingExtra("a project stores what its C answers, and no C compiler was found here (cc, gcc or clang)")
