@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,11 +33,14 @@ from mcuprune.train import engine, evaluate
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.data import Data
+from mcuprune.train.goal import Goal, goal, try_loss
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
 from mcuprune.train.request import Request
 from mcuprune.train.request import check as check_request
 from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
+from mcuprune.train.tasks.metrics import Metric
+from mcuprune.train.tasks.own import own_loss
 from mcuprune.train.training_data import training_data
 
 #: Examples that BatchNormalization statistics are measured on.
@@ -73,11 +77,46 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Result(Drawn):
-    """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them.
+class Figures:
+    """How good a network is at its task: as it came, cut in floats, and as int8 in both sessions; None where not quantised.
 
+    task: as of ``--task``. title: what the report calls it. labelled: whether the data's own targets are what it is held against;
+    if not, the answers of the network as it came are.
+    """
+
+    task: str
+    title: str
+    labelled: bool
+    before: Metric
+    floats: Metric
+    int8: Metric | None
+    int8_default_session: Metric | None
+
+    @property
+    def after(self) -> Metric:
+        """Of the file that was written."""
+        return self.int8 or self.floats
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network that was pruned before, as a place to go on from.
+
+    network: in floats. groups: what earlier prunes have left of the groups of the network as it came.
+    """
+
+    network: Network
+    groups: tuple[GroupResult, ...]
+
+
+@dataclass(frozen=True)
+class Result(Drawn):
+    """A finished prune. What is measured is measured on the test set in onnxruntime, and None where there was no data for it.
+
+    figures: of the task, of whatever kind. accuracy and those beside it: shares of right classes, of classifiers alone.
     accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
     accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
+    classes: names, where the data has them. float_network: what was written, before it was quantised.
     """
 
     request: Request
@@ -85,10 +124,7 @@ class Result(Drawn):
     before: Profile
     after: Profile
     verdict: Verdict
-    accuracy: float | None
-    accuracy_float: float | None
-    accuracy_int8: float | None
-    accuracy_int8_default_session: float | None
+    figures: Figures | None
     groups: tuple[GroupResult, ...]
     history: tuple[Step, ...]
     seconds: float
@@ -99,6 +135,29 @@ class Result(Drawn):
     test_examples: int
     training: Training | None
     network: Network = field(repr=False, compare=False)
+    float_network: Network = field(repr=False, compare=False)
+    classes: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the network as it came."""
+        return None if self.figures is None else self.figures.before.accuracy
+
+    @property
+    def accuracy_float(self) -> float | None:
+        """Of the cut network before it was quantised."""
+        return None if self.figures is None else self.figures.floats.accuracy
+
+    @property
+    def accuracy_int8(self) -> float | None:
+        """Of the int8 file as ONNX defines it."""
+        return None if self.figures is None or self.figures.int8 is None else self.figures.int8.accuracy
+
+    @property
+    def accuracy_int8_default_session(self) -> float | None:
+        """Of the int8 file in a session of onnxruntime without options."""
+        found = None if self.figures is None else self.figures.int8_default_session
+        return None if found is None else found.accuracy
 
     @property
     def ok(self) -> bool:
@@ -112,34 +171,42 @@ def prune(
     *,
     net: Network | None = None,
     data_set: datasets.Given | None = None,
+    start: Start | None = None,
 ) -> Result:
     """Do what ``request`` asks and measure the outcome. Writes ``request.output``; the report is the caller's.
 
     net: a network in memory, in place of the file ``request.model``, which is then only what messages call it.
     data_set: data in memory, in place of ``request.data``.
+    start: what is cut and trained, in place of the network itself, which stays what it is compared with and taught by.
 
     Interrupted at any moment, it leaves a checkpoint beside the output; ``request.resume`` goes on from there.
     Raises a McupruneError, with nothing written, where no answer is possible: an unreadable or unsupported model, data that
     doesn't fit, a budget that can't be held, a place that can't be written, a missing package.
     """
     started = time.monotonic()
-    run = _prepared(request, net, request.data if data_set is None else data_set)
+    run = _prepared(request, net, request.data if data_set is None else data_set, start)
     record = _Record(run, _fingerprint(run.request, run.data, net), started, on_step)
     candidate = _float_candidate(run, record)
     small = folding.folded(candidate.channels.network)
     candidate = replace(
         candidate, channels=label(small), notes=tuple(dict.fromkeys((*run.notes, *record.notes, *candidate.notes)))
     )
-    accuracy_float = None
-    if run.data is not None:
-        accuracy_float = evaluate.accuracy_of(_bytes(small), run.data.test, "default", name=f"{request.model} after cutting")
-        if run.request.train and (note := learned_nothing(accuracy_float, run.data)):
+    of_float = None
+    if run.goal is not None:
+        of_float, learned = _figure(small, run.goal, f"{request.model} after cutting")
+        if run.request.train and (note := learned_nothing(run.goal, of_float, learned)):
             candidate = replace(candidate, notes=(*candidate.notes, note))
     final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
     final.save(request.output)
-    result = _measured(run, candidate, accuracy_float, record)
+    result = _measured(run, candidate, of_float, small, record)
     record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
     return result
+
+
+def _figure(net: Network, goal: Goal, name: str) -> tuple[Metric, bool]:
+    """A network's figure on the test set, in onnxruntime, and whether it is more than a constant answer gives."""
+    tallies = evaluate.tallied(_bytes(net), goal.data.test, goal.objective, "default", name=name)
+    return goal.objective.metric(tallies), all(tally.learned() for tally in tallies)
 
 
 @dataclass(frozen=True)
@@ -148,8 +215,8 @@ class _Run:
 
     request: with the device chosen, and ``train`` off where training could only waste time.
     original: the network as it was read; labelled: as it is pruned. before: what the original costs.
-    model: costs of its cuts. accuracy: the original's, on the test set. warm: whether it comes trained.
-    answers: a teacher's logits for every training example; None where nobody teaches.
+    model: costs of its cuts. goal: data and task. metric: the original's figure on the test set. warm: whether it comes trained.
+    teacher: of the training; None where nobody teaches. earlier: what was cut before this run.
     """
 
     request: Request
@@ -158,14 +225,20 @@ class _Run:
     before: Profile
     budget: Budget
     model: CostModel
-    data: Data | None
-    accuracy: float | None
+    goal: Goal | None
+    metric: Metric | None
     warm: bool
-    answers: np.ndarray | None
+    teacher: Any
     notes: tuple[str, ...]
+    earlier: tuple[GroupResult, ...] = ()
+
+    @property
+    def data(self) -> Data | None:
+        """The data set, with targets as the task takes them."""
+        return None if self.goal is None else self.goal.data
 
 
-def _prepared(request: Request, net: Network | None, given: datasets.Given | None) -> _Run:
+def _prepared(request: Request, net: Network | None, given: datasets.Given | None, start: Start | None) -> _Run:
     """Read, check and measure everything that the work needs. Raises what ``prune`` raises."""
     _check_flags(request)
     outputs = _outputs(request)
@@ -179,7 +252,8 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
         *others, last = (f"--{name}" for name in resources.RESOURCES)
         raise UsageError(f"prune needs a limit: {', '.join(others)} or {last}")
     prepared, notes = canonical(original)
-    labelled = label(prepared)
+    whole_labelled = label(prepared)
+    labelled = whole_labelled if start is None else label(start.network)
     fits = _fits(labelled, request, budget)
     whole = labelled.network
     model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget)
@@ -189,16 +263,31 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
         check_checkpoint(f"{request.output}.checkpoint")
     request = _with_engine(request, before.total["macs"])
     rehearse(labelled, int8=request.int8, train=request.train)
-    data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment)
+    own = None if request.loss_function is None else own_loss(request.loss_function)
+    data = training_data(
+        original,
+        given,
+        train=request.train,
+        seed=request.seed,
+        augment=request.augment,
+        task=request.task,
+        unlabelled=request.unlabelled,
+    )
     if request.train:
         _check_batch(labelled)
-    accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
-    warm, unfit = _comes_trained(request, original, data, accuracy)
-    notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
+    aim = None
+    if data is not None:
+        aim = goal(original, data, task=request.task, unlabelled=request.unlabelled, augment=request.augment, own=own)
+    metric, learned = (None, False) if aim is None else _figure(original, aim, request.model)
+    warm, unfit = _comes_trained(request, original, aim, metric, learned=learned)
+    notes = (*notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
-    answers = _answers(request, labelled, data, accuracy, warm=warm)
-    return _Run(request, original, labelled, before, budget, model, data, accuracy, warm, answers, notes)
+    if request.train and aim is not None:
+        try_loss(aim)
+    teacher = _teacher(request, whole_labelled, aim, metric, warm=warm)
+    earlier = () if start is None else start.groups
+    return _Run(request, original, labelled, before, budget, model, aim, metric, warm, teacher, notes, earlier)
 
 
 def _with_engine(request: Request, macs: int) -> Request:
@@ -223,14 +312,17 @@ def _check_batch(channels: Channels) -> None:
     prove(channels)
 
 
-def _comes_trained(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
+def _comes_trained(
+    request: Request, net: Network, aim: Goal | None, metric: Metric | None, *, learned: bool
+) -> tuple[bool, tuple[str, ...]]:
     """Whether the network counts as trained, and notes; without data that is the user's to say."""
-    if data is None or accuracy is None:
+    if aim is None or metric is None:
         return request.keep_weights, ()
     return comes_trained(
         net,
-        data,
-        accuracy,
+        aim,
+        metric,
+        learned,
         from_scratch=request.from_scratch,
         keep_weights=request.keep_weights,
         train=request.train,
@@ -300,8 +392,9 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
         how = replace(
             how,
             data=data,
-            schedule=schedule_for(request, len(data.train.y), warm=run.warm),
-            answers=run.answers,
+            schedule=schedule_for(request, len(data.train), warm=run.warm),
+            objective=None if run.goal is None else run.goal.objective,
+            answers=run.teacher,
             sram_model=request.sram_model,
             full_macs=run.before.total["macs"],
             checkpoint=record.checkpoint,
@@ -309,42 +402,58 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
     return quantizing.quantize(candidate, how, record)
 
 
-def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, record: _Record) -> Result:
+def _measured(run: _Run, candidate: Candidate, of_float: Metric | None, small: Network, record: _Record) -> Result:
     """The result, by what is on disk: the written file is read, profiled and run again."""
     request, data = run.request, run.data
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
     after = resources.profile(written)
     kept = run.labelled.kept(candidate.keep)
-    int8 = evaluate.int8_accuracy(request.output, data.test) if data and request.int8 else None
+    int8 = evaluate.int8_metric(request.output, run.goal.data.test, run.goal.objective) if run.goal and request.int8 else None
+    figures = None
+    if run.goal is not None and run.metric is not None and of_float is not None:
+        exact, default = (int8.exact, int8.default_session) if int8 else (None, None)
+        objective = run.goal.objective
+        figures = Figures(objective.task, objective.title, run.goal.labelled, run.metric, of_float, exact, default)
+    groups = tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in run.labelled.groups)
     return Result(
         request=request,
         budget=run.budget,
         before=run.before,
         after=after,
         verdict=run.budget.check(after.used(request.sram_model)),
-        accuracy=run.accuracy,
-        accuracy_float=accuracy_float,
-        accuracy_int8=int8.exact if int8 else None,
-        accuracy_int8_default_session=int8.default_session if int8 else None,
-        groups=tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in run.labelled.groups),
+        figures=figures,
+        groups=_since(run.earlier, groups) if run.earlier else groups,
         history=tuple(record.history.steps),
         seconds=record.seconds,
         training_macs=candidate.training_macs,
         full_training_macs=candidate.full_training_macs,
         notes=(*candidate.notes, *([int8.warning] if int8 and int8.warning else [])),
         data=data.name if data else None,
-        test_examples=len(data.test.y) if data else 0,
-        training=_training(request, data, warm=run.warm, taught=run.answers is not None),
+        test_examples=len(data.test) if data else 0,
+        training=_training(request, data, warm=run.warm, taught=run.teacher is not None),
         network=written,
+        float_network=small,
+        classes=data.classes if data else (),
     )
+
+
+def _since(earlier: tuple[GroupResult, ...], now: tuple[GroupResult, ...]) -> tuple[GroupResult, ...]:
+    """What two prunes, one after the other, have left of the groups of the first; a group that is gone as such counts as whole."""
+    later = {group.name: group for group in now}
+    found = []
+    for group in earlier:
+        then = later.get(group.name)
+        kept = group.kept if then is None or then.before != group.after else tuple(group.kept[i] for i in then.kept)
+        found.append(GroupResult(group.name, group.before, len(kept), kept))
+    return tuple(found)
 
 
 def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
     if not request.train:
         return None
     assert data is not None
-    schedule, search = schedule_for(request, len(data.train.y), warm=warm), Search(request.loss, request.objectives)
-    return Training(schedule, search, warm, taught, len(data.train.y), request.augment, request.device)
+    schedule, search = schedule_for(request, len(data.train), warm=warm), Search(request.gradients, request.objectives)
+    return Training(schedule, search, warm, taught, len(data.train), request.augment, request.device)
 
 
 def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:
@@ -439,24 +548,29 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
     return Candidate(channels.cut_channels(keep), keep, 0, 0, 0)
 
 
-def _answers(
-    request: Request, labelled: Channels, data: Data | None, accuracy: float | None, *, warm: bool
-) -> np.ndarray | None:
-    """What the network says of the training examples before any channel goes, to learn from: a trained one has that to teach.
+def _teacher(request: Request, whole: Channels, aim: Goal | None, metric: Metric | None, *, warm: bool) -> Any:
+    """The network before any channel went, to learn from: a trained one has something to teach.
 
-    Raises UsageError where the user wants it of one that isn't trained.
+    whole: it, labelled. Raises UsageError where the user wants it of one that isn't trained.
     """
     if request.distill and not warm:
-        raise UsageError(
-            f"{request.model}: --distill needs a trained network to learn from; "
-            f"this one is right on {accuracy or 0:.1%} of the test set"
-        )
-    if not (request.train and warm and request.distill is not False):
+        said = "this one's figure isn't known" if metric is None else f"this one's {metric.title} on the test set is {metric.shown()}"
+        if metric is not None and metric.name == "accuracy":
+            said = f"this one is right on {metric.value:.1%} of the test set"
+        raise UsageError(f"{request.model}: --distill needs a trained network to learn from; {said}")
+    if aim is None or not request.train or not (warm or not aim.labelled):
         return None
-    from mcuprune.train.trainer import answers_of
+    if request.distill is False and aim.labelled:
+        return None
+    if request.distill is False:
+        raise UsageError(f"{request.model}: --no-distill leaves nothing to learn from: the examples have no targets")
+    from mcuprune.train.teacher import Teacher
 
-    assert data is not None
-    return answers_of(labelled, data.train.x, request.device)
+    teacher = Teacher(whole, aim.data.train, aim.objective, varied=aim.data.augment is not None, device=request.device)
+    if not aim.labelled:
+        for kind, answers in zip(aim.objective.kinds, teacher.sample(aim.data.train, _CALIBRATION), strict=True):
+            kind.prepare(answers)
+    return teacher
 
 
 def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
@@ -466,7 +580,8 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 
     request, data, labelled = run.request, run.data, run.labelled
     assert data is not None
-    calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
+    chosen = np.random.default_rng(request.seed).permutation(len(data.train))[:_CALIBRATION]
+    calibration = [np.asarray(array[chosen]) for array in data.train.inputs]
     normal = narrowing.normalized(labelled, calibration, request.device)
     model = _cost_model(normal, request, run.budget)
     task = Task(
@@ -474,12 +589,13 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         model,
         run.budget,
         data,
-        schedule_for(request, len(data.train.y), warm=run.warm),
+        schedule_for(request, len(data.train), warm=run.warm),
         request.seed,
         multiple_of=request.multiple_of,
-        search=Search(request.loss, request.objectives),
+        search=Search(request.gradients, request.objectives),
         checkpoint=checkpoint,
-        answers=run.answers,
+        objective=None if run.goal is None else run.goal.objective,
+        answers=run.teacher,
         device=request.device,
     )
     candidate = narrowing.narrowed(request.method, task, calibration, on_step)

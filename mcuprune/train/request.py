@@ -19,6 +19,7 @@ from mcuprune.graph.network import Shape
 from mcuprune.options import option, unasked
 from mcuprune.train import data as datasets
 from mcuprune.train.task import LOSSES, OBJECTIVES, Schedule
+from mcuprune.train.tasks.choice import AUTO, NAMES
 from mcuprune.units import Limit
 
 #: No count that a flag gives is larger: it fits every integer on the way.
@@ -62,6 +63,22 @@ class Request:
         None, help="Where report.json and report.md go.", group="Output", metavar="DIR", changes_run=False
     )
     data: str | None = option(None, help="What to train and test with.", group="Data", metavar="NAME|PATH|module:function")
+    task: str = option(
+        AUTO,
+        help="What the network is for; auto goes by its outputs and the data's targets.",
+        group="Data",
+        choices=NAMES,
+    )
+    unlabelled: bool = option(
+        False, help="Use no targets, even if there are some: the model as it came teaches.", group="Data"
+    )
+    loss_function: str | None = option(
+        None,
+        help="A loss of your own: function(output, target) of torch tensors.",
+        group="Training",
+        metavar="module:function",
+        needs="training",
+    )
     method: str = option(
         "differentiable",
         help="differentiable, or a baseline: magnitude, uniform.",
@@ -131,7 +148,9 @@ class Request:
         both_ways=True,
         needs="gradients",
     )
-    loss: str = option(LOSSES[0], help="The gradients that lead widths.", group="Ablations", choices=LOSSES, needs="gradients")
+    gradients: str = option(
+        LOSSES[0], help="Whose gradients lead widths.", group="Ablations", choices=LOSSES, needs="gradients"
+    )
     objectives: str = option(
         OBJECTIVES[0],
         help="One violated resource at a time, or their sum.",
@@ -200,5 +219,7 @@ class Request:
 def check(request: Request) -> None:
     """Refuse options that make no sense for any model, as far as that is known without the packages that train."""
     options.check(request)
+    if request.unlabelled and request.task not in (AUTO, "distill") and request.loss_function is not None:
+        raise UsageError("--unlabelled, --loss-function: a loss of your own needs targets; give one of them")
     if request.from_scratch and request.keep_weights:
         raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.data import Data
+from mcuprune.train.tasks.objective import Objective
+
+if TYPE_CHECKING:
+    from mcuprune.train.teacher import Teacher
 
 #: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
 _UPDATES = 20
@@ -70,8 +74,9 @@ class Search:
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a run's history. accuracy, on the validation examples, is None between evaluations.
+    """One line of a run's history. score, on the validation examples, is None between evaluations.
 
+    score: the figure of the task (``tasks.metrics``). accuracy: of a classifier the share of right classes.
     step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
     costs: by the names of ``resources.RESOURCES``, what the network costs at the widths of that step, in base units.
     """
@@ -83,6 +88,7 @@ class Step:
     accuracy: float | None = None
     phase: str = "train"
     epochs: float = 0.0
+    score: float | None = None
 
 
 OnStep = Callable[[Step], None]
@@ -96,8 +102,9 @@ class Task:
     Feasible widths exist: whoever makes a Task has checked.
     multiple_of: widths are multiples of it, or full.
     search: which gradients lead; only the differentiable method has any.
-    answers: a teacher's logits for every training example, float32 (examples, classes), which the network learns beside the
-    labels for as long as the teacher knows more than it; None for labels alone.
+    objective: what the network is trained towards; None: to name the class.
+    answers: a teacher, or its answers to every training example, such as logits, float32 (examples, classes), which the network
+    learns beside the targets for as long as the teacher knows more than it; None for targets alone.
     device: what torch calls the place to train on.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
@@ -111,7 +118,8 @@ class Task:
     multiple_of: int = 1
     search: Search = Search()
     checkpoint: Checkpoint | None = None
-    answers: np.ndarray | None = None
+    objective: Objective | None = None
+    answers: np.ndarray | Teacher | None = None
     device: str = "cpu"
 
 

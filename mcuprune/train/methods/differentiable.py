@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
@@ -171,13 +170,21 @@ class Widths:
         self.v = self.v - far * direction
 
 
-def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss on (x, y) through the masks.
+def task_gradient(
+    trainer: Trainer,
+    keep: np.ndarray,
+    scores: np.ndarray,
+    inputs: np.ndarray | Sequence[np.ndarray],
+    targets: np.ndarray | Sequence[np.ndarray],
+) -> np.ndarray:
+    """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss of the task through the masks.
 
     keep: bool (components,), what the masks leave. scores: float (components,), each one's salience.
+    inputs, targets: a batch, an array (batch, ...) for each input and output; or the only one.
     """
+    x, y = ([one] if isinstance(one, np.ndarray) else list(one) for one in (inputs, targets))
     with with_measured_masks(trainer.module, keep) as gates:
-        loss = F.cross_entropy(trainer.logits(x), trainer.tensor(y))
+        loss = trainer.objective.loss(trainer.answers(x), trainer.tensors(y))
         (of_mask,) = torch.autograd.grad(loss, gates)
     return of_multipliers(of_mask.double().cpu().numpy(), trainer.module.channels, keep, scores)
 
@@ -265,8 +272,10 @@ class Differentiable(Method):
     def _measured(self, trainer: Trainer, scores: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """The task gradient on a batch of validation examples: float64 (groups,)."""
         val = self.task.data.val
-        chosen = random.choice(len(val.y), min(trainer.batch, len(val.y)), replace=False)
-        return task_gradient(trainer, self.keep[self.alive], scores[self.alive], val.x[chosen], val.y[chosen])
+        assert val.targets is not None
+        chosen = random.choice(len(val), min(trainer.batch, len(val)), replace=False)
+        inputs, targets = ([np.asarray(array[chosen]) for array in arrays] for arrays in (val.inputs, val.targets))
+        return task_gradient(trainer, self.keep[self.alive], scores[self.alive], inputs, targets)
 
     def _spare(self) -> np.ndarray:
         """How many channels of each group outlive a cut: int64 (groups,)."""

@@ -1,0 +1,87 @@
+"""The network as it came, as a teacher: what it answers to the examples that the pruned one trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcuprune.channels.labelling import Channels
+from mcuprune.train.data import Split
+from mcuprune.train.module import Trainable, as_inputs
+from mcuprune.train.tasks.objective import Objective
+
+#: Bytes of answers that are kept; a teacher with more to say is asked anew at every step.
+_KEPT = 2**30
+_BATCH = 256
+
+
+class Teacher:
+    """Gives a batch's answers, of the tensors that losses are taken of.
+
+    They are computed once, from examples as they are, where what augmentation does to an example changes no answer. Where it
+    does (places that move), and where they would not fit in memory, the network is run on every batch as it is fed.
+
+    examples: how many it has seen. misses: how wrong it is on all of them, summed; 0 where there are no targets.
+    """
+
+    def __init__(self, channels: Channels, train: Split, objective: Objective, *, varied: bool, device: str = "cpu") -> None:
+        """varied: whether examples are varied before they are fed."""
+        self._module = Trainable(channels).to(device).eval()
+        self._module.want(objective.tensors)
+        self._objective, self._device = objective, device
+        self._stored: list[np.ndarray] | None = None
+        self.misses = 0.0
+        self.examples = len(train)
+        size = sum(4 * self.examples * int(np.prod(kind.head.shape)) for kind in objective.kinds)
+        keep = not (varied and objective.moves) and size <= _KEPT
+        if not keep and train.targets is None:
+            return
+        parts: list[list[np.ndarray]] = [[] for _ in objective.kinds]
+        for chosen in batches(self.examples, _BATCH):
+            answers = self._asked([array[chosen] for array in train.inputs])
+            if train.targets is not None:
+                targets = [torch.from_numpy(np.asarray(array[chosen])).to(device) for array in train.targets]
+                self.misses += objective.misses(answers, targets)
+            if keep:
+                for part, answer in zip(parts, answers, strict=True):
+                    part.append(answer.cpu().numpy())
+        if keep:
+            self._stored = [np.concatenate(part) for part in parts]
+
+    @classmethod
+    def of_answers(cls, answers: Sequence[np.ndarray], train: Split, objective: Objective) -> Teacher:
+        """A teacher of whom nothing is there but what it answered to every training example."""
+        found = cls.__new__(cls)
+        found._stored, found._objective, found._device, found.examples = list(answers), objective, "cpu", len(train)
+        found.misses = 0.0
+        if train.targets is not None:
+            everything = [torch.from_numpy(np.asarray(array[np.arange(len(train))])) for array in train.targets]
+            found.misses = objective.misses([torch.from_numpy(array) for array in answers], everything)
+        return found
+
+    def __call__(self, chosen: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+        """Its answers to a batch. chosen: which of the training examples. inputs: the same, as they are fed."""
+        if self._stored is None:
+            return self._asked(inputs)
+        return tuple(torch.from_numpy(array[chosen]) for array in self._stored)
+
+    @torch.no_grad()
+    def _asked(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+        return self._objective.answers(self._module(*as_inputs(self._module.source, inputs, self._device)))
+
+    def sample(self, train: Split, count: int) -> list[np.ndarray]:
+        """Its answers to some of the training examples, evenly taken."""
+        chosen = np.unique(np.linspace(0, self.examples - 1, min(count, self.examples)).astype(np.int64))
+        if self._stored is not None:
+            return [array[chosen] for array in self._stored]
+        parts = [self._asked([array[chosen[i]] for array in train.inputs]) for i in batches(len(chosen), _BATCH)]
+        return [torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True)]
+
+
+def batches(count: int, size: int) -> Iterator[np.ndarray]:
+    """Indices of ``count`` examples in their order, ``size`` at a time."""
+    for start in range(0, count, size):
+        yield np.arange(start, min(count, start + size))
