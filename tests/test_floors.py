@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 FLOORS = (
     ("errors", "names", "escape", "notebook", "schedule"),
     ("units", "places", "options", "console"),
-    ("graph",),
+    ("graph", "data"),
     ("operators",),
     ("passes", "channels", "bands"),
     ("deploy",),

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mcuprune.data.sets import Column, Split
 from mcuprune.errors import MissingExtra, ModelError
-from mcuprune.train.data import Split
 
 Array = np.ndarray[Any, Any]
 Mode = Literal["exact", "default"]
@@ -94,7 +94,7 @@ class Model:
             return False
         return bool(np.abs(together - np.concatenate(alone)).max() <= 1e-2 * np.abs(together).max())
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array | Column) -> Array:
         outputs = []
         for start in range(0, len(x), self._batch):
             part = x[start : start + self._batch]

@@ -10,8 +10,8 @@ import numpy as np
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.data.sets import Data
 from mcuprune.train.checkpoint import Checkpoint
-from mcuprune.train.data import Data
 
 #: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
 _UPDATES = 20

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import costs
+from mcuprune.data.sets import Augment, Column, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
-from mcuprune.train.data import Augment, Split
 from mcuprune.train.module import Trainable, as_inputs, as_tensors
 from mcuprune.train.optimizer import OPTIMIZERS
 from mcuprune.train.task import Step, Task
@@ -280,7 +280,7 @@ def reestimated(channels: Channels, x: np.ndarray, batch: int, device: str = "cp
 
 
 @torch.no_grad()
-def answers_of(channels: Channels, x: np.ndarray, device: str = "cpu") -> np.ndarray:
+def answers_of(channels: Channels, x: Column, device: str = "cpu") -> np.ndarray:
     """The logits of a network as it stands: float32 examples (batch, ...) -> float32 (batch, classes)."""
     module = Trainable(channels).to(device).eval()
     module.want_logits()

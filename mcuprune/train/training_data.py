@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from mcuprune.data import loading as datasets
+from mcuprune.data.augmenting import augmentation
+from mcuprune.data.sets import Data, Given
 from mcuprune.errors import DataError, UsageError
 from mcuprune.graph.network import Network
-from mcuprune.train import data as datasets
-from mcuprune.train.data import Data, Given
 
 
 def training_data(net: Network, given: Given | None, *, train: bool, seed: int, augment: str | None) -> Data | None:
     """The data set, if there is one to use: the one that was given, or, to train on, the one that the network's file names.
 
-    train: whether there is training to do. seed: for splits. augment: as ``data.augmentation`` takes it.
+    train: whether there is training to do. seed: for splits. augment: as ``augmenting.augmentation`` takes it.
     Raises UsageError where training needs a data set and none is named, DataError where it doesn't go with the network.
     """
     named = datasets.named(net.metadata) if given is None else given
@@ -35,7 +36,7 @@ def training_data(net: Network, given: Given | None, *, train: bool, seed: int, 
             f"cut it without training: --no-train, and no --data"
         )
     found = datasets.load(named, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=seed)
-    return replace(found, augment=datasets.augmentation(augment)) if augment else found
+    return replace(found, augment=augmentation(augment)) if augment else found
 
 
 def _classes(net: Network) -> int:
