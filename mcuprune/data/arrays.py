@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune.data.columns import Lazy, chunks
+from mcuprune.data.preprocessing import LAYOUTS
 from mcuprune.data.sets import Column
 from mcuprune.errors import DataError
 
@@ -59,11 +60,11 @@ def input_column(where: str, name: str, values: Any, shape: tuple[int, ...], sto
     if raw == shape or (len(raw) < len(shape) and _without_ones(raw) == _without_ones(shape)):
         return column, ""
     wanted = ", ".join(map(str, ("n", *shape)))
-    if len(raw) == len(shape) > 1:
+    if len(raw) == len(shape) and len(shape) in (2, 3):
         if shape == (raw[-1], *raw[:-1]):
-            return column, "N" + "HW"[-(len(raw) - 1) :] + "C"
+            return column, LAYOUTS[len(raw) + 1][1]
         if shape == (*raw[1:], raw[0]):
-            return column, "NC" + "HW"[-(len(raw) - 1) :]
+            return column, LAYOUTS[len(raw) + 1][0]
     hint = f"use {name}.reshape{(-1, *shape)}" if _without_ones(raw) == _without_ones(shape) else None
     hint = hint or f"bring every example to shape {shape}"
     raise DataError(f"{where}: {name} has shape {tuple(column.shape)}; the model wants ({wanted}): {hint}")

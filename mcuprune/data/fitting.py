@@ -10,7 +10,7 @@ import numpy as np
 
 from mcuprune.data.arrays import array_of, input_column, labels, refuse_infinite
 from mcuprune.data.columns import Fed, taken
-from mcuprune.data.preprocessing import Preprocessing, layout_of
+from mcuprune.data.preprocessing import Preprocessing, layout_of, other_end
 from mcuprune.data.raw import Part, Raw
 from mcuprune.data.sets import Data, Split
 from mcuprune.data.splitting import stratified
@@ -147,7 +147,9 @@ def _input(raw: Raw, name: str, values: Any, shape: tuple[int, ...], preprocessi
     column, stored = input_column(raw.where, name, values, shape, raw.stored)
     refuse_infinite(raw.where, name, column)
     how = preprocessing or Preprocessing(layout=layout_of(shape), frontend=raw.frontend)
-    if stored and not how.layout:
+    if stored and not raw.stored:  # their shapes told
+        how = replace(how, layout=other_end(stored))
+    elif stored and not how.layout:
         how = replace(how, layout=layout_of(shape))
     as_stored = how.plain and not stored and how.colours != "BGR"
     if as_stored and isinstance(column, np.ndarray) and column.dtype == np.float32 and column.shape[1:] == shape:

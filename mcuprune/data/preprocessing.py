@@ -134,6 +134,11 @@ def layout_of(shape: tuple[int, ...]) -> str:
     return first
 
 
+def other_end(layout: str) -> str:
+    """The layout that has its channels at the other end."""
+    return next(pair[1 - pair.index(layout)] for pair in LAYOUTS.values() if layout in pair)
+
+
 def from_document(found: Any, found_by: str = "metadata") -> Preprocessing | None:
     """The preprocessing that JSON values describe; None for anything that is none."""
     try:
