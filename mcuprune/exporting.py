@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from mcuprune import places
+from mcuprune.data import loading as datasets
+from mcuprune.data.sets import Given
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.project import PROJECTS, Contents, Example, project
 from mcuprune.deploy.tflite import Converted
@@ -26,7 +28,6 @@ from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
 from mcuprune.places import Output, Source
 from mcuprune.run import runners
-from mcuprune.train import data as datasets
 from mcuprune.units import Limit
 
 Array = np.ndarray[Any, Any]
@@ -66,7 +67,7 @@ class Exported:
     notes: tuple[str, ...]
 
 
-def export(request: Request, *, net: Network | None = None, data_set: datasets.Given | None = None) -> Exported:
+def export(request: Request, *, net: Network | None = None, data_set: Given | None = None) -> Exported:
     """Write what ``request`` asks for, each file whole or not at all.
 
     net: a network in memory, in place of the file ``request.model``. data_set: data in memory, in place of ``request.data``.
@@ -146,7 +147,7 @@ def _check(request: Request) -> None:
         raise UsageError(f"--project {request.project[0]}: unknown; choose one of {', '.join(PROJECTS)}")
 
 
-def _quantized(request: Request, net: Network, data_set: datasets.Given | None) -> tuple[Network, tuple[str, ...]]:
+def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[Network, tuple[str, ...]]:
     """The int8 network of a float model, as ``prune`` would write it were nothing to cut."""
     if request.data is None and data_set is None and datasets.named(net.metadata) is None:
         raise UsageError(
@@ -274,7 +275,7 @@ EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
 # -------------------------------------------------------------------------------------------------------------- projects
 
 
-def _project(kind: str, net: Network, request: Request, data_set: datasets.Given | None) -> Files:
+def _project(kind: str, net: Network, request: Request, data_set: Given | None) -> Files:
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
     name = c.identifier(Path(request.model).stem)
@@ -289,9 +290,9 @@ def _project(kind: str, net: Network, request: Request, data_set: datasets.Given
     return {path: text.encode() for path, text in project(kind, contents).items()}
 
 
-def _example(net: Network, request: Request, data_set: datasets.Given | None) -> tuple[dict[str, Array], str, int | None]:
+def _example(net: Network, request: Request, data_set: Given | None) -> tuple[dict[str, Array], str, int | None]:
     """One input for each of the network's, where it comes from, and its class where that is known."""
-    spec: datasets.Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
+    spec: Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
     if spec is not None and len(net.inputs) == 1:
         shape, classes = net.shapes[net.inputs[0]], int(np.prod(net.shapes[net.outputs[0]][1:]))
         try:

@@ -29,9 +29,9 @@ from mcuprune.places import Output
 from mcuprune.report.drawings import Groups
 
 if TYPE_CHECKING:
+    from mcuprune.data.sets import Given
     from mcuprune.pruning import Result
     from mcuprune.run.verify import Verification
-    from mcuprune.train.data import Given
     from mcuprune.train.request import Request
     from mcuprune.train.task import Step
 

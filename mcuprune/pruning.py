@@ -20,6 +20,9 @@ from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
+from mcuprune.data import loading as datasets
+from mcuprune.data.columns import identify
+from mcuprune.data.sets import Data, Given
 from mcuprune.errors import UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
@@ -28,11 +31,9 @@ from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.places import Output, Source
-from mcuprune.train import data as datasets
 from mcuprune.train import engine, evaluate
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
-from mcuprune.train.data import Data
 from mcuprune.train.goal import Goal, goal, try_loss
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
@@ -170,7 +171,7 @@ def prune(
     on_step: OnStep = lambda step: None,
     *,
     net: Network | None = None,
-    data_set: datasets.Given | None = None,
+    data_set: Given | None = None,
     start: Start | None = None,
 ) -> Result:
     """Do what ``request`` asks and measure the outcome. Writes ``request.output``; the report is the caller's.
@@ -238,7 +239,7 @@ class _Run:
         return None if self.goal is None else self.goal.data
 
 
-def _prepared(request: Request, net: Network | None, given: datasets.Given | None, start: Start | None) -> _Run:
+def _prepared(request: Request, net: Network | None, given: Given | None, start: Start | None) -> _Run:
     """Read, check and measure everything that the work needs. Raises what ``prune`` raises."""
     _check_flags(request)
     outputs = _outputs(request)
@@ -464,9 +465,8 @@ def _fingerprint(request: Request, data: Data | None, net: Network | None) -> st
     if net is not None:
         found.update(net.to_proto().SerializeToString(deterministic=True))
     for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
-        for array in (split.x, split.y):
-            found.update(repr((array.shape, array.dtype.str)).encode())
-            found.update(np.ascontiguousarray(array).data)
+        for column in (*split.inputs, *(split.targets or ())):
+            identify(column, found)
     return found.hexdigest()
 
 

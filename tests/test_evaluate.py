@@ -12,9 +12,9 @@ import pytest
 from onnx import helper
 from test_trainable import drawn, graph
 
+from mcuprune.data.sets import Split
 from mcuprune.errors import ModelError
 from mcuprune.train import evaluate
-from mcuprune.train.data import Split
 from mcuprune.train.evaluate import Model, accuracy, accuracy_of
 
 
@@ -118,7 +118,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, cured_by: set[str]) -> evaluate.In
     """A model of ours in exact mode, and by default on a processor where sessions without one of these options saturate."""
     from test_export import MODELS, written
 
-    from mcuprune.train import data
+    from mcuprune.data import loading as data
 
     real = evaluate.session
 

@@ -31,12 +31,14 @@ from mcuprune import pruning, units
 from mcuprune.cli import main
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import SramModel
+from mcuprune.data import loading as data
+from mcuprune.data.sets import Split
 from mcuprune.errors import BudgetError, DataError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.pruning import Request, Result
 from mcuprune.report import prune as outcome
-from mcuprune.train import data, evaluate, quantizing
+from mcuprune.train import evaluate, quantizing
 from mcuprune.train.quantizing import Quantization
 from mcuprune.train.task import Candidate, OnStep, Step
 
@@ -733,7 +735,7 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
 def test_a_run_interrupted_while_its_file_is_measured_needs_no_training_anew(tmp_path: Path, monkeypatch) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2)
 
-    def stop(model: str | bytes | Path, split: data.Split) -> float:
+    def stop(model: str | bytes | Path, split: Split) -> float:
         raise Interrupted
 
     with monkeypatch.context() as patched:

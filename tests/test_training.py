@@ -19,10 +19,11 @@ from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import widths
 from mcuprune.costs.resources import Budget, CostModel, profile
+from mcuprune.data import loading as data
+from mcuprune.data.sets import Data, Split
 from mcuprune.graph import network
 from mcuprune.passes import batchnorm as folding
-from mcuprune.train import data, loop
-from mcuprune.train.data import Data, Split
+from mcuprune.train import loop
 from mcuprune.train.fake_quant import QuantTrainable
 from mcuprune.train.methods import METHODS
 from mcuprune.train.module import Trainable

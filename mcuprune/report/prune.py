@@ -15,9 +15,10 @@ from typing import Any
 from mcuprune import __version__, escape, options, places, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
-from mcuprune.pruning import Result, Training
+from mcuprune.pruning import Figures, Result, Training
 from mcuprune.report import profile as report
 from mcuprune.train.task import Step
+from mcuprune.train.tasks.metrics import Metric
 
 #: Format 1, 2026: the first.
 FORMAT = 1
@@ -51,6 +52,8 @@ def document(result: Result) -> dict[str, Any]:
             "accuracy_int8": result.accuracy_int8,
             "accuracy_int8_default_session": result.accuracy_int8_default_session,
         },
+        "metric": _metric(result.figures) if result.figures else None,
+        "classes": list(result.classes) or None,
         "groups": [
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
             for group in result.groups
@@ -62,6 +65,28 @@ def document(result: Result) -> dict[str, Any]:
             "full_training_macs": result.full_training_macs,
         },
         "notes": list(result.notes),
+    }
+
+
+def _metric(figures: Figures) -> dict[str, Any]:
+    """The figures of the task: values by when they were measured, None for what is not int8."""
+    before = figures.before
+
+    def values(found: Metric | None) -> dict[str, Any] | None:
+        return None if found is None else {"value": found.value, **found.more}
+
+    return {
+        "task": figures.task,
+        "title": figures.title,
+        "against": "targets" if figures.labelled else "the model as it came",
+        "name": before.name,
+        "shown_as": before.title,
+        "unit": before.unit,
+        "better": before.better,
+        "before": values(before),
+        "after_float": values(figures.floats),
+        "after_int8": values(figures.int8),
+        "after_int8_default_session": values(figures.int8_default_session),
     }
 
 
@@ -91,6 +116,7 @@ def step_document(step: Step) -> dict[str, Any]:
         "loss": round(step.loss, 5),
         **{name: step.costs[name] for name in RESOURCES},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
+        "metric": None if step.score is None else round(step.score, 5),
     }
 
 
@@ -141,9 +167,10 @@ def markdown(found: Mapping[str, Any]) -> str:
             [name.replace("_", " "), "" if value is None else escape.inline(f"{value}")] for name, value in settings.items()
         ]
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
-    evaluated = [step for step in found["history"] if step["accuracy"] is not None]
+    evaluated = [step for step in found["history"] if step["metric"] is not None]
     if evaluated:
-        head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), "accuracy (validation)"]
+        title = f"{found['metric']['shown_as']} (validation)"
+        head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), title]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
             head,
@@ -154,7 +181,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                     f"{step['epoch']:g}",
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
-                    _share(step["accuracy"]),
+                    _value(found["metric"], step["metric"]),
                 ]
                 for step in evaluated
             ],
@@ -191,11 +218,11 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
                 "" if limit is None else "pass" if limit["ok"] else f"over by {after - limit['limit']}",
             ]
         )
-    if found["before"]["accuracy"] is not None:
-        after = found["after"]
-        rows.append(["accuracy", _share(found["before"]["accuracy"]), _share(after["accuracy_float"]), "", "", "float"])
-        if after["accuracy_int8"] is not None:
-            rows.append(["", "", _share(after["accuracy_int8"]), "", "", "int8"])
+    if (metric := found["metric"]) is not None:
+        before, floats, int8 = (metric[when] and metric[when]["value"] for when in ("before", "after_float", "after_int8"))
+        rows.append([metric["shown_as"], _value(metric, before), _value(metric, floats), "", "", "float"])
+        if int8 is not None:
+            rows.append(["", "", _value(metric, int8), "", "", "int8"])
     return rows
 
 
@@ -211,9 +238,13 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     kept = sum(group["after"] for group in found["groups"])
     whole = sum(group["before"] for group in found["groups"])
     lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
-    if found["before"]["accuracy"] is not None:
-        exact = "; int8 without its graph optimisation" if found["after"]["accuracy_int8"] is not None else ""
-        lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}")
+    if (metric := found["metric"]) is not None:
+        exact = "; int8 without its graph optimisation" if metric["after_int8"] is not None else ""
+        against = "" if metric["against"] == "targets" else ", against the answers of the model as it came"
+        lines.append(
+            f"{metric['shown_as']}: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}{against}"
+        )
+        lines += _beside(metric)
     if found["sram_model"] != "peak":
         memory = found["after"]["memory"]
         peak, arena = (units.show(memory[key], "bytes") for key in ("peak", "arena_tflm"))
@@ -226,8 +257,26 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     return lines + [f"note: {note}" for note in found["notes"]]
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+def _value(metric: Mapping[str, Any], value: float | None) -> str:
+    """A figure of the task for people."""
+    if value is None:
+        return ""
+    return f"{value:.1%}" if metric["unit"] == "share" else f"{value:.4g}"
+
+
+#: What is said of figures beside the first: name in JSON -> for people, and how.
+_BESIDE = {"snr_db": ("SNR", "{:.1f} dB"), "r2": ("R2", "{:.3f}"), "pixel_accuracy": ("right places", "{:.1%}")}
+
+
+def _beside(metric: Mapping[str, Any]) -> list[str]:
+    """Other figures of the file that was written, of each output where there are several."""
+    after, said = metric["after_int8"] or metric["after_float"], []
+    for name, value in after.items():
+        output, _, key = name.rpartition("/")
+        if value is not None and (key in _BESIDE or (key == "accuracy" and metric["name"] != "accuracy")):
+            title, shown = _BESIDE.get(key, ("accuracy", "{:.1%}"))
+            said.append(f"{title} {shown.format(value)}{f' of {output}' if output else ''}")
+    return [f"of the file written: {', '.join(said)}"] if said else []
 
 
 __all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

@@ -26,6 +26,8 @@ import numpy as np
 import onnx
 
 from mcuprune import escape
+from mcuprune.data import loading as datasets
+from mcuprune.data.sets import IN_MEMORY, Given, Split
 from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy import tflite
 from mcuprune.deploy.program import Program
@@ -38,9 +40,7 @@ from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.runners import Ran, stored
-from mcuprune.train import data as datasets
 from mcuprune.train import evaluate
-from mcuprune.train.data import Split
 
 Array = np.ndarray[Any, Any]
 
@@ -167,7 +167,7 @@ def verify(
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
-    data: datasets.Given | None = None,
+    data: Given | None = None,
     written: bytes | None = None,
 ) -> Verification:
     """Run an int8 ONNX file in the runtimes that are installed and compare them with onnxruntime.
@@ -194,7 +194,7 @@ def verify(
     counts = {_RANDOM: examples}
     accuracies = None
     if split is not None:
-        inputs += [{net.inputs[0]: x[None]} for x in split.x]
+        inputs += [{net.inputs[0]: x[None]} for x in split.x[:]]
         counts[_data_name(net, data)] = len(split.y)
         if _is_class(converted.outputs[0].shape):
             accuracies = evaluate.int8_accuracy(proto.SerializeToString(), split)
@@ -255,14 +255,14 @@ def _random_inputs(converted: Converted, random: np.random.Generator) -> dict[st
     return {port.name: runners.real(random.integers(LOW, HIGH + 1, port.shape), port) for port in converted.inputs}
 
 
-def _data_name(net: Network, data: datasets.Given | None) -> str:
+def _data_name(net: Network, data: Given | None) -> str:
     """What the examples are called that ``_split`` gives."""
     if data is None:
         return net.metadata[datasets.METADATA_KEY]
-    return str(data) if isinstance(data, (str, PathLike)) else datasets.IN_MEMORY
+    return str(data) if isinstance(data, (str, PathLike)) else IN_MEMORY
 
 
-def _split(net: Network, data: datasets.Given | None, examples: int, seed: int, notes: list[str]) -> Split | None:
+def _split(net: Network, data: Given | None, examples: int, seed: int, notes: list[str]) -> Split | None:
     """Test examples of what was asked for; without that, of the data set that the file names, if it fits."""
     name = datasets.named(net.metadata) if data is None else data
     if data is None and (other := datasets.not_embedded(net.metadata)):
@@ -283,7 +283,7 @@ def _split(net: Network, data: datasets.Given | None, examples: int, seed: int, 
             raise
         notes.append(f"only random inputs: {error}")
         return None
-    return Split(found.test.x[:examples], found.test.y[:examples])
+    return Split(found.test.x[:examples], found.test.y[:examples])  # few, in memory
 
 
 # ------------------------------------------------------------------------------------------------------------ comparison

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune.data.sets import Split
 from mcuprune.graph.network import Network
-from mcuprune.train.data import Split
 
 #: The level of the tests: one untrained network in a thousand is taken for one that has learned something.
 LEVEL = 1e-3
@@ -183,7 +183,7 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0) 
     if len(more) < _FIRST // 2:
         few = more = chosen
     tried: list[tuple[float, float, tuple[Change, ...]]] = []
-    for changes in _combinations(split.x):
+    for changes in _combinations(split.x[:2000]):
         found = Confusion.of(model(_applied(split.x[few], changes)), split.y[few], n_classes)
         renamed = float(found.counts.max(0).sum()) / found.n
         cost = _PER_PART * len(changes)
@@ -227,7 +227,7 @@ def _combinations(x: Array) -> Iterator[tuple[Change, ...]]:
     orders: list[tuple[Change, ...]] = [(), *((one,) for one in _orders(x))]
     colours: list[tuple[Change, ...]] = [(), *((one,) for one in _colours(x))]
     for order in orders:
-        moved = _applied(x[:2000], order)
+        moved = _applied(x, order)
         scales: list[tuple[Change, ...]] = [(), *((one,) for one in _scales(moved))]
         for colour in colours:
             for scale in scales:

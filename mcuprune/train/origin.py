@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from mcuprune.data.sets import Data
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
 from mcuprune.train import evaluate, feeding
-from mcuprune.train.data import Data
 from mcuprune.train.goal import Goal, is_one_class
 from mcuprune.train.tasks.metrics import Metric
 

@@ -15,12 +15,12 @@ from onnx import ModelProto
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.resources import SramModel
+from mcuprune.data.sets import Data
 from mcuprune.deploy.qdq import Scheme, quantized
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.passes.canonical import stored_ranges
 from mcuprune.train.checkpoint import Checkpoint, Saved
-from mcuprune.train.data import Data
 from mcuprune.train.equalize import equalized
 from mcuprune.train.fake_quant import QuantTrainable, calibrate
 from mcuprune.train.loop import Hooks, State, train

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from mcuprune import options
 from mcuprune.costs.resources import SramModel
+from mcuprune.data.augmenting import augmentation
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.options import option, unasked
-from mcuprune.train import data as datasets
 from mcuprune.train.task import LOSSES, OBJECTIVES, Schedule
 from mcuprune.train.tasks.choice import AUTO, NAMES
 from mcuprune.units import Limit
@@ -185,7 +185,7 @@ class Request:
         help="Vary training images: mirror them, shift them.",
         group="Data",
         metavar="flip,cropN",
-        check=datasets.augmentation,
+        check=augmentation,
         needs="training",
     )
     distill: bool | None = option(

@@ -10,8 +10,8 @@ import numpy as np
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.data.sets import Data
 from mcuprune.train.checkpoint import Checkpoint
-from mcuprune.train.data import Data
 from mcuprune.train.tasks.objective import Objective
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.train.data import Split
+from mcuprune.data.sets import Split
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.tasks.objective import Objective
 

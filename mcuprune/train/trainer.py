@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import costs
+from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
-from mcuprune.train.data import Augment, Split
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.optimizer import OPTIMIZERS
 from mcuprune.train.task import Step, Task

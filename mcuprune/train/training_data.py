@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from mcuprune.data import loading as datasets
+from mcuprune.data.augmenting import augmentation
+from mcuprune.data.fitting import Wanted
+from mcuprune.data.sets import Data, Given
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.train.goal import refuse_augmenting_several, target_checks
 from mcuprune.train.tasks.choice import AUTO
-from mcuprune.train import data as datasets
-from mcuprune.train.data import Data, Given
 
 
 def training_data(

@@ -26,12 +26,12 @@ import numpy as np
 
 from mcuprune import exporting
 from mcuprune.costs import resources
+from mcuprune.data import loading as datasets
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.tflite import Converted
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.run import runners
-from mcuprune.train import data as datasets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -6,11 +6,13 @@ with two tuples. Where the network ends in Softmax or Sigmoid it gets the logits
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mcuprune.errors import UsageError
+from mcuprune.usercode import from_here, named_function
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,3 +50,11 @@ class OwnLoss:
 def _shapes(tensors: Sequence[Tensor]) -> str:
     shown = [f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for x in tensors]
     return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
+
+
+def own_loss(spec: str) -> OwnLoss:
+    """The loss that ``module:function`` names. Raises UsageError where there is none."""
+    if not re.fullmatch(r"[^\W\d][\w./]*:[^\W\d]\w*", spec):
+        raise UsageError(f"--loss-function {spec}: write it as module:function, such as mylosses:weighted")
+    with from_here("--loss-function", spec, UsageError):
+        return OwnLoss(spec, named_function("--loss-function", spec, UsageError))
