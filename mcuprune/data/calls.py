@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mcuprune.data.arrays import NEEDED, known, one_line
 from mcuprune.errors import DataError
-from mcuprune.usercode import from_here, named_function
 
 
 def call(spec: str, seed: int) -> Mapping[str, Any]:
@@ -17,8 +19,31 @@ def call(spec: str, seed: int) -> Mapping[str, Any]:
 
     What it prints goes to stderr: stdout belongs to the answer.
     """
-    with from_here("--data", spec, DataError):
-        function = named_function("--data", spec, DataError)
+    module_name, function_name = spec.split(":")
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise DataError(f"--data {spec}: the current folder can't be entered ({error.strerror}); change to another") from None
+    with _first_on_the_import_path(here), contextlib.redirect_stdout(sys.stderr):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                raise DataError(
+                    f"--data {spec}: no module {error.name!r} here ({here}) or among the installed packages"
+                ) from error
+            raise DataError(f"--data {spec}: importing {module_name!r} raised {one_line(error)}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, and kinds of their own
+            raise DataError(f"--data {spec}: importing {module_name!r} raised {one_line(error)}") from error
+        origin = getattr(module, "__file__", None) or "built in"
+        if not hasattr(module, function_name):
+            raise DataError(f"--data {spec}: module {module_name!r} ({origin}) has no {function_name!r}")
+        function = getattr(module, function_name)
+        if not callable(function):
+            kind = type(function).__name__
+            raise DataError(f"--data {spec}: {function_name!r} in {origin} is of type {kind}, not a function")
         keywords = _keywords(spec, function, seed)
         try:
             arrays = function(**keywords)
@@ -44,3 +69,13 @@ def _keywords(spec: str, function: Callable[..., Any], seed: int) -> dict[str, i
             signature.bind(**keywords)
             return keywords
     raise DataError(f"--data {spec}: the function takes {signature}; it is called without arguments, or with seed=...")
+
+
+@contextlib.contextmanager
+def _first_on_the_import_path(here: str) -> Iterator[None]:
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the user's code may have taken it out already
+            sys.path.remove(here)
