@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,12 +18,22 @@ from mcuprune.errors import DataError
 MAX_BYTES = 8 * 1024**3
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("x_val", "y_val")
+_KEY = re.compile(r"[xy]\d{0,2}_(train|val|test)")
 NEEDED = "it needs x_train, y_train, x_test, y_test, and may have x_val, y_val"
 
 
 def known(where: str, names: Iterable[object]) -> list[str]:
-    """Those of the six keys that ``names`` holds. Raises DataError where that is not a whole data set."""
+    """Those of ``names`` that are arrays of a data set. Raises DataError where they aren't a whole one.
+
+    Besides x_train, y_train and so on: ``x0_train``, ``x1_train`` for several inputs, ``y0_train`` for several outputs; and no
+    y at all where there are no labels.
+    """
     found = sorted(map(str, names))
+    keys = [name for name in found if _KEY.fullmatch(name)]
+    if any(key[1].isdigit() for key in keys) or (keys and not any(key[0] == "y" for key in keys)):
+        if not any(key.startswith("x") and key.endswith("_train") for key in keys):
+            raise DataError(f"{where}: no array 'x_train' (found: {', '.join(found[:10])}); {NEEDED}")
+        return keys
     for key in _REQUIRED:
         if key not in found:
             raise DataError(f"{where}: no array {key!r} (found: {', '.join(found[:10]) or 'nothing'}); {NEEDED}")

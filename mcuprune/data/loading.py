@@ -71,20 +71,19 @@ def read(spec: Given, wanted: Wanted) -> Raw:
 
 def of_arrays(where: str, arrays: Mapping[str, Any]) -> Raw:
     """A data set of the arrays ``x_train``, ``y_train`` and so on."""
-    bounded(
-        where,
-        {
-            key: (value.shape, value.dtype)
-            for key, value in arrays.items()
-            if isinstance(value, np.ndarray) and not isinstance(value, np.memmap)
-        },
-    )
-    parts = {
-        part: Part((arrays[f"x_{part}"],), (arrays[f"y_{part}"],) if f"y_{part}" in arrays else None)
-        for part in PARTS
-        if f"x_{part}" in arrays
-    }
+    held = {key: value for key, value in arrays.items() if isinstance(value, np.ndarray) and not isinstance(value, np.memmap)}
+    bounded(where, {key: (value.shape, value.dtype) for key, value in held.items()})
+    parts = {part: Part(*_of_part(arrays, part)) for part in PARTS if _of_part(arrays, part)[0]}
     return Raw(where, parts, reader="arrays")
+
+
+def _of_part(arrays: Mapping[str, Any], part: str) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
+    """The inputs and the targets of a part: ``x_train``, or ``x0_train``, ``x1_train`` and so on."""
+    inputs, targets = (
+        tuple(arrays[key] for key in [f"{letter}_{part}", *(f"{letter}{index}_{part}" for index in range(100))] if key in arrays)
+        for letter in "xy"
+    )
+    return inputs, targets or None
 
 
 def named(metadata: Mapping[str, str]) -> str | None:

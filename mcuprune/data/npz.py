@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import lzma
 import math
+import os
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -13,6 +15,13 @@ import numpy as np
 
 from mcuprune.data.arrays import bounded, known, one_line
 from mcuprune.errors import DataError
+
+#: Bytes that may become any number of times as many; beyond, real data grows no more than so many times.
+_HARMLESS, _MOST_DENSE = 2**28, 100
+#: Stored arrays of more bytes stay in the file.
+_MAPPED = 2**22
+#: Bytes of a member's own header before its name.
+_LOCAL_HEADER = 30
 
 
 def read(path: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -24,9 +33,11 @@ def read(path: str) -> dict[str, np.ndarray[Any, Any]]:
             wanted = {key: members[key] for key in known(path, members)}
             headers = {key: _header(path, archive, key, info) for key, info in wanted.items()}
             bounded(path, headers)
-            return {key: _read_member(archive, info) for key, info in wanted.items()}
+            for key, info in wanted.items():
+                refuse_bomb(path, key, info.compress_size, info.file_size)
+            return {key: _read_member(path, archive, info, headers[key]) for key, info in wanted.items()}
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; --data takes a name, the path of an .npz or module:function") from error
+        raise DataError(f"{path}: no such file; --data takes a name, the path of a file or folder, or module:function") from error
     except IsADirectoryError as error:
         raise DataError(f"{path}: a folder, not an .npz archive; {remedy}") from error
     except MemoryError as error:
@@ -66,7 +77,50 @@ def _header(path: str, archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo
     return tuple(shape), np.dtype(dtype)
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
+def refuse_bomb(where: str, name: str, stored: int, becomes: int) -> None:
+    """Raise DataError for what claims to grow as no data does, before it grows: bytes stored, and what they become."""
+    if becomes > _HARMLESS and becomes > _MOST_DENSE * max(1, stored):
+        raise DataError(
+            f"{where}: {name} is {stored} bytes that would become {becomes}: no real data is that dense, so it is not unpacked; "
+            "store it without compression (numpy.savez)"
+        )
+
+
+def _read_member(
+    path: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: tuple[tuple[int, ...], np.dtype[Any]]
+) -> np.ndarray[Any, Any]:
+    """One array: mapped into memory where it is stored as it is, else unpacked."""
+    shape, dtype = header
+    if info.compress_type == zipfile.ZIP_STORED and info.file_size > _MAPPED and not info.flag_bits & 1:
+        return _mapped(path, archive, info, shape, dtype)
     with archive.open(info) as file:
         array: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
     return array
+
+
+def _mapped(
+    path: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> np.ndarray[Any, Any]:
+    """An array that stays in the file: what stands before it are the member's own header and that of the array."""
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        local = file.read(_LOCAL_HEADER)
+        if local[:4] != b"PK\x03\x04":
+            raise zipfile.BadZipFile("no member where the directory says")
+        start = info.header_offset + _LOCAL_HEADER + sum(struct.unpack_from("<HH", local, 26))
+        file.seek(start)
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        if read_header(file) != (shape, (order := _order(archive, info, version)), dtype):
+            raise zipfile.BadZipFile("two headers contradict each other")
+        offset = file.tell()
+        if offset - start + math.prod(shape) * dtype.itemsize > os.path.getsize(path) - start:
+            raise EOFError("the file ends before the array does")
+    return np.memmap(path, dtype, "r", offset, shape, "F" if order else "C")
+
+
+def _order(archive: zipfile.ZipFile, info: zipfile.ZipInfo, version: tuple[int, int]) -> bool:
+    with archive.open(info) as file:
+        np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return bool(read_header(file)[1])
