@@ -554,7 +554,11 @@ def _teacher(request: Request, whole: Channels, aim: Goal | None, metric: Metric
     whole: it, labelled. Raises UsageError where the user wants it of one that isn't trained.
     """
     if request.distill and not warm:
-        said = "this one's figure isn't known" if metric is None else f"this one's {metric.title} on the test set is {metric.shown()}"
+        said = (
+            "this one's figure isn't known"
+            if metric is None
+            else f"this one's {metric.title} on the test set is {metric.shown()}"
+        )
         if metric is not None and metric.name == "accuracy":
             said = f"this one is right on {metric.value:.1%} of the test set"
         raise UsageError(f"{request.model}: --distill needs a trained network to learn from; {said}")

@@ -89,8 +89,7 @@ class Model:
         quiet.log_severity_level = 4
         draw = np.random.default_rng(0)
         pairs = {
-            given.name: draw.standard_normal((2, *shape), np.float32)
-            for given, shape in zip(self._given, shapes, strict=True)
+            given.name: draw.standard_normal((2, *shape), np.float32) for given, shape in zip(self._given, shapes, strict=True)
         }
         try:
             together = self._session.run(None, pairs, quiet)

@@ -59,7 +59,11 @@ def _knows(
     if not goal.labelled:
         fresh = feeding.looks_fresh(net)
         if train and (from_scratch or (fresh and not keep_weights)):
-            why = "--from-scratch leaves nothing" if from_scratch else "its weights look as if nobody had trained them, so there is nothing"
+            why = (
+                "--from-scratch leaves nothing"
+                if from_scratch
+                else "its weights look as if nobody had trained them, so there is nothing"
+            )
             raise DataError(
                 f"{net.path}: {why} to learn from examples without targets: a network teaches itself only what it knows; give "
                 "targets, or --keep-weights if it is trained"

@@ -69,9 +69,7 @@ class Request:
         group="Data",
         choices=NAMES,
     )
-    unlabelled: bool = option(
-        False, help="Use no targets, even if there are some: the model as it came teaches.", group="Data"
-    )
+    unlabelled: bool = option(False, help="Use no targets, even if there are some: the model as it came teaches.", group="Data")
     loss_function: str | None = option(
         None,
         help="A loss of your own: function(output, target) of torch tensors.",

@@ -35,8 +35,8 @@ from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget
 from mcuprune.operators.fusion import buffers
 from mcuprune.schedule import search as memory
+from mcuprune.train.converted import converter
 from mcuprune.train.loop import Method
-from mcuprune.train.module import _converter
 from mcuprune.train.task import Task
 from mcuprune.train.trainer import Trainer
 
@@ -66,7 +66,7 @@ class Peer:
     def __init__(self, channels: Channels) -> None:
         net = channels.network
         self._channels = channels
-        self.module: nn.Module = _converter()(net.to_proto(), attach_onnx_mapping=True)  # type: ignore[call-arg]
+        self.module: nn.Module = converter()(net.to_proto(), attach_onnx_mapping=True)  # type: ignore[call-arg]
         made = {m.onnx_mapping.outputs[0]: m for m in self.module.children() if hasattr(m, "onnx_mapping")}
         self._homes: dict[str, tuple[nn.Module, str]] = {}
         for node in net.nodes:

@@ -85,7 +85,9 @@ class Classify(Kind):
             shape = ", ".join(map(str, ("n", *self._places)))
             raise DataError(f"{where} has shape {targets.shape}; the model's {self.title} wants ({shape}): {wanted}")
         if not _whole(targets):
-            raise DataError(f"{where} has fractions; {self.title} wants {wanted} (numbers to be learned as such: --task regress)")
+            raise DataError(
+                f"{where} has fractions; {self.title} wants {wanted} (numbers to be learned as such: --task regress)"
+            )
         found = targets.reshape(len(targets), *self._places).astype(np.int64)
         if self._smallest < 0:
             found = np.where(found == _VOID, -1, found) if self.classes <= _VOID else found

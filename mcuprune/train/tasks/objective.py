@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mcuprune.data.sets import Column
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.train.tasks.classify import Classify
@@ -105,6 +106,6 @@ def refuse_moving(objective: Objective, augment: str | None) -> None:
         )
 
 
-def first(arrays: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+def first(arrays: Sequence[Column], count: int) -> list[np.ndarray]:
     """The first examples of arrays that are indexed by an array of integers."""
     return [np.asarray(array[np.arange(min(count, len(array)))]) for array in arrays]
