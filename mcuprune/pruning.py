@@ -81,8 +81,8 @@ class Training:
 class Figures:
     """How good a network is at its task: as it came, cut in floats, and as int8 in both sessions; None where not quantised.
 
-    task: as of ``--task``. title: what the report calls it. labelled: whether the data's own targets are what it is held against;
-    if not, the answers of the network as it came are.
+    task: as of ``--task``. title: what the report calls it. labelled: whether it is held against targets of the data; if not, against
+    the answers of the network as it came.
     """
 
     task: str
@@ -216,7 +216,7 @@ class _Run:
 
     request: with the device chosen, and ``train`` off where training could only waste time.
     original: the network as it was read; labelled: as it is pruned. before: what the original costs.
-    model: costs of its cuts. goal: data and task. metric: the original's figure on the test set. warm: whether it comes trained.
+    model: costs of its cuts. goal: data and task. metric: the original's, on the test set. warm: whether it comes trained.
     teacher: of the training; None where nobody teaches. earlier: what was cut before this run.
     """
 
@@ -310,7 +310,7 @@ def _check_batch(channels: Channels) -> None:
     """Raise ModelError for a network that mixes the examples of a batch, or that is made for one at a time."""
     from mcuprune.train.batchproof import prove
 
-    prove(channels)
+    prove(channels, several_inputs=len(channels.network.inputs) > 1)
 
 
 def _comes_trained(
@@ -439,7 +439,7 @@ def _measured(run: _Run, candidate: Candidate, of_float: Metric | None, small: N
 
 
 def _since(earlier: tuple[GroupResult, ...], now: tuple[GroupResult, ...]) -> tuple[GroupResult, ...]:
-    """What two prunes, one after the other, have left of the groups of the first; a group that is gone as such counts as whole."""
+    """What two prunes, one after the other, left of the first one's groups; one that is no group any more counts as whole."""
     later = {group.name: group for group in now}
     found = []
     for group in earlier:

@@ -242,7 +242,8 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         exact = "; int8 without its graph optimisation" if metric["after_int8"] is not None else ""
         against = "" if metric["against"] == "targets" else ", against the answers of the model as it came"
         lines.append(
-            f"{metric['shown_as']}: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}{against}"
+            f"{metric['shown_as']}: on {found['test_examples']} test examples of {found['data']}, "
+            f"in onnxruntime{exact}{against}"
         )
         lines += _beside(metric)
     if found["sram_model"] != "peak":

@@ -20,11 +20,12 @@ def comes_trained(
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether the network counts as trained, and what to say where it is right no oftener than chance.
 
-    metric: its own figure on the test set; learned: whether that is more than a constant answer gives (``Tally.learned``). from_scratch, keep_weights: what the user says of it. train: whether it is to be trained at all.
+    metric: its own on the test set; learned: whether that is more than a constant answer gives (``Tally.learned``).
+    from_scratch, keep_weights: what the user says of it. train: whether it is to be trained at all.
     Raises DataError where it is at chance because the data reaches it wrongly, as far as that can be known, and nobody said to
     train all the same: a night of training on such data would be lost.
     """
-    if not is_one_class(goal.objective):
+    if not is_one_class(goal.objective) or len(net.inputs) > 1:
         return _knows(net, goal, metric, learned, from_scratch=from_scratch, keep_weights=keep_weights, train=train)
     data, accuracy = goal.data, metric.accuracy or 0.0
     trained = _knows_classes(net, accuracy, data)
@@ -72,8 +73,8 @@ def _knows(
     if learned or from_scratch or keep_weights or feeding.looks_fresh(net):
         return (learned or keep_weights) and not from_scratch, ()
     said = (
-        f"its {metric.title} on the test set is {metric.shown()} before any change, no better than a constant answer: check scaling "
-        "and axes of the data, and the unit of the targets"
+        f"its {metric.title} on the test set is {metric.shown()} before any change, no better than a constant answer: check "
+        "scaling and axes of the data, and the unit of the targets"
     )
     return False, (f"{said}; it was trained from scratch (--keep-weights treats it as trained)" if train else said,)
 

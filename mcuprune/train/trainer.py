@@ -48,8 +48,8 @@ class Trainer:
     label_smoothing: the part of each label that is spread over all classes.
     augment: varies the examples of each batch.
     objective: what it is trained towards; by default to name the class.
-    answers: a teacher, or its answers to every training example, such as logits, float32 (examples, classes); they count as much
-        as the targets, until the network has been less wrong in an epoch than the teacher is on average: then targets alone
+    answers: a teacher, or its answers to every training example, such as logits, float32 (examples, classes); they count as
+        much as the targets, until the network has been less wrong in an epoch than the teacher is on average: then targets alone
         teach. Without targets there is nothing but a teacher to learn from.
     device: where all of it happens; everything that leaves is a numpy array.
     """
@@ -220,7 +220,7 @@ class Trainer:
         return self.objective.answers(self.module(*as_inputs(self.module.source, inputs, self._device)))
 
     def logits(self, x: np.ndarray) -> Tensor:
-        """The first of ``answers`` of a network with one input: of a classifier float32 (batch, classes), before any softmax."""
+        """The first of ``answers`` for one input: of a classifier float32 (batch, classes), before any softmax."""
         return self.answers([x])[0]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Classes: one of several, yes or no, or several labels at once; for the example as a whole, or for every place (``segment``)."""
+"""Classes: one of several, yes or no, or several labels at once; of the example as a whole, or of every place (segment)."""
 
 from __future__ import annotations
 

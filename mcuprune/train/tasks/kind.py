@@ -1,7 +1,7 @@
 """What one output of a network is trained towards and measured by: the face of a kind of task.
 
-A kind is made for one output. It says which targets it takes, what loss they give, what a teacher's answer teaches, how wrong an
-answer is, and by what the output is measured. Nothing here imports torch at once: what can be refused is refused without it.
+A kind is made for one output. It says which targets it takes, what loss they give, what a teacher's answer teaches, how wrong
+an answer is, and by what the output is measured. Nothing here imports torch at once: what can be refused is refused without it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Kind(ABC):
     def taken(self, where: str, targets: Array) -> Array:
         """Targets (examples, ...) as the loss takes them. Raises DataError, beginning with ``where``, for what it can't."""
 
-    def prepare(self, targets: Array) -> None:
+    def prepare(self, targets: Array) -> None:  # noqa: B027 (most kinds need not look)
         """See all targets to train on, once, before any loss is taken."""
 
     @abstractmethod

@@ -1,7 +1,8 @@
 """A loss of the user's own: ``--loss-function module:function``.
 
-It is called as the losses of torch are, ``function(output, target)``, with tensors of a batch: of a network with several outputs
-with two tuples. Where the network ends in Softmax or Sigmoid it gets the logits before that. It returns one number to make small.
+It is called as the losses of torch are, ``function(output, target)``, with tensors of a batch: of a network with several
+outputs with two tuples. Where the network ends in Softmax or Sigmoid it gets the logits before that. It returns one number to
+make small.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class OwnLoss:
         if not isinstance(found, torch.Tensor) or found.numel() != 1 or not found.requires_grad:
             what = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise UsageError(
-                f"--loss-function {self.spec}: returned {what}; it must return one number as a tensor that depends on the output, "
-                "such as ((output - target) ** 2).mean()"
+                f"--loss-function {self.spec}: returned {what}; it must return one number as a tensor that depends on the "
+                "output, such as ((output - target) ** 2).mean()"
             )
         return found.reshape(())
 
