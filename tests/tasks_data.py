@@ -112,3 +112,37 @@ def split(make: object, train: int = 512, test: int = 256) -> dict[str, np.ndarr
     for part, count, seed in (("train", train, 1), ("val", test, 2), ("test", test, 3)):
         arrays[f"x_{part}"], arrays[f"y_{part}"] = make(count, seed)  # type: ignore[operator]
     return arrays
+
+
+#: What targets of rows are made with.
+_MIX = np.random.default_rng(9).standard_normal((8, 4)).astype(np.float32)
+
+
+def curves(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, and two numbers that are a bent function of them."""
+    x = rows(count, seed)
+    return x, np.tanh(x @ _MIX[:, :2]) + 0.5 * x[:, :2]
+
+
+def yes_or_no(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, and on which side of a bent border they lie: 0 or 1."""
+    x = rows(count, seed)
+    return x, ((x @ _MIX[:, 0] + x[:, 1] ** 2 - 1) > 0).astype(np.int64)
+
+
+def several_labels(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, and four labels that each may have or not."""
+    x = rows(count, seed)
+    return x, ((x @ _MIX) > 0).astype(np.int64)
+
+
+def fused(train: int = 512, test: int = 256) -> dict[str, np.ndarray]:
+    """Images and rows for ``fusion``: the class is the brightness of one, moved by a number of the other."""
+    arrays = {}
+    for part, count, seed in (("train", train, 1), ("val", test, 2), ("test", test, 3)):
+        draw = np.random.default_rng(seed)
+        bright = draw.integers(0, 3, count)
+        arrays[f"x0_{part}"] = (draw.standard_normal((count, 1, 8, 8)) + bright[:, None, None, None]).astype(np.float32)
+        arrays[f"x1_{part}"] = rows(count, seed + 50, 6)
+        arrays[f"y_{part}"] = (bright + (arrays[f"x1_{part}"][:, 0] > 0)) % 3
+    return arrays
