@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from mcuprune.face import verify as verify
     from mcuprune.graph.network import Network as Network
     from mcuprune.pruner import Pruner as Pruner
-    from mcuprune.pruning import Result as Result
     from mcuprune.report.drawings import Groups as Groups
+    from mcuprune.result import Result as Result
     from mcuprune.run.verify import Verification as Verification
     from mcuprune.train.task import Step as Step
 
@@ -79,7 +79,7 @@ _HOMES = {
     ),
     "graph.network": ("Network",),
     "pruner": ("Pruner",),
-    "pruning": ("Result",),
+    "result": ("Result",),
     "costs.resources": ("Profile", "Verdict"),
     "report.drawings": ("Groups",),
     "train.task": ("Step",),

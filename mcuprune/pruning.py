@@ -8,29 +8,31 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mcuprune import __version__, options, places
+from mcuprune import __version__, console, options, places
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import resources, widths
-from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
+from mcuprune.costs.resources import Budget, CostModel, Profile
 from mcuprune.data import loading as datasets
 from mcuprune.data.columns import identify
 from mcuprune.data.sets import Data, Given
+from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
-from mcuprune.notebook import Drawn
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.places import Output, Source
+from mcuprune.result import Figures, GroupResult, Result, Start, Training
 from mcuprune.train import engine, evaluate
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
@@ -43,127 +45,13 @@ from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, St
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.own import own_loss
 from mcuprune.train.training_data import training_data
+from mcuprune.units import Limit
 
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
 #: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
 #: better. A trained one can begin at once.
 _PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """A group before and after: widths, and the indices of the channels that stayed."""
-
-    name: str
-    before: int
-    after: int
-    kept: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a network was trained, with all that the user left open filled in.
-
-    trained: whether it came trained. taught: whether it learned from the network as it came. examples: of the training set.
-    """
-
-    schedule: Schedule
-    search: Search
-    trained: bool
-    taught: bool
-    examples: int
-    augment: str | None
-    device: str
-
-
-@dataclass(frozen=True)
-class Figures:
-    """How good a network is at its task: as it came, cut in floats, and as int8 in both sessions; None where not quantised.
-
-    task: as of ``--task``. title: what the report calls it. labelled: whether it is held against targets of the data; if not, against
-    the answers of the network as it came.
-    """
-
-    task: str
-    title: str
-    labelled: bool
-    before: Metric
-    floats: Metric
-    int8: Metric | None
-    int8_default_session: Metric | None
-
-    @property
-    def after(self) -> Metric:
-        """Of the file that was written."""
-        return self.int8 or self.floats
-
-
-@dataclass(frozen=True)
-class Start:
-    """A network that was pruned before, as a place to go on from.
-
-    network: in floats. groups: what earlier prunes have left of the groups of the network as it came.
-    """
-
-    network: Network
-    groups: tuple[GroupResult, ...]
-
-
-@dataclass(frozen=True)
-class Result(Drawn):
-    """A finished prune. What is measured is measured on the test set in onnxruntime, and None where there was no data for it.
-
-    figures: of the task, of whatever kind. accuracy and those beside it: shares of right classes, of classifiers alone.
-    accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
-    accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
-    classes: names, where the data has them. float_network: what was written, before it was quantised.
-    """
-
-    request: Request
-    budget: Budget
-    before: Profile
-    after: Profile
-    verdict: Verdict
-    figures: Figures | None
-    groups: tuple[GroupResult, ...]
-    history: tuple[Step, ...]
-    seconds: float
-    training_macs: int
-    full_training_macs: int
-    notes: tuple[str, ...]
-    data: str | None
-    test_examples: int
-    training: Training | None
-    network: Network = field(repr=False, compare=False)
-    float_network: Network = field(repr=False, compare=False)
-    classes: tuple[str, ...] = ()
-
-    @property
-    def accuracy(self) -> float | None:
-        """Of the network as it came."""
-        return None if self.figures is None else self.figures.before.accuracy
-
-    @property
-    def accuracy_float(self) -> float | None:
-        """Of the cut network before it was quantised."""
-        return None if self.figures is None else self.figures.floats.accuracy
-
-    @property
-    def accuracy_int8(self) -> float | None:
-        """Of the int8 file as ONNX defines it."""
-        return None if self.figures is None or self.figures.int8 is None else self.figures.int8.accuracy
-
-    @property
-    def accuracy_int8_default_session(self) -> float | None:
-        """Of the int8 file in a session of onnxruntime without options."""
-        found = None if self.figures is None else self.figures.int8_default_session
-        return None if found is None else found.accuracy
-
-    @property
-    def ok(self) -> bool:
-        """Whether the written file holds the budget."""
-        return self.verdict.ok
 
 
 def prune(
@@ -186,8 +74,9 @@ def prune(
     """
     started = time.monotonic()
     run = _prepared(request, net, request.data if data_set is None else data_set, start)
-    record = _Record(run, _fingerprint(run.request, run.data, net), started, on_step)
+    record = _Record(run, course(run.request, net, run.data), started, on_step)
     candidate = _float_candidate(run, record)
+    console.doing("measuring the cut network")
     small = folding.folded(candidate.channels.network)
     candidate = replace(
         candidate, channels=label(small), notes=tuple(dict.fromkeys((*run.notes, *record.notes, *candidate.notes)))
@@ -199,6 +88,7 @@ def prune(
             candidate = replace(candidate, notes=(*candidate.notes, note))
     final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
     final.save(request.output)
+    console.doing("measuring the file that was written")
     result = _measured(run, candidate, of_float, small, record)
     record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
     return result
@@ -208,6 +98,22 @@ def _figure(net: Network, goal: Goal, name: str) -> tuple[Metric, bool]:
     """A network's figure on the test set, in onnxruntime, and whether it is more than a constant answer gives."""
     tallies = evaluate.tallied(_bytes(net), goal.data.test, goal.objective, "default", name=name)
     return goal.objective.metric(tallies), all(tally.learned() for tally in tallies)
+
+
+def remeasured(
+    request: Request, *, net: Network | None, data_set: Given | None, start: Start, history: Sequence[Mapping[str, Any]]
+) -> Result:
+    """The result of a prune that was finished before, by the file at ``request.output`` that it wrote. Nothing is trained.
+
+    start: the float network that became that file. history: of that prune.
+    """
+    began = time.monotonic()
+    run = _prepared(replace(request, resume=False), net, request.data if data_set is None else data_set, start)
+    record = _Record(run, {}, began, lambda step: None)
+    record.history.take_up([dict(step) for step in history])
+    of_float = None if run.goal is None else _figure(start.network, run.goal, request.model)[0]
+    candidate = Candidate(run.labelled, run.labelled.keep_all(), 0, 0, 0, run.notes)
+    return _measured(run, candidate, of_float, start.network, record)
 
 
 @dataclass(frozen=True)
@@ -242,8 +148,10 @@ class _Run:
 def _prepared(request: Request, net: Network | None, given: Given | None, start: Start | None) -> _Run:
     """Read, check and measure everything that the work needs. Raises what ``prune`` raises."""
     _check_flags(request)
-    outputs = _outputs(request)
+    refuse_unknown(request.data)
+    outputs = planned(request)
     places.distinct(outputs, sources(request))
+    console.doing("reading the model")
     original = net or network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
@@ -262,9 +170,12 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
         places.probe(output)
     if not request.resume:
         check_checkpoint(f"{request.output}.checkpoint")
+    console.doing("starting torch" if request.train or request.int8 else "cutting the model")
     request = _with_engine(request, before.total["macs"])
+    console.doing("walking the whole road once")
     rehearse(labelled, int8=request.int8, train=request.train)
     own = None if request.loss_function is None else own_loss(request.loss_function)
+    console.doing("reading the data")
     data = training_data(
         original,
         given,
@@ -279,6 +190,7 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
     aim = None
     if data is not None:
         aim = goal(original, data, task=request.task, unlabelled=request.unlabelled, augment=request.augment, own=own)
+    console.doing("measuring the model as it came")
     metric, learned = (None, False) if aim is None else _figure(original, aim, request.model)
     warm, unfit = _comes_trained(request, original, aim, metric, learned=learned)
     notes = (*notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
@@ -286,6 +198,7 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
         request = replace(request, train=False)
     if request.train and aim is not None:
         try_loss(aim)
+    console.doing("asking the model as it came, for what it teaches")
     teacher = _teacher(request, whole_labelled, aim, metric, warm=warm)
     earlier = () if start is None else start.groups
     return _Run(request, original, labelled, before, budget, model, aim, metric, warm, teacher, notes, earlier)
@@ -337,14 +250,14 @@ class _Record:
     notes: what the user should know about how the run was taken up.
     """
 
-    def __init__(self, run: _Run, fingerprint: str, started: float, on_step: OnStep) -> None:
+    def __init__(self, run: _Run, of: Mapping[str, str], started: float, on_step: OnStep) -> None:
         request = run.request
         self.history = History()
         self.notes: tuple[str, ...] = ()
         self._started, self._earlier, self._on_step = started, 0.0, on_step
         self.checkpoint = Checkpoint(
             Path(f"{request.output}.checkpoint"),
-            fingerprint,
+            of,
             lambda: {"history": self.history.document(), "seconds": self.seconds},
         )
         if not request.resume:
@@ -457,17 +370,36 @@ def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) 
     return Training(schedule, search, warm, taught, len(data.train), request.augment, request.device)
 
 
-def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:
-    """Changes with everything that a run's course depends on, and with nothing else. net: of a network in memory."""
-    found = hashlib.sha256(repr((__version__, options.course_of(request))).encode())
+def course(request: Request, net: Network | None, data: Data | None = None) -> dict[str, str]:
+    """Everything that a run's course depends on, and nothing else, as texts by names that a person knows.
+
+    net: of a network in memory. data: what was read; without it only how it was named counts.
+    """
+    found = {"version of mcuprune": __version__}
+    of = {option.name: option for option in options.of(Request)}
+    for name, value in options.course_of(request):
+        found[of[name].flag if name in of else name.replace("_", " ")] = _told(value)
+    model = hashlib.sha256()
     for file in (request.model, *external.files(request.model)) if net is None else ():
-        found.update(hashlib.sha256(Path(file).read_bytes()).digest())
+        model.update(hashlib.sha256(Path(file).read_bytes()).digest())
     if net is not None:
-        found.update(net.to_proto().SerializeToString(deterministic=True))
+        model.update(net.to_proto().SerializeToString(deterministic=True))
+    found["content of the model"] = model.hexdigest()
+    held = hashlib.sha256()
     for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
         for column in (*split.inputs, *(split.targets or ())):
-            identify(column, found)
-    return found.hexdigest()
+            identify(column, held)
+    found["content of the data"] = held.hexdigest()
+    return found
+
+
+def _told(value: object) -> str:
+    """An option's value as people write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
+    if isinstance(value, Limit):
+        return f"{float(value.value * 100):g}%" if value.relative else f"{float(value.value):g}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _bytes(net: Network) -> bytes:
@@ -481,7 +413,7 @@ def _check_flags(request: Request) -> None:
         _window(request, origin)
 
 
-def _outputs(request: Request) -> list[Output]:
+def planned(request: Request) -> list[Output]:
     """All that this run writes: the report is the caller's, but a place that it can't have is to be found before the work."""
     found = [
         Output("-o", request.output, make_folder=True),

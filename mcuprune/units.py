@@ -49,8 +49,19 @@ def parse(text: str, unit: Unit) -> Limit:
         factor = _FACTORS[unit].get(suffix)
         if factor and number * factor >= 1:
             return Limit(number * factor, relative=False)
+    if found and Fraction(found[1]) > 0 and (close := _meant(found[2], unit)):
+        raise UsageError(f"{text!r} is not a {'size' if unit == 'bytes' else 'count'}; did you mean {found[1]}{close}?")
     examples = "64KB, 64KiB, 65536, 1.5MB or 50%" if unit == "bytes" else "10M, 500k, 10000000 or 50%"
     raise UsageError(f"{text!r} is not a {'size' if unit == 'bytes' else 'count'}; write it like {examples}")
+
+
+def _meant(suffix: str, unit: Unit) -> str | None:
+    """The suffix that somebody may have meant by another: ``64K``, ``64kb`` and ``64 kByte`` are 64KB, ``10m`` is 10M."""
+    known = [one for one in _FACTORS[unit] if one]
+    if unit == "count":
+        return next((one for one in known if one.lower() == suffix.lower()), None)
+    letter = suffix[:1].upper()
+    return f"{letter}B" if letter in ("K", "M") and re.fullmatch(r"i?(b|bytes?)?", suffix[1:], re.IGNORECASE) else None
 
 
 def show(value: int, unit: Unit) -> str:

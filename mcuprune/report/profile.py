@@ -21,8 +21,11 @@ from mcuprune.channels.labelling import Group
 from mcuprune.console import JSON_FORMAT
 from mcuprune.costs.resources import RESOURCES, Layer, Memory, Profile, SramModel, Verdict, columns, totals
 from mcuprune.deploy.boards import Board, Range
+from mcuprune.report.width import elided
 from mcuprune.units import Unit, show
 
+#: Characters that a table leaves for the names at its end, on a narrow terminal.
+_ROOM_FOR_A_NAME = 20
 #: What a row of a cost table may stand for.
 BY = ("node", "op", "group")
 
@@ -89,6 +92,7 @@ class View:
     rows: int = 20
     groups: bool = False
     ascii: bool = False
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -357,11 +361,20 @@ def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
             if diff:
                 line.append(_signed(row.change[key], resource.unit) if row.was is not None else "")
         line += [_shape(row.shape), row.op] if by_node else [str(row.count)]
-        cells.append([*line, escape.plain(row.name)])
+        cells.append([*line, elided(escape.plain(row.name))])
     numbers = len(columns()) * (2 if diff else 1)
-    lines = align(cells, ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"])
+    sides = ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"]
+    while view.width and by_node and len(sides) > numbers + 2 and _before_names(cells) > view.width - _ROOM_FOR_A_NAME:
+        sides.pop(numbers + 1)  # the shape goes first, then the operator: what is left is what the table is about
+        cells = [[*line[: numbers + 1], *line[numbers + 2 :]] for line in cells]
+    lines = align(cells, sides)
     lines.insert(len(lines) - 1, _rule(lines, numbers, cells))
     return lines
+
+
+def _before_names(cells: Sequence[Sequence[str]]) -> int:
+    """How many characters of a table stand before its last column."""
+    return sum(max(map(len, column)) + 2 for column in list(zip(*cells, strict=True))[:-1])
 
 
 def _rule(lines: Sequence[str], numbers: int, cells: Sequence[Sequence[str]]) -> str:

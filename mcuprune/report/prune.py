@@ -15,8 +15,8 @@ from typing import Any
 from mcuprune import __version__, escape, options, places, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
-from mcuprune.pruning import Figures, Result, Training
 from mcuprune.report import profile as report
+from mcuprune.result import Bisection, Figures, Result, Training
 from mcuprune.train.task import Step
 from mcuprune.train.tasks.metrics import Metric
 
@@ -54,6 +54,7 @@ def document(result: Result) -> dict[str, Any]:
         },
         "metric": _metric(result.figures) if result.figures else None,
         "classes": list(result.classes) or None,
+        "bisection": None if result.bisection is None else _bisection(result.bisection),
         "groups": [
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
             for group in result.groups
@@ -87,6 +88,17 @@ def _metric(figures: Figures) -> dict[str, Any]:
         "after_float": values(figures.floats),
         "after_int8": values(figures.int8),
         "after_int8_default_session": values(figures.int8_default_session),
+    }
+
+
+def _bisection(found: Bisection) -> dict[str, Any]:
+    """The budgets that were tried, in their order, in base units."""
+    return {
+        "minimise": found.minimise,
+        "max_drop": found.drop,
+        "floor": found.floor,
+        "best": found.best,
+        "stages": [asdict(stage) for stage in found.stages],
     }
 
 
@@ -138,6 +150,8 @@ def text(found: Mapping[str, Any]) -> str:
     paths = (escape.plain(found[when]["path"]) for when in ("before", "after"))
     lines = [f"{' -> '.join(paths)}: {'fits' if found['ok'] else 'DOES NOT FIT'}", ""]
     lines += report.align(_table(found), "<>>>>>")
+    if found["bisection"]:
+        lines += ["", *report.align(_stages(found), "<>>>>")]
     lines += ["", *map(escape.plain, _remarks(found))]
     return "\n".join(lines) + "\n"
 
@@ -152,6 +166,9 @@ def markdown(found: Mapping[str, Any]) -> str:
         "",
     ]
     lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
+    if found["bisection"]:
+        head, *rows = _stages(found)
+        lines += ["", "## Budgets that were tried", "", *report.markdown_table(head, ["<", ">", ">", ">", "<"], rows)]
     lines += ["", *(f"* {escape.inline(line)}" for line in _remarks(found)), ""]
     lines += ["## Groups of channels", ""]
     groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
@@ -223,6 +240,23 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
         rows.append([metric["shown_as"], _value(metric, before), _value(metric, floats), "", "", "float"])
         if int8 is not None:
             rows.append(["", "", _value(metric, int8), "", "", "int8"])
+    return rows
+
+
+def _stages(found: Mapping[str, Any]) -> list[list[str]]:
+    """Head and one row for each budget that was tried, the one that was taken marked."""
+    bisection, metric = found["bisection"], found["metric"]
+    unit = RESOURCES[bisection["minimise"]].unit
+    rows = [["", f"{RESOURCES[bisection['minimise']].title} limit", "used", metric["shown_as"], "floor"]]
+    for stage in bisection["stages"]:
+        if stage["used"] is None:
+            rows.append(["", units.show(stage["limit"], unit), "", "", "no cut is so small"])
+            continue
+        taken = "> " if stage["number"] == bisection["best"] else ""
+        limit = f"{units.show(stage['limit'], unit)} ({stage['share']:.0%})"
+        above = "above" if stage["holds"] else "below"
+        rows.append([taken, limit, units.show(stage["used"], unit), _value(metric, stage["figure"]), above])
+    rows[1][-1] += f" {_value(metric, bisection['floor'])}"
     return rows
 
 

@@ -3,7 +3,7 @@
 Plain arrays in an uncompressed archive, read without unpickling, then a line with the checksum of all that stands before it.
 Nothing of a file is believed before its checksum is right: one that was cut short or changed is refused as a whole.
 
-A checkpoint belongs to one request on one model: the fingerprint in it says which, and any other request refuses to go on.
+A checkpoint belongs to one request on one model: it says which, and any other request refuses to go on and names what differs.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class Saved:
 class Checkpoint:
     """Where a run's state is kept.
 
-    fingerprint: of the request; a file with another one is not this run's.
+    of: what the run's course depends on, texts by names for people; a file with others is not this run's.
     also: gives JSON values that are stored with every state, whoever saves it.
     """
 
     path: Path
-    fingerprint: str
+    of: Mapping[str, str]
     also: Callable[[], Any] = lambda: None
 
     def save(self, phase: str, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         """Replace the stored state. Raises OutputError where the file can't be written."""
-        meta = json.dumps({"fingerprint": self.fingerprint, "phase": phase, "values": dict(values), "also": self.also()})
+        meta = json.dumps({"of": dict(self.of), "phase": phase, "values": dict(values), "also": self.also()})
         content = io.BytesIO()
         members = {_META: np.frombuffer(meta.encode(), np.uint8), **{f"a/{name}": value for name, value in arrays.items()}}
         np.savez(content, **members)  # type: ignore[arg-type]
@@ -74,11 +74,11 @@ class Checkpoint:
                     raise self._damaged("its arrays are compressed, as none of ours are")
             with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
                 meta = json.loads(bytes(archive[_META]))
-                fingerprint, stored_phase, values, also = (meta[key] for key in ("fingerprint", "phase", "values", "also"))
-                if fingerprint != self.fingerprint:
+                of, stored_phase, values, also = (meta[key] for key in ("of", "phase", "values", "also"))
+                if differing := differences(of, self.of):
                     raise UsageError(
-                        f"{self.path}: is of another command, model or version of mcuprune; --resume needs the same; "
-                        "leave --resume out to start anew"
+                        f"{self.path}: is of another command, model or version of mcuprune ({differing}); --resume needs the "
+                        "same; leave --resume out to start anew"
                     )
                 if phase not in (None, stored_phase):
                     return None
@@ -97,6 +97,18 @@ class Checkpoint:
         """Remove the stored state. Raises OutputError where the file is none: it is somebody else's then."""
         check(self.path)
         self.path.unlink(missing_ok=True)
+
+
+def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """In what two runs differ, for people; empty where they are the same."""
+    said = []
+    for name in dict.fromkeys([*stored, *now]):
+        then, here = str(stored.get(name, "not given")), str(now.get(name, "not given"))
+        if then != here:
+            said.append(
+                name if name.startswith("content of") else f"{name} was {then or 'not given'}, is {here or 'not given'}"
+            )
+    return "; ".join(said[:5])
 
 
 def check(path: str | Path) -> None:

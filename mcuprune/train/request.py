@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mcuprune import options
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.resources import RESOURCES, SramModel
 from mcuprune.data.augmenting import augmentation
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
@@ -34,6 +34,15 @@ def device_asked(device: str) -> re.Match[str]:
     if not asked:
         raise UsageError(f"--device {device}: unknown; choose auto, cpu, cuda or cuda:N")
     return asked
+
+
+def drop(text: str) -> float:
+    """How much a figure may fall, as a share of 1: ``1%`` is 0.01. Raises UsageError for anything else."""
+    found = re.fullmatch(r"\s*(\d{1,2}(?:\.\d{1,6})?)\s*%\s*", text, re.ASCII)
+    if not found:
+        close = f"; did you mean {text.strip()}%" if re.fullmatch(r"\d{1,2}(\.\d{1,6})?", text.strip(), re.ASCII) else ""
+        raise UsageError(f"--max-drop {text}: is not a share; write it like 1% or 0.5%{close}")
+    return float(found[1]) / 100
 
 
 def _learning_rate(rate: float) -> None:
@@ -76,6 +85,17 @@ class Request:
         group="Training",
         metavar="module:function",
         needs="training",
+    )
+    max_drop: str | None = option(
+        None,
+        help="Instead of a limit: the smallest network that loses no more, such as 1%.",
+        group="Limits",
+        metavar="SHARE",
+        check=drop,
+        needs="training",
+    )
+    minimise: str | None = option(
+        None, help="What --max-drop makes small.", group="Limits", choices=tuple(RESOURCES), needs="training"
     )
     method: str = option(
         "differentiable",
@@ -219,5 +239,14 @@ def check(request: Request) -> None:
     options.check(request)
     if request.unlabelled and request.task not in (AUTO, "distill") and request.loss_function is not None:
         raise UsageError("--unlabelled, --loss-function: a loss of your own needs targets; give one of them")
+    if (request.max_drop is None) != (request.minimise is None):
+        lone, other = ("--max-drop", "--minimise flash") if request.minimise is None else ("--minimise", "--max-drop 1%")
+        raise UsageError(f"{lone} alone: give {other} too: the smallest network of what, losing how much?")
+    if request.max_drop is not None and not request.train:
+        raise UsageError(
+            "--max-drop, --no-train: what a network loses is found by training smaller ones; leave one of them out"
+        )
+    if request.max_drop is not None and request.minimise in request.limits:
+        raise UsageError(f"--minimise {request.minimise}, --{request.minimise}: one of them says how much; leave the limit out")
     if request.from_scratch and request.keep_weights:
         raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")

@@ -49,8 +49,8 @@ class Trainer:
     augment: varies the examples of each batch.
     objective: what it is trained towards; by default to name the class.
     answers: a teacher, or its answers to every training example, such as logits, float32 (examples, classes); they count as
-        much as the targets, until the network has been less wrong in an epoch than the teacher is on average: then targets alone
-        teach. Without targets there is nothing but a teacher to learn from.
+        much as the targets, until the network has been less wrong in an epoch than the teacher is on average: then targets
+        alone teach. Without targets there is nothing but a teacher to learn from.
     device: where all of it happens; everything that leaves is a numpy array.
     """
 

@@ -2,12 +2,12 @@
 
 ``python tests/benchmarks/bench_tasks.py --data DIR --models DIR [--cases kws12 yunet ssd unet fusion sigmoid] [--seeds 0 1 2]``
 
-DIR of data holds ``kws12-mfcc.npz`` and ``person32.npz``, DIR of models ``yunet_n_320.onnx`` and ``ssd_heads_ts.onnx``. Every run
-is a whole ``mcuprune prune``; finished ones are appended to ``tasks.jsonl`` and not run again; ``tasks.md`` is drawn from it.
+DIR of data holds ``kws12-mfcc.npz`` and ``person32.npz``, DIR of models ``yunet_n_320.onnx`` and ``ssd_heads_ts.onnx``. Every
+run is a whole ``mcuprune prune``; finished ones are appended to ``tasks.jsonl`` and not run again; ``tasks.md`` is drawn from it.
 
 kws12: DS-CNN, trained at full width, then pruned to the same budget with labels and without. yunet, ssd: detectors, by
-distillation on photographs without labels (four of people on one canvas); of the faces that the original finds in test pictures,
-how many the pruned one finds too, and the other way round. unet, fusion, sigmoid: small networks of the tests, from scratch.
+distillation on photographs without labels (four of people on one canvas); of the faces that the original finds in test
+pictures, how many the pruned one finds too, and the other way round. unet, fusion, sigmoid: small networks of the tests, from scratch.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def kws12(seed: int, data: Path, models: Path, work: Path) -> list[Row]:
     """DS-CNN at budget B1, from the same trained file: labels and teacher, and the teacher alone."""
     task = TASKS["T2"]
     start, archive = files("T2", seed, data, work)
-    wishes: dict[str, Any] = {"epochs": task.epochs, "batch": task.batch, "augment": task.augment, "seed": seed}
+    wishes: dict[str, Any] = {"epochs": 16, "batch": task.batch, "augment": task.augment, "seed": seed}
     full = work / f"full-{seed}.onnx"
     if not full.exists():
         pruned(str(start), {"macs": "100%"}, full, data=str(archive), method="uniform", int8=False, **wishes)
@@ -78,7 +78,7 @@ def kws12(seed: int, data: Path, models: Path, work: Path) -> list[Row]:
     rows = []
     for labelled in (True, False):
         out = work / "out.onnx"
-        result, row = pruned(str(full), BUDGETS["B1"], out, data=str(archive), unlabelled=not labelled, **wishes)
+        _, row = pruned(str(full), BUDGETS["B1"], out, data=str(archive), unlabelled=not labelled, **wishes)
         right = {
             part: evaluate.accuracy(evaluate.Model(out)(stored[f"x_{part}"]), stored[f"y_{part}"]) for part in ("val", "test")
         }
@@ -153,9 +153,9 @@ def agreeing(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[int, int
 
 def yunet(seed: int, data: Path, models: Path, work: Path) -> list[Row]:
     """YuNet at 60 % of its MACs, in floats and as int8."""
-    model, arrays = models / "yunet_n_320.onnx", photographs(data, 320, {"train": 480, "val": 64, "test": 120})
+    model, arrays = models / "yunet_n_320.onnx", photographs(data, 320, {"train": 320, "val": 48, "test": 100})
     out = work / "yunet.onnx"
-    result, row = pruned(str(model), {"macs": "60%"}, out, data=arrays, epochs=12, batch=16, seed=seed)
+    result, row = pruned(str(model), {"macs": "60%"}, out, data=arrays, epochs=8, batch=16, seed=seed)
     small = work / "yunet-float.onnx"
     result.float_network.save(small)
     wanted = faces(named(model, arrays["x_test"]), 320)
@@ -173,10 +173,10 @@ def named(model: Path, x: np.ndarray) -> dict[str, np.ndarray]:
 
 def ssd(seed: int, data: Path, models: Path, work: Path) -> list[Row]:
     """Two heads of boxes and classes at 60 % of the MACs; of anchors that the original takes for something, the same class."""
-    model, arrays = models / "ssd_heads_ts.onnx", photographs(data, 96, {"train": 1024, "val": 128, "test": 256})
+    model, arrays = models / "ssd_heads_ts.onnx", photographs(data, 96, {"train": 768, "val": 96, "test": 256})
     arrays = {key: (x / 255).astype(np.float32) for key, x in arrays.items()}
     out = work / "ssd.onnx"
-    _, row = pruned(str(model), {"macs": "60%"}, out, data=arrays, epochs=12, batch=32, seed=seed)
+    _, row = pruned(str(model), {"macs": "60%"}, out, data=arrays, epochs=10, batch=32, seed=seed)
     before, after = (evaluate.Model(path).outputs([arrays["x_test"]])[1].argmax(-1) for path in (model, out))
     return [
         {**row, "same_class": float((before == after).mean()), "classes": np.bincount(before.ravel(), minlength=3).tolist()}
