@@ -2,7 +2,7 @@
 
 Budgets of the resource to minimise are bisected. Each stage is a whole prune to one budget, begun from the smallest network so
 far that stays above the floor and taught by the network as it came; its figure is that of the written file on the test set.
-Because several networks are held against one floor on the same examples, the one that is taken is on average a little worse on others.
+Several networks are held against one floor on the same examples, so the one that is taken is on average a little worse on others.
 
 Every stage's files stay in the folder ``OUTPUT.stages``, and what is known of them in ``stages.json`` there: a search that was
 interrupted goes on with the stage, and inside it with the epoch, where it stopped.
@@ -53,6 +53,8 @@ def prune(
 ) -> Result:
     """What ``pruning.prune`` does, and with ``request.max_drop`` the search for the smallest network above the floor."""
     if request.max_drop is None or request.minimise is None:
+        if net is None and data_set is None:
+            return pruning.prune(request, on_step)
         return pruning.prune(request, on_step, net=net, data_set=data_set)
     check(request)
     return _Bisecting(request, on_step, on_stage, net, data_set).result()
@@ -68,6 +70,7 @@ class _Tried:
     training_macs: int = 0
     full_training_macs: int = 0
     history: Sequence[Any] = ()
+    notes: Sequence[str] = ()
 
 
 class _Bisecting:
@@ -165,7 +168,7 @@ class _Bisecting:
         stage = Stage(number, limit / self._own, limit, used, after.value, holds, str(self._folder / f"stage-{number}.onnx"))
         self._results[number] = result
         cost = result.training_macs, result.full_training_macs
-        self._keep(_Tried(stage, result.groups, str(floats), *cost, [asdict(step) for step in result.history]))
+        self._keep(_Tried(stage, result.groups, str(floats), *cost, [asdict(step) for step in result.history], result.notes))
 
     def _pruned(self, number: int, limit: int, smallest: _Tried | None) -> Result:
         """One stage's prune."""
@@ -200,7 +203,7 @@ class _Bisecting:
             minimise=None,
             resume=False,
         )
-        return pruning.remeasured(request, net=self._net, data_set=self._data, start=start, history=best.history)
+        return pruning.remeasured(request, net=self._net, data_set=self._data, start=start, history=best.history, notes=best.notes)
 
     # ------------------------------------------------------------------------------------------------------------- state
 

@@ -101,18 +101,18 @@ def _figure(net: Network, goal: Goal, name: str) -> tuple[Metric, bool]:
 
 
 def remeasured(
-    request: Request, *, net: Network | None, data_set: Given | None, start: Start, history: Sequence[Mapping[str, Any]]
+    request: Request, *, net: Network | None, data_set: Given | None, start: Start, history: Sequence[Mapping[str, Any]], notes: Sequence[str]
 ) -> Result:
     """The result of a prune that was finished before, by the file at ``request.output`` that it wrote. Nothing is trained.
 
-    start: the float network that became that file. history: of that prune.
+    start: the float network that became that file. history, notes: of that prune.
     """
     began = time.monotonic()
     run = _prepared(replace(request, resume=False), net, request.data if data_set is None else data_set, start)
     record = _Record(run, {}, began, lambda step: None)
     record.history.take_up([dict(step) for step in history])
     of_float = None if run.goal is None else _figure(start.network, run.goal, request.model)[0]
-    candidate = Candidate(run.labelled, run.labelled.keep_all(), 0, 0, 0, run.notes)
+    candidate = Candidate(run.labelled, run.labelled.keep_all(), 0, 0, 0, tuple(notes))
     return _measured(run, candidate, of_float, start.network, record)
 
 
@@ -398,7 +398,7 @@ def _told(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
     if isinstance(value, Limit):
-        return f"{float(value.value * 100):g}%" if value.relative else f"{float(value.value):g}"
+        return f"{value.value * 100}%" if value.relative else f"{value.value}"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -179,7 +179,7 @@ def test_a_flag_that_a_baseline_has_no_use_for_is_noted(tmp_path: Path) -> None:
         method="uniform",
         epochs=1,
         int8=False,
-        loss="task",
+        gradients="task",
         prune_stop=0.5,
     )
     assert "no effect on method uniform: --prune-stop, --loss" in pruning.prune(request).notes
@@ -735,11 +735,11 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
 def test_a_run_interrupted_while_its_file_is_measured_needs_no_training_anew(tmp_path: Path, monkeypatch) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=2)
 
-    def stop(model: str | bytes | Path, split: Split) -> float:
+    def stop(*given: object) -> float:
         raise Interrupted
 
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "int8_accuracy", stop)
+        patched.setattr(evaluate, "int8_metric", stop)
         with pytest.raises(Interrupted):
             pruning.prune(request)
     written, trained = (tmp_path / "o.onnx").read_bytes(), []
@@ -958,7 +958,7 @@ def test_the_suffix_of_the_output_is_its_format(tmp_path: Path, capsys: pytest.C
         (["--macs", "50%", "--method", "magic", "--no-train", "--float"], "magic"),
         (["--macs", "50%", "--optimizer", "newton", "--no-train", "--float"], "newton"),
         (["--macs", "50%", "--device", "abacus", "--no-train", "--float"], "abacus"),
-        (["--macs", "50%", "--loss", "neither"], "neither"),
+        (["--macs", "50%", "--gradients", "neither"], "neither"),
         (["--macs", "50%", "--no-train", "--float", "-o", "small.tflite"], "leave --float out"),
         (["--macs", "50%", "--prune-start", "0.5", "--prune-stop", "0.4"], "--prune-stop 0.4"),
         (["--macs", "50%", "--label-smoothing", "1.5"], "'--label-smoothing': 1.5"),

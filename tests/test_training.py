@@ -325,7 +325,7 @@ def test_a_teacher_that_knows_less_than_its_pupil_is_let_go() -> None:
     assert "right on 25.0% of the training examples" in note
     chosen = gone._next_batch()
     logits, y = gone.logits(digits().train.x[chosen]), torch.from_numpy(digits().train.y[chosen])
-    assert torch.equal(gone._loss(logits, y, chosen), torch.nn.functional.cross_entropy(logits, y))
+    assert torch.equal(gone._loss([logits], [y]), torch.nn.functional.cross_entropy(logits, y))
 
 
 def test_a_teacher_that_was_let_go_stays_away_when_a_run_is_taken_up() -> None:
