@@ -2,7 +2,8 @@
 
 Budgets of the resource to minimise are bisected. Each stage is a whole prune to one budget, begun from the smallest network so
 far that stays above the floor and taught by the network as it came; its figure is that of the written file on the test set.
-Several networks are held against one floor on the same examples, so the one that is taken is on average a little worse on others.
+Several networks are held against one floor on the same examples, so the one that is taken is a little worse on others, on
+average.
 
 Every stage's files stay in the folder ``OUTPUT.stages``, and what is known of them in ``stages.json`` there: a search that was
 interrupted goes on with the stage, and inside it with the epoch, where it stopped.
@@ -203,7 +204,9 @@ class _Bisecting:
             minimise=None,
             resume=False,
         )
-        return pruning.remeasured(request, net=self._net, data_set=self._data, start=start, history=best.history, notes=best.notes)
+        return pruning.remeasured(
+            request, net=self._net, data_set=self._data, start=start, history=best.history, notes=best.notes
+        )
 
     # ------------------------------------------------------------------------------------------------------------- state
 

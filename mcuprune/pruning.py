@@ -101,7 +101,13 @@ def _figure(net: Network, goal: Goal, name: str) -> tuple[Metric, bool]:
 
 
 def remeasured(
-    request: Request, *, net: Network | None, data_set: Given | None, start: Start, history: Sequence[Mapping[str, Any]], notes: Sequence[str]
+    request: Request,
+    *,
+    net: Network | None,
+    data_set: Given | None,
+    start: Start,
+    history: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
 ) -> Result:
     """The result of a prune that was finished before, by the file at ``request.output`` that it wrote. Nothing is trained.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 from typing import Literal
 
@@ -62,6 +63,18 @@ def _meant(suffix: str, unit: Unit) -> str | None:
         return next((one for one in known if one.lower() == suffix.lower()), None)
     letter = suffix[:1].upper()
     return f"{letter}B" if letter in ("K", "M") and re.fullmatch(r"i?(b|bytes?)?", suffix[1:], re.IGNORECASE) else None
+
+
+def write(limit: Limit) -> str:
+    """A limit as ``parse`` reads it, exactly. Raises ValueError for one that no text of ``parse`` gives."""
+    value = limit.value * 100 if limit.relative else limit.value
+    with localcontext(prec=80) as context:
+        context.traps[Inexact] = True
+        try:
+            exact = Decimal(value.numerator) / Decimal(value.denominator)
+        except Inexact:
+            raise ValueError(f"{value} has no end as a decimal number") from None
+        return f"{exact.normalize():f}{'%' if limit.relative else ''}"
 
 
 def show(value: int, unit: Unit) -> str:

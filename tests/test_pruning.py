@@ -32,7 +32,6 @@ from mcuprune.cli import main
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import SramModel
 from mcuprune.data import loading as data
-from mcuprune.data.sets import Split
 from mcuprune.errors import BudgetError, DataError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops

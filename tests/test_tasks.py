@@ -310,7 +310,9 @@ def test_a_network_of_two_inputs_is_pruned_and_verified_on_both(tmp_path: Path) 
 def test_a_network_teaches_itself_without_targets(tmp_path: Path) -> None:
     """Trained first with targets; then pruned without any, and held against its own answers."""
     arrays = tasks_data.split(tasks_data.yes_or_no, 256, 128)
-    trained = pruned(tasks_data.vector_net(1, "Sigmoid"), arrays, tmp_path, macs="100%", epochs=10, batch=16, int8=False).network
+    trained = pruned(
+        tasks_data.vector_net(1, "Sigmoid"), arrays, tmp_path, macs="100%", epochs=10, batch=16, int8=False
+    ).network
     inputs = {key: x for key, x in arrays.items() if key.startswith("x")}
     result = pruned(trained, inputs, tmp_path, epochs=10, batch=16)
     assert result.figures is not None
