@@ -33,7 +33,13 @@ def _line(line: str, width: int) -> Sequence[str]:
         if over > 0 and len(words[index]) > _LEAST and not words[index].isspace() and _is_name(words[index]):
             words[index] = elided(words[index], max(_LEAST, len(words[index]) - over))
     line = "".join(words)
-    return [line] if len(line) <= width or _is_row(line) else _wrapped(line, width)
+    if len(line) <= width or not re.search(r"\w", line):  # the second is drawn
+        return [line]
+    gaps = [*re.finditer(r"\S( {2,})(?=\S)", line)]
+    if len(gaps) < 2:
+        return _wrapped(line, width, len(line) - len(line.lstrip()) + 2)
+    start = gaps[-1].end()  # a sentence in the last column goes on below its beginning; other columns can't be narrower
+    return _wrapped(line, width, start) if start + _LEAST <= width and " " in line[start:] else [line]
 
 
 def _is_name(word: str) -> bool:
@@ -41,19 +47,15 @@ def _is_name(word: str) -> bool:
     return bool(re.search(r"[\w/]{3}", word)) and (len(word) > 20 or bool(re.search(r"[/_.:\d]", word)))
 
 
-def _is_row(line: str) -> bool:
-    """Whether a line has columns, which wrapping would tear apart, or is drawn."""
-    return len(re.findall(r"\S {2,}(?=\S)", line)) >= 2 or not re.search(r"\w", line)
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    lines, now = [], ""
-    for word in line.split(" "):
-        joined = f"{now} {word}" if now.strip() or (now and not word) else f"{now}{word}"
-        if len(joined) > width and now.strip():
-            lines.append(now)
-            now = f"{indent}{word}"
-        else:
-            now = joined
-    return [*lines, now]
+def _wrapped(line: str, width: int, indent: int) -> list[str]:
+    """The line broken between words; what goes on below begins at ``indent``."""
+    lines = []
+    while len(line) > width:
+        at = line.rfind(" ", indent + 1, width + 1)
+        if at < 0:
+            at = line.find(" ", width)
+            if at < 0:
+                break
+        lines.append(line[:at].rstrip())
+        line = " " * indent + line[at:].lstrip()
+    return [*lines, line]
