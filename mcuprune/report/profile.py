@@ -248,7 +248,7 @@ def _profile_text(answer: Answer, view: View) -> str:
     ]
     lines += ["", *_totals_text(answer), "", *_peak_text(profile)]
     lines += ["", *_device_text(answer.device)] if answer.device else []
-    picture = chart(profile, ascii=view.ascii)
+    picture = chart(profile, width=min(64, view.width - 12) if view.width else 64, ascii=view.ascii)
     lines += ["", *picture] if picture else []
     lines += ["", *_table_text(table(answer, view), profile, view)]
     for section in answer.sections:

@@ -150,7 +150,7 @@ def text(found: Mapping[str, Any]) -> str:
     paths = (escape.plain(found[when]["path"]) for when in ("before", "after"))
     lines = [f"{' -> '.join(paths)}: {'fits' if found['ok'] else 'DOES NOT FIT'}", ""]
     lines += report.align(_table(found), "<>>>>>")
-    if found["bisection"]:
+    if found.get("bisection"):
         lines += ["", *report.align(_stages(found), "<>>>>")]
     lines += ["", *map(escape.plain, _remarks(found))]
     return "\n".join(lines) + "\n"
@@ -166,7 +166,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         "",
     ]
     lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
-    if found["bisection"]:
+    if found.get("bisection"):
         head, *rows = _stages(found)
         lines += ["", "## Budgets that were tried", "", *report.markdown_table(head, ["<", ">", ">", ">", "<"], rows)]
     lines += ["", *(f"* {escape.inline(line)}" for line in _remarks(found)), ""]
@@ -184,9 +184,9 @@ def markdown(found: Mapping[str, Any]) -> str:
             [name.replace("_", " "), "" if value is None else escape.inline(f"{value}")] for name, value in settings.items()
         ]
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
-    evaluated = [step for step in found["history"] if step["metric"] is not None]
+    evaluated = [step for step in found["history"] if _score(step) is not None]
     if evaluated:
-        title = f"{found['metric']['shown_as']} (validation)"
+        title = f"{(_task(found) or {})['shown_as']} (validation)"
         head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), title]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
@@ -198,7 +198,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                     f"{step['epoch']:g}",
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
-                    _value(found["metric"], step["metric"]),
+                    _value(_task(found) or {}, _score(step)),
                 ]
                 for step in evaluated
             ],
@@ -235,7 +235,7 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
                 "" if limit is None else "pass" if limit["ok"] else f"over by {after - limit['limit']}",
             ]
         )
-    if (metric := found["metric"]) is not None:
+    if (metric := _task(found)) is not None:
         before, floats, int8 = (metric[when] and metric[when]["value"] for when in ("before", "after_float", "after_int8"))
         rows.append([metric["shown_as"], _value(metric, before), _value(metric, floats), "", "", "float"])
         if int8 is not None:
@@ -272,7 +272,7 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     kept = sum(group["after"] for group in found["groups"])
     whole = sum(group["before"] for group in found["groups"])
     lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
-    if (metric := found["metric"]) is not None:
+    if (metric := _task(found)) is not None:
         exact = "; int8 without its graph optimisation" if metric["after_int8"] is not None else ""
         against = "" if metric["against"] == "targets" else ", against the answers of the model as it came"
         lines.append(
@@ -290,6 +290,27 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
     return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _task(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The figures of the task; of a document that was stored before there were any but accuracies, these."""
+    if "metric" in found or found["before"]["accuracy"] is None:
+        return found.get("metric")
+    after = found["after"]
+    int8 = None if after["accuracy_int8"] is None else {"value": after["accuracy_int8"]}
+    known = {"name": "accuracy", "shown_as": "accuracy", "unit": "share", "against": "targets"}
+    return {
+        **known,
+        "before": {"value": found["before"]["accuracy"]},
+        "after_float": {"value": after["accuracy_float"]},
+        "after_int8": int8,
+    }
+
+
+def _score(step: Mapping[str, Any]) -> float | None:
+    """The figure on the validation examples at a line of the history."""
+    found: float | None = step.get("metric", step["accuracy"])
+    return found
 
 
 def _value(metric: Mapping[str, Any], value: float | None) -> str:
