@@ -39,9 +39,10 @@ from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.goal import Goal, goal, try_loss
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
-from mcuprune.train.request import Request
+from mcuprune.train.request import Request, long_as_asked, search_for
 from mcuprune.train.request import check as check_request
-from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
+from mcuprune.train.schedules import WINDOWS, Narrow, schedule_for, window
+from mcuprune.train.task import Candidate, History, OnStep, Schedule, Step, Task
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.own import own_loss
 from mcuprune.train.training_data import training_data
@@ -49,9 +50,6 @@ from mcuprune.units import Limit
 
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
-#: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
-#: better. A trained one can begin at once.
-_PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
 
 
 def prune(
@@ -129,7 +127,8 @@ class _Run:
     request: with the device chosen, and ``train`` off where training could only waste time.
     original: the network as it was read; labelled: as it is pruned. before: what the original costs.
     model: costs of its cuts. goal: data and task. metric: the original's, on the test set. warm: whether it comes trained.
-    teacher: of the training; None where nobody teaches. earlier: what was cut before this run.
+    teacher: of the training; None where nobody teaches. schedule: of training, None where there is none.
+    earlier: what was cut before this run.
     """
 
     request: Request
@@ -142,6 +141,7 @@ class _Run:
     metric: Metric | None
     warm: bool
     teacher: Any
+    schedule: Schedule | None
     notes: tuple[str, ...]
     earlier: tuple[GroupResult, ...] = ()
 
@@ -206,8 +206,17 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
         try_loss(aim)
     console.doing("asking the model as it came, for what it teaches")
     teacher = _teacher(request, whole_labelled, aim, metric, warm=warm)
+    schedule = None
+    if request.train and aim is not None:
+        schedule = schedule_for(request, len(aim.data.train), warm=warm, narrow=_narrow(request, model, budget))
     earlier = () if start is None else start.groups
-    return _Run(request, original, labelled, before, budget, model, aim, metric, warm, teacher, notes, earlier)
+    return _Run(request, original, labelled, before, budget, model, aim, metric, warm, teacher, schedule, notes, earlier)
+
+
+def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:
+    """The largest uniform scaling that fits: most of what flash holds are its weights, a byte each."""
+    fitting = model.sums(widths.uniform(model, budget, request.multiple_of))
+    return Narrow(fitting["macs"] / max(1, model.sums(model.full)["macs"]), fitting["flash"])
 
 
 def _with_engine(request: Request, macs: int) -> Request:
@@ -312,7 +321,7 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
         how = replace(
             how,
             data=data,
-            schedule=schedule_for(request, len(data.train), warm=run.warm),
+            schedule=run.schedule,
             objective=None if run.goal is None else run.goal.objective,
             answers=run.teacher,
             sram_model=request.sram_model,
@@ -350,7 +359,7 @@ def _measured(run: _Run, candidate: Candidate, of_float: Metric | None, small: N
         notes=(*candidate.notes, *([int8.warning] if int8 and int8.warning else [])),
         data=data.name if data else None,
         test_examples=len(data.test) if data else 0,
-        training=_training(request, data, warm=run.warm, taught=run.teacher is not None),
+        training=_training(run),
         network=written,
         float_network=small,
         classes=data.classes if data else (),
@@ -368,12 +377,14 @@ def _since(earlier: tuple[GroupResult, ...], now: tuple[GroupResult, ...]) -> tu
     return tuple(found)
 
 
-def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
+def _training(run: _Run) -> Training | None:
+    request, data = run.request, run.data
     if not request.train:
         return None
     assert data is not None
-    schedule, search = schedule_for(request, len(data.train), warm=warm), Search(request.gradients, request.objectives)
-    return Training(schedule, search, warm, taught, len(data.train), request.augment, request.device)
+    assert run.schedule is not None
+    taught, search = run.teacher is not None, search_for(request)
+    return Training(run.schedule, search, run.warm, taught, len(data.train), request.augment, request.device)
 
 
 def course(request: Request, net: Network | None, data: Data | None = None) -> dict[str, str]:
@@ -386,7 +397,8 @@ def course(request: Request, net: Network | None, data: Data | None = None) -> d
     for name, value in options.course_of(request):
         found[of[name].flag if name in of else name.replace("_", " ")] = _told(value)
     model = hashlib.sha256()
-    for file in (request.model, *external.files(request.model)) if net is None else ():
+    networks = [*([request.model] if net is None else []), *([request.teacher] if request.teacher else [])]
+    for file in [file for path in networks for file in (path, *external.files(path))]:
         model.update(hashlib.sha256(Path(file).read_bytes()).digest())
     if net is not None:
         model.update(net.to_proto().SerializeToString(deterministic=True))
@@ -415,8 +427,8 @@ def _bytes(net: Network) -> bytes:
 def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model, as far as that is known without the packages that train."""
     check_request(request)
-    for origin in _PRUNING:
-        _window(request, origin)
+    for default in WINDOWS.values():
+        window(request, default)
 
 
 def planned(request: Request) -> list[Output]:
@@ -437,6 +449,8 @@ def sources(request: Request) -> list[Source]:
     found = [Source("the model to prune", request.model)]
     found += [Source("external data of the model", file) for file in external.files(request.model)]
     found += [Source("the data", file) for file in datasets.files(request.data)]
+    for teacher in [request.teacher] if request.teacher else []:
+        found += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
@@ -459,8 +473,8 @@ def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
 
 
 def _spares_training(request: Request, *, warm: bool) -> bool:
-    """Whether training could only waste time for a network that fits: it comes trained, and nobody asked for epochs."""
-    return request.train and warm and request.epochs is None
+    """Whether training could only waste time for a network that fits: it comes trained, and nobody said how long to train."""
+    return request.train and warm and not long_as_asked(request)
 
 
 def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -> list[str]:
@@ -487,27 +501,25 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
 
 
 def _teacher(request: Request, whole: Channels, aim: Goal | None, metric: Metric | None, *, warm: bool) -> Any:
-    """The network before any channel went, to learn from: a trained one has something to teach.
+    """Who teaches: the network before any channel went, where it is trained, or another from a file; None for nobody.
 
-    whole: it, labelled. Raises UsageError where the user wants it of one that isn't trained.
+    whole: the network, labelled. Raises UsageError where the user wants it of one that isn't trained.
     """
-    if request.distill and not warm:
-        said = (
-            "this one's figure isn't known"
-            if metric is None
-            else f"this one's {metric.title} on the test set is {metric.shown()}"
-        )
-        if metric is not None and metric.name == "accuracy":
-            said = f"this one is right on {metric.value:.1%} of the test set"
+    if request.distill and not warm and request.teacher is None:
+        said = f"this one is right on {(metric.accuracy if metric else None) or 0:.1%} of the test set"
+        if metric is not None and metric.accuracy is None:
+            said = f"{metric.title} of this one on the test set: {metric.shown()}"
         raise UsageError(f"{request.model}: --distill needs a trained network to learn from; {said}")
-    if aim is None or not request.train or not (warm or not aim.labelled):
+    if aim is None or not request.train:
         return None
-    if request.distill is False and aim.labelled:
-        return None
-    if request.distill is False:
+    if request.distill is False and not aim.labelled:
         raise UsageError(f"{request.model}: --no-distill leaves nothing to learn from: the examples have no targets")
-    from mcuprune.train.teacher import Teacher
+    if request.teacher is None and aim.labelled and (not warm or request.distill is False):
+        return None
+    from mcuprune.train.teacher import Teacher, of_file
 
+    if request.teacher is not None:
+        return of_file(request.teacher, aim)
     teacher = Teacher(whole, aim.data.train, aim.objective, varied=aim.data.augment is not None, device=request.device)
     if not aim.labelled:
         for kind, answers in zip(aim.objective.kinds, teacher.sample(aim.data.train, _CALIBRATION), strict=True):
@@ -522,6 +534,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 
     request, data, labelled = run.request, run.data, run.labelled
     assert data is not None
+    assert run.schedule is not None
     chosen = np.random.default_rng(request.seed).permutation(len(data.train))[:_CALIBRATION]
     calibration = [np.asarray(array[chosen]) for array in data.train.inputs]
     normal = narrowing.normalized(labelled, calibration, request.device)
@@ -531,10 +544,10 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         model,
         run.budget,
         data,
-        schedule_for(request, len(data.train), warm=run.warm),
+        run.schedule,
         request.seed,
         multiple_of=request.multiple_of,
-        search=Search(request.gradients, request.objectives),
+        search=search_for(request),
         checkpoint=checkpoint,
         objective=None if run.goal is None else run.goal.objective,
         answers=run.teacher,
@@ -550,47 +563,3 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 def _idle(request: Request) -> list[str]:
     """The flags that were given and lead the widths of the differentiable method only, where another runs."""
     return [] if request.method == Request.method else options.without_effect(request, "gradients")
-
-
-def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
-    """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised.
-
-    warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
-    """
-    from mcuprune.train.optimizer import OPTIMIZERS
-
-    batch = min(request.batch, examples)
-    per_epoch = max(1, examples // batch)
-    epochs = request.epochs or int(np.clip(np.ceil(700 / per_epoch), 6, 60))
-    quant = min(max(1, epochs // 6), epochs - 1) if request.int8 else 0
-    start, stop = _window(request, "trained" if warm else "scratch")
-    found = Schedule(
-        epochs=epochs - quant,
-        quant_epochs=quant,
-        batch=batch,
-        lr=request.lr or OPTIMIZERS[request.optimizer].lr,
-        weight_decay=request.weight_decay,
-        optimizer=request.optimizer,
-        label_smoothing=request.label_smoothing,
-        prune_every=request.prune_every,
-        prune_start=start,
-        prune_stop=stop,
-        freeze=request.freeze_at_budget,
-    )
-    return replace(found, prune_every=found.updates(found.epochs * per_epoch))
-
-
-def _window(request: Request, origin: str) -> tuple[float, float]:
-    """When pruning starts and stops, as parts of the float steps. Raises UsageError for shares that aren't in this order."""
-    first, last = _PRUNING[origin]
-    start, stop = request.prune_start, request.prune_stop
-    if start is None:
-        start = first if stop is None else min(first, stop / 2)
-    if stop is None:
-        stop = max(last, min(1.0, start + last - first))
-    if not 0 <= start < stop <= 1:
-        raise UsageError(
-            f"--prune-start {start}, --prune-stop {stop}: two shares of the training, one after the other; "
-            "write something like 0.1 and 0.45"
-        )
-    return start, stop

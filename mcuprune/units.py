@@ -21,6 +21,7 @@ _FACTORS: dict[Unit, dict[str, int]] = {
     "count": {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
 }
 _QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*|%)\s*", re.ASCII)
+_DURATION = re.compile(r"\s*" + "".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in "dhms") + r"\s*", re.ASCII)
 #: No limit is larger: it fits the integers that costs are counted in.
 _MOST = 2**62
 
@@ -63,6 +64,16 @@ def _meant(suffix: str, unit: Unit) -> str | None:
         return next((one for one in known if one.lower() == suffix.lower()), None)
     letter = suffix[:1].upper()
     return f"{letter}B" if letter in ("K", "M") and re.fullmatch(r"i?(b|bytes?)?", suffix[1:], re.IGNORECASE) else None
+
+
+def milliseconds(text: str) -> int:
+    """Read a time such as ``90s``, ``30m``, ``1.5h`` or ``1h30m``. Raises UsageError on anything else, and on none at all."""
+    found = _DURATION.fullmatch(text)
+    parts = zip(found.groups(), (86400, 3600, 60, 1), strict=True) if found else ()
+    total = sum(int(Fraction(number) * seconds * 1000) for number, seconds in parts if number)
+    if not 0 < total < _MOST:
+        raise UsageError(f"{text!r} is not a time; write it like 90s, 30m, 2h or 1h30m")
+    return total
 
 
 def write(limit: Limit) -> str:

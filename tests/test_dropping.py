@@ -168,7 +168,7 @@ def test_a_whole_search_trains_and_tells_how_it_went(tmp_path: Path) -> None:
     widths = {group["name"]: group for group in document["groups"]}
     assert all(group["before"] in (16, 24) for group in widths.values())  # of the network as it came, not of a stage's
     assert all(len(group["kept"]) == group["after"] for group in widths.values())
-    assert all(0 <= min(group["kept"]) and max(group["kept"]) < group["before"] for group in widths.values())
+    assert all(min(group["kept"]) >= 0 and max(group["kept"]) < group["before"] for group in widths.values())
     text = outcome.text(document)
     assert all(f"{stage['share']:.0%}" in text for stage in bisection["stages"] if stage["used"])
     assert "Budgets that were tried" in outcome.markdown(document)

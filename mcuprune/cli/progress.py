@@ -73,25 +73,29 @@ class Progress:
         left = self._left(step)
         if self._bar is not None:
             self._done()
-            at = f"{step.epoch:.1f}/{step.epochs:.0f}"
+            at = f"{step.epoch:.1f}/{step.epochs:.0f}" if step.share is None else f"{step.share:4.0%}"
             shown = " ".join([at, f"loss {step.loss:.3f}", *(f"{name} {cost}" for name, cost in costs.items())])
             if step.phase not in self._tasks:
+                total = step.epochs if step.share is None else 100
                 name = f"{self._stage}{step.phase:8}"
-                self._tasks[step.phase] = self._bar.add_task(name, total=step.epochs, shown=shown)
+                self._tasks[step.phase] = self._bar.add_task(name, total=total, shown=shown)
             figure = "" if step.score is None else f" val {_figure(step)}"
-            self._bar.update(self._tasks[step.phase], completed=step.epoch, shown=f"{shown}{figure}{left}")
+            completed = step.epoch if step.share is None else 100 * step.share
+            self._bar.update(self._tasks[step.phase], completed=completed, shown=f"{shown}{figure}{left}")
         elif step.score is not None:
             shown = "  ".join([f"loss {step.loss:6.3f}", *(f"{name} {cost:>9}" for name, cost in costs.items())])
-            epoch = f"epoch {step.epoch:5.1f} of {step.epochs:.0f}"
+            of = f" of {step.epochs:.0f}" if step.share is None else f", {step.share:4.0%} of the phase"
+            epoch = f"epoch {step.epoch:5.1f}{of}"
             console.remark(f"{step.phase:<9} {epoch}  {shown}  val {_figure(step):>6}{left}\n")
 
     def _left(self, step: Step) -> str:
         """How long the phase will still take if it goes on as it has gone; empty where nothing can be said yet, or is left."""
         now = time.monotonic()
-        since, first = self._began.setdefault("" if step.phase != "quantize" else step.phase, (now, step.epoch))
-        if step.epoch <= first or step.epoch >= step.epochs:
+        at, end = (step.epoch, step.epochs) if step.share is None else (step.share, 1.0)
+        since, first = self._began.setdefault("" if step.phase != "quantize" else step.phase, (now, at))
+        if at <= first or at >= end:
             return ""
-        seconds = round((now - since) / (step.epoch - first) * (step.epochs - step.epoch))
+        seconds = round((now - since) / (at - first) * (end - at))
         hours, minutes = seconds // 3600, seconds // 60 % 60
         return f"  left {hours}:{minutes:02}:{seconds % 60:02}" if hours else f"  left {minutes}:{seconds % 60:02}"
 

@@ -109,7 +109,7 @@ def _training(training: Training) -> dict[str, Any]:
         "from": "trained" if training.trained else "scratch",
         "distill": training.taught,
         "examples": training.examples,
-        "epochs": settings.pop("epochs") + settings["quant_epochs"],
+        "epochs": (settings.pop("epochs") + settings["quant_epochs"]) or None,
         "freeze_at_budget": settings.pop("freeze"),
         **settings,
         **asdict(training.search),
@@ -129,6 +129,7 @@ def step_document(step: Step) -> dict[str, Any]:
         **{name: step.costs[name] for name in RESOURCES},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
         "metric": None if step.score is None else round(step.score, 5),
+        "training_macs": step.training_macs,
     }
 
 
@@ -186,8 +187,9 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
     evaluated = [step for step in found["history"] if _score(step) is not None]
     if evaluated:
-        title = f"{(_task(found) or {})['shown_as']} (validation)"
-        head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), title]
+        titles = [resource.title for resource in RESOURCES.values()]
+        figure = f"{(_task(found) or {})['shown_as']} (validation)"
+        head = ["phase", "epoch", "training MACs", "loss", *titles, figure]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
             head,
@@ -196,6 +198,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                 [
                     step["phase"],
                     f"{step['epoch']:g}",
+                    units.show(step["training_macs"], "count"),
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
                     _value(_task(found) or {}, _score(step)),
@@ -289,6 +292,7 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         share = cost["training_macs"] / cost["full_training_macs"]
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
+        lines += _compute(found)
     return lines + [f"note: {note}" for note in found["notes"]]
 
 
@@ -333,6 +337,15 @@ def _beside(metric: Mapping[str, Any]) -> list[str]:
             title, shown = _BESIDE.get(key, ("accuracy", "{:.1%}"))
             said.append(f"{title} {shown.format(value)}{f' of {output}' if output else ''}")
     return [f"of the file written: {', '.join(said)}"] if said else []
+
+
+def _compute(found: Mapping[str, Any]) -> list[str]:
+    """What training cost in epochs of the whole model: the number that ``--train-compute`` takes."""
+    if not (training := found["training"]):
+        return []
+    epoch = max(1, training["examples"] // training["batch"]) * training["batch"] * found["before"]["total"]["macs"]
+    spent = found["cost"]["training_macs"] / max(1, epoch)
+    return [f"compute: as many multiply-accumulates as {spent:.3g} epochs of training the whole model"]
 
 
 __all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

@@ -1,8 +1,9 @@
-"""The network as it came, as a teacher: what it answers to the examples that the pruned one trains on."""
+"""What teaches beside the targets, or in their place: the network as it came, or another one from a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.data.sets import Split
+from mcuprune.errors import DataError, UsageError
+from mcuprune.graph import network
+from mcuprune.train import evaluate
+from mcuprune.train.goal import Goal, is_one_class
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.tasks.objective import Objective
 
@@ -66,7 +71,7 @@ class Teacher:
         """Its answers to a batch. chosen: which of the training examples. inputs: the same, as they are fed."""
         if self._stored is None:
             return self._asked(inputs)
-        return tuple(torch.from_numpy(array[chosen]) for array in self._stored)
+        return tuple(torch.from_numpy(array[chosen]).to(self._device) for array in self._stored)
 
     @torch.no_grad()
     def _asked(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
@@ -85,3 +90,34 @@ def batches(count: int, size: int) -> Iterator[np.ndarray]:
     """Indices of ``count`` examples in their order, ``size`` at a time."""
     for start in range(0, count, size):
         yield np.arange(start, min(count, start + size))
+
+
+def of_file(path: str, aim: Goal) -> Teacher:
+    """Another network as a teacher of classes: its logits for every training example, in onnxruntime.
+
+    Raises ModelError for a file that can't be read or run, DataError for a network that doesn't go with the data, UsageError
+    for one that knows nothing.
+    """
+    data = aim.data
+    if not is_one_class(aim.objective) or not aim.labelled:
+        raise DataError(f"--teacher {path}: another network teaches classifiers with labels; leave it out")
+    net = network.load(path)
+    if len(net.inputs) != 1 or not net.outputs:
+        raise DataError(f"--teacher {path}: a teacher takes one input and answers with classes; its inputs: {net.inputs}")
+    shape, answered = net.shapes[net.inputs[0]][1:], prod(net.shapes[net.outputs[0]][1:])
+    if shape != tuple(data.train.x.shape[1:]) or answered != data.n_classes:
+        raise DataError(
+            f"--teacher {path}: takes examples of {list(shape)} and knows {answered} classes; the data has examples of "
+            f"{list(data.train.x.shape[1:])} and {data.n_classes} classes; name a network for the same data"
+        )
+    model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=path)
+    found = np.asarray(model(data.train.x), np.float32).reshape(len(data.train), -1)
+    if not np.isfinite(found).all():
+        raise DataError(f"--teacher {path}: answers with values that are no finite numbers; name another network")
+    frequent = float(np.bincount(data.train.y).max())
+    if (right := int((found.argmax(1) == data.train.y).sum())) <= frequent:
+        raise UsageError(
+            f"--teacher {path}: right on {right / len(found):.1%} of the training examples, no more than naming the most "
+            "frequent class; name a trained network, made for data that is scaled and ordered as yours is"
+        )
+    return Teacher.of_answers([found], data.train, aim.objective)

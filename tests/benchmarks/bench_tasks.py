@@ -2,12 +2,14 @@
 
 ``python tests/benchmarks/bench_tasks.py --data DIR --models DIR [--cases kws12 yunet ssd unet fusion sigmoid] [--seeds 0 1 2]``
 
-DIR of data holds ``kws12-mfcc.npz`` and ``person32.npz``, DIR of models ``yunet_n_320.onnx`` and ``ssd_heads_ts.onnx``. Every
-run is a whole ``mcuprune prune``; finished ones are appended to ``tasks.jsonl`` and not run again; ``tasks.md`` is drawn from it.
+DIR of data holds ``kws12-mfcc.npz`` and ``person32.npz``, DIR of models ``yunet_n_320.onnx`` and ``ssd_heads_ts.onnx``.
+Every run is a whole ``mcuprune prune``; finished ones are appended to ``tasks.jsonl`` and not run again; ``tasks.md`` is drawn
+from it.
 
 kws12: DS-CNN, trained at full width, then pruned to the same budget with labels and without. yunet, ssd: detectors, by
 distillation on photographs without labels (four of people on one canvas); of the faces that the original finds in test
-pictures, how many the pruned one finds too, and the other way round. unet, fusion, sigmoid: small networks of the tests, from scratch.
+pictures, how many the pruned one finds too, and the other way round. unet, fusion, sigmoid: small networks of the tests, from
+scratch.
 """
 
 from __future__ import annotations
