@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -75,12 +75,23 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Objects in images: image and kind int64 (k,), the numbers of example and class; corners float32 (k, 4), left, top,
+    right and bottom as shares of the image's width and height."""
+
+    image: np.ndarray[Any, Any]
+    kind: np.ndarray[Any, Any]
+    corners: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set that fits one model: every split is non-empty, finite, and of the model's input shapes.
 
     n_classes: how many classes labels name. classes: their names in the order of labels, where they are known.
     augment: varies training examples, batch by batch; None leaves them as they are.
     kind: what examples are: "image", "audio", "series" or "" where nobody can tell. notes: what the user should know.
+    boxes: objects in the images of each part that was stored ("train", "val", "test"), where a detector's data has them.
     """
 
     name: str
@@ -92,6 +103,7 @@ class Data:
     classes: tuple[str, ...] = ()
     kind: str = ""
     notes: tuple[str, ...] = ()
+    boxes: Mapping[str, Boxes] = field(default_factory=dict)
 
 
 class Arrays(TypedDict):
