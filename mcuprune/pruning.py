@@ -20,7 +20,9 @@ from mcuprune.channels.salience import salience
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
 from mcuprune.data import loading as datasets
+from mcuprune.data import preprocessing
 from mcuprune.data.columns import identify
+from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.data.sets import Data, Given
 from mcuprune.errors import UsageError
 from mcuprune.graph import external, network
@@ -97,6 +99,7 @@ class Result(Drawn):
     full_training_macs: int
     notes: tuple[str, ...]
     data: str | None
+    preprocessing: Preprocessing | None
     test_examples: int
     training: Training | None
     network: Network = field(repr=False, compare=False)
@@ -137,6 +140,7 @@ def prune(
         if run.request.train and (note := learned_nothing(accuracy_float, run.data)):
             candidate = replace(candidate, notes=(*candidate.notes, note))
     final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
+    final = _with_preprocessing(final, run.data)
     final.save(request.output)
     result = _measured(run, candidate, accuracy_float, record)
     record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
@@ -190,12 +194,12 @@ def _prepared(request: Request, net: Network | None, given: Given | None) -> _Ru
         check_checkpoint(f"{request.output}.checkpoint")
     request = _with_engine(request, before.total["macs"])
     rehearse(labelled, int8=request.int8, train=request.train)
-    data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment)
+    data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment, feed=request)
     if request.train:
         _check_batch(labelled)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
     warm, unfit = _comes_trained(request, original, data, accuracy)
-    notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
+    notes = (*notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
     answers = _answers(request, labelled, data, accuracy, warm=warm)
@@ -334,6 +338,7 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         full_training_macs=candidate.full_training_macs,
         notes=(*candidate.notes, *([int8.warning] if int8 and int8.warning else [])),
         data=data.name if data else None,
+        preprocessing=data.preprocessing if data else None,
         test_examples=len(data.test.y) if data else 0,
         training=_training(request, data, warm=run.warm, taught=run.answers is not None),
         network=written,
@@ -359,6 +364,13 @@ def _fingerprint(request: Request, data: Data | None, net: Network | None) -> st
         for column in (*split.inputs, *(split.targets or ())):
             identify(column, found)
     return found.hexdigest()
+
+
+def _with_preprocessing(net: Network, data: Data | None) -> Network:
+    """The network with a note, in its metadata, of how raw values are to reach it."""
+    if data is None or data.preprocessing is None:
+        return net
+    return net.with_metadata(preprocessing.KEY, data.preprocessing.text())
 
 
 def _bytes(net: Network) -> bytes:

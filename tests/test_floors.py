@@ -21,6 +21,7 @@ FLOORS = (
     ("costs",),
     ("train",),
     ("run", "pruning"),
+    ("inspecting",),
     ("exporting", "report", "config"),
     ("face",),
     ("pruner",),

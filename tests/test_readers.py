@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -152,7 +153,7 @@ def test_a_picture_that_would_be_huge_is_refused_before_it_is_decoded(tmp_path: 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "bomb.png").write_bytes(huge_png(side))
     started = time.monotonic()
-    with pytest.raises(DataError, match="bomb.png"):
+    with pytest.raises(DataError, match=r"bomb\.png"):
         opened(tmp_path, 1)
     assert time.monotonic() - started < 1
 
@@ -175,10 +176,8 @@ def test_damaged_images_raise_nothing_but_dataerror() -> None:
             damaged = bytearray(content)
             for place in random.integers(0, len(damaged), 4):
                 damaged[place] = random.integers(0, 256)
-            try:
+            with contextlib.suppress(DataError):
                 assert pictures.decoded(bytes(damaged[: random.integers(1, len(damaged) + 1)]), 8, 8, 3, "x").shape == (8, 8, 3)
-            except DataError:
-                pass
 
 
 def test_many_images_are_decoded_once_and_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +283,7 @@ def test_stored_arrays_of_an_archive_stay_in_it(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", **{**given, "x_train": np.asfortranarray(given["x_train"])})
     data = opened(tmp_path / "d.npz")
     np.testing.assert_array_equal(data.test.x[:], given["x_test"])
-    assert isinstance(data.test.x.source, np.memmap)  # type: ignore[attr-defined]
+    assert isinstance(data.train.x.source.source, np.memmap)  # type: ignore[attr-defined]
     rows = np.arange(0, 40_000, 777)
     kept = data.train.x.indices  # type: ignore[attr-defined]
     np.testing.assert_array_equal(data.train.x[np.searchsorted(kept, kept[rows // 2])], given["x_train"][kept[rows // 2]])
@@ -470,9 +469,9 @@ def test_hugging_face_data_sets_on_disk(tmp_path: Path) -> None:
             picture(index).save(file, "PNG")
             cells.append({"bytes": file.getvalue(), "path": None})
         table = pa.table({"image": cells, "label": [index % 3 for index in range(count)]})
-        with pa.OSFile(str(tmp_path / part / "data-00000-of-00001.arrow"), "wb") as sink:
-            with pa.ipc.new_stream(sink, table.schema) as writer:
-                writer.write_table(table, max_chunksize=7)
+        place = str(tmp_path / part / "data-00000-of-00001.arrow")
+        with pa.OSFile(place, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=7)
         info = {"features": {"label": {"names": ["ant", "bee", "cat"], "_type": "ClassLabel"}}}
         (tmp_path / part / "dataset_info.json").write_text(json.dumps(info))
     data = opened(tmp_path)
@@ -493,7 +492,7 @@ def test_a_table_of_lists_of_numbers(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     x = np.random.default_rng(0).normal(size=(30, 2, 3))
     parquet.write_table(pa.table({"x": x.tolist(), "label": [n % 3 for n in range(30)]}), tmp_path / "train-0.parquet")
-    found, y = everything(opened(tmp_path, shape=(2, 3)))
+    found, _ = everything(opened(tmp_path, shape=(2, 3)))
     assert sorted(map(bytes, found)) == sorted(map(bytes, x.astype(np.float32)))
 
 
@@ -677,7 +676,7 @@ def test_strange_words_are_unknown_and_noise_is_silence(tmp_path: Path) -> None:
 
 
 def test_words_that_fit_no_class_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has 3 words .* the model 7 classes; name the classes"):
+    with pytest.raises(DataError, match=r"has 3 words .* the model 7 classes; name the classes"):
         opened(words(tmp_path / "d", ["go", "no", "yes"], 3), 7, (1, 49, 10))
 
 

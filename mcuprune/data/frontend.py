@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -206,16 +208,23 @@ def resampled(sound: Array, old: int, new: int) -> Array:
     """
     if old == new:
         return sound
-    count = int(len(sound) * new / old)
-    cutoff = min(1.0, new / old)
-    reach = int(np.ceil(16 / cutoff))
-    at = np.arange(count) * (old / new)
-    nearest = np.floor(at).astype(np.int64)
-    offsets = np.arange(-reach + 1, reach + 1)
-    distance = at[:, None] - (nearest[:, None] + offsets)
-    kernel = cutoff * np.sinc(cutoff * distance) * (0.5 + 0.5 * np.cos(np.pi * np.clip(distance / reach, -1, 1)))
+    kernels, offsets = _kernels(old // gcd(old, new), new // gcd(old, new))
+    reach = len(offsets) // 2
+    ticks = np.arange(len(sound) * new // old) * (old // gcd(old, new))
+    nearest, phase = np.divmod(ticks, len(kernels))
+    kernel = kernels[phase]
     padded = np.pad(sound, (reach, reach + 1))
     return np.asarray(np.einsum("ij,ij->i", padded[nearest[:, None] + offsets + reach], kernel))
+
+
+@lru_cache(4)
+def _kernels(old: int, new: int) -> tuple[Array, Array]:
+    """(float64 (new, taps), taps): the kernel at each of the places between two samples that a new sample can have."""
+    cutoff = min(1.0, new / old)
+    reach = int(np.ceil(16 / cutoff))
+    offsets = np.arange(-reach + 1, reach + 1)
+    distance = (np.arange(new) / new)[:, None] - offsets
+    return cutoff * np.sinc(cutoff * distance) * (0.5 + 0.5 * np.cos(np.pi * np.clip(distance / reach, -1, 1))), offsets
 
 
 def read_wave(path: Any, first: int = 0, count: int | None = None) -> tuple[Array, int]:

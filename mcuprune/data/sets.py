@@ -14,6 +14,8 @@ from typing import Any, NotRequired, Protocol, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mcuprune.data.preprocessing import Preprocessing
+
 #: Examples float32 (batch, ...) and a source of chance -> varied examples of the same shape.
 Augment = Callable[[np.ndarray[Any, Any], np.random.Generator], np.ndarray[Any, Any]]
 #: What a data set in memory is called.
@@ -92,6 +94,7 @@ class Data:
     augment: varies training examples, batch by batch; None leaves them as they are.
     kind: what examples are: "image", "audio", "series" or "" where nobody can tell. notes: what the user should know.
     boxes: objects in the images of each part that was stored ("train", "val", "test"), where a detector's data has them.
+    preprocessing: how raw values become the first input, where it is known.
     """
 
     name: str
@@ -104,6 +107,7 @@ class Data:
     kind: str = ""
     notes: tuple[str, ...] = ()
     boxes: Mapping[str, Boxes] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
 
 
 class Arrays(TypedDict):

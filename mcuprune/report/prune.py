@@ -38,6 +38,7 @@ def document(result: Result) -> dict[str, Any]:
         "sram_model": request.sram_model,
         "weight_bits": request.weight_bits if request.int8 else None,
         "data": result.data,
+        "preprocessing": None if result.preprocessing is None else result.preprocessing.document(),
         "test_examples": result.test_examples,
         "budget": dict(result.budget.limits),
         "limits": {

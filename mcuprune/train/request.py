@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from mcuprune import options
 from mcuprune.costs.resources import SramModel
 from mcuprune.data.augmenting import augmentation
+from mcuprune.data.feed import Feed
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
@@ -41,7 +42,7 @@ def _learning_rate(rate: float) -> None:
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Feed):
     """What the user asked for. Options left None are derived from the data and the model.
 
     model: the path of its file. limits: by resource. sram_model: what a limit of SRAM means. input_shapes, outputs: as for

@@ -8,15 +8,23 @@ import numpy as np
 
 from mcuprune.data import loading as datasets
 from mcuprune.data.augmenting import augmentation
+from mcuprune.data.feed import Feed
+from mcuprune.data.fitting import classifier
 from mcuprune.data.sets import Data, Given
 from mcuprune.errors import DataError, UsageError
 from mcuprune.graph.network import Network
+from mcuprune.train import preprocess
+
+_UNSAID = Feed()
 
 
-def training_data(net: Network, given: Given | None, *, train: bool, seed: int, augment: str | None) -> Data | None:
+def training_data(
+    net: Network, given: Given | None, *, train: bool, seed: int, augment: str | None, feed: Feed = _UNSAID
+) -> Data | None:
     """The data set, if there is one to use: the one that was given, or, to train on, the one that the network's file names.
 
-    train: whether there is training to do. seed: for splits. augment: as ``augmenting.augmentation`` takes it.
+    train: whether there is training to do. feed: what is said of preprocessing. seed: for splits.
+    augment: as ``augmenting.augmentation`` takes it.
     Raises UsageError where training needs a data set and none is named, DataError where it doesn't go with the network.
     """
     named = datasets.named(net.metadata) if given is None else given
@@ -25,7 +33,8 @@ def training_data(net: Network, given: Given | None, *, train: bool, seed: int, 
             other = datasets.not_embedded(net.metadata)
             raise UsageError(
                 f"{net.path}: what data should it train on? {f'{other}; ' if other else ''}"
-                f"add --data NAME, --data FILE.npz or --data module:function (or cut without training: --no-train)"
+                f"add --data NAME, --data FOLDER, --data FILE.npz or --data module:function (or cut without training: "
+                "--no-train)"
             )
         return None
     n_classes = _classes(net)
@@ -35,8 +44,9 @@ def training_data(net: Network, given: Given | None, *, train: bool, seed: int, 
             f"inputs {', '.join(net.inputs)} and outputs {', '.join(f'{o} {list(net.shapes[o])}' for o in net.outputs)}; "
             f"cut it without training: --no-train, and no --data"
         )
-    found = datasets.load(named, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=seed)
-    return replace(found, augment=augmentation(augment)) if augment else found
+    wanted = classifier(net.shapes[net.inputs[0]][1:], n_classes, seed)
+    fed = preprocess.opened(net, named, wanted, feed, seed)
+    return replace(fed.data, augment=augmentation(augment)) if augment else fed.data
 
 
 def _classes(net: Network) -> int:
