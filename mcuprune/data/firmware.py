@@ -18,7 +18,7 @@ def formula(how: Mapping[str, Any]) -> str:
         scaled = f"raw * {how['scale']:.6g}" if how["scale"] != 1 else "raw"
         shifted = f"({scaled} - {few(how['mean'])})" if any(how["mean"]) else scaled
         words.append(f"x = {shifted}" + (f" / {few(how['std'])}" if any(one != 1 for one in how["std"]) else ""))
-    if how["range"]:
+    if how["range"] and how["scale"] != 1:
         words.append(f"range {how['range']}")
     if how.get("reordered"):
         shape, order = how["reordered"]

@@ -27,6 +27,8 @@ import onnx
 
 from mcuprune import escape
 from mcuprune.data import loading as datasets
+from mcuprune.data.feed import Feed
+from mcuprune.data.fitting import classifier
 from mcuprune.data.sets import IN_MEMORY, Given, Split
 from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy import tflite
@@ -40,7 +42,7 @@ from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.runners import Ran, stored
-from mcuprune.train import evaluate
+from mcuprune.train import evaluate, preprocess
 
 Array = np.ndarray[Any, Any]
 
@@ -277,7 +279,8 @@ def _split(net: Network, data: Given | None, examples: int, seed: int, notes: li
         )
     n_classes = prod(net.shapes[net.outputs[0]][1:])
     try:
-        found = datasets.load(name, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=seed)
+        wanted = classifier(net.shapes[net.inputs[0]][1:], n_classes, seed)
+        found = preprocess.opened(net, name, wanted, Feed(), seed).data
     except (DataError, MissingExtra) as error:
         if data is not None:
             raise

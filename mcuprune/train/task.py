@@ -73,6 +73,7 @@ class Step:
     """One line of a run's history. accuracy, on the validation examples, is None between evaluations.
 
     step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
+    waited: the share of the time of this phase, so far, that training stood still for want of data.
     costs: by the names of ``resources.RESOURCES``, what the network costs at the widths of that step, in base units.
     """
 
@@ -83,6 +84,7 @@ class Step:
     accuracy: float | None = None
     phase: str = "train"
     epochs: float = 0.0
+    waited: float | None = None
 
 
 OnStep = Callable[[Step], None]

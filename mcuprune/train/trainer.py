@@ -22,6 +22,7 @@ from mcuprune.data.sets import Augment, Column, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
+from mcuprune.train.batches import Batches
 from mcuprune.train.module import Trainable, as_inputs, as_tensors
 from mcuprune.train.optimizer import OPTIMIZERS
 from mcuprune.train.task import Step, Task
@@ -70,7 +71,7 @@ class Trainer:
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
-        self._make, self._train, self._warm_up, self._augment, self._answers = make, train, warm_up, augment, answers
+        self._make, self._train, self._warm_up, self._answers = make, train, warm_up, answers
         self._teacher_right = 0.0 if answers is None else float((answers.argmax(1) == train.y).mean())
         self._right = 0  # in this epoch, while there is a teacher to compare with
         self._alone_since: int | None = None
@@ -78,8 +79,7 @@ class Trainer:
         self.step = 0
         self.training_macs = 0
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
-        self._order = np.zeros(0, dtype=np.int64)
-        self._random = np.random.default_rng(seed)
+        self._batches, self._next = Batches(train, augment), -1
         self._start(channels)
 
     @property
@@ -126,23 +126,22 @@ class Trainer:
             groups.setdefault(blocks.get(name, 0), []).append(parameter)
         self._optimizer = OPTIMIZERS[self._kind].make(groups, self.weight_decay, self.lr)
 
-    def _next_batch(self) -> np.ndarray:
-        """Indices of the next examples; every epoch has an order of its own, and drops its last, short batch.
+    def _next_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the next examples, and these, varied; every epoch has its own order, and drops its last, short batch.
 
         What chance does in an epoch depends on the seed and the epoch alone, so a run can be taken up at any epoch's start.
         """
         position = self.step % self.steps_per_epoch
-        if position == 0 or not len(self._order):
-            self._random = np.random.default_rng((self._seed, self.step // self.steps_per_epoch))
-            self._order = self._random.permutation(len(self._train.y))
-        return self._order[position * self.batch : (position + 1) * self.batch]
+        if position == 0 or self._next != self.step:
+            random = np.random.default_rng((self._seed, self.step // self.steps_per_epoch))
+            self._batches.start(random.permutation(len(self._train)), position, self.batch, random)
+        self._next = self.step + 1
+        return self._batches.next()
 
     def train_step(self) -> float:
         """One step on the next batch. Returns its loss. Raises UsageError where training has diverged."""
-        chosen = self._next_batch()
-        x, y = self._train.x[chosen], self.tensor(self._train.y[chosen])
-        if self._augment is not None:
-            x = self._augment(x, self._random)
+        chosen, x = self._next_batch()
+        y = self.tensor(self._train.y[chosen])
         for group in self._optimizer.param_groups:
             group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
         self.module.train()
@@ -180,7 +179,16 @@ class Trainer:
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
         """The history's line for this moment; with ``val`` the module is evaluated on it."""
         accuracy = None if val is None else self.accuracy(val)
-        return Step(self.step, self.epoch, loss, costs, accuracy=accuracy, phase=phase, epochs=self.epochs)
+        return Step(
+            self.step,
+            self.epoch,
+            loss,
+            costs,
+            accuracy=accuracy,
+            phase=phase,
+            epochs=self.epochs,
+            waited=self._batches.waiting.share,
+        )
 
     def _loss(self, logits: Tensor, y: Tensor, chosen: np.ndarray) -> Tensor:
         """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2).
