@@ -350,7 +350,7 @@ def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) 
         return None
     assert data is not None
     schedule, search = schedule_for(request, len(data.train.y), warm=warm), Search(request.loss, request.objectives)
-    return Training(schedule, search, warm, taught, len(data.train.y), request.augment, request.device)
+    return Training(schedule, search, warm, taught, len(data.train), data.varied or None, request.device)
 
 
 def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:

@@ -91,7 +91,7 @@ class Data:
     """A data set that fits one model: every split is non-empty, finite, and of the model's input shapes.
 
     n_classes: how many classes labels name. classes: their names in the order of labels, where they are known.
-    augment: varies training examples, batch by batch; None leaves them as they are.
+    augment: varies training examples, batch by batch; None leaves them as they are. varied: how, as an option says it.
     kind: what examples are: "image", "audio", "series" or "" where nobody can tell. notes: what the user should know.
     boxes: objects in the images of each part that was stored ("train", "val", "test"), where a detector's data has them.
     preprocessing: how raw values become the first input, where it is known.
@@ -108,6 +108,7 @@ class Data:
     notes: tuple[str, ...] = ()
     boxes: Mapping[str, Boxes] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
+    varied: str = ""
 
 
 class Arrays(TypedDict):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from mcuprune import options
 from mcuprune.costs.resources import SramModel
-from mcuprune.data.augmenting import augmentation
+from mcuprune.data.augmenting import KINDS, augmentation
 from mcuprune.data.feed import Feed
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
@@ -164,9 +164,10 @@ class Request(Feed):
     multiple_of: int = option(1, help="Widths are multiples of this.", group="Pruning", metavar="N", least=1, most=_MOST)
     augment: str | None = option(
         None,
-        help="Vary training images: mirror them, shift them.",
+        help=f"Vary training examples: auto (by kind of data; the default), none, or any of "
+        f"{', '.join(f'{name}{kind.takes} {kind.what}' for name, kind in KINDS.items())}.",
         group="Data",
-        metavar="flip,cropN",
+        metavar="flip,cropN,...",
         check=augmentation,
         needs="training",
     )

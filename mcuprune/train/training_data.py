@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from mcuprune.data import loading as datasets
-from mcuprune.data.augmenting import augmentation
+from mcuprune.data.augmenting import augmentation, default_for
 from mcuprune.data.feed import Feed
 from mcuprune.data.fitting import classifier
+from mcuprune.data.named import DATASETS
 from mcuprune.data.sets import Data, Given
 from mcuprune.errors import DataError, UsageError
 from mcuprune.graph.network import Network
@@ -46,7 +47,10 @@ def training_data(
         )
     wanted = classifier(net.shapes[net.inputs[0]][1:], n_classes, seed)
     fed = preprocess.opened(net, named, wanted, feed, seed)
-    return replace(fed.data, augment=augmentation(augment)) if augment else fed.data
+    varied = (
+        default_for(fed.data.kind, wanted.inputs[0]) if augment in (None, "auto") and fed.data.name not in DATASETS else augment
+    )
+    return replace(fed.data, augment=augmentation(varied), varied=varied) if varied and varied != "none" else fed.data
 
 
 def _classes(net: Network) -> int:
