@@ -212,6 +212,14 @@ def unasked(default: Any, *, changes_run: bool) -> Any:
     return field(default=default, metadata={"changes_run": changes_run})
 
 
+def without(kind: type, *names: str) -> type:
+    """A dataclass with the options of another but those of some names, for a command that settles these itself."""
+    hints = get_type_hints(kind)
+    kept = [one for one in dataclasses.fields(kind) if isinstance(one.metadata.get(_KEY), Option) and one.name not in names]
+    made = [(one.name, hints[one.name], field(default=one.default, metadata=one.metadata)) for one in kept]
+    return dataclasses.make_dataclass(f"{kind.__name__}Without", made, frozen=True, kw_only=True)
+
+
 # ----------------------------------------------------------------------------------------------------------- reading them
 
 
@@ -296,6 +304,22 @@ def without_effect(asked: Any, *needs: str) -> list[str]:
     return [
         option.flag for option in of(type(asked)) if option.needs in needs and getattr(asked, option.name) != option.default
     ]
+
+
+def words(kind: type, values: Mapping[str, Any]) -> list[str]:
+    """What to type for these values of a dataclass's options. values: by the names of fields; of others nothing is said."""
+    typed: list[str] = []
+    for option in of(kind):
+        value = values.get(option.name)
+        if value is None:
+            continue
+        if option.kind is bool:
+            opposite = [f"--no-{option.key}"] if option.both_ways else []  # else leaving it out is the only way to say it
+            typed += [option.flag] if value != option.switches_off else opposite
+        else:
+            for item in value if option.repeated else [value]:
+                typed += [option.flag, f"{item}"]
+    return typed
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -37,16 +37,14 @@ from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
-from mcuprune.train.request import Request
+from mcuprune.train.request import Request, long_as_asked, search_for
 from mcuprune.train.request import check as check_request
+from mcuprune.train.schedules import WINDOWS, Narrow, schedule_for, window
 from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
 from mcuprune.train.training_data import training_data
 
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
-#: Between which parts of all steps channels go. What an untrained network learns wide is lost when it narrows: the sooner the
-#: better. A trained one can begin at once.
-_PRUNING = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
 
 
 @dataclass(frozen=True)
@@ -155,6 +153,7 @@ class _Run:
     original: the network as it was read; labelled: as it is pruned. before: what the original costs.
     model: costs of its cuts. accuracy: the original's, on the test set. warm: whether it comes trained.
     answers: a teacher's logits for every training example; None where nobody teaches.
+    schedule: of training, None where there is none.
     """
 
     request: Request
@@ -167,6 +166,7 @@ class _Run:
     accuracy: float | None
     warm: bool
     answers: np.ndarray | None
+    schedule: Schedule | None
     notes: tuple[str, ...]
 
 
@@ -202,8 +202,22 @@ def _prepared(request: Request, net: Network | None, given: Given | None) -> _Ru
     notes = (*notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
-    answers = _answers(request, labelled, data, accuracy, warm=warm)
-    return _Run(request, original, labelled, before, budget, model, data, accuracy, warm, answers, notes)
+    answers = None
+    if request.train:
+        from mcuprune.train import teacher
+
+        assert data is not None
+        answers = teacher.answers(request, labelled, data, accuracy or 0.0, warm=warm)
+    schedule = None
+    if request.train and data is not None:
+        schedule = schedule_for(request, len(data.train.y), warm=warm, narrow=_narrow(request, model, budget))
+    return _Run(request, original, labelled, before, budget, model, data, accuracy, warm, answers, schedule, notes)
+
+
+def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:
+    """The largest uniform scaling that fits: most of what flash holds are its weights, a byte each."""
+    fitting = model.sums(widths.uniform(model, budget, request.multiple_of))
+    return Narrow(fitting["macs"] / max(1, model.sums(model.full)["macs"]), fitting["flash"])
 
 
 def _with_engine(request: Request, macs: int) -> Request:
@@ -305,7 +319,7 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
         how = replace(
             how,
             data=data,
-            schedule=schedule_for(request, len(data.train.y), warm=run.warm),
+            schedule=run.schedule,
             answers=run.answers,
             sram_model=request.sram_model,
             full_macs=run.before.total["macs"],
@@ -340,23 +354,27 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         data=data.name if data else None,
         preprocessing=data.preprocessing if data else None,
         test_examples=len(data.test.y) if data else 0,
-        training=_training(request, data, warm=run.warm, taught=run.answers is not None),
+        training=_training(run),
         network=written,
     )
 
 
-def _training(request: Request, data: Data | None, *, warm: bool, taught: bool) -> Training | None:
+def _training(run: _Run) -> Training | None:
+    request, data = run.request, run.data
     if not request.train:
         return None
     assert data is not None
-    schedule, search = schedule_for(request, len(data.train.y), warm=warm), Search(request.loss, request.objectives)
-    return Training(schedule, search, warm, taught, len(data.train), data.varied or None, request.device)
+    assert run.schedule is not None
+    varied = data.varied or None
+    search = search_for(request)
+    return Training(run.schedule, search, run.warm, run.answers is not None, len(data.train), varied, request.device)
 
 
 def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:
     """Changes with everything that a run's course depends on, and with nothing else. net: of a network in memory."""
     found = hashlib.sha256(repr((__version__, options.course_of(request))).encode())
-    for file in (request.model, *external.files(request.model)) if net is None else ():
+    networks = [*([request.model] if net is None else []), *([request.teacher] if request.teacher else [])]
+    for file in [file for path in networks for file in (path, *external.files(path))]:
         found.update(hashlib.sha256(Path(file).read_bytes()).digest())
     if net is not None:
         found.update(net.to_proto().SerializeToString(deterministic=True))
@@ -380,8 +398,8 @@ def _bytes(net: Network) -> bytes:
 def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model, as far as that is known without the packages that train."""
     check_request(request)
-    for origin in _PRUNING:
-        _window(request, origin)
+    for default in WINDOWS.values():
+        window(request, default)
 
 
 def _outputs(request: Request) -> list[Output]:
@@ -402,6 +420,8 @@ def sources(request: Request) -> list[Source]:
     found = [Source("the model to prune", request.model)]
     found += [Source("external data of the model", file) for file in external.files(request.model)]
     found += [Source("the data", file) for file in datasets.files(request.data)]
+    for teacher in [request.teacher] if request.teacher else []:
+        found += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
@@ -424,8 +444,8 @@ def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
 
 
 def _spares_training(request: Request, *, warm: bool) -> bool:
-    """Whether training could only waste time for a network that fits: it comes trained, and nobody asked for epochs."""
-    return request.train and warm and request.epochs is None
+    """Whether training could only waste time for a network that fits: it comes trained, and nobody said how long to train."""
+    return request.train and warm and not long_as_asked(request)
 
 
 def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -> list[str]:
@@ -451,26 +471,6 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
     return Candidate(channels.cut_channels(keep), keep, 0, 0, 0)
 
 
-def _answers(
-    request: Request, labelled: Channels, data: Data | None, accuracy: float | None, *, warm: bool
-) -> np.ndarray | None:
-    """What the network says of the training examples before any channel goes, to learn from: a trained one has that to teach.
-
-    Raises UsageError where the user wants it of one that isn't trained.
-    """
-    if request.distill and not warm:
-        raise UsageError(
-            f"{request.model}: --distill needs a trained network to learn from; "
-            f"this one is right on {accuracy or 0:.1%} of the test set"
-        )
-    if not (request.train and warm and request.distill is not False):
-        return None
-    from mcuprune.train.trainer import answers_of
-
-    assert data is not None
-    return answers_of(labelled, data.train.x, request.device)
-
-
 def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     """Restore BatchNormalization, run the method, and return its candidate."""
     from mcuprune.train import narrowing
@@ -478,6 +478,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 
     request, data, labelled = run.request, run.data, run.labelled
     assert data is not None
+    assert run.schedule is not None
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     normal = narrowing.normalized(labelled, calibration, request.device)
     model = _cost_model(normal, request, run.budget)
@@ -486,10 +487,10 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         model,
         run.budget,
         data,
-        schedule_for(request, len(data.train.y), warm=run.warm),
+        run.schedule,
         request.seed,
         multiple_of=request.multiple_of,
-        search=Search(request.loss, request.objectives),
+        search=search_for(request),
         checkpoint=checkpoint,
         answers=run.answers,
         device=request.device,
@@ -504,47 +505,3 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 def _idle(request: Request) -> list[str]:
     """The flags that were given and lead the widths of the differentiable method only, where another runs."""
     return [] if request.method == Request.method else options.without_effect(request, "gradients")
-
-
-def schedule_for(request: Request, examples: int, *, warm: bool) -> Schedule:
-    """A schedule for this much data: about as many steps as plain training takes, the last sixth of them quantised.
-
-    warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
-    """
-    from mcuprune.train.optimizer import OPTIMIZERS
-
-    batch = min(request.batch, examples)
-    per_epoch = max(1, examples // batch)
-    epochs = request.epochs or int(np.clip(np.ceil(700 / per_epoch), 6, 60))
-    quant = min(max(1, epochs // 6), epochs - 1) if request.int8 else 0
-    start, stop = _window(request, "trained" if warm else "scratch")
-    found = Schedule(
-        epochs=epochs - quant,
-        quant_epochs=quant,
-        batch=batch,
-        lr=request.lr or OPTIMIZERS[request.optimizer].lr,
-        weight_decay=request.weight_decay,
-        optimizer=request.optimizer,
-        label_smoothing=request.label_smoothing,
-        prune_every=request.prune_every,
-        prune_start=start,
-        prune_stop=stop,
-        freeze=request.freeze_at_budget,
-    )
-    return replace(found, prune_every=found.updates(found.epochs * per_epoch))
-
-
-def _window(request: Request, origin: str) -> tuple[float, float]:
-    """When pruning starts and stops, as parts of the float steps. Raises UsageError for shares that aren't in this order."""
-    first, last = _PRUNING[origin]
-    start, stop = request.prune_start, request.prune_stop
-    if start is None:
-        start = first if stop is None else min(first, stop / 2)
-    if stop is None:
-        stop = max(last, min(1.0, start + last - first))
-    if not 0 <= start < stop <= 1:
-        raise UsageError(
-            f"--prune-start {start}, --prune-stop {stop}: two shares of the training, one after the other; "
-            "write something like 0.1 and 0.45"
-        )
-    return start, stop

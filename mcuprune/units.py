@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 from typing import Literal
 
@@ -20,6 +21,7 @@ _FACTORS: dict[Unit, dict[str, int]] = {
     "count": {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
 }
 _QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*|%)\s*", re.ASCII)
+_DURATION = re.compile(r"\s*" + "".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in "dhms") + r"\s*", re.ASCII)
 #: No limit is larger: it fits the integers that costs are counted in.
 _MOST = 2**62
 
@@ -51,6 +53,28 @@ def parse(text: str, unit: Unit) -> Limit:
             return Limit(number * factor, relative=False)
     examples = "64KB, 64KiB, 65536, 1.5MB or 50%" if unit == "bytes" else "10M, 500k, 10000000 or 50%"
     raise UsageError(f"{text!r} is not a {'size' if unit == 'bytes' else 'count'}; write it like {examples}")
+
+
+def milliseconds(text: str) -> int:
+    """Read a time such as ``90s``, ``30m``, ``1.5h`` or ``1h30m``. Raises UsageError on anything else, and on none at all."""
+    found = _DURATION.fullmatch(text)
+    parts = zip(found.groups(), (86400, 3600, 60, 1), strict=True) if found else ()
+    total = sum(int(Fraction(number) * seconds * 1000) for number, seconds in parts if number)
+    if not 0 < total < _MOST:
+        raise UsageError(f"{text!r} is not a time; write it like 90s, 30m, 2h or 1h30m")
+    return total
+
+
+def write(limit: Limit) -> str:
+    """A limit as ``parse`` reads it, exactly. Raises ValueError for one that no text of ``parse`` gives."""
+    value = limit.value * 100 if limit.relative else limit.value
+    with localcontext(prec=80) as context:
+        context.traps[Inexact] = True
+        try:
+            exact = Decimal(value.numerator) / Decimal(value.denominator)
+        except Inexact:
+            raise ValueError(f"{value} has no end as a decimal number") from None
+        return f"{exact.normalize():f}{'%' if limit.relative else ''}"
 
 
 def show(value: int, unit: Unit) -> str:

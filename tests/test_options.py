@@ -153,6 +153,7 @@ def another(one: Option) -> Any:
     if one.repeated:
         return ("stem", "c1")
     texts = {"device": "cpu", "augment": "flip", "data": "digits", "optimizer": "sgd", "method": "uniform"}
+    texts |= {"teacher": "net.onnx", "time": "30m"}
     shares = {"prune_start": 0.125, "prune_stop": 0.5}
     return {int: 4, float: shares.get(one.name, 0.25), str: texts.get(one.name, "elsewhere")}[one.kind]
 

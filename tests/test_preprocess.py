@@ -192,8 +192,9 @@ def test_class_names_of_other_tools_are_data_and_never_code(text: str, names: tu
         "{" * 9999,
         '{"layout":"NCHW","scale":0,"mean":[0],"std":[1]}',
         '{"layout":"X","scale":1,"mean":[0],"std":[1]}',
-    ]
-    + ['{"layout":"NCHW","scale":1,"mean":[0],"std":[0]}', '{"layout":"NCHW","scale":NaN,"mean":[0],"std":[1]}'],
+        '{"layout":"NCHW","scale":1,"mean":[0],"std":[0]}',
+        '{"layout":"NCHW","scale":NaN,"mean":[0],"std":[1]}',
+    ],
 )
 def test_metadata_that_make_no_sense_are_left_alone(text: str) -> None:
     assert preprocessing.from_metadata({preprocessing.KEY: text}) is None

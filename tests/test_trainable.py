@@ -25,7 +25,8 @@ from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.operators.table import OPS
-from mcuprune.train.module import _OWN, Trainable, as_inputs
+from mcuprune.train.kernels import OWN
+from mcuprune.train.module import Trainable, as_inputs
 
 torch.set_num_threads(1)
 
@@ -660,7 +661,7 @@ def test_an_operator_that_cannot_be_trained_is_named_with_its_node(monkeypatch: 
     def convert(model: onnx.ModelProto) -> torch.nn.Module:
         raise NotImplementedError("no converter")
 
-    monkeypatch.setattr("mcuprune.train.module._converter", lambda: convert)
+    monkeypatch.setattr("mcuprune.train.converted.converter", lambda: convert)
     with pytest.raises(UnsupportedOperator, match=r"net.onnx: node 'node': Tanh can't be trained \(no converter\)"):
         Trainable(channels_of(one("Tanh", {})))
 
@@ -693,8 +694,8 @@ class Finder:
         if name.split(".")[0] == {hidden!r}:
             {action}
 sys.meta_path.insert(0, Finder())
-from mcuprune.train.module import _converter
-convert = _converter()
+from mcuprune.train.converted import converter
+convert = converter()
 assert callable(convert)
 print(all(module.__spec__ for name, module in sys.modules.items() if name.split(".")[0] == "torchvision"))
 """
@@ -743,4 +744,4 @@ def test_a_node_may_have_any_name(name: str) -> None:
 
 
 def test_kernels_of_ours_are_for_operators_of_the_table() -> None:
-    assert set(_OWN) <= set(OPS)
+    assert set(OWN) <= set(OPS)

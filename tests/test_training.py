@@ -248,7 +248,7 @@ def test_a_cut_leaves_the_optimizers_memory_of_what_stays(optimizer: str) -> Non
 
 def test_a_cut_keeps_the_place_in_the_schedule_and_in_the_epoch() -> None:
     gated, cut, _ = gated_and_cut(MODELS[0], 2)
-    assert (cut.step, cut.epoch, cut.total) == (gated.step, gated.epoch, gated.total)
+    assert (cut.step, cut.epoch, cut.length, cut.position) == (gated.step, gated.epoch, gated.length, gated.position)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

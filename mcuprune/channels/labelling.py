@@ -19,6 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mcuprune.channels.disjoint import DisjointSets
 from mcuprune.errors import ModelError
 from mcuprune.graph.network import Network, Node, Shape, Stored
 from mcuprune.operators.table import FIXED, OPS, Along, Mixer
@@ -290,11 +291,11 @@ _COMPUTED = -1
 
 
 class _Flow:
-    """The state of one labelling: a union-find over labels (``ops.Flow``)."""
+    """The state of one labelling: disjoint sets of labels (``ops.Flow``)."""
 
     def __init__(self, net: Network) -> None:
         self.net = net
-        self._parent = [FIXED]
+        self._sets = DisjointSets(1)  # of FIXED alone
         self._why: dict[int, str] = {FIXED: "it belongs to a graph input or a constant"}
         self._along: dict[str, Along] = {}
         self._slots: list[tuple[Node, int, int, np.ndarray, bool]] = []
@@ -314,26 +315,23 @@ class _Flow:
             raise ModelError(
                 f"{self.net.path}: a tensor has {count} channels; mcuprune handles up to {MAX_CHANNELS}; is it damaged?"
             )
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return np.arange(first, first + count)
+        return self._sets.add(count)
 
     def tie(self, one: np.ndarray, other: np.ndarray) -> None:
         for a, b in zip(one.ravel().tolist(), other.ravel().tolist(), strict=True):
-            a, b = self._root(a), self._root(b)
-            if a == b:
+            low, high = sorted((self._sets.root(a), self._sets.root(b)))
+            if low == high:
                 continue
-            if FIXED in (a, b):
-                self._freeze(max(a, b), "it meets channels of a graph input or a constant")
+            if low == FIXED:
+                self._freeze(high, "it meets channels of a graph input or a constant")
                 continue
-            low, high = min(a, b), max(a, b)
-            self._parent[high] = low
+            self._sets.unite(low, high)
             if high in self._why:
                 self._why.setdefault(low, self._why.pop(high))
 
     def freeze(self, labels: np.ndarray, why: str) -> None:
         for one in set(labels.ravel().tolist()):
-            self._freeze(self._root(one), why)
+            self._freeze(self._sets.root(one), why)
 
     def _freeze(self, root: int, why: str) -> None:
         self._why.setdefault(root, why)
@@ -373,7 +371,7 @@ class _Flow:
         deviation: dict[int, dict[tuple[int, int], int]] = {}
         for constraint, (_, rows) in enumerate(self._balanced):
             for group, row in enumerate(rows):
-                for root in map(self._root, row.tolist()):
+                for root in map(self._sets.root, row.tolist()):
                     if root not in self._why:
                         of_root = deviation.setdefault(root, {})
                         of_root[constraint, group] = of_root.get((constraint, group), 0) + len(rows)
@@ -397,17 +395,10 @@ class _Flow:
                     f"{node.op} '{node.name}' has groups, which can't lose equally many channels otherwise",
                 )
 
-    def _root(self, one: int) -> int:
-        parent = self._parent
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
-
     def channels(self) -> Channels:
         """Number the components, find their footprints, gather groups."""
         self._settle_balance()
-        roots = np.array([self._root(one) for one in range(len(self._parent))])
+        roots = self._sets.roots(np.arange(len(self._sets)))
         # Sets and counters, since the first np.unique imports numpy.ma, which a profile has no other use for.
         live = sorted({0}.union(*(along.labels.tolist() for along in self._along.values())))
         ids = sorted({*roots[live].tolist()})
@@ -423,7 +414,7 @@ class _Flow:
             if root != FIXED:
                 alike.setdefault(tuple(places[root]), []).append(root)
 
-        number = np.zeros(len(self._parent), dtype=np.int64)
+        number = np.zeros(len(self._sets), dtype=np.int64)
         n_components = 0
         for members in alike.values():
             for root in members:
@@ -485,25 +476,17 @@ class _Flow:
 
 def _connected(deviation: Mapping[int, Mapping[tuple[int, int], int]]) -> list[list[int]]:
     """Roots that must be balanced together, those that are balanced alone left out; in ascending order."""
-    parent: dict[int, int] = {}
-
-    def find(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
-
+    touched = {root: {constraint for (constraint, _), value in deviation[root].items() if value} for root in sorted(deviation)}
+    unbalanced = [root for root, constraints in touched.items() if constraints]
+    sets = DisjointSets(len(unbalanced))
     first: dict[int, int] = {}
-    for root in sorted(deviation):
-        touched = {constraint for (constraint, _), value in deviation[root].items() if value}
-        if touched:
-            parent[root] = root
-        for constraint in touched:
-            parent[find(root)] = find(first.setdefault(constraint, root))
-    sets: dict[int, list[int]] = {}
-    for root in sorted(parent):
-        sets.setdefault(find(root), []).append(root)
-    return list(sets.values())
+    for index, root in enumerate(unbalanced):
+        for constraint in touched[root]:
+            sets.unite(index, first.setdefault(constraint, index))
+    together: dict[int, list[int]] = {}
+    for index, root in enumerate(unbalanced):
+        together.setdefault(sets.root(index), []).append(root)
+    return list(together.values())
 
 
 #: How many partial blocks the search for a balanced one follows at a time, and how many members it tries at most.

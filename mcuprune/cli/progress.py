@@ -47,10 +47,13 @@ class Progress:
         if self._bar is not None:
             shown = " ".join([f"loss {step.loss:.3f}", *(f"{name} {cost}" for name, cost in costs.items())])
             if step.phase not in self._tasks:
-                self._tasks[step.phase] = self._bar.add_task(step.phase, total=step.epochs, shown=shown)
+                total = step.epochs if step.share is None else 100
+                self._tasks[step.phase] = self._bar.add_task(step.phase, total=total, shown=shown)
             accuracy = "" if step.accuracy is None else f" val {step.accuracy:.1%}"
-            self._bar.update(self._tasks[step.phase], completed=step.epoch, shown=shown + accuracy)
+            completed = step.epoch if step.share is None else 100 * step.share
+            self._bar.update(self._tasks[step.phase], completed=completed, shown=shown + accuracy)
         elif step.accuracy is not None:
             shown = "  ".join([f"loss {step.loss:6.3f}", *(f"{name} {cost:>9}" for name, cost in costs.items())])
-            epoch = f"epoch {step.epoch:5.1f} of {step.epochs:.0f}"
+            of = f" of {step.epochs:.0f}" if step.share is None else f", {step.share:4.0%} of the phase"
+            epoch = f"epoch {step.epoch:5.1f}{of}"
             console.remark(f"{step.phase:<9} {epoch}  {shown}  val {step.accuracy:6.1%}\n")

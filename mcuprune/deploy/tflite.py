@@ -18,6 +18,7 @@ from mcuprune.deploy.lower import lower
 from mcuprune.deploy.program import Port, Program
 from mcuprune.errors import ModelError
 from mcuprune.graph import network
+from mcuprune.graph.folding import symmetric
 from mcuprune.graph.network import Network, Shape, Stored
 from mcuprune.operators import table as ops
 
@@ -57,7 +58,7 @@ def stored_constants(model: ModelProto) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and all(name in arrays for name in node.input if name):
-            found |= network.symmetric(node, {**arrays, node.output[0]: np.zeros(0)})
+            found |= symmetric(node, {**arrays, node.output[0]: np.zeros(0)})
     return found
 
 

@@ -24,7 +24,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mcuprune.errors import UnsupportedOperator
-from mcuprune.graph.network import OLDEST_OPSET, Network, Node, Shape, is_float
+from mcuprune.graph.network import Network, Node, Shape, is_float
+from mcuprune.graph.refusals import OLDEST_OPSET
 from mcuprune.operators import attributes
 
 FIXED = 0

@@ -85,7 +85,7 @@ def _training(training: Training) -> dict[str, Any]:
         "from": "trained" if training.trained else "scratch",
         "distill": training.taught,
         "examples": training.examples,
-        "epochs": settings.pop("epochs") + settings["quant_epochs"],
+        "epochs": (settings.pop("epochs") + settings["quant_epochs"]) or None,
         "freeze_at_budget": settings.pop("freeze"),
         **settings,
         **asdict(training.search),
@@ -104,6 +104,7 @@ def step_document(step: Step) -> dict[str, Any]:
         "loss": round(step.loss, 5),
         **{name: step.costs[name] for name in RESOURCES},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
+        "training_macs": step.training_macs,
     }
 
 
@@ -156,7 +157,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
     evaluated = [step for step in found["history"] if step["accuracy"] is not None]
     if evaluated:
-        head = ["phase", "epoch", "loss", *(resource.title for resource in RESOURCES.values()), "accuracy (validation)"]
+        titles = [resource.title for resource in RESOURCES.values()]
+        head = ["phase", "epoch", "training MACs", "loss", *titles, "accuracy (validation)"]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
             head,
@@ -165,6 +167,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                 [
                     step["phase"],
                     f"{step['epoch']:g}",
+                    units.show(step["training_macs"], "count"),
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
                     _share(step["accuracy"]),
@@ -236,6 +239,7 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         share = cost["training_macs"] / cost["full_training_macs"]
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
+        lines += _compute(found)
     if cost.get("data_wait") is not None and cost["data_wait"] >= _SLOW_DATA:
         lines.append(f"data: training stood still for want of it {cost['data_wait']:.0%} of the time")
     if found.get("preprocessing"):
@@ -243,6 +247,15 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         if how["found_by"] != "default" or how["scale"] != 1:
             lines.append(f"preprocessing: {formula(how)}; found by {how['found_by']}")
     return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _compute(found: Mapping[str, Any]) -> list[str]:
+    """What training cost in epochs of the whole model: the number that ``--train-compute`` takes."""
+    if not (training := found["training"]):
+        return []
+    epoch = max(1, training["examples"] // training["batch"]) * training["batch"] * found["before"]["total"]["macs"]
+    spent = found["cost"]["training_macs"] / max(1, epoch)
+    return [f"compute: as many multiply-accumulates as {spent:.3g} epochs of training the whole model"]
 
 
 def _share(value: float | None) -> str:

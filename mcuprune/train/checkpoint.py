@@ -59,6 +59,24 @@ class Checkpoint:
 
         Raises UsageError where it is damaged, or of another request: to start anew would throw away what that has done.
         """
+        stored = self.read()
+        if stored is None:
+            return None
+        arrays, meta = stored
+        if meta["fingerprint"] != self.fingerprint:
+            raise UsageError(
+                f"{self.path}: is of another command, model or version of mcuprune; --resume needs the same; "
+                "leave --resume out to start anew"
+            )
+        if phase not in (None, meta["phase"]):
+            return None
+        return Saved(arrays, meta["values"], meta["also"])
+
+    def read(self) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]] | None:
+        """The arrays of a stored state and what is said of them, whoever's it is; None where there is none.
+
+        Raises UsageError where it is damaged.
+        """
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -74,15 +92,8 @@ class Checkpoint:
                     raise self._damaged("its arrays are compressed, as none of ours are")
             with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
                 meta = json.loads(bytes(archive[_META]))
-                fingerprint, stored_phase, values, also = (meta[key] for key in ("fingerprint", "phase", "values", "also"))
-                if fingerprint != self.fingerprint:
-                    raise UsageError(
-                        f"{self.path}: is of another command, model or version of mcuprune; --resume needs the same; "
-                        "leave --resume out to start anew"
-                    )
-                if phase not in (None, stored_phase):
-                    return None
-                return Saved({key[2:]: archive[key] for key in archive.files if key != _META}, values, also)
+                meta = {key: meta[key] for key in ("fingerprint", "phase", "values", "also")}
+                return {key[2:]: archive[key] for key in archive.files if key != _META}, meta
         except UsageError:
             raise
         except Exception as error:  # whatever an archive that somebody has sealed anew makes numpy and zipfile raise
@@ -118,3 +129,12 @@ def check(path: str | Path) -> None:
 def _seal(content: bytes) -> bytes:
     """The line that ends a checkpoint: the checksum of all before it."""
     return f"\nmcuprune sha256 {hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def history(path: str | Path) -> list[dict[str, Any]] | None:
+    """The lines of history in the state of whatever run, to look at; None where there is no whole one."""
+    try:
+        stored = Checkpoint(Path(path), "").read()
+    except UsageError:
+        return None
+    return None if stored is None else list(stored[1]["also"]["history"])

@@ -26,6 +26,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from mcuprune.channels.disjoint import DisjointSets
 from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network, Node
 from mcuprune.operators import attributes
@@ -71,7 +72,7 @@ class _Scaling:
         self.net = net
         self.slots: dict[tuple[str, str], _Slot] = {}
         self._uses: dict[str, int] = {}
-        self._parent = [FIXED]
+        self._sets = DisjointSets(1)  # of FIXED alone: the least label, so what joins it keeps its scale
         self.along: dict[str, Along] = {}
 
     def labels(self, tensor: str) -> Along | None:
@@ -82,18 +83,15 @@ class _Scaling:
             self.along[tensor] = along
 
     def fresh(self, count: int) -> np.ndarray:
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return np.arange(first, first + count)
+        return self._sets.add(count)
 
     def tie(self, one: np.ndarray, other: np.ndarray) -> None:
         for a, b in zip(one.ravel().tolist(), other.ravel().tolist(), strict=True):
-            a, b = self._root(a), self._root(b)
-            self._parent[max(a, b)] = min(a, b)  # FIXED is the least of all, so it wins
+            self._sets.unite(a, b)
 
     def freeze(self, labels: np.ndarray, why: str) -> None:
         for one in set(labels.ravel().tolist()):
-            self._parent[self._root(one)] = FIXED
+            self._sets.unite(one, FIXED)
 
     def slot(self, node: Node, index: int, axis: int, labels: np.ndarray, *, mixes: bool = False) -> None:
         """What a rule of the operator table says of a constant operand: added ones are scaled, factors and slopes are not."""
@@ -110,14 +108,7 @@ class _Scaling:
         """Groups of a convolution may be scaled as they like."""
 
     def roots(self, labels: np.ndarray) -> np.ndarray:
-        return np.array([self._root(one) for one in labels.ravel().tolist()], np.int64).reshape(labels.shape)
-
-    def _root(self, one: int) -> int:
-        parent = self._parent
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
+        return self._sets.roots(labels)
 
     def _scale(self, name: str, role: str, labels: np.ndarray, power: int) -> None:
         """Scales go into a constant. Users of one constant must agree on them."""

@@ -37,6 +37,11 @@ class Hooks(ABC):
         """What the history calls an epoch that ends now."""
         return "train"
 
+    @property
+    def settled(self) -> bool:
+        """Whether training could end now: nothing is left for the hooks to change."""
+        return True
+
     @abstractmethod
     def costs(self) -> Mapping[str, int]:
         """What the network costs now, by resource, in base units. Asked for at the start and whenever widths have changed."""
@@ -77,6 +82,10 @@ class Method(Hooks):
         self.last_cut = 0
         self.notes: list[str] = []
 
+    @property
+    def settled(self) -> bool:
+        return self.task.budget.check(self.costs()).ok
+
     def costs(self) -> Mapping[str, int]:
         return self.task.model.at(self.task.channels.widths(self.keep))
 
@@ -93,28 +102,78 @@ class Method(Hooks):
         self.last_cut, self.notes = saved.values["last_cut"], list(saved.values["notes"])
 
 
-def train(trainer: Trainer, hooks: Hooks, val: Split, on_step: OnStep, checkpoint: Checkpoint | None = None) -> None:
+class Plateau:
+    """Watches validation, for a training that may end early.
+
+    patience: after so many evaluations in a row that were no better than the best before, it has stopped improving.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.best, self.since = patience, 0.0, 0
+
+    def reached(self, accuracy: float) -> bool:
+        """Take in one more evaluation. Returns whether validation has stopped improving."""
+        self.best, self.since = (accuracy, 0) if accuracy > self.best else (self.best, self.since + 1)
+        return self.since >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """What ``restore`` takes up."""
+        return {"plateau": [self.best, self.since]}
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Go on from a stored ``state``."""
+        self.best, self.since = values["plateau"]
+
+
+def train(
+    trainer: Trainer,
+    hooks: Hooks,
+    val: Split,
+    on_step: OnStep,
+    checkpoint: Checkpoint | None = None,
+    plateau: Plateau | None = None,
+) -> None:
     """Train from the checkpoint of an interrupted run, or from the start, to the end of the trainer's schedule.
 
-    val: examples that the network is evaluated on after every epoch.
-    on_step: called with a line after every change of widths, and with an evaluated one after every epoch.
+    val: examples that the network is evaluated on after every epoch, or seldomer where epochs are short beside the schedule.
+    on_step: called with a line after every change of widths, and with every evaluated one.
+    plateau: ends training early, once the hooks have settled; None for the whole schedule.
     Raises UsageError where training diverges, or where the checkpoint is damaged or another request's.
     """
     hooks.start(trainer)
     if checkpoint is not None and (saved := checkpoint.load(hooks.stage)) is not None:
         hooks.restore(trainer, saved)
-    costs = hooks.costs()
-    while trainer.step < trainer.total:
+        if plateau is not None:
+            plateau.restore(saved.values)
+    costs, evaluated = hooks.costs(), trainer.length.evaluations(trainer.position)
+    while not trainer.finished:
         hooks.before_step(trainer)
         loss = trainer.train_step()
         if hooks.after_step(trainer):
             costs = hooks.costs()
             on_step(trainer.line(loss, costs, "prune"))
-        if trainer.step % trainer.steps_per_epoch == 0:
-            on_step(trainer.line(loss, costs, hooks.phase, val))
+        due = trainer.length.evaluations(trainer.position)
+        if _evaluates(trainer, due > evaluated):
+            evaluated = due
+            line = trainer.line(loss, costs, hooks.phase, val)
+            on_step(line)
+            if plateau is not None and hooks.settled and not trainer.winds_down and plateau.reached(line.accuracy or 0.0):
+                trainer.wind_down()
             if checkpoint is not None:
                 arrays, values = hooks.state()
-                checkpoint.save(hooks.stage, {**trainer.state(), **arrays}, values)
+                checkpoint.save(
+                    hooks.stage, {**trainer.state(), **arrays}, {**values, **(plateau.state() if plateau is not None else {})}
+                )
+
+
+def _evaluates(trainer: Trainer, due: bool) -> bool:
+    """Whether the network is evaluated and stored after this step: at an epoch's end, from which a run can go on.
+
+    due: whether so much of a length is over that it should be where epochs are short. Such a length may end within an epoch.
+    """
+    if trainer.length.fixed:
+        return trainer.step % trainer.steps_per_epoch == 0
+    return trainer.finished or (due and trainer.step % trainer.steps_per_epoch == 0)
 
 
 def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candidate:
@@ -124,13 +183,16 @@ def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candid
     """
     trainer = trainer_for(task, task.channels)
     method = make(task)
-    train(trainer, method, task.data.val, on_step, task.checkpoint)
+    patience = task.schedule.patience
+    train(trainer, method, task.data.val, on_step, task.checkpoint, None if patience is None else Plateau(patience))
+    early = f"training ended early, after epoch {trainer.epoch:.1f}: validation had stopped improving (--patience {patience})"
     return Candidate(
         channels=trainer.module.channels.with_network(trainer.module.network()),
         keep=method.keep,
         training_macs=trainer.training_macs,
-        full_training_macs=task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.total,
-        settled=trainer.total - method.last_cut,
-        notes=(*method.notes, *trainer.notes),
+        full_training_macs=task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.step,
+        settled=trainer.step - method.last_cut,
+        notes=(*method.notes, *trainer.notes, *([early] if trainer.winds_down else [])),
         taught=trainer.taught,
+        steps=trainer.step,
     )

@@ -139,14 +139,19 @@ class FakeQuant(Hooks):
         self._calibrated, self._known = trainer.state(), trainer.accuracy(self._data.val)
 
     def before_step(self, trainer: Trainer) -> None:
-        _module(trainer).observing = trainer.step < _OBSERVING * trainer.total
+        _module(trainer).observing = trainer.position < _OBSERVING * trainer.length.amount
 
     def state(self) -> State:
         proto = self._candidate.channels.network.to_proto().SerializeToString()
         macs = self._candidate.training_macs, self._candidate.full_training_macs
         return (
             {"float": np.frombuffer(proto, np.uint8), "keep": self._candidate.keep},
-            {"macs": macs, "notes": self._candidate.notes, "taught": self._candidate.taught},
+            {
+                "macs": macs,
+                "notes": self._candidate.notes,
+                "taught": self._candidate.taught,
+                "steps": self._candidate.steps,
+            },
         )
 
     def restore(self, trainer: Trainer, saved: Saved) -> None:
@@ -154,7 +159,7 @@ class FakeQuant(Hooks):
 
     def undo_if_worse(self, trainer: Trainer) -> str | None:
         """Go back to the network as calibrated where training left it right on fewer validation examples; a note of it."""
-        share = trainer.accuracy(self._data.val) if trainer.total else self._known
+        share = trainer.accuracy(self._data.val) if trainer.length.amount else self._known
         if share >= self._known:
             return None
         trainer.restore(self._calibrated, self._channels)
@@ -180,8 +185,8 @@ def stored(checkpoint: Checkpoint, path: str) -> Candidate | None:
     proto = ModelProto()
     proto.ParseFromString(saved.arrays["float"].tobytes())
     macs, full = saved.values["macs"]
-    notes, taught = tuple(saved.values["notes"]), saved.values["taught"]
-    return Candidate(label(network.from_proto(proto, path)), saved.arrays["keep"], macs, full, 0, notes, taught)
+    notes, taught, steps = tuple(saved.values["notes"]), saved.values["taught"], saved.values["steps"]
+    return Candidate(label(network.from_proto(proto, path)), saved.arrays["keep"], macs, full, 0, notes, taught, steps)
 
 
 def _trained(
@@ -204,20 +209,30 @@ def _trained(
         answers=how.answers if candidate.taught else None,
         device=how.device,
     )
-    trainer.total = schedule.quant_epochs * trainer.steps_per_epoch
+    per_epoch = trainer.steps_per_epoch
+    trainer.length = schedule.length(per_epoch, how.full_macs * trainer.batch * per_epoch, quantized=True)
     hooks = FakeQuant(candidate, channels, how, data)
 
     def counted_on(line: Step) -> None:
-        """Epochs and steps count through the whole run."""
-        step = schedule.epochs * trainer.steps_per_epoch + line.step
-        on_step(replace(line, step=step, epoch=schedule.epochs + line.epoch, epochs=schedule.epochs + line.epochs))
+        """All that is counted counts through the whole run."""
+        before = candidate.steps / per_epoch
+        on_step(
+            replace(
+                line,
+                step=candidate.steps + line.step,
+                epoch=before + line.epoch,
+                epochs=before + line.epochs,
+                training_macs=candidate.training_macs + line.training_macs,
+            )
+        )
 
     train(trainer, hooks, data.val, counted_on, how.checkpoint)
+    macs, steps = trainer.training_macs, trainer.step
     undone = hooks.undo_if_worse(trainer)
     account = replace(
         candidate,
-        training_macs=candidate.training_macs + trainer.training_macs,
-        full_training_macs=candidate.full_training_macs + how.full_macs * trainer.batch * trainer.total,
+        training_macs=candidate.training_macs + macs,
+        full_training_macs=candidate.full_training_macs + how.full_macs * trainer.batch * steps,
         notes=(*candidate.notes, *([undone] if undone else [])),
     )
     return quantized(*_module(trainer).quantized_network()), account

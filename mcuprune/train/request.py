@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mcuprune import options
 from mcuprune.costs.resources import SramModel
@@ -19,8 +20,8 @@ from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.options import option, unasked
-from mcuprune.train.task import LOSSES, OBJECTIVES, Schedule
-from mcuprune.units import Limit
+from mcuprune.train.task import CUTS, FEEDBACKS, FLOORS, LOSSES, OBJECTIVES, PACES, RECIPES, SLACKS, Schedule, Search
+from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.
 _MOST = 2**31 - 1
@@ -36,9 +37,26 @@ def device_asked(device: str) -> re.Match[str]:
     return asked
 
 
-def _learning_rate(rate: float) -> None:
+def _compute(epochs: float) -> None:
+    if not 0 < epochs < _MOST:
+        raise UsageError(f"--train-compute: {epochs} is no amount of training; write a number of epochs above 0, such as 10")
+
+
+def _time(text: str) -> None:
+    try:
+        milliseconds(text)
+    except UsageError as error:
+        raise UsageError(f"--time: {error}") from None
+
+
+def _switch(help: str, choices: tuple[str, ...]) -> Any:
+    """A field for one departure from the paper: the default method's way first; None where the recipe decides."""
+    return option(None, help=help, group="Ablations", choices=choices, needs="gradients")
+
+
+def _learning_rate(rate: float, flag: str = "--lr") -> None:
     if not 0 < rate < math.inf:
-        raise UsageError(f"--lr: {rate} is not a learning rate; write one above 0, such as 0.05")
+        raise UsageError(f"{flag}: {rate} is not a learning rate; write one above 0, such as 0.05")
 
 
 @dataclass(frozen=True)
@@ -72,11 +90,28 @@ class Request(Feed):
     )
     epochs: int | None = option(
         None,
-        help="Passes over the data; by default some 700 steps, or none if a trained model fits.",
+        help="Passes over the data, however much or little they cost at the widths of the time.",
         group="Training",
         metavar="N",
         least=1,
         most=_MOST,
+        needs="training",
+    )
+    train_compute: float | None = option(
+        None,
+        help="Train for as many multiply-accumulates as N epochs of the whole model take; by default for about as long as "
+        "700 of its steps take, or not at all if a trained model fits.",
+        group="Training",
+        metavar="N",
+        check=_compute,
+        needs="training",
+    )
+    time: str | None = option(
+        None,
+        help="Train for so long: 90s, 30m, 2h. No two such runs give the same file.",
+        group="Training",
+        metavar="TIME",
+        check=_time,
         needs="training",
     )
     batch: int = option(
@@ -125,11 +160,18 @@ class Request(Feed):
     prune_stop: float | None = option(
         None, help="When the budget is to hold.", group="Pruning", metavar="SHARE", needs="gradients"
     )
-    freeze_at_budget: bool = option(
-        True,
-        help="Whether channels are final once the budget holds.",
+    freeze_at_budget: bool | None = option(
+        None,
+        help="Whether channels are final once the budget holds; by default they are.",
         group="Pruning",
         both_ways=True,
+        needs="gradients",
+    )
+    recipe: str = option(
+        "default",
+        help="What the options below are where they aren't given; paper is the method as it was published.",
+        group="Ablations",
+        choices=tuple(RECIPES),
         needs="gradients",
     )
     loss: str = option(LOSSES[0], help="The gradients that lead widths.", group="Ablations", choices=LOSSES, needs="gradients")
@@ -140,6 +182,19 @@ class Request(Feed):
         choices=OBJECTIVES,
         needs="gradients",
     )
+    pace: str | None = _switch("A schedule for the costs, or a fixed learning rate of the widths.", PACES)
+    pi_lr: float = option(
+        Search.rate,
+        help="That rate; a multiplier falls by at most 0.025 of it at a time.",
+        group="Ablations",
+        metavar="RATE",
+        check=lambda rate: _learning_rate(rate, "--pi-lr"),
+        needs="gradients",
+    )
+    feedback: str | None = _switch("The loss protects by a running mean, or by each gradient.", FEEDBACKS)
+    floor: str | None = _switch("The least width: half of uniform scaling's, or one channel.", FLOORS)
+    slack: str | None = _switch("What whole widths leave of a limit: grow into it, or leave it.", SLACKS)
+    cut: str | None = _switch("When channels go: on the way, or after float training.", CUTS)
     seed: int = option(
         0,
         help="Fixes every random choice: same seed, same files.",
@@ -178,6 +233,22 @@ class Request(Feed):
         both_ways=True,
         needs="training",
     )
+    teacher: str | None = option(
+        None,
+        help="A trained network for the same data, which the pruned one learns from beside the labels.",
+        group="Training",
+        metavar="FILE.onnx",
+        needs="training",
+    )
+    patience: int | None = option(
+        None,
+        help="End training early, once so many evaluations in a row were no better than the best before; by default never.",
+        group="Training",
+        metavar="N",
+        least=1,
+        most=_MOST,
+        needs="training",
+    )
     from_scratch: bool = option(False, help="Train the model as an untrained one, whatever it knows.", group="Training")
     keep_weights: bool = option(
         False, help="Train the model as a trained one, even if it is right by chance only.", group="Training"
@@ -199,8 +270,32 @@ class Request(Feed):
     configuration: str | None = unasked(None, changes_run=False)
 
 
+def by_recipe(request: Request) -> Request:
+    """The request with its recipe's settings where it has none of its own."""
+    recipe = RECIPES[request.recipe]
+    return replace(request, **{name: value for name, value in recipe.items() if getattr(request, name) is None})
+
+
+def search_for(request: Request) -> Search:
+    """How gradients lead the widths, by the request and its recipe."""
+    asked = by_recipe(request)
+    switches = {name: getattr(asked, name) for name in ("pace", "feedback", "floor", "slack", "cut")}
+    given = {name: value for name, value in switches.items() if value is not None}
+    return Search(asked.loss, asked.objectives, rate=asked.pi_lr, **given)
+
+
+def long_as_asked(request: Request) -> bool:
+    """Whether the user said how long to train."""
+    return any(value is not None for value in (request.epochs, request.train_compute, request.time))
+
+
 def check(request: Request) -> None:
     """Refuse options that make no sense for any model, as far as that is known without the packages that train."""
     options.check(request)
+    lengths = {"--epochs": request.epochs, "--train-compute": request.train_compute, "--time": request.time}
+    if len(given := [flag for flag, value in lengths.items() if value is not None]) > 1:
+        raise UsageError(f"{', '.join(given)}: each says how long to train; give one of them")
+    if request.teacher is not None and request.distill is False:
+        raise UsageError("--teacher, --no-distill: they contradict each other; give one of them")
     if request.from_scratch and request.keep_weights:
         raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")

@@ -12,16 +12,22 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.data.sets import Data
 from mcuprune.train.checkpoint import Checkpoint
+from mcuprune.train.length import Length
 
 #: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
-_UPDATES = 20
+UPDATES = 20
 
 
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train.
 
-    epochs: of the float network, pruning included. quant_epochs: of fake-quant training after it.
+    epochs: of the float network, pruning included. quant_epochs: of fake-quant training after it. Both 0 where one of these
+        says how long instead:
+    train_compute: so many epochs of plain full-width training could be had for the multiply-accumulates of the whole run.
+    milliseconds: of training, in the whole run.
+    quant_share: of either, for fake-quant training.
+    patience: after so many evaluations in a row without improvement float training ends; None for never.
     batch: examples a step. lr: the optimizer's peak learning rate. prune_every: steps between two updates of the widths.
     prune_start, prune_stop: between these parts of all float steps the network falls to its budget.
     freeze: whether channels are chosen for good once the budget holds; if not, they follow salience for a while.
@@ -39,21 +45,43 @@ class Schedule:
     prune_stop: float = 0.3
     freeze: bool = True
     label_smoothing: float = 0.0
+    train_compute: float | None = None
+    milliseconds: int | None = None
+    quant_share: float = 0.0
+    patience: int | None = None
+
+    def length(self, per_epoch: int, full_epoch: int, *, quantized: bool = False) -> Length:
+        """How long float training lasts, or fake-quant training.
+
+        per_epoch: steps of an epoch. full_epoch: multiply-accumulates of an epoch at full width.
+        """
+        share = self.quant_share if quantized else 1 - self.quant_share
+        if self.train_compute is not None:
+            return Length("macs", round(share * self.train_compute * full_epoch))
+        if self.milliseconds is not None:
+            return Length("milliseconds", round(share * self.milliseconds))
+        return Length("steps", (self.quant_epochs if quantized else self.epochs) * per_epoch)
 
     def window(self, total: int) -> tuple[int, int]:
-        """Between which two of ``total`` float steps the network falls to its budget."""
+        """Between which two of ``total`` float steps, or units of any length, the network falls to its budget."""
         first = int(self.prune_start * total)
         return first, max(first + 1, int(self.prune_stop * total))
 
     def updates(self, total: int) -> int:
         """Steps between two updates of the widths: ``prune_every``, or fewer where ``total`` float steps are few."""
         first, last = self.window(total)
-        return max(1, min(self.prune_every, (last - first) // _UPDATES))
+        return max(1, min(self.prune_every, (last - first) // UPDATES))
 
 
-#: What leads the widths, and how several violated resources are taken: the whole method first, then its ablations.
+#: What leads the widths, how several violated resources are taken, and where the method departs from the paper: its own way
+#: first. What each means stands at ``Search``.
 LOSSES = ("both", "task", "resource")
 OBJECTIVES = ("random", "sum")
+PACES = ("schedule", "rate")
+FEEDBACKS = ("mean", "each")
+FLOORS = ("uniform", "one")
+SLACKS = ("grow", "leave")
+CUTS = ("on-the-way", "at-end")
 
 
 @dataclass(frozen=True)
@@ -62,10 +90,38 @@ class Search:
 
     loss: those of the resources and of the task, or one kind alone. objectives: of several resources above their targets one
     by chance at a time (random scalarisation, Eq. 2), or the sum of all.
+    pace: the gradients give the direction and a schedule the length of each update, or multipliers fall at a fixed learning
+    rate, ``rate``, as in appendix A.
+    feedback: the task gradient counts as a running mean over updates, or each time for itself.
+    floor: no multiplier falls below half of what uniform scaling would leave it, or all may fall to one channel.
+    slack: what whole widths leave of the budget is grown into, or left.
+    cut: channels go physically on the way, or all at once when they are final; until then masks follow salience.
     """
 
     loss: str = "both"
     objectives: str = "random"
+    pace: str = PACES[0]
+    rate: float = 1.0
+    feedback: str = FEEDBACKS[0]
+    floor: str = FLOORS[0]
+    slack: str = SLACKS[0]
+    cut: str = CUTS[0]
+
+
+#: By name, what a recipe decides where the user doesn't: fields of a request.
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "paper": {
+        "pace": "rate",
+        "feedback": "each",
+        "floor": "one",
+        "slack": "leave",
+        "cut": "at-end",
+        "freeze_at_budget": False,
+        "prune_start": 0.0,
+        "prune_stop": 1.0,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +130,8 @@ class Step:
 
     step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
     waited: the share of the time of this phase, so far, that training stood still for want of data.
+    training_macs: forward multiply-accumulates of all training steps so far.
+    share: how much of this phase is over, where it is not a number of epochs that was asked for.
     costs: by the names of ``resources.RESOURCES``, what the network costs at the widths of that step, in base units.
     """
 
@@ -84,6 +142,8 @@ class Step:
     accuracy: float | None = None
     phase: str = "train"
     epochs: float = 0.0
+    training_macs: int = 0
+    share: float | None = None
     waited: float | None = None
 
 
@@ -122,7 +182,7 @@ class Candidate:
     """A pruned and trained float network.
 
     keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
-    settled: steps that it was trained for since its last cut. taught: whether to the end it learned from a teacher too.
+    steps: that it was trained for; settled: those since its last cut. taught: whether to the end it learned from a teacher too.
     training_macs: forward multiply-accumulates of every training step, which a teacher's one look at the data is no part of,
         nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width.
     notes: what the user should know about how it came about.
@@ -135,6 +195,7 @@ class Candidate:
     settled: int
     notes: tuple[str, ...] = ()
     taught: bool = False
+    steps: int = 0
 
 
 class History:

@@ -9,6 +9,7 @@ optimiser's memory), so that what follows costs what the smaller network costs.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -23,19 +24,25 @@ from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
 from mcuprune.train.batches import Batches
+from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs, as_tensors
 from mcuprune.train.optimizer import OPTIMIZERS
 from mcuprune.train.task import Step, Task
 
 _CLIP_NORM = 5.0
 _TEMPERATURE = 2.0
+#: A training that is ended early takes so much longer for its learning rate to fall.
+_WIND_DOWN = 0.1
 
 
-def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1) -> float:
-    """Learning rate: linear to ``peak`` over the first ``warm_up`` of all steps, then a cosine down to nothing."""
+def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1, stride: int = 1) -> float:
+    """Learning rate: linear to ``peak`` over the first ``warm_up`` of all steps, then a cosine down to nothing.
+
+    step, total: in any unit; stride: what this one step counts for in it.
+    """
     first = max(1, int(total * warm_up))
     if step < first:
-        return peak * (step + 1) / first
+        return peak * min(first, step + stride) / first
     return peak * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, total - first)))
 
 
@@ -43,7 +50,7 @@ class Trainer:
     """Trains a ``Trainable``.
 
     module: what is trained. make: builds it from channels, again after every shrink.
-    total: steps of the whole schedule.
+    total: steps of the whole schedule; ``length`` may be given another unit before the first step.
     optimizer: one of OPTIMIZERS. lr: its peak learning rate.
     label_smoothing: the part of each label that is spread over all classes.
     augment: varies the examples of each batch.
@@ -75,9 +82,13 @@ class Trainer:
         self._teacher_right = 0.0 if answers is None else float((answers.argmax(1) == train.y).mean())
         self._right = 0  # in this epoch, while there is a teacher to compare with
         self._alone_since: int | None = None
-        self.total, self.batch, self.lr, self.weight_decay = total, min(batch, len(train.y)), lr, weight_decay
+        self.length = Length("steps", total)
+        self.batch, self.lr, self.weight_decay = min(batch, len(train.y)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
+        self.position = 0  # in the unit of the length
+        self._ending: tuple[int, int] | None = None  # from which position to which training winds down
+        self._earlier, self._began = 0.0, -1.0  # seconds of earlier sittings; when this one took its first step
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
         self._batches, self._next = Batches(train, augment), -1
         self._start(channels)
@@ -93,7 +104,7 @@ class Trainer:
         if self._alone_since is None:
             return ()
         return (
-            f"the model as it came, right on {self._teacher_right:.1%} of the training examples, taught until the pruned one "
+            f"the teacher, right on {self._teacher_right:.1%} of the training examples, taught until the pruned network "
             f"knew more, after epoch {self._alone_since // self.steps_per_epoch}; then labels alone did",
         )
 
@@ -107,8 +118,30 @@ class Trainer:
 
     @property
     def epochs(self) -> float:
-        """How many epochs the whole schedule has."""
-        return self.total / self.steps_per_epoch
+        """How many epochs the whole schedule has; where it is no number of steps, as many as the share that is over tells."""
+        if self.length.fixed:
+            return self.length.amount / self.steps_per_epoch
+        return self.epoch if self.finished else self.epoch / max(self.length.share(self.position), 1e-9)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule is over."""
+        return self.position >= (self.length.amount if self._ending is None else self._ending[1])
+
+    @property
+    def winds_down(self) -> bool:
+        """Whether the end was brought forward."""
+        return self._ending is not None
+
+    def wind_down(self) -> None:
+        """End earlier: from now on the learning rate falls to nothing within a tenth of what training took so far."""
+        now = self.position
+        self._ending = now, min(self.length.amount, now + max(1, int(_WIND_DOWN * now)))
+
+    @property
+    def _seconds(self) -> float:
+        """Of training, validation between two steps included, over all sittings."""
+        return self._earlier + (time.monotonic() - self._began if self._began >= 0 else 0.0)
 
     def _start(self, channels: Channels) -> None:
         self.module = self._make(channels).to(self._device)
@@ -140,10 +173,12 @@ class Trainer:
 
     def train_step(self) -> float:
         """One step on the next batch. Returns its loss. Raises UsageError where training has diverged."""
+        if self._began < 0:
+            self._began = time.monotonic()
         chosen, x = self._next_batch()
         y = self.tensor(self._train.y[chosen])
         for group in self._optimizer.param_groups:
-            group["lr"] = cosine(self.step, self.total, peak=self.lr, warm_up=self._warm_up)
+            group["lr"] = self._rate(len(chosen))
         self.module.train()
         logits = self.logits(x)
         loss = self._loss(logits, y, chosen)
@@ -154,13 +189,27 @@ class Trainer:
         self._optimizer.step()
         self.step += 1
         self.training_macs += self._macs * len(chosen)
+        counts = {"steps": self.step, "macs": self.training_macs, "milliseconds": int(1000 * self._seconds)}
+        self.position = counts[self.length.unit]
         if self._answers is not None:
             self._weigh_teacher(int((logits.detach().argmax(1) == y).sum()))
-        if self.step == self.total:  # of the last step's weights no further loss tells
+        if self.finished:  # of the last step's weights no further loss tells
             self.module.eval()
             with torch.no_grad():
                 self._refuse_divergence("an output is", self.logits(x).sum())
         return float(loss.detach())
+
+    def _rate(self, examples: int) -> float:
+        """The learning rate of the step that comes, on so many examples."""
+        stride = self._macs * examples if self.length.unit == "macs" else 1
+
+        def planned(position: int) -> float:
+            return cosine(position, self.length.amount, peak=self.lr, warm_up=self._warm_up, stride=stride)
+
+        if self._ending is None:
+            return planned(self.position)
+        start, end = self._ending
+        return planned(start) * (end - self.position) / max(1, end - start)
 
     def _weigh_teacher(self, right: int) -> None:
         """Count what the network got right in this epoch, and let go of a teacher that knows less: it would hold it back."""
@@ -179,16 +228,10 @@ class Trainer:
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
         """The history's line for this moment; with ``val`` the module is evaluated on it."""
         accuracy = None if val is None else self.accuracy(val)
-        return Step(
-            self.step,
-            self.epoch,
-            loss,
-            costs,
-            accuracy=accuracy,
-            phase=phase,
-            epochs=self.epochs,
-            waited=self._batches.waiting.share,
-        )
+        share = None if self.length.fixed else 1.0 if self.finished else self.length.share(self.position)
+        at = (self.step, self.epoch, loss, costs)
+        macs, waited = self.training_macs, self._batches.waiting.share
+        return Step(*at, accuracy, phase, epochs=self.epochs, training_macs=macs, share=share, waited=waited)
 
     def _loss(self, logits: Tensor, y: Tensor, chosen: np.ndarray) -> Tensor:
         """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2).
@@ -224,7 +267,9 @@ class Trainer:
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
         alone = -1 if self._alone_since is None else self._alone_since
-        found = {"steps": np.array([self.step, self.training_macs, alone])}
+        milliseconds = int(1000 * self._seconds) if self.length.unit == "milliseconds" else 0
+        found = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
+        found["ending"] = np.array(self._ending or (), dtype=np.int64)
         found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
         found |= {f"moment/{name}": value for name, value in self._moments().items()}
         return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
@@ -238,7 +283,10 @@ class Trainer:
         self._start(channels.with_network(channels.network.with_constants(part("constant/"))))
         self._set_moments(part("moment/"))
         self.module.load_extra_state_arrays(part("module/"))
-        self.step, self.training_macs, alone = (int(value) for value in state["steps"])
+        self.step, self.training_macs, alone, self.position, milliseconds = (int(value) for value in state["steps"])
+        self._earlier, self._began = milliseconds / 1000, -1.0
+        start_and_end = [int(value) for value in state.get("ending", ())]
+        self._ending = (start_and_end[0], start_and_end[1]) if start_and_end else None
         if alone >= 0:
             self._answers, self._alone_since = None, alone
 
@@ -318,7 +366,8 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
         answers=task.answers,
         device=task.device,
     )
-    trainer.total = schedule.epochs * trainer.steps_per_epoch
+    full = task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.steps_per_epoch
+    trainer.length = schedule.length(trainer.steps_per_epoch, full)
     return trainer
 
 

@@ -35,8 +35,8 @@ from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget
 from mcuprune.operators.fusion import buffers
 from mcuprune.schedule import search as memory
+from mcuprune.train.converted import converter
 from mcuprune.train.loop import Method
-from mcuprune.train.module import _converter
 from mcuprune.train.task import Task
 from mcuprune.train.trainer import Trainer
 
@@ -66,7 +66,7 @@ class Peer:
     def __init__(self, channels: Channels) -> None:
         net = channels.network
         self._channels = channels
-        self.module: nn.Module = _converter()(net.to_proto(), attach_onnx_mapping=True)  # type: ignore[call-arg]
+        self.module: nn.Module = converter()(net.to_proto(), attach_onnx_mapping=True)  # type: ignore[call-arg]
         made = {m.onnx_mapping.outputs[0]: m for m in self.module.children() if hasattr(m, "onnx_mapping")}
         self._homes: dict[str, tuple[nn.Module, str]] = {}
         for node in net.nodes:
@@ -138,17 +138,21 @@ class TorchPruning(Method):
         self._slims, self._trained = importance == "bn", trained
 
     def start(self, trainer: Trainer) -> None:
-        start, self._stop = 0 if self._trained else int(_START * trainer.total), max(1, int(_STOP * trainer.total))
+        start, self._stop = 0 if self._trained else trainer.length.at(_START), max(1, trainer.length.at(_STOP))
         self._events = [start + round((self._stop - start) * k / _EVENTS) for k in range(1, _EVENTS + 1)]
-        self.last_cut = self._events[-1]
         if self._slims:
             _slim(trainer)
 
+    def before_step(self, trainer: Trainer) -> None:
+        self._passed = sum(event <= trainer.position for event in self._events)
+
     def after_step(self, trainer: Trainer) -> bool:
-        if trainer.step not in self._events:
+        passed = sum(event <= trainer.position for event in self._events)
+        if passed == self._passed:
             return False
+        self.last_cut = trainer.step
         task, peer, model = self.task, self._peer, self.task.model
-        share = sum(event <= trainer.step for event in self._events) / _EVENTS
+        share = passed / _EVENTS
         peer.load(trainer.module.network().constants)
         goal = task.budget.approached(model.at(model.full), share)
         fewer = self._fewer_of(task, self.keep, peer.scores(self._score, self.keep), goal)
@@ -157,7 +161,7 @@ class TorchPruning(Method):
         channels = task.channels.cut_channels(fewer)
         channels = channels.with_network(channels.network.with_constants(peer.constants()))
         trainer.restore({"steps": trainer.state()["steps"]}, channels)
-        if self._slims and trainer.step < self._stop:
+        if self._slims and trainer.position < self._stop:
             _slim(trainer)
         return True
 

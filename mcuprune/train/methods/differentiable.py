@@ -47,7 +47,7 @@ from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Method, State
 from mcuprune.train.module import Trainable
-from mcuprune.train.task import Search, Task
+from mcuprune.train.task import UPDATES, Search, Task
 from mcuprune.train.trainer import Trainer
 
 #: How much of a step the loss can take back from the group that it protects most (section 3.2: r, typically 2/3).
@@ -55,6 +55,8 @@ _TASK_SHARE = 2 / 3
 #: The part of a step that all groups in focus share alike; the rest goes where a channel saves most.
 _EVEN = 0.5
 _TASK_MEMORY = 0.9
+#: Where multipliers fall at a fixed rate: the largest gradient (appendix A).
+_CLIP = 0.025
 #: How often channels are physically cut during the pruning phase.
 _EVENTS = 10
 #: Where widths are not frozen at the budget, channels are chosen for the last time after this part of all steps.
@@ -79,16 +81,19 @@ class Widths:
         self.progress = 0.0
         self.widths = model.full
         self._start = model.at(model.full)
-        self._floor = np.maximum(model.least, (allocation.uniform(model, budget, self.multiple) + 1) // 2)
+        half = (allocation.uniform(model, budget, self.multiple) + 1) // 2
+        self._floor = np.maximum(model.least, half) if self.search.floor == "uniform" else model.least
+        self.alpha = (0.0, 0.0)
 
     def state(self) -> State:
         """What ``restore`` takes up."""
-        return {"v": self.v, "task": self.task, "widths": self.widths}, {"progress": self.progress}
+        values = {"progress": self.progress, "alpha": self.alpha}
+        return {"v": self.v, "task": self.task, "widths": self.widths}, values
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         """Go on from a stored ``state``."""
         self.v, self.task, self.widths = (arrays[name] for name in ("v", "task", "widths"))
-        self.progress = values["progress"]
+        self.progress, self.alpha = values["progress"], (values["alpha"][0], values["alpha"][1])
 
     def current(self, v: np.ndarray | None = None) -> np.ndarray:
         """n = max(1, floor(pi C)): int64 (groups,)."""
@@ -99,11 +104,37 @@ class Widths:
         """What each resource should cost at this share of the pruning phase."""
         return self.budget.approached(self._start, progress)
 
-    def see_task(self, gradient: np.ndarray) -> None:
-        """Take in a new measurement of dP_TSK / dpi (groups,), weighted against those before it."""
+    def see_task(self, gradient: np.ndarray, loss: float = 0.0) -> None:
+        """Take in a new measurement of dP_TSK / dpi (groups,), weighted against those before it.
+
+        loss: P_TSK, which counts at a fixed rate alone.
+        """
+        if self.search.pace == "rate":
+            self._see_first(gradient, loss)
+            self.task = gradient if self.search.feedback == "each" else _mixed(self.task, gradient)
+            return
         size = np.abs(gradient).max(initial=0.0)
         if size > 0:
-            self.task = _TASK_MEMORY * self.task + (1 - _TASK_MEMORY) * gradient / size
+            self.task = gradient / size if self.search.feedback == "each" else _mixed(self.task, gradient / size)
+
+    def _see_first(self, of_task: np.ndarray, loss: float) -> None:
+        """Set both alphas by the first losses (section 3.2), so that the largest first cost gradient is the clip (appendix A).
+
+        The paper gives their ratio, and that the first gradients should be of the order of the clip.
+        """
+        ratios = self.budget.ratios(self.model.at(self.model.full))
+        excess = max(ratios.values()) - 1
+        if self.alpha[0] > 0 or excess <= 0:
+            return
+        of_resource = max(np.abs(self._resource_gradient([name])).max() for name, ratio in ratios.items() if ratio > 1)
+        resource = _CLIP / max(of_resource, 1e-12)
+        self.alpha = resource, resource * _TASK_SHARE * excess / max(loss, 1e-12) if of_task.any() else 0.0
+
+    def _resource_gradient(self, objectives: Sequence[str]) -> np.ndarray:
+        """dP_RES / dpi at the widths as they are, each resource in units of its limit: float64 (groups,)."""
+        n = self.current()
+        parts = [self.model.gradient(name, n) * self.model.full / self.budget.limits[name] for name in objectives]
+        return np.asarray(np.sum(parts, axis=0))
 
     def update(self, progress: float, present: np.ndarray, random: np.random.Generator) -> str | None:
         """Bring every resource to its target for this moment (Eq. 1 and 2): lower multipliers, then use the slack.
@@ -112,16 +143,51 @@ class Widths:
         gradient steps alone did not get there.
         """
         self.progress = progress
+        if self.search.pace == "rate":
+            return self._at_fixed_rate(present, random)
         goal = self.targets(progress)
         note = None
         self._descend(goal, random)
         n = self.current()
         if not allocation.holds(self.model, n, goal):
             note = "the gradient steps ended above the budget; a greedy cut brought the network inside it"
+        n = self._settled(n, goal, present)
+        self.v = np.where(n == self.current(), self.v, np.log(np.maximum(n, 0.5) / np.maximum(self.model.full, 1)))
+        self.widths = n
+        return note
+
+    def _settled(self, n: np.ndarray, goal: Budget, present: np.ndarray) -> np.ndarray:
+        """Widths ``n`` inside ``goal``, and grown into what they leave of it unless that is to be left."""
         # A channel is worth what it adds to its group's width, more where the loss protects: narrow groups gain most.
         value = (1 + self._protection()) / np.maximum(n, 1)
-        n = allocation.grow(self.model, n, goal, value, self.multiple, most=present)
-        self.v = np.where(n == self.current(), self.v, np.log(np.maximum(n, 0.5) / np.maximum(self.model.full, 1)))
+        if self.search.slack == "leave":
+            return allocation.cut_into(self.model, n, goal, value, self.multiple)
+        return allocation.grow(self.model, n, goal, value, self.multiple, most=present)
+
+    def _at_fixed_rate(self, present: np.ndarray, random: np.random.Generator) -> str | None:
+        """One update of the paper's own kind: pi' = pi - rate * clip(gradient, 0, 0.025) (appendix A), v the logarithm of pi.
+
+        lambda picks one of all objectives; one that is within its limit asks for nothing (Eq. 2, clipped at 0). At the end of
+        the pruning phase the budget is held as ever.
+        """
+        ratios = self.budget.ratios(self.model.at(self.current()))
+        draws = {name: ratio / max(random.random(), 1e-9) for name, ratio in ratios.items()}
+        chosen = [max(draws, key=lambda name: draws[name])] if self.search.objectives == "random" else list(ratios)
+        active = [name for name in chosen if ratios[name] > 1]
+        if active:
+            of_resource = self._resource_gradient(active)
+            of_task = self.task if self.search.loss != "resource" else np.zeros(len(self.v))
+            led = of_resource if self.search.loss != "task" else np.full(len(self.v), of_resource.max())
+            clipped = np.clip(self.alpha[0] * led + self.alpha[1] * of_task, 0.0, _CLIP)
+            self.v = self.v - self.search.rate * np.where(of_resource > 0, clipped, 0.0) * np.exp(self.v)
+        n, note = self.current(), None
+        held = allocation.holds(self.model, n, self.budget)
+        if self.progress >= 1 and not held:
+            note = "the fixed rate of the widths ended above the budget; a last greedy cut brought the network inside it"
+            self._descend(self.budget, random)
+            n = self.current()
+        if self.progress >= 1 or (held and self.search.slack == "grow"):
+            n = self._settled(n, self.budget, present)
         self.widths = n
         return note
 
@@ -139,7 +205,8 @@ class Widths:
 
     def _protection(self) -> np.ndarray:
         """How much the loss shields each group, from 0 to 1 for one that it always shields most: float (groups,)."""
-        return np.maximum(-self.task, 0.0) if self.search.loss != "resource" else np.zeros(len(self.task))
+        task = self.task / max(1.0, np.abs(self.task).max(initial=0.0))
+        return np.maximum(-task, 0.0) if self.search.loss != "resource" else np.zeros(len(task))
 
     def _towards(self, objectives: Sequence[str], goal: Budget) -> None:
         """One step along the combined gradient, just long enough to bring ``objectives`` to their goal."""
@@ -171,15 +238,26 @@ class Widths:
         self.v = self.v - far * direction
 
 
+def _mixed(mean: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """The running mean after one more measurement."""
+    return np.asarray(_TASK_MEMORY * mean + (1 - _TASK_MEMORY) * new)
+
+
 def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dP_TSK / dpi by Eq. 9, float64 (groups,): the loss on (x, y) through the masks.
+    """dP_TSK / dpi alone, of ``task_loss``."""
+    return task_loss(trainer, keep, scores, x, y)[0]
+
+
+def task_loss(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """dP_TSK / dpi by Eq. 9, float64 (groups,), and P_TSK: the loss on (x, y) through the masks.
 
     keep: bool (components,), what the masks leave. scores: float (components,), each one's salience.
     """
     with with_measured_masks(trainer.module, keep) as gates:
         loss = F.cross_entropy(trainer.logits(x), trainer.tensor(y))
         (of_mask,) = torch.autograd.grad(loss, gates)
-    return of_multipliers(of_mask.double().cpu().numpy(), trainer.module.channels, keep, scores)
+    found = of_multipliers(of_mask.double().cpu().numpy(), trainer.module.channels, keep, scores)
+    return found, float(loss.detach())
 
 
 @contextmanager
@@ -236,37 +314,54 @@ class Differentiable(Method):
     def phase(self) -> str:
         return "train" if self.cut else "prune"
 
+    @property
+    def settled(self) -> bool:
+        return self.cut
+
     def start(self, trainer: Trainer) -> None:
-        self._first, self._last = self.task.schedule.window(trainer.total)
-        self.last_cut = self._last if self.task.schedule.freeze else max(self._last, int(_LAST_CHOICE * trainer.total))
+        schedule, length = self.task.schedule, trainer.length
+        self._first, self._last = schedule.window(length.amount)
+        last_choice = 1.0 if self.task.search.cut == "at-end" else _LAST_CHOICE
+        self._final = self._last if schedule.freeze else max(self._last, length.at(last_choice))
+        self._counts_steps = length.fixed
+        if length.fixed:
+            self.last_cut = self._final
 
     def after_step(self, trainer: Trainer) -> bool:
-        due = trainer.step % self.task.schedule.prune_every == 0 or trainer.step >= self.last_cut
-        if self.cut or trainer.step <= self._first or not due:
+        if self.cut or trainer.position <= self._first:
+            return False
+        progress = min(1.0, (trainer.position - self._first) / (self._last - self._first))
+        if not (trainer.step % self.task.schedule.prune_every == 0 or trainer.position >= self._final or self._late(progress)):
             return False
         channels, random = self.task.channels, np.random.default_rng((self.task.seed, trainer.step))
         scores = np.zeros(len(self.keep))
         scores[self.alive] = salience(trainer.module.channels, trainer.module.network())
-        self.outer.see_task(self._measured(trainer, scores, random))
-        before, progress = self.outer.progress, min(1.0, (trainer.step - self._first) / (self._last - self._first))
+        self.outer.see_task(*self._measured(trainer, scores, random))
+        before = self.outer.progress
         note = self.outer.update(progress, channels.widths(self.alive), random)
-        self.cut = trainer.step >= self.last_cut
+        self.cut = trainer.position >= self._final
+        self.last_cut = trainer.step if self.cut else self.last_cut
         if self.cut and note:
             self.notes.append(note)
         scores = np.where(self.alive, scores, -np.inf)
         self.keep = channels.top(self.outer.widths, scores)
-        if self.cut or int(self.outer.progress * _EVENTS) > int(before * _EVENTS):
+        on_the_way = self.task.search.cut == "on-the-way" and int(self.outer.progress * _EVENTS) > int(before * _EVENTS)
+        if self.cut or on_the_way:
             stay = channels.top(self._spare(), scores)
             trainer.shrink(stay[self.alive])
             self.alive = stay
         self._mask(trainer)
         return True
 
-    def _measured(self, trainer: Trainer, scores: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """The task gradient on a batch of validation examples: float64 (groups,)."""
+    def _late(self, progress: float) -> bool:
+        """Whether the window runs out faster than steps alone would tell: wide ones count for more than narrow ones."""
+        return not self._counts_steps and self.task.search.pace == "schedule" and progress - self.outer.progress >= 1 / UPDATES
+
+    def _measured(self, trainer: Trainer, scores: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float]:
+        """The task gradient on a batch of validation examples, float64 (groups,), and the loss."""
         val = self.task.data.val
         chosen = random.choice(len(val.y), min(trainer.batch, len(val.y)), replace=False)
-        return task_gradient(trainer, self.keep[self.alive], scores[self.alive], val.x[chosen], val.y[chosen])
+        return task_loss(trainer, self.keep[self.alive], scores[self.alive], val.x[chosen], val.y[chosen])
 
     def _spare(self) -> np.ndarray:
         """How many channels of each group outlive a cut: int64 (groups,)."""

@@ -25,16 +25,24 @@ class Magnitude(Method):
     """Cut in events while training."""
 
     def start(self, trainer: Trainer) -> None:
-        start, stop = int(_START * trainer.total), max(1, int(_STOP * trainer.total))
+        start, stop = trainer.length.at(_START), max(1, trainer.length.at(_STOP))
         self._events = [start + round((stop - start) * k / _EVENTS) for k in range(1, _EVENTS + 1)]
+        self._passed = 0
         self._full = self.task.model.at(self.task.model.full)
-        self.last_cut = self._events[-1]
+
+    @property
+    def settled(self) -> bool:
+        return self._passed == _EVENTS
+
+    def before_step(self, trainer: Trainer) -> None:
+        self._passed = sum(event <= trainer.position for event in self._events)
 
     def after_step(self, trainer: Trainer) -> bool:
-        if trainer.step not in self._events:
+        passed = sum(event <= trainer.position for event in self._events)
+        if passed == self._passed:
             return False
-        share = sum(event <= trainer.step for event in self._events) / _EVENTS
-        goal = self.task.budget.approached(self._full, share)
+        self.last_cut = trainer.step
+        goal = self.task.budget.approached(self._full, passed / _EVENTS)
         now = trainer.module.channels.with_network(trainer.module.network())
         fewer = _without_weakest(self.task, now, self.keep, goal)
         trainer.shrink(fewer[self.keep])

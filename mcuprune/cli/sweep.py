@@ -1,0 +1,147 @@
+"""``mcuprune sweep``: many prunes of one model, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from mcuprune import console, face, options, units
+from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
+from mcuprune.cli.outputs import show
+from mcuprune.cli.parser import command
+from mcuprune.config import Config, Wanted
+from mcuprune.console import NO, NO_ANSWER, YES
+from mcuprune.costs.resources import RESOURCES, SramModel
+from mcuprune.errors import UsageError
+from mcuprune.options import flags_of, option
+from mcuprune.places import Source
+from mcuprune.sweep import grid
+from mcuprune.sweep.executors import Executor, Processes
+from mcuprune.sweep.outcome import Finished
+from mcuprune.train.request import Request
+
+#: What a sweep says of every run by itself.
+_OWN = ("output", "report", "method", "seed", "resume")
+RunOptions = options.without(Request, *_OWN)
+
+
+def _several(text: str, read: Callable[[str], object]) -> tuple[str, ...]:
+    """Values with commas between them, as they were typed; ``read`` refuses one that makes no sense."""
+    values = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not values:
+        raise UsageError(f"{text!r} names no value")
+    for value in values:
+        read(value)
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Spoken, TextOrJson, Shaped, OneModel):
+    """Options of ``sweep`` beside those that every run gets."""
+
+    limits: Mapping[str, Sequence[str]] = flags_of(
+        {
+            name: option(
+                help=f"{resource.meaning[0].upper()}{resource.meaning[1:]}; several, with commas.",
+                group="Limits",
+                metavar=f"{resource.metavar},...",
+                parse=partial(_several, read=partial(units.parse, unit=resource.unit)),
+            )
+            for name, resource in RESOURCES.items()
+        }
+    )
+    board: str | None = option(None, help="A board's SRAM and flash as limits.", group="Limits", metavar="NAME")
+    sram_model: SramModel | None = option(None, help="What --sram limits, as for prune.", group="Limits")
+    method: Sequence[str] = option(
+        (Request.method,),
+        help="Methods, with commas.",
+        group="Sweep",
+        metavar="NAME,...",
+        parse=partial(_several, read=lambda name: name),
+    )
+    seeds: Sequence[int] = option((0,), help="How many, or which ones.", group="Sweep", metavar="N|0,4,7", parse=grid.seeds)
+    executor: Literal["local", "ray"] = option("local", help="Who runs them: processes here, or Ray.", group="Sweep")
+    address: str | None = option(None, help="A cluster of Ray that is there; else one is started.", group="Sweep")
+    jobs: int | None = option(None, help="Runs at a time; by default one a core.", group="Sweep", metavar="N", least=1)
+    halving: bool = option(False, help="Stop runs that are hopeless at a quarter or half of their epochs.", group="Sweep")
+    resume: bool = option(False, help="Go on with the sweep in the folder.", group="Sweep")
+    output: str = option(help="The folder of the sweep.", group="Output", short="-o", metavar="DIR")
+
+
+@command(Flags, asks=RunOptions)
+def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
+    """Prune a model to many budgets, by several methods and seeds, and compare."""
+    settings = configuration(flags)
+    wanted = _wanted(flags, settings)
+    set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
+    given = {**{name: value for name, value in set_by_file.items() if name not in _OWN}, **asked}
+    runs = grid.Grid(
+        model=flags.model,
+        folder=flags.output,
+        options=(*_reading(wanted), *options.words(Request, given)),
+        limits={name: flags.limits.get(name, (units.write(limit),)) for name, limit in wanted.limits.items()},
+        methods=flags.method,
+        seeds=flags.seeds,
+    )
+    if not runs.limits:
+        raise UsageError(f"a sweep needs a limit: {', '.join(f'--{name}' for name in RESOURCES)}")
+    pruning = face.engine()
+    first = Request(flags.model, {}, output=f"{flags.output}/net.onnx", **given)
+    sources = [*pruning.sources(first), *([Source("the configuration", str(settings.source))] if settings.source else [])]
+    executor = _executor(flags, [source.path for source in sources if source.path != str(settings.source)])
+
+    from mcuprune import sweeping
+    from mcuprune.report import sweep as report
+
+    request = sweeping.Request(runs, sources, flags.halving, flags.resume)
+    try:
+        outcome = sweeping.sweep(request, executor, partial(_say, quiet=flags.quiet))
+    except KeyboardInterrupt:
+        console.say("the same command with --resume goes on with the sweep")
+        raise
+    if flags.format == "json":
+        show(report.PAGES[report.DOCUMENT](outcome))
+    elif not (flags.quiet and outcome.ok):
+        show(report.text(outcome))
+        console.say(f"written: {', '.join(f'{flags.output}/{name}' for name in report.PAGES)}")
+    return NO_ANSWER if outcome.refused else YES if outcome.ok else NO
+
+
+def _wanted(flags: Flags, settings: Config) -> Wanted:
+    """What the model's runs have in common by flags and configuration; of several limits of one resource, the first."""
+    firsts = {name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in flags.limits.items()}
+    return Wanted(
+        limits={**board_limits(flags.board), **firsts},
+        board=flags.board,
+        sram_model=flags.sram_model,
+        input_shapes=shapes(flags.input_shape),
+        outputs=tuple(flags.outputs),
+    ).over(settings.wanted(flags.model))
+
+
+def _reading(wanted: Wanted) -> list[str]:
+    """The words that say how the model is read and what SRAM means."""
+    words = [f"--input-shape={name}={','.join(map(str, shape))}" for name, shape in wanted.input_shapes.items()]
+    words += [f"--outputs={name}" for name in wanted.outputs]
+    return [*words, "--sram-model", wanted.gate]
+
+
+def _executor(flags: Flags, inputs: Sequence[str]) -> Executor:
+    if flags.executor == "local":
+        if flags.address is not None:
+            raise UsageError("--address goes with --executor ray")
+        return Processes(flags.jobs)
+    from mcuprune.sweep.cluster import Cluster
+
+    return Cluster(inputs, address=flags.address, jobs=flags.jobs)
+
+
+def _say(run: Finished, left: int, *, quiet: bool) -> None:
+    """One line for every run that has ended."""
+    if quiet:
+        return
+    what = run.error[1] if run.error else "stopped early" if run.state == "stopped" else "fits" if run.ok else "does not fit"
+    accuracy = "" if run.accuracy is None else f", {run.accuracy:.1%}"
+    console.remark(f"{run.run.name}: {what}{accuracy} ({left} to go)\n")

@@ -1,0 +1,201 @@
+"""Constant folding: what depends on constants and shapes alone is computed when a file is read.
+
+That decides Ifs and opens simpler forms of operators, after which more may depend on constants alone: so it goes in rounds.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from onnx import AttributeProto, ModelProto, NodeProto, helper
+
+from mcuprune.errors import ModelError
+from mcuprune.graph import branches, qlinear
+from mcuprune.graph import rewrite as lowering
+from mcuprune.graph.inference import MAX_ELEMENTS, array_of, first_line, infer, literals, live, opset_of, topological
+from mcuprune.graph.node import Shape, Stored
+from mcuprune.graph.refusals import MAX_ACTIVATIONS, refuse_foreign_nodes, refuse_malformed
+from mcuprune.names import Names
+
+
+@dataclass
+class Folding:
+    """One graph while it is folded.
+
+    path: what messages call the file. header: its model without nodes, for opset and version.
+    inputs: shape and ONNX element type of each graph input. outputs: the graph's.
+    constants: grow with every round. stored: the integers behind those of them that were dequantised.
+    shapes, dtypes: of all tensors whose shape is static, as of the last round.
+    """
+
+    path: str
+    header: ModelProto
+    inputs: Mapping[str, tuple[Shape, int]]
+    outputs: Sequence[str]
+    constants: dict[str, np.ndarray]
+    stored: dict[str, Stored] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
+
+    def fold(self, nodes: list[NodeProto]) -> list[NodeProto]:
+        """The nodes that are left when constants are computed, decided Ifs followed, operators written as simpler ones.
+
+        Raises ModelError or UnsupportedOperator where the graph can't be computed or an If stays open.
+        """
+        while True:
+            ready, waiting = branches.apart(nodes)
+            known = {name for node in ready for name in node.output} | set(self.inputs) | set(self.constants)
+            wanted = (*self.outputs, *(name for node in waiting for name in branches.reads(node)))
+            held = list(dict.fromkeys(name for name in wanted if name in known))
+            ready = self._computed(ready, held)
+            used = (name for node in (*nodes, *ready, *waiting) for name in (*branches.reads(node), *node.output))
+            taken = {*used, *self.constants}
+            graph = lowering.Known(self.constants, self.shapes, taken, opset_of(self.header), self.path)
+            simpler = lowering.lowered(ready, graph, held)
+            if simpler is not None:
+                ready = simpler[0]
+                self.constants |= simpler[1]
+            followed = self._followed(waiting, taken | set(self.constants))
+            if simpler is None and followed is None:
+                if waiting:
+                    raise branches.refusal(next(node for node in waiting if branches.is_if(node)), self.path)
+                return ready
+            rest = waiting if followed is None else followed
+            nodes = live(topological([*ready, *rest], set(self.inputs) | set(self.constants), self.path), self.outputs)
+
+    def _followed(self, waiting: Sequence[NodeProto], taken: set[str]) -> list[NodeProto] | None:
+        """The waiting nodes with each decided If replaced by its branch; None where none is decided."""
+        resolved = branches.resolved(waiting, self.constants, taken, self.path)
+        if resolved is None:
+            return None
+        rest, body, tensors = resolved
+        refuse_foreign_nodes(body, self.path)
+        self.constants |= {tensor.name: array_of(tensor, self.path) for tensor in tensors}
+        names = Names(taken | set(self.constants))
+        opset = opset_of(self.header)
+        rest, added = qlinear.floated(rest, {**self.constants, **literals(body, self.path)}, opset, names, self.path)
+        refuse_malformed(body, opset, self.header.ir_version, self.path)
+        self.constants |= added
+        return rest
+
+    def _computed(self, nodes: list[NodeProto], held: Sequence[str]) -> list[NodeProto]:
+        """The nodes that depend on the data. An Identity of a constant is that constant.
+
+        held: tensors that keep their names, though they be constants.
+        """
+        while True:
+            self.shapes, self.dtypes = infer(self.path, nodes, self.constants, self.inputs, held, self.header)
+            renamed: dict[str, str] = {}
+            left: list[NodeProto] = []
+            recast = False
+            for node in nodes:
+                node = _reading(node, renamed)
+                if node.op_type == "Identity" and node.input[0] in self.constants and node.output[0] not in held:
+                    renamed[node.output[0]] = node.input[0]
+                elif node.op_type == "CastLike" and (to := self.dtypes.get(node.input[1])):
+                    left.append(helper.make_node("Cast", node.input[:1], node.output, name=node.name, to=to))
+                    recast = True
+                elif node.op_type in ("Shape", "Size") and node.input[0] in self.shapes:
+                    self.constants |= _evaluate(node, {node.input[0]: self._of_its_shape(node)}, self.header, self.path)
+                elif all(name in self.constants for name in node.input if name):
+                    self.constants |= _evaluate(node, self.constants, self.header, self.path)
+                    if node.op_type == "DequantizeLinear":
+                        self.stored |= symmetric(node, self.constants)
+                else:
+                    left.append(node)
+            if len(left) == len(nodes) and not recast:
+                return left
+            nodes = left
+
+    def _of_its_shape(self, node: NodeProto) -> np.ndarray:
+        """An array of the shape of a node's input, which takes no memory."""
+        shape = self.shapes[node.input[0]]
+        if prod(shape) > MAX_ACTIVATIONS:
+            raise ModelError(
+                f"{self.path}: node '{node.name or node.op_type}' reads a tensor of shape {list(shape)}; give a smaller "
+                "--input-shape, or export the file again if it is damaged"
+            )
+        return np.broadcast_to(np.float32(0), shape)
+
+
+def _reading(node: NodeProto, renamed: Mapping[str, str]) -> NodeProto:
+    """The node, reading each renamed tensor by its new name."""
+    if not any(name in renamed for name in node.input):
+        return node
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [renamed.get(name, name) for name in node.input]
+    return copy
+
+
+def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelProto, path: str) -> dict[str, np.ndarray]:
+    """The outputs of one node, by ONNX's reference implementation."""
+    if node.op_type == "Constant" and node.attribute and node.attribute[0].type == AttributeProto.TENSOR:
+        return {node.output[0]: array_of(node.attribute[0].t, path)}
+    if node.op_type == "DequantizeLinear":
+        return {node.output[0]: _dequantized(node, values, path)}
+    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
+        target = values[node.input[-1]] if node.input else np.zeros(0)
+        start = values[node.input[0]].size if node.op_type == "Tile" else 1
+        if start * float(np.prod(target.astype(float))) > MAX_ELEMENTS:
+            raise ModelError(
+                f"{path}: node '{node.name or node.op_type}' makes a constant of shape {target.tolist()}, of more than "
+                f"{MAX_ELEMENTS} elements; the file is damaged"
+            )
+    from onnx.reference import ReferenceEvaluator  # only files that need folding pay for the import
+
+    names = [name for name in dict.fromkeys(node.input) if name]
+    graph = helper.make_graph(
+        [node],
+        "constant",
+        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(values[n].dtype), values[n].shape) for n in names],
+        [helper.make_empty_tensor_value_info(name) for name in node.output if name],
+    )
+    try:
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset_of(header))])
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numbers too large for their type: runtimes say nothing either
+            results = ReferenceEvaluator(model).run(None, {name: values[name] for name in names})
+    except Exception as error:  # the reference raises anything at all on damaged parameters
+        raise ModelError(
+            f"{path}: node '{node.name or node.op_type}' can't be computed ({first_line(error)}); a simplifier (onnxsim, "
+            "onnxslim) may fold it, else export it again"
+        ) from None
+    return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
+
+
+def symmetric(node: NodeProto, values: Mapping[str, np.ndarray]) -> dict[str, Stored]:
+    """The integers behind a dequantised constant, where they are int8 or int32 and their zero point is 0."""
+    if any(attribute.name == "block_size" and attribute.i for attribute in node.attribute):
+        return {}  # no integer kernel has a scale for a part of a channel
+    integers, scale, *zero = (values[name] for name in node.input if name)
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    if integers.dtype not in (np.int8, np.int32) or any(part.any() for part in zero) or scale.ndim > 1:
+        return {}
+    factors = np.asarray(scale, np.float32).reshape(-1)
+    name = node.output[0]
+    return {name: Stored(integers, factors, axis % max(1, integers.ndim), values[name])}
+
+
+def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray], path: str) -> np.ndarray:
+    """(x - zero point) * scale, per tensor, along an axis or in blocks; the reference implements it for new opsets alone."""
+    x, scale = values[node.input[0]], values[node.input[1]]
+    zero = values[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
+    given = {attribute.name: int(attribute.i) for attribute in node.attribute}
+    axis, block = given.get("axis", 1), given.get("block_size", 0)
+    try:
+        found = qlinear.dequantized(x, scale, zero, axis, block)
+        if found.shape != x.shape:
+            raise ValueError
+    except (ValueError, IndexError):
+        what = f" in blocks of {block} along axis {axis}" if block else ""
+        raise ModelError(
+            f"{path}: node '{node.name or node.op_type}' has scales {list(scale.shape)} that don't fit {list(x.shape)}{what}; "
+            "the file is damaged, quantise again"
+        ) from None
+    wanted = given.get("output_dtype", 0)
+    return found.astype(helper.tensor_dtype_to_np_dtype(wanted)) if wanted else found

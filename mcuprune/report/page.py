@@ -1,0 +1,120 @@
+"""A page of HTML that needs nothing else: its style, and drawings that follow it.
+
+Light and dark as the reader's system has it, readable on a phone and in print. Colours are those of Okabe and Ito (2008), which
+people with any kind of colour blindness tell apart; every kind has a shape of its own as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import floor, log10
+
+from mcuprune import escape
+
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1a1a1a;--paper:#fff;--line:#c8c8c8;--soft:#5c5c5c}
+@media(prefers-color-scheme:dark){:root{--ink:#e8e8e8;--paper:#161616;--line:#4a4a4a;--soft:#a8a8a8}}
+@media print{:root{--ink:#000;--paper:#fff;--line:#999;--soft:#444}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:64rem;margin:2rem auto;
+ padding:0 1rem}
+h1{font-size:1.4rem;overflow-wrap:anywhere}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;margin:1rem 0}
+td,th{padding:.15rem .7rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+li{overflow-wrap:anywhere}
+figure{margin:1.5rem 0;break-inside:avoid}
+figcaption{font-weight:600}
+svg{max-width:100%;height:auto}
+svg text{fill:var(--ink);font:12px system-ui,sans-serif}
+svg .axis{stroke:var(--line);fill:none}
+svg .front{stroke:var(--soft);fill:none;stroke-width:1.5;stroke-dasharray:4 3}
+"""
+#: Okabe and Ito's, those that show on white and on black.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 60, 24, 28, 40
+
+
+def html(title: str, body: str) -> str:
+    """The whole page. body: HTML, its text escaped."""
+    wide = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape.markup(title)}</title><style>{_STYLE}</style></head><body>\n"
+        f"<h1>{escape.markup(title)}</h1>\n{wide}</body></html>\n"
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a drawing. y: a share of 1. kind: what has a colour and a shape of its own. label: what hovering shows."""
+
+    x: float
+    y: float
+    kind: str
+    label: str
+
+
+def scatter(points: Sequence[Point], front: Sequence[tuple[float, float]], show: Callable[[float], str]) -> str:
+    """Points over two axes as SVG, the front as a stepped line. show: a value of x in words."""
+    low_x, high_x = _padded([point.x for point in points])
+    low_y, high_y = _padded([point.y for point in points])
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            round(_LEFT + (x - low_x) / (high_x - low_x) * (_WIDTH - _LEFT - _RIGHT), 1),
+            round(_HEIGHT - _BOTTOM - (y - low_y) / (high_y - low_y) * (_HEIGHT - _TOP - _BOTTOM), 1),
+        )
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" width="{_WIDTH}" height="{_HEIGHT}">']
+    for value in _ticks(low_y, high_y):
+        (left, y), (right, _) = at(low_x, value), at(high_x, value)
+        parts.append(f'<path class="axis" d="M{left} {y}H{right}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{100 * value:.4g} %</text>')
+    for value in _ticks(low_x, high_x):
+        x, y = at(value, low_y)
+        parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{escape.markup(show(value))}</text>')
+    if len(front) > 1:
+        steps = [f"M{at(*front[0])[0]} {at(*front[0])[1]}"]
+        steps += [f"H{at(x, y)[0]}V{at(x, y)[1]}" for x, y in front[1:]]
+        parts.append(f'<path class="front" d="{"".join(steps)}"/>')
+    kinds = list(dict.fromkeys(point.kind for point in points))
+    for point in points:
+        x, y = at(point.x, point.y)
+        mark = _mark(x, y, kinds.index(point.kind))
+        tip = f"{point.label}: {100 * point.y:.1f} %, {show(point.x)}"
+        parts.append(f"<g>{mark}<title>{escape.markup(tip)}</title></g>")
+    for index, kind in enumerate(kinds):
+        x = _LEFT + index * 140
+        parts.append(f'{_mark(x + 6, 12, index)}<text x="{x + 16}" y="16">{escape.markup(kind)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _mark(x: float, y: float, kind: int) -> str:
+    """A small shape in the colour of its kind."""
+    colour = _COLOURS[kind % len(_COLOURS)]
+    shapes = (
+        f'<circle cx="{x}" cy="{y}" r="5" fill="{colour}"/>',
+        f'<path d="M{x} {y - 6}l6 11h-12z" fill="{colour}"/>',
+        f'<rect x="{x - 5}" y="{y - 5}" width="10" height="10" fill="{colour}"/>',
+        f'<path d="M{x} {y - 7}l6 7l-6 7l-6-7z" fill="{colour}"/>',
+    )
+    return shapes[kind % len(shapes)]
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    """A range around values that none of them is at the end of."""
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Some four round numbers within a range."""
+    rough = (high - low) / 4
+    size = 10 ** floor(log10(rough))
+    step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= rough)
+    first = int(-(-low // step))
+    return [index * step for index in range(first, int(high // step) + 1)]

@@ -1,0 +1,121 @@
+"""The report of a sweep: a table of budgets and methods, and accuracy against every resource with its Pareto front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from mcuprune import escape, units
+from mcuprune.costs.resources import RESOURCES, Resource
+from mcuprune.report import page
+from mcuprune.report import profile as report
+from mcuprune.sweep.outcome import Finished, Outcome, document, spread
+
+#: The file that a sweep can be gone on from.
+DOCUMENT = "sweep.json"
+
+
+def text(outcome: Outcome) -> str:
+    """What ends a sweep."""
+    head, *rows = _table(outcome)
+    lines = report.align([head, *rows], _sides(head))
+    lines += ["", *_remarks(outcome)]
+    return "\n".join(escape.plain(line) for line in lines) + "\n"
+
+
+def markdown(outcome: Outcome) -> str:
+    """``sweep.md``."""
+    head, *rows = _table(outcome)
+    lines = [f"# Sweep of {escape.inline(outcome.model)}", ""]
+    lines += report.markdown_table(head, list(_sides(head)), [[escape.inline(cell) for cell in row] for row in rows])
+    lines += ["", *(f"* {escape.inline(line)}" for line in _remarks(outcome))]
+    return "\n".join(lines) + "\n"
+
+
+def html(outcome: Outcome) -> str:
+    """``sweep.html``: one page that needs nothing else."""
+    head, *rows = _table(outcome)
+    pictures = "".join(_figure(outcome, name, resource) for name, resource in RESOURCES.items())
+    remarks = "".join(f"<li>{escape.markup(line)}</li>" for line in _remarks(outcome))
+    body = f"{report.html_table(head, _sides(head), rows)}\n{pictures}<ul>{remarks}</ul>\n"
+    return page.html(f"Sweep of {outcome.model}", body)
+
+
+def _table(outcome: Outcome) -> list[list[str]]:
+    """Head and a row for each budget and method."""
+    limited = list(dict.fromkeys(name for cell in outcome.cells() for name, _ in cell.limits))
+    used = [resource.title for resource in RESOURCES.values()]
+    rows = [[*(f"--{name}" for name in limited), "method", "runs", "accuracy", *used, "binds", ""]]
+    for cell, runs in outcome.cells().items():
+        asked = dict(cell.limits)
+        done = [run for run in runs if run.state == "done"]
+        accuracy = spread([run.accuracy for run in runs])
+        shown = ""
+        if accuracy is not None:
+            shown = f"{accuracy.mean:.1%}" + (f" ± {100 * accuracy.deviation:.1f}" if accuracy.deviation is not None else "")
+        binds = dict.fromkeys(name for run in done for name in run.binding)
+        costs = [_range([run.used(name) or 0 for run in done], resource) for name, resource in RESOURCES.items()]
+        asked_for = [asked.get(name, "") for name in limited]
+        rows.append([*asked_for, cell.method, f"{len(done)}", shown, *costs, ", ".join(binds), _state(runs)])
+    return rows
+
+
+def _sides(head: Sequence[str]) -> str:
+    """``<`` or ``>`` for every column of the table."""
+    left = ("method", "binds", "")
+    return "".join("<" if title in left else ">" for title in head)
+
+
+def _range(values: Sequence[int], resource: Resource) -> str:
+    if not values:
+        return ""
+    low, high = units.show(min(values), resource.unit), units.show(max(values), resource.unit)
+    return low if low == high else f"{low} to {high}"
+
+
+def _state(runs: Sequence[Finished]) -> str:
+    """What is to say of runs beyond their numbers."""
+    over = sum(run.state == "done" and not run.ok for run in runs)
+    counts = {
+        "over the budget": over,
+        **{state: sum(run.state == state for run in runs) for state in ("refused", "stopped", "waiting")},
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _remarks(outcome: Outcome) -> list[str]:
+    lines = []
+    for name, resource in RESOURCES.items():
+        front = outcome.front(name)
+        if front:
+            points = (f"{run.accuracy:.1%} at {units.show(run.used(name) or 0, resource.unit)}" for run in front)
+            lines.append(f"front of accuracy against {resource.title}: {', '.join(points)}")
+    messages: dict[str, list[str]] = {}
+    for run in outcome.runs:
+        if run.error is not None:
+            messages.setdefault(run.error[1], []).append(run.run.name)
+    for message, names in messages.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"no answer for {names[0]}{others}: {message}")
+    return lines
+
+
+def _figure(outcome: Outcome, name: str, resource: Resource) -> str:
+    """Accuracy against one resource as a drawing; nothing where no run has an accuracy."""
+    points = [
+        page.Point(float(run.used(name) or 0), float(run.accuracy), run.run.cell.method, run.run.name)
+        for run in outcome.runs
+        if run.accuracy is not None
+    ]
+    if not points:
+        return ""
+    front = [(float(run.used(name) or 0), float(run.accuracy or 0.0)) for run in outcome.front(name)]
+    drawing = page.scatter(points, front, lambda value: units.show(round(value), resource.unit))
+    return f"<figure><figcaption>accuracy against {escape.markup(resource.title)}</figcaption>{drawing}</figure>\n"
+
+
+#: What a sweep writes into its folder.
+PAGES: Mapping[str, Callable[[Outcome], str]] = {
+    DOCUMENT: lambda outcome: report.dumped(document(outcome)),
+    "sweep.md": markdown,
+    "sweep.html": html,
+}

@@ -1,0 +1,93 @@
+"""The runs of a sweep: every combination of budget, method and seed, each one command line of ``mcuprune prune``.
+
+A run is that command line and a folder for its files. Whoever types it gets the same network, so a sweep is never more than a
+way to start runs, to go on with them and to compare them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mcuprune.errors import UsageError
+
+#: More runs than this are taken for a slip of the pen.
+MAX_RUNS = 10_000
+#: Names of the files in a run's folder: the network, the state of an interrupted run, what the run said on the way.
+NETWORK, STATE, LOG = "net.onnx", "net.onnx.checkpoint", "log.txt"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is compared with its like: a budget and a method, whatever the seed. limits: by resource, as they are typed."""
+
+    limits: tuple[tuple[str, str], ...]
+    method: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One prune.
+
+    name: of its folder, unique in the sweep. folder: where its files go, with ``/``, relative to where the command is run or
+    absolute. words: what is typed after ``mcuprune``.
+    """
+
+    name: str
+    cell: Cell
+    seed: int
+    folder: str
+    words: tuple[str, ...]
+
+    def file(self, name: str) -> str:
+        """The path of one of its files."""
+        return f"{self.folder}/{name}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the runs of a sweep have in common, and what they differ in.
+
+    model: its path. options: words that every run gets. limits: by resource, the values to combine, as they are typed.
+    """
+
+    model: str
+    folder: str
+    options: tuple[str, ...]
+    limits: Mapping[str, Sequence[str]]
+    methods: Sequence[str]
+    seeds: Sequence[int]
+
+    def runs(self) -> tuple[Run, ...]:
+        """All combinations; seeds vary fastest, then methods. Raises UsageError for too many, or for a value given twice."""
+        for what, values in (*self.limits.items(), ("method", self.methods), ("seeds", self.seeds)):
+            if repeated := sorted({str(value) for value in values if [*values].count(value) > 1}):
+                raise UsageError(f"--{what}: {repeated[0]} is given twice; give each value once")
+        runs = tuple(itertools.islice(self._combined(), MAX_RUNS + 1))
+        if len(runs) > MAX_RUNS:
+            raise UsageError(f"these are more than {MAX_RUNS} runs; give fewer values")
+        return runs
+
+    def _combined(self) -> Iterator[Run]:
+        budgets = itertools.product(*([(name, text) for text in texts] for name, texts in self.limits.items()))
+        for limits, method, seed in itertools.product(budgets, self.methods, self.seeds):
+            parts = [*(f"{name}-{text}" for name, text in limits), method, f"seed-{seed}"]
+            name = "_".join(re.sub(r"[^0-9A-Za-z.-]+", "-", part.replace("%", "pct")) for part in parts)
+            folder = f"{self.folder.rstrip('/') or '/'}/runs/{name}"
+            words = [
+                *("prune", self.model, *self.options),
+                *itertools.chain.from_iterable((f"--{resource}", text) for resource, text in limits),
+                *("--method", method, "--seed", f"{seed}", "-o", f"{folder}/{NETWORK}", "--report", folder),
+            ]
+            yield Run(name, Cell(limits, method), seed, folder, tuple(words))
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """``3`` is the seeds 0, 1, 2; ``0,4,7`` are these. Raises UsageError for anything else."""
+    if re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII):
+        return tuple(range(int(text)))
+    if re.fullmatch(r"\d{1,18}(,\d{1,18})+,?|\d{1,18},", text, re.ASCII):
+        return tuple(int(part) for part in text.split(",") if part)
+    raise UsageError(f"{text!r} are no seeds; write how many, as 3, or which ones, as 0,4,7")

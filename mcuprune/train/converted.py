@@ -1,0 +1,103 @@
+"""Single nodes as the modules that onnx2torch makes of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+from onnx import helper, numpy_helper
+from torch import nn
+
+from mcuprune.errors import MissingExtra, UnsupportedOperator
+from mcuprune.graph.network import Network, Node
+from mcuprune.graph.parameters import node_protos
+from mcuprune.train.kernels import NEWER_ATTRIBUTES, Kernel
+
+#: The opset that nodes are handed to onnx2torch in.
+_KERNEL_OPSET = 17
+
+
+@lru_cache(maxsize=1)
+def converter() -> Callable[[Any], nn.Module]:
+    """onnx2torch's ``convert``.
+
+    onnx2torch imports torchvision for two detection operators that mcuprune never hands it, and torchvision fails to import
+    wherever its compiled operators don't match the installed torch. Placeholders stand in for it then, during the import.
+    """
+    try:
+        import torchvision.ops  # noqa: F401
+
+        placeholders = {}
+    except Exception:  # ImportError where it is absent; torch's operator registry raises RuntimeError for a mismatched build
+        broken = [name for name in sys.modules if name.split(".")[0] == "torchvision"]
+        for name in broken:
+            del sys.modules[name]
+        ops = ModuleType("torchvision.ops")
+        ops.roi_align = None  # type: ignore[attr-defined]
+        root = ModuleType("torchvision")
+        root.ops = ops  # type: ignore[attr-defined]
+        placeholders = {"torchvision": root, "torchvision.ops": ops}
+    sys.modules.update(placeholders)
+    try:
+        from onnx2torch import convert
+    except ImportError as error:
+        raise MissingExtra(f"training needs {error.name}, which isn't installed; pip install 'mcuprune[prune]'") from None
+    finally:
+        for name in placeholders:
+            del sys.modules[name]
+    return convert  # type: ignore[no-any-return]
+
+
+def converted(node: Node, net: Network) -> Kernel:
+    """The module that onnx2torch makes of a single node. Its operands, constants too, are the module's inputs."""
+    lowered = _lowered(node, net)
+    operands = list(dict.fromkeys(name for name in node.inputs if name))
+    protos, parameters = node_protos([lowered], {}, _KERNEL_OPSET, net.dtypes)
+    protos[0].name = "node"  # onnx2torch makes it an attribute of a module, which may not be called "forward" or "."
+    inputs = []
+    for name in operands:
+        shape: list[int | str] = list(net.shapes[name])
+        if shape and not net.is_constant(name):
+            shape[0] = "batch"
+        inputs.append(helper.make_tensor_value_info(name, net.dtypes[name], shape))
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.outputs if name]
+    graph = helper.make_graph(protos, "node", inputs, outputs, [numpy_helper.from_array(v, n) for n, v in parameters.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _KERNEL_OPSET)], ir_version=8)
+    convert = converter()
+    try:
+        module = convert(model)
+    except Exception as error:  # onnx2torch raises NotImplementedError and, for odd attributes, whatever comes up
+        reason = str(error).strip().splitlines()
+        raise UnsupportedOperator(
+            f"{net.path}: node '{node.name}': {node.op} can't be trained ({reason[0] if reason else type(error).__name__}); "
+            "profile, check and prune --no-train --float work on it"
+        ) from None
+    position = [operands.index(name) for name in node.inputs if name]
+    if len(operands) == len(position):
+        return module
+    return lambda *values: module(*[values[position.index(index)] for index in range(len(operands))])
+
+
+def _lowered(node: Node, net: Network) -> Node:
+    """The node in terms that opset 17 has."""
+    attrs = dict(node.attrs)
+    for name, neutral in NEWER_ATTRIBUTES.get(node.op, {}).items():
+        if attrs.pop(name, neutral) != neutral:
+            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
+    rank = len(net.shapes[node.inputs[0]]) if node.inputs else 0
+    if node.op == "Split":
+        axis = attrs.get("axis", 0)
+        attrs["split"] = tuple(net.shapes[name][axis] for name in node.outputs)
+        attrs.pop("num_outputs", None)
+    elif node.op == "Pad" and attrs.get("axes"):
+        axes = [axis % rank for axis in attrs.pop("axes")]
+        pads, full = attrs["pads"], [0] * (2 * rank)
+        for place, axis in enumerate(axes):
+            full[axis], full[rank + axis] = pads[place], pads[len(axes) + place]
+        attrs["pads"] = tuple(full)
+    elif node.op.startswith("Reduce") and not attrs.get("axes"):
+        attrs.pop("axes", None)
+    return Node(node.name, node.op, node.inputs, node.outputs, attrs, {})

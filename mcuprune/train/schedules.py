@@ -1,0 +1,114 @@
+"""A schedule for a request: how long to train, and how much of it belongs to wide layers, where the user left it open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mcuprune import units
+from mcuprune.errors import UsageError
+from mcuprune.train.request import Request, by_recipe
+from mcuprune.train.task import Schedule
+
+#: Between which parts of all epochs channels go. What an untrained network learns wide is lost when it narrows: the sooner the
+#: better. A trained one can begin at once.
+WINDOWS = {"scratch": (Schedule.prune_start, Schedule.prune_stop), "trained": (0.0, 0.28)}
+#: Plain training, which decides how much is enough where nobody says: so many steps, in so many epochs.
+_STEPS, _EPOCHS = 700, (6, 60)
+#: The part of a training step's time that doesn't shrink with the network: normalisation, augmentation, the optimiser.
+_FIXED = 0.4
+#: Fake-quant training's part of the whole, where epochs are not what is counted.
+_QUANT = 0.1
+#: So many examples a weight are what narrow layers learn from first, counted anew in every pass; wide layers get what is left
+#: of the compute, between these shares of it. Where steps are scarce that is next to nothing, where data is, more than half.
+_SEEN_PER_WEIGHT, _WIDE = 30.0, (0.03, 0.6)
+#: When channels begin to go, as a part of the wide phase.
+_BEGIN = 1 / 6
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A network that fits. macs: as a share of the whole one's. weights: about how many it has."""
+
+    macs: float = 1.0
+    weights: int = 1
+
+
+def schedule_for(request: Request, examples: int, *, warm: bool, narrow: Narrow = Narrow()) -> Schedule:
+    """A schedule for this much data, the last part of it quantised.
+
+    warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
+    narrow: what is left of the network, about.
+    """
+    from mcuprune.train.optimizer import OPTIMIZERS
+
+    request = by_recipe(request)
+    batch = min(request.batch, examples)
+    per_epoch = max(1, examples // batch)
+    epochs = request.epochs or 0
+    quant = min(max(1, epochs // 6), epochs - 1) if request.int8 and epochs else 0
+    compute = None if request.epochs or request.time else request.train_compute or _enough(per_epoch, narrow.macs)
+    found = Schedule(
+        epochs=epochs - quant,
+        quant_epochs=quant,
+        batch=batch,
+        lr=request.lr or OPTIMIZERS[request.optimizer].lr,
+        weight_decay=request.weight_decay,
+        optimizer=request.optimizer,
+        label_smoothing=request.label_smoothing,
+        prune_every=request.prune_every,
+        freeze=request.freeze_at_budget is not False,
+        train_compute=compute,
+        milliseconds=units.milliseconds(request.time) if request.time else None,
+        quant_share=_QUANT if request.int8 and not epochs else 0.0,
+        patience=request.patience,
+    )
+    default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, examples, narrow)
+    start, stop = window(request, default)
+    found = replace(found, prune_start=start, prune_stop=stop)
+    if not epochs or request.pace == "rate":  # a fixed rate goes as far as so many updates take it
+        return found
+    return replace(found, prune_every=found.updates(found.epochs * per_epoch))
+
+
+def _enough(per_epoch: int, narrow: float) -> float:
+    """The compute that takes about as long as plain training of the whole network does, in its epochs.
+
+    A step of the narrow network takes more of the time than of the multiply-accumulates.
+    """
+    plain = float(np.clip(np.ceil(_STEPS / per_epoch), *_EPOCHS))
+    return plain * narrow / (_FIXED + (1 - _FIXED) * narrow)
+
+
+def wide_phase(compute: float | None, examples: int, narrow: Narrow) -> tuple[float, float]:
+    """Between which shares of the multiply-accumulates an untrained network narrows.
+
+    What narrow layers could learn from more passes over few examples is little, so wide ones may have that compute; where
+    examples are many, every step belongs to the network that stays.
+
+    compute: in epochs of the whole network; None where only time is known. examples: of the training set.
+    """
+    least, most = _WIDE
+    enough = _SEEN_PER_WEIGHT * examples / max(1, narrow.weights)  # passes over the data
+    share = least if compute is None else float(np.clip(1 - enough * narrow.macs / compute, least, most))
+    return share * _BEGIN, share
+
+
+def window(request: Request, default: tuple[float, float]) -> tuple[float, float]:
+    """When pruning starts and stops, as parts of float training. Raises UsageError for shares that aren't in this order.
+
+    default: where the user says nothing.
+    """
+    first, last = default
+    start, stop = request.prune_start, request.prune_stop
+    if start is None:
+        start = first if stop is None else min(first, stop / 2)
+    if stop is None:
+        stop = max(last, min(1.0, start + last - first))
+    if not 0 <= start < stop <= 1:
+        raise UsageError(
+            f"--prune-start {start}, --prune-stop {stop}: two shares of the training, one after the other; "
+            "write something like 0.1 and 0.45"
+        )
+    return start, stop

@@ -1,0 +1,246 @@
+"""How long a training lasts: as many multiply-accumulates or as much time as was asked for, whatever the widths on the way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_nets
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_pruning import MODELS, Interrupted, blank, epoch_macs, interrupt, limits
+from test_training import normal, trainer
+
+from mcuprune import pruning, units
+from mcuprune.errors import DataError, McupruneError, UsageError
+from mcuprune.pruning import Request
+from mcuprune.report import prune as outcome
+from mcuprune.train import trainer as training
+from mcuprune.train.length import Length
+from mcuprune.train.loop import Plateau
+from mcuprune.train.methods import METHODS
+from mcuprune.train.schedules import Narrow, schedule_for, wide_phase
+
+torch.set_num_threads(1)
+
+MODEL = MODELS / "dscnn_digits.onnx"
+
+
+def request(output: Path, **wishes: Any) -> Request:
+    return Request(str(MODEL), limits(macs="25%", sram="70%"), str(output), **wishes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_for_the_compute_that_was_asked_for(method: str, tmp_path: Path) -> None:
+    """Never less, and more by at most the last step of each phase. The history counts it too."""
+    result = pruning.prune(request(tmp_path / "o.onnx", method=method, train_compute=0.7))
+    full_step = result.before.total["macs"] * 64
+    wanted = 0.7 * epoch_macs(result)
+    assert result.ok
+    assert wanted - 1 <= result.training_macs < wanted + 2 * full_step
+    counted = [step.training_macs for step in result.history]
+    assert counted == sorted(counted)
+    assert counted[-1] == result.training_macs
+    assert result.full_training_macs == result.history[-1].step * full_step
+    assert result.history[-1].share == 1.0
+
+
+def test_a_run_by_compute_resumes_to_the_same_file(tmp_path: Path) -> None:
+    wishes: dict[str, Any] = {"train_compute": 1.5, "from_scratch": True}
+    through = pruning.prune(request(tmp_path / "a.onnx", **wishes))
+    with pytest.raises(Interrupted):
+        pruning.prune(request(tmp_path / "b.onnx", **wishes), interrupt)
+    resumed = pruning.prune(request(tmp_path / "b.onnx", resume=True, **wishes))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert resumed.history == through.history
+    assert resumed.training_macs == through.training_macs
+
+
+def test_the_learning_rate_follows_what_steps_cost() -> None:
+    """Of two networks that train for the same compute, the narrower one takes more steps, each at the rate of its position."""
+    wide, narrow = trainer(normal(MODEL), total=1), trainer(normal(MODEL), total=1)
+    keep = np.ones(narrow.module.channels.n_components + 1, bool)
+    for group in narrow.module.channels.groups:
+        keep[list(group.components)[1:]] = False
+    narrow.shrink(keep)
+    amount = 6 * wide._macs * wide.batch
+    steps = []
+    for one in (wide, narrow):
+        one.length = Length("macs", amount)
+        rates = []
+        while not one.finished and one.step < 30:
+            before = one.position
+            one.train_step()
+            rate = one._optimizer.param_groups[0]["lr"]
+            rates.append(rate)
+            first = max(1, int(0.1 * amount))
+            if before >= first:
+                expected = one.lr * (1 + math.cos(math.pi * (before - first) / (amount - first))) / 2
+            else:
+                expected = one.lr * min(1.0, one.position / first)
+            assert rate == pytest.approx(expected, rel=1e-9)
+        steps.append(len(rates))
+    assert steps[0] == 6
+    assert steps[1] == 30
+
+
+def test_time_ends_training_when_it_is_over_and_sittings_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+
+    def tick() -> float:
+        now[0] += 0.1
+        return now[0]
+
+    monkeypatch.setattr(training.time, "monotonic", tick)
+    one = trainer(normal(MODEL), total=1)
+    one.length = Length("milliseconds", 2000)
+    while not one.finished and one.step < 4:
+        one.train_step()
+    assert not one.finished
+    other = trainer(normal(MODEL), total=1)
+    other.length = one.length
+    other.restore(one.state(), one.module.channels)
+    now[0] += 10_000  # a night between the two sittings
+    while not other.finished:
+        other.train_step()
+        assert other.step < 100
+    assert one.position < 2000 <= other.position < 2600
+
+
+def test_time_is_asked_for_as_people_write_it(tmp_path: Path) -> None:
+    result = pruning.prune(request(tmp_path / "o.onnx", time="0.5s", int8=False))
+    assert result.ok
+    assert "compute: as many" in outcome.text(outcome.document(result))
+    with pytest.raises(UsageError, match="--time: 'soon' is not a time"):
+        pruning.prune(request(tmp_path / "o.onnx", time="soon"))
+
+
+@given(st.tuples(*[st.integers(0, 99)] * 4))
+def test_times_add_up(parts: tuple[int, int, int, int]) -> None:
+    text = "".join(f"{number}{unit}" for number, unit in zip(parts, "dhms", strict=True) if number)
+    seconds = sum(number * size for number, size in zip(parts, (86400, 3600, 60, 1), strict=True))
+    if seconds:
+        assert units.milliseconds(text) == 1000 * seconds
+    else:
+        with pytest.raises(UsageError):
+            units.milliseconds(text)
+
+
+@pytest.mark.parametrize("text", ["", "5", "-3m", "30 m", "m", "1m1h", "1e3s", "٣m", "0s", "nan"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a time"):
+        units.milliseconds(text)
+
+
+@pytest.mark.parametrize(
+    "given_twice", [{"epochs": 2, "train_compute": 1.0}, {"epochs": 2, "time": "1m"}, {"train_compute": 1.0, "time": "1m"}]
+)
+def test_only_one_thing_says_how_long(given_twice: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="each says how long to train"):
+        pruning.prune(request(tmp_path / "o.onnx", **given_twice))
+
+
+@pytest.mark.parametrize("compute", [0.0, -1.0, math.nan, math.inf])
+def test_no_training_is_no_compute(compute: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--train-compute"):
+        pruning.prune(request(tmp_path / "o.onnx", train_compute=compute))
+
+
+def test_a_trained_network_that_fits_is_trained_again_where_compute_is_asked_for(tmp_path: Path) -> None:
+    fitting = Request(str(MODEL), limits(macs="100%"), str(tmp_path / "o.onnx"), method="uniform")
+    assert pruning.prune(fitting).history == ()
+    assert pruning.prune(replace(fitting, train_compute=0.2)).history
+
+
+# --------------------------------------------------------------------------------------------------------- the schedule
+
+
+@given(st.integers(64, 10**6), st.floats(0.01, 1.0))
+def test_the_default_takes_no_longer_than_plain_training(examples: int, narrow: float) -> None:
+    """By the model of a step's time: 0.4 of it stays whatever the width. Plain training: 700 steps, in 6 to 60 epochs."""
+    request = Request("m.onnx", {}, "o.onnx")
+    found = schedule_for(request, examples, warm=False, narrow=Narrow(narrow, 1000))
+    assert found.train_compute is not None
+    plain = min(60, max(6, math.ceil(700 / (examples // 64))))
+    steps = found.train_compute / narrow
+    assert steps * (0.4 + 0.6 * narrow) == pytest.approx(plain)
+    assert found.train_compute <= plain * (1 + 1e-9)
+
+
+@given(st.floats(0.1, 100), st.integers(100, 10**6), st.floats(0.01, 1), st.integers(100, 10**6))
+def test_the_wide_phase_grows_with_compute_and_with_the_network_and_shrinks_with_data(
+    compute: float, examples: int, macs: float, weights: int
+) -> None:
+    def stop(compute: float = compute, examples: int = examples, weights: int = weights) -> float:
+        start, end = wide_phase(compute, examples, Narrow(macs, weights))
+        assert 0 < start < end <= 0.6
+        return end
+
+    assert stop(compute=2 * compute) >= stop() >= stop(examples=2 * examples)
+    assert stop(weights=2 * weights) >= stop()
+
+
+# ---------------------------------------------------------------------------------------------------------- ended early
+
+
+def test_a_plateau_is_reached_after_so_many_evaluations_that_are_no_better() -> None:
+    seen = Plateau(2)
+    assert [seen.reached(share) for share in (0.5, 0.6, 0.6, 0.61, 0.4, 0.61)] == [False, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_patience_ends_training_early_within_the_budget(method: str, tmp_path: Path) -> None:
+    """An impatient run stops at its first evaluation that is no better, once its widths are final, and says so."""
+    wishes: dict[str, Any] = {"method": method, "epochs": 14, "int8": False}
+    whole = pruning.prune(request(tmp_path / "a.onnx", **wishes))
+    early = pruning.prune(request(tmp_path / "b.onnx", patience=1, **wishes))
+    assert early.ok
+    assert early.training_macs < whole.training_macs
+    (note,) = [note for note in early.notes if "ended early" in note]
+    assert f"after epoch {early.full_training_macs / epoch_macs(early):.1f}" in note
+    assert not any("ended early" in note for note in whole.notes)
+
+
+def test_a_training_that_winds_down_lowers_its_rate_to_nothing_and_goes_on_where_it_stopped() -> None:
+    one, other = (trainer(normal(MODEL), total=100) for _ in range(2))
+    for _ in range(40):
+        one.step, one.position = one.step + 1, one.position + 1
+    one.wind_down()
+    other.restore(one.state(), one.module.channels)
+    rates = []
+    while not other.finished:
+        other.train_step()
+        rates.append(other._optimizer.param_groups[0]["lr"])
+    steps = [one._rate(one.batch) * (1 - k / 4) for k in range(4)]
+    assert rates == pytest.approx(steps)
+
+
+# ------------------------------------------------------------------------------------------------------------- teachers
+
+
+def test_a_network_from_a_file_teaches(tmp_path: Path) -> None:
+    """The network as it came, named as a teacher, teaches what it teaches without being named."""
+    own = pruning.prune(request(tmp_path / "a.onnx", epochs=2, method="uniform"))
+    named = pruning.prune(request(tmp_path / "b.onnx", epochs=2, method="uniform", teacher=str(MODEL)))
+    alone = pruning.prune(request(tmp_path / "c.onnx", epochs=2, method="uniform", distill=False))
+    losses = [[step.loss for step in result.history] for result in (own, named, alone)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)  # two engines, one file with its BatchNormalization folded
+    assert losses[1] != pytest.approx(losses[2], rel=0.1)
+
+
+def test_a_teacher_that_does_not_go_with_the_data_or_knows_nothing_is_refused(tmp_path: Path) -> None:
+    wishes: dict[str, Any] = {"epochs": 1, "method": "uniform"}
+    with pytest.raises(UsageError, match="no more than naming the most frequent class"):
+        pruning.prune(request(tmp_path / "o.onnx", teacher=blank(tmp_path / "blank.onnx"), **wishes))
+    with pytest.raises(UsageError, match="--teacher, --no-distill"):
+        pruning.prune(request(tmp_path / "o.onnx", teacher=str(MODEL), distill=False, **wishes))
+    small_nets.save(small_nets.residual(), tmp_path / "other.onnx")
+    with pytest.raises(DataError, match="name a network for the same data"):
+        pruning.prune(request(tmp_path / "o.onnx", teacher=str(tmp_path / "other.onnx"), **wishes))
+    with pytest.raises(McupruneError, match=r"nowhere\.onnx"):
+        pruning.prune(request(tmp_path / "o.onnx", teacher=str(tmp_path / "nowhere.onnx"), **wishes))

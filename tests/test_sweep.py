@@ -1,0 +1,354 @@
+"""Sweeps: the grid, what is known of runs by their files, early stopping, and executors against single runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcuprune import options, units
+from mcuprune.cli import main
+from mcuprune.errors import UsageError
+from mcuprune.report import page
+from mcuprune.report import sweep as report
+from mcuprune.sweep.follow import Halving
+from mcuprune.sweep.grid import Cell, Grid, Run, seeds
+from mcuprune.sweep.outcome import Finished, Outcome, document
+from mcuprune.train.request import Request
+from mcuprune.units import Limit
+
+MODEL = Path(__file__).parents[1] / "models" / "dscnn_digits.onnx"
+#: Runs without training and without quantisation take a second.
+FAST = ("--no-train", "--float")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model in it, as the current one."""
+    (tmp_path / "net.onnx").write_bytes(MODEL.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(MODEL.parents[1]))
+    return tmp_path
+
+
+# ------------------------------------------------------------------------------------------------------------------ grid
+
+
+def grid(**changes) -> Grid:
+    standard = {
+        "model": "net.onnx",
+        "folder": "out",
+        "options": ("--epochs", "3"),
+        "limits": {"sram": ("32KB", "46%"), "macs": ("2M", "5M", "10M")},
+        "methods": ("differentiable", "uniform"),
+        "seeds": (0, 1, 2),
+    }
+    return Grid(**{**standard, **changes})
+
+
+def test_every_combination_is_one_run_with_a_name_of_its_own():
+    runs = grid().runs()
+    assert len(runs) == 2 * 3 * 2 * 3
+    assert len({run.name for run in runs}) == len(runs)
+    asked = {(*dict(run.cell.limits).values(), run.cell.method, run.seed) for run in runs}
+    assert asked == set(itertools.product(("32KB", "46%"), ("2M", "5M", "10M"), ("differentiable", "uniform"), (0, 1, 2)))
+
+
+def test_a_run_is_a_command_that_anybody_can_type():
+    run = next(run for run in grid().runs() if run.seed == 2)
+    assert run.words == (
+        *("prune", "net.onnx", "--epochs", "3", "--sram", "32KB", "--macs", "2M", "--method", "differentiable", "--seed", "2"),
+        *("-o", f"out/runs/{run.name}/net.onnx", "--report", f"out/runs/{run.name}"),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seeds": (1, 1)}, {"methods": ("uniform", "uniform")}, {"limits": {"sram": ("1KB", "1KB")}}, {"seeds": range(9999)}],
+)
+def test_a_slip_of_the_pen_is_refused(changes):
+    with pytest.raises(UsageError):
+        grid(**changes).runs()
+
+
+@pytest.mark.parametrize(("text", "meant"), [("1", (0,)), ("3", (0, 1, 2)), ("0,4,7", (0, 4, 7)), ("5,", (5,))])
+def test_seeds_are_a_number_of_them_or_a_list(text, meant):
+    assert seeds(text) == meant
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "x", "1,,x", "1.5", "٣", "1-3"])
+def test_what_are_no_seeds_is_refused(text):
+    with pytest.raises(UsageError, match="no seeds"):
+        seeds(text)
+
+
+@given(st.integers(1, 10**9), st.integers(0, 6), st.booleans())
+def test_a_limit_is_written_as_it_is_read(number, places, relative):
+    limit = Limit(Fraction(number, 10**places) + 1, relative)
+    assert units.parse(units.write(limit), "count") == limit
+
+
+def other_value(option: options.Option):
+    """A value that an option takes and that isn't its default."""
+    if option.choices:
+        return next(value for value in option.choices if value != option.default)
+    if option.repeated:
+        return ("a", "b c")
+    if option.kind is bool:
+        return not option.default
+    if option.kind is str:
+        return {"augment": "flip,crop2", "device": "cpu"}.get(option.name, "word")
+    return option.kind((option.least or 0) + 0.25) if option.kind is float else int(option.least or 0) + 3
+
+
+@pytest.mark.parametrize("option", options.of(Request), ids=lambda option: option.key)
+def test_the_words_of_an_option_are_read_as_its_value(option):
+    value = other_value(option)
+    words = options.words(Request, {option.name: value})
+    assert words[0] in (option.flag, f"--no-{option.key}")
+    if option.kind is bool:
+        read = option.of_words(words == [option.flag])
+    else:
+        assert words[::2] == [option.flag] * (len(words) // 2)
+        read = option.of_words(words[1::2] if option.repeated else words[1])
+    assert read == value
+
+
+# --------------------------------------------------------------------------------------------------------------- outcome
+
+
+def finished(name: str, accuracy: float | None, sram: int, *, limit: int = 100, used: int = 90, state="done") -> Finished:
+    run = Run(name, Cell((("sram", "1KB"),), "uniform"), 0, f"out/{name}", ("prune",))
+    total = {"sram": sram, "flash": 7, "macs": 5}
+    after = {"accuracy_int8": accuracy, "accuracy_float": None, "total": total}
+    limits = {"sram": {"used": used, "limit": limit, "ok": used <= limit}, "macs": {"used": 5, "limit": 10, "ok": True}}
+    found = {"ok": used <= limit, "after": after, "limits": limits, "budget": {"sram": limit}, "cost": {}, "seed": 0}
+    return Finished(run, state, found if state == "done" else None, None if state == "done" else ("BudgetError", "too small"))
+
+
+points = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=9)
+
+
+@given(points)
+def test_a_front_holds_those_that_no_other_beats(points):
+    runs = tuple(finished(f"r{i}", accuracy / 10, sram) for i, (sram, accuracy) in enumerate(points))
+    front = Outcome("m", "out", runs).front("sram")
+    values = {(sram, accuracy / 10) for sram, accuracy in points}
+
+    def is_beaten(sram, accuracy):
+        return any(s <= sram and a >= accuracy and (s, a) != (sram, accuracy) for s, a in values)
+
+    expected = sorted(point for point in values if not is_beaten(*point))
+    assert [(run.used("sram"), run.accuracy) for run in front] == expected
+
+
+def test_the_resource_nearest_to_its_limit_binds():
+    assert finished("r", 0.5, 10).binding == ("sram",)
+    assert finished("r", 0.5, 10, used=50).binding == ("sram", "macs")
+
+
+def test_a_refused_run_is_told_with_its_message_and_is_no_yes():
+    outcome = Outcome("m", "out", (finished("a", 0.5, 10), finished("b", None, 0, state="refused")))
+    assert outcome.refused
+    assert document(outcome)["ok"] is False
+    assert document(outcome)["runs"][1]["error"] == {"kind": "BudgetError", "message": "too small"}
+    assert "no answer for b: too small" in report.text(outcome)
+
+
+def test_hostile_names_stay_text_on_the_page():
+    outcome = Outcome("<script>alert(1)</script>", "out", (finished("<b>", 0.5, 10), finished("c", 0.7, 20)))
+    written = report.html(outcome)
+    assert "<script>" not in written
+    assert "<b>" not in written
+    assert "http" not in written.replace("http-equiv", ""), "the page needs nothing else"
+    assert 'name="viewport"' in written
+    assert "prefers-color-scheme:dark" in written
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=5), st.lists(st.floats(0, 1), min_size=5, max_size=5))
+def test_points_lie_within_their_drawing(xs, ys):
+    drawn = page.scatter([page.Point(x, y, "k", "l") for x, y in zip(xs, ys, strict=False)], [], str)
+    for part in drawn.split("<circle ")[1:]:
+        x, y = (float(part.split(f'{name}="')[1].split('"')[0]) for name in ("cx", "cy"))
+        assert 0 <= x <= 640
+        assert 0 <= y <= 320
+
+
+# --------------------------------------------------------------------------------------------------------------- halving
+
+
+def run_of(name: str, limit: str = "1KB") -> Run:
+    return Run(name, Cell((("sram", limit),), "uniform"), 0, name, ())
+
+
+def history(*accuracies: float, epochs: float = 8.0) -> list[dict[str, object]]:
+    return [{"epoch": float(i + 1), "epochs": epochs, "accuracy": value} for i, value in enumerate(accuracies)]
+
+
+def test_the_worse_half_ends_at_the_first_rung():
+    halving = Halving()
+    assert halving.goes_on(run_of("a"), history(0.5, 0.6))
+    assert halving.goes_on(run_of("b"), history(0.5)), "it hasn't come to a quarter"
+    assert not halving.goes_on(run_of("b"), history(0.5, 0.5))
+    assert halving.goes_on(run_of("c"), history(0.5, 0.7))
+    assert halving.goes_on(run_of("d"), history(0.5, 0.65)), "second of four"
+    assert not halving.goes_on(run_of("e"), history(0.5, 0.1))
+
+
+def test_a_run_is_judged_once_a_rung_and_among_its_own_budget():
+    halving = Halving()
+    assert halving.goes_on(run_of("a"), history(0.5, 0.6))
+    assert halving.goes_on(run_of("b", "9KB"), history(0.1, 0.1))
+    assert halving.goes_on(run_of("c"), history(0.5, 0.7))
+    assert halving.goes_on(run_of("a"), history(0.5, 0.6, 0.6)), "what came later doesn't change a judgement"
+
+
+# --------------------------------------------------------------------------------------------------------------- running
+
+
+def test_a_sweep_leaves_the_files_of_single_runs(here, capsys):
+    code = main(
+        ["sweep", "net.onnx", *FAST, "--sram", "60%,90%", "--flash", "40%", "--seeds", "2", "-o", "out", "--format", "json"]
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert found == json.loads(Path("out/sweep.json").read_text())
+    assert [run["state"] for run in found["runs"]] == ["done"] * 4
+    for run in found["runs"]:
+        written = {path.name: path.read_bytes() for path in Path(run["folder"]).iterdir() if path.name != "log.txt"}
+        for name in written:
+            Path(run["folder"], name).unlink()
+        assert main(run["command"][1:]) == 0
+        again = {path.name: path.read_bytes() for path in Path(run["folder"]).iterdir() if path.name != "log.txt"}
+        assert written["net.onnx"] == again["net.onnx"]
+        first, second = (json.loads(files["report.json"]) for files in (written, again))
+        assert {**first, "cost": None} == {**second, "cost": None}
+        capsys.readouterr()
+
+
+def test_an_impossible_budget_is_told_and_the_others_are_answered(here, capsys):
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%,10", "-o", "out"]) == 2
+    done, refused = json.loads(Path("out/sweep.json").read_text())["runs"]
+    assert (done["state"], refused["state"]) == ("done", "refused")
+    assert refused["error"]["kind"] == "BudgetError"
+    assert "1 refused" in capsys.readouterr().out
+
+
+def test_a_sweep_goes_on_with_what_is_missing(here, capsys):
+    command = ["sweep", "net.onnx", *FAST, "--sram", "60%,90%", "-o", "out"]
+    assert main(command) == 0
+    first, second = (Path(run["folder"]) for run in json.loads(Path("out/sweep.json").read_text())["runs"])
+    kept = (first / "report.json").stat().st_mtime_ns
+    (second / "report.json").unlink()
+    assert main(command) == 2, "the folder is in use"
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert (first / "report.json").stat().st_mtime_ns == kept
+    assert (second / "report.json").exists()
+    assert main([*command, "--resume", "--multiple-of", "2"]) == 2, "other options are another sweep"
+    assert "was another command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        (lambda: Path("out").write_text("mine"), "is no folder"),
+        (lambda: (Path("out").mkdir(), Path("out/mine.txt").write_text("mine")), "holds files already"),
+    ],
+)
+def test_a_sweep_takes_no_place_of_the_users_files(here, capsys, prepare, said):
+    prepare()
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "-o", "out"]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("out/sweep.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-o", "out"], "needs a limit"),
+        (["--sram", "60%,60%", "-o", "out"], "given twice"),
+        (["--sram", "60%,x", "-o", "out"], "--sram: 'x' is not a size"),
+        (["--sram", ",", "-o", "out"], "names no value"),
+        (["--sram", "60%", "--seeds", "none", "-o", "out"], "--seeds: 'none' are no seeds"),
+        (["--sram", "60%", "--address", "auto", "-o", "out"], "--address goes with --executor ray"),
+        (["--sram", "60%", "--data", "nowhere.npz", "-o", "out"], "nowhere.npz"),
+    ],
+)
+def test_a_mistake_is_one_message(here, capsys, words, said):
+    assert main(["sweep", "net.onnx", *words]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err + captured.out
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "mcuprune", *words]
+
+
+TRAINED = ("sweep", "net.onnx", "--data", "digits", "--macs", "40%", "--method", "uniform", "--seeds", "2", "--epochs", "6")
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_gives_the_same_files_when_it_is_gone_on_with(here):
+    subprocess.run(command(*TRAINED, "-o", "whole"), check=True, capture_output=True)
+    going = subprocess.Popen(command(*TRAINED, "-o", "out"), stderr=subprocess.PIPE)
+    until = time.monotonic() + 120
+    while not list(Path("out").glob("runs/*/*.checkpoint")) and time.monotonic() < until:
+        time.sleep(0.1)
+    going.send_signal(signal.SIGINT)
+    assert b"--resume" in going.communicate(timeout=60)[1]
+    assert going.returncode == 130
+    assert list(Path("out").glob("runs/*/*.checkpoint")), "the runs have kept their state"
+    subprocess.run(command(*TRAINED, "-o", "out", "--resume"), check=True, capture_output=True)
+    for network in Path("whole").glob("runs/*/net.onnx"):
+        assert network.read_bytes() == Path("out", *network.parts[1:]).read_bytes()
+
+
+# ------------------------------------------------------------------------------------------------------------------- ray
+
+
+@pytest.mark.slow
+def test_ray_gives_the_files_of_processes_even_when_workers_are_killed(here):
+    pytest.importorskip("ray")
+    subprocess.run(command(*TRAINED, "-o", "whole"), check=True, capture_output=True)
+    going = subprocess.Popen(command(*TRAINED, "-o", "out", "--executor", "ray", "--jobs", "2"), stderr=subprocess.PIPE)
+    killed: set[int] = set()
+    until = time.monotonic() + 300
+    while len(killed) < 2 and going.poll() is None and time.monotonic() < until:
+        if list(Path("out").glob("runs/*/*.checkpoint")):
+            killed |= kill_a_worker(sparing=killed)
+        time.sleep(0.2)
+    assert len(killed) == 2, "the test has killed two workers"
+    assert going.wait(timeout=300) == 0, going.stderr.read()
+    for network in Path("whole").glob("runs/*/net.onnx"):
+        assert network.read_bytes() == Path("out", *network.parts[1:]).read_bytes()
+
+
+def kill_a_worker(*, sparing: set[int]) -> set[int]:
+    """Kill one process of Ray that is at work on a run, other than those; its number."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) not in sparing:
+            try:
+                title = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"ray::_on_worker" in title:
+                os.kill(int(entry.name), signal.SIGKILL)
+                return {int(entry.name)}
+    return set()
+
+
+def test_without_ray_the_message_says_what_to_install(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "-o", "out"]) == 2
+    assert "pip install 'mcuprune[ray]'" in capsys.readouterr().err
