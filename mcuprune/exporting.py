@@ -18,7 +18,11 @@ import numpy as np
 
 from mcuprune import places
 from mcuprune.data import loading as datasets
-from mcuprune.data.sets import Given
+from mcuprune.data.feed import Feed
+from mcuprune.data.firmware import c_lines
+from mcuprune.data.fitting import classifier
+from mcuprune.data.preprocessing import from_metadata
+from mcuprune.data.sets import Data, Given
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.project import PROJECTS, Contents, Example, project
 from mcuprune.deploy.tflite import Converted
@@ -206,6 +210,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
         "",
         f"constexpr int k{_camel(name)}TensorArenaSize = {_rounded(arena)};  // on a 32-bit core with CMSIS-NN",
         *(f"constexpr {line};" for line in _ports(converted, name)),
+        *_constants(net, stem),
         f"alignas(16) constexpr unsigned char {name}_model[] = {{{numbers}}};",
         f"constexpr unsigned int {name}_model_len = {len(converted.content)};",
         "",
@@ -259,8 +264,16 @@ def _c(net: Network, stem: str, request: Request) -> Files:
     name = c.identifier(stem)
     return {
         f"{stem}.c": source.c.replace(f'#include "{name}.h"', f'#include "{stem}.h"').encode(),
-        f"{stem}.h": source.header.encode(),
+        f"{stem}.h": _with_lines(source.header, _constants(net, stem)).encode(),
     }
+
+
+def _with_lines(header: str, lines: list[str]) -> str:
+    """A header with more lines before the one that ends its guard."""
+    if not lines:
+        return header
+    before, end, after = header.rpartition("#endif")
+    return f"{before}{chr(10).join(lines)}\n\n{end}{after}"
 
 
 #: The suffix of an output -> what makes its files.
@@ -296,13 +309,26 @@ def _example(net: Network, request: Request, data_set: Given | None) -> tuple[di
     if spec is not None and len(net.inputs) == 1:
         shape, classes = net.shapes[net.inputs[0]], int(np.prod(net.shapes[net.outputs[0]][1:]))
         try:
-            found = datasets.load(spec, input_shape=shape[1:], n_classes=classes, seed=request.seed)
+            found = _as_fed(net, spec, shape[1:], classes, request.seed)
             return {net.inputs[0]: found.test.x[:1]}, f"the test set of {found.name}", int(found.test.y[0])
         except DataError:
             if request.data is not None or data_set is not None:
                 raise
     draw = np.random.default_rng(request.seed)
     return {name: draw.standard_normal(net.shapes[name]).astype(np.float32) for name in net.inputs}, "random numbers", None
+
+
+def _as_fed(net: Network, spec: Given, shape: tuple[int, ...], classes: int, seed: int) -> Data:
+    """The data set as the network's metadata say that it takes it."""
+    from mcuprune.train import preprocess
+
+    return preprocess.opened(net, spec, classifier(shape, classes, seed), Feed(), seed).data
+
+
+def _constants(net: Network, stem: str) -> list[str]:
+    """What firmware has to do to raw values, as constants in C; nothing where the network's metadata don't say."""
+    how = from_metadata(net.metadata)
+    return [] if how is None else c_lines(how, c.identifier(stem).upper())
 
 
 def sources(request: Request) -> list[Source]:

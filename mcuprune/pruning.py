@@ -22,6 +22,7 @@ from mcuprune.channels.salience import salience
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import Budget, CostModel, Profile
 from mcuprune.data import loading as datasets
+from mcuprune.data import preprocessing
 from mcuprune.data.columns import identify
 from mcuprune.data.sets import Data, Given
 from mcuprune.data.spelling import refuse_unknown
@@ -85,6 +86,7 @@ def prune(
         if run.request.train and (note := learned_nothing(run.goal, of_float, learned)):
             candidate = replace(candidate, notes=(*candidate.notes, note))
     final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
+    final = _with_preprocessing(final, run.data)
     final.save(request.output)
     console.doing("measuring the file that was written")
     result = _measured(run, candidate, of_float, small, record)
@@ -188,8 +190,8 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
         train=request.train,
         seed=request.seed,
         augment=request.augment,
+        feed=request,
         task=request.task,
-        unlabelled=request.unlabelled,
     )
     if request.train:
         _check_batch(labelled)
@@ -358,6 +360,7 @@ def _measured(run: _Run, candidate: Candidate, of_float: Metric | None, small: N
         full_training_macs=candidate.full_training_macs,
         notes=(*candidate.notes, *([int8.warning] if int8 and int8.warning else [])),
         data=data.name if data else None,
+        preprocessing=data.preprocessing if data else None,
         test_examples=len(data.test) if data else 0,
         training=_training(run),
         network=written,
@@ -383,8 +386,8 @@ def _training(run: _Run) -> Training | None:
         return None
     assert data is not None
     assert run.schedule is not None
-    taught, search = run.teacher is not None, search_for(request)
-    return Training(run.schedule, search, run.warm, taught, len(data.train), request.augment, request.device)
+    varied, taught, search = data.varied or None, run.teacher is not None, search_for(request)
+    return Training(run.schedule, search, run.warm, taught, len(data.train), varied, request.device)
 
 
 def course(request: Request, net: Network | None, data: Data | None = None) -> dict[str, str]:
@@ -418,6 +421,13 @@ def _told(value: object) -> str:
     if isinstance(value, Limit):
         return f"{value.value * 100}%" if value.relative else f"{value.value}"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _with_preprocessing(net: Network, data: Data | None) -> Network:
+    """The network with a note, in its metadata, of how raw values are to reach it."""
+    if data is None or data.preprocessing is None:
+        return net
+    return net.with_metadata(preprocessing.KEY, data.preprocessing.text())
 
 
 def _bytes(net: Network) -> bytes:

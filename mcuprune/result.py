@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mcuprune.costs.resources import Budget, Profile, Verdict
+from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.graph.network import Network
 from mcuprune.notebook import Drawn
 from mcuprune.train.request import Request
@@ -129,6 +130,7 @@ class Result(Drawn):
     full_training_macs: int
     notes: tuple[str, ...]
     data: str | None
+    preprocessing: Preprocessing | None
     test_examples: int
     training: Training | None
     network: Network = field(repr=False, compare=False)

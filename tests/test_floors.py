@@ -22,7 +22,7 @@ FLOORS = (
     ("train",),
     ("result",),
     ("run", "pruning", "sweep"),
-    ("dropping",),
+    ("dropping", "inspecting"),
     ("exporting", "report", "config"),
     ("sweeping",),
     ("face",),

@@ -45,7 +45,7 @@ def known(where: str, names: Iterable[object]) -> list[str]:
 
 def array_of(where: str, name: str, values: Any, *, kinds: str, wanted: str) -> np.ndarray[Any, Any]:
     try:
-        array = np.asarray(values)
+        array = values if isinstance(values, np.memmap) else np.asarray(values)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # unequal lengths, tensors elsewhere: whatever the user's objects raise

@@ -31,7 +31,7 @@ class Wanted:
     inputs: the shape of each input without its batch axis. targets: the check of each output's targets.
     n_classes: of the first output. seed: picks the validation examples where the data brings none.
     preprocessing: how raw values are fed, where that is known. classes: the model's names of classes, where it has them.
-    unlabelled: whether examples without targets will do.
+    unlabelled: whether examples without targets will do. frontend: settings that turn sound into features, as text.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -41,6 +41,7 @@ class Wanted:
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] = ()
     unlabelled: bool = False
+    frontend: str = ""
 
 
 def classifier(input_shape: tuple[int, ...], n_classes: int, seed: int) -> Wanted:
@@ -74,6 +75,7 @@ def fitted(raw: Raw, wanted: Wanted) -> Data:
         classes=raw.classes,
         kind=raw.kind,
         notes=tuple(notes),
+        boxes=raw.boxes,
     )
 
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-
-from mcuprune.data import calls, npz
-from mcuprune.data.arrays import bounded, known
 from mcuprune.data.fitting import Wanted, classifier, fitted
 from mcuprune.data.named import DATASETS
-from mcuprune.data.raw import PARTS, Part, Raw
-from mcuprune.data.sets import IN_MEMORY, Data, Dataset, Given
+from mcuprune.data.raw import Asked, Raw
+from mcuprune.data.readers import calls, objects, table
+from mcuprune.data.sets import IN_MEMORY, Data, Given
 from mcuprune.errors import DataError
 
 #: The metadata key under which a model file may say which data set it was made for.
@@ -54,36 +51,20 @@ def opened(spec: Given, wanted: Wanted) -> Data:
 
 def read(spec: Given, wanted: Wanted) -> Raw:
     """What ``spec`` names, as it is stored. Raises DataError where it can't be read."""
+    asked = Asked(wanted.inputs[0], wanted.n_classes, wanted.classes, wanted.seed, wanted.frontend)
     if not isinstance(spec, (str, os.PathLike)):
-        return of_arrays(IN_MEMORY, _in_memory(spec))
+        return objects.read(IN_MEMORY, spec, asked)
     spec = os.fspath(spec)
-    if os.path.exists(spec) or spec.endswith(".npz"):
+    if os.path.exists(spec) or spec.endswith((".npz", os.sep)):
         if os.path.exists(spec) and not os.path.isfile(spec) and not os.path.isdir(spec):
-            raise DataError(f"--data {spec}: no regular file, but a device or a pipe; give the path of an .npz archive")
-        return of_arrays(spec, npz.read(spec))
+            raise DataError(f"--data {spec}: no regular file, but a device or a pipe; give the path of a file or a folder")
+        return table.read(Path(spec), asked)
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", spec):
-        return of_arrays(spec, calls.call(spec, wanted.seed))
+        return calls.read(spec, asked)
     raise DataError(
         f"--data {spec!r}: no such file and no such data set; give a name ({', '.join(DATASETS)}), "
-        "the path of an .npz archive, or module:function"
+        "the path of a folder or a file such as an .npz archive, or module:function"
     )
-
-
-def of_arrays(where: str, arrays: Mapping[str, Any]) -> Raw:
-    """A data set of the arrays ``x_train``, ``y_train`` and so on."""
-    held = {key: value for key, value in arrays.items() if isinstance(value, np.ndarray) and not isinstance(value, np.memmap)}
-    bounded(where, {key: (value.shape, value.dtype) for key, value in held.items()})
-    parts = {part: Part(*_of_part(arrays, part)) for part in PARTS if _of_part(arrays, part)[0]}
-    return Raw(where, parts, reader="arrays")
-
-
-def _of_part(arrays: Mapping[str, Any], part: str) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
-    """The inputs and the targets of a part: ``x_train``, or ``x0_train``, ``x1_train`` and so on."""
-    inputs, targets = (
-        tuple(arrays[key] for key in [f"{letter}_{part}", *(f"{letter}{index}_{part}" for index in range(100))] if key in arrays)
-        for letter in "xy"
-    )
-    return inputs, targets or None
 
 
 def named(metadata: Mapping[str, str]) -> str | None:
@@ -112,11 +93,3 @@ def files(spec: Given | None) -> list[str]:
     module, colon, _ = spec.partition(":")
     path = module.replace(".", os.sep)
     return [spec, *([f"{path}.py", os.path.join(path, "__init__.py")] if colon else [])]
-
-
-def _in_memory(given: Mapping[str, Any] | Dataset) -> dict[str, Any]:
-    """The known arrays of a mapping, or of an object that has them as attributes."""
-    keys = [f"{letter}_{part}" for part in PARTS for letter in "xy"]
-    if not isinstance(given, Mapping):
-        given = {key: getattr(given, key) for key in keys if getattr(given, key, None) is not None}
-    return {key: given[key] for key in known(IN_MEMORY, [key for key in given if given[key] is not None])}

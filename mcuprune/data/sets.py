@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from mcuprune.data.preprocessing import Preprocessing
 
 #: Examples float32 (batch, ...) and a source of chance -> varied examples of the same shape.
 Augment = Callable[[np.ndarray[Any, Any], np.random.Generator], np.ndarray[Any, Any]]
@@ -75,12 +77,24 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Objects in images: image and kind int64 (k,), the numbers of example and class; corners float32 (k, 4), left, top,
+    right and bottom as shares of the image's width and height."""
+
+    image: np.ndarray[Any, Any]
+    kind: np.ndarray[Any, Any]
+    corners: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
 class Data:
     """A data set that fits one model: every split is non-empty, finite, and of the model's input shapes.
 
     n_classes: how many classes labels name. classes: their names in the order of labels, where they are known.
-    augment: varies training examples, batch by batch; None leaves them as they are.
+    augment: varies training examples, batch by batch; None leaves them as they are. varied: how, as an option says it.
     kind: what examples are: "image", "audio", "series" or "" where nobody can tell. notes: what the user should know.
+    boxes: objects in the images of each part that was stored ("train", "val", "test"), where a detector's data has them.
+    preprocessing: how raw values become the first input, where it is known.
     """
 
     name: str
@@ -92,6 +106,9 @@ class Data:
     classes: tuple[str, ...] = ()
     kind: str = ""
     notes: tuple[str, ...] = ()
+    boxes: Mapping[str, Boxes] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+    varied: str = ""
 
 
 class Arrays(TypedDict):

@@ -14,6 +14,7 @@ from typing import Any
 
 from mcuprune import __version__, escape, options, places, units
 from mcuprune.costs.resources import RESOURCES
+from mcuprune.data.firmware import formula
 from mcuprune.notebook import draws
 from mcuprune.report import profile as report
 from mcuprune.result import Bisection, Figures, Result, Training
@@ -22,6 +23,8 @@ from mcuprune.train.tasks.metrics import Metric
 
 #: Format 1, 2026: the first.
 FORMAT = 1
+#: From this share of the time on it is worth a word that training waits for data.
+_SLOW_DATA = 0.05
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def document(result: Result) -> dict[str, Any]:
         "sram_model": request.sram_model,
         "weight_bits": request.weight_bits if request.int8 else None,
         "data": result.data,
+        "preprocessing": None if result.preprocessing is None else result.preprocessing.document(),
         "test_examples": result.test_examples,
         "budget": dict(result.budget.limits),
         "limits": {
@@ -64,6 +68,7 @@ def document(result: Result) -> dict[str, Any]:
             "seconds": round(result.seconds, 1),
             "training_macs": result.training_macs,
             "full_training_macs": result.full_training_macs,
+            "data_wait": _waited(result),
         },
         "notes": list(result.notes),
     }
@@ -100,6 +105,14 @@ def _bisection(found: Bisection) -> dict[str, Any]:
         "best": found.best,
         "stages": [asdict(stage) for stage in found.stages],
     }
+
+
+def _waited(result: Result) -> float | None:
+    """The share of its time that training stood still for want of data, over phases by their steps; None without training."""
+    last = {step.phase: step for step in result.history if step.waited is not None}
+    steps = {phase: sum(step.phase == phase for step in result.history) for phase in last}
+    whole = sum(steps.values())
+    return round(sum(float(last[phase].waited or 0) * count for phase, count in steps.items()) / whole, 4) if whole else None
 
 
 def _training(training: Training) -> dict[str, Any]:
@@ -293,6 +306,12 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
         lines += _compute(found)
+    if cost.get("data_wait") is not None and cost["data_wait"] >= _SLOW_DATA:
+        lines.append(f"data: training stood still for want of it {cost['data_wait']:.0%} of the time")
+    if found.get("preprocessing"):
+        how = found["preprocessing"]
+        if how["found_by"] != "default" or how["scale"] != 1:
+            lines.append(f"preprocessing: {formula(how)}; found by {how['found_by']}")
     return lines + [f"note: {note}" for note in found["notes"]]
 
 

@@ -27,6 +27,7 @@ import onnx
 
 from mcuprune import escape
 from mcuprune.data import loading as datasets
+from mcuprune.data.feed import Feed
 from mcuprune.data.sets import IN_MEMORY, Given, Split
 from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy import tflite
@@ -40,7 +41,7 @@ from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.runners import Ran, stored
-from mcuprune.train import evaluate
+from mcuprune.train import evaluate, preprocess
 from mcuprune.train.goal import goal
 from mcuprune.train.tasks.choice import AUTO
 from mcuprune.train.tasks.metrics import Metric
@@ -303,7 +304,7 @@ def _known(net: Network, data: Given | None, examples: int, seed: int, notes: li
     if name is None or not net.outputs:
         return None
     try:
-        found = datasets.opened(name, wanted_of(net, seed=seed, task=task))
+        found = preprocess.opened(net, name, wanted_of(net, seed=seed, task=task), Feed(), seed).data
         labelled = found.test.targets is not None and task != "distill"
         aim = goal(net, found, task=task, unlabelled=False) if labelled else None
     except (DataError, MissingExtra) as error:

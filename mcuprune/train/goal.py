@@ -112,6 +112,11 @@ def is_one_class(objective: Objective) -> bool:
     return len(objective.kinds) == 1 and type(objective.kinds[0]) is Classify and objective.kinds[0].form == "one"
 
 
+def varied_by_default(net: Network) -> bool:
+    """Whether examples may be varied where nobody says how: what moves in them moves in no answer, and there is one input."""
+    return len(net.inputs) == 1 and all(head.is_row or head.is_single for head in heads(net))
+
+
 def refuse_augmenting_several(net: Network, augment: str | None) -> None:
     """Raise DataError for varied examples of several inputs: nobody knows which of them have to move together."""
     if augment and len(net.inputs) > 1:

@@ -14,7 +14,8 @@ from typing import Any
 
 from mcuprune import options
 from mcuprune.costs.resources import RESOURCES, SramModel
-from mcuprune.data.augmenting import augmentation
+from mcuprune.data.augmenting import KINDS, augmentation
+from mcuprune.data.feed import Feed
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
@@ -69,7 +70,7 @@ def _learning_rate(rate: float, flag: str = "--lr") -> None:
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Feed):
     """What the user asked for. Options left None are derived from the data and the model.
 
     model: the path of its file. limits: by resource. sram_model: what a limit of SRAM means. input_shapes, outputs: as for
@@ -255,9 +256,10 @@ class Request:
     multiple_of: int = option(1, help="Widths are multiples of this.", group="Pruning", metavar="N", least=1, most=_MOST)
     augment: str | None = option(
         None,
-        help="Vary training images: mirror them, shift them.",
+        help=f"Vary training examples: auto (by kind of data; the default), none, or any of "
+        f"{', '.join(f'{name}{kind.takes} {kind.what}' for name, kind in KINDS.items())}.",
         group="Data",
-        metavar="flip,cropN",
+        metavar="flip,cropN,...",
         check=augmentation,
         needs="training",
     )

@@ -134,6 +134,7 @@ class Step:
 
     score: the figure of the task (``tasks.metrics``). accuracy: of a classifier the share of right classes.
     step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
+    waited: the share of the time of this phase, so far, that training stood still for want of data.
     training_macs: forward multiply-accumulates of all training steps so far.
     share: how much of this phase is over, where it is not a number of epochs that was asked for.
     costs: by the names of ``resources.RESOURCES``, what the network costs at the widths of that step, in base units.
@@ -149,6 +150,7 @@ class Step:
     score: float | None = None
     training_macs: int = 0
     share: float | None = None
+    waited: float | None = None
 
 
 OnStep = Callable[[Step], None]

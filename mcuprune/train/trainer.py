@@ -22,6 +22,7 @@ from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
+from mcuprune.train.batches import Batches, Made
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.optimizer import OPTIMIZERS
@@ -82,7 +83,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(seed)
         self.objective = objective or classification(channels.network)
-        self._make, self._train, self._warm_up, self._augment = make, train, warm_up, augment
+        self._make, self._train, self._warm_up = make, train, warm_up
         if isinstance(answers, np.ndarray):
             answers = Teacher.of_answers([answers], train, self.objective)
         self._teacher = answers
@@ -97,8 +98,7 @@ class Trainer:
         self._ending: tuple[int, int] | None = None  # from which position to which training winds down
         self._earlier, self._began = 0.0, -1.0  # seconds of earlier sittings; when this one took its first step
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
-        self._order = np.zeros(0, dtype=np.int64)
-        self._random = np.random.default_rng(seed)
+        self._batches, self._next = Batches(train, augment), -1
         self._start(channels)
 
     @property
@@ -170,26 +170,24 @@ class Trainer:
             groups.setdefault(blocks.get(name, 0), []).append(parameter)
         self._optimizer = OPTIMIZERS[self._kind].make(groups, self.weight_decay, self.lr)
 
-    def _next_batch(self) -> np.ndarray:
-        """Indices of the next examples; every epoch has an order of its own, and drops its last, short batch.
+    def _next_batch(self) -> Made:
+        """Indices of the next examples, and these, varied; every epoch has its own order, and drops its last, short batch.
 
         What chance does in an epoch depends on the seed and the epoch alone, so a run can be taken up at any epoch's start.
         """
         position = self.step % self.steps_per_epoch
-        if position == 0 or not len(self._order):
-            self._random = np.random.default_rng((self._seed, self.step // self.steps_per_epoch))
-            self._order = self._random.permutation(len(self._train))
-        return self._order[position * self.batch : (position + 1) * self.batch]
+        if position == 0 or self._next != self.step:
+            random = np.random.default_rng((self._seed, self.step // self.steps_per_epoch))
+            self._batches.start(random.permutation(len(self._train)), position, self.batch, random)
+        self._next = self.step + 1
+        return self._batches.next()
 
     def train_step(self) -> float:
         """One step on the next batch. Returns its loss. Raises UsageError where training has diverged."""
         if self._began < 0:
             self._began = time.monotonic()
-        chosen = self._next_batch()
-        inputs = [array[chosen] for array in self._train.inputs]
+        chosen, inputs = self._next_batch()
         targets = None if self._train.targets is None else self.tensors([array[chosen] for array in self._train.targets])
-        if self._augment is not None:
-            inputs = [self._augment(array, self._random) for array in inputs]
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(len(chosen))
         self.module.train()
@@ -244,7 +242,8 @@ class Trainer:
         accuracy, score = (None, None) if found is None else (found.accuracy, found.value)
         share = None if self.length.fixed else 1.0 if self.finished else self.length.share(self.position)
         at = (self.step, self.epoch, loss, costs)
-        return Step(*at, accuracy, phase, self.epochs, score, training_macs=self.training_macs, share=share)
+        macs, waited = self.training_macs, self._batches.waiting.share
+        return Step(*at, accuracy, phase, self.epochs, score, training_macs=macs, share=share, waited=waited)
 
     def _loss(
         self, answers: Sequence[Tensor], targets: Sequence[Tensor] | None, taught: Sequence[Tensor] | None = None

@@ -7,13 +7,18 @@ from dataclasses import replace
 import numpy as np
 
 from mcuprune.data import loading as datasets
-from mcuprune.data.augmenting import augmentation
+from mcuprune.data.augmenting import augmentation, default_for
+from mcuprune.data.feed import Feed
 from mcuprune.data.fitting import Wanted
+from mcuprune.data.named import DATASETS
 from mcuprune.data.sets import Data, Given
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
-from mcuprune.train.goal import refuse_augmenting_several, target_checks
+from mcuprune.train import preprocess
+from mcuprune.train.goal import refuse_augmenting_several, target_checks, varied_by_default
 from mcuprune.train.tasks.choice import AUTO
+
+_UNSAID = Feed()
 
 
 def training_data(
@@ -23,13 +28,13 @@ def training_data(
     train: bool,
     seed: int,
     augment: str | None,
+    feed: Feed = _UNSAID,
     task: str = AUTO,
-    unlabelled: bool = False,
 ) -> Data | None:
     """The data set, if there is one to use: the one that was given, or, to train on, the one that the network's file names.
 
-    train: whether there is training to do. seed: for splits. augment: as ``augmenting.augmentation`` takes it.
-    task, unlabelled: what is to be done with targets; they may be missing.
+    train: whether there is training to do. feed: what is said of preprocessing. seed: for splits.
+    augment: as ``augmenting.augmentation`` takes it. task: of ``--task``.
     Raises UsageError where training needs a data set and none is named, DataError where it doesn't go with the network.
     """
     named = datasets.named(net.metadata) if given is None else given
@@ -38,16 +43,21 @@ def training_data(
             other = datasets.not_embedded(net.metadata)
             raise UsageError(
                 f"{net.path}: what data should it train on? {f'{other}; ' if other else ''}"
-                f"add --data NAME, --data FILE.npz or --data module:function (or cut without training: --no-train)"
+                f"add --data NAME, --data FOLDER, --data FILE.npz or --data module:function (or cut without training: "
+                "--no-train)"
             )
         return None
     refuse_augmenting_several(net, augment)
-    found = datasets.opened(named, wanted_of(net, seed=seed, task=task, unlabelled=unlabelled))
-    return replace(found, augment=augmentation(augment)) if augment else found
+    wanted = wanted_of(net, seed=seed, task=task)
+    fed = preprocess.opened(net, named, wanted, feed, seed)
+    varied = augment
+    if augment in (None, "auto") and fed.data.name not in DATASETS:
+        varied = default_for(fed.data.kind, wanted.inputs[0]) if varied_by_default(net) else None
+    return replace(fed.data, augment=augmentation(varied), varied=varied) if varied and varied != "none" else fed.data
 
 
-def wanted_of(net: Network, *, seed: int, task: str = AUTO, unlabelled: bool = False) -> Wanted:
-    """What a network takes and answers, for whoever reads data for it. unlabelled: whether targets are of no use."""
+def wanted_of(net: Network, *, seed: int, task: str = AUTO) -> Wanted:
+    """What a network takes and answers, for whoever reads data for it; targets may be missing."""
     return Wanted(
         inputs=tuple(net.shapes[name][1:] for name in net.inputs),
         targets=target_checks(net, task),

@@ -9,11 +9,13 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mcuprune.data.arrays import bounded, known, one_line
+from mcuprune.data.raw import PARTS, Part, Raw, Reader
 from mcuprune.errors import DataError
 
 #: Bytes that may become any number of times as many; beyond, real data grows no more than so many times.
@@ -37,7 +39,7 @@ def read(path: str) -> dict[str, np.ndarray[Any, Any]]:
                 refuse_bomb(path, key, info.compress_size, info.file_size)
             return {key: _read_member(path, archive, info, headers[key]) for key, info in wanted.items()}
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; --data takes a name, the path of a file or folder, or module:function") from error
+        raise DataError(f"{path}: no such file; give a name, the path of a file or folder, or module:function") from error
     except IsADirectoryError as error:
         raise DataError(f"{path}: a folder, not an .npz archive; {remedy}") from error
     except MemoryError as error:
@@ -81,8 +83,8 @@ def refuse_bomb(where: str, name: str, stored: int, becomes: int) -> None:
     """Raise DataError for what claims to grow as no data does, before it grows: bytes stored, and what they become."""
     if becomes > _HARMLESS and becomes > _MOST_DENSE * max(1, stored):
         raise DataError(
-            f"{where}: {name} is {stored} bytes that would become {becomes}: no real data is that dense, so it is not unpacked; "
-            "store it without compression (numpy.savez)"
+            f"{where}: {name} is {stored} bytes that would become {becomes}: no real data is that dense, so it is not "
+            "unpacked; store it without compression (numpy.savez)"
         )
 
 
@@ -124,3 +126,30 @@ def _order(archive: zipfile.ZipFile, info: zipfile.ZipInfo, version: tuple[int, 
         np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         return bool(read_header(file)[1])
+
+
+def of_arrays(where: str, arrays: Mapping[str, Any], reader: str = "arrays") -> Raw:
+    """A data set of the arrays ``x_train``, ``y_train`` and so on."""
+    held = {key: value for key, value in arrays.items() if isinstance(value, np.ndarray) and not isinstance(value, np.memmap)}
+    bounded(where, {key: (value.shape, value.dtype) for key, value in held.items()})
+    parts = {part: Part(*_of_part(arrays, part)) for part in PARTS if _of_part(arrays, part)[0]}
+    return Raw(where, parts, reader=reader)
+
+
+def _of_part(arrays: Mapping[str, Any], part: str) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
+    """The inputs and the targets of a part: ``x_train``, or ``x0_train``, ``x1_train`` and so on."""
+    inputs, targets = (
+        tuple(
+            arrays[key] for key in [f"{letter}_{part}", *(f"{letter}{index}_{part}" for index in range(100))] if key in arrays
+        )
+        for letter in "xy"
+    )
+    return inputs, targets or None
+
+
+READER = Reader(
+    "npz",
+    "an .npz of x_train, y_train, x_test, y_test",
+    lambda path: not path.is_dir(),
+    lambda path, asked: of_arrays(str(path), read(str(path)), "npz"),
+)

@@ -7,19 +7,22 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from mcuprune.data.arrays import NEEDED, known, one_line
+from mcuprune.data.arrays import one_line
+from mcuprune.data.raw import Asked, Raw
+from mcuprune.data.readers import objects
 from mcuprune.errors import DataError
 
 
-def call(spec: str, seed: int) -> Mapping[str, Any]:
+def read(spec: str, asked: Asked) -> Raw:
     """What the user's function returns. The current directory comes first on the import path while it runs.
 
     What it prints goes to stderr: stdout belongs to the answer.
     """
     module_name, function_name = spec.split(":")
+    module_name = module_name.removesuffix(".py")
     try:
         here = os.getcwd()
     except OSError as error:
@@ -44,18 +47,14 @@ def call(spec: str, seed: int) -> Mapping[str, Any]:
         if not callable(function):
             kind = type(function).__name__
             raise DataError(f"--data {spec}: {function_name!r} in {origin} is of type {kind}, not a function")
-        keywords = _keywords(spec, function, seed)
+        keywords = _keywords(spec, function, asked.seed)
         try:
-            arrays = function(**keywords)
-            if isinstance(arrays, Mapping):
-                # an open .npz reads, and may fail, only when asked for its arrays
-                return {key: arrays[key] for key in known(spec, arrays)}
+            # an open .npz or a Dataset reads, and may fail, only when asked for its examples
+            return objects.read(spec, function(**keywords), asked)
         except (DataError, KeyboardInterrupt):
             raise
         except BaseException as error:
             raise DataError(f"--data {spec}: the function raised {one_line(error)}") from error
-    kind = type(arrays).__name__
-    raise DataError(f"--data {spec}: the function returned an object of type {kind}, not a mapping; {NEEDED}")
 
 
 def _keywords(spec: str, function: Callable[..., Any], seed: int) -> dict[str, int]:
