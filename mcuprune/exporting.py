@@ -19,6 +19,12 @@ import numpy as np
 from mcuprune import places
 from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs import banding
+from mcuprune.data import loading as datasets
+from mcuprune.data.feed import Feed
+from mcuprune.data.firmware import c_lines
+from mcuprune.data.fitting import classifier
+from mcuprune.data.preprocessing import from_metadata
+from mcuprune.data.sets import Data, Given
 from mcuprune.deploy import c, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
@@ -30,7 +36,6 @@ from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
 from mcuprune.places import Output, Source
 from mcuprune.run import runners
-from mcuprune.train import data as datasets
 from mcuprune.units import Limit
 
 Array = np.ndarray[Any, Any]
@@ -79,7 +84,7 @@ class Exported:
     rows: RowReport | None = None
 
 
-def export(request: Request, *, net: Network | None = None, data_set: datasets.Given | None = None) -> Exported:
+def export(request: Request, *, net: Network | None = None, data_set: Given | None = None) -> Exported:
     """Write what ``request`` asks for, each file whole or not at all.
 
     net: a network in memory, in place of the file ``request.model``. data_set: data in memory, in place of ``request.data``.
@@ -186,7 +191,7 @@ def _check(request: Request) -> None:
         raise UsageError(f"--project {request.project[0]}: unknown; choose one of {', '.join(PROJECTS)}")
 
 
-def _quantized(request: Request, net: Network, data_set: datasets.Given | None) -> tuple[Network, tuple[str, ...]]:
+def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[Network, tuple[str, ...]]:
     """The int8 network of a float model, as ``prune`` would write it were nothing to cut."""
     if request.data is None and data_set is None and datasets.named(net.metadata) is None:
         raise UsageError(
@@ -262,6 +267,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
         "",
         f"constexpr int k{_camel(name)}TensorArenaSize = {_rounded(arena)};  // on a 32-bit core with CMSIS-NN",
         *(f"constexpr {line};" for line in _ports(converted, name)),
+        *_constants(net, stem),
         f"alignas(16) constexpr unsigned char {name}_model[] = {{{numbers}}};",
         f"constexpr unsigned int {name}_model_len = {len(converted.content)};",
         "",
@@ -315,8 +321,16 @@ def _c(net: Network, stem: str, request: Request) -> Files:
     name = c.identifier(stem)
     return {
         f"{stem}.c": source.c.replace(f'#include "{name}.h"', f'#include "{stem}.h"').encode(),
-        f"{stem}.h": source.header.encode(),
+        f"{stem}.h": _with_lines(source.header, _constants(net, stem)).encode(),
     }
+
+
+def _with_lines(header: str, lines: list[str]) -> str:
+    """A header with more lines before the one that ends its guard."""
+    if not lines:
+        return header
+    before, end, after = header.rpartition("#endif")
+    return f"{before}{chr(10).join(lines)}\n\n{end}{after}"
 
 
 #: Suffixes of formats whose writer runs rows in a loop, and gets the network as it is.
@@ -333,7 +347,7 @@ EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
 # -------------------------------------------------------------------------------------------------------------- projects
 
 
-def _project(kind: str, net: Network, request: Request, data_set: datasets.Given | None) -> Files:
+def _project(kind: str, net: Network, request: Request, data_set: Given | None) -> Files:
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
     name = name_of(Path(request.model).stem)
@@ -348,19 +362,32 @@ def _project(kind: str, net: Network, request: Request, data_set: datasets.Given
     return {path: text.encode() for path, text in project(kind, contents).items()}
 
 
-def _example(net: Network, request: Request, data_set: datasets.Given | None) -> tuple[dict[str, Array], str, int | None]:
+def _example(net: Network, request: Request, data_set: Given | None) -> tuple[dict[str, Array], str, int | None]:
     """One input for each of the network's, where it comes from, and its class where that is known."""
-    spec: datasets.Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
+    spec: Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
     if spec is not None and len(net.inputs) == 1:
         shape, classes = net.shapes[net.inputs[0]], int(np.prod(net.shapes[net.outputs[0]][1:]))
         try:
-            found = datasets.load(spec, input_shape=shape[1:], n_classes=classes, seed=request.seed)
+            found = _as_fed(net, spec, shape[1:], classes, request.seed)
             return {net.inputs[0]: found.test.x[:1]}, f"the test set of {found.name}", int(found.test.y[0])
         except DataError:
             if request.data is not None or data_set is not None:
                 raise
     draw = np.random.default_rng(request.seed)
     return {name: draw.standard_normal(net.shapes[name]).astype(np.float32) for name in net.inputs}, "random numbers", None
+
+
+def _as_fed(net: Network, spec: Given, shape: tuple[int, ...], classes: int, seed: int) -> Data:
+    """The data set as the network's metadata say that it takes it."""
+    from mcuprune.train import preprocess
+
+    return preprocess.opened(net, spec, classifier(shape, classes, seed), Feed(), seed).data
+
+
+def _constants(net: Network, stem: str) -> list[str]:
+    """What firmware has to do to raw values, as constants in C; nothing where the network's metadata don't say."""
+    how = from_metadata(net.metadata)
+    return [] if how is None else c_lines(how, c.identifier(stem).upper())
 
 
 def sources(request: Request) -> list[Source]:

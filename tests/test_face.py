@@ -84,7 +84,7 @@ def test_the_family_of_errors_is_exported() -> None:
         assert issubclass(getattr(mcuprune, name), mcuprune.McupruneError)
 
 
-@pytest.mark.parametrize("module", ["mcuprune", "mcuprune.face", "mcuprune.train.data"])
+@pytest.mark.parametrize("module", ["mcuprune", "mcuprune.face", "mcuprune.data.sets"])
 def test_the_examples_of_the_documentation_run(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     names = {"np": np} | {name: getattr(mcuprune, name) for name in ("load", "profile", "check", "Budget", "prune", "export")}

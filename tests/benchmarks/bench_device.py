@@ -29,6 +29,7 @@ import peer_bakenn
 
 from mcuprune import exporting, pruning, units
 from mcuprune.costs import resources
+from mcuprune.data import loading as datasets
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.c import Source
 from mcuprune.deploy.cplan import Bands
@@ -36,7 +37,6 @@ from mcuprune.deploy.tflite import Converted
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.run import runners
-from mcuprune.train import data as datasets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
