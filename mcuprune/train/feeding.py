@@ -193,7 +193,7 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, 
     if len(more) < _FIRST // 2:
         few = more = chosen
     tried: list[tuple[float, float, tuple[Change, ...]]] = []
-    for changes in _combinations(split.x[chosen[:2000]], orders=orders):
+    for changes in _combinations(split.x[chosen[: _ranged(split)]], orders=orders):
         found = Confusion.of(model(_applied(split.x[few], changes)), split.y[few], n_classes)
         renamed = float(found.counts.max(0).sum()) / found.n
         cost = _PER_PART * len(changes)
@@ -202,6 +202,11 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, 
     best = dict.fromkeys(changes for _, _, changes in ranked)
     results = [one for changes in best for one in _measured(model, split, more, changes, n_classes)]
     return sorted(results, key=lambda one: one.parts * _PER_PART - one.accuracy)
+
+
+def _ranged(split: Split) -> int:
+    """Of how many examples ranges are taken: many, but no more than 64 MB of them."""
+    return max(_FIRST, min(2000, 2**24 // math.prod(split.x.shape[1:])))
 
 
 @dataclass(frozen=True)
