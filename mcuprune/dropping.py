@@ -30,6 +30,7 @@ from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.result import Bisection, GroupResult, Result, Stage, Start
 from mcuprune.train.checkpoint import differences
+from mcuprune.train.course import course
 from mcuprune.train.request import Request, check, drop
 from mcuprune.train.task import OnStep
 from mcuprune.units import Limit
@@ -121,6 +122,7 @@ class _Bisecting:
         return replace(
             taken,
             request=self._request,
+            asked=self._request,
             after=after,
             network=written,
             bisection=found,
@@ -211,7 +213,7 @@ class _Bisecting:
     # ------------------------------------------------------------------------------------------------------------- state
 
     def _identity(self) -> dict[str, str]:
-        return pruning.course(self._request, self._net)
+        return course(self._request, self._net)
 
     def _keep(self, tried: _Tried) -> None:
         self._tried.append(tried)

@@ -230,6 +230,11 @@ def of(kind: type) -> tuple[Option, ...]:
     return tuple(_named(one, hints[one.name]) for one in declared)
 
 
+def of_name(kind: type, name: str) -> Option:
+    """The option of a dataclass whose field has this name."""
+    return next(option for option in of(kind) if option.name == name)
+
+
 def each(kind: type) -> Iterator[Option]:
     """The options of a dataclass that have flags, or are arguments: a field that is a mapping has one for each entry."""
     for option in of(kind):

@@ -5,7 +5,6 @@ Numbers in a ``Result`` come from the file on disk: it is read again, profiled a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune import __version__, console, options, places
+from mcuprune import console, options, places
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import banding, resources, widths
@@ -25,7 +24,6 @@ from mcuprune.costs.banding import BandedCosts, Banding, Recipe
 from mcuprune.costs.resources import Budget, CostModel, Profile
 from mcuprune.data import loading as datasets
 from mcuprune.data import preprocessing
-from mcuprune.data.columns import identify
 from mcuprune.data.sets import Data, Given
 from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import BudgetError, UsageError
@@ -39,6 +37,7 @@ from mcuprune.result import Bands, Figures, GroupResult, Result, Start, Training
 from mcuprune.train import engine, evaluate
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
+from mcuprune.train.course import DATA, MODEL, course, refuse_changed
 from mcuprune.train.feeding import looks_fresh
 from mcuprune.train.goal import Goal, goal, try_loss
 from mcuprune.train.origin import comes_trained, learned_nothing
@@ -50,7 +49,6 @@ from mcuprune.train.task import Candidate, History, OnStep, Schedule, Step, Task
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.own import own_loss
 from mcuprune.train.training_data import training_data
-from mcuprune.units import Limit
 
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
@@ -93,7 +91,7 @@ def prune(
     in_bands = None if run.banding is None else banding.in_bands(final, run.banding, run.recipes)
     (final if in_bands is None else in_bands.network).save(request.output)
     console.doing("measuring the file that was written")
-    result = _measured(run, candidate, of_float, small, record)
+    result = replace(_measured(run, candidate, of_float, small, record), asked=request)
     if in_bands is not None:
         result = replace(result, bands=_bands(in_bands, final, result))
     record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
@@ -121,7 +119,7 @@ def remeasured(
     """
     began = time.monotonic()
     run = _prepared(replace(request, resume=False), net, request.data if data_set is None else data_set, start)
-    record = _Record(run, {}, began, lambda step: None)
+    record = _Record(run, course(run.request, net, run.data), began, lambda step: None)
     record.history.take_up([dict(step) for step in history])
     of_float = None if run.goal is None else _figure(start.network, run.goal, request.model)[0]
     candidate = Candidate(run.labelled, run.labelled.keep_all(), 0, 0, 0, tuple(notes))
@@ -215,6 +213,7 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
     if data is not None:
         aim = goal(original, data, task=request.task, unlabelled=request.unlabelled, augment=request.augment, own=own)
     console.doing("measuring the model as it came")
+    refuse_changed(request, net, None if aim is None else aim.data)
     metric, learned = (None, False) if aim is None else _figure(original, aim, request.model)
     warm, unfit = _comes_trained(request, original, aim, metric, learned=learned)
     notes = (*notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
@@ -394,6 +393,7 @@ def _measured(run: _Run, candidate: Candidate, of_float: Metric | None, small: N
         bands=None,
         network=written,
         float_network=small,
+        contents={"model": record.checkpoint.of[MODEL], "data": record.checkpoint.of[DATA] if data else None},
         classes=data.classes if data else (),
         sensitivity=candidate.sensitivity,
     )
@@ -427,39 +427,6 @@ def _training(run: _Run) -> Training | None:
     return Training(run.schedule, search, run.warm, taught, len(data.train), varied, request.device)
 
 
-def course(request: Request, net: Network | None, data: Data | None = None) -> dict[str, str]:
-    """Everything that a run's course depends on, and nothing else, as texts by names that a person knows.
-
-    net: of a network in memory. data: what was read; without it only how it was named counts.
-    """
-    found = {"version of mcuprune": __version__}
-    of = {option.name: option for option in options.of(Request)}
-    for name, value in options.course_of(request):
-        found[of[name].flag if name in of else name.replace("_", " ")] = _told(value)
-    model = hashlib.sha256()
-    networks = [*([request.model] if net is None else []), *([request.teacher] if request.teacher else [])]
-    for file in [file for path in networks for file in (path, *external.files(path))]:
-        model.update(hashlib.sha256(Path(file).read_bytes()).digest())
-    if net is not None:
-        model.update(net.to_proto().SerializeToString(deterministic=True))
-    found["content of the model"] = model.hexdigest()
-    held = hashlib.sha256()
-    for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
-        for column in (*split.inputs, *(split.targets or ())):
-            identify(column, held)
-    found["content of the data"] = held.hexdigest()
-    return found
-
-
-def _told(value: object) -> str:
-    """An option's value as people write it."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
-    if isinstance(value, Limit):
-        return f"{value.value * 100}%" if value.relative else f"{value.value}"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def _with_preprocessing(net: Network, data: Data | None) -> Network:
     """The network with a note, in its metadata, of how raw values are to reach it."""
     if data is None or data.preprocessing is None:
@@ -485,9 +452,8 @@ def planned(request: Request) -> list[Output]:
         Output("the state for --resume", f"{request.output}.checkpoint", make_folder=True),
     ]
     if request.report is not None:
-        found += [
-            Output("--report", os.path.join(request.report, f"report.{kind}"), make_folder=True) for kind in ("json", "md")
-        ]
+        kinds = ("json", "md", "html")
+        found += [Output("--report", os.path.join(request.report, f"report.{kind}"), make_folder=True) for kind in kinds]
     return found
 
 
@@ -498,7 +464,8 @@ def sources(request: Request) -> list[Source]:
     found += [Source("the data", file) for file in datasets.files(request.data)]
     for teacher in [request.teacher] if request.teacher else []:
         found += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
-    return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
+    found += [] if request.configuration is None else [Source("the configuration", request.configuration)]
+    return found + ([] if request.repeats is None else [Source("the report to repeat", request.repeats.report)])
 
 
 def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding | None) -> CostModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mcuprune.bands.rewrite import Choice
@@ -134,6 +134,8 @@ class Result(Drawn):
     accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
     accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
     bands: None where none were asked for. sensitivity: of the groups, where the method has measured it.
+    asked: the request as it was made; ``request`` has the device that was chosen, and no training where none was needed.
+    contents: digests of the ``model`` and of the ``data``, None without data, as they were read.
     classes: names, where the data has them. bisection: of a prune with a floor.
     float_network: what was written, before it was quantised.
     """
@@ -157,6 +159,8 @@ class Result(Drawn):
     bands: Bands | None
     network: Network = field(repr=False, compare=False)
     float_network: Network = field(repr=False, compare=False)
+    contents: Mapping[str, str | None] = field(default_factory=dict)
+    asked: Request | None = None
     classes: tuple[str, ...] = ()
     bisection: Bisection | None = None
     sensitivity: Sensitivity | None = None

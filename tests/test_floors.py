@@ -21,7 +21,7 @@ FLOORS = (
     ("costs",),
     ("train",),
     ("result",),
-    ("run", "pruning", "sweep"),
+    ("run", "pruning", "rerun", "sweep"),
     ("dropping", "inspecting"),
     ("exporting", "report", "config"),
     ("sweeping",),

@@ -21,6 +21,7 @@ from mcuprune.costs.resources import Basis
 from mcuprune.errors import UsageError
 from mcuprune.options import Option, option
 from mcuprune.train import request
+from mcuprune.train.course import course
 from mcuprune.train.request import Request
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +118,7 @@ def test_a_field_is_a_key_of_the_configuration(one_more, monkeypatch, capsys):
 
 def told(request: Request) -> dict[str, str]:
     """What a run depends on."""
-    return pruning.course(request, None)
+    return course(request, None)
 
 
 def test_a_field_is_part_of_the_fingerprint_and_of_the_report(one_more, monkeypatch):

@@ -7,12 +7,12 @@ from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import YES
 from mcuprune.deploy import boards as runtimes
-from mcuprune.report import profile as report
+from mcuprune.report.boards import boards_json, boards_text
 
 
 @command(TextOrJson)
 def boards(flags: TextOrJson) -> int:
     """The boards that --board knows."""
-    written = report.boards_json if flags.format == "json" else report.boards_text
+    written = boards_json if flags.format == "json" else boards_text
     show(written(runtimes.BOARDS.values()))
     return YES

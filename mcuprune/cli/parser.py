@@ -148,14 +148,14 @@ def _need_arguments(name: str, every: Sequence[Option], words: Mapping[str, Any]
 def _absent(option: Option) -> Any:
     """What tells typer that a parameter need not be given; an argument without a default has to be."""
     if option.positional:
-        return None if option.repeated else inspect.Parameter.empty
+        return None if option.repeated or not option.required else inspect.Parameter.empty
     return False if option.kind is bool and not option.both_ways else None
 
 
 def _annotation(option: Option) -> Any:
     """The type of an option as typer wants it, and what it is to show."""
     if option.positional:
-        kind: Any = list[str] | None if option.repeated else str
+        kind: Any = list[str] | None if option.repeated else str if option.required else str | None
         return Annotated[kind, typer.Argument(metavar=option.metavar, help=option.help, show_default=False)]
     if option.kind is bool:
         kind = bool | None if option.both_ways else bool

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcuprune import console, exporting, face, options, places
-from mcuprune.cli.flags import Limited, OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
+from mcuprune import __version__, console, exporting, face, options, places, rerun
+from mcuprune.cli.flags import Limited, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
@@ -17,40 +17,31 @@ from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import UnsupportedOperator, UsageError
+from mcuprune.options import argument, option
 from mcuprune.places import Output
-from mcuprune.train.request import Request
+from mcuprune.train.request import Repeats, Request
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Spoken, TextOrJson, Shaped, Limited, OneModel):
+class Flags(Spoken, TextOrJson, Shaped, Limited):
     """Options of ``prune`` that no configuration sets, or in a place of its own; those of a run are ``Request``'s."""
+
+    model: str | None = argument("MODEL.onnx", default=None, help="The model.")
+    repeat: str | None = option(
+        None,
+        help="Repeat the run of this report; what else is given counts before what it says.",
+        group="Model",
+        metavar="report.json",
+        key="from",
+    )
 
 
 @command(Flags, asks=Request)
 def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Make a model fit: train it down to a budget, write int8 ONNX."""
-    settings = configuration(flags)
-    wanted = Wanted(
-        limits={**board_limits(flags.board), **flags.limits},
-        board=flags.board,
-        sram_model=flags.sram_model,
-        flash_model=flags.flash_model,
-        runtime=flags.runtime,
-        input_shapes=shapes(flags.input_shape),
-        outputs=tuple(flags.outputs),
-    ).over(settings.wanted(flags.model))
-    set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
-    request = Request(
-        model=flags.model,
-        limits=wanted.limits,
-        input_shapes=wanted.input_shapes,
-        outputs=wanted.outputs,
-        basis=wanted.gate,
-        configuration=None if settings.source is None else str(settings.source),
-        **{"output": _pruned(flags.model), **set_by_file, **asked},
-    )
+    request = _configured(flags, asked) if flags.repeat is None else _repeated(flags, flags.repeat, asked)
     with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
-        console.doing(f"reading {flags.model}")  # before anything is imported that takes its time
+        console.doing(f"reading {request.model}")  # before anything is imported that takes its time
         refuse_unknown(request.data)
         face.engine()
         from mcuprune import dropping
@@ -68,6 +59,68 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
     return _emit(result, as_json=flags.format == "json", quiet=flags.quiet)
 
 
+def _configured(flags: Flags, asked: Mapping[str, Any]) -> Request:
+    """What flags and the configuration ask for. Raises UsageError where no model is named."""
+    if flags.model is None:
+        raise UsageError("missing argument 'MODEL.onnx'; see mcuprune prune --help")
+    settings = configuration(flags)
+    wanted = _wanted(flags).over(settings.wanted(flags.model))
+    set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
+    return Request(
+        model=flags.model,
+        limits=wanted.limits,
+        input_shapes=wanted.input_shapes,
+        outputs=wanted.outputs,
+        basis=wanted.gate,
+        configuration=None if settings.source is None else str(settings.source),
+        **{"output": _pruned(flags.model), **set_by_file, **asked},
+    )
+
+
+def _repeated(flags: Flags, report: str, asked: Mapping[str, Any]) -> Request:
+    """What a report's run asked for, and before that what flags do. The configuration has no say: the report has all of it."""
+    stored = rerun.read(report)
+    stored.refuse_code(asked)
+    if "output" not in asked:
+        stored.refuse_overwriting()
+    anew = [options.of_name(Request, name).flag for name in asked if name != "output"]
+    anew += [*(["MODEL.onnx"] if flags.model else []), *(f"--{name}" for name in flags.limits)]
+    if not flags.quiet:
+        console.say(f"repeating the run of {report}{_but(anew)}")
+        if stored.version != __version__:
+            console.say(f"that was mcuprune {stored.version}, this is {__version__}: the same files are not promised")
+    expected = stored.contents_expected(asked, same_model=flags.model is None)
+    base = Wanted(stored.limits, stored.basis.board, stored.basis.sram, stored.basis.flash, stored.basis.runtime)
+    shaped = replace(base, input_shapes=stored.input_shapes, outputs=stored.outputs)
+    wanted = _wanted(flags).over(shaped)
+    return Request(
+        model=flags.model or stored.model,
+        limits=wanted.limits,
+        input_shapes=wanted.input_shapes,
+        outputs=wanted.outputs,
+        basis=wanted.gate,
+        repeats=Repeats(report, expected),
+        **{**stored.asked, **asked},
+    )
+
+
+def _but(anew: Sequence[str]) -> str:
+    return f", with another {', '.join(anew)}" if anew else ""
+
+
+def _wanted(flags: Flags) -> Wanted:
+    """What flags say of limits and of how the model is read."""
+    return Wanted(
+        limits={**board_limits(flags.board), **flags.limits},
+        board=flags.board,
+        sram_model=flags.sram_model,
+        flash_model=flags.flash_model,
+        runtime=flags.runtime,
+        input_shapes=shapes(flags.input_shape),
+        outputs=tuple(flags.outputs),
+    )
+
+
 def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
     """Write the report of a prune, print its table, and turn the answer into an exit code."""
     from mcuprune.report import prune as outcome
@@ -76,7 +129,8 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
     if result.request.report is not None:
         written = outcome.save(found, result.request.report)
         if not (quiet and result.ok):
-            console.say(f"report in {written[0]} and {written[1]}")
+            *others, last = map(str, written)
+            console.say(f"report in {', '.join(others)} and {last}")
     if as_json:
         show(outcome.write(found))
     elif not (quiet and result.ok):

@@ -16,12 +16,14 @@ class Layer:
     """One node's row of a profile. costs: its share of each resource that has shares, by the resource's name.
 
     Of ``sram`` the share is the bytes alive while the node runs, 0 for a node that does nothing at run time.
+    reads: names of the nodes whose outputs it takes, in the order of its inputs.
     """
 
     node: str
     op: str
     shape: Shape
     costs: Mapping[str, int]
+    reads: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int:

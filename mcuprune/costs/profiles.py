@@ -186,7 +186,12 @@ def _layers(net: Network, live: Mapping[str, int]) -> tuple[Layer, ...]:
     def of_node(node: Node) -> dict[str, int]:
         return {"sram": live.get(node.name, 0), **{name: int(share.get(node.name, 0)) for name, share in shares.items()}}
 
-    return tuple(Layer(node.name, node.op, net.shapes[node.outputs[0]], of_node(node)) for node in net.nodes)
+    maker = {output: node.name for node in net.nodes for output in node.outputs}
+
+    def reads(node: Node) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(maker[tensor] for tensor in node.inputs if tensor in maker))
+
+    return tuple(Layer(node.name, node.op, net.shapes[node.outputs[0]], of_node(node), reads(node)) for node in net.nodes)
 
 
 def full_order(net: Network, plan: Buffers, order: Iterable[int]) -> tuple[str, ...]:

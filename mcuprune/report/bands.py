@@ -22,7 +22,8 @@ from mcuprune.deploy import rowreport
 from mcuprune.deploy.lower import lower
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.graph.network import Network
-from mcuprune.report.profile import Section, align
+from mcuprune.report.answers import Section
+from mcuprune.report.tables import align
 from mcuprune.units import Limit, show
 
 

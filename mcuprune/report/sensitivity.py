@@ -10,7 +10,8 @@ from mcuprune import escape
 from mcuprune.errors import MissingExtra
 from mcuprune.graph.network import Network
 from mcuprune.passes.canonical import canonical
-from mcuprune.report.profile import Section, align, html_table, markdown_table
+from mcuprune.report.answers import Section
+from mcuprune.report.tables import align, html_table, markdown_table
 
 BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.:-=+*#"

@@ -10,7 +10,8 @@ A pruning method is a class of hooks, ``Method``, which makes a network narrower
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,6 +47,10 @@ class Hooks(ABC):
     @abstractmethod
     def costs(self) -> Mapping[str, int]:
         """What the network costs now, by resource, in base units. Asked for at the start and whenever widths have changed."""
+
+    def widths(self) -> Sequence[int] | None:
+        """Channels of each group now; None for hooks that change none."""
+        return None
 
     def start(self, trainer: Trainer) -> None:  # noqa: B027 (most hooks have nothing to do here)
         """Called once, before the first step and before ``restore``."""
@@ -90,6 +95,9 @@ class Method(Hooks):
 
     def costs(self) -> Mapping[str, int]:
         return self.task.model.at(self.task.channels.widths(self.keep))
+
+    def widths(self) -> Sequence[int] | None:
+        return [int(width) for width in self.task.channels.widths(self.keep)]
 
     def state(self) -> State:
         return {"keep": self.keep}, {"last_cut": self.last_cut, "notes": self.notes}
@@ -153,11 +161,11 @@ def train(
         loss = trainer.train_step()
         if hooks.after_step(trainer):
             costs = hooks.costs()
-            on_step(trainer.line(loss, costs, "prune"))
+            on_step(replace(trainer.line(loss, costs, "prune"), widths=hooks.widths()))
         due = trainer.length.evaluations(trainer.position)
         if _evaluates(trainer, due > evaluated):
             evaluated = due
-            line = trainer.line(loss, costs, hooks.phase, val)
+            line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths())
             on_step(line)
             if plateau is not None and hooks.settled and not trainer.winds_down and plateau.reached(line.accuracy or 0.0):
                 trainer.wind_down()

@@ -85,6 +85,17 @@ def _learning_rate(rate: float, flag: str = "--lr") -> None:
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """The run that a request repeats. report: the path of its report.
+
+    contents: digests that the ``model`` and the ``data`` must have, of those that the user didn't name anew.
+    """
+
+    report: str
+    contents: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Request(Feed):
     """What the user asked for. Options left None are derived from the data and the model.
 
@@ -103,7 +114,11 @@ class Request(Feed):
         changes_run=False,
     )
     report: str | None = option(
-        None, help="Where report.json and report.md go.", group="Output", metavar="DIR", changes_run=False
+        None,
+        help="Where report.json, report.md and report.html go.",
+        group="Output",
+        metavar="DIR",
+        changes_run=False,
     )
     data: str | None = option(None, help="What to train and test with.", group="Data", metavar="NAME|PATH|module:function")
     task: str = option(
@@ -334,6 +349,7 @@ class Request(Feed):
         check=device_asked,
     )
     configuration: str | None = unasked(None, changes_run=False)
+    repeats: Repeats | None = unasked(None, changes_run=False)
 
 
 def by_recipe(request: Request) -> Request:

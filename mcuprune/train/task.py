@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +143,7 @@ class Step:
     training_macs: forward multiply-accumulates of all training steps so far.
     share: how much of this phase is over, where it is not a number of epochs that was asked for.
     costs: by the names of ``resources.RESOURCES``, what the network costs at the widths of that step, in base units.
+    widths: channels of each group at that step, in the order of the groups; None where they don't change any more.
     """
 
     step: int
@@ -156,6 +157,7 @@ class Step:
     training_macs: int = 0
     share: float | None = None
     waited: float | None = None
+    widths: Sequence[int] | None = None
 
 
 OnStep = Callable[[Step], None]

@@ -17,11 +17,25 @@ _UNEVEN = 1.5
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a classifier answered.
+
+    counts: int64 (classes, classes), of each target (row) how often each answer (column).
+    named, targets: int64 (examples,), the class that was named and the target of each example in their order; None where an
+    answer is not one class for an example.
+    """
+
+    counts: Array
+    named: Array | None = None
+    targets: Array | None = None
+
+
+@dataclass(frozen=True)
 class Metric:
     """A figure, and others beside it.
 
     name: as in JSON. title: for people. unit: a "share" of 1, or "value" in the unit of the targets. better: which are.
-    more: other figures by their names, None where one has no value.
+    more: other figures by their names, None where one has no value. answers: of a classifier, what it was counted from.
     """
 
     name: str
@@ -30,6 +44,7 @@ class Metric:
     unit: Literal["share", "value"] = "share"
     better: Literal["higher", "lower"] = "higher"
     more: Mapping[str, float | None] = field(default_factory=dict)
+    answers: Answers | None = field(default=None, repr=False, compare=False)
 
     @property
     def score(self) -> float:
@@ -74,12 +89,23 @@ class Classes(Tally):
 
     def __init__(self, classes: int) -> None:
         self.counts = np.zeros((classes, classes), np.int64)
+        self._batches: list[tuple[Array, Array]] = []
 
     def add(self, outputs: Array, targets: Array) -> None:
         n = len(self.counts)
         known = targets >= 0
         flat = np.bincount(targets[known].astype(np.int64) * n + outputs[known].astype(np.int64), minlength=n * n)
         self.counts += flat.reshape(n, n)
+        if targets.ndim == 1:
+            self._batches.append((outputs.astype(np.int64), targets.astype(np.int64)))
+
+    @property
+    def answers(self) -> Answers:
+        """All that was counted, example by example where an answer is one class."""
+        if not self._batches:
+            return Answers(self.counts)
+        named, targets = (np.concatenate(each) for each in zip(*self._batches, strict=True))
+        return Answers(self.counts, named, targets)
 
     @property
     def accuracy(self) -> float:
@@ -107,8 +133,8 @@ class Classes(Tally):
     def metric(self) -> Metric:
         f1 = float(np.nanmean(self.f1()))
         if self.uneven:
-            return Metric("f1", "F1, mean of classes", f1, more={"accuracy": self.accuracy})
-        return Metric("accuracy", "accuracy", self.accuracy, more={"f1": f1})
+            return Metric("f1", "F1, mean of classes", f1, more={"accuracy": self.accuracy}, answers=self.answers)
+        return Metric("accuracy", "accuracy", self.accuracy, more={"f1": f1}, answers=self.answers)
 
     def learned(self) -> bool:
         n = int(self.counts.sum())
@@ -119,7 +145,8 @@ class Overlap(Classes):
     """Classes of places: the mean over classes of intersection over union."""
 
     def metric(self) -> Metric:
-        return Metric("miou", "mIoU", float(np.nanmean(self.iou())), more={"pixel_accuracy": self.accuracy})
+        more = {"pixel_accuracy": self.accuracy}
+        return Metric("miou", "mIoU", float(np.nanmean(self.iou())), more=more, answers=self.answers)
 
 
 class Labels(Tally):

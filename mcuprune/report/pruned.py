@@ -1,0 +1,175 @@
+"""What is said of a prune, read off its document alone: tables, remarks, figures of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mcuprune import units
+from mcuprune.bands.plan import embedded_line, region_line
+from mcuprune.costs.resources import RESOURCES
+from mcuprune.data.firmware import formula
+
+#: How many of the operators that can't run in bands the text names.
+_ENDINGS = 3
+
+
+#: From this share of the time on it is worth a word that training waits for data.
+_SLOW_DATA = 0.05
+
+
+#: What is said of figures beside the first: name in JSON -> for people, and how.
+_BESIDE = {"snr_db": ("SNR", "{:.1f} dB"), "r2": ("R2", "{:.3f}"), "pixel_accuracy": ("right places", "{:.1%}")}
+
+
+def table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Head and one row for each resource and accuracy."""
+    rows = [["", "before", "after", "", "limit", ""]]
+    for name, resource in RESOURCES.items():
+        if name not in found["after"]["total"]:
+            continue
+        before, after = _used(found, "before", name), _used(found, "after", name)
+        limit = found["limits"].get(name)
+        rows.append(
+            [
+                f"{resource.title} ({found[f'{name}_model']})"
+                if resource.under(found.get(f"{name}_model")) is not resource
+                else resource.title,
+                units.show(before, resource.unit),
+                units.show(after, resource.unit),
+                f"{after / before:.0%}" if before else "",
+                units.show(limit["limit"], resource.unit) if limit else "",
+                "" if limit is None else "pass" if limit["ok"] else f"over by {after - limit['limit']}",
+            ]
+        )
+    if (metric := task_of(found)) is not None:
+        before, floats, int8 = (metric[when] and metric[when]["value"] for when in ("before", "after_float", "after_int8"))
+        rows.append([metric["shown_as"], shown(metric, before), shown(metric, floats), "", "", "float"])
+        if int8 is not None:
+            rows.append(["", "", shown(metric, int8), "", "", "int8"])
+    return rows
+
+
+def stages(found: Mapping[str, Any]) -> list[list[str]]:
+    """Head and one row for each budget that was tried, the one that was taken marked."""
+    bisection, metric = found["bisection"], found["metric"]
+    unit = RESOURCES[bisection["minimise"]].unit
+    rows = [["", f"{RESOURCES[bisection['minimise']].title} limit", "used", metric["shown_as"], "floor"]]
+    for stage in bisection["stages"]:
+        if stage["used"] is None:
+            rows.append(["", units.show(stage["limit"], unit), "", "", "no cut is so small"])
+            continue
+        taken = "> " if stage["number"] == bisection["best"] else ""
+        limit = f"{units.show(stage['limit'], unit)} ({stage['share']:.0%})"
+        above = "above" if stage["holds"] else "below"
+        rows.append([taken, limit, units.show(stage["used"], unit), shown(metric, stage["figure"]), above])
+    rows[1][-1] += f" {shown(metric, bisection['floor'])}"
+    return rows
+
+
+def _used(found: Mapping[str, Any], when: str, resource: str) -> int:
+    """What a limit of this resource is held against: for SRAM, what was asked for."""
+    limited = RESOURCES[resource].under(found.get(f"{resource}_model"))
+    part, key = limited.place or ("total", limited.name)
+    return int(found[when][part][key])
+
+
+def remarks(found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    kept = sum(group["after"] for group in found["groups"])
+    whole = sum(group["before"] for group in found["groups"])
+    lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
+    if (metric := task_of(found)) is not None:
+        exact = "; int8 without its graph optimisation" if metric["after_int8"] is not None else ""
+        against = "" if metric["against"] == "targets" else ", against the answers of the model as it came"
+        lines.append(
+            f"{metric['shown_as']}: on {found['test_examples']} test examples of {found['data']}, "
+            f"in onnxruntime{exact}{against}"
+        )
+        lines += _beside(metric)
+    if found.get("sram_model", "peak") != "peak":
+        memory = found["after"]["memory"]
+        peak, arena = (units.show(memory[key], "bytes") for key in ("peak", "arena_tflm"))
+        lines.append(f"memory: peak of activations {peak}, arena of TensorFlow Lite Micro {arena}")
+    cost = found["cost"]
+    if cost["full_training_macs"]:
+        share = cost["training_macs"] / cost["full_training_macs"]
+        before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
+        lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
+        lines += _compute(found)
+    if found.get("bands") is not None:  # reports stored before there were bands have none
+        lines += _in_bands(found["bands"])
+    if cost.get("data_wait") is not None and cost["data_wait"] >= _SLOW_DATA:
+        lines.append(f"data: training stood still for want of it {cost['data_wait']:.0%} of the time")
+    if found.get("preprocessing"):
+        how = found["preprocessing"]
+        if how["found_by"] != "default" or how["scale"] != 1:
+            lines.append(f"preprocessing: {formula(how)}; found by {how['found_by']}")
+    return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _in_bands(bands: Mapping[str, Any]) -> list[str]:
+    """What runs in bands and what it costs; what can't, where SRAM is most."""
+    before, after, lines = bands["plain"], bands["written"], []
+    if not bands["regions"] and not bands["embedded"]:
+        lines.append("row bands: none, the limits hold without or nothing needs less in them")
+    for region in bands["regions"]:
+        lines.append(f"row bands: {region_line(region)}")
+    if bands["embedded"]:
+        lines.append(embedded_line(bands["embedded"]))
+    if bands["regions"] or bands["embedded"]:
+        changes = [("peak", "peak"), ("arena_tflm", "arena"), ("arena_tail", "its tail")]
+        told = [f"{word} {units.show(before[key], 'bytes')} -> {units.show(after[key], 'bytes')}" for key, word in changes]
+        lines.append(f"the same network without bands -> in them: {', '.join(told)}")
+    for ending in sorted(bands["endings"], key=lambda ending: -ending["sram"])[:_ENDINGS]:
+        size = units.show(ending["sram"], "bytes")
+        lines.append(f"not in bands: {ending['op']} '{ending['node']}' {ending['why']}; {size} of SRAM around it")
+    return lines
+
+
+def task_of(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The figures of the task; of a document that was stored before there were any but accuracies, these."""
+    if "metric" in found or found["before"]["accuracy"] is None:
+        return found.get("metric")
+    after = found["after"]
+    int8 = None if after["accuracy_int8"] is None else {"value": after["accuracy_int8"]}
+    known = {"name": "accuracy", "shown_as": "accuracy", "unit": "share", "against": "targets"}
+    return {
+        **known,
+        "before": {"value": found["before"]["accuracy"]},
+        "after_float": {"value": after["accuracy_float"]},
+        "after_int8": int8,
+    }
+
+
+def score(step: Mapping[str, Any]) -> float | None:
+    """The figure on the validation examples at a line of the history."""
+    found: float | None = step.get("metric", step["accuracy"])
+    return found
+
+
+def shown(metric: Mapping[str, Any], value: float | None) -> str:
+    """A figure of the task for people."""
+    if value is None:
+        return ""
+    return f"{value:.1%}" if metric["unit"] == "share" else f"{value:.4g}"
+
+
+def _beside(metric: Mapping[str, Any]) -> list[str]:
+    """Other figures of the file that was written, of each output where there are several."""
+    after, said = metric["after_int8"] or metric["after_float"], []
+    for name, value in after.items():
+        output, _, key = name.rpartition("/")
+        if value is not None and (key in _BESIDE or (key == "accuracy" and metric["name"] != "accuracy")):
+            title, shown = _BESIDE.get(key, ("accuracy", "{:.1%}"))
+            said.append(f"{title} {shown.format(value)}{f' of {output}' if output else ''}")
+    return [f"of the file written: {', '.join(said)}"] if said else []
+
+
+def _compute(found: Mapping[str, Any]) -> list[str]:
+    """What training cost in epochs of the whole model: the number that ``--train-compute`` takes."""
+    if not (training := found["training"]):
+        return []
+    epoch = max(1, training["examples"] // training["batch"]) * training["batch"] * found["before"]["total"]["macs"]
+    spent = found["cost"]["training_macs"] / max(1, epoch)
+    return [f"compute: as many multiply-accumulates as {spent:.3g} epochs of training the whole model"]

@@ -1,0 +1,295 @@
+"""A run that can be repeated: what a report stores of how it came about, and the request that is made of it again.
+
+``record`` and ``read`` are each other's inverse. A report is a stranger's file: what is read from it is checked as what is
+typed is, it names no code that is run, and no file that is there is written over on its word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from mcuprune import __version__, options, units
+from mcuprune.costs.resources import RESOURCES, Basis
+from mcuprune.data.feed import Feed
+from mcuprune.data.named import DATASETS
+from mcuprune.errors import UsageError
+from mcuprune.graph.network import Shape
+from mcuprune.result import Result
+from mcuprune.train.request import Request
+from mcuprune.units import Limit, Unit
+
+#: The key of a report, and the packages whose versions it has.
+KEY, _PACKAGES = "run", ("torch", "onnxruntime", "onnx", "numpy")
+#: Of a report: one of a network of some thousand nodes is a hundredth of it.
+_MAX_BYTES = 2**28
+#: What a repeated run doesn't take over: where its report goes and whether it goes on with another are its own affair.
+_OWN = ("resume", "report")
+#: Options of which data and their split depend; where one of them is given anew, other data are expected.
+_OF_DATA = {"data", "task", "unlabelled", "seed", *(option.name for option in options.of(Feed))}
+#: Options that name code of the user's.
+_CODE = ("data", "loss_function")
+_STEPS: Mapping[Unit, Sequence[tuple[str, int]]] = {
+    "bytes": (("MB", 1024**2), ("KB", 1024)),
+    "count": (("M", 10**6), ("k", 10**3)),
+    "time": (("s", 10**6), ("ms", 10**3)),
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- recording
+
+
+def record(result: Result) -> dict[str, Any]:
+    """How a result came about, as JSON values: model, options, limits as they are typed, contents, versions, machine."""
+    request = result.asked or result.request
+    return {
+        "command": command(request),
+        "model": {"path": request.model, "sha256": _sha256(request.model)},
+        "input_shapes": {name: list(shape) for name, shape in request.input_shapes.items()},
+        "outputs": list(request.outputs),
+        "limits": {name: typed(limit, RESOURCES[name].unit) for name, limit in request.limits.items()},
+        "basis": {one.name: getattr(request.basis, one.name) for one in fields(Basis)},
+        "options": {option.name: _plain(getattr(request, option.name)) for option in options.of(Request)},
+        "contents": dict(result.contents),
+        "versions": {"mcuprune": __version__, "python": platform.python_version(), **_versions()},
+        "machine": machine(),
+    }
+
+
+def command(request: Request) -> list[str]:
+    """The words to type for a request, without what is as by default."""
+    words = ["mcuprune", "prune", request.model]
+    for name, shape in request.input_shapes.items():
+        words += ["--input-shape", f"{name}={','.join(map(str, shape))}"]
+    for name in request.outputs:
+        words += ["--outputs", name]
+    for name, limit in request.limits.items():
+        words += [f"--{name}", typed(limit, RESOURCES[name].unit)]
+    usual = Basis()
+    words += ["--sram-model", request.basis.sram] if request.basis.sram != usual.sram or request.basis.board else []
+    words += ["--flash-model", request.basis.flash] if request.basis.flash != usual.flash or request.basis.board else []
+    words += ["--runtime", request.basis.runtime] if request.basis.runtime != usual.runtime else []
+    words += ["--board", request.basis.board] if request.basis.board else []
+    given = {
+        option.name: getattr(request, option.name)
+        for option in options.of(Request)
+        if option.name != "resume" and _plain(getattr(request, option.name)) != _plain(option.default)
+    }
+    return [*words, *options.words(Request, given)]
+
+
+def typed(limit: Limit, unit: Unit) -> str:
+    """A limit as one types it: ``64KB`` for 65536 bytes, ``50%`` for a share."""
+    if not limit.relative and limit.value.denominator == 1:
+        for suffix, step in _STEPS[unit]:
+            if limit.value % step == 0:
+                return f"{limit.value // step}{suffix}"
+    return units.write(limit)
+
+
+def machine() -> dict[str, Any]:
+    """What this machine is: system, processor and how many cores of it this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": cores,
+    }
+
+
+def _processor() -> str | None:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            found = re.search(r"^model name\s*:\s*(.+)$", file.read(2**16), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or None
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _sha256(path: str) -> str | None:
+    """Of a file, as ``sha256sum`` gives it; None of a network that was in memory alone."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+# --------------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What a report says of its run, checked. asked: values of options by the names of ``Request``'s fields."""
+
+    report: str
+    model: str
+    limits: Mapping[str, Limit]
+    input_shapes: Mapping[str, Shape]
+    outputs: tuple[str, ...]
+    basis: Basis
+    asked: Mapping[str, Any]
+    contents: Mapping[str, str]
+    version: str
+
+    def contents_expected(self, given: Mapping[str, Any], *, same_model: bool) -> dict[str, str]:
+        """The digests that must be the same where ``given`` options, and perhaps the model, were named anew."""
+        own_model = not same_model or "teacher" in given
+        data = same_model and not _OF_DATA & given.keys()
+        kept = {"model": not own_model, "data": data}
+        return {name: digest for name, digest in self.contents.items() if kept.get(name)}
+
+    def refuse_code(self, given: Mapping[str, Any]) -> None:
+        """Raise UsageError where the report names code that would run, and ``given`` options don't name it anew."""
+        for name in _CODE:
+            value = self.asked.get(name)
+            if name in given or not isinstance(value, str) or ":" not in value or value in DATASETS or os.path.lexists(value):
+                continue
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{self.report}: names code to run, {value!r}; if you trust it, say so: {flag} {value}")
+
+    def refuse_overwriting(self) -> None:
+        """Raise UsageError where a file is in the place that the run wrote to: it would be lost on the report's word."""
+        place = self.asked.get("output")
+        if place is None or os.path.lexists(place):
+            said = "it names no place for the network" if place is None else f"{place} is there already"
+            raise UsageError(f"{self.report}: {said}; give -o to say where the repeated run writes")
+
+
+def stored(path: str | Path, *commands: str) -> dict[str, Any]:
+    """A report as it was stored by one of these commands. Raises UsageError for anything else."""
+    document = _json(Path(path))
+    if not isinstance(document, dict) or document.get("command") not in commands:
+        raise UsageError(f"{path}: is no report of {' or '.join(f'`mcuprune {name}`' for name in commands)}")
+    if document.get("format") != 1:
+        raise UsageError(f"{path}: has format {document.get('format')!r}; this mcuprune {__version__} reads format 1")
+    return document
+
+
+def _json(path: Path) -> Any:
+    def refuse(word: str) -> NoReturn:
+        raise ValueError(f"{word} is no number of JSON")
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise UsageError(f"{path}: more than {_MAX_BYTES} bytes; no report is as long")
+        return json.loads(content, parse_constant=refuse)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise UsageError(f"{path}: can't be read as a report ({reason})") from None
+
+
+def read(path: str) -> Rerun:
+    """The run that a report is about. Raises UsageError for a file that is no report, or that says what no run can be."""
+    document = stored(path, "prune")
+    if KEY not in document:
+        raise UsageError(f"{path}: was written by mcuprune {document.get('mcuprune')}, which didn't store how to repeat a run")
+    check = _Reader(path)
+    run = check.table(document[KEY], KEY)
+    shapes = check.table(run.get("input_shapes"), "input_shapes")
+    limits = check.table(run.get("limits"), "limits")
+    return Rerun(
+        report=path,
+        model=check.text(check.table(run.get("model"), "model").get("path"), "model.path"),
+        limits={check.one_of(name, RESOURCES, "limits"): check.limit(name, text) for name, text in limits.items()},
+        input_shapes={name: check.shape(shape, name) for name, shape in shapes.items()},
+        outputs=check.texts(run.get("outputs"), "outputs"),
+        basis=check.basis(run.get("basis")),
+        asked=check.options(run.get("options")),
+        contents={
+            name: check.text(digest, f"contents.{name}")
+            for name, digest in check.table(run.get("contents"), "contents").items()
+            if digest is not None
+        },
+        version=check.text(document.get("mcuprune"), "mcuprune"),
+    )
+
+
+class _Reader:
+    """Values of one report, with messages that name the file and the key."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def _refuse(self, key: str, value: Any, wanted: str) -> NoReturn:
+        shown = f"{value!r}"
+        raise UsageError(f"{self._path}: {KEY}.{key} is {shown[:80]}{'...' if len(shown) > 80 else ''}, not {wanted}")
+
+    def table(self, value: Any, key: str) -> dict[str, Any]:
+        return value if isinstance(value, dict) else self._refuse(key, value, "a table")
+
+    def text(self, value: Any, key: str) -> str:
+        return value if isinstance(value, str) and value and "\0" not in value else self._refuse(key, value, "a text")
+
+    def texts(self, value: Any, key: str) -> tuple[str, ...]:
+        return tuple(self.text(one, key) for one in value) if isinstance(value, list) else self._refuse(key, value, "a list")
+
+    def one_of(self, value: Any, known: Any, key: str) -> str:
+        if not isinstance(value, str) or value not in known:
+            self._refuse(key, value, f"one of {', '.join(known)}")
+        return value
+
+    def limit(self, name: str, text: Any) -> Limit:
+        key = f"limits.{name}"
+        try:
+            return units.parse(self.text(text, key), RESOURCES[name].unit)
+        except UsageError as error:
+            raise UsageError(f"{self._path}: {KEY}.{key}: {error}") from None
+
+    def shape(self, value: Any, name: str) -> Shape:
+        sizes = value if isinstance(value, list) else []
+        if not sizes or not all(type(size) is int and 0 < size < 2**31 for size in sizes):
+            self._refuse(f"input_shapes.{name}", value, "a shape")
+        return tuple(sizes)
+
+    def basis(self, value: Any) -> Basis:
+        table, hints = self.table(value, "basis"), get_type_hints(Basis)
+        found: dict[str, Any] = {}
+        for one in fields(Basis):
+            choices, word = get_args(hints[one.name]), table.get(one.name)
+            if all(isinstance(choice, str) for choice in choices):
+                found[one.name] = self.one_of(word, choices, f"basis.{one.name}")
+            else:
+                found[one.name] = None if word is None else self.text(word, f"basis.{one.name}")
+        return Basis(**found)
+
+    def options(self, value: Any) -> dict[str, Any]:
+        known = {option.name: option for option in options.of(Request)}
+        found: dict[str, Any] = {}
+        for name, given in self.table(value, "options").items():
+            if name not in known:
+                raise UsageError(f"{self._path}: {KEY}.options: unknown option {name!r}; was it written by a newer mcuprune?")
+            if name in _OWN or given is None:
+                continue
+            option = known[name]
+            try:
+                option.refuse(given)
+            except UsageError as error:
+                raise UsageError(f"{self._path}: {KEY}.options: {error}") from None
+            found[name] = tuple(given) if option.repeated else given
+        return found
