@@ -28,6 +28,7 @@ from mcuprune.errors import BudgetError, OutputError, UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
+from mcuprune.pruning import OnStart
 from mcuprune.result import Bisection, GroupResult, Result, Stage, Start
 from mcuprune.train.checkpoint import differences
 from mcuprune.train.course import course
@@ -52,14 +53,15 @@ def prune(
     net: Network | None = None,
     data_set: Given | None = None,
     on_stage: OnStage = lambda number, limit: None,
+    on_start: OnStart = lambda budget, used: None,
 ) -> Result:
     """What ``pruning.prune`` does, and with ``request.max_drop`` the search for the smallest network above the floor."""
     if request.max_drop is None or request.minimise is None:
         if net is None and data_set is None:
-            return pruning.prune(request, on_step)
-        return pruning.prune(request, on_step, net=net, data_set=data_set)
+            return pruning.prune(request, on_step, on_start=on_start)
+        return pruning.prune(request, on_step, net=net, data_set=data_set, on_start=on_start)
     check(request)
-    return _Bisecting(request, on_step, on_stage, net, data_set).result()
+    return _Bisecting(request, on_step, on_stage, on_start, net, data_set).result()
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,18 @@ class _Tried:
 
 class _Bisecting:
     def __init__(
-        self, request: Request, on_step: OnStep, on_stage: OnStage, net: Network | None, data_set: Given | None
+        self,
+        request: Request,
+        on_step: OnStep,
+        on_stage: OnStage,
+        on_start: OnStart,
+        net: Network | None,
+        data_set: Given | None,
     ) -> None:
         assert request.minimise is not None
         assert request.max_drop is not None
         self._request, self._on_step, self._on_stage, self._data = request, on_step, on_stage, data_set
+        self._on_start = on_start
         self._minimise, self._drop = request.minimise, drop(request.max_drop)
         self._net = net or network.load(
             request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
@@ -188,7 +197,7 @@ class _Bisecting:
         start = None
         if smallest is not None and smallest.floats is not None and smallest.stage.number > 1:
             start = Start(network.load(smallest.floats, accept=ops.accept(smallest.floats)), smallest.groups)
-        return pruning.prune(request, self._on_step, net=self._net, data_set=self._data, start=start)
+        return pruning.prune(request, self._on_step, net=self._net, data_set=self._data, start=start, on_start=self._on_start)
 
     def _measured(self, best: _Tried) -> Result:
         """The result of the stage that was taken; one of an earlier sitting is measured again, which trains nothing."""

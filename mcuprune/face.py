@@ -248,7 +248,7 @@ def prune(
     """
     limits, watchers = _budget(budget), [_watcher(callback) for callback in callbacks]
     engine()
-    from mcuprune import dropping
+    from mcuprune import dropping, tracking
     from mcuprune.report import prune as outcome
     from mcuprune.train.request import Request
 
@@ -258,7 +258,7 @@ def prune(
     if isinstance(net, Network) and (given := {"input_shapes", "outputs"} & options.keys()):
         raise UsageError(f"prune: {', '.join(sorted(given))}: for a path; give them to load, which has read this network")
 
-    def on_step(step: Step) -> None:
+    def tell(step: Step) -> None:
         for watcher in watchers:
             watcher.on_step(step)
             if step.score is not None:
@@ -276,7 +276,13 @@ def prune(
         spec = os.fspath(data) if isinstance(data, os.PathLike) else data
         if isinstance(spec, str):
             request, spec = replace(request, data=spec), None
-        result: Result = dropping.prune(request, on_step, net=net if isinstance(net, Network) else None, data_set=spec)
+        with tracking.following(request) as track:
+
+            def on_step(step: Step) -> None:
+                tell(step)
+                track(step)
+
+            result: Result = dropping.prune(request, on_step, net=net if isinstance(net, Network) else None, data_set=spec)
         if request.report is not None:
             outcome.save(outcome.document(result), request.report)
     if output is None:  # the folder is gone: only the name is left to tell

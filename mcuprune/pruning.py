@@ -53,6 +53,9 @@ from mcuprune.train.training_data import training_data
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
 
+#: What is told before the work: the budget, and what the network as it came uses of each resource.
+OnStart = Callable[[Budget, Mapping[str, int]], None]
+
 
 def prune(
     request: Request,
@@ -61,12 +64,14 @@ def prune(
     net: Network | None = None,
     data_set: Given | None = None,
     start: Start | None = None,
+    on_start: OnStart = lambda budget, used: None,
 ) -> Result:
     """Do what ``request`` asks and measure the outcome. Writes ``request.output``; the report is the caller's.
 
     net: a network in memory, in place of the file ``request.model``, which is then only what messages call it.
     data_set: data in memory, in place of ``request.data``.
     start: what is cut and trained, in place of the network itself, which stays what it is compared with and taught by.
+    on_start: called once before the work with the budget and with what the network as it came uses.
 
     Interrupted at any moment, it leaves a checkpoint beside the output; ``request.resume`` goes on from there.
     Raises a McupruneError, with nothing written, where no answer is possible: an unreadable or unsupported model, data that
@@ -74,6 +79,7 @@ def prune(
     """
     started = time.monotonic()
     run = _prepared(request, net, request.data if data_set is None else data_set, start)
+    on_start(run.budget, run.before.used(request.basis))
     record = _Record(run, course(run.request, net, run.data), started, on_step)
     candidate = _float_candidate(run, record)
     console.doing("measuring the cut network")

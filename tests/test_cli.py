@@ -281,7 +281,7 @@ def test_the_hint_is_a_command_that_parses(net, capsys, monkeypatch):
     words = answer(capsys)["models"][0]["hint"].split()
     requests = []
 
-    def prune(request, on_step):
+    def prune(request, on_step, **more):
         requests.append(request)
         raise errors.UsageError("stop here")
 

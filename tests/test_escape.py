@@ -21,6 +21,7 @@ from mcuprune.cli import main
 from mcuprune.pruning import Request
 from mcuprune.report import profile as report
 from mcuprune.report import prune as outcome
+from mcuprune.report import prune_page
 
 #: Characters that mean something somewhere, and every kind of character that isn't one for people to read.
 _HOSTILE = (
@@ -136,6 +137,13 @@ _QUICK = settings(
 )
 
 
+def _is_safe_page(said: str) -> None:
+    """A page has one heading of its own, and nothing of a name is a tag of it."""
+    tags = _Tags(said).tags
+    assert not set(tags) & {"script", "i", "img", "a", "failure"}
+    assert tags.count("h1") == 1
+
+
 def _judged(form: str, said: str, name: str) -> None:
     """Whether an output of ``profile`` or ``check`` shows the name as text of its own kind."""
     if form == "json":
@@ -146,7 +154,7 @@ def _judged(form: str, said: str, name: str) -> None:
     if form == "junit":
         ElementTree.fromstring(said.encode())
     elif form == "html":
-        assert not set(_Tags(said).tags) & {"script", "i", "img", "h1", "a", "failure"}
+        _is_safe_page(said)
     elif form == "github":
         assert all(line.startswith(("::error ", "::notice ")) for line in said.splitlines())
     elif form == "markdown":
@@ -192,6 +200,8 @@ def test_no_name_is_more_than_text_in_what_prune_and_verify_write(
     assert _is_for_people(outcome.text(found))
     assert not _commands(outcome.text(found))
     _is_safe_markdown(outcome.markdown(found))
+    assert _is_for_people(prune_page.html(found))
+    _is_safe_page(prune_page.html(found))
     output = {"name": name, "max_lsb": 1, "exact": 1.0, "agreement": None, "interval": None}
     shown = {
         "path": name,

@@ -22,7 +22,7 @@ FLOORS = (
     ("train",),
     ("result",),
     ("run", "pruning", "rerun", "sweep"),
-    ("dropping", "inspecting"),
+    ("dropping", "inspecting", "tracking"),
     ("exporting", "report", "config"),
     ("sweeping",),
     ("face",),

@@ -45,7 +45,7 @@ def asked(monkeypatch, *words: str) -> Any:
     """The request that a command line comes to."""
     requests = []
 
-    def prune(request, on_step):
+    def prune(request, on_step, **more):
         requests.append(request)
         raise UsageError("seen")
 

@@ -233,7 +233,7 @@ def test_json_keeps_the_promised_keys(narrow):
     } <= set(model["memory"])
     assert model["memory"]["peak_tensors"] == [{"name": name, "bytes": 512} for name in ("r", "ar", "b")]
     assert all({"name", "channels", "removable", "nodes"} <= set(group) for group in model["groups"])
-    assert all(set(layer) == {"node", "op", "shape", "macs", "flash", "params", "live"} for layer in model["layers"])
+    assert all(set(layer) == {"node", "op", "shape", "macs", "flash", "params", "live", "reads"} for layer in model["layers"])
 
 
 def test_the_timeline_is_the_peak_step_by_step(branches):

@@ -41,7 +41,7 @@ def test_a_flag_with_two_spellings_is_a_setting_that_either_overrules(monkeypatc
     """By the first of its names: so what is true by default can be switched off, and on again."""
     asked = []
 
-    def prune(request, on_step):
+    def prune(request, on_step, **more):
         asked.append(request)
         raise KeyboardInterrupt
 

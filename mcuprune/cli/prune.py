@@ -20,6 +20,7 @@ from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.train.request import Repeats, Request
+from mcuprune.train.task import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,17 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
         console.doing(f"reading {request.model}")  # before anything is imported that takes its time
         refuse_unknown(request.data)
         face.engine()
-        from mcuprune import dropping
+        from mcuprune import dropping, tracking
 
         request, to_export = _in_its_format(request)
         try:
-            result = dropping.prune(request, progress.show, on_stage=progress.stage)
+            with tracking.following(request) as track:
+
+                def on_step(step: Step) -> None:
+                    progress.show(step)
+                    track(step)
+
+                result = dropping.prune(request, on_step, on_stage=progress.stage, on_start=progress.start)
         except KeyboardInterrupt:
             if os.path.exists(f"{request.output}.checkpoint") or os.path.exists(f"{request.output}.stages"):
                 console.say("the same command with --resume goes on from the last finished epoch")
@@ -83,7 +90,7 @@ def _repeated(flags: Flags, report: str, asked: Mapping[str, Any]) -> Request:
     stored.refuse_code(asked)
     if "output" not in asked:
         stored.refuse_overwriting()
-    anew = [options.of_name(Request, name).flag for name in asked if name != "output"]
+    anew = [options.of_name(Request, name).flag for name in asked if name not in ("output", "report")]
     anew += [*(["MODEL.onnx"] if flags.model else []), *(f"--{name}" for name in flags.limits)]
     if not flags.quiet:
         console.say(f"repeating the run of {report}{_but(anew)}")

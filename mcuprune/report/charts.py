@@ -187,3 +187,10 @@ def _open(width: int, height: int, label: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width * 2}" height="{height * 2}" '
         f'role="img" aria-label="{escape.markup(label)}">'
     )
+
+
+def key(index: int) -> str:
+    """A short piece of the curve of this number, for a legend."""
+    colour, dash = COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
+    style = f'stroke="{colour}" stroke-width="3"{f" stroke-dasharray={dash!r}" if dash else ""}'
+    return f'<svg viewBox="0 0 28 8" width="28" height="8" aria-hidden="true"><path d="M0 4H28" {style}/></svg>'

@@ -38,10 +38,10 @@ figcaption{font-weight:600}
 .verdict.ok{border-color:var(--good)}
 .bar{margin:.8rem 0;break-inside:avoid}
 .track{position:relative;height:1.5rem;background:var(--shade)}
-.track i{position:absolute;left:0;height:.45rem;top:.95rem;background:var(--soft)}
-.track b{position:absolute;left:0;height:.7rem;top:.15rem;background:#0072b2}
-.track b.over{background:repeating-linear-gradient(45deg,#d55e00 0 6px,#8f3f00 6px 9px)}
-.track u{position:absolute;top:-.15rem;bottom:-.15rem;border-left:3px solid var(--ink)}
+.track .was{position:absolute;left:0;height:.45rem;top:.95rem;background:var(--soft)}
+.track .now{position:absolute;left:0;height:.7rem;top:.15rem;background:#0072b2}
+.track .over{background:repeating-linear-gradient(45deg,#d55e00 0 6px,#8f3f00 6px 9px)}
+.track .limit{position:absolute;top:-.15rem;bottom:-.15rem;border-left:3px solid var(--ink)}
 .matrix td{text-align:right;padding:.1rem .35rem;border:1px solid var(--line)}
 svg{max-width:100%;height:auto}
 svg text{fill:var(--ink);font:12px system-ui,sans-serif}
@@ -63,8 +63,8 @@ def html(title: str, body: str) -> str:
     wide = wide.replace("</table>", "</table></div>")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape.markup(title)}</title><style>{_STYLE}</style></head><body>\n"
+        '<meta name="viewport" content="width=device-width,initial-scale=1"/>'
+        f"<title>{escape.markup(title)}</title><style>{_STYLE.replace(chr(10), '')}</style></head><body>\n"
         f"<h1>{named(title, LONGEST)}</h1>\n{wide}</body></html>\n"
     )
 

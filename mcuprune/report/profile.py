@@ -1,6 +1,6 @@
 """What was measured, written for people and for programs: text, markdown, html, json, junit, github annotations.
 
-Everything here takes numbers and gives a string; nothing prints. A format is a module: ``text``, ``markdown``, ``pages``
+Everything here takes numbers and gives a string; nothing prints. A format is a module: ``plain``, ``markdown``, ``pages``
 (HTML), ``documents`` (JSON), ``ci`` (JUnit and annotations); ``FORMATS`` has them by name. What they write is in ``answers``,
 and the words that several share in ``wording``. Names come from a stranger's file: ``escape`` has a way for each format.
 """
@@ -29,10 +29,10 @@ from mcuprune.report.pages import html as html
 from mcuprune.report.pages import html_body as html_body
 from mcuprune.report.pictures import chart as chart
 from mcuprune.report.pictures import svg as svg
+from mcuprune.report.plain import text as text
 from mcuprune.report.tables import align as align
 from mcuprune.report.tables import html_table as html_table
 from mcuprune.report.tables import markdown_table as markdown_table
-from mcuprune.report.text import text as text
 from mcuprune.report.wording import both as both
 from mcuprune.report.wording import hint as hint
 from mcuprune.report.wording import in_words as in_words

@@ -77,12 +77,12 @@ def _budget(found: Found) -> str:
         said = f"{RESOURCES[name].title}: {_amount(name, used)} of {_amount(name, most)}{was}"
         if not limit["ok"]:
             said += f"; over by {_amount(name, used - most)}"
-        old = "" if before is None else f'<i style="width:{100 * before / scale:.1f}%"></i>'
+        old = "" if before is None else f'<span class="was" style="width:{100 * before / scale:.1f}%"></span>'
         bars.append(
             f'<div class="bar"><div>{escape.markup(said)}</div>'
             f'<div class="track" role="img" aria-label="{escape.markup(said)}">'
-            f'<b{"" if limit["ok"] else " class=over"} style="width:{100 * used / scale:.1f}%"></b>{old}'
-            f'<u style="left:{100 * most / scale:.1f}%"></u></div></div>'
+            f'<span class="now{"" if limit["ok"] else " over"}" style="width:{100 * used / scale:.1f}%"></span>{old}'
+            f'<span class="limit" style="left:{100 * most / scale:.1f}%"></span></div></div>'
         )
     key = '<p class="soft">Upper bar: the network that was written. Lower bar: as it came. Mark: the limit.</p>'
     return f"<h2>Budget</h2>\n{''.join(bars)}\n{key}" if bars else ""

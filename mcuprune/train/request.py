@@ -120,6 +120,13 @@ class Request(Feed):
         metavar="DIR",
         changes_run=False,
     )
+    track: Sequence[str] = option(
+        (),
+        help="Send the history on to tensorboard=DIR, mlflow[=URI] or wandb[=PROJECT]; repeatable.",
+        group="Output",
+        metavar="NAME[=PLACE]",
+        changes_run=False,
+    )
     data: str | None = option(None, help="What to train and test with.", group="Data", metavar="NAME|PATH|module:function")
     task: str = option(
         AUTO,

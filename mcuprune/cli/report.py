@@ -1,0 +1,38 @@
+"""``mcuprune report``: runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mcuprune import places
+from mcuprune.cli.outputs import show, write
+from mcuprune.cli.parser import command
+from mcuprune.console import YES
+from mcuprune.options import argument, option
+from mcuprune.places import Output, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Options of ``report``."""
+
+    runs: Sequence[str] = argument("RUN", default=(), help="Folders of --report, their report.json, or the folder of a sweep.")
+    format: Literal["text", "markdown", "json", "html"] = option("text", help="How the answer is written.", group="Output")
+    output: str | None = option(None, help="A file instead of stdout.", group="Output", short="-o", metavar="FILE")
+
+
+@command(Flags)
+def report(flags: Flags) -> int:
+    """Compare runs of prune side by side, by their reports."""
+    from mcuprune.report import compare
+
+    runs = compare.read(flags.runs)
+    written = compare.FORMATS[flags.format](runs)
+    if flags.output is None:
+        show(written, fit=flags.format == "text")
+    else:
+        places.settle([Output("-o", flags.output, stream=True)], [Source("a report to compare", run.path) for run in runs])
+        write(written.encode("utf-8", "backslashreplace"), flags.output)
+    return YES
