@@ -11,11 +11,12 @@ from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 import small_nets
 
-from mcuprune import options, pruning
+from mcuprune import options, pruning, tracking
 from mcuprune.cli import COMMANDS, main
 from mcuprune.costs.resources import Basis
 from mcuprune.errors import UsageError
@@ -51,6 +52,7 @@ def asked(monkeypatch, *words: str) -> Any:
 
     with monkeypatch.context() as patch:
         patch.setattr(pruning, "prune", prune)
+        patch.setattr(tracking, "TRACKERS", {"stem": Mock(), "c1": Mock()})
         assert main(["prune", "net.onnx", "--macs", "50%", *words]) == 2
     (one,) = requests
     return one
@@ -200,7 +202,7 @@ def test_the_fingerprint_changes_with_all_that_changes_a_run(one):
     usual = Request("net.onnx", {}, "o.onnx")
     changed = replace(usual, **{one.name: another(one)})
     same = told(usual) == told(changed)
-    assert same == (one.name in ("output", "report", "resume"))
+    assert same == (one.name in ("output", "report", "resume", "track"))
 
 
 def test_what_no_flag_sets_is_part_of_the_fingerprint_unless_it_says_otherwise():

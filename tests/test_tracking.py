@@ -1,0 +1,111 @@
+"""Trackers: each by a fake of its package, refused before the work where it lacks, and never a reason to stop."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import small_nets
+
+from mcuprune import tracking
+from mcuprune.cli import main
+from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.train.request import Request
+from mcuprune.train.task import Step
+
+STEP = Step(7, 1.5, 0.25, {"sram": 100, "macs": 2000}, accuracy=0.75, score=0.75, training_macs=9)
+VALUES = {"loss": 0.25, "epoch": 1.5, "training_macs": 9, "sram": 100, "macs": 2000, "validation": 0.75, "accuracy": 0.75}
+
+
+def request(*track: str) -> Request:
+    return Request("net.onnx", {}, "o.onnx", seed=3, track=track)
+
+
+def test_tensorboard_gets_a_scalar_for_each_number(monkeypatch):
+    module = Mock()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    with tracking.following(request("tensorboard=logs")) as track:
+        track(STEP)
+    module.SummaryWriter.assert_called_once_with("logs")
+    writer = module.SummaryWriter.return_value
+    assert {call.args[0]: call.args[1] for call in writer.add_scalar.call_args_list} == VALUES
+    assert {call.args[2] for call in writer.add_scalar.call_args_list} == {7}
+    writer.close.assert_called_once_with()
+
+
+def test_mlflow_gets_the_options_and_the_metrics(monkeypatch):
+    module = Mock()
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    with tracking.following(request("mlflow=http://server")) as track:
+        track(STEP)
+    module.set_tracking_uri.assert_called_once_with("http://server")
+    assert module.log_params.call_args.args[0]["seed"] == 3
+    module.log_metrics.assert_called_once_with(VALUES, step=7)
+    module.end_run.assert_called_once_with()
+
+
+def test_wandb_gets_the_options_and_the_metrics(monkeypatch):
+    module = Mock()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with tracking.following(request("wandb")) as track:
+        track(STEP)
+    assert module.init.call_args.kwargs["project"] == "mcuprune"
+    assert module.init.call_args.kwargs["config"]["model"] == "net.onnx"
+    module.init.return_value.log.assert_called_once_with(VALUES, step=7)
+    module.init.return_value.finish.assert_called_once_with()
+
+
+PACKAGES = [("tensorboard", "torch.utils.tensorboard"), ("mlflow", "mlflow"), ("wandb", "wandb")]
+
+
+@pytest.mark.parametrize(("name", "module"), PACKAGES)
+def test_a_package_that_lacks_is_told_with_its_extra(monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"pip install 'mcuprune\[{name}\]'"), tracking.following(request(name)):
+        raise AssertionError("the work has begun")
+
+
+def test_an_extra_stands_in_the_project_for_each_tracker():
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert tracking.TRACKERS.keys() <= project["project"]["optional-dependencies"].keys()
+
+
+def test_a_misspelt_tracker_is_refused():
+    with pytest.raises(UsageError, match="did you mean 'wandb'"), tracking.following(request("wandbb")):
+        raise AssertionError("the work has begun")
+
+
+class Broken(tracking.Tracker):
+    ended = 0
+
+    def __init__(self, place: str | None, settings: Any) -> None: ...
+
+    def log(self, step: int, values: Any) -> None:
+        raise OSError("no route to host")
+
+    def end(self) -> None:
+        Broken.ended += 1
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "TRACKERS", {"broken": Broken})
+    with tracking.following(request("broken")) as track:
+        track(STEP)
+        track(STEP)
+    assert capsys.readouterr().err.count("no route to host") == 1
+    assert Broken.ended == 1
+
+
+def test_it_ends_with_a_run_that_is_refused(monkeypatch, tmp_path, capsys):
+    tracker = Mock()
+    monkeypatch.setattr(tracking, "TRACKERS", {"fake": tracker})
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(small_nets.residual(8).SerializeToString())
+    assert main(["prune", "net.onnx", "--macs", "1", "--no-train", "--track", "fake"]) == 2
+    tracker.return_value.end.assert_called_once_with()
+    assert tracker.call_args.args[0] is None
