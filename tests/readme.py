@@ -1,6 +1,6 @@
 """Write generated text into README.md, docs/ and the pages of benchmarks, or check (--check) that it is what stands behind it.
 
-docs/operators.md is the operator table, docs/images/memory.svg a real profile. README.md and the pages of docs/ have
+docs/operators.md is the operator table, docs/images/memory.svg a real profile, docs/images/compute.svg drawn from a benchmark. README.md and the pages of docs/ have
 generated blocks of these kinds:
 
 * ``console``, first line ``$ mcuprune ...``: the command with its output;
@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import bench_accuracy  # noqa: E402
 import bench_budgets  # noqa: E402
+import bench_compute  # noqa: E402
 import bench_device  # noqa: E402
 import bench_mutations  # noqa: E402
 import bench_quant_lr  # noqa: E402
@@ -53,7 +54,7 @@ OPERATORS = DOCS / "operators.md"
 PICTURE, PICTURED = DOCS / "images" / "memory.svg", "models/branchy_digits.onnx"
 STORED = ROOT / "tests" / "golden" / "demo.json"
 _BLOCK = re.compile(r"```console\n\$ mcuprune ([^\n]*(?:\\\n[^\n]*)*)\n(.*?)```", re.DOTALL)
-BENCHES = (bench_accuracy, bench_budgets, bench_device, bench_mutations, bench_quant_lr, bench_studies, bench_weight_bits)
+BENCHES = (bench_accuracy, bench_budgets, bench_compute, bench_device, bench_mutations, bench_quant_lr, bench_studies, bench_weight_bits)
 _EXAMPLE = re.compile(r"```python\n# (docs/examples/\w+\.py)\n.*?```", re.DOTALL)
 _MARKED = "(?<=<!-- {} -->\n).*?(?=\n<!-- end -->)"
 _WIDTH = 128
@@ -173,6 +174,7 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators(), PICTURE: picture()}
+    pages[bench_compute.PICTURE] = bench_compute.picture(bench_compute.stored())
     pages |= {bench.PAGE: bench.page(bench.stored()) for bench in BENCHES}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)
