@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden bench bench-compute bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-gpu device-test clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden bench bench-compute bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-gpu device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -87,6 +87,12 @@ bench-weight-bits: $(BIN)/.bench ## weights of 8 bits against 7 (minutes); DATA 
 
 bench-quant: $(BIN)/.dev ## the learning rate of fake-quant training (goes on where it stopped); DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_quant_lr.py --data $(DATA)
+
+bench-bands: $(BIN)/.dev ## what row bands are worth where SRAM binds (hours; goes on where it stopped); DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_bands.py --data $(DATA)
+
+bench-at-init: $(BIN)/.bench ## pruning at initialisation and its controls (hours; goes on where it stopped); DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_at_init.py --data $(DATA)
 
 device-test: $(BIN)/.dev ## generated C on emulated Cortex-M cores (needs gcc-arm-none-eabi and qemu-system-arm)
 	$(BIN)/python tests/benchmarks/bench_device.py

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from mcuprune import places
+from mcuprune.bands.plan import embedded_line, region_document, region_line
+from mcuprune.costs import banding
 from mcuprune.deploy import c, tflite
-from mcuprune.deploy.project import PROJECTS, Contents, Example, project
+from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import DataError, MissingExtra, UsageError
 from mcuprune.graph import external, network
@@ -43,6 +45,7 @@ class Request:
     model: a path. output: a file whose suffix is in EXPORTS; None with a project alone. data: as ``prune`` takes it; what
     ranges are measured on, and where a project's example comes from. project: (a kind in PROJECTS, the folder to write).
     channels_last: generated C takes and gives data with channels last, as its kernels have them.
+    bands: row bands: "off", how many, or "auto", those with the least of what the format's runtime needs.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Request:
     data: str | None = None
     project: tuple[str, str] | None = None
     channels_last: bool = False
+    bands: str = "off"
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     seed: int = 0
@@ -57,13 +61,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user."""
+    """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user.
+
+    bands: how the file's network runs in row bands; None where no bands were asked for.
+    """
 
     request: Request
     files: tuple[str, ...]
     bytes: int
     arena: Mapping[str, int]
     notes: tuple[str, ...]
+    bands: banding.Run | None = None
 
 
 def export(request: Request, *, net: Network | None = None, data_set: datasets.Given | None = None) -> Exported:
@@ -84,6 +92,9 @@ def export(request: Request, *, net: Network | None = None, data_set: datasets.G
     notes: tuple[str, ...] = ()
     if not is_quantized(net):
         net, notes = _quantized(request, net, data_set)
+    run = _in_bands(net, request)
+    if run is not None:
+        net = run.network
     written: dict[Path, bytes] = {}
     if request.output is not None:
         place = Path(request.output)
@@ -98,7 +109,8 @@ def export(request: Request, *, net: Network | None = None, data_set: datasets.G
         place.parent.mkdir(parents=True, exist_ok=True)
         places.write_bytes(content, place)
     files = tuple(map(str, written))
-    return Exported(request, files, sum(map(len, written.values())), _arena(net, request), notes)
+    size = sum(map(len, written.values()))
+    return Exported(request, files, size, _arena(net, request), notes, run)
 
 
 def document(exported: Exported) -> dict[str, Any]:
@@ -111,8 +123,13 @@ def document(exported: Exported) -> dict[str, Any]:
         "files": list(exported.files),
         "bytes": exported.bytes,
         "arena": dict(exported.arena),
+        "bands": None if exported.bands is None else _bands(exported.bands),
         "notes": list(exported.notes),
     }
+
+
+def _bands(run: banding.Run) -> dict[str, Any]:
+    return {"regions": [region_document(choice) for choice in run.choices], "embedded": list(run.embedded)}
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -121,12 +138,28 @@ def text(document: Mapping[str, Any]) -> str:
     lines.append(f"{document['bytes']:>10,} bytes written")
     titles = {"tflm": "of arena in TensorFlow Lite Micro (32-bit, CMSIS-NN)", "c": "of RAM in generated C, beside its stack"}
     lines += [f"{size:>10,} bytes {titles[runtime]}" for runtime, size in document["arena"].items()]
+    if document["bands"] is not None:
+        regions, embedded = document["bands"]["regions"], document["bands"]["embedded"]
+        lines += [f"row bands: {region_line(region)}" for region in regions] or ["row bands: none, nothing needs less in them"]
+        lines += [embedded_line(embedded)] if embedded else []
     return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]) + "\n"
 
 
 def is_quantized(net: Network) -> bool:
     """Whether the network holds quantisers, so that its integers are written as they are."""
     return any(node.op == "QuantizeLinear" for node in net.nodes)
+
+
+def _in_bands(net: Network, request: Request) -> banding.Run | None:
+    """The network in the row bands that were asked for; None where none were, or where the format runs bands by itself."""
+    suffix = "" if request.output is None else Path(request.output).suffix
+    if (count := banding.parsed(request.bands)) is False or (request.output is not None and suffix in BANDS_OF_THEIR_OWN):
+        return None
+    model: banding.Model = "peak" if suffix == ".onnx" else "tflm"
+    run = banding.least(net, model, count)
+    if count is not None and not run.choices:
+        banding.refuse_count(run.planner, count)
+    return run
 
 
 def planned(request: Request) -> list[Output]:
@@ -262,6 +295,8 @@ def _c(net: Network, stem: str, request: Request) -> Files:
     }
 
 
+#: Suffixes of formats whose writer runs bands by itself, and gets the network as it is.
+BANDS_OF_THEIR_OWN: frozenset[str] = frozenset()
 #: The suffix of an output -> what makes its files.
 EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
     ".onnx": _onnx,
@@ -277,7 +312,7 @@ EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
 def _project(kind: str, net: Network, request: Request, data_set: datasets.Given | None) -> Files:
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
-    name = c.identifier(Path(request.model).stem)
+    name = name_of(Path(request.model).stem)
     source = c.generate(converted.program, name)
     example, where, label = _example(net, request, data_set)
     if runners.compiler() is None:

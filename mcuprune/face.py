@@ -227,6 +227,8 @@ def prune(
     from mcuprune.train.request import Request
 
     _known(options, Request)
+    if isinstance(bands := options.get("bands"), int) and not isinstance(bands, bool):
+        options["bands"] = str(bands)
     if isinstance(net, Network) and (given := {"input_shapes", "outputs"} & options.keys()):
         raise UsageError(f"prune: {', '.join(sorted(given))}: for a path; give them to load, which has read this network")
 
@@ -313,11 +315,12 @@ def engine() -> Any:
 # --------------------------------------------------------------------------------------------------------- what is written
 
 
-def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None) -> Path:
+def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None, bands: str | int = "off") -> Path:
     """Write a network, in the format that the suffix of ``path`` names: ``.onnx``, ``.tflite``, ``.h`` or ``.c``.
 
     data: quantises a float network to int8 first, with ranges of these examples, as ``prune(train=False)`` does. Without it a
     float network becomes ``.onnx`` as it is.
+    bands: row bands, ``"auto"`` for those with the least memory, or how many.
     Returns the path. Raises UsageError for another suffix, and for a float network that is to become anything but ``.onnx``
     without data; OutputError where the file can't be written; UnsupportedOperator for what no kernel on a
     microcontroller computes.
@@ -332,10 +335,10 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None)
     target, source = Path(path), net.path if isinstance(net, Network) else os.fspath(net)
     spec = os.fspath(data) if isinstance(data, os.PathLike) else data
     named, given = (spec, None) if isinstance(spec, str) else (None, spec)
-    request = exporting.Request(source, output=str(target), data=named)
+    request = exporting.Request(source, output=str(target), data=named, bands=str(bands))
     places.settle([Output("export", str(target), make_folder=True)], exporting.sources(request))
     found = _read(net)
-    if target.suffix == ".onnx" and data is None:
+    if target.suffix == ".onnx" and data is None and bands == "off":
         network.write_model(found.to_proto(), target)
     else:
         exporting.export(request, net=found, data_set=given)

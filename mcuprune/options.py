@@ -50,7 +50,7 @@ class Option:
     least, most: the first and the last number that is taken. below: the first one that isn't. choices: the only values.
     parse: turns the text of the flag into the value; raises UsageError, which gets the flag's name.
     check: raises UsageError, naming the flag, for a value of which range and choices don't say enough.
-    needs: what has to run for it to have an effect: "training", or the "gradients" that lead the widths.
+    needs: what has to run for it to have an effect: "training", the "gradients" that lead the widths, or "scores" of channels.
     in_config: whether ``[prune]`` of the configuration may set it. changes_run: whether another value may give other results.
     entries: of a field that is a mapping: one option for each key that it may have.
 
@@ -71,7 +71,7 @@ class Option:
     choices: tuple[Any, ...] = ()
     parse: Callable[[str], Any] | None = None
     check: Callable[[Any], object] | None = None
-    needs: Literal["", "training", "gradients"] = ""
+    needs: Literal["", "training", "gradients", "scores"] = ""
     in_config: bool = True
     changes_run: bool = True
     entries: Mapping[str, Option] = field(default_factory=dict)

@@ -10,16 +10,21 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mcuprune import __version__, options, places
+from mcuprune.bands.rewrite import Choice
+from mcuprune.bands.rowgraph import Ending
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
-from mcuprune.costs import resources, widths
+from mcuprune.costs import banding, resources, widths
+from mcuprune.costs.banding import BandedCosts, Banding, Recipe
 from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
-from mcuprune.errors import UsageError
+from mcuprune.costs.sensitivity import Sensitivity
+from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
 from mcuprune.notebook import Drawn
@@ -32,9 +37,10 @@ from mcuprune.train import engine, evaluate
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.data import Data
+from mcuprune.train.feeding import looks_fresh
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
-from mcuprune.train.request import Request, long_as_asked, search_for
+from mcuprune.train.request import AT_INIT, Request, long_as_asked, search_for
 from mcuprune.train.request import check as check_request
 from mcuprune.train.schedules import WINDOWS, Narrow, schedule_for, window
 from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
@@ -71,9 +77,26 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Bands:
+    """How the written file runs in row bands.
+
+    choices: the regions in bands; none where the limits hold without, or where bands need no less. endings: operators that no
+    region can contain. plain, written: the same network without bands, and as the file has it. embedded: convolutions whose
+    kernels lie among zeros, for TensorFlow Lite's padding.
+    """
+
+    choices: tuple[Choice, ...]
+    embedded: tuple[str, ...]
+    endings: tuple[Ending, ...]
+    plain: banding.Measured
+    written: banding.Measured
+
+
+@dataclass(frozen=True)
 class Result(Drawn):
     """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them.
 
+    bands: None where none were asked for.
     accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
     accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
     """
@@ -96,7 +119,9 @@ class Result(Drawn):
     data: str | None
     test_examples: int
     training: Training | None
+    bands: Bands | None
     network: Network = field(repr=False, compare=False)
+    sensitivity: Sensitivity | None = None
 
     @property
     def ok(self) -> bool:
@@ -134,8 +159,11 @@ def prune(
         if run.request.train and (note := learned_nothing(accuracy_float, run.data)):
             candidate = replace(candidate, notes=(*candidate.notes, note))
     final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
-    final.save(request.output)
+    in_bands = None if run.banding is None else banding.in_bands(final, run.banding, run.recipes)
+    (final if in_bands is None else in_bands.network).save(request.output)
     result = _measured(run, candidate, accuracy_float, record)
+    if in_bands is not None:
+        result = replace(result, bands=_bands(in_bands, final, result))
     record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
     return result
 
@@ -146,7 +174,8 @@ class _Run:
 
     request: with the device chosen, and ``train`` off where training could only waste time.
     original: the network as it was read; labelled: as it is pruned. before: what the original costs.
-    model: costs of its cuts. accuracy: the original's, on the test set. warm: whether it comes trained.
+    banding: how the file may run in bands; None where it is to run as it is. model: costs of its cuts.
+    accuracy: the original's, on the test set. warm: whether it comes trained.
     answers: a teacher's logits for every training example; None where nobody teaches.
     schedule: of training, None where there is none.
     """
@@ -156,6 +185,7 @@ class _Run:
     labelled: Channels
     before: Profile
     budget: Budget
+    banding: Banding | None
     model: CostModel
     data: Data | None
     accuracy: float | None
@@ -163,6 +193,11 @@ class _Run:
     answers: np.ndarray | None
     schedule: Schedule | None
     notes: tuple[str, ...]
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The row bands that widths were chosen for."""
+        return self.model.recipes if isinstance(self.model, BandedCosts) else ()
 
 
 def _prepared(request: Request, net: Network | None, given: datasets.Given | None) -> _Run:
@@ -178,11 +213,12 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     if not budget.limits:
         *others, last = (f"--{name}" for name in resources.RESOURCES)
         raise UsageError(f"prune needs a limit: {', '.join(others)} or {last}")
+    wanted = banding.banding_of(request.bands, request.sram_model, budget.limits)
     prepared, notes = canonical(original)
     labelled = label(prepared)
-    fits = _fits(labelled, request, budget)
+    fits = _fits(labelled, request, budget, wanted)
     whole = labelled.network
-    model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget)
+    model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget, wanted)
     for output in outputs:
         places.probe(output)
     if not request.resume:
@@ -192,6 +228,8 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment)
     if request.train:
         _check_batch(labelled)
+    if request.method == AT_INIT:
+        _check_scores(request, labelled, data)
     accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
     warm, unfit = _comes_trained(request, original, data, accuracy)
     notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
@@ -206,7 +244,7 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     schedule = None
     if request.train and data is not None:
         schedule = schedule_for(request, len(data.train.y), warm=warm, narrow=_narrow(request, model, budget))
-    return _Run(request, original, labelled, before, budget, model, data, accuracy, warm, answers, schedule, notes)
+    return _Run(request, original, labelled, before, budget, wanted, model, data, accuracy, warm, answers, schedule, notes)
 
 
 def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:
@@ -220,7 +258,7 @@ def _with_engine(request: Request, macs: int) -> Request:
 
     macs: multiply-accumulates of one inference. What takes seconds to import comes after all that can be refused without it.
     """
-    if request.train or request.int8:
+    if request.train or request.int8 or request.method == AT_INIT:
         engine.need(request.method, request.optimizer)
         engine.choose_threads(macs)
         return replace(request, device=engine.device(request.device, train=request.train, macs=macs))
@@ -237,10 +275,17 @@ def _check_batch(channels: Channels) -> None:
     prove(channels)
 
 
+def _check_scores(request: Request, channels: Channels, data: Data | None) -> None:
+    """Raise UnsupportedOperator or UsageError for a network that can't be scored as was asked."""
+    from mcuprune.train import at_init
+
+    at_init.refuse(channels, request.score, data.train if data else None)
+
+
 def _comes_trained(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
-    """Whether the network counts as trained, and notes; without data that is the user's to say."""
+    """Whether the network counts as trained, and notes; without data by what the user says, or by its numbers."""
     if data is None or accuracy is None:
-        return request.keep_weights, ()
+        return request.keep_weights or not (request.from_scratch or looks_fresh(net)), ()
     return comes_trained(
         net,
         data,
@@ -296,6 +341,8 @@ def _float_candidate(run: _Run, record: _Record) -> Candidate:
             return done
     if run.request.train:
         return _train(run, record.checkpoint, record)
+    if run.request.method == AT_INIT:
+        return _at_init(run)
     return _magnitude(run.labelled, run.model, run.budget, run.request.multiple_of)
 
 
@@ -317,6 +364,7 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
             schedule=run.schedule,
             answers=run.answers,
             sram_model=request.sram_model,
+            costs=None if run.banding is None else run.model.at(run.labelled.widths(candidate.keep)),
             full_macs=run.before.total["macs"],
             checkpoint=record.checkpoint,
         )
@@ -349,8 +397,17 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         data=data.name if data else None,
         test_examples=len(data.test.y) if data else 0,
         training=_training(run),
+        bands=None,
         network=written,
+        sensitivity=candidate.sensitivity,
     )
+
+
+def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
+    """What bands were written, measured beside the same network without. plain: that network."""
+    written = banding.measured(result.network, result.after)
+    before = written if run.network is plain else banding.measured(plain)
+    return Bands(run.choices, run.embedded, run.planner.graph.endings(), before, written)
 
 
 def _training(run: _Run) -> Training | None:
@@ -412,21 +469,33 @@ def sources(request: Request) -> list[Source]:
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
-def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
-    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget."""
-    return widths.feasible(
-        label(net),
-        budget,
-        keep=request.keep,
-        least=request.min_channels,
-        multiple=request.multiple_of,
-        sram_model=request.sram_model,
+def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding | None) -> CostModel:
+    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget.
+
+    wanted: the row bands that the file may run in.
+    """
+    feasible = partial(
+        widths.feasible, label(net), budget, keep=request.keep, least=request.min_channels, multiple=request.multiple_of
     )
+    if wanted is not None:
+        return feasible(make=partial(BandedCosts, banding=wanted))
+    try:
+        return feasible(sram_model=request.sram_model)
+    except BudgetError as error:
+        if "sram" not in budget.limits or request.sram_model == "max-in-out":
+            raise
+        try:
+            feasible(make=partial(BandedCosts, banding=Banding(request.sram_model, budget.limits)))
+        except BudgetError:
+            raise error from None
+        raise BudgetError(f"{error}; or run its first layers in row bands: --bands auto holds it") from None
 
 
-def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
-    """Whether the network holds its budget with all its channels."""
-    model = CostModel(channels, request.sram_model)
+def _fits(channels: Channels, request: Request, budget: Budget, wanted: Banding | None) -> bool:
+    """Whether the network holds its budget with all its channels. Raises UsageError where no bands of a given number help."""
+    model = CostModel(channels, request.sram_model) if wanted is None else BandedCosts(channels, wanted)
+    if isinstance(model, BandedCosts):
+        model.refuse_idle()
     return widths.holds(model, model.full, budget)
 
 
@@ -445,9 +514,29 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -
     if spared:
         notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
     idle = options.without_effect(request, "training", "gradients")
+    if request.method == AT_INIT:
+        idle.remove("--method")
     if idle and (spared or not request.train):
         notes.append(f"no effect without training: {', '.join(idle)}")
     return notes
+
+
+def _at_init(run: _Run) -> Candidate:
+    """Cut by scores of the weights as they are, and let those of the cut layers fit their new widths."""
+    from mcuprune.train import at_init
+    from mcuprune.train.rectify import rectified
+
+    request = run.request
+    found = at_init.plan(
+        run.model,
+        run.budget,
+        score=request.score,
+        multiple=request.multiple_of,
+        examples=run.data.train if run.data else None,
+        seed=request.seed,
+    )
+    cut = rectified(run.labelled, found.keep, trained=run.warm, seed=request.seed)
+    return Candidate(cut, found.keep, 0, 0, 0, sensitivity=found.sensitivity)
 
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
@@ -468,7 +557,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     assert run.schedule is not None
     calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
     normal = narrowing.normalized(labelled, calibration, request.device)
-    model = _cost_model(normal, request, run.budget)
+    model = _cost_model(normal, request, run.budget, run.banding)
     task = Task(
         model.channels,
         model,
@@ -478,6 +567,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         request.seed,
         multiple_of=request.multiple_of,
         search=search_for(request),
+        trained=run.warm,
         checkpoint=checkpoint,
         answers=run.answers,
         device=request.device,
@@ -490,5 +580,6 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 
 
 def _idle(request: Request) -> list[str]:
-    """The flags that were given and lead the widths of the differentiable method only, where another runs."""
-    return [] if request.method == Request.method else options.without_effect(request, "gradients")
+    """The flags that were given and lead the widths of a method that doesn't run."""
+    gradients = [] if request.method == Request.method else options.without_effect(request, "gradients")
+    return gradients + ([] if request.method == AT_INIT else options.without_effect(request, "scores"))

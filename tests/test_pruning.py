@@ -240,7 +240,7 @@ def test_without_data_int8_says_that_its_ranges_are_a_guess(tmp_path: Path) -> N
     assert dict(result.after.total) == dict(resources.profile(network.load(tmp_path / "o.onnx")).total)
 
 
-@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform"])
+@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform", "at-init"])
 def test_same_seed_same_file_and_another_seed_another(method: str, tmp_path: Path) -> None:
     files = []
     for number, seed in enumerate((1, 1, 2)):
@@ -281,7 +281,7 @@ def test_whole_multiples_by_magnitude_leave_little_of_the_budget(wanted: dict[st
     assert max(result.verdict.used[name] / limit for name, limit in result.budget.limits.items()) > 0.95
 
 
-@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform"])
+@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform", "at-init"])
 def test_slack_that_a_method_leaves_is_in_its_notes(method: str, tmp_path: Path) -> None:
     path = str(MODELS / "dscnn_digits.onnx")
     result = pruning.prune(Request(path, limits(sram="966", macs="948633"), str(tmp_path / "o.onnx"), epochs=2, method=method))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-from mcuprune import face, places
+from mcuprune import console, face, places
 from mcuprune.cli import models, outputs
 from mcuprune.cli.flags import Compared, Models, Reported, Shaped, Spoken, board_limits, configuration, of_flag, shapes
 from mcuprune.cli.parser import command
@@ -29,6 +30,9 @@ class Flags(Spoken, Shaped, Compared, Reported, Models):
     )
     groups: bool = option(False, help="List the groups of channels, and why some can't be cut.", group="Output")
     bands: bool = option(False, help="List what row bands would need; see `mcuprune bands`.", group="Output")
+    sensitivity: bool = option(
+        False, help="Measure what each group loses with its channels, as `prune --method at-init` does.", group="Output"
+    )
     board: str | None = option(
         None, help="Estimate latency and energy on it; see `mcuprune boards`.", group="Output", metavar="NAME"
     )
@@ -66,6 +70,10 @@ def profile(flags: Flags) -> int:
             from mcuprune.report import bands as banding  # which a plain profile needn't wait for
 
             sections = (banding.section(net),)
+        if flags.sensitivity:
+            from mcuprune.report import sensitivity as curves  # which needs torch
+
+            sections = (*sections, curves.section(net, ascii=not console.can_encode(sys.stdout, curves.BARS)))
         return Answer(cost, old=old, device=_device(net, wanted[path].board), sections=sections)
 
     return outputs.emit(models.answers("profile", paths, measured, view), places_of_answer, quiet=flags.quiet)

@@ -301,7 +301,7 @@ def profile(net: Network) -> Profile:
             lower_bound=schedule.lower_bound,
             file_order=max((step.bytes for step in plan.file_steps()), default=schedule.peak),
             max_in_out=memory.max_in_out(plan.graph),
-            order=_full_order(net, plan, schedule.order),
+            order=full_order(net, plan, schedule.order),
             peak_node=worst.node if worst else None,
             peak_tensors=worst.tensors if worst else (),
             timeline=timeline,
@@ -342,7 +342,7 @@ def _layers(net: Network, live: Mapping[str, int]) -> tuple[Layer, ...]:
     return tuple(Layer(node.name, node.op, net.shapes[node.outputs[0]], of_node(node)) for node in net.nodes)
 
 
-def _full_order(net: Network, plan: Buffers, order: Iterable[int]) -> tuple[str, ...]:
+def full_order(net: Network, plan: Buffers, order: Iterable[int]) -> tuple[str, ...]:
     """All nodes in the order of the schedule, those that it leaves out right before their first reader."""
     scheduled = [plan.nodes[op] for op in order]
     position = {output: index for index, node in enumerate(net.nodes) for output in node.outputs if output}
@@ -441,8 +441,17 @@ class _Structure:
         self._model, self._network = model, net
         plan = buffers(net)
         self.graph = plan.graph
-        self.planner = memory.Planner(plan.graph)
         self.sizes = model.compiled([elements(net, tensor, model.dim) for tensor in plan.tensors])
+
+    @cached_property
+    def planner(self) -> memory.Planner:
+        """What finds the best order; made for those alone who ask for the peak."""
+        return memory.Planner(self.graph)
+
+    @cached_property
+    def in_file_order(self) -> memory.InOrder:
+        """What the order of the file needs, for those who run it as it is."""
+        return memory.InOrder(self.graph)
 
     @cached_property
     def program(self) -> runtimes.Program:
@@ -574,6 +583,10 @@ class CostModel:
         self._switches = self.compiled(self._what_makes_views())
         self._structures = {self._key(self.full): _Structure(self, net)}
 
+    def of(self, channels: Channels) -> CostModel:
+        """The same model of a network whose groups have other bounds."""
+        return CostModel(channels, self.sram_model)
+
     def dim(self, tensor: str, axis: int) -> Polynomial | int:
         """The size of an axis: an integer, or an extent where channels cut it."""
         along = self.channels.along.get(tensor)
@@ -608,6 +621,10 @@ class CostModel:
     def sums(self, widths: np.ndarray) -> dict[str, int]:
         """The resources that add up over nodes, such as flash and macs, alone: no schedule is searched."""
         return dict(zip(self._additive, map(int, self._sums.values(widths)), strict=True))
+
+    def additive(self) -> Mapping[str, Additive]:
+        """The resources that add up over nodes, by name."""
+        return dict(self._additive)
 
     def sum_of(self, resource: Additive) -> CostFunction:
         """The function of one of the resources that add up."""

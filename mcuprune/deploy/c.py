@@ -24,20 +24,22 @@ from mcuprune.schedule import search as memory
 #: Kernel -> the pieces of C that it stands on, in order.
 _NEEDS: Mapping[str, tuple[str, ...]] = {
     "add": ("base",),
-    "conv": ("prelude", "base", "window", "dot", "dot_pairs"),
+    "add_proven": ("prelude", "base"),
+    "conv": ("prelude", "base", "window", "finished_pairs", "dot_less"),
     "conv_grouped": ("prelude", "base", "window", "dot"),
-    "conv_short": ("prelude", "base", "window", "dot", "dot_pairs"),
+    "conv_short": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
     "conv_transpose": ("prelude", "base", "window", "dot"),
     "depthwise": ("prelude", "base", "window"),
     "matmul": ("base",),
     "mul": ("base",),
+    "pointwise": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
     "pool": ("prelude", "base", "window"),
     "prelu": ("base",),
     "reduce": ("base",),
     "softmax": ("base",),
 }
 #: The order in which pieces stand in the file; all other kernels follow.
-_FIRST = ("prelude", "base", "window", "dot", "dot_pairs")
+_FIRST = ("prelude", "base", "window", "dot", "finished_pairs", "dot_pairs", "dot_less")
 #: How many placements are tried for an arena of the peak's size.
 _TRIES = 2000
 
@@ -322,8 +324,7 @@ class _Writer:
         lines = []
         if self.selection.largest_window:
             lines.append(f"#define {upper}_WINDOW {self.selection.largest_window}")
-        if self.selection.wide:
-            lines.append(f"#define {upper}_WIDE 1")
+        lines += [f"#define {upper}_{word} 1" for word in self.selection.arithmetic()]
         folder = resources.files("mcuprune.deploy") / "ckernels"
         for piece in order:
             lines.append((folder / f"{piece}.c").read_text().replace("NAME_", f"{upper}_"))

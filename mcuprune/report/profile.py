@@ -40,11 +40,13 @@ class Device:
 
 
 class Section(NamedTuple):
-    """What a command adds to a profile: its key and value in JSON, its lines in text."""
+    """What a command adds to a profile: its key and value in JSON, its lines in text and in markdown, its HTML."""
 
     key: str
     document: Any
     lines: Sequence[str]
+    markdown: Sequence[str] = ()
+    html: str = ""
 
 
 @dataclass(frozen=True)
@@ -531,6 +533,8 @@ def _markdown(answer: Answer, report: Report) -> str:
     if report.view.groups:
         rows = [[str(len(g)), escape.code(g.name), "" if g.why is None else escape.inline(g.why)] for g in profile.groups]
         lines += ["", *markdown_table(["channels", "group", "frozen because"], [">", "<", "<"], rows)]
+    for section in answer.sections:
+        lines += ["", *section.markdown] if section.markdown else []
     return "\n".join(lines) + "\n"
 
 
@@ -682,6 +686,7 @@ def _html(answer: Answer, report: Report) -> str:
     if report.view.groups:
         rows = [[str(len(g)), g.name, g.why or ""] for g in profile.groups]
         parts.append(html_table(["channels", "group", "frozen because"], [">", "<", "<"], rows))
+    parts += [section.html for section in answer.sections if section.html]
     return "\n".join(parts) + "\n"
 
 

@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mcuprune import __version__, escape, options, places, units
+from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
-from mcuprune.pruning import Result, Training
+from mcuprune.pruning import Bands, Result, Training
+from mcuprune.report import bands as banding
 from mcuprune.report import profile as report
+from mcuprune.report import sensitivity as curves
+from mcuprune.train.request import AT_INIT
 from mcuprune.train.task import Step
 
+#: How many of the operators that can't run in bands the text names.
+_ENDINGS = 3
 #: Format 1, 2026: the first.
 FORMAT = 1
 
@@ -32,7 +38,7 @@ def document(result: Result) -> dict[str, Any]:
         "command": "prune",
         "ok": result.ok,
         "seed": request.seed,
-        "method": request.method if request.train else "no-train",
+        "method": request.method if request.train or request.method == AT_INIT else "no-train",
         "options": options.document(request),
         "training": _training(result.training) if result.training else None,
         "sram_model": request.sram_model,
@@ -55,6 +61,7 @@ def document(result: Result) -> dict[str, Any]:
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
             for group in result.groups
         ],
+        "sensitivity": result.sensitivity.document() if result.sensitivity else None,
         "history": [step_document(step) for step in result.history],
         "cost": {
             "seconds": round(result.seconds, 1),
@@ -62,6 +69,18 @@ def document(result: Result) -> dict[str, Any]:
             "full_training_macs": result.full_training_macs,
         },
         "notes": list(result.notes),
+        "bands": None if result.bands is None else _bands(result.bands),
+    }
+
+
+def _bands(bands: Bands) -> dict[str, Any]:
+    """How the written file runs in row bands, beside the same network without."""
+    return {
+        "plain": banding.numbers(bands.plain),
+        "written": banding.numbers(bands.written),
+        "regions": [region_document(choice) for choice in bands.choices],
+        "embedded": list(bands.embedded),
+        "endings": banding.endings_document(bands.endings),
     }
 
 
@@ -131,6 +150,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines += ["## Groups of channels", ""]
     groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
+    if found["sensitivity"]:
+        lines += ["", "## Sensitivity", "", *curves.markdown(found["sensitivity"])]
     lines += ["", "## Options", ""]
     asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in found["options"].items() if value is not None]
     lines += report.markdown_table(["option", "value"], ["<", "<"], asked)
@@ -173,7 +194,8 @@ def html(result: Result) -> str:
     state = "fits" if result.ok else "does not fit"
     remarks = "".join(f"<li>{escape.markup(remark)}</li>" for remark in _remarks(found))
     table = report.html_table(head, "<>>>>>", rows)
-    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n"
+    sensitive = f"{curves.html(found['sensitivity'])}\n" if found["sensitivity"] else ""
+    return f"<p><b>{state}</b></p>\n{table}\n<ul>{remarks}</ul>\n<figure>{report.svg(result.after)}</figure>\n{sensitive}"
 
 
 def _table(found: Mapping[str, Any]) -> list[list[str]]:
@@ -227,7 +249,28 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
         lines += _compute(found)
+    if found.get("bands") is not None:  # reports stored before there were bands have none
+        lines += _in_bands(found["bands"])
     return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _in_bands(bands: Mapping[str, Any]) -> list[str]:
+    """What runs in bands and what it costs; what can't, where SRAM is most."""
+    before, after, lines = bands["plain"], bands["written"], []
+    if not bands["regions"] and not bands["embedded"]:
+        lines.append("row bands: none, the limits hold without or nothing needs less in them")
+    for region in bands["regions"]:
+        lines.append(f"row bands: {region_line(region)}")
+    if bands["embedded"]:
+        lines.append(embedded_line(bands["embedded"]))
+    if bands["regions"] or bands["embedded"]:
+        changes = [("peak", "peak"), ("arena_tflm", "arena"), ("arena_tail", "its tail")]
+        told = [f"{word} {units.show(before[key], 'bytes')} -> {units.show(after[key], 'bytes')}" for key, word in changes]
+        lines.append(f"the same network without bands -> in them: {', '.join(told)}")
+    for ending in sorted(bands["endings"], key=lambda ending: -ending["sram"])[:_ENDINGS]:
+        size = units.show(ending["sram"], "bytes")
+        lines.append(f"not in bands: {ending['op']} '{ending['node']}' {ending['why']}; {size} of SRAM around it")
+    return lines
 
 
 def _compute(found: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.train.checkpoint import Checkpoint, Saved
 from mcuprune.train.data import Split
 from mcuprune.train.task import Candidate, OnStep, Task
@@ -70,7 +71,7 @@ class Method(Hooks):
 
     keep: bool (components + 1,), the selection that the network is at this moment, over the components of the task's channels.
     last_cut: the step after which widths and channels stay as they are.
-    notes: what the user should know about how it went.
+    notes: what the user should know about how it went. sensitivity: of the groups, where the method has measured it.
     A method that is given enough steps leaves a network that holds the task's budget.
     """
 
@@ -81,6 +82,7 @@ class Method(Hooks):
         self.keep = task.channels.keep_all()
         self.last_cut = 0
         self.notes: list[str] = []
+        self.sensitivity: Sensitivity | None = None
 
     @property
     def settled(self) -> bool:
@@ -194,5 +196,6 @@ def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candid
         settled=trainer.step - method.last_cut,
         notes=(*method.notes, *trainer.notes, *([early] if trainer.winds_down else [])),
         taught=trainer.taught,
+        sensitivity=method.sensitivity,
         steps=trainer.step,
     )

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.resources import SramModel
+from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.deploy.qdq import Scheme, quantized
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -72,7 +73,8 @@ class Quantization:
     data, schedule: what to train on, and how; None for calibration alone. A learning rate that was asked for counts here by how
         far it is from the one that float training takes without being asked.
     answers: a teacher's logits for every training example, as in ``task.Task``.
-    sram_model: what ``sram`` means in the history. full_macs: multiply-accumulates of one inference of the network as it came.
+    sram_model: what ``sram`` means in the history. costs: what the history has instead, where the file runs otherwise than the
+        network that is trained. full_macs: multiply-accumulates of one inference of the network as it came.
     checkpoint: where to keep the run's state after every epoch.
     """
 
@@ -84,6 +86,7 @@ class Quantization:
     schedule: Schedule | None = None
     answers: np.ndarray | None = None
     sram_model: SramModel = "peak"
+    costs: Mapping[str, int] | None = None
     full_macs: int = 0
     checkpoint: Checkpoint | None = None
 
@@ -131,6 +134,8 @@ class FakeQuant(Hooks):
         self._candidate, self._channels, self._how, self._data = candidate, channels, how, data
 
     def costs(self) -> Mapping[str, int]:
+        if self._how.costs is not None:
+            return self._how.costs
         used = resources.profile(self._candidate.channels.network).used(self._how.sram_model)
         return {name: used[name] for name in resources.RESOURCES}
 
@@ -144,12 +149,14 @@ class FakeQuant(Hooks):
     def state(self) -> State:
         proto = self._candidate.channels.network.to_proto().SerializeToString()
         macs = self._candidate.training_macs, self._candidate.full_training_macs
+        curves = self._candidate.sensitivity
         return (
             {"float": np.frombuffer(proto, np.uint8), "keep": self._candidate.keep},
             {
                 "macs": macs,
                 "notes": self._candidate.notes,
                 "taught": self._candidate.taught,
+                "sensitivity": None if curves is None else curves.document(),
                 "steps": self._candidate.steps,
             },
         )
@@ -186,7 +193,18 @@ def stored(checkpoint: Checkpoint, path: str) -> Candidate | None:
     proto.ParseFromString(saved.arrays["float"].tobytes())
     macs, full = saved.values["macs"]
     notes, taught, steps = tuple(saved.values["notes"]), saved.values["taught"], saved.values["steps"]
-    return Candidate(label(network.from_proto(proto, path)), saved.arrays["keep"], macs, full, 0, notes, taught, steps)
+    told = saved.values["sensitivity"]
+    return Candidate(
+        label(network.from_proto(proto, path)),
+        saved.arrays["keep"],
+        macs,
+        full,
+        0,
+        notes,
+        taught,
+        sensitivity=None if told is None else Sensitivity.of_document(told),
+        steps=steps,
+    )
 
 
 def _trained(

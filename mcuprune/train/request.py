@@ -13,17 +13,32 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mcuprune import options
+from mcuprune.costs import banding
 from mcuprune.costs.resources import SramModel
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.options import option, unasked
 from mcuprune.train import data as datasets
-from mcuprune.train.task import CUTS, FEEDBACKS, FLOORS, LOSSES, OBJECTIVES, PACES, RECIPES, SLACKS, Schedule, Search
+from mcuprune.train.task import (
+    CUTS,
+    FEEDBACKS,
+    FLOORS,
+    LOSSES,
+    OBJECTIVES,
+    PACES,
+    RECIPES,
+    SCORES,
+    SLACKS,
+    Schedule,
+    Search,
+)
 from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.
 _MOST = 2**31 - 1
+#: The method that cuts before any training, and so needs none.
+AT_INIT = "at-init"
 #: The largest seed that every generator of random numbers takes.
 _LARGEST_SEED = 2**63 - 1
 
@@ -82,10 +97,17 @@ class Request:
     data: str | None = option(None, help="What to train and test with.", group="Data", metavar="NAME|PATH|module:function")
     method: str = option(
         "differentiable",
-        help="differentiable, or a baseline: magnitude, uniform.",
+        help="differentiable; at-init: widths in seconds; or a baseline: magnitude, uniform.",
         group="Pruning",
         metavar="NAME",
         needs="training",
+    )
+    score: str = option(
+        SCORES[0],
+        help="What at-init ranks channels by; snip and grasp look at data.",
+        group="Pruning",
+        choices=SCORES,
+        needs="scores",
     )
     epochs: int | None = option(
         None,
@@ -202,8 +224,15 @@ class Request:
         least=0,
         most=_LARGEST_SEED,
     )
-    train: bool = option(True, help="Cut by weight magnitude, without data.", group="Training", key="no-train")
+    train: bool = option(True, help="Cut by weight magnitude, or at-init, without training.", group="Training", key="no-train")
     int8: bool = option(True, help="Write float ONNX, not int8.", group="Output", key="float")
+    bands: str = option(
+        "off",
+        help="Write row bands: as many as the limit of SRAM needs (auto), or K; the limit is held in them.",
+        group="Output",
+        metavar="auto|off|K",
+        check=banding.parsed,
+    )
     weight_bits: int = option(
         8,
         help="Of int8 weights; with 7 no x86 processor's kernels saturate.",
@@ -275,11 +304,11 @@ def by_recipe(request: Request) -> Request:
 
 
 def search_for(request: Request) -> Search:
-    """How gradients lead the widths, by the request and its recipe."""
+    """What leads the widths, by the request and its recipe."""
     asked = by_recipe(request)
     switches = {name: getattr(asked, name) for name in ("pace", "feedback", "floor", "slack", "cut")}
     given = {name: value for name, value in switches.items() if value is not None}
-    return Search(asked.loss, asked.objectives, rate=asked.pi_lr, **given)
+    return Search(asked.loss, asked.objectives, asked.score, rate=asked.pi_lr, **given)
 
 
 def long_as_asked(request: Request) -> bool:

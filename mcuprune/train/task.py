@@ -10,6 +10,7 @@ import numpy as np
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.data import Data
 from mcuprune.train.length import Length
@@ -77,6 +78,8 @@ class Schedule:
 #: first. What each means stands at ``Search``.
 LOSSES = ("both", "task", "resource")
 OBJECTIVES = ("random", "sum")
+#: How channels are scored before any training; ``scores.RATINGS`` has what they mean.
+SCORES = ("synflow", "snip", "grasp", "magnitude", "random")
 PACES = ("schedule", "rate")
 FEEDBACKS = ("mean", "each")
 FLOORS = ("uniform", "one")
@@ -86,10 +89,11 @@ CUTS = ("on-the-way", "at-end")
 
 @dataclass(frozen=True)
 class Search:
-    """How gradients lead the widths.
+    """What leads the widths.
 
     loss: those of the resources and of the task, or one kind alone. objectives: of several resources above their targets one
     by chance at a time (random scalarisation, Eq. 2), or the sum of all.
+    score: of ``SCORES``, for what is cut before any training.
     pace: the gradients give the direction and a schedule the length of each update, or multipliers fall at a fixed learning
     rate, ``rate``, as in appendix A.
     feedback: the task gradient counts as a running mean over updates, or each time for itself.
@@ -100,6 +104,7 @@ class Search:
 
     loss: str = "both"
     objectives: str = "random"
+    score: str = SCORES[0]
     pace: str = PACES[0]
     rate: float = 1.0
     feedback: str = FEEDBACKS[0]
@@ -155,7 +160,8 @@ class Task:
     channels: the labelled network to prune, BatchNormalization restored. model: its costs as functions of widths.
     Feasible widths exist: whoever makes a Task has checked.
     multiple_of: widths are multiples of it, or full.
-    search: which gradients lead; only the differentiable method has any.
+    search: what leads the widths: gradients, which only the differentiable method has, or scores.
+    trained: whether the network comes trained.
     answers: a teacher's logits for every training example, float32 (examples, classes), which the network learns beside the
     labels for as long as the teacher knows more than it; None for labels alone.
     device: what torch calls the place to train on.
@@ -170,6 +176,7 @@ class Task:
     seed: int
     multiple_of: int = 1
     search: Search = Search()
+    trained: bool = False
     checkpoint: Checkpoint | None = None
     answers: np.ndarray | None = None
     device: str = "cpu"
@@ -183,7 +190,7 @@ class Candidate:
     steps: that it was trained for; settled: those since its last cut. taught: whether to the end it learned from a teacher too.
     training_macs: forward multiply-accumulates of every training step, which a teacher's one look at the data is no part of,
         nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width.
-    notes: what the user should know about how it came about.
+    notes: what the user should know about how it came about. sensitivity: of the groups, where it was measured.
     """
 
     channels: Channels
@@ -193,6 +200,7 @@ class Candidate:
     settled: int
     notes: tuple[str, ...] = ()
     taught: bool = False
+    sensitivity: Sensitivity | None = None
     steps: int = 0
 
 

@@ -307,6 +307,10 @@ class Trainer:
             # torch's optimisers count their steps on the CPU, wherever the weights are
             self._optimizer.state[parameters[name]][kind] = moment if kind == "step" else moment.to(self._device)
 
+    def begin(self, channels: Channels) -> None:
+        """Train another network from here on: nothing is remembered of the one before."""
+        self._start(channels)
+
     def shrink(self, keep: np.ndarray) -> None:
         """Cut the network to a selection of its components and train on.
 

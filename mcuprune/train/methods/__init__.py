@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from mcuprune.train.loop import Method
+from mcuprune.train.methods.at_init import AtInit
 from mcuprune.train.methods.differentiable import Differentiable
 from mcuprune.train.methods.magnitude import Magnitude
 from mcuprune.train.methods.uniform import Uniform
@@ -12,4 +13,5 @@ METHODS: Mapping[str, Callable[[Task], Method]] = {
     "differentiable": Differentiable,
     "magnitude": Magnitude,
     "uniform": Uniform,
+    "at-init": AtInit,
 }
