@@ -1,7 +1,7 @@
 """Write generated text into README.md, docs/ and the pages of benchmarks, or check (--check) that it is what stands behind it.
 
-docs/operators.md is the operator table, docs/images/ has pictures of real profiles and runs. README.md and the pages of docs/ have
-generated blocks of these kinds:
+docs/operators.md is the operator table, docs/images/ has pictures of real profiles and runs. README.md and the pages of docs/
+have generated blocks of these kinds:
 
 * ``console``, first line ``$ mcuprune ...``: the command with its output;
 * ``python``, first line ``# docs/examples/NAME.py``: that file, whose code the tests run;
