@@ -115,7 +115,8 @@ def test_time_ends_training_when_it_is_over_and_sittings_add_up(monkeypatch: pyt
 def test_time_is_asked_for_as_people_write_it(tmp_path: Path) -> None:
     result = pruning.prune(request(tmp_path / "o.onnx", time="0.5s", int8=False))
     assert result.ok
-    assert "compute: as many" in outcome.text(outcome.document(result))
+    spent = result.training_macs / epoch_macs(result)
+    assert f"as many multiply-accumulates as {spent:.3g} epochs of the whole model" in outcome.text(outcome.document(result))
     with pytest.raises(UsageError, match="--time: 'soon' is not a time"):
         pruning.prune(request(tmp_path / "o.onnx", time="soon"))
 
