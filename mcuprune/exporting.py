@@ -46,6 +46,7 @@ class Request:
     ranges are measured on, and where a project's example comes from. project: (a kind in PROJECTS, the folder to write).
     channels_last: generated C takes and gives data with channels last, as its kernels have them.
     bands: row bands: "off", how many, or "auto", those with the least of what the format's runtime needs.
+    names: a .tflite file has the names of its tensors, which no runtime needs.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Request:
     project: tuple[str, str] | None = None
     channels_last: bool = False
     bands: str = "off"
+    names: bool = False
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     seed: int = 0
@@ -222,12 +224,12 @@ def _onnx(net: Network, stem: str, request: Request) -> Files:
 
 
 def _tflite(net: Network, stem: str, request: Request) -> Files:
-    return {f"{stem}.tflite": tflite.convert(net, offline=True).content}
+    return {f"{stem}.tflite": tflite.convert(net, offline=True, names=request.names).content}
 
 
 def _array(net: Network, stem: str, request: Request) -> Files:
     """The .tflite as a C++ header: the bytes, the size of the arena, and the operators to register."""
-    converted, name = tflite.convert(net, offline=True), c.identifier(stem)
+    converted, name = tflite.convert(net, offline=True, names=request.names), c.identifier(stem)
     arena = converted.program.arena(plan=converted.plan).total
     operators = sorted({operator for operator, _ in converted.operators})
     numbers = ",".join(map(str, converted.content))

@@ -18,8 +18,9 @@ from mcuprune import places, units
 from mcuprune.channels.labelling import label
 from mcuprune.config import Wanted
 from mcuprune.costs import resources
-from mcuprune.costs.resources import RESOURCES, Profile, SramModel, Verdict
+from mcuprune.costs.resources import RESOURCES, Basis, FlashModel, Profile, SramModel, Verdict
 from mcuprune.deploy.boards import board_budget
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import MissingExtra, UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -63,9 +64,10 @@ def load(
     return network.load(where, input_shapes=shapes, outputs=outputs, accept=ops.accept(where))
 
 
-def profile(net: Net) -> Profile:
+def profile(net: Net, *, runtime: Runtime = "tflm", board: str | None = None) -> Profile:
     """What a network costs on a microcontroller, and where: bytes of SRAM and flash, multiply-accumulates.
 
+    runtime: whose code ``total["image"]`` counts. board: where ``total["latency"]`` is estimated, in microseconds.
     Raises what ``load`` raises, and UnsupportedOperator for a node whose cost isn't known.
 
     >>> cost = profile("models/resnet8_digits.onnx")
@@ -74,7 +76,7 @@ def profile(net: Net) -> Profile:
     >>> cost.memory.peak_node, cost.memory.exact
     ('/stage1/conv2/conv/Conv', True)
     """
-    return resources.profile(_read(net))
+    return resources.profile(_read(net), Basis(runtime=runtime, board=board))
 
 
 def groups(net: Net) -> Groups:
@@ -119,13 +121,23 @@ class Budget:
         words = [f"{name}={limit}" for name, limit in shown.items()] + ([f"board={self.board!r}"] if self.board else [])
         return f"Budget({', '.join(words)})"
 
-    def sram_model(self, asked: SramModel | None = None) -> SramModel:
-        """What the limit of SRAM is held against: what was asked for; on a board, what its runtime needs; else the peak."""
-        return Wanted(board=self.board, sram_model=asked).gate
+    def basis(
+        self, sram_model: SramModel | None = None, flash_model: FlashModel | None = None, runtime: Runtime | None = None
+    ) -> Basis:
+        """What limits are held against: what was asked for; on a board, what its runtime needs; else peak and constants."""
+        return Wanted(board=self.board, sram_model=sram_model, flash_model=flash_model, runtime=runtime).gate
 
-    def limits_of(self, net: Net | Profile, *, sram_model: SramModel | None = None) -> dict[str, int]:
+    def limits_of(
+        self,
+        net: Net | Profile,
+        *,
+        sram_model: SramModel | None = None,
+        flash_model: FlashModel | None = None,
+        runtime: Runtime | None = None,
+    ) -> dict[str, int]:
         """The limits for one network, in bytes and counts. Raises BudgetError where a share comes to nothing."""
-        return dict(resources.budget(self.limits, _measured(net).used(self.sram_model(sram_model))).limits)
+        basis = self.basis(sram_model, flash_model, runtime)
+        return dict(resources.budget(self.limits, _measured(net, basis).used(basis)).limits)
 
 
 def _limit(name: str, value: LimitLike) -> units.Limit:
@@ -141,11 +153,21 @@ def _limit(name: str, value: LimitLike) -> units.Limit:
         raise UsageError(f"Budget: {name}: {error}") from None
 
 
-def check(net: Net | Profile, budget: Budget | Mapping[str, LimitLike], *, sram_model: SramModel | None = None) -> Verdict:
+def check(
+    net: Net | Profile,
+    budget: Budget | Mapping[str, LimitLike],
+    *,
+    sram_model: SramModel | None = None,
+    flash_model: FlashModel | None = None,
+    runtime: Runtime | None = None,
+) -> Verdict:
     """Whether a network holds a budget: what it uses of each limited resource, and by how much it is over.
 
     sram_model: what a limit of SRAM is held against: the ``peak`` of activations, ``tflm``'s arena, or ``max-in-out``; by
     default the peak, and with a board the arena.
+    flash_model: what a limit of flash is held against: constants as the ``paper`` counts them, the ``file`` that is written, or
+    the ``image``, that and code; by default the paper's, and with a board the image.
+    runtime: whose code that is, and whose speed; ``tflm`` by default. A profile has been made for one already.
     Raises UsageError for a budget without any limit, which would hold whatever a network costs.
 
     >>> verdict = check("models/resnet8_digits.onnx", Budget(sram="12KB", flash="64KB"))
@@ -155,8 +177,8 @@ def check(net: Net | Profile, budget: Budget | Mapping[str, LimitLike], *, sram_
     limits = _budget(budget)
     if not limits.limits:
         raise UsageError("check: the budget has no limit; name one, as in Budget(sram='64KB')")
-    measured = _measured(net)
-    used = measured.used(limits.sram_model(sram_model))
+    basis = limits.basis(sram_model, flash_model, runtime)
+    used = _measured(net, basis).used(basis)
     return resources.budget(limits.limits, used).check(used)
 
 
@@ -164,8 +186,8 @@ def _budget(budget: Budget | Mapping[str, LimitLike]) -> Budget:
     return budget if isinstance(budget, Budget) else Budget(board=None, **budget)
 
 
-def _measured(net: Net | Profile) -> Profile:
-    return net if isinstance(net, Profile) else profile(net)
+def _measured(net: Net | Profile, basis: Basis) -> Profile:
+    return net if isinstance(net, Profile) else resources.profile(_read(net), basis)
 
 
 def _read(net: Net) -> Network:
@@ -200,6 +222,8 @@ def prune(
     data: Given | None = None,
     output: str | os.PathLike[str] | None = None,
     sram_model: SramModel | None = None,
+    flash_model: FlashModel | None = None,
+    runtime: Runtime | None = None,
     callbacks: Iterable[Callback | Callable[[Step], None]] = (),
     **options: Any,
 ) -> Result:
@@ -207,6 +231,7 @@ def prune(
 
     data: what to train and test on: the name of an embedded set, the path of an ``.npz`` archive, ``"module:function"``,
     ``Arrays`` or any mapping like them, or an object with these attributes (``Dataset``). Arrays reach the network as they are.
+    sram_model, flash_model, runtime: what limits are held against, as for ``check``.
     output: where the file goes; without it nothing is left on disk.
     callbacks: ``Callback`` objects, or functions, which get what ``Callback.on_step`` gets.
     options: as the flags of ``mcuprune prune``, with underscores: ``method``, ``epochs``, ``seed``, ``keep`` and so on;
@@ -244,7 +269,7 @@ def prune(
             model=net.path if isinstance(net, Network) else os.fspath(net),
             limits=limits.limits,
             output=path,
-            sram_model=limits.sram_model(sram_model),
+            basis=limits.basis(sram_model, flash_model, runtime),
             **options,
         )
         spec = os.fspath(data) if isinstance(data, os.PathLike) else data
@@ -282,7 +307,7 @@ def _watcher(callback: Callback | Callable[[Step], None]) -> Callback:
 
 def _known(options: Mapping[str, Any], request: type[Request]) -> None:
     """Raise UsageError for an option that ``prune`` doesn't take."""
-    taken = ("model", "limits", "output", "data", "sram_model", "configuration")
+    taken = ("model", "limits", "output", "data", "basis", "configuration")
     names = [field.name for field in fields(request) if field.name not in taken]
     for option in options:
         if option not in names:
@@ -346,13 +371,15 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None,
 
 
 def verify(net: Net, *, data: Given | None = None, examples: int = 200, seed: int = 0) -> Verification:
-    """Run an int8 network in a microcontroller's runtimes, and compare them with onnxruntime.
+    """Run an int8 network, or a ``.onnx`` or ``.tflite`` file, in a microcontroller's runtimes, and compare them.
 
+    An ONNX network, as it would be exported, is compared with onnxruntime; so is a ``.tflite`` file whose ONNX file lies beside
+    it. Any other is run: in its predicted arena, and alike in all runtimes.
     data: real examples, as for ``prune``: the accuracy in each runtime, and equal classes. examples: how many of them, and how
     many random inputs. ``ok`` is whether all computed the same.
     Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8.
     """
-    from mcuprune.run.verify import verify as run
+    from mcuprune.run.verify_tflite import verify_file as run
 
     if not isinstance(net, Network):
         return run(os.fspath(net), examples=examples, seed=seed, data=data)

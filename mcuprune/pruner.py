@@ -29,7 +29,8 @@ from mcuprune.channels.salience import salience
 from mcuprune.costs import banding, resources
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.banding import BandedCosts
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.resources import FlashModel, SramModel
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import DataError, UsageError
 from mcuprune.face import Budget, LimitLike, Net, load
 from mcuprune.graph.network import Network
@@ -150,6 +151,8 @@ class Pruner:
         min_channels: int = 1,
         multiple_of: int = 1,
         sram_model: SramModel | None = None,
+        flash_model: FlashModel | None = None,
+        runtime: Runtime | None = None,
         bands: str | int = "off",
         seed: int = 0,
     ) -> None:
@@ -164,7 +167,7 @@ class Pruner:
             folded, as most exporters do: training goes better, and scales tell which channels matter.
         keep: shell patterns over names of groups and nodes whose channels stay.
         min_channels, multiple_of: bounds of all other widths.
-        sram_model: what a limit of SRAM is held against, as for ``mcuprune.check``.
+        sram_model, flash_model, runtime: what limits are held against, as for ``mcuprune.check``.
         bands: row bands that the network is to run in once it is finished: as many as the limit of SRAM needs (``"auto"``),
             or so many; ``module`` and its training are the same, and limits are held in bands.
         seed: of the choice among several limited resources.
@@ -177,12 +180,13 @@ class Pruner:
         wanted = budget if isinstance(budget, Budget) else Budget(board=None, **budget)
         if not wanted.limits:
             raise UsageError(f"a Pruner needs a budget with a limit: {', '.join(resources.RESOURCES)}")
-        limits = resources.Budget(wanted.limits_of(net, sram_model=sram_model))
+        models: dict[str, Any] = {"sram_model": sram_model, "flash_model": flash_model, "runtime": runtime}
+        limits = resources.Budget(wanted.limits_of(net, **models))
         prepared, notes = canonical(net)
         channels = label(prepared)
         bounds: dict[str, Any] = {"keep": keep, "least": min_channels, "multiple": multiple_of}
-        bounds["sram_model"] = wanted.sram_model(sram_model)
-        self._banding = banding.banding_of(str(bands), bounds["sram_model"], limits.limits)
+        bounds["basis"] = wanted.basis(**models)
+        self._banding = banding.banding_of(str(bands), bounds["basis"], limits.limits)
         if self._banding is not None:
             BandedCosts(channels, self._banding).refuse_idle()
             bounds["make"] = partial(BandedCosts, banding=self._banding)
@@ -258,7 +262,7 @@ class Pruner:
             if not in_bands:
                 return network
             network = banding.in_bands(network, self._banding, self._model.recipes).network
-        used = resources.profile(network).used(self._model.sram_model)
+        used = resources.profile(network, self._model.basis).used(self._model.basis)
         assert self._budget.check(used).ok, f"a cut that costs {used} was to hold {dict(self._budget.limits)}"
         return network
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -208,12 +209,12 @@ def _prepared(request: Request, net: Network | None, given: datasets.Given | Non
     original = net or network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
-    before = resources.profile(original)
-    budget = resources.budget(request.limits, before.used(request.sram_model))
+    before = resources.profile(original, request.basis)
+    budget = resources.budget(request.limits, before.used(request.basis))
     if not budget.limits:
         *others, last = (f"--{name}" for name in resources.RESOURCES)
         raise UsageError(f"prune needs a limit: {', '.join(others)} or {last}")
-    wanted = banding.banding_of(request.bands, request.sram_model, budget.limits)
+    wanted = banding.banding_of(request.bands, request.basis, budget.limits)
     prepared, notes = canonical(original)
     labelled = label(prepared)
     fits = _fits(labelled, request, budget, wanted)
@@ -363,7 +364,7 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
             data=data,
             schedule=run.schedule,
             answers=run.answers,
-            sram_model=request.sram_model,
+            basis=request.basis,
             costs=None if run.banding is None else run.model.at(run.labelled.widths(candidate.keep)),
             full_macs=run.before.total["macs"],
             checkpoint=record.checkpoint,
@@ -375,7 +376,7 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
     """The result, by what is on disk: the written file is read, profiled and run again."""
     request, data = run.request, run.data
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
-    after = resources.profile(written)
+    after = resources.profile(written, request.basis)
     kept = run.labelled.kept(candidate.keep)
     int8 = evaluate.int8_accuracy(request.output, data.test) if data and request.int8 else None
     return Result(
@@ -383,7 +384,7 @@ def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, rec
         budget=run.budget,
         before=run.before,
         after=after,
-        verdict=run.budget.check(after.used(request.sram_model)),
+        verdict=run.budget.check(after.used(request.basis)),
         accuracy=run.accuracy,
         accuracy_float=accuracy_float,
         accuracy_int8=int8.exact if int8 else None,
@@ -480,20 +481,27 @@ def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding 
     if wanted is not None:
         return feasible(make=partial(BandedCosts, banding=wanted))
     try:
-        return feasible(sram_model=request.sram_model)
+        return feasible(basis=request.basis)
     except BudgetError as error:
-        if "sram" not in budget.limits or request.sram_model == "max-in-out":
+        if "sram" not in budget.limits or not _bands_would_hold(feasible, request, budget):
             raise
-        try:
-            feasible(make=partial(BandedCosts, banding=Banding(request.sram_model, budget.limits)))
-        except BudgetError:
-            raise error from None
         raise BudgetError(f"{error}; or run its first layers in row bands: --bands auto holds it") from None
+
+
+def _bands_would_hold(feasible: Callable[..., CostModel], request: Request, budget: Budget) -> bool:
+    """Whether a budget that can't be held otherwise can be in row bands."""
+    try:
+        wanted = banding.banding_of("auto", request.basis, budget.limits)
+        if wanted is not None:
+            feasible(make=partial(BandedCosts, banding=wanted))
+    except (BudgetError, UsageError):
+        return False
+    return wanted is not None
 
 
 def _fits(channels: Channels, request: Request, budget: Budget, wanted: Banding | None) -> bool:
     """Whether the network holds its budget with all its channels. Raises UsageError where no bands of a given number help."""
-    model = CostModel(channels, request.sram_model) if wanted is None else BandedCosts(channels, wanted)
+    model = CostModel(channels, request.basis) if wanted is None else BandedCosts(channels, wanted)
     if isinstance(model, BandedCosts):
         model.refuse_idle()
     return widths.holds(model, model.full, budget)

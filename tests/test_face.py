@@ -23,7 +23,7 @@ from graphs import Graph
 import mcuprune
 from mcuprune.cli import main
 from mcuprune.costs import resources
-from mcuprune.costs.resources import RESOURCES
+from mcuprune.costs.resources import RESOURCES, columns
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 
@@ -115,7 +115,7 @@ def test_load_fixes_shapes_ends_networks_and_refuses_operators_by_name(tmp_path:
         mcuprune.load(tmp_path / "none.onnx")
 
 
-@pytest.mark.parametrize("name", list(RESOURCES))
+@pytest.mark.parametrize("name", columns())
 def test_limits_are_inclusive(name: str) -> None:
     used = mcuprune.profile(RESNET).total[name]
     assert mcuprune.check(RESNET, mcuprune.Budget(**{name: used})).ok
@@ -242,7 +242,7 @@ def test_callbacks_see_steps_epochs_and_the_end_and_nothing_is_left(
     assert all(step in seen.steps for step in seen.epochs)
     assert seen.ends == [result]
     assert result.network.path == result.after.path == result.request.output == "built-pruned.onnx"
-    assert dict(seen.epochs[-1].costs) == {name: result.after.total[name] for name in RESOURCES}
+    assert dict(seen.epochs[-1].costs) == {name: result.after.total[name] for name in RESOURCES if name in result.after.total}
 
 
 def test_an_interrupted_run_on_what_is_in_memory_goes_on_and_only_on_the_same(in_memory: Network, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import small_nets
 
 from mcuprune import options, pruning
 from mcuprune.cli import COMMANDS, main
+from mcuprune.costs.resources import Basis
 from mcuprune.errors import UsageError
 from mcuprune.options import Option, option
 from mcuprune.train import request
@@ -198,7 +199,7 @@ def test_the_fingerprint_changes_with_all_that_changes_a_run(one):
 
 def test_what_no_flag_sets_is_part_of_the_fingerprint_unless_it_says_otherwise():
     usual = Request("net.onnx", {}, "o.onnx")
-    for change in ({"sram_model": "tflm"}, {"outputs": ("y",)}, {"input_shapes": {"x": (1, 3, 8, 8)}}):
+    for change in ({"basis": Basis(sram="tflm")}, {"outputs": ("y",)}, {"input_shapes": {"x": (1, 3, 8, 8)}}):
         assert pruning._fingerprint(usual, None, None) != pruning._fingerprint(replace(usual, **change), None, None)
     assert pruning._fingerprint(usual, None, None) == pruning._fingerprint(
         replace(usual, configuration="mcuprune.toml"), None, None

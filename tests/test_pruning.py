@@ -30,7 +30,7 @@ from onnx import helper, numpy_helper
 from mcuprune import pruning, units
 from mcuprune.cli import main
 from mcuprune.costs import resources, widths
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.resources import Basis, SramModel
 from mcuprune.errors import BudgetError, DataError, OutputError, UnsupportedOperator, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
@@ -520,7 +520,7 @@ def test_two_epochs_leave_statistics_that_fit_the_weights(tmp_path: Path) -> Non
 def test_the_arena_of_a_runtime_can_be_the_limit(tmp_path: Path) -> None:
     path = str(MODELS / "dscnn_digits.onnx")
     result = pruning.prune(
-        Request(path, limits(sram="60%"), str(tmp_path / "o.onnx"), train=False, int8=False, sram_model="tflm")
+        Request(path, limits(sram="60%"), str(tmp_path / "o.onnx"), train=False, int8=False, basis=Basis(sram="tflm"))
     )
     assert result.ok
     assert result.verdict.used["sram"] == result.after.memory.arena_tflm <= result.before.memory.arena_tflm * 0.6
@@ -529,7 +529,8 @@ def test_the_arena_of_a_runtime_can_be_the_limit(tmp_path: Path) -> None:
 def test_a_budget_of_the_widest_operator_does_not_hold_the_peak_of_a_branched_network(tmp_path: Path) -> None:
     def exact(sram_model: SramModel) -> tuple[int, int]:
         path = str(MODELS / "branchy_digits.onnx")
-        request = Request(path, limits(sram="6KB"), str(tmp_path / "o.onnx"), train=False, int8=False, sram_model=sram_model)
+        out, basis = str(tmp_path / "o.onnx"), Basis(sram=sram_model)
+        request = Request(path, limits(sram="6KB"), out, train=False, int8=False, basis=basis)
         result = pruning.prune(request)
         assert result.ok
         return result.after.total["sram"], result.budget.limits["sram"]

@@ -52,6 +52,7 @@ class Flags(Shaped, TextOrJson):
     channels_last: bool = option(
         False, help="Generated C takes and gives data with channels last, as its kernels have them.", group="Output"
     )
+    names: bool = option(False, help="Keep the names of tensors in .tflite, which no runtime needs.", group="Output")
 
 
 @command(Flags)
@@ -67,6 +68,7 @@ def export(flags: Flags) -> int:
         project=None if flags.project is None else (flags.project, folder),
         channels_last=flags.channels_last,
         bands=flags.bands,
+        names=flags.names,
         input_shapes=shapes(flags.input_shape),
         outputs=tuple(flags.outputs),
         seed=flags.seed,

@@ -43,7 +43,9 @@ class Progress:
         """Take in one step of the history."""
         if self._quiet:
             return
-        costs = {name: units.show(step.costs[name], resource.unit) for name, resource in RESOURCES.items()}
+        costs = {
+            name: units.show(step.costs[name], resource.unit) for name, resource in RESOURCES.items() if name in step.costs
+        }
         if self._bar is not None:
             shown = " ".join([f"loss {step.loss:.3f}", *(f"{name} {cost}" for name, cost in costs.items())])
             if step.phase not in self._tasks:

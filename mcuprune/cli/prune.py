@@ -34,6 +34,8 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
         limits={**board_limits(flags.board), **flags.limits},
         board=flags.board,
         sram_model=flags.sram_model,
+        flash_model=flags.flash_model,
+        runtime=flags.runtime,
         input_shapes=shapes(flags.input_shape),
         outputs=tuple(flags.outputs),
     ).over(settings.wanted(flags.model))
@@ -43,7 +45,7 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
         limits=wanted.limits,
         input_shapes=wanted.input_shapes,
         outputs=wanted.outputs,
-        sram_model=wanted.gate,
+        basis=wanted.gate,
         configuration=None if settings.source is None else str(settings.source),
         **{"output": _pruned(flags.model), **set_by_file, **asked},
     )

@@ -6,20 +6,21 @@ from dataclasses import dataclass
 
 from mcuprune import config, places
 from mcuprune.cli import models
-from mcuprune.cli.flags import OneModel, Shaped, TextOrJson, current_folder, shapes
+from mcuprune.cli.flags import Shaped, TextOrJson, current_folder, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
-from mcuprune.options import option
+from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.report import profile as report
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Shaped, TextOrJson, OneModel):
+class Flags(Shaped, TextOrJson):
     """Options of ``verify``."""
 
+    model: str = argument("MODEL.onnx|MODEL.tflite", help="The file.")
     data: str | None = option(
         None,
         help="Real examples: accuracy in each runtime, equal classes.",
@@ -33,18 +34,14 @@ class Flags(Shaped, TextOrJson, OneModel):
 
 @command(Flags)
 def verify(flags: Flags) -> int:
-    """Run an exported int8 model in a microcontroller's runtimes and compare them with onnxruntime."""
+    """Run an exported int8 model, .onnx or .tflite, in a microcontroller's runtimes and compare them with onnxruntime."""
     current_folder()
-    from mcuprune.deploy import tflite as lite
     from mcuprune.run.verify import document, text
-    from mcuprune.run.verify import verify as run
+    from mcuprune.run.verify_tflite import verify_file as run
 
     input_shapes, outputs = shapes(flags.input_shape), tuple(flags.outputs)
     if flags.tflite is not None:
         models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config())
-    written = None
-    if flags.tflite is not None:
-        written = lite.from_file(flags.model, input_shapes=input_shapes, outputs=outputs)
     verified = run(
         flags.model,
         examples=flags.examples,
@@ -52,10 +49,9 @@ def verify(flags: Flags) -> int:
         input_shapes=input_shapes,
         outputs=outputs,
         data=flags.data,
-        written=written,
     )
-    if flags.tflite is not None and written is not None:  # also where outputs differ: to look at it one needs the file
-        places.write_bytes(written, flags.tflite)
+    if flags.tflite is not None:  # also where outputs differ: to look at it one needs the file
+        places.write_bytes(verified.converted.content, flags.tflite)
     found = document(verified)
     show(report.dumped(found) if flags.format == "json" else text(found))
     return YES if verified.ok else NO

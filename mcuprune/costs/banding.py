@@ -27,7 +27,8 @@ from mcuprune.bands.rowgraph import RowGraph
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.embedding import sums, worthwhile
-from mcuprune.costs.resources import CostModel, Profile, SramModel, Terms, full_order
+from mcuprune.costs.profiles import full_order
+from mcuprune.costs.resources import Basis, CostModel, Profile, Terms
 from mcuprune.deploy import boards as runtimes
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
@@ -94,14 +95,20 @@ class Banding:
         return all(sums[name] <= max(limit, plain[name]) for name, limit in self.limits.items() if name in sums)
 
 
-def banding_of(bands: str, model: SramModel, limits: Mapping[str, int]) -> Banding | None:
+def banding_of(bands: str, basis: Basis, limits: Mapping[str, int]) -> Banding | None:
     """What ``--bands`` asks for under these limits; None for no bands. Raises UsageError for what can't be had together."""
     count = parsed(bands)
     if count is False:
         return None
-    if model == "max-in-out":
+    if basis.sram == "max-in-out":
         raise UsageError("--bands: --sram-model max-in-out looks at one operator at a time; bands need peak or tflm")
-    return Banding(model, limits, count)
+    if basis.flash != "paper" and "flash" in limits:
+        raise UsageError(
+            f"--bands: --flash-model {basis.flash} prices the network without the operators that bands add; leave one out"
+        )
+    if "latency" in limits:
+        raise UsageError("--bands: --latency prices the network without the operators that bands add; leave one out")
+    return Banding(basis.sram, limits, count)
 
 
 # ------------------------------------------------------------------------------------------------------ plans, by cost
@@ -336,20 +343,20 @@ class _InBands:
         self._n = len(plain.channels.groups)
         least = plain.least[self._groups]
         bounded = tuple(replace(g, minimum=int(width)) for g, width in zip(channels.groups, least, strict=True))
-        self._model = CostModel(replace(channels, groups=bounded), plain.sram_model)
+        self._model = CostModel(replace(channels, groups=bounded), plain.basis)
         terms = Terms(net, self._model.dim)
         self._additive = plain.additive()
         self._sums = self._model.compiled([sum(resource.shares(terms).values()) for resource in self._additive.values()])
 
     def sram(self, widths: np.ndarray) -> int:
         own = widths[self._groups]
-        if self._model.sram_model == "tflm":
+        if self._model.basis.sram == "tflm":
             return self._model.functions["sram"].value(own)
         return self._steps(own)[0].bytes
 
     def gradient(self, widths: np.ndarray) -> np.ndarray:
         own = widths[self._groups]
-        if self._model.sram_model == "tflm":
+        if self._model.basis.sram == "tflm":
             slope = self._model.functions["sram"].gradient(own)
         else:
             structure, steps = self._model.structure(own), self._steps(own)
@@ -424,7 +431,7 @@ class BandedCosts(CostModel):
     """
 
     def __init__(self, channels: Channels, banding: Banding) -> None:
-        super().__init__(channels, banding.model)
+        super().__init__(channels, Basis(sram=banding.model))
         self.banding = banding
         self._plain = _Plain(self)
         self._picked: dict[bytes, tuple[_Plain | _InBands, int]] = {}

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.costs.resources import RESOURCES, Budget, CostModel, SramModel
+from mcuprune.costs.resources import RESOURCES, Basis, Budget, CostModel, SramModel
 from mcuprune.costs.resources import least as least_costs
 from mcuprune.errors import BudgetError, UsageError
 
@@ -55,7 +55,7 @@ def feasible(
     keep: Sequence[str] = (),
     least: int = 1,
     multiple: int = 1,
-    sram_model: SramModel = "peak",
+    basis: Basis | SramModel = "peak",
     make: Callable[[Channels], CostModel] | None = None,
 ) -> CostModel:
     """The costs of a network's cuts within bounds: ``bounded``, then ``settled``.
@@ -66,7 +66,7 @@ def feasible(
     if channels.groups:
         channels = bounded(channels, keep=keep, least=least, multiple=multiple)
     try:
-        return settled(CostModel(channels, sram_model) if make is None else make(channels), budget, multiple)
+        return settled(CostModel(channels, basis) if make is None else make(channels), budget, multiple)
     except BudgetError as error:
         if channels.groups:
             raise

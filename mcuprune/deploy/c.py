@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from math import prod
@@ -92,6 +92,23 @@ def generate(program: Program, stem: str, *, channels_last: bool = False) -> Sou
         ]
     )
     return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes)
+
+
+def kernel_names() -> list[str]:
+    """All kernels."""
+    found = sorted(PurePath(file.name).stem for file in (resources.files("mcuprune.deploy") / "ckernels").iterdir())
+    return [name for name in found if name not in _FIRST]
+
+
+def pieces_of(kernels: Iterable[str]) -> list[str]:
+    """The pieces of C that these kernels consist of, in the order in which they stand in a file."""
+    pieces = {piece for kernel in kernels for piece in _NEEDS.get(kernel, ())}
+    return [piece for piece in _FIRST if piece in pieces] + sorted(kernels)
+
+
+def piece(name: str, upper: str) -> str:
+    """A piece of C. upper: the network's name in capitals."""
+    return (resources.files("mcuprune.deploy") / "ckernels" / f"{name}.c").read_text().replace("NAME_", f"{upper}_")
 
 
 def identifier(stem: str) -> str:
@@ -290,7 +307,7 @@ class _Writer:
     def constant(self, constant: Constant) -> str:
         if constant not in self._constants:
             self._constants[constant] = f"k{len(self._constants)}"
-            self.bytes += len(constant.values) * {"int8_t": 1, "int16_t": 2, "int32_t": 4}[constant.ctype]
+            self.bytes += constant.bytes
         return self._constants[constant]
 
     def window(self, window: Window) -> str:
@@ -299,7 +316,7 @@ class _Writer:
             for constant in (window.weights, window.bias_number, window.shift):
                 if constant is not None:
                     self.constant(constant)
-            self.bytes += 3 * 4 + 2 * len(window.numbers)
+            self.bytes += window.bytes
         return self._windows[window]
 
     def constants(self) -> list[str]:
@@ -317,18 +334,12 @@ class _Writer:
 
     def kernels(self) -> list[str]:
         """The C of the kernels in use and of what they stand on."""
-        pieces = {piece for kernel in self._used for piece in _NEEDS.get(kernel, ())}
-        order = [piece for piece in _FIRST if piece in pieces]
-        order += sorted(self._used)
         upper = self.name.upper()
         lines = []
         if self.selection.largest_window:
             lines.append(f"#define {upper}_WINDOW {self.selection.largest_window}")
         lines += [f"#define {upper}_{word} 1" for word in self.selection.arithmetic()]
-        folder = resources.files("mcuprune.deploy") / "ckernels"
-        for piece in order:
-            lines.append((folder / f"{piece}.c").read_text().replace("NAME_", f"{upper}_"))
-        return lines
+        return lines + [piece(name, upper) for name in pieces_of(self._used)]
 
     def copy(self, port: Port, pointer: str, channels_last: bool, *, into: bool) -> list[str]:
         """The lines that bring an input in or an output out."""

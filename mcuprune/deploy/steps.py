@@ -34,6 +34,10 @@ class Constant:
     ctype: str
     values: tuple[int, ...]
 
+    @property
+    def bytes(self) -> int:
+        return len(self.values) * {"int8_t": 1, "int16_t": 2, "int32_t": 4}[self.ctype]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -51,6 +55,11 @@ class Window:
     bias_number: Constant | None
     shift: Constant | None
     numbers: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the struct: three pointers and its numbers, without the arrays."""
+        return 3 * 4 + 2 * len(self.numbers)
 
 
 @dataclass(frozen=True)

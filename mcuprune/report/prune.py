@@ -41,7 +41,7 @@ def document(result: Result) -> dict[str, Any]:
         "method": request.method if request.train or request.method == AT_INIT else "no-train",
         "options": options.document(request),
         "training": _training(result.training) if result.training else None,
-        "sram_model": request.sram_model,
+        **report.models(request.basis),
         "weight_bits": request.weight_bits if request.int8 else None,
         "data": result.data,
         "test_examples": result.test_examples,
@@ -108,7 +108,7 @@ def step_document(step: Step) -> dict[str, Any]:
         "epoch": round(step.epoch, 3),
         "phase": step.phase,
         "loss": round(step.loss, 5),
-        **{name: step.costs[name] for name in RESOURCES},
+        **{name: step.costs[name] for name in RESOURCES if name in step.costs},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
         "training_macs": step.training_macs,
     }
@@ -165,7 +165,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
     evaluated = [step for step in found["history"] if step["accuracy"] is not None]
     if evaluated:
-        titles = [resource.title for resource in RESOURCES.values()]
+        known = [name for name in RESOURCES if name in evaluated[0]]
+        titles = [RESOURCES[name].title for name in known]
         head = ["phase", "epoch", "training MACs", "loss", *titles, "accuracy (validation)"]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
@@ -177,7 +178,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                     f"{step['epoch']:g}",
                     units.show(step.get("training_macs", 0), "count"),
                     f"{step['loss']:.4f}",
-                    *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
+                    *(units.show(step[name], RESOURCES[name].unit) for name in known),
                     _share(step["accuracy"]),
                 ]
                 for step in evaluated
@@ -202,6 +203,8 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
     """Head and one row for each resource and accuracy."""
     rows = [["", "before", "after", "", "limit", ""]]
     for name, resource in RESOURCES.items():
+        if name not in found["after"]["total"]:
+            continue
         before, after = _used(found, "before", name), _used(found, "after", name)
         limit = found["limits"].get(name)
         rows.append(
@@ -239,7 +242,7 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     if found["before"]["accuracy"] is not None:
         exact = "; int8 without its graph optimisation" if found["after"]["accuracy_int8"] is not None else ""
         lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}")
-    if found["sram_model"] != "peak":
+    if found.get("sram_model", "peak") != "peak":
         memory = found["after"]["memory"]
         peak, arena = (units.show(memory[key], "bytes") for key in ("peak", "arena_tflm"))
         lines.append(f"memory: peak of activations {peak}, arena of TensorFlow Lite Micro {arena}")

@@ -28,7 +28,6 @@ import onnx
 from mcuprune import escape
 from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy import tflite
-from mcuprune.deploy.program import Program
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
@@ -144,7 +143,7 @@ class Verification:
     examples: Mapping[str, int]
     converted: Converted
     runtimes: tuple[Compared, ...]
-    onnxruntime: str
+    onnxruntime: str | None
     accuracy: float | None
     default_session_accuracy: float | None
     memory: Memory
@@ -168,15 +167,13 @@ def verify(
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
     data: datasets.Given | None = None,
-    written: bytes | None = None,
 ) -> Verification:
-    """Run an int8 ONNX file in the runtimes that are installed and compare them with onnxruntime.
+    """Run an int8 ONNX file, as it is exported, in the runtimes that are installed and compare them with onnxruntime.
 
     outputs: as for ``network.load``: where the network ends.
     examples: how many random inputs, and how many test examples of the data. Random inputs are drawn evenly from what the
     input's quantiser can store.
     data: as ``data.load`` takes it; without it, what the file's metadata name, if that is one of ``data.DATASETS``.
-    written: a .tflite of the same file with a memory plan; its outputs must be the same.
 
     Raises MissingExtra where no runtime is installed, ModelError for a file that isn't int8 or that a runtime refuses,
     UnsupportedOperator for a node that has no int8 operator there, DataError for data that doesn't fit.
@@ -186,7 +183,7 @@ def verify(
     proto = onnx.load(str(path))
     if outputs:
         proto = tails.cut(proto, outputs, str(path))
-    converted = tflite.convert(net, net.stored)
+    converted = tflite.convert(net, net.stored, offline=True)
     notes: list[str] = []
     split = _split(net, data, examples, seed, notes)
     random = np.random.default_rng(seed)
@@ -195,13 +192,13 @@ def verify(
     accuracies = None
     if split is not None:
         inputs += [{net.inputs[0]: x[None]} for x in split.x]
-        counts[_data_name(net, data)] = len(split.y)
-        if _is_class(converted.outputs[0].shape):
+        counts[data_name(net.metadata[datasets.METADATA_KEY] if data is None else data)] = len(split.y)
+        if is_class(converted.outputs[0].shape):
             accuracies = evaluate.int8_accuracy(proto.SerializeToString(), split)
             notes += [accuracies.warning] if accuracies.warning else []
-    case = _Case(str(path), net, proto, converted, inputs, examples, written)
+    case = _Case(str(path), net, proto, converted, inputs, examples)
     compared = []
-    memory = _predicted(converted.program)
+    memory = predicted(converted)
     for key in keys:
         try:
             found, ran = case.compare(key, split, notes)
@@ -211,8 +208,7 @@ def verify(
             notes.append(f"not run as {runners.RUNNERS[key].title}: {error}")
             continue
         compared.append(found)
-        if ran.arena and memory.measured is None:
-            memory = replace(memory, measured=ran.arena["total"], head_measured=ran.arena["head"])
+        memory = measured(memory, ran)
     if not memory.ok:
         notes.append(f"the arena measured is above the {memory.same_pointers:,} bytes predicted for pointers of this size")
     import onnxruntime
@@ -230,6 +226,13 @@ def verify(
     )
 
 
+def measured(memory: Memory, ran: Ran) -> Memory:
+    """The prediction with what a runtime told, the first one that tells."""
+    if not ran.arena or memory.measured is not None:
+        return memory
+    return replace(memory, measured=ran.arena["total"], head_measured=ran.arena["head"])
+
+
 def wilson(share: float, n: int) -> tuple[float, float]:
     """The 95 % score interval of a share that was seen in ``n`` examples (Wilson 1927, J. Am. Stat. Assoc. 22, 209)."""
     middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
@@ -237,14 +240,15 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _is_class(shape: Shape) -> bool:
+def is_class(shape: Shape) -> bool:
     """Whether a tensor is one row of numbers, one for each class."""
     return len(shape) >= 2 and max(shape) == prod(shape) > 1
 
 
-def _predicted(program: Program) -> Memory:
+def predicted(converted: Converted) -> Memory:
     """What the arena should be, on a device and here."""
-    device, here = program.arena(), program.arena(kernels="reference", pointer=runners.POINTER_BYTES)
+    program, plan = converted.program, converted.plan
+    device, here = program.arena(plan=plan), program.arena(kernels="reference", pointer=runners.POINTER_BYTES, plan=plan)
     return Memory(device.total, here.head, here.total, runners.POINTER_BYTES, head_on_device=device.head)
 
 
@@ -255,10 +259,8 @@ def _random_inputs(converted: Converted, random: np.random.Generator) -> dict[st
     return {port.name: runners.real(random.integers(LOW, HIGH + 1, port.shape), port) for port in converted.inputs}
 
 
-def _data_name(net: Network, data: datasets.Given | None) -> str:
-    """What the examples are called that ``_split`` gives."""
-    if data is None:
-        return net.metadata[datasets.METADATA_KEY]
+def data_name(data: datasets.Given) -> str:
+    """What examples are called."""
     return str(data) if isinstance(data, (str, PathLike)) else datasets.IN_MEMORY
 
 
@@ -299,7 +301,6 @@ class _Case:
     converted: Converted
     inputs: Sequence[Mapping[str, Array]]
     n_random: int
-    written: bytes | None
 
     @property
     def limit(self) -> int:
@@ -310,19 +311,15 @@ class _Case:
         """One runtime against onnxruntime."""
         ran = runners.run(key, self.converted, self.inputs, self.path, limit=self.limit)
         reference = _Reference(self.proto, self.path)
-        tallies = [_Tally(port) for port in self.converted.outputs]
+        tallies = [Tally(port) for port in self.converted.outputs]
         for index, example in enumerate(self.inputs):
             expected = reference(example)
             for tally in tallies:
                 name = tally.port.name
                 tally.add(ran.outputs[name][index], expected[name], judged=index >= self.n_random)
         layers, steady = self._layers(key, ran, notes)
-        if self.written is not None and runners.RUNNERS[key].reads_tflite:
-            planned = runners.run(key, replace(self.converted, content=self.written), self.inputs, self.path, limit=self.limit)
-            same = all(np.array_equal(planned.outputs[name], found) for name, found in ran.outputs.items())
-            steady = same and steady is not False
         accuracy = None
-        if split is not None and _is_class(self.converted.outputs[0].shape):
+        if split is not None and is_class(self.converted.outputs[0].shape):
             accuracy = evaluate.accuracy(ran.outputs[self.converted.outputs[0].name][self.n_random :], split.y)
         found = Compared(
             key,
@@ -377,7 +374,7 @@ def _remarks(found: Compared) -> list[str]:
     return []
 
 
-class _Tally:
+class Tally:
     """The differences of one output so far."""
 
     def __init__(self, port: Port) -> None:
@@ -400,7 +397,7 @@ class _Tally:
     def difference(self) -> Difference:
         judged = self.examples[True] > 0
         count = self.examples[judged]
-        agreement = self.agreeing[judged] / count if _is_class(self.port.shape) else None
+        agreement = self.agreeing[judged] / count if is_class(self.port.shape) else None
         return Difference(self.port.name, self.max_lsb, self.exact / self.values, agreement, count, judged)
 
 
@@ -445,7 +442,9 @@ def document(found: Verification) -> dict[str, Any]:
         "examples": dict(found.examples),
         "limits": {"max_lsb": MAX_LSB, "layer_max_lsb": layerwise.MAX_LSB, "agreement": MIN_AGREEMENT},
         "runtimes": {
-            "onnxruntime": {
+            "onnxruntime": None
+            if found.onnxruntime is None
+            else {
                 "version": found.onnxruntime,
                 "accuracy": found.accuracy,
                 "default_session_accuracy": found.default_session_accuracy,
@@ -487,7 +486,7 @@ def _compared(found: Compared) -> dict[str, Any]:
         "name": runners.RUNNERS[found.key].title,
         "version": found.version,
         "ok": found.ok,
-        "max_lsb": max(difference.max_lsb for difference in found.differences),
+        "max_lsb": max((difference.max_lsb for difference in found.differences), default=None),
         "agreement": min(agreements, default=None),
         "accuracy": found.accuracy,
         "layers": len(found.layers),
@@ -511,12 +510,15 @@ def text(document: Mapping[str, Any]) -> str:
     """The document for people: a table for each runtime, then memory and the verdict."""
     counts = " + ".join(f"{count} {name}" for name, count in document["examples"].items())
     reference = document["runtimes"]["onnxruntime"]
-    said = f"{document['path']}, {counts} examples, against onnxruntime {reference['version']}"
-    lines = [said if reference["accuracy"] is None else f"{said} ({reference['accuracy']:.1%} right)"]
+    said = f"{document['path']}, {counts} examples"
+    if reference is not None:
+        said += f", against onnxruntime {reference['version']}"
+        said += "" if reference["accuracy"] is None else f" ({reference['accuracy']:.1%} right)"
+    lines = [said]
     for runtime in [found for key, found in document["runtimes"].items() if key != "onnxruntime"]:
         right = "" if runtime["accuracy"] is None else f" ({runtime['accuracy']:.1%} right)"
         lines += ["", f"{runtime['name']} {runtime['version']}{right}"]
-        rows = [("max LSB", "exact", "same class", "95 % interval", "output")]
+        rows = [("max LSB", "exact", "same class", "95 % interval", "output")] if runtime["outputs"] else []
         for output in runtime["outputs"]:
             agreement = "-" if output["agreement"] is None else f"{output['agreement']:.1%}"
             interval = "-" if output["interval"] is None else "{:.1%} to {:.1%}".format(*output["interval"])
@@ -530,9 +532,20 @@ def text(document: Mapping[str, Any]) -> str:
         f"{document['tflite']['bytes']:>9,} bytes of .tflite, {sum(document['tflite']['operators'].values())} operators",
         *(f"note: {note}" for note in document["notes"]),
         "",
-        "EQUAL: as onnxruntime computes it, but for rounding" if document["ok"] else "DIFFERS: not what onnxruntime computes",
+        _verdict(document),
     ]
     return "\n".join(map(escape.plain, lines)) + "\n"
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    """The last line."""
+    if document["runtimes"]["onnxruntime"] is not None:
+        equal = "EQUAL: as onnxruntime computes it, but for rounding"
+        return equal if document["ok"] else "DIFFERS: not what onnxruntime computes"
+    if not document["ok"]:
+        return "DIFFERS: runtimes don't agree, or its arena is larger than predicted"
+    several = sum(found is not None for found in document["runtimes"].values()) > 1
+    return f"RUNS: in the arena that is predicted{', equally in all runtimes' if several else ''}"
 
 
 def _memory_lines(arena: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ Fake-quant training is hooks on the one training loop, as pruning methods are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.resources import Basis
 from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.deploy.qdq import Scheme, quantized
 from mcuprune.graph import network
@@ -73,8 +73,8 @@ class Quantization:
     data, schedule: what to train on, and how; None for calibration alone. A learning rate that was asked for counts here by how
         far it is from the one that float training takes without being asked.
     answers: a teacher's logits for every training example, as in ``task.Task``.
-    sram_model: what ``sram`` means in the history. costs: what the history has instead, where the file runs otherwise than the
-        network that is trained. full_macs: multiply-accumulates of one inference of the network as it came.
+    basis: what costs in the history mean. costs: what the history has instead, where the file runs otherwise than the network
+        that is trained. full_macs: multiply-accumulates of one inference of the network as it came.
     checkpoint: where to keep the run's state after every epoch.
     """
 
@@ -85,7 +85,7 @@ class Quantization:
     data: Data | None = None
     schedule: Schedule | None = None
     answers: np.ndarray | None = None
-    sram_model: SramModel = "peak"
+    basis: Basis = field(default_factory=Basis)
     costs: Mapping[str, int] | None = None
     full_macs: int = 0
     checkpoint: Checkpoint | None = None
@@ -136,8 +136,8 @@ class FakeQuant(Hooks):
     def costs(self) -> Mapping[str, int]:
         if self._how.costs is not None:
             return self._how.costs
-        used = resources.profile(self._candidate.channels.network).used(self._how.sram_model)
-        return {name: used[name] for name in resources.RESOURCES}
+        used = resources.profile(self._candidate.channels.network, self._how.basis).used(self._how.basis)
+        return {name: used[name] for name in resources.RESOURCES if name in used}
 
     def start(self, trainer: Trainer) -> None:
         calibrate(_module(trainer), self._how.calibration.batches)

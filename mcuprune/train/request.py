@@ -14,7 +14,7 @@ from typing import Any
 
 from mcuprune import options
 from mcuprune.costs import banding
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.resources import Basis
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
@@ -77,7 +77,7 @@ def _learning_rate(rate: float, flag: str = "--lr") -> None:
 class Request:
     """What the user asked for. Options left None are derived from the data and the model.
 
-    model: the path of its file. limits: by resource. sram_model: what a limit of SRAM means. input_shapes, outputs: as for
+    model: the path of its file. limits: by resource. basis: what limits are held against. input_shapes, outputs: as for
     ``network.load``. output: the path of the file to write; report: the folder of the report, which the caller writes.
     data: as ``data.load`` takes it. configuration: the file that some of it was read from, which no result may replace.
     """
@@ -241,7 +241,7 @@ class Request:
     )
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
-    sram_model: SramModel = "peak"
+    basis: Basis = field(default_factory=Basis)
     keep: Sequence[str] = option((), help="Leave this group whole; repeatable.", group="Pruning", metavar="GROUP")
     min_channels: int = option(1, help="The least width of a group.", group="Pruning", metavar="N", least=1, most=_MOST)
     multiple_of: int = option(1, help="Widths are multiples of this.", group="Pruning", metavar="N", least=1, most=_MOST)
