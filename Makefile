@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-gpu device-test clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-gpu device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
