@@ -55,7 +55,7 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
             result = pruning.prune(request, progress.show)
         except KeyboardInterrupt:
             if os.path.exists(f"{request.output}.checkpoint"):
-                console.say("the same command with --resume goes on from the last finished epoch")
+                console.say("the same command with --resume goes on from the last state that was stored")
             raise
     if to_export is not None:
         written = exporting.export(to_export)
