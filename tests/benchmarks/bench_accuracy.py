@@ -226,7 +226,7 @@ def measured(
         "accuracy_float": round(result.accuracy_float, 5),
         "accuracy_int8": None if result.accuracy_int8 is None else round(result.accuracy_int8, 5),
         "pooled_int8": round(evaluate.accuracy_of(out, pooled), 5),
-        "used": {name: result.after.total[name] for name in RESOURCES},
+        "used": {name: result.after.total[name] for name in BUDGETS["B1"]},
         "limits": dict(result.budget.limits),
         "widths": [group.after for group in result.groups],
         "training_macs": result.training_macs,
