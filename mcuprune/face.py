@@ -30,9 +30,9 @@ from mcuprune.places import Output
 from mcuprune.report.drawings import Groups
 
 if TYPE_CHECKING:
-    from mcuprune.pruning import Result
+    from mcuprune.data.sets import Given
+    from mcuprune.result import Result
     from mcuprune.run.verify import Verification
-    from mcuprune.train.data import Given
     from mcuprune.train.request import Request
     from mcuprune.train.task import Step
 
@@ -209,7 +209,7 @@ class Callback:
         """After every update of the widths, and at the end of every epoch. step: a line of the history."""
 
     def on_epoch(self, step: Step) -> None:
-        """At the end of every epoch, where ``step.accuracy`` is that on the validation examples."""
+        """At the end of every epoch, where ``step.score`` is the figure on validation examples."""
 
     def on_end(self, result: Result) -> None:
         """When the file has been written and measured."""
@@ -247,7 +247,8 @@ def prune(
     (True, True)
     """
     limits, watchers = _budget(budget), [_watcher(callback) for callback in callbacks]
-    pruning = engine()
+    engine()
+    from mcuprune import dropping
     from mcuprune.report import prune as outcome
     from mcuprune.train.request import Request
 
@@ -260,7 +261,7 @@ def prune(
     def on_step(step: Step) -> None:
         for watcher in watchers:
             watcher.on_step(step)
-            if step.accuracy is not None:
+            if step.score is not None:
                 watcher.on_epoch(step)
 
     name = f"{Path(net.path if isinstance(net, Network) else net).stem}-pruned.onnx"
@@ -275,7 +276,7 @@ def prune(
         spec = os.fspath(data) if isinstance(data, os.PathLike) else data
         if isinstance(spec, str):
             request, spec = replace(request, data=spec), None
-        result: Result = pruning.prune(request, on_step, net=net if isinstance(net, Network) else None, data_set=spec)
+        result: Result = dropping.prune(request, on_step, net=net if isinstance(net, Network) else None, data_set=spec)
         if request.report is not None:
             outcome.save(outcome.document(result), request.report)
     if output is None:  # the folder is gone: only the name is left to tell

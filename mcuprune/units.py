@@ -66,7 +66,18 @@ def parse(text: str, unit: Unit) -> Limit:
         if factor and number * factor >= 1:
             return Limit(number * factor, relative=False)
     what, examples = _EXAMPLES[unit]
+    if found and Fraction(found[1]) > 0 and (close := _meant(found[2], unit)):
+        raise UsageError(f"{text!r} is not a {what}; did you mean {found[1]}{close}?")
     raise UsageError(f"{text!r} is not a {what}; write it like {examples}")
+
+
+def _meant(suffix: str, unit: Unit) -> str | None:
+    """The suffix that somebody may have meant by another: ``64K``, ``64kb`` and ``64 kByte`` are 64KB, ``10m`` is 10M."""
+    known = [one for one in _FACTORS[unit] if one]
+    if unit != "bytes":
+        return next((one for one in known if one.lower() == suffix.lower()), None)
+    letter = suffix[:1].upper()
+    return f"{letter}B" if letter in ("K", "M") and re.fullmatch(r"i?(b|bytes?)?", suffix[1:], re.IGNORECASE) else None
 
 
 def milliseconds(text: str) -> int:

@@ -19,6 +19,7 @@ from test_tflite import CASES, converted, int8, model_of
 
 from mcuprune import pruning, units
 from mcuprune.cli import main
+from mcuprune.data import loading as data
 from mcuprune.deploy import tflite
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.graph import network
@@ -26,7 +27,6 @@ from mcuprune.graph.network import Network
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.verify import Compared, Difference, Memory
-from mcuprune.train import data
 
 # by their full names: the package has functions of the same names
 export = import_module("mcuprune.deploy.qdq")

@@ -75,7 +75,8 @@ def export(flags: Flags) -> int:
     )
     exported = exporting.export(request)
     document = exporting.document(exported)
-    show(report.dumped(document) if flags.format == "json" else escape.lines(exporting.text(document)))
+    as_json = flags.format == "json"
+    show(report.dumped(document) if as_json else escape.lines(exporting.text(document)), fit=not as_json)
     return YES
 
 

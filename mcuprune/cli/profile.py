@@ -75,7 +75,7 @@ def profile(flags: Flags) -> int:
         if flags.bands:
             from mcuprune.report import bands as banding  # which a plain profile needn't wait for
 
-            sections = (banding.section(net),)
+            sections = (banding.section(net), banding.rows_section(net))
         if flags.sensitivity:
             from mcuprune.report import sensitivity as curves  # which needs torch
 

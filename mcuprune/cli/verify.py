@@ -14,6 +14,7 @@ from mcuprune.console import NO, YES
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.report import profile as report
+from mcuprune.train.tasks.choice import AUTO, NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Flags(Shaped, TextOrJson):
         group="Data",
         metavar="NAME|PATH|module:function",
     )
+    task: str = option(AUTO, help="What the model is for; auto goes by outputs and targets.", group="Data", choices=NAMES)
     examples: int = option(200, help="How many random inputs and how many test examples.", group="Data", metavar="N", least=1)
     seed: int = option(0, help="Fixes the random inputs.", group="Data", metavar="N", least=0, most=2**63 - 1)
     tflite: str | None = option(None, help="Also write the model as TensorFlow Lite.", group="Output", metavar="OUT.tflite")
@@ -49,9 +51,11 @@ def verify(flags: Flags) -> int:
         input_shapes=input_shapes,
         outputs=outputs,
         data=flags.data,
+        task=flags.task,
     )
     if flags.tflite is not None:  # also where outputs differ: to look at it one needs the file
         places.write_bytes(verified.converted.content, flags.tflite)
     found = document(verified)
-    show(report.dumped(found) if flags.format == "json" else text(found))
+    as_json = flags.format == "json"
+    show(report.dumped(found) if as_json else text(found), fit=not as_json)
     return YES if verified.ok else NO

@@ -18,7 +18,9 @@ from mcuprune.bands.plan import BandPlanner, Plan, embedded_line, region_documen
 from mcuprune.bands.rewrite import Choice
 from mcuprune.bands.rowgraph import Ending
 from mcuprune.costs.banding import Banding, Measured, Model, in_bands, in_order, measured, refuse_count
-from mcuprune.errors import UsageError
+from mcuprune.deploy import rowreport
+from mcuprune.deploy.lower import lower
+from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.graph.network import Network
 from mcuprune.report.profile import Section, align
 from mcuprune.units import Limit, show
@@ -185,6 +187,15 @@ def section(net: Network) -> Section:
         rows.append(["", show(plan.peak, "bytes"), _more(plan.macs), _signed(plan.operators), "; ".join(what) or "nothing"])
     lines = ["SRAM in row bands, at most; `mcuprune bands` writes such a network:"]
     return Section("bands", list(map(plan_document, plans)), [*lines, *align([head, *rows], ["<", ">", ">", ">", "<"])])
+
+
+def rows_section(net: Network) -> Section:
+    """What ``profile --bands`` adds for generated C: its RAM where it runs row by row; why none where it can't be written."""
+    try:
+        document = rowreport.priced(lower(net), "auto").document()
+    except UnsupportedOperator as refusal:
+        return Section("rows", None, [f"rows in C: none, as {refusal}"])
+    return Section("rows", document, [*rowreport.lines(document), "`mcuprune export -o OUT.c --bands auto` writes it."])
 
 
 def _change(before: int, after: int, unit: Literal["bytes", "count"]) -> list[str]:

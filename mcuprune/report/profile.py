@@ -23,8 +23,11 @@ from mcuprune.costs.resources import RESOURCES, Basis, Layer, Memory, Profile, R
 from mcuprune.deploy.boards import Board
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.deploy.latency import Range
+from mcuprune.report.width import elided
 from mcuprune.units import Unit, show
 
+#: Characters that a table leaves for the names at its end, on a narrow terminal.
+_ROOM_FOR_A_NAME = 20
 #: What a row of a cost table may stand for.
 BY = ("node", "op", "group")
 
@@ -94,6 +97,7 @@ class View:
     rows: int = 20
     groups: bool = False
     ascii: bool = False
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ def _profile_text(answer: Answer, view: View) -> str:
     ]
     lines += ["", *_totals_text(answer), "", *_peak_text(profile)]
     lines += ["", *_device_text(answer.device)] if answer.device else []
-    picture = chart(profile, ascii=view.ascii)
+    picture = chart(profile, width=min(64, view.width - 12) if view.width else 64, ascii=view.ascii)
     lines += ["", *picture] if picture else []
     lines += ["", *_table_text(table(answer, view), profile, view)]
     for section in answer.sections:
@@ -381,11 +385,20 @@ def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
             if diff:
                 line.append(_signed(row.change[key], resource.unit) if row.was is not None else "")
         line += [_shape(row.shape), row.op] if by_node else [str(row.count)]
-        cells.append([*line, escape.plain(row.name)])
+        cells.append([*line, elided(escape.plain(row.name))])
     numbers = len(columns()) * (2 if diff else 1)
-    lines = align(cells, ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"])
+    sides = ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"]
+    while view.width and by_node and len(sides) > numbers + 2 and _before_names(cells) > view.width - _ROOM_FOR_A_NAME:
+        sides.pop(numbers + 1)  # the shape goes first, then the operator: what is left is what the table is about
+        cells = [[*line[: numbers + 1], *line[numbers + 2 :]] for line in cells]
+    lines = align(cells, sides)
     lines.insert(len(lines) - 1, _rule(lines, numbers, cells))
     return lines
+
+
+def _before_names(cells: Sequence[Sequence[str]]) -> int:
+    """How many characters of a table stand before its last column."""
+    return sum(max(map(len, column)) + 2 for column in list(zip(*cells, strict=True))[:-1])
 
 
 def _rule(lines: Sequence[str], numbers: int, cells: Sequence[Sequence[str]]) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune.data import loading as datasets
+from mcuprune.data.sets import Given, Split
 from mcuprune.deploy import tflite_reader
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port, convert
@@ -24,9 +26,8 @@ from mcuprune.graph.network import Shape
 from mcuprune.operators import table as ops
 from mcuprune.run import runners
 from mcuprune.run.verify import Compared, Tally, Verification, data_name, is_class, measured, predicted, verify
-from mcuprune.train import data as datasets
-from mcuprune.train import evaluate
-from mcuprune.train.data import Split
+from mcuprune.train.tasks.choice import AUTO
+from mcuprune.train.tasks.metrics import Classes, Metric
 
 Array = np.ndarray[Any, Any]
 #: The runtime that others are compared with: its reference kernels define what an operator computes.
@@ -40,16 +41,19 @@ def verify_file(
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
-    data: datasets.Given | None = None,
+    data: Given | None = None,
+    task: str = AUTO,
 ) -> Verification:
     """``verify`` of whichever file it is, .onnx or .tflite. Arguments and errors are those of ``verify``."""
     if Path(path).suffix != ".tflite":
-        return verify(path, examples=examples, seed=seed, input_shapes=input_shapes, outputs=outputs, data=data)
+        return verify(path, examples=examples, seed=seed, input_shapes=input_shapes, outputs=outputs, data=data, task=task)
     read = tflite_reader.read(path)
     source = _source(Path(path), read, input_shapes, outputs)
     if source is not None:
-        found = verify(source, examples=examples, seed=seed, input_shapes=input_shapes, outputs=outputs, data=data)
+        found = verify(source, examples=examples, seed=seed, input_shapes=input_shapes, outputs=outputs, data=data, task=task)
         return replace(found, path=str(path), notes=(f"exported from {source}, which gives the same bytes", *found.notes))
+    if data is not None and task not in (AUTO, "classify"):
+        raise DataError(f"{path}: --task {task} needs the ONNX file that it was exported from beside it; or leave --data out")
     return _alone(str(path), read, examples, seed, data)
 
 
@@ -66,7 +70,7 @@ def _source(path: Path, read: Converted, input_shapes: Mapping[str, Shape] | Non
     return beside if same else None
 
 
-def _alone(path: str, read: Converted, examples: int, seed: int, data: datasets.Given | None) -> Verification:
+def _alone(path: str, read: Converted, examples: int, seed: int, data: Given | None) -> Verification:
     """The file in the runtimes that read it, against each other."""
     keys = runners.available(of_tflite=True)
     split, read = _split(path, read, data, examples, seed)
@@ -77,7 +81,7 @@ def _alone(path: str, read: Converted, examples: int, seed: int, data: datasets.
     ]
     counts = {"random": examples}
     if split is not None and data is not None:
-        inputs += [{read.inputs[0].name: x[None]} for x in split.x]
+        inputs += [{read.inputs[0].name: x[None]} for x in split.x[:]]
         counts[data_name(data)] = len(split.y)
     memory = predicted(read)
     limit = 8 * memory.predicted + 2 * sum(prod(tensor.shape) for tensor in read.program.tensors) + 2**21
@@ -93,22 +97,30 @@ def _alone(path: str, read: Converted, examples: int, seed: int, data: datasets.
                 zip(found.outputs[tally.port.name], ran[_DEFINES].outputs[tally.port.name], strict=True)
             ):
                 tally.add(mine, runners.real(defined, tally.port), judged=index >= examples)
-        accuracy = None
+        metric = None
         if split is not None and is_class(read.outputs[0].shape):
-            accuracy = evaluate.accuracy(found.outputs[read.outputs[0].name][examples:], split.y)
+            metric = _of_classes(found.outputs[read.outputs[0].name][examples:], split.y)
         differences = tuple(tally.difference() for tally in tallies if tally.values)
-        compared.append(Compared(key, runners.RUNNERS[key].version() or "", differences, (), None, accuracy))
+        compared.append(Compared(key, runners.RUNNERS[key].version() or "", differences, (), None, metric))
     return Verification(
         path=path,
         examples=counts,
         converted=read,
         runtimes=tuple(compared),
         onnxruntime=None,
-        accuracy=None,
-        default_session_accuracy=None,
+        metric=None,
+        default_session_metric=None,
         memory=memory,
         notes=_notes(path, keys, memory.ok),
     )
+
+
+def _of_classes(outputs: Array, labels: Array) -> Metric:
+    """How many answers are right. outputs: (examples, ...), one number for each class."""
+    rows = outputs.reshape(len(labels), -1)
+    tally = Classes(rows.shape[1])
+    tally.add(rows.argmax(1), labels)
+    return tally.metric()
 
 
 def _notes(path: str, keys: Sequence[str], arena_ok: bool) -> tuple[str, ...]:
@@ -118,7 +130,7 @@ def _notes(path: str, keys: Sequence[str], arena_ok: bool) -> tuple[str, ...]:
     return (*notes, *([] if arena_ok else ["the arena measured is above what is predicted for pointers of this size"]))
 
 
-def _split(path: str, read: Converted, data: datasets.Given | None, examples: int, seed: int) -> tuple[Split | None, Converted]:
+def _split(path: str, read: Converted, data: Given | None, examples: int, seed: int) -> tuple[Split | None, Converted]:
     """Test examples, and the file with its input in the layout that they have: channels first, or last as in the file."""
     if data is None:
         return None, read
