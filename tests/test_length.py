@@ -57,7 +57,8 @@ def test_a_run_by_compute_resumes_to_the_same_file(tmp_path: Path) -> None:
         pruning.prune(request(tmp_path / "b.onnx", **wishes), interrupt)
     resumed = pruning.prune(request(tmp_path / "b.onnx", resume=True, **wishes))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-    assert resumed.history == through.history
+    lines = [[replace(line, waited=0.0) for line in result.history] for result in (through, resumed)]
+    assert lines[0] == lines[1]
     assert resumed.training_macs == through.training_macs
 
 
