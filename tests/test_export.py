@@ -182,7 +182,7 @@ def test_weights_of_seven_bits_leave_room_in_sixteen(path: Path) -> None:
 
 
 def assert_priced(written: Mapping[str, int], priced: Mapping[str, int]) -> None:
-    """What a float network is said to cost, and what its int8 file does: tensors that come to share quantisers save a little."""
+    """What a float network is said to cost, and what its int8 file does: quantisers that come to be shared save a little."""
     for name, value in priced.items():
         if name in ("file", "image"):
             assert 0.97 * value <= written[name] <= value
