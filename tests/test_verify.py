@@ -258,7 +258,7 @@ def test_data_that_does_not_fit_is_an_error_where_it_was_asked_for(dscnn: str, t
         verify.verify(dscnn, examples=2, data=str(tmp_path / "set.npz"))
     graph = Graph(1, 4, 6, 5)
     y = graph.add("Add", "x", graph.input("z", 1, 4, 6, 5))
-    with pytest.raises(DataError, match="--data feeds one input, and this file has x, z"):
+    with pytest.raises(DataError, match="--data digits: ten classes, but the model has 120 outputs"):
         verify.verify(int8(model_of(graph, y), tmp_path / "net.onnx"), data="digits")
 
 
