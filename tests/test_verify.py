@@ -140,8 +140,8 @@ def test_the_first_layer_that_differs_is_named_and_no_later_one(dscnn: str, monk
     weight = next(node.input[1] for node in onnx.load(dscnn).graph.node if node.name == "/block2/pointwise/conv/Conv")
     real = tflite.convert
 
-    def convert(net: Network, stored: Any) -> tflite.Converted:
-        return real(net, {**stored, weight: replace(stored[weight], integers=stored[weight].integers[::-1])})
+    def convert(net: Network, stored: Any, **more: Any) -> tflite.Converted:
+        return real(net, {**stored, weight: replace(stored[weight], integers=stored[weight].integers[::-1])}, **more)
 
     monkeypatch.setattr(tflite, "convert", convert)
     (compared,) = [found for found in verify.verify(dscnn, examples=20).runtimes if found.key == "tflm"]
