@@ -235,7 +235,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                 [
                     step["phase"],
                     f"{step['epoch']:g}",
-                    units.show(step["training_macs"], "count"),
+                    units.show(step.get("training_macs", 0), "count"),
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in known),
                     shown(task_of(found) or {}, score(step)),

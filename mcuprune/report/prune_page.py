@@ -131,13 +131,13 @@ def _widths(found: Found) -> list[str]:
     drawn = []
     for index, group in enumerate(groups):
         whole = max(1, group["before"])
-        points = [(float(step["training_macs"]), step["widths"][index] / whole) for step in known]
+        points = [(float(step.get("training_macs", step["step"])), step["widths"][index] / whole) for step in known]
         drawn.append(Curve(f"{group['name']}: {group['before']} → {group['after']}", points, thin=True))
     return [_figure("channels of each group that are left", drawn, lambda y: f"{y:.0%}")]
 
 
 def _points(history: Sequence[Found], value: Callable[[Any], float]) -> list[tuple[float, float]]:
-    return [(float(step["training_macs"]), float(value(step))) for step in history]
+    return [(float(step.get("training_macs", step["step"])), float(value(step))) for step in history]
 
 
 def _tips(history: Sequence[Found], metric: Found) -> list[str]:

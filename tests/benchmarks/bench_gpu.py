@@ -107,7 +107,8 @@ def request(network: str, budget: str, method: str, seed: int, *, task: Task, da
         np.savez(archive, **task.arrays(data))
     if not start.exists():
         untrained(replace(task, build=build), seed, start)
-    limits = {name: units.parse(getattr(targets[budget], name), resource.unit) for name, resource in RESOURCES.items()}
+    asked = vars(targets[budget])
+    limits = {name: units.parse(asked[name], resource.unit) for name, resource in RESOURCES.items() if name in asked}
     name = f"{network}-{''.join(filter(str.isalnum, budget))}-{method}-{seed}.onnx"
     return pruning.Request(
         str(start),
@@ -139,7 +140,7 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
         "held": result.ok,
         "accuracy_float": round(result.accuracy_float, 5),
         "accuracy_int8": round(result.accuracy_int8, 5),
-        "full": {name: result.before.total[name] for name in RESOURCES},
+        "full": {name: result.before.total[name] for name in RESOURCES if name in result.before.total},
         "used": {name: result.verdict.used[name] for name in result.budget.limits},
         "limits": dict(result.budget.limits),
         "widths": [group.after for group in result.groups],
