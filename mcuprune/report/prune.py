@@ -251,7 +251,8 @@ def html(result: Result) -> str:
     """What a notebook shows of a result: verdict, the table that ends a run, remarks, and memory over the schedule."""
     found = document(result)
     sensitive = f"{curves.html(found['sensitivity'])}\n" if found["sensitivity"] else ""
-    return f"{prune_page.body(found)}\n<figure>{report.svg(result.after)}</figure>\n{sensitive}"
+    state = "fits" if result.ok else "does not fit"
+    return f"<p><b>{state}</b></p>\n{prune_page.outcome(found)}\n<figure>{report.svg(result.after)}</figure>\n{sensitive}"
 
 
 __all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

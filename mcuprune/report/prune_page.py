@@ -26,14 +26,9 @@ _MISTAKES, _EXAMPLES = 12, 60
 
 def html(found: Found) -> str:
     """The whole page. found: what ``report.json`` holds."""
-    parts = [_verdict(found), _budget(found), _outcome(found), _training(found), _memory(found), _network(found)]
+    parts = [_verdict(found), _budget(found), outcome(found), _training(found), _memory(found), _network(found)]
     parts += [_classes(found), _changed(found), _preprocessing(found), _groups(found), _repeat(found)]
     return page.html(f"{found['before']['path']} → {found['after']['path']}", "\n".join(part for part in parts if part))
-
-
-def body(found: Found) -> str:
-    """What a notebook shows: the verdict and what came out."""
-    return "\n".join((_verdict(found), _outcome(found)))
 
 
 def _verdict(found: Found) -> str:
@@ -88,7 +83,8 @@ def _budget(found: Found) -> str:
     return f"<h2>Budget</h2>\n{''.join(bars)}\n{key}" if bars else ""
 
 
-def _outcome(found: Found) -> str:
+def outcome(found: Found) -> str:
+    """The table that ends a run, budgets that were tried, and remarks."""
     head, *rows = table(found)
     parts = ["<h2>What came out</h2>", html_table(head, "<>>>>>", rows)]
     if found.get("bisection"):
