@@ -134,10 +134,6 @@ def labels(where: str, name: str, values: Any, n_classes: int) -> np.ndarray[Any
     return array.astype(np.int64)
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 def bounded(where: str, headers: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
     """Raise DataError for arrays that are too large, however small they are stored.
 

@@ -81,9 +81,9 @@ def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None
     raw = fitting.refed(data, replace(known, scale=1.0, mean=(0.0,), std=(1.0,))).train.x
     if float(np.abs(raw[: min(len(raw), _PLAY_OFF)]).max(initial=0.0)) <= 1:
         raise DataError(
-            f"{data.name}: its values are within 1 of 0, and by the metadata of {net.path} they are multiplied by {known.scale:g}, "
-            "as pixels of 0 to 255 are: they would be scaled twice. Give the pixels as they were, or leave values as they are "
-            "with --scale 0-255"
+            f"{data.name}: its values are within 1 of 0, and by the metadata of {net.path} they are multiplied by "
+            f"{known.scale:g}, as pixels of 0 to 255 are: they would be scaled twice. Give the pixels as they were, or leave "
+            "values as they are with --scale 0-255"
         )
 
 
