@@ -13,6 +13,7 @@ from mcuprune.data.columns import Lazy, chunks
 from mcuprune.data.preprocessing import LAYOUTS
 from mcuprune.data.sets import Column
 from mcuprune.errors import DataError
+from mcuprune.usercode import one_line
 
 #: Of all arrays in memory together. No microcontroller's data set is larger; a damaged or hostile header easily says so.
 MAX_BYTES = 8 * 1024**3
