@@ -181,15 +181,14 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(len(chosen))
         self.module.train()
-        logits = self.logits(x)
-        loss = self._loss(logits, y, chosen)
+        logits, loss = self._pass(x, y, chosen)
         self._refuse_divergence("the loss is", loss)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
-        self.training_macs += self._macs * len(chosen)
+        self.training_macs += self.step_macs(len(chosen))
         counts = {"steps": self.step, "macs": self.training_macs, "milliseconds": int(1000 * self._seconds)}
         self.position = counts[self.length.unit]
         if self._answers is not None:
@@ -200,9 +199,21 @@ class Trainer:
                 self._refuse_divergence("an output is", self.logits(x).sum())
         return float(loss.detach())
 
+    def step_macs(self, examples: int) -> int:
+        """Forward multiply-accumulates of the step that comes, on so many examples."""
+        return self._macs * examples
+
+    def _pass(self, x: np.ndarray, y: Tensor, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The forward pass of a step: the network's logits, and the loss whose gradient the step takes.
+
+        x: the examples ``chosen`` as they are varied, y: their labels.
+        """
+        logits = self.logits(x)
+        return logits, self._loss(logits, y, chosen)
+
     def _rate(self, examples: int) -> float:
         """The learning rate of the step that comes, on so many examples."""
-        stride = self._macs * examples if self.length.unit == "macs" else 1
+        stride = self.step_macs(examples) if self.length.unit == "macs" else 1
 
         def planned(position: int) -> float:
             return cosine(position, self.length.amount, peak=self.lr, warm_up=self._warm_up, stride=stride)
@@ -238,10 +249,14 @@ class Trainer:
 
         The teacher has seen every example once, as it is: what augmentation does to an example changes no answer.
         """
-        loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
         if self._answers is None:
-            return loss
-        soft = F.softmax(self.tensor(self._answers[chosen]) / _TEMPERATURE, 1)
+            return F.cross_entropy(logits, y, label_smoothing=self._smoothing)
+        return self.taught_loss(logits, y, self.tensor(self._answers[chosen]))
+
+    def taught_loss(self, logits: Tensor, y: Tensor, answers: Tensor) -> Tensor:
+        """Half cross-entropy, half the distance from a teacher's softened answers: float32 (batch, classes) of logits."""
+        loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
+        soft = F.softmax(answers / _TEMPERATURE, 1)
         # the square of the temperature keeps the two gradients of one size
         apart = F.kl_div(F.log_softmax(logits / _TEMPERATURE, 1), soft, reduction="batchmean") * _TEMPERATURE**2
         return 0.5 * loss + 0.5 * apart
