@@ -501,7 +501,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     request, data, labelled = run.request, run.data, run.labelled
     assert data is not None
     assert run.schedule is not None
-    calibration = data.train.x[np.random.default_rng(request.seed).permutation(len(data.train.y))[:_CALIBRATION]]
+    calibration = calibration_examples(data, request.seed)
     normal = narrowing.normalized(labelled, calibration, request.device)
     model = _cost_model(normal, request, run.budget)
     task = Task(
@@ -529,3 +529,12 @@ def _idle(request: Request) -> list[str]:
     """The flags that were given and lead the widths of a method that doesn't run."""
     gradients = [] if request.method == Request.method else options.without_effect(request, "gradients")
     return gradients + ([] if request.method == AT_INIT else options.without_effect(request, "scores"))
+
+
+#: For another road that begins as a prune does, and trains otherwise.
+Run, Record, prepared, fingerprint, cost_model = _Run, _Record, _prepared, _fingerprint, _cost_model
+
+
+def calibration_examples(data: Data, seed: int) -> np.ndarray:
+    """Training examples that BatchNormalization statistics are measured on: float32 (examples, ...)."""
+    return data.train.x[np.random.default_rng(seed).permutation(len(data.train.y))[:_CALIBRATION]]

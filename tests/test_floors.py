@@ -22,7 +22,7 @@ FLOORS = (
     ("train",),
     ("run", "pruning", "sweep"),
     ("exporting", "report", "config"),
-    ("sweeping",),
+    ("sweeping", "portfolio"),
     ("face",),
     ("pruner",),
     ("cli",),

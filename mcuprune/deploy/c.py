@@ -54,10 +54,12 @@ class Source:
     constants: int
 
 
-def generate(program: Program, stem: str, *, channels_last: bool = False) -> Source:
+def generate(program: Program, stem: str, *, channels_last: bool = False, shared_arena: str | None = None) -> Source:
     """The C file and its header for a network called ``stem``.
 
     channels_last: data comes and goes as the kernels have it, not in the ONNX file's order.
+    shared_arena: the name of an int8_t array of another file, which lends its memory to networks that never run at once; by
+    default the network has an arena of its own.
     Raises UnsupportedOperator, naming the node, for what no kernel does, and what ``Program.check`` raises.
     """
     name = identifier(stem)
@@ -81,7 +83,7 @@ def generate(program: Program, stem: str, *, channels_last: bool = False) -> Sou
             "#endif",
             *writer.kernels(),
             *writer.constants(),
-            f"static int8_t arena[{name.upper()}_ARENA_BYTES];",
+            _arena(name, shared_arena),
             "",
             _signature(name) + " {",
             *(f"  {line}" for line in lines),
@@ -90,6 +92,12 @@ def generate(program: Program, stem: str, *, channels_last: bool = False) -> Sou
         ]
     )
     return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes)
+
+
+def _arena(name: str, shared: str | None) -> str:
+    if shared is None:
+        return f"static int8_t arena[{name.upper()}_ARENA_BYTES];"
+    return f"extern int8_t {shared}[]; /* of {name.upper()}_ARENA_BYTES or more */\n#define arena {shared}"
 
 
 def identifier(stem: str) -> str:

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.func import functional_call
 
@@ -246,8 +244,3 @@ def _size(budget: Budget) -> float:
 def _allows(larger: Budget, smaller: Budget) -> bool:
     """Whether one budget allows at least as much as another of everything that it limits."""
     return all(name in smaller.limits and smaller.limits[name] <= limit for name, limit in larger.limits.items())
-
-
-def account(trainer: Trainer, full: int) -> dict[str, Any]:
-    """The multiply-accumulates of the training so far. full: of one inference at full width."""
-    return {"training_macs": trainer.training_macs, "full_training_macs": full * trainer.batch * trainer.step}

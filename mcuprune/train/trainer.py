@@ -368,10 +368,10 @@ def _macs(net: Network) -> int:
     return sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
 
 
-def trainer_for(task: Task, channels: Channels) -> Trainer:
+def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer) -> Trainer:
     """A trainer of ``channels``, the task's network or a cut of it, for the float epochs of the task's schedule."""
     schedule = task.schedule
-    trainer = Trainer(
+    trainer = kind(
         channels,
         task.data.train,
         total=1,

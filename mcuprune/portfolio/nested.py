@@ -1,0 +1,252 @@
+"""The road of nested networks: one training, then each is measured, quantised and written by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcuprune import pruning
+from mcuprune.channels.labelling import Channels, label
+from mcuprune.costs import resources
+from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.errors import BudgetError, UsageError
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.passes import batchnorm as folding
+from mcuprune.passes.canonical import canonical
+from mcuprune.portfolio import manifest
+from mcuprune.portfolio.manifest import Made
+from mcuprune.portfolio.wanted import Variant
+from mcuprune.report.prune import step_document
+from mcuprune.train import evaluate
+from mcuprune.train.checkpoint import Checkpoint
+from mcuprune.train.data import Data
+from mcuprune.train.request import Request, long_as_asked, search_for
+from mcuprune.train.schedules import Narrow, schedule_for
+from mcuprune.train.task import Candidate, OnStep, Schedule, Task
+
+#: What the training of a family may cost, where nobody says: so many times as much as one training of the whole network.
+_COST = 1.4
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that is known before the work begins; whatever can be refused has been.
+
+    run: the prune to the tightest budget, not begun. budgets: of the variants. one: multiply-accumulates of one training of the
+    whole network, as long as this is to be; None where only time is known.
+    """
+
+    run: pruning.Run
+    data: Data
+    variants: Sequence[Variant]
+    budgets: Sequence[Budget]
+    schedule: Schedule
+    one: int | None
+    folder: Path
+
+    @property
+    def request(self) -> Request:
+        """What all variants have in common."""
+        return self.run.request
+
+
+#: Trains a family: the candidate of each variant, and the training's own account of multiply-accumulates and steps.
+Train = Callable[[Family, pruning.Record, str], tuple[Sequence[Candidate], Mapping[str, int]]]
+
+
+def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: OnStep, train: Train | None = None) -> Made:
+    """Train once, and write ``NAME.onnx`` of every variant into ``folder``.
+
+    request: what all have in common; its limits and output don't count. train: another training than that of nested networks.
+    Interrupted, it leaves states in the folder, from which ``request.resume`` goes on. Raises what ``pruning.prune`` raises.
+    """
+    started = time.monotonic()
+    family = _prepared(request, variants, folder)
+    run = family.run
+    wanted = repr([(variant.name, dict(variant.limits)) for variant in variants])
+    own = pruning.fingerprint(run.request, run.data, None) + wanted + (train or nested).__name__
+    fingerprint = hashlib.sha256(own.encode()).hexdigest()
+    record = pruning.Record(run, fingerprint, started, on_step)
+    states = [Checkpoint(folder / f"{variant.name}.onnx.checkpoint", f"{fingerprint} {variant.name}") for variant in variants]
+    if not request.resume:
+        for state in states:
+            state.remove()
+    candidates, account = (train or nested)(family, record, fingerprint)
+    steps = _quantization_steps(family, candidates)
+    entries = [
+        _written(family, index, candidate, state, steps[index], record)
+        for index, (candidate, state) in enumerate(zip(candidates, states, strict=True))
+    ]
+    made = Made(
+        variants=[entry for entry, _ in entries],
+        before=run.before,
+        accuracy=run.accuracy,
+        data=family.data.name,
+        test_examples=len(family.data.test.y),
+        seconds=record.seconds,
+        training_macs=account["training_macs"] + sum(cost["training_macs"] for _, cost in entries),
+        full_training_macs=account["full_training_macs"] + max(cost["full_training_macs"] for _, cost in entries),
+        one_training_macs=family.one,
+        history=[step_document(step) for step in record.history.steps],
+        notes=tuple(dict.fromkeys((*run.notes, *record.notes, *(note for c in candidates for note in c.notes)))),
+    )
+    for state in [*states, record.checkpoint]:
+        state.remove()
+    return made
+
+
+def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Family:
+    """Read, check and measure everything that the work needs."""
+    original = network.load(
+        request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
+    )
+    own = resources.profile(original).used(request.sram_model)
+    budgets = [resources.budget(variant.limits, own) for variant in variants]
+    tightness = [sum(np.log(min(1.0, limit / max(1, own[name]))) for name, limit in b.limits.items()) for b in budgets]
+    tightest = int(np.argmin(tightness))
+    channels = label(folding.as_restored(canonical(original)[0]))
+    for variant, budget in zip(variants, budgets, strict=True):
+        try:
+            pruning.cost_model(channels.network, request, budget)
+        except BudgetError as error:
+            raise BudgetError(f"variant {variant.name}: {error}") from None
+    run = pruning.prepared(
+        replace(request, limits=variants[tightest].limits, output=str(folder / "training"), report=None), None, request.data
+    )
+    if not run.request.train or run.data is None:
+        raise UsageError(
+            f"{request.model}: holds every budget as it is, and comes trained: there is nothing to make; give smaller limits, or "
+            "--epochs to train it all the same"
+        )
+    schedule, one = _schedule(run)
+    return Family(run, run.data, variants, budgets, schedule, one, folder)
+
+
+def _schedule(run: pruning.Run) -> tuple[Schedule, int | None]:
+    """How long to train the family, and the cost of one training of the whole network that is as long."""
+    assert run.data is not None
+    request, n = run.request, len(run.data.train.y)
+    found = schedule_for(request, n, warm=run.warm, narrow=Narrow())
+    epoch = max(1, n // found.batch) * found.batch * run.before.total["macs"]
+    if found.train_compute is not None:
+        plain = found.train_compute
+        if not long_as_asked(request):
+            found = replace(found, train_compute=_COST * plain)
+        return found, round(plain * epoch)
+    if found.milliseconds is not None:
+        return found, None
+    return found, (found.epochs + found.quant_epochs) * epoch
+
+
+def nested(family: Family, record: pruning.Record, fingerprint: str) -> tuple[Sequence[Candidate], Mapping[str, int]]:
+    """Train nested networks."""
+    from mcuprune.train import loop, narrowing
+    from mcuprune.train.module import Trainable
+    from mcuprune.train.nested import FamilyTrainer, Nested, Plan
+    from mcuprune.train.trainer import reestimated, trainer_for
+
+    run, request, data = family.run, family.request, family.data
+    examples = pruning.calibration_examples(data, request.seed)
+    normal = narrowing.normalized(run.labelled, examples, request.device)
+    models = [pruning.cost_model(normal, request, budget) for budget in family.budgets]
+    task = _task(family, models[0], record.checkpoint)
+    trainer = trainer_for(task, task.channels, FamilyTrainer)
+    hooks = Nested(task, Plan(models, family.budgets))
+    loop.train(trainer, hooks, data.val, record, record.checkpoint)
+    macs, full = trainer.training_macs, run.before.total["macs"] * trainer.batch * trainer.step
+    notes = (*trainer.notes, *narrowing.untrained(Trainable(run.labelled)))
+    candidates = [
+        Candidate(
+            reestimated(part, examples, family.schedule.batch, request.device), keep, macs, full, 0, notes, steps=trainer.step
+        )
+        for part, keep in zip(hooks.networks(trainer), hooks.keeps, strict=True)
+    ]
+    return candidates, {"training_macs": macs, "full_training_macs": full}
+
+
+def _task(family: Family, model: CostModel, checkpoint: Checkpoint) -> Task:
+    run, request = family.run, family.request
+    return Task(
+        model.channels,
+        model,
+        family.budgets[0],
+        family.data,
+        family.schedule,
+        request.seed,
+        multiple_of=request.multiple_of,
+        search=search_for(request),
+        trained=run.warm,
+        checkpoint=checkpoint,
+        answers=run.answers,
+        device=request.device,
+    )
+
+
+def _quantization_steps(family: Family, candidates: Sequence[Candidate]) -> list[Schedule]:
+    """The schedule of each variant's fake-quant training: the same number of steps, within the family's share of the whole."""
+    macs = [sum(layer.macs for layer in resources.profile(c.channels.network).layers) for c in candidates]
+    whole = max(1, sum(macs))
+    return [replace(family.schedule, quant_share=family.schedule.quant_share * own / whole) for own in macs]
+
+
+def _written(
+    family: Family, index: int, candidate: Candidate, state: Checkpoint, schedule: Schedule, record: pruning.Record
+) -> tuple[dict[str, Any], Mapping[str, int]]:
+    """Quantise a variant, write it, and measure the file: its entry, and what its fake-quant training cost."""
+    variant, path = family.variants[index], family.folder / f"{family.variants[index].name}.onnx"
+    if (done := state.load("done")) is not None and path.is_file():
+        entry, cost = done.values["entry"], done.values["cost"]
+        if entry["files"][path.name] == manifest.digest(path):
+            return entry, cost
+    small = folding.folded(candidate.channels.network)
+    accuracy_float = evaluate.accuracy_of(_bytes(small), family.data.test, "default", name=f"{variant.name} after cutting")
+    candidate = replace(candidate, channels=label(small))
+    final, after = _quantized(
+        family, candidate, state, schedule, lambda step: record(replace(step, phase=f"int8 {variant.name}"))
+    )
+    final.save(str(path))
+    entry = manifest.measured(
+        path, variant.name, family.budgets[index], family.request.sram_model, family.data.test, accuracy_float
+    )
+    entry["groups"] = _groups(family.run.labelled, candidate.keep)
+    entry["notes"] = [*entry["notes"], *(note for note in after.notes if note not in candidate.notes)]
+    cost = {name: getattr(after, name) - getattr(candidate, name) for name in ("training_macs", "full_training_macs")}
+    state.save("done", {}, {"entry": entry, "cost": cost})
+    return entry, cost
+
+
+def _quantized(
+    family: Family, candidate: Candidate, state: Checkpoint, schedule: Schedule, on_step: OnStep
+) -> tuple[network.Network, Candidate]:
+    from mcuprune.train import quantizing
+
+    run, request = family.run, family.request
+    how = quantizing.Quantization(
+        quantizing.calibration(run.labelled, run.original, family.data, request.seed),
+        request.weight_bits,
+        request.device,
+        request.seed,
+        data=family.data,
+        schedule=schedule,
+        sram_model=request.sram_model,
+        full_macs=run.before.total["macs"],
+        checkpoint=state,
+    )
+    return quantizing.quantize(candidate, how, on_step)
+
+
+def _groups(channels: Channels, keep: np.ndarray) -> list[dict[str, Any]]:
+    """Widths of all groups before and after, and the channels that stayed. keep: over the components of ``channels``."""
+    kept = channels.kept(keep)
+    return [{"name": g.name, "before": len(g), "after": len(kept[g.name]), "kept": list(kept[g.name])} for g in channels.groups]
+
+
+def _bytes(net: network.Network) -> bytes:
+    return bytes(net.to_proto().SerializeToString())
