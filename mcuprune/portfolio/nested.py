@@ -122,8 +122,8 @@ def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Fa
     )
     if not run.request.train or run.data is None:
         raise UsageError(
-            f"{request.model}: holds every budget as it is, and comes trained: there is nothing to make; give smaller limits, or "
-            "--epochs to train it all the same"
+            f"{request.model}: holds every budget as it is, and comes trained: there is nothing to make; give smaller "
+            "limits, or --epochs to train it all the same"
         )
     schedule, one = _schedule(run)
     return Family(run, run.data, variants, budgets, schedule, one, folder)

@@ -113,7 +113,7 @@ def _header(members: Sequence[_Member]) -> str:
         "int mcuprune_select(int k);",
         "/* The variant that runs: until one is selected, the first. */",
         "int mcuprune_selected(void);",
-        "/* Run the selected variant once. Not reentrant, nor may another variant be selected meanwhile: all share one arena. */",
+        "/* Run the selected variant once. Not reentrant, nor may another be selected meanwhile: all share one arena. */",
         "void mcuprune_invoke(const int8_t *const inputs[MCUPRUNE_INPUTS], int8_t *const outputs[MCUPRUNE_OUTPUTS]);",
         "#ifdef __cplusplus",
         "}",

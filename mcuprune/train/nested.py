@@ -1,12 +1,12 @@
 """One training for several networks: each is a part of the next, its channels the first ones of every group.
 
-The whole network trains for a short while; then its channels are put in an order by salience, once and for all, and every budget
-gets its widths, by the same gradients that lead the widths of ``prune``. Network k is the first channels of each group in that
-order. What no network needs is cut; what is left, the *family's whole*, trains alone for a while (Liberis and Lane's training,
-but for its cuts), since narrow networks gain little from a wide one that knows nothing (DeltaEpsilon-Shrinking, arXiv
-2407.06167). From then on every step trains the whole, the narrowest and one of the others by chance (the sandwich rule of Yu and
-Huang, "Universally slimmable networks and improved training techniques", 2019, section 4.1), the latter two beside the labels on
-the soft answers of the whole (in-place distillation, section 4.2).
+The whole network trains for a short while; then its channels are put in an order by salience, once and for all, and every
+budget gets its widths, by the same gradients that lead the widths of ``prune``. Network k is the first channels of each group in
+that order. What no network needs is cut; what is left, the *whole* of the family, trains alone for a while, since narrow networks
+gain little from a wide one that knows nothing (DeltaEpsilon-Shrinking, arXiv 2407.06167). From then on every step trains the
+whole, the narrowest and one of the others by chance (the sandwich rule of Yu and Huang, "Universally slimmable networks and
+improved training techniques", 2019, section 4.1), the latter two beside the labels on the soft answers of the whole (in-place
+distillation, section 4.2).
 
 Weights, scales and shifts are shared. The statistics of BatchNormalization aren't: a narrow network has others, and those of
 each are measured when training is over.
@@ -230,8 +230,8 @@ def nested_widths(plan: Plan, gradient: np.ndarray, seed: int, multiple: int = 1
         if (n > most).any():
             group = model.channels.groups[int((n > most).argmax())].name
             raise BudgetError(
-                f"{model.channels.network.path}: to hold {dict(budget.limits)}, group {group} has to be wider than in the network "
-                "of a larger budget, so that one can't be a part of the other; --independent trains each for itself"
+                f"{model.channels.network.path}: to hold {dict(budget.limits)}, group {group} has to be wider than in the "
+                "network of a larger budget, so that one can't be a part of the other; --independent trains each for itself"
             )
         found[index] = n
     return np.stack([found[index] for index in range(len(plan.budgets))])
