@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -532,7 +533,9 @@ def _idle(request: Request) -> list[str]:
 
 
 #: For another road that begins as a prune does, and trains otherwise.
-Run, Record, prepared, fingerprint, cost_model = _Run, _Record, _prepared, _fingerprint, _cost_model
+Run: TypeAlias = _Run
+Record: TypeAlias = _Record
+prepared, fingerprint, cost_model = _prepared, _fingerprint, _cost_model
 
 
 def calibration_examples(data: Data, seed: int) -> np.ndarray:
