@@ -62,6 +62,7 @@ def measured(
             name: {"used": used[name], "limit": limit, "ok": used[name] <= limit} for name, limit in budget.limits.items()
         },
         "total": dict(after.total),
+        "used": used,
         "arena_tflm": after.memory.arena_tflm,
         "accuracy_float": accuracy_float,
         "accuracy_int8": None if int8 is None else int8.exact,
@@ -74,7 +75,12 @@ def measured(
 
 def digest(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return digest_of(Path(path).read_bytes())
+
+
+def digest_of(content: bytes) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def document(
@@ -94,7 +100,11 @@ def document(
         "sram_model": sram_model,
         "data": made.data,
         "test_examples": made.test_examples,
-        "before": {**report.profile_document(made.before), "accuracy": made.accuracy},
+        "before": {
+            **report.profile_document(made.before),
+            "used": made.before.used(sram_model),
+            "accuracy": made.accuracy,
+        },
         "variants": variants,
         "flash": {"sum": sum(entry["total"]["flash"] for entry in variants), "files": dict(bytes_in)},
         "sram": {"largest": max(entry["total"]["sram"] for entry in variants)},

@@ -156,7 +156,7 @@ def nested(family: Family, record: pruning.Record, fingerprint: str) -> tuple[Se
     examples = pruning.calibration_examples(data, request.seed)
     normal = narrowing.normalized(run.labelled, examples, request.device)
     models = [pruning.cost_model(normal, request, budget) for budget in family.budgets]
-    task = _task(family, models[0], record.checkpoint)
+    task = task_of(family, models[0], record.checkpoint)
     trainer = trainer_for(task, task.channels, FamilyTrainer)
     hooks = Nested(task, Plan(models, family.budgets))
     loop.train(trainer, hooks, data.val, record, record.checkpoint)
@@ -171,7 +171,8 @@ def nested(family: Family, record: pruning.Record, fingerprint: str) -> tuple[Se
     return candidates, {"training_macs": macs, "full_training_macs": full}
 
 
-def _task(family: Family, model: CostModel, checkpoint: Checkpoint) -> Task:
+def task_of(family: Family, model: CostModel, checkpoint: Checkpoint) -> Task:
+    """What the training of a family has to do with its networks, whichever way they come about."""
     run, request = family.run, family.request
     return Task(
         model.channels,

@@ -4,9 +4,9 @@ The whole network trains for a short while; then its channels are put in an orde
 budget gets its widths, by the same gradients that lead the widths of ``prune``. Network k is the first channels of each group
 in that order. What no network needs is cut; what is left, the *whole* of the family, trains alone for a while, since narrow
 networks gain little from a wide one that knows nothing (DeltaEpsilon-Shrinking, arXiv 2407.06167). From then on every step
-trains the whole, the narrowest and one of the others by chance (the sandwich rule of Yu and Huang, "Universally slimmable networks and
-improved training techniques", 2019, section 4.1), the latter two beside the labels on the soft answers of the whole (in-place
-distillation, section 4.2).
+trains the whole, the narrowest and one of the others by chance (the sandwich rule of Yu and Huang, "Universally slimmable
+networks and improved training techniques", 2019, section 4.1), the latter two beside the labels on the soft answers of the
+whole (in-place distillation, section 4.2).
 
 Weights, scales and shifts are shared. The statistics of BatchNormalization aren't: a narrow network has others, and those of
 each are measured when training is over.
