@@ -27,6 +27,7 @@ from mcuprune.costs import resources
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.errors import BudgetError
+from mcuprune.operators.table import Dim
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Hooks, State
 from mcuprune.train.methods.differentiable import Widths, task_gradient
@@ -104,7 +105,7 @@ class FamilyTrainer(Trainer):
         return outputs[0].flatten(1)
 
 
-def _sizes(channels: Channels) -> resources.Dim:
+def _sizes(channels: Channels) -> Dim:
     return lambda tensor, axis: channels.network.shapes[tensor][axis]
 
 
@@ -152,7 +153,7 @@ class Nested(Hooks):
     @property
     def whole(self) -> np.ndarray:
         """bool (components + 1,): what some network needs."""
-        return self.task.channels.keep_all() if self.widths is None else self.keeps.any(axis=0)
+        return self.task.channels.keep_all() if self.widths is None else np.asarray(self.keeps.any(axis=0))
 
     def costs(self) -> Mapping[str, int]:
         return self.task.model.at(self.task.channels.widths(self.whole))
