@@ -44,6 +44,7 @@ import bench_at_init  # noqa: E402
 import bench_budgets  # noqa: E402
 import bench_device  # noqa: E402
 import bench_mutations  # noqa: E402
+import bench_portfolio  # noqa: E402
 import bench_quant_lr  # noqa: E402
 import bench_studies  # noqa: E402
 import bench_weight_bits  # noqa: E402
@@ -60,6 +61,7 @@ BENCHES = (
     bench_budgets,
     bench_device,
     bench_mutations,
+    bench_portfolio,
     bench_quant_lr,
     bench_studies,
     bench_weight_bits,
