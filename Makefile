@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden bench bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-at-init bench-portfolio bench-gpu device-test clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -85,14 +85,17 @@ bench-weight-bits: $(BIN)/.bench ## weights of 8 bits against 7 (minutes); DATA 
 bench-quant: $(BIN)/.dev ## the learning rate of fake-quant training (goes on where it stopped); DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_quant_lr.py --data $(DATA)
 
+bench-bands: $(BIN)/.dev ## what row bands are worth where SRAM binds (hours; goes on where it stopped); DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_bands.py --data $(DATA)
+
 bench-at-init: $(BIN)/.bench ## pruning at initialisation and its controls (hours; goes on where it stopped); DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_at_init.py --data $(DATA)
 
-bench-portfolio: $(BIN)/.bench ## several networks from one training (goes on where it stopped); DATA as for bench
-	$(BIN)/python tests/benchmarks/bench_portfolio.py --data $(DATA)
-
 device-test: $(BIN)/.dev ## generated C on emulated Cortex-M cores (needs gcc-arm-none-eabi and qemu-system-arm)
 	$(BIN)/python tests/benchmarks/bench_device.py
+
+code-size: $(BIN)/.dev ## the code of each kernel of generated C (needs gcc-arm-none-eabi); writes mcuprune/deploy/codesize.json
+	$(BIN)/python tests/benchmarks/bench_code_size.py
 
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)

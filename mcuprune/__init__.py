@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mcuprune.channels.labelling import Group as Group
     from mcuprune.costs.resources import Profile as Profile
     from mcuprune.costs.resources import Verdict as Verdict
+    from mcuprune.data.sets import Arrays as Arrays
+    from mcuprune.data.sets import Dataset as Dataset
     from mcuprune.errors import BudgetError as BudgetError
     from mcuprune.errors import DataError as DataError
     from mcuprune.errors import McupruneError as McupruneError
@@ -43,11 +45,9 @@ if TYPE_CHECKING:
     from mcuprune.face import verify as verify
     from mcuprune.graph.network import Network as Network
     from mcuprune.pruner import Pruner as Pruner
-    from mcuprune.pruning import Result as Result
     from mcuprune.report.drawings import Groups as Groups
+    from mcuprune.result import Result as Result
     from mcuprune.run.verify import Verification as Verification
-    from mcuprune.train.data import Arrays as Arrays
-    from mcuprune.train.data import Dataset as Dataset
     from mcuprune.train.task import Step as Step
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ __version__ = "0.1.0"
 #: Module -> the names that the package takes from it.
 _HOMES = {
     "channels.labelling": ("Group",),
-    "train.data": ("Arrays", "Dataset"),
+    "data.sets": ("Arrays", "Dataset"),
     "errors": (
         "BudgetError",
         "DataError",
@@ -80,7 +80,7 @@ _HOMES = {
     "graph.network": ("Network",),
     "portfolio.serving": ("Portfolio",),
     "pruner": ("Pruner",),
-    "pruning": ("Result",),
+    "result": ("Result",),
     "costs.resources": ("Profile", "Verdict"),
     "report.drawings": ("Groups",),
     "train.task": ("Step",),

@@ -24,14 +24,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
-from mcuprune.costs.resources import RESOURCES, SramModel
+from mcuprune.costs.resources import RESOURCES, Basis, FlashModel, SramModel
 from mcuprune.deploy.boards import board, board_budget
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.options import nearest
 from mcuprune.units import Limit, parse
 
 SRAM_MODELS: tuple[SramModel, ...] = get_args(SramModel)
+FLASH_MODELS: tuple[FlashModel, ...] = get_args(FlashModel)
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 #: Of a configuration file: a pyproject.toml is a hundredth of it.
 _MAX_BYTES = 2**22
 _DEEPEST = 100
@@ -48,15 +51,27 @@ class Wanted:
     limits: Mapping[str, Limit] = field(default_factory=dict)
     board: str | None = None
     sram_model: SramModel | None = None
+    flash_model: FlashModel | None = None
+    runtime: Runtime | None = None
     against: str | None = None
     max_growth: Fraction | None = None
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
 
     @property
-    def gate(self) -> SramModel:
-        """What a limit of SRAM is held against: what was asked for; on a board, what its runtime needs; else the peak."""
-        return self.sram_model or ("tflm" if self.board else "peak")
+    def gate(self) -> Basis:
+        """What limits are held against: what was asked for; on a board, what its runtime needs; else the peak and constants.
+
+        Generated C needs the peak and no more.
+        """
+        runtime = self.runtime or "tflm"
+        on_board: SramModel = "peak" if runtime == "c" else "tflm"
+        return Basis(
+            self.sram_model or (on_board if self.board else "peak"),
+            self.flash_model or ("image" if self.board else "paper"),
+            runtime,
+            self.board,
+        )
 
     def over(self, base: Wanted) -> Wanted:
         """These wishes, and those of ``base`` where there are none."""
@@ -64,6 +79,8 @@ class Wanted:
             limits={**base.limits, **self.limits},
             board=base.board if self.board is None else self.board,
             sram_model=base.sram_model if self.sram_model is None else self.sram_model,
+            flash_model=base.flash_model if self.flash_model is None else self.flash_model,
+            runtime=base.runtime if self.runtime is None else self.runtime,
             against=base.against if self.against is None else self.against,
             max_growth=base.max_growth if self.max_growth is None else self.max_growth,
             input_shapes={**base.input_shapes, **self.input_shapes},
@@ -221,10 +238,10 @@ class _Reader:
                 raise UsageError(f"{name} = {limit!r} is neither a string nor a whole number")
         return {"limits": {name: parse(str(limit), RESOURCES[name].unit) for name, limit in table.items()}}
 
-    def sram_model(self, value: Any) -> dict[str, Any]:
-        if value not in SRAM_MODELS:
-            raise UsageError(f"{value!r} is not known; {nearest(str(value), SRAM_MODELS)}")
-        return {"sram_model": value}
+    def one_of(self, value: Any, known: Iterable[str]) -> str:
+        if value not in known:
+            raise UsageError(f"{value!r} is not known; {nearest(str(value), known)}")
+        return str(value)
 
     def against(self, value: Any) -> dict[str, Any]:
         return {"against": _shown(self._source.parent / self.text(value))}
@@ -268,7 +285,9 @@ def _shown(path: Path) -> str:
 _COMMON: Mapping[str, Any] = {
     "budget": _Reader.limits,
     "board": lambda read, value: {"board": board(read.text(value)).name},
-    "sram-model": _Reader.sram_model,
+    "sram-model": lambda read, value: {"sram_model": read.one_of(value, SRAM_MODELS)},
+    "flash-model": lambda read, value: {"flash_model": read.one_of(value, FLASH_MODELS)},
+    "runtime": lambda read, value: {"runtime": read.one_of(value, RUNTIMES)},
     "against": _Reader.against,
     "max-growth": lambda read, value: {"max_growth": growth(read.text(value))},
     "input-shape": _Reader.input_shapes,

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from types import FrameType
@@ -80,6 +80,25 @@ def remark(line: str) -> None:
 def say(message: str) -> None:
     """One message for the person, on one line of stderr."""
     remark(f"mcuprune: {plain(message)}\n")
+
+
+_listeners: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def listening(listener: Callable[[str], None]) -> Iterator[None]:
+    """Tell a function what is being done, in a few words, for as long as it lasts (``doing``)."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def doing(what: str) -> None:
+    """Say to whoever listens what is being done from now on: a sign of life, not a message."""
+    for listener in _listeners:
+        listener(what)
 
 
 def printable(text: str, keep: str = "") -> str:

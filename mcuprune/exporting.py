@@ -17,8 +17,18 @@ from typing import Any
 import numpy as np
 
 from mcuprune import places
-from mcuprune.deploy import c, tflite
-from mcuprune.deploy.project import PROJECTS, Contents, Example, project
+from mcuprune.bands.plan import embedded_line, region_document, region_line
+from mcuprune.costs import banding
+from mcuprune.data import loading as datasets
+from mcuprune.data.feed import Feed
+from mcuprune.data.firmware import c_lines
+from mcuprune.data.fitting import classifier
+from mcuprune.data.preprocessing import from_metadata
+from mcuprune.data.sets import Data, Given
+from mcuprune.deploy import c, rowreport, tflite
+from mcuprune.deploy.cplan import Bands
+from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
+from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import DataError, MissingExtra, UsageError
 from mcuprune.graph import external, network
@@ -26,7 +36,6 @@ from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
 from mcuprune.places import Output, Source
 from mcuprune.run import runners
-from mcuprune.train import data as datasets
 from mcuprune.units import Limit
 
 Array = np.ndarray[Any, Any]
@@ -43,6 +52,8 @@ class Request:
     model: a path. output: a file whose suffix is in EXPORTS; None with a project alone. data: as ``prune`` takes it; what
     ranges are measured on, and where a project's example comes from. project: (a kind in PROJECTS, the folder to write).
     channels_last: generated C takes and gives data with channels last, as its kernels have them.
+    bands: row bands: "off", how many, or "auto", those with the least of what the format's runtime needs.
+    names: a .tflite file has the names of its tensors, which no runtime needs.
     """
 
     model: str
@@ -50,6 +61,8 @@ class Request:
     data: str | None = None
     project: tuple[str, str] | None = None
     channels_last: bool = False
+    bands: str = "off"
+    names: bool = False
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     seed: int = 0
@@ -57,16 +70,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user."""
+    """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user.
+
+    bands: how the file's network runs in row bands; None where no bands were asked for. rows: the same of generated C.
+    """
 
     request: Request
     files: tuple[str, ...]
     bytes: int
     arena: Mapping[str, int]
     notes: tuple[str, ...]
+    bands: banding.Run | None = None
+    rows: RowReport | None = None
 
 
-def export(request: Request, *, net: Network | None = None, data_set: datasets.Given | None = None) -> Exported:
+def export(request: Request, *, net: Network | None = None, data_set: Given | None = None) -> Exported:
     """Write what ``request`` asks for, each file whole or not at all.
 
     net: a network in memory, in place of the file ``request.model``. data_set: data in memory, in place of ``request.data``.
@@ -84,10 +102,11 @@ def export(request: Request, *, net: Network | None = None, data_set: datasets.G
     notes: tuple[str, ...] = ()
     if not is_quantized(net):
         net, notes = _quantized(request, net, data_set)
+    run, rows = _in_bands(net, request), _rows(net, request)
     written: dict[Path, bytes] = {}
     if request.output is not None:
         place = Path(request.output)
-        made = EXPORTS[place.suffix](net, place.stem, request)
+        made = EXPORTS[place.suffix](net if run is None else run.network, place.stem, request)
         written |= {place.parent / name: content for name, content in made.items()}
     if request.project is not None:
         kind, folder = request.project
@@ -98,7 +117,9 @@ def export(request: Request, *, net: Network | None = None, data_set: datasets.G
         place.parent.mkdir(parents=True, exist_ok=True)
         places.write_bytes(content, place)
     files = tuple(map(str, written))
-    return Exported(request, files, sum(map(len, written.values())), _arena(net, request), notes)
+    size = sum(map(len, written.values()))
+    arena = _arena(net if run is None else run.network, rows)
+    return Exported(request, files, size, arena, notes, run, None if request.bands == "off" else rows)
 
 
 def document(exported: Exported) -> dict[str, Any]:
@@ -111,8 +132,14 @@ def document(exported: Exported) -> dict[str, Any]:
         "files": list(exported.files),
         "bytes": exported.bytes,
         "arena": dict(exported.arena),
+        "bands": None if exported.bands is None else _bands(exported.bands),
+        "rows": None if exported.rows is None else exported.rows.document(),
         "notes": list(exported.notes),
     }
+
+
+def _bands(run: banding.Run) -> dict[str, Any]:
+    return {"regions": [region_document(choice) for choice in run.choices], "embedded": list(run.embedded)}
 
 
 def text(document: Mapping[str, Any]) -> str:
@@ -121,12 +148,30 @@ def text(document: Mapping[str, Any]) -> str:
     lines.append(f"{document['bytes']:>10,} bytes written")
     titles = {"tflm": "of arena in TensorFlow Lite Micro (32-bit, CMSIS-NN)", "c": "of RAM in generated C, beside its stack"}
     lines += [f"{size:>10,} bytes {titles[runtime]}" for runtime, size in document["arena"].items()]
+    if document["bands"] is not None:
+        regions, embedded = document["bands"]["regions"], document["bands"]["embedded"]
+        lines += [f"row bands: {region_line(region)}" for region in regions] or ["row bands: none, nothing needs less in them"]
+        lines += [embedded_line(embedded)] if embedded else []
+    if document["rows"] is not None:
+        lines += rowreport.lines(document["rows"])
     return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]) + "\n"
 
 
 def is_quantized(net: Network) -> bool:
     """Whether the network holds quantisers, so that its integers are written as they are."""
     return any(node.op == "QuantizeLinear" for node in net.nodes)
+
+
+def _in_bands(net: Network, request: Request) -> banding.Run | None:
+    """The network in the row bands that were asked for; None where none were, or where the format runs rows by itself."""
+    count = banding.parsed(request.bands)
+    if count is False or request.output is None or (suffix := Path(request.output).suffix) in ROWS_OF_THEIR_OWN:
+        return None
+    model: banding.Model = "peak" if suffix == ".onnx" else "tflm"
+    run = banding.least(net, model, count)
+    if count is not None and not run.choices:
+        banding.refuse_count(run.planner, count)
+    return run
 
 
 def planned(request: Request) -> list[Output]:
@@ -146,7 +191,7 @@ def _check(request: Request) -> None:
         raise UsageError(f"--project {request.project[0]}: unknown; choose one of {', '.join(PROJECTS)}")
 
 
-def _quantized(request: Request, net: Network, data_set: datasets.Given | None) -> tuple[Network, tuple[str, ...]]:
+def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[Network, tuple[str, ...]]:
     """The int8 network of a float model, as ``prune`` would write it were nothing to cut."""
     if request.data is None and data_set is None and datasets.named(net.metadata) is None:
         raise UsageError(
@@ -172,13 +217,30 @@ def _quantized(request: Request, net: Network, data_set: datasets.Given | None) 
         return result.network, tuple(note for note in result.notes if not note.startswith(_NOTHING_CUT))
 
 
-def _arena(net: Network, request: Request) -> dict[str, int]:
-    """Bytes of memory by runtime, as far as the network can be lowered for it."""
+def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:
+    """Bytes of memory by runtime, as far as the network can be lowered for it. rows: of generated C, where that is written."""
     converted = tflite.convert(net, offline=True)
     arena = {"tflm": converted.program.arena(plan=converted.plan).total}
-    if request.project is not None or (request.output or "").endswith(".c"):
-        arena["c"] = c.generate(converted.program, "net").arena
-    return arena
+    return arena if rows is None else {**arena, "c": rows.arena}
+
+
+def _rows(net: Network, request: Request) -> RowReport | None:
+    """What of generated C runs row by row, where that is written. Raises UsageError where the bands asked for gain nothing."""
+    if request.project is None and not (request.output or "").endswith(".c"):
+        return None
+    found = rowreport.priced(tflite.convert(net).program, _c_bands(request))
+    if request.bands not in ("auto", "off") and not found.regions:
+        raise UsageError(
+            f"{request.model}: --bands {request.bands}: no part of the network gains from {request.bands} bands of rows in C: "
+            "give another number, or --bands auto"
+        )
+    return found
+
+
+def _c_bands(request: Request) -> Bands:
+    """``--bands`` as generated C takes it."""
+    count = banding.parsed(request.bands)
+    return "off" if count is False else "auto" if count is None else count
 
 
 # --------------------------------------------------------------------------------------------------------------- formats
@@ -189,12 +251,12 @@ def _onnx(net: Network, stem: str, request: Request) -> Files:
 
 
 def _tflite(net: Network, stem: str, request: Request) -> Files:
-    return {f"{stem}.tflite": tflite.convert(net, offline=True).content}
+    return {f"{stem}.tflite": tflite.convert(net, offline=True, names=request.names).content}
 
 
 def _array(net: Network, stem: str, request: Request) -> Files:
     """The .tflite as a C++ header: the bytes, the size of the arena, and the operators to register."""
-    converted, name = tflite.convert(net, offline=True), c.identifier(stem)
+    converted, name = tflite.convert(net, offline=True, names=request.names), c.identifier(stem)
     arena = converted.program.arena(plan=converted.plan).total
     operators = sorted({operator for operator, _ in converted.operators})
     numbers = ",".join(map(str, converted.content))
@@ -205,6 +267,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
         "",
         f"constexpr int k{_camel(name)}TensorArenaSize = {_rounded(arena)};  // on a 32-bit core with CMSIS-NN",
         *(f"constexpr {line};" for line in _ports(converted, name)),
+        *_constants(net, stem),
         f"alignas(16) constexpr unsigned char {name}_model[] = {{{numbers}}};",
         f"constexpr unsigned int {name}_model_len = {len(converted.content)};",
         "",
@@ -254,14 +317,24 @@ def _registered(operator: str) -> str:
 
 
 def _c(net: Network, stem: str, request: Request) -> Files:
-    source = c.generate(tflite.convert(net).program, stem, channels_last=request.channels_last)
+    source = c.generate(tflite.convert(net).program, stem, channels_last=request.channels_last, bands=_c_bands(request))
     name = c.identifier(stem)
     return {
         f"{stem}.c": source.c.replace(f'#include "{name}.h"', f'#include "{stem}.h"').encode(),
-        f"{stem}.h": source.header.encode(),
+        f"{stem}.h": _with_lines(source.header, _constants(net, stem)).encode(),
     }
 
 
+def _with_lines(header: str, lines: list[str]) -> str:
+    """A header with more lines before the one that ends its guard."""
+    if not lines:
+        return header
+    before, end, after = header.rpartition("#endif")
+    return f"{before}{chr(10).join(lines)}\n\n{end}{after}"
+
+
+#: Suffixes of formats whose writer runs rows in a loop, and gets the network as it is.
+ROWS_OF_THEIR_OWN = frozenset({".c"})
 #: The suffix of an output -> what makes its files.
 EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
     ".onnx": _onnx,
@@ -274,11 +347,11 @@ EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
 # -------------------------------------------------------------------------------------------------------------- projects
 
 
-def _project(kind: str, net: Network, request: Request, data_set: datasets.Given | None) -> Files:
+def _project(kind: str, net: Network, request: Request, data_set: Given | None) -> Files:
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
-    name = c.identifier(Path(request.model).stem)
-    source = c.generate(converted.program, name)
+    name = name_of(Path(request.model).stem)
+    source = c.generate(converted.program, name, bands=_c_bands(request))
     example, where, label = example_of(net, request, data_set)
     if runners.compiler() is None:
         raise MissingExtra("a project stores what its C answers, and no C compiler was found here (cc, gcc or clang)")
@@ -289,19 +362,32 @@ def _project(kind: str, net: Network, request: Request, data_set: datasets.Given
     return {path: text.encode() for path, text in project(kind, contents).items()}
 
 
-def example_of(net: Network, request: Request, data_set: datasets.Given | None) -> tuple[dict[str, Array], str, int | None]:
+def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[dict[str, Array], str, int | None]:
     """One input for each of the network's, where it comes from, and its class where that is known."""
-    spec: datasets.Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
+    spec: Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
     if spec is not None and len(net.inputs) == 1:
         shape, classes = net.shapes[net.inputs[0]], int(np.prod(net.shapes[net.outputs[0]][1:]))
         try:
-            found = datasets.load(spec, input_shape=shape[1:], n_classes=classes, seed=request.seed)
+            found = _as_fed(net, spec, shape[1:], classes, request.seed)
             return {net.inputs[0]: found.test.x[:1]}, f"the test set of {found.name}", int(found.test.y[0])
         except DataError:
             if request.data is not None or data_set is not None:
                 raise
     draw = np.random.default_rng(request.seed)
     return {name: draw.standard_normal(net.shapes[name]).astype(np.float32) for name in net.inputs}, "random numbers", None
+
+
+def _as_fed(net: Network, spec: Given, shape: tuple[int, ...], classes: int, seed: int) -> Data:
+    """The data set as the network's metadata say that it takes it."""
+    from mcuprune.train import preprocess
+
+    return preprocess.opened(net, spec, classifier(shape, classes, seed), Feed(), seed).data
+
+
+def _constants(net: Network, stem: str) -> list[str]:
+    """What firmware has to do to raw values, as constants in C; nothing where the network's metadata don't say."""
+    how = from_metadata(net.metadata)
+    return [] if how is None else c_lines(how, c.identifier(stem).upper())
 
 
 def sources(request: Request) -> list[Source]:

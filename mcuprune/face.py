@@ -18,8 +18,9 @@ from mcuprune import places, units
 from mcuprune.channels.labelling import label
 from mcuprune.config import Wanted
 from mcuprune.costs import resources
-from mcuprune.costs.resources import RESOURCES, Profile, SramModel, Verdict
+from mcuprune.costs.resources import RESOURCES, Basis, FlashModel, Profile, SramModel, Verdict
 from mcuprune.deploy.boards import board_budget
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import MissingExtra, UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -29,9 +30,9 @@ from mcuprune.places import Output
 from mcuprune.report.drawings import Groups
 
 if TYPE_CHECKING:
-    from mcuprune.pruning import Result
+    from mcuprune.data.sets import Given
+    from mcuprune.result import Result
     from mcuprune.run.verify import Verification
-    from mcuprune.train.data import Given
     from mcuprune.train.request import Request
     from mcuprune.train.task import Step
 
@@ -63,9 +64,10 @@ def load(
     return network.load(where, input_shapes=shapes, outputs=outputs, accept=ops.accept(where))
 
 
-def profile(net: Net) -> Profile:
+def profile(net: Net, *, runtime: Runtime = "tflm", board: str | None = None) -> Profile:
     """What a network costs on a microcontroller, and where: bytes of SRAM and flash, multiply-accumulates.
 
+    runtime: whose code ``total["image"]`` counts. board: where ``total["latency"]`` is estimated, in microseconds.
     Raises what ``load`` raises, and UnsupportedOperator for a node whose cost isn't known.
 
     >>> cost = profile("models/resnet8_digits.onnx")
@@ -74,7 +76,7 @@ def profile(net: Net) -> Profile:
     >>> cost.memory.peak_node, cost.memory.exact
     ('/stage1/conv2/conv/Conv', True)
     """
-    return resources.profile(_read(net))
+    return resources.profile(_read(net), Basis(runtime=runtime, board=board))
 
 
 def groups(net: Net) -> Groups:
@@ -119,13 +121,23 @@ class Budget:
         words = [f"{name}={limit}" for name, limit in shown.items()] + ([f"board={self.board!r}"] if self.board else [])
         return f"Budget({', '.join(words)})"
 
-    def sram_model(self, asked: SramModel | None = None) -> SramModel:
-        """What the limit of SRAM is held against: what was asked for; on a board, what its runtime needs; else the peak."""
-        return Wanted(board=self.board, sram_model=asked).gate
+    def basis(
+        self, sram_model: SramModel | None = None, flash_model: FlashModel | None = None, runtime: Runtime | None = None
+    ) -> Basis:
+        """What limits are held against: what was asked for; on a board, what its runtime needs; else peak and constants."""
+        return Wanted(board=self.board, sram_model=sram_model, flash_model=flash_model, runtime=runtime).gate
 
-    def limits_of(self, net: Net | Profile, *, sram_model: SramModel | None = None) -> dict[str, int]:
+    def limits_of(
+        self,
+        net: Net | Profile,
+        *,
+        sram_model: SramModel | None = None,
+        flash_model: FlashModel | None = None,
+        runtime: Runtime | None = None,
+    ) -> dict[str, int]:
         """The limits for one network, in bytes and counts. Raises BudgetError where a share comes to nothing."""
-        return dict(resources.budget(self.limits, _measured(net).used(self.sram_model(sram_model))).limits)
+        basis = self.basis(sram_model, flash_model, runtime)
+        return dict(resources.budget(self.limits, _measured(net, basis).used(basis)).limits)
 
 
 def _limit(name: str, value: LimitLike) -> units.Limit:
@@ -141,11 +153,21 @@ def _limit(name: str, value: LimitLike) -> units.Limit:
         raise UsageError(f"Budget: {name}: {error}") from None
 
 
-def check(net: Net | Profile, budget: Budget | Mapping[str, LimitLike], *, sram_model: SramModel | None = None) -> Verdict:
+def check(
+    net: Net | Profile,
+    budget: Budget | Mapping[str, LimitLike],
+    *,
+    sram_model: SramModel | None = None,
+    flash_model: FlashModel | None = None,
+    runtime: Runtime | None = None,
+) -> Verdict:
     """Whether a network holds a budget: what it uses of each limited resource, and by how much it is over.
 
     sram_model: what a limit of SRAM is held against: the ``peak`` of activations, ``tflm``'s arena, or ``max-in-out``; by
     default the peak, and with a board the arena.
+    flash_model: what a limit of flash is held against: constants as the ``paper`` counts them, the ``file`` that is written, or
+    the ``image``, that and code; by default the paper's, and with a board the image.
+    runtime: whose code that is, and whose speed; ``tflm`` by default. A profile has been made for one already.
     Raises UsageError for a budget without any limit, which would hold whatever a network costs.
 
     >>> verdict = check("models/resnet8_digits.onnx", Budget(sram="12KB", flash="64KB"))
@@ -155,8 +177,8 @@ def check(net: Net | Profile, budget: Budget | Mapping[str, LimitLike], *, sram_
     limits = _budget(budget)
     if not limits.limits:
         raise UsageError("check: the budget has no limit; name one, as in Budget(sram='64KB')")
-    measured = _measured(net)
-    used = measured.used(limits.sram_model(sram_model))
+    basis = limits.basis(sram_model, flash_model, runtime)
+    used = _measured(net, basis).used(basis)
     return resources.budget(limits.limits, used).check(used)
 
 
@@ -164,8 +186,8 @@ def _budget(budget: Budget | Mapping[str, LimitLike]) -> Budget:
     return budget if isinstance(budget, Budget) else Budget(board=None, **budget)
 
 
-def _measured(net: Net | Profile) -> Profile:
-    return net if isinstance(net, Profile) else profile(net)
+def _measured(net: Net | Profile, basis: Basis) -> Profile:
+    return net if isinstance(net, Profile) else resources.profile(_read(net), basis)
 
 
 def _read(net: Net) -> Network:
@@ -187,7 +209,7 @@ class Callback:
         """After every update of the widths, and at the end of every epoch. step: a line of the history."""
 
     def on_epoch(self, step: Step) -> None:
-        """At the end of every epoch, where ``step.accuracy`` is that on the validation examples."""
+        """At the end of every epoch, where ``step.score`` is the figure on validation examples."""
 
     def on_end(self, result: Result) -> None:
         """When the file has been written and measured."""
@@ -200,6 +222,8 @@ def prune(
     data: Given | None = None,
     output: str | os.PathLike[str] | None = None,
     sram_model: SramModel | None = None,
+    flash_model: FlashModel | None = None,
+    runtime: Runtime | None = None,
     callbacks: Iterable[Callback | Callable[[Step], None]] = (),
     **options: Any,
 ) -> Result:
@@ -207,6 +231,7 @@ def prune(
 
     data: what to train and test on: the name of an embedded set, the path of an ``.npz`` archive, ``"module:function"``,
     ``Arrays`` or any mapping like them, or an object with these attributes (``Dataset``). Arrays reach the network as they are.
+    sram_model, flash_model, runtime: what limits are held against, as for ``check``.
     output: where the file goes; without it nothing is left on disk.
     callbacks: ``Callback`` objects, or functions, which get what ``Callback.on_step`` gets.
     options: as the flags of ``mcuprune prune``, with underscores: ``method``, ``epochs``, ``seed``, ``keep`` and so on;
@@ -222,18 +247,21 @@ def prune(
     (True, True)
     """
     limits, watchers = _budget(budget), [_watcher(callback) for callback in callbacks]
-    pruning = engine()
+    engine()
+    from mcuprune import dropping
     from mcuprune.report import prune as outcome
     from mcuprune.train.request import Request
 
     _known(options, Request)
+    if isinstance(bands := options.get("bands"), int) and not isinstance(bands, bool):
+        options["bands"] = str(bands)
     if isinstance(net, Network) and (given := {"input_shapes", "outputs"} & options.keys()):
         raise UsageError(f"prune: {', '.join(sorted(given))}: for a path; give them to load, which has read this network")
 
     def on_step(step: Step) -> None:
         for watcher in watchers:
             watcher.on_step(step)
-            if step.accuracy is not None:
+            if step.score is not None:
                 watcher.on_epoch(step)
 
     name = f"{Path(net.path if isinstance(net, Network) else net).stem}-pruned.onnx"
@@ -242,13 +270,13 @@ def prune(
             model=net.path if isinstance(net, Network) else os.fspath(net),
             limits=limits.limits,
             output=path,
-            sram_model=limits.sram_model(sram_model),
+            basis=limits.basis(sram_model, flash_model, runtime),
             **options,
         )
         spec = os.fspath(data) if isinstance(data, os.PathLike) else data
         if isinstance(spec, str):
             request, spec = replace(request, data=spec), None
-        result: Result = pruning.prune(request, on_step, net=net if isinstance(net, Network) else None, data_set=spec)
+        result: Result = dropping.prune(request, on_step, net=net if isinstance(net, Network) else None, data_set=spec)
         if request.report is not None:
             outcome.save(outcome.document(result), request.report)
     if output is None:  # the folder is gone: only the name is left to tell
@@ -280,7 +308,7 @@ def _watcher(callback: Callback | Callable[[Step], None]) -> Callback:
 
 def _known(options: Mapping[str, Any], request: type[Request]) -> None:
     """Raise UsageError for an option that ``prune`` doesn't take."""
-    taken = ("model", "limits", "output", "data", "sram_model", "configuration")
+    taken = ("model", "limits", "output", "data", "basis", "configuration")
     names = [field.name for field in fields(request) if field.name not in taken]
     for option in options:
         if option not in names:
@@ -313,11 +341,12 @@ def engine() -> Any:
 # --------------------------------------------------------------------------------------------------------- what is written
 
 
-def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None) -> Path:
+def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None, bands: str | int = "off") -> Path:
     """Write a network, in the format that the suffix of ``path`` names: ``.onnx``, ``.tflite``, ``.h`` or ``.c``.
 
     data: quantises a float network to int8 first, with ranges of these examples, as ``prune(train=False)`` does. Without it a
     float network becomes ``.onnx`` as it is.
+    bands: row bands, ``"auto"`` for those with the least memory, or how many.
     Returns the path. Raises UsageError for another suffix, and for a float network that is to become anything but ``.onnx``
     without data; OutputError where the file can't be written; UnsupportedOperator for what no kernel on a
     microcontroller computes.
@@ -332,10 +361,10 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None)
     target, source = Path(path), net.path if isinstance(net, Network) else os.fspath(net)
     spec = os.fspath(data) if isinstance(data, os.PathLike) else data
     named, given = (spec, None) if isinstance(spec, str) else (None, spec)
-    request = exporting.Request(source, output=str(target), data=named)
+    request = exporting.Request(source, output=str(target), data=named, bands=str(bands))
     places.settle([Output("export", str(target), make_folder=True)], exporting.sources(request))
     found = _read(net)
-    if target.suffix == ".onnx" and data is None:
+    if target.suffix == ".onnx" and data is None and bands == "off":
         network.write_model(found.to_proto(), target)
     else:
         exporting.export(request, net=found, data_set=given)
@@ -343,13 +372,15 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None)
 
 
 def verify(net: Net, *, data: Given | None = None, examples: int = 200, seed: int = 0) -> Verification:
-    """Run an int8 network in a microcontroller's runtimes, and compare them with onnxruntime.
+    """Run an int8 network, or a ``.onnx`` or ``.tflite`` file, in a microcontroller's runtimes, and compare them.
 
+    An ONNX network, as it would be exported, is compared with onnxruntime; so is a ``.tflite`` file whose ONNX file lies beside
+    it. Any other is run: in its predicted arena, and alike in all runtimes.
     data: real examples, as for ``prune``: the accuracy in each runtime, and equal classes. examples: how many of them, and how
     many random inputs. ``ok`` is whether all computed the same.
     Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8.
     """
-    from mcuprune.run.verify import verify as run
+    from mcuprune.run.verify_tflite import verify_file as run
 
     if not isinstance(net, Network):
         return run(os.fspath(net), examples=examples, seed=seed, data=data)

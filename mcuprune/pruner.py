@@ -26,9 +26,11 @@ from torch import Tensor
 
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
-from mcuprune.costs import resources
+from mcuprune.costs import banding, resources
 from mcuprune.costs import widths as allocation
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.banding import BandedCosts
+from mcuprune.costs.resources import FlashModel, SramModel
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import DataError, UsageError
 from mcuprune.face import Budget, LimitLike, Net, load
 from mcuprune.graph.network import Network
@@ -149,6 +151,9 @@ class Pruner:
         min_channels: int = 1,
         multiple_of: int = 1,
         sram_model: SramModel | None = None,
+        flash_model: FlashModel | None = None,
+        runtime: Runtime | None = None,
+        bands: str | int = "off",
         seed: int = 0,
     ) -> None:
         """Refuses at once what can't be finished.
@@ -162,7 +167,9 @@ class Pruner:
             folded, as most exporters do: training goes better, and scales tell which channels matter.
         keep: shell patterns over names of groups and nodes whose channels stay.
         min_channels, multiple_of: bounds of all other widths.
-        sram_model: what a limit of SRAM is held against, as for ``mcuprune.check``.
+        sram_model, flash_model, runtime: what limits are held against, as for ``mcuprune.check``.
+        bands: row bands that the network is to run in once it is finished: as many as the limit of SRAM needs (``"auto"``),
+            or so many; ``module`` and its training are the same, and limits are held in bands.
         seed: of the choice among several limited resources.
 
         Raises BudgetError where no cut holds the budget; ModelError and UnsupportedOperator for a network that can't be trained
@@ -173,11 +180,16 @@ class Pruner:
         wanted = budget if isinstance(budget, Budget) else Budget(board=None, **budget)
         if not wanted.limits:
             raise UsageError(f"a Pruner needs a budget with a limit: {', '.join(resources.RESOURCES)}")
-        limits = resources.Budget(wanted.limits_of(net, sram_model=sram_model))
+        models: dict[str, Any] = {"sram_model": sram_model, "flash_model": flash_model, "runtime": runtime}
+        limits = resources.Budget(wanted.limits_of(net, **models))
         prepared, notes = canonical(net)
         channels = label(prepared)
         bounds: dict[str, Any] = {"keep": keep, "least": min_channels, "multiple": multiple_of}
-        bounds["sram_model"] = wanted.sram_model(sram_model)
+        bounds["basis"] = wanted.basis(**models)
+        self._banding = banding.banding_of(str(bands), bounds["basis"], limits.limits)
+        if self._banding is not None:
+            BandedCosts(channels, self._banding).refuse_idle()
+            bounds["make"] = partial(BandedCosts, banding=self._banding)
         model = allocation.feasible(channels, limits, **bounds)
         rehearse(channels, int8=False, train=True)
         prove(channels, several_inputs=True)
@@ -230,8 +242,11 @@ class Pruner:
             self.notes.append(note)
         return True
 
-    def finish(self) -> Network:
+    def finish(self, *, in_bands: bool = True) -> Network:
         """The cut network with the weights that the module has now; it holds the budget, whenever this is called.
+
+        in_bands: where bands were asked for, the network runs in them. Without, it needs more SRAM until ``mcuprune.export``
+        writes it in bands: to be quantised it has to come without.
 
         Before the way to the budget is over, what is left of it is cut at once: train some more steps then, and finish again.
         The module is left as it is, masked as the network is cut, so that its outputs are those of the network.
@@ -243,7 +258,11 @@ class Pruner:
                 "train on for some steps and finish again, or make a Pruner with fewer steps"
             )
         network = folding.folded(self._channels.with_network(self.module.network()).cut(self._keep))
-        used = resources.profile(network).used(self._model.sram_model)
+        if self._banding is not None and isinstance(self._model, BandedCosts):
+            if not in_bands:
+                return network
+            network = banding.in_bands(network, self._banding, self._model.recipes).network
+        used = resources.profile(network, self._model.basis).used(self._model.basis)
         assert self._budget.check(used).ok, f"a cut that costs {used} was to hold {dict(self._budget.limits)}"
         return network
 

@@ -8,104 +8,52 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from mcuprune import __version__, options, places
+from mcuprune import __version__, console, options, places
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
-from mcuprune.costs import resources, widths
-from mcuprune.costs.resources import Budget, CostModel, Profile, Verdict
-from mcuprune.costs.sensitivity import Sensitivity
-from mcuprune.errors import UsageError
+from mcuprune.costs import banding, resources, widths
+from mcuprune.costs.banding import BandedCosts, Banding, Recipe
+from mcuprune.costs.resources import Budget, CostModel, Profile
+from mcuprune.data import loading as datasets
+from mcuprune.data import preprocessing
+from mcuprune.data.columns import identify
+from mcuprune.data.sets import Data, Given
+from mcuprune.data.spelling import refuse_unknown
+from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
-from mcuprune.notebook import Drawn
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.places import Output, Source
-from mcuprune.train import data as datasets
+from mcuprune.result import Bands, Figures, GroupResult, Result, Start, Training
 from mcuprune.train import engine, evaluate
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
-from mcuprune.train.data import Data
 from mcuprune.train.feeding import looks_fresh
+from mcuprune.train.goal import Goal, goal, try_loss
 from mcuprune.train.origin import comes_trained, learned_nothing
 from mcuprune.train.rehearsal import rehearse
 from mcuprune.train.request import AT_INIT, Request, long_as_asked, search_for
 from mcuprune.train.request import check as check_request
 from mcuprune.train.schedules import WINDOWS, Narrow, schedule_for, window
-from mcuprune.train.task import Candidate, History, OnStep, Schedule, Search, Step, Task
+from mcuprune.train.task import Candidate, History, OnStep, Schedule, Step, Task
+from mcuprune.train.tasks.metrics import Metric
+from mcuprune.train.tasks.own import own_loss
 from mcuprune.train.training_data import training_data
+from mcuprune.units import Limit
 
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
-
-
-@dataclass(frozen=True)
-class GroupResult:
-    """A group before and after: widths, and the indices of the channels that stayed."""
-
-    name: str
-    before: int
-    after: int
-    kept: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a network was trained, with all that the user left open filled in.
-
-    trained: whether it came trained. taught: whether it learned from the network as it came. examples: of the training set.
-    """
-
-    schedule: Schedule
-    search: Search
-    trained: bool
-    taught: bool
-    examples: int
-    augment: str | None
-    device: str
-
-
-@dataclass(frozen=True)
-class Result(Drawn):
-    """A finished prune. Accuracies are shares of the test set in onnxruntime, None where there was no data for them.
-
-    accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
-    accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
-    """
-
-    request: Request
-    budget: Budget
-    before: Profile
-    after: Profile
-    verdict: Verdict
-    accuracy: float | None
-    accuracy_float: float | None
-    accuracy_int8: float | None
-    accuracy_int8_default_session: float | None
-    groups: tuple[GroupResult, ...]
-    history: tuple[Step, ...]
-    seconds: float
-    training_macs: int
-    full_training_macs: int
-    notes: tuple[str, ...]
-    data: str | None
-    test_examples: int
-    training: Training | None
-    network: Network = field(repr=False, compare=False)
-    sensitivity: Sensitivity | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether the written file holds the budget."""
-        return self.verdict.ok
 
 
 def prune(
@@ -113,35 +61,71 @@ def prune(
     on_step: OnStep = lambda step: None,
     *,
     net: Network | None = None,
-    data_set: datasets.Given | None = None,
+    data_set: Given | None = None,
+    start: Start | None = None,
 ) -> Result:
     """Do what ``request`` asks and measure the outcome. Writes ``request.output``; the report is the caller's.
 
     net: a network in memory, in place of the file ``request.model``, which is then only what messages call it.
     data_set: data in memory, in place of ``request.data``.
+    start: what is cut and trained, in place of the network itself, which stays what it is compared with and taught by.
 
     Interrupted at any moment, it leaves a checkpoint beside the output; ``request.resume`` goes on from there.
     Raises a McupruneError, with nothing written, where no answer is possible: an unreadable or unsupported model, data that
     doesn't fit, a budget that can't be held, a place that can't be written, a missing package.
     """
     started = time.monotonic()
-    run = _prepared(request, net, request.data if data_set is None else data_set)
-    record = _Record(run, _fingerprint(run.request, run.data, net), started, on_step)
+    run = _prepared(request, net, request.data if data_set is None else data_set, start)
+    record = _Record(run, course(run.request, net, run.data), started, on_step)
     candidate = _float_candidate(run, record)
+    console.doing("measuring the cut network")
     small = folding.folded(candidate.channels.network)
     candidate = replace(
         candidate, channels=label(small), notes=tuple(dict.fromkeys((*run.notes, *record.notes, *candidate.notes)))
     )
-    accuracy_float = None
-    if run.data is not None:
-        accuracy_float = evaluate.accuracy_of(_bytes(small), run.data.test, "default", name=f"{request.model} after cutting")
-        if run.request.train and (note := learned_nothing(accuracy_float, run.data)):
+    of_float = None
+    if run.goal is not None:
+        of_float, learned = _figure(small, run.goal, f"{request.model} after cutting")
+        if run.request.train and (note := learned_nothing(run.goal, of_float, learned)):
             candidate = replace(candidate, notes=(*candidate.notes, note))
     final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
-    final.save(request.output)
-    result = _measured(run, candidate, accuracy_float, record)
+    final = _with_preprocessing(final, run.data)
+    in_bands = None if run.banding is None else banding.in_bands(final, run.banding, run.recipes)
+    (final if in_bands is None else in_bands.network).save(request.output)
+    console.doing("measuring the file that was written")
+    result = _measured(run, candidate, of_float, small, record)
+    if in_bands is not None:
+        result = replace(result, bands=_bands(in_bands, final, result))
     record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
     return result
+
+
+def _figure(net: Network, goal: Goal, name: str) -> tuple[Metric, bool]:
+    """A network's figure on the test set, in onnxruntime, and whether it is more than a constant answer gives."""
+    tallies = evaluate.tallied(_bytes(net), goal.data.test, goal.objective, "default", name=name)
+    return goal.objective.metric(tallies), all(tally.learned() for tally in tallies)
+
+
+def remeasured(
+    request: Request,
+    *,
+    net: Network | None,
+    data_set: Given | None,
+    start: Start,
+    history: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> Result:
+    """The result of a prune that was finished before, by the file at ``request.output`` that it wrote. Nothing is trained.
+
+    start: the float network that became that file. history, notes: of that prune.
+    """
+    began = time.monotonic()
+    run = _prepared(replace(request, resume=False), net, request.data if data_set is None else data_set, start)
+    record = _Record(run, {}, began, lambda step: None)
+    record.history.take_up([dict(step) for step in history])
+    of_float = None if run.goal is None else _figure(start.network, run.goal, request.model)[0]
+    candidate = Candidate(run.labelled, run.labelled.keep_all(), 0, 0, 0, tuple(notes))
+    return _measured(run, candidate, of_float, start.network, record)
 
 
 @dataclass(frozen=True)
@@ -150,9 +134,10 @@ class _Run:
 
     request: with the device chosen, and ``train`` off where training could only waste time.
     original: the network as it was read; labelled: as it is pruned. before: what the original costs.
-    model: costs of its cuts. accuracy: the original's, on the test set. warm: whether it comes trained.
-    answers: a teacher's logits for every training example; None where nobody teaches.
-    schedule: of training, None where there is none.
+    banding: how the file may run in bands; None where it is to run as it is. model: costs of its cuts.
+    goal: data and task. metric: the original's, on the test set. warm: whether it comes trained.
+    teacher: of the training; None where nobody teaches. schedule: of training, None where there is none.
+    earlier: what was cut before this run.
     """
 
     request: Request
@@ -160,59 +145,92 @@ class _Run:
     labelled: Channels
     before: Profile
     budget: Budget
+    banding: Banding | None
     model: CostModel
-    data: Data | None
-    accuracy: float | None
+    goal: Goal | None
+    metric: Metric | None
     warm: bool
-    answers: np.ndarray | None
+    teacher: Any
     schedule: Schedule | None
     notes: tuple[str, ...]
+    earlier: tuple[GroupResult, ...] = ()
+
+    @property
+    def data(self) -> Data | None:
+        """The data set, with targets as the task takes them."""
+        return None if self.goal is None else self.goal.data
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The row bands that widths were chosen for."""
+        return self.model.recipes if isinstance(self.model, BandedCosts) else ()
 
 
-def _prepared(request: Request, net: Network | None, given: datasets.Given | None) -> _Run:
+def _prepared(request: Request, net: Network | None, given: Given | None, start: Start | None) -> _Run:
     """Read, check and measure everything that the work needs. Raises what ``prune`` raises."""
     _check_flags(request)
-    outputs = _outputs(request)
+    refuse_unknown(request.data)
+    outputs = planned(request)
     places.distinct(outputs, sources(request))
+    console.doing("reading the model")
     original = net or network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
-    before = resources.profile(original)
-    budget = resources.budget(request.limits, before.used(request.sram_model))
+    before = resources.profile(original, request.basis)
+    budget = resources.budget(request.limits, before.used(request.basis))
     if not budget.limits:
         *others, last = (f"--{name}" for name in resources.RESOURCES)
         raise UsageError(f"prune needs a limit: {', '.join(others)} or {last}")
+    wanted = banding.banding_of(request.bands, request.basis, budget.limits)
     prepared, notes = canonical(original)
-    labelled = label(prepared)
-    fits = _fits(labelled, request, budget)
+    whole_labelled = label(prepared)
+    labelled = whole_labelled if start is None else label(start.network)
+    fits = _fits(labelled, request, budget, wanted)
     whole = labelled.network
-    model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget)
+    model = _cost_model(folding.as_restored(whole) if request.train and not fits else whole, request, budget, wanted)
     for output in outputs:
         places.probe(output)
     if not request.resume:
         check_checkpoint(f"{request.output}.checkpoint")
+    console.doing("starting torch" if request.train or request.int8 else "cutting the model")
     request = _with_engine(request, before.total["macs"])
+    console.doing("walking the whole road once")
     rehearse(labelled, int8=request.int8, train=request.train)
-    data = training_data(original, given, train=request.train, seed=request.seed, augment=request.augment)
+    own = None if request.loss_function is None else own_loss(request.loss_function)
+    console.doing("reading the data")
+    data = training_data(
+        original,
+        given,
+        train=request.train,
+        seed=request.seed,
+        augment=request.augment,
+        feed=request,
+        task=request.task,
+    )
     if request.train:
         _check_batch(labelled)
     if request.method == AT_INIT:
         _check_scores(request, labelled, data)
-    accuracy = evaluate.accuracy_of(_bytes(original), data.test, "default", name=request.model) if data else None
-    warm, unfit = _comes_trained(request, original, data, accuracy)
-    notes = (*notes, *unfit, *_needless(request, labelled, fits=fits, warm=warm))
+    aim = None
+    if data is not None:
+        aim = goal(original, data, task=request.task, unlabelled=request.unlabelled, augment=request.augment, own=own)
+    console.doing("measuring the model as it came")
+    metric, learned = (None, False) if aim is None else _figure(original, aim, request.model)
+    warm, unfit = _comes_trained(request, original, aim, metric, learned=learned)
+    notes = (*notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
-    answers = None
-    if request.train:
-        from mcuprune.train import teacher
-
-        assert data is not None
-        answers = teacher.answers(request, labelled, data, accuracy or 0.0, warm=warm)
+    if request.train and aim is not None:
+        try_loss(aim)
+    console.doing("asking the model as it came, for what it teaches")
+    teacher = _teacher(request, whole_labelled, aim, metric, warm=warm)
     schedule = None
-    if request.train and data is not None:
-        schedule = schedule_for(request, len(data.train.y), warm=warm, narrow=_narrow(request, model, budget))
-    return _Run(request, original, labelled, before, budget, model, data, accuracy, warm, answers, schedule, notes)
+    if request.train and aim is not None:
+        schedule = schedule_for(request, len(aim.data.train), warm=warm, narrow=_narrow(request, model, budget))
+    earlier = () if start is None else start.groups
+    return _Run(
+        request, original, labelled, before, budget, wanted, model, aim, metric, warm, teacher, schedule, notes, earlier
+    )
 
 
 def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:
@@ -240,7 +258,7 @@ def _check_batch(channels: Channels) -> None:
     """Raise ModelError for a network that mixes the examples of a batch, or that is made for one at a time."""
     from mcuprune.train.batchproof import prove
 
-    prove(channels)
+    prove(channels, several_inputs=len(channels.network.inputs) > 1)
 
 
 def _check_scores(request: Request, channels: Channels, data: Data | None) -> None:
@@ -250,14 +268,17 @@ def _check_scores(request: Request, channels: Channels, data: Data | None) -> No
     at_init.refuse(channels, request.score, data.train if data else None)
 
 
-def _comes_trained(request: Request, net: Network, data: Data | None, accuracy: float | None) -> tuple[bool, tuple[str, ...]]:
+def _comes_trained(
+    request: Request, net: Network, aim: Goal | None, metric: Metric | None, *, learned: bool
+) -> tuple[bool, tuple[str, ...]]:
     """Whether the network counts as trained, and notes; without data by what the user says, or by its numbers."""
-    if data is None or accuracy is None:
+    if aim is None or metric is None:
         return request.keep_weights or not (request.from_scratch or looks_fresh(net)), ()
     return comes_trained(
         net,
-        data,
-        accuracy,
+        aim,
+        metric,
+        learned,
         from_scratch=request.from_scratch,
         keep_weights=request.keep_weights,
         train=request.train,
@@ -271,14 +292,14 @@ class _Record:
     notes: what the user should know about how the run was taken up.
     """
 
-    def __init__(self, run: _Run, fingerprint: str, started: float, on_step: OnStep) -> None:
+    def __init__(self, run: _Run, of: Mapping[str, str], started: float, on_step: OnStep) -> None:
         request = run.request
         self.history = History()
         self.notes: tuple[str, ...] = ()
         self._started, self._earlier, self._on_step = started, 0.0, on_step
         self.checkpoint = Checkpoint(
             Path(f"{request.output}.checkpoint"),
-            fingerprint,
+            of,
             lambda: {"history": self.history.document(), "seconds": self.seconds},
         )
         if not request.resume:
@@ -330,43 +351,70 @@ def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network
             how,
             data=data,
             schedule=run.schedule,
-            answers=run.answers,
-            sram_model=request.sram_model,
+            objective=None if run.goal is None else run.goal.objective,
+            answers=run.teacher,
+            basis=request.basis,
+            costs=None if run.banding is None else run.model.at(run.labelled.widths(candidate.keep)),
             full_macs=run.before.total["macs"],
             checkpoint=record.checkpoint,
         )
     return quantizing.quantize(candidate, how, record)
 
 
-def _measured(run: _Run, candidate: Candidate, accuracy_float: float | None, record: _Record) -> Result:
+def _measured(run: _Run, candidate: Candidate, of_float: Metric | None, small: Network, record: _Record) -> Result:
     """The result, by what is on disk: the written file is read, profiled and run again."""
     request, data = run.request, run.data
     written = network.load(request.output, input_shapes=request.input_shapes, accept=ops.accept(request.output))
-    after = resources.profile(written)
+    after = resources.profile(written, request.basis)
     kept = run.labelled.kept(candidate.keep)
-    int8 = evaluate.int8_accuracy(request.output, data.test) if data and request.int8 else None
+    int8 = evaluate.int8_metric(request.output, run.goal.data.test, run.goal.objective) if run.goal and request.int8 else None
+    figures = None
+    if run.goal is not None and run.metric is not None and of_float is not None:
+        exact, default = (int8.exact, int8.default_session) if int8 else (None, None)
+        objective = run.goal.objective
+        figures = Figures(objective.task, objective.title, run.goal.labelled, run.metric, of_float, exact, default)
+    groups = tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in run.labelled.groups)
     return Result(
         request=request,
         budget=run.budget,
         before=run.before,
         after=after,
-        verdict=run.budget.check(after.used(request.sram_model)),
-        accuracy=run.accuracy,
-        accuracy_float=accuracy_float,
-        accuracy_int8=int8.exact if int8 else None,
-        accuracy_int8_default_session=int8.default_session if int8 else None,
-        groups=tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in run.labelled.groups),
+        verdict=run.budget.check(after.used(request.basis)),
+        figures=figures,
+        groups=_since(run.earlier, groups) if run.earlier else groups,
         history=tuple(record.history.steps),
         seconds=record.seconds,
         training_macs=candidate.training_macs,
         full_training_macs=candidate.full_training_macs,
         notes=(*candidate.notes, *([int8.warning] if int8 and int8.warning else [])),
         data=data.name if data else None,
-        test_examples=len(data.test.y) if data else 0,
+        preprocessing=data.preprocessing if data else None,
+        test_examples=len(data.test) if data else 0,
         training=_training(run),
+        bands=None,
         network=written,
+        float_network=small,
+        classes=data.classes if data else (),
         sensitivity=candidate.sensitivity,
     )
+
+
+def _since(earlier: tuple[GroupResult, ...], now: tuple[GroupResult, ...]) -> tuple[GroupResult, ...]:
+    """What two prunes, one after the other, left of the first one's groups; one that is no group any more counts as whole."""
+    later = {group.name: group for group in now}
+    found = []
+    for group in earlier:
+        then = later.get(group.name)
+        kept = group.kept if then is None or then.before != group.after else tuple(group.kept[i] for i in then.kept)
+        found.append(GroupResult(group.name, group.before, len(kept), kept))
+    return tuple(found)
+
+
+def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
+    """What bands were written, measured beside the same network without. plain: that network."""
+    written = banding.measured(result.network, result.after)
+    before = written if run.network is plain else banding.measured(plain)
+    return Bands(run.choices, run.embedded, run.planner.graph.endings(), before, written)
 
 
 def _training(run: _Run) -> Training | None:
@@ -375,23 +423,48 @@ def _training(run: _Run) -> Training | None:
         return None
     assert data is not None
     assert run.schedule is not None
-    search = search_for(request)
-    return Training(run.schedule, search, run.warm, run.answers is not None, len(data.train.y), request.augment, request.device)
+    varied, taught, search = data.varied or None, run.teacher is not None, search_for(request)
+    return Training(run.schedule, search, run.warm, taught, len(data.train), varied, request.device)
 
 
-def _fingerprint(request: Request, data: Data | None, net: Network | None) -> str:
-    """Changes with everything that a run's course depends on, and with nothing else. net: of a network in memory."""
-    found = hashlib.sha256(repr((__version__, options.course_of(request))).encode())
+def course(request: Request, net: Network | None, data: Data | None = None) -> dict[str, str]:
+    """Everything that a run's course depends on, and nothing else, as texts by names that a person knows.
+
+    net: of a network in memory. data: what was read; without it only how it was named counts.
+    """
+    found = {"version of mcuprune": __version__}
+    of = {option.name: option for option in options.of(Request)}
+    for name, value in options.course_of(request):
+        found[of[name].flag if name in of else name.replace("_", " ")] = _told(value)
+    model = hashlib.sha256()
     networks = [*([request.model] if net is None else []), *([request.teacher] if request.teacher else [])]
     for file in [file for path in networks for file in (path, *external.files(path))]:
-        found.update(hashlib.sha256(Path(file).read_bytes()).digest())
+        model.update(hashlib.sha256(Path(file).read_bytes()).digest())
     if net is not None:
-        found.update(net.to_proto().SerializeToString(deterministic=True))
+        model.update(net.to_proto().SerializeToString(deterministic=True))
+    found["content of the model"] = model.hexdigest()
+    held = hashlib.sha256()
     for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
-        for array in (split.x, split.y):
-            found.update(repr((array.shape, array.dtype.str)).encode())
-            found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+        for column in (*split.inputs, *(split.targets or ())):
+            identify(column, held)
+    found["content of the data"] = held.hexdigest()
+    return found
+
+
+def _told(value: object) -> str:
+    """An option's value as people write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
+    if isinstance(value, Limit):
+        return f"{value.value * 100}%" if value.relative else f"{value.value}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _with_preprocessing(net: Network, data: Data | None) -> Network:
+    """The network with a note, in its metadata, of how raw values are to reach it."""
+    if data is None or data.preprocessing is None:
+        return net
+    return net.with_metadata(preprocessing.KEY, data.preprocessing.text())
 
 
 def _bytes(net: Network) -> bytes:
@@ -405,7 +478,7 @@ def _check_flags(request: Request) -> None:
         window(request, default)
 
 
-def _outputs(request: Request) -> list[Output]:
+def planned(request: Request) -> list[Output]:
     """All that this run writes: the report is the caller's, but a place that it can't have is to be found before the work."""
     found = [
         Output("-o", request.output, make_folder=True),
@@ -428,21 +501,40 @@ def sources(request: Request) -> list[Source]:
     return found + ([] if request.configuration is None else [Source("the configuration", request.configuration)])
 
 
-def _cost_model(net: Network, request: Request, budget: Budget) -> CostModel:
-    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget."""
-    return widths.feasible(
-        label(net),
-        budget,
-        keep=request.keep,
-        least=request.min_channels,
-        multiple=request.multiple_of,
-        sram_model=request.sram_model,
+def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding | None) -> CostModel:
+    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget.
+
+    wanted: the row bands that the file may run in.
+    """
+    feasible = partial(
+        widths.feasible, label(net), budget, keep=request.keep, least=request.min_channels, multiple=request.multiple_of
     )
+    if wanted is not None:
+        return feasible(make=partial(BandedCosts, banding=wanted))
+    try:
+        return feasible(basis=request.basis)
+    except BudgetError as error:
+        if "sram" not in budget.limits or not _bands_would_hold(feasible, request, budget):
+            raise
+        raise BudgetError(f"{error}; or run its first layers in row bands: --bands auto holds it") from None
 
 
-def _fits(channels: Channels, request: Request, budget: Budget) -> bool:
-    """Whether the network holds its budget with all its channels."""
-    model = CostModel(channels, request.sram_model)
+def _bands_would_hold(feasible: Callable[..., CostModel], request: Request, budget: Budget) -> bool:
+    """Whether a budget that can't be held otherwise can be in row bands."""
+    try:
+        wanted = banding.banding_of("auto", request.basis, budget.limits)
+        if wanted is not None:
+            feasible(make=partial(BandedCosts, banding=wanted))
+    except (BudgetError, UsageError):
+        return False
+    return wanted is not None
+
+
+def _fits(channels: Channels, request: Request, budget: Budget, wanted: Banding | None) -> bool:
+    """Whether the network holds its budget with all its channels. Raises UsageError where no bands of a given number help."""
+    model = CostModel(channels, request.basis) if wanted is None else BandedCosts(channels, wanted)
+    if isinstance(model, BandedCosts):
+        model.refuse_idle()
     return widths.holds(model, model.full, budget)
 
 
@@ -494,6 +586,33 @@ def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: i
     return Candidate(channels.cut_channels(keep), keep, 0, 0, 0)
 
 
+def _teacher(request: Request, whole: Channels, aim: Goal | None, metric: Metric | None, *, warm: bool) -> Any:
+    """Who teaches: the network before any channel went, where it is trained, or another from a file; None for nobody.
+
+    whole: the network, labelled. Raises UsageError where the user wants it of one that isn't trained.
+    """
+    if request.distill and not warm and request.teacher is None:
+        said = f"this one is right on {(metric.accuracy if metric else None) or 0:.1%} of the test set"
+        if metric is not None and metric.accuracy is None:
+            said = f"{metric.title} of this one on the test set: {metric.shown()}"
+        raise UsageError(f"{request.model}: --distill needs a trained network to learn from; {said}")
+    if aim is None or not request.train:
+        return None
+    if request.distill is False and not aim.labelled:
+        raise UsageError(f"{request.model}: --no-distill leaves nothing to learn from: the examples have no targets")
+    if request.teacher is None and aim.labelled and (not warm or request.distill is False):
+        return None
+    from mcuprune.train.teacher import Teacher, of_file
+
+    if request.teacher is not None:
+        return of_file(request.teacher, aim)
+    teacher = Teacher(whole, aim.data.train, aim.objective, varied=aim.data.augment is not None, device=request.device)
+    if not aim.labelled:
+        for kind, answers in zip(aim.objective.kinds, teacher.sample(aim.data.train, _CALIBRATION), strict=True):
+            kind.prepare(answers)
+    return teacher
+
+
 def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     """Restore BatchNormalization, run the method, and return its candidate."""
     from mcuprune.train import narrowing
@@ -504,7 +623,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     assert run.schedule is not None
     calibration = calibration_examples(data, request.seed)
     normal = narrowing.normalized(labelled, calibration, request.device)
-    model = _cost_model(normal, request, run.budget)
+    model = _cost_model(normal, request, run.budget, run.banding)
     task = Task(
         model.channels,
         model,
@@ -516,7 +635,8 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         search=search_for(request),
         trained=run.warm,
         checkpoint=checkpoint,
-        answers=run.answers,
+        objective=None if run.goal is None else run.goal.objective,
+        answers=run.teacher,
         device=request.device,
     )
     candidate = narrowing.narrowed(request.method, task, calibration, on_step)
@@ -532,12 +652,13 @@ def _idle(request: Request) -> list[str]:
     return gradients + ([] if request.method == AT_INIT else options.without_effect(request, "scores"))
 
 
-#: For another road that begins as a prune does, and trains otherwise.
+def calibration_examples(data: Data, seed: int) -> list[np.ndarray]:
+    """Training examples that BatchNormalization statistics are measured on: one array (examples, ...) for each input."""
+    chosen = np.random.default_rng(seed).permutation(len(data.train))[:_CALIBRATION]
+    return [np.asarray(array[chosen]) for array in data.train.inputs]
+
+
+#: For another road that begins and ends as a prune does, and trains otherwise.
 Run: TypeAlias = _Run
 Record: TypeAlias = _Record
-prepared, fingerprint, cost_model = _prepared, _fingerprint, _cost_model
-
-
-def calibration_examples(data: Data, seed: int) -> np.ndarray:
-    """Training examples that BatchNormalization statistics are measured on: float32 (examples, ...)."""
-    return data.train.x[np.random.default_rng(seed).permutation(len(data.train.y))[:_CALIBRATION]]
+prepared, cost_model, figure, with_preprocessing = _prepared, _cost_model, _figure, _with_preprocessing

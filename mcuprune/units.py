@@ -1,7 +1,8 @@
 """Quantities as people write them: ``"64KB"`` <-> 65536 bytes, ``"10M"`` <-> 10_000_000 counts, ``"50%"`` of one's own.
 
 ``K`` in a size is 1,024 whether written ``KB`` or ``KiB`` (a microcontroller's "64 KB SRAM" is 65,536 bytes); a lower-case
-``kB`` is 1,000; ``MB`` and ``MiB`` are 1,048,576. Counts use powers of 1,000. A bare number is bytes, or a count.
+``kB`` is 1,000; ``MB`` and ``MiB`` are 1,048,576. Counts use powers of 1,000. A bare number is bytes, or a count. A bare
+time is microseconds: ``"40ms"`` <-> 40,000.
 """
 
 from __future__ import annotations
@@ -14,13 +15,26 @@ from typing import Literal
 
 from mcuprune.errors import UsageError
 
-Unit = Literal["bytes", "count"]
+Unit = Literal["bytes", "count", "time"]
 
 _FACTORS: dict[Unit, dict[str, int]] = {
     "bytes": {"": 1, "B": 1, "kB": 1000, "KB": 1024, "KiB": 1024, "MB": 1024**2, "MiB": 1024**2},
     "count": {"": 1, "k": 10**3, "M": 10**6, "G": 10**9},
+    "time": {"": 1, "us": 1, "ms": 10**3, "s": 10**6},
+}
+_EXAMPLES: dict[Unit, tuple[str, str]] = {
+    "bytes": ("size", "64KB, 64KiB, 65536, 1.5MB or 50%"),
+    "count": ("count", "10M, 500k, 10000000 or 50%"),
+    "time": ("time", "40ms, 1.5s, 800us or 50%"),
 }
 _QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*|%)\s*", re.ASCII)
+#: The larger units that numbers are shown in, and what stands behind one that is smaller than all of them.
+_STEPS: dict[Unit, tuple[tuple[str, int], ...]] = {
+    "bytes": (("MiB", 1024**2), ("KiB", 1024)),
+    "count": (("G", 10**9), ("M", 10**6), ("k", 10**3)),
+    "time": (("s", 10**6), ("ms", 10**3)),
+}
+_BASES: dict[Unit, str] = {"bytes": " B", "count": "", "time": " us"}
 _DURATION = re.compile(r"\s*" + "".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,9}})?){unit})?" for unit in "dhms") + r"\s*", re.ASCII)
 #: No limit is larger: it fits the integers that costs are counted in.
 _MOST = 2**62
@@ -30,7 +44,7 @@ _MOST = 2**62
 class Limit:
     """What a user asked for: an absolute number, or a share of the model's own cost.
 
-    value: base units (bytes or a count), or a fraction of 1 where ``relative``.
+    value: base units (bytes, a count or microseconds), or a fraction of 1 where ``relative``.
     """
 
     value: Fraction
@@ -42,7 +56,7 @@ class Limit:
 
 
 def parse(text: str, unit: Unit) -> Limit:
-    """Read a size (``unit="bytes"``) or a count. Raises UsageError on anything else, naming what would be accepted."""
+    """Read a size (``unit="bytes"``), a count or a time. Raises UsageError on anything else, naming what would be accepted."""
     found = _QUANTITY.fullmatch(text)
     if found:
         number, suffix = Fraction(found[1]), found[2]
@@ -51,8 +65,19 @@ def parse(text: str, unit: Unit) -> Limit:
         factor = _FACTORS[unit].get(suffix)
         if factor and number * factor >= 1:
             return Limit(number * factor, relative=False)
-    examples = "64KB, 64KiB, 65536, 1.5MB or 50%" if unit == "bytes" else "10M, 500k, 10000000 or 50%"
-    raise UsageError(f"{text!r} is not a {'size' if unit == 'bytes' else 'count'}; write it like {examples}")
+    what, examples = _EXAMPLES[unit]
+    if found and Fraction(found[1]) > 0 and (close := _meant(found[2], unit)):
+        raise UsageError(f"{text!r} is not a {what}; did you mean {found[1]}{close}?")
+    raise UsageError(f"{text!r} is not a {what}; write it like {examples}")
+
+
+def _meant(suffix: str, unit: Unit) -> str | None:
+    """The suffix that somebody may have meant by another: ``64K``, ``64kb`` and ``64 kByte`` are 64KB, ``10m`` is 10M."""
+    known = [one for one in _FACTORS[unit] if one]
+    if unit != "bytes":
+        return next((one for one in known if one.lower() == suffix.lower()), None)
+    letter = suffix[:1].upper()
+    return f"{letter}B" if letter in ("K", "M") and re.fullmatch(r"i?(b|bytes?)?", suffix[1:], re.IGNORECASE) else None
 
 
 def milliseconds(text: str) -> int:
@@ -79,9 +104,9 @@ def write(limit: Limit) -> str:
 
 def show(value: int, unit: Unit) -> str:
     """A number for people, three or four significant digits: ``12.5 KiB``, ``1.79 M``. Never used in machine output."""
-    steps = (("MiB", 1024**2), ("KiB", 1024)) if unit == "bytes" else (("G", 10**9), ("M", 10**6), ("k", 10**3))
+    steps = _STEPS[unit]
     for suffix, step in steps:
         if value >= step:
             scaled = value / step
             return f"{scaled:.{2 if scaled < 10 and unit == 'count' else 1}f} {suffix}"
-    return f"{value} B" if unit == "bytes" else str(value)
+    return f"{value}{_BASES[unit]}"

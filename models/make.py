@@ -22,7 +22,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from mcuprune.train.data import Data, Split, load
+from mcuprune.data.loading import load
+from mcuprune.data.sets import Data, Split
 
 HERE = Path(__file__).resolve().parent
 INPUT_SHAPE = (1, 16, 16)

@@ -22,6 +22,7 @@ from mcuprune.cli import main
 from mcuprune.costs import widths
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.costs.sensitivity import SHARES, Curve, Descent, Sensitivity, removed
+from mcuprune.data.sets import Split
 from mcuprune.errors import ModelError, UnsupportedOperator, UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -31,7 +32,6 @@ from mcuprune.passes import batchnorm as folding
 from mcuprune.pruning import Request
 from mcuprune.report import prune as outcome
 from mcuprune.train import at_init, flow
-from mcuprune.train.data import Split
 from mcuprune.train.flow import Flow
 from mcuprune.train.rectify import rectified
 from mcuprune.train.scores import RATINGS

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ if runners.compiler() is None:
 
 ROOT = Path(__file__).parents[1]
 SANITIZED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
+#: The code for cores with DSP instructions, on a host that has none: acle/arm_acle.h computes what these do.
+DSP = ("-D__ARM_FEATURE_DSP=1", "-I", str(ROOT / "tests" / "acle"))
+CODES = pytest.mark.parametrize("code", [(), DSP], ids=["portable", "dsp"])
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
 
@@ -52,9 +56,12 @@ def invoked(function: Any, inputs: Sequence[np.ndarray], outputs: Sequence[Port]
     return results
 
 
-def differing(net: Converted, folder: Path, *flags: str, examples: int = 10) -> tuple[int, c.Source]:
-    """On how many examples some output isn't TFLM's, and the C."""
+def differing(
+    net: Converted, folder: Path, *flags: str, examples: int = 10, edit: Callable[[str], str] = str
+) -> tuple[int, c.Source]:
+    """On how many examples some output isn't TFLM's, and the C. edit: a change to the C before it is compiled."""
     source = c.generate(net.program, "net")
+    source = replace(source, c=edit(source.c))
     function = compiled(source, folder, *flags)
     interpreter = micro.runtime.Interpreter.from_bytes(net.content, arena_size=16_000_000)
     draw, wrong = np.random.default_rng(0), 0
@@ -74,24 +81,26 @@ def differing(net: Converted, folder: Path, *flags: str, examples: int = 10) -> 
 WITHOUT_KERNEL = ("DIV", "LOG_SOFTMAX")
 
 
+@CODES
 @pytest.mark.parametrize("name", CASES)
-def test_an_operator_computes_what_tensorflow_lite_micro_computes(name: str, tmp_path: Path) -> None:
+def test_an_operator_computes_what_tensorflow_lite_micro_computes(name: str, code: Sequence[str], tmp_path: Path) -> None:
     net = converted(int8(CASES[name](), tmp_path / "net.onnx"))
     if {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
         with pytest.raises(UnsupportedOperator, match=r"node '.*': (DIV|LOG_SOFTMAX) .*no kernel"):
             c.generate(net.program, "net")
         return
-    wrong, source = differing(net, tmp_path, "-O0")
+    wrong, source = differing(net, tmp_path, "-O0", *code)
     assert wrong == 0
     assert source.arena <= source.peak + 16
 
 
 @pytest.mark.slow  # a compiler's minute: the sanitizers see what the fast test computes right by luck
+@CODES
 @pytest.mark.parametrize("name", CASES)
-def test_no_operator_overflows_or_reads_beside_its_data(name: str, tmp_path: Path) -> None:
+def test_no_operator_overflows_or_reads_beside_its_data(name: str, code: Sequence[str], tmp_path: Path) -> None:
     net = converted(int8(CASES[name](), tmp_path / "net.onnx"))
     if not {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
-        assert differing(net, tmp_path, "-O1", *SANITIZED)[0] == 0
+        assert differing(net, tmp_path, "-O1", *SANITIZED, *code)[0] == 0
 
 
 @pytest.mark.parametrize("name", [name for name in blocks.BLOCKS if name != "group norm"])

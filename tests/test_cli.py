@@ -60,12 +60,14 @@ def test_profile_says_what_a_hand_counts(net, capsys):
     assert found["command"] == "profile"
     assert found["ok"] is True
     weights, channels = 27 * 8 + 2 * 72 * 8 + 80, 3 * 8 + 10
-    assert model["total"] == {
+    assert {name: model["total"][name] for name in ("sram", "flash", "macs", "params")} == {
         "sram": 3 * 8 * 64,
         "flash": weights + 8 * channels,
         "macs": 64 * (27 * 8 + 2 * 72 * 8) + 80,
         "params": weights + channels,
     }
+    assert weights + 8 * channels < model["total"]["file"] < model["total"]["image"]
+    assert sum(model["memory"]["arena_tail"].values()) + model["memory"]["arena_head"] == model["memory"]["arena_tflm"]
     assert model["path"] == net
     assert model["opset"] == 17
     assert model["inputs"] == [{"name": "x", "shape": [1, 3, 8, 8]}]
@@ -521,7 +523,7 @@ def test_names_can_not_move_the_cursor(tmp_path, capsys):
 def test_a_bug_is_no_answer_and_keeps_its_traceback(net, monkeypatch, capsys, error):
     """Whatever escapes: 0 and 1 are answers, and a build believes them."""
 
-    def broken(net):
+    def broken(net, *_):
         raise error("0")
 
     monkeypatch.setattr(resources, "profile", broken)
@@ -536,7 +538,7 @@ def test_a_bug_is_no_answer_and_keeps_its_traceback(net, monkeypatch, capsys, er
 
 
 def test_an_interrupt_is_130(net, monkeypatch, capsys):
-    def interrupted(net):
+    def interrupted(net, *_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(resources, "profile", interrupted)
@@ -637,7 +639,7 @@ def test_every_format_reports_the_refused(several, capsys):
 def test_a_bug_in_one_model_keeps_the_others_answers_and_its_traceback(net, tmp_path, monkeypatch, capsys):
     wide = small_nets.save(small_nets.residual(16), tmp_path / "wide.onnx")
     measure = resources.profile
-    monkeypatch.setattr(resources, "profile", lambda found: 1 / 0 if found.path == net else measure(found))
+    monkeypatch.setattr(resources, "profile", lambda found, *more: 1 / 0 if found.path == net else measure(found, *more))
     assert main(["check", net, wide, "--sram", "1MB", "--format", "json"]) == 2
     out, err = capsys.readouterr()
     first, second = json.loads(out)["models"]

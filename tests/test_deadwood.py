@@ -55,7 +55,7 @@ def test_removing_dead_channels_changes_no_answer(path, seed):
     dead[0] = False
     sparse = emptied(channels, dead, draw)
     x = draw.normal(size=(64, 1, 16, 16)).astype(np.float32)
-    cut, kept = cut_dead(sparse, x, 32)
+    cut, kept = cut_dead(sparse, [x], 32)
     right = answers(sparse.network, x)
     assert sum(map(len, kept.values())) < sum(map(len, channels.groups))
     np.testing.assert_allclose(answers(cut, x), right, atol=2e-4 * np.abs(right).max())
@@ -97,7 +97,7 @@ def two_convolutions(pads: list[int], bias: float) -> Network:
 def test_zero_padding_keeps_a_channel_whose_constant_it_would_change(pads, bias, stay):
     net = two_convolutions(pads, bias)
     x = np.random.default_rng(1).normal(size=(8, 1, 8, 8)).astype(np.float32)
-    cut, kept = cut_dead(label(net), x, 8)
+    cut, kept = cut_dead(label(net), [x], 8)
     assert len(kept["one"]) == stay
     np.testing.assert_allclose(answers(cut, x), answers(net, x), atol=1e-5)
 
@@ -108,6 +108,6 @@ def test_a_channel_that_nobody_reads_goes_whatever_it_holds():
     second[:, 1] = 0
     net = net.with_constants({"second": second})
     x = np.random.default_rng(1).normal(size=(8, 1, 8, 8)).astype(np.float32)
-    cut, kept = cut_dead(label(net), x, 8)
+    cut, kept = cut_dead(label(net), [x], 8)
     assert kept["one"] == (0, 2, 3)
     np.testing.assert_allclose(answers(cut, x), answers(net, x), atol=1e-5)

@@ -22,11 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mcuprune import pruning
+from mcuprune.data import loading as data
 from mcuprune.errors import UsageError
 from mcuprune.face import Budget
 from mcuprune.pruner import Pruner
 from mcuprune.pruning import Request
-from mcuprune.train import data, engine
+from mcuprune.train import engine
 from mcuprune.train.module import Trainable, as_inputs
 
 torch.set_num_threads(1)

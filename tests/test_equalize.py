@@ -14,12 +14,12 @@ from conftest import difference, feed, run
 from graphs import Graph
 
 from mcuprune.channels.labelling import Channels, label
+from mcuprune.data.loading import load
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.train import evaluate
-from mcuprune.train.data import load
 from mcuprune.train.equalize import _Scaling, equalized, scaled
 from mcuprune.train.fake_quant import QuantTrainable, calibrate
 

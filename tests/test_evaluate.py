@@ -12,10 +12,12 @@ import pytest
 from onnx import helper
 from test_trainable import drawn, graph
 
+from mcuprune.data.sets import Split
 from mcuprune.errors import ModelError
+from mcuprune.graph import network
 from mcuprune.train import evaluate
-from mcuprune.train.data import Split
 from mcuprune.train.evaluate import Model, accuracy, accuracy_of
+from mcuprune.train.tasks.objective import classification
 
 
 def classifier(batch: int | str) -> onnx.ModelProto:
@@ -114,11 +116,11 @@ class Saturating:
         return [np.minimum(x, np.quantile(x, 0.3)) for x in self._session.run(names, fed)]
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, cured_by: set[str]) -> evaluate.Int8Accuracy:
+def measured(monkeypatch: pytest.MonkeyPatch, cured_by: set[str]) -> evaluate.Int8Metric:
     """A model of ours in exact mode, and by default on a processor where sessions without one of these options saturate."""
     from test_export import MODELS, written
 
-    from mcuprune.train import data
+    from mcuprune.data import loading as data
 
     real = evaluate.session
 
@@ -128,16 +130,17 @@ def measured(monkeypatch: pytest.MonkeyPatch, cured_by: set[str]) -> evaluate.In
 
     monkeypatch.setattr(evaluate, "session", session)
     test = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0).test
-    return evaluate.int8_accuracy(written(MODELS[-1]).SerializeToString(), Split(test.x[:256], test.y[:256]))
+    objective = classification(network.load(MODELS[-1]))
+    return evaluate.int8_metric(written(MODELS[-1]).SerializeToString(), Split(test.x[:256], test.y[:256]), objective)
 
 
 def test_a_session_that_saturates_is_measured_and_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     found = measured(monkeypatch, {"session.qdqisint8allowed", "session.x64quantprecision"})
-    assert found.exact > 0.95
-    assert found.default_session < 0.5
+    assert found.exact.value > 0.95
+    assert found.default_session.value < 0.5
     assert found.warning is not None
-    assert f"right on {found.default_session:.1%} of the test set" in found.warning
-    assert f"{found.exact:.1%}" in found.warning
+    assert f"right on {found.default_session.value:.1%} of the test set" in found.warning
+    assert f"{found.exact.value:.1%}" in found.warning
     assert "set the session option session.x64quantprecision = 1 or session.qdqisint8allowed = 1" in found.warning
 
 

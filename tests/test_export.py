@@ -18,13 +18,13 @@ from test_trainable import drawn, graph, inputs_of, load_real
 
 from mcuprune.channels.labelling import label
 from mcuprune.costs.resources import profile
+from mcuprune.data import loading as data
 from mcuprune.deploy.qdq import Quantizer, quantized, quantizer, raised, scheme, weight_scale
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.passes.batchnorm import folded
-from mcuprune.train import data
 from mcuprune.train.fake_quant import QuantTrainable
 
 torch.set_num_threads(1)

@@ -10,8 +10,9 @@ import pytest
 from graphs import Graph, resnet8
 from scipy import optimize, stats
 
+from mcuprune.data.loading import load
+from mcuprune.data.sets import Data, Split
 from mcuprune.train import feeding
-from mcuprune.train.data import Data, Split, load
 from mcuprune.train.evaluate import Model
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

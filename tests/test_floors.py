@@ -13,14 +13,16 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 #: From the ground up. Rooms of one floor don't import each other. A room is a folder, or a module beside the folders.
 FLOORS = (
     ("errors", "names", "escape", "notebook", "schedule"),
-    ("units", "places", "options", "console"),
-    ("graph",),
+    ("units", "places", "options", "console", "usercode"),
+    ("graph", "data"),
     ("operators",),
     ("passes", "channels", "bands"),
     ("deploy",),
     ("costs",),
     ("train",),
+    ("result",),
     ("run", "pruning", "sweep"),
+    ("dropping", "inspecting"),
     ("exporting", "report", "config"),
     ("sweeping", "portfolio"),
     ("face",),

@@ -73,7 +73,7 @@ def test_hooks_are_called_around_every_step_and_lines_come_with_every_change_and
 
 
 def test_a_run_goes_on_from_the_last_epoch_that_was_stored(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "state", "this run")
+    checkpoint = Checkpoint(tmp_path / "state", {"run": "this"})
     through, stopped, resumed = (trainer(normal(MODEL), total=8) for _ in range(3))
     train(through, Watched(), digits().val, lambda line: None)
 

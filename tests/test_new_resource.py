@@ -96,7 +96,7 @@ def test_its_function_and_gradient_are_those_of_the_cut_networks(two_more: None)
     for seed in range(3):
         keep = random_selection(channels, 0.4, seed)
         widths, cut = channels.widths(keep), profile(channels.cut(keep))
-        assert model.at(widths) == {name: cut.total[name] for name in RESOURCES}
+        assert model.at(widths) == {name: cut.total[name] for name in model.functions}
         step = np.eye(len(widths), dtype=np.int64)[seed]
         slope = (model.at(widths + step)["weights"] - model.at(widths - step)["weights"]) / 2
         assert model.gradient("weights", widths)[seed] == pytest.approx(slope)  # at most quadratic in each width

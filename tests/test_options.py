@@ -17,6 +17,7 @@ import small_nets
 
 from mcuprune import options, pruning
 from mcuprune.cli import COMMANDS, main
+from mcuprune.costs.resources import Basis
 from mcuprune.errors import UsageError
 from mcuprune.options import Option, option
 from mcuprune.train import request
@@ -114,10 +115,15 @@ def test_a_field_is_a_key_of_the_configuration(one_more, monkeypatch, capsys):
         assert "prune: unknown key 'patient'; did you mean 'patience'?" in capsys.readouterr().err
 
 
+def told(request: Request) -> dict[str, str]:
+    """What a run depends on."""
+    return pruning.course(request, None)
+
+
 def test_a_field_is_part_of_the_fingerprint_and_of_the_report(one_more, monkeypatch):
     first = asked(monkeypatch)
-    assert pruning._fingerprint(first, None, None) == pruning._fingerprint(first, None, None)
-    assert pruning._fingerprint(first, None, None) != pruning._fingerprint(replace(first, patience=6), None, None)
+    assert told(first) == told(first)
+    assert told(first) != told(replace(first, patience=6))
     flags = ["--no-train", "--float", "--report", "told", "--patience", "9", "-q"]
     assert main(["prune", "net.onnx", "--macs", "50%", *flags]) == 0
     report = json.loads(Path("told/report.json").read_text())
@@ -185,24 +191,22 @@ def test_a_whole_number_in_the_configuration_is_a_number(monkeypatch):
     configure("lr = 1")
     by_key = asked(monkeypatch)
     Path("mcuprune.toml").unlink()
-    assert pruning._fingerprint(by_key, None, None) == pruning._fingerprint(asked(monkeypatch, "--lr", "1"), None, None)
+    assert told(by_key) == told(asked(monkeypatch, "--lr", "1"))
 
 
 @pytest.mark.parametrize("one", options.of(Request), ids=lambda one: one.key)
 def test_the_fingerprint_changes_with_all_that_changes_a_run(one):
     usual = Request("net.onnx", {}, "o.onnx")
     changed = replace(usual, **{one.name: another(one)})
-    same = pruning._fingerprint(usual, None, None) == pruning._fingerprint(changed, None, None)
+    same = told(usual) == told(changed)
     assert same == (one.name in ("output", "report", "resume"))
 
 
 def test_what_no_flag_sets_is_part_of_the_fingerprint_unless_it_says_otherwise():
     usual = Request("net.onnx", {}, "o.onnx")
-    for change in ({"sram_model": "tflm"}, {"outputs": ("y",)}, {"input_shapes": {"x": (1, 3, 8, 8)}}):
-        assert pruning._fingerprint(usual, None, None) != pruning._fingerprint(replace(usual, **change), None, None)
-    assert pruning._fingerprint(usual, None, None) == pruning._fingerprint(
-        replace(usual, configuration="mcuprune.toml"), None, None
-    )
+    for change in ({"basis": Basis(sram="tflm")}, {"outputs": ("y",)}, {"input_shapes": {"x": (1, 3, 8, 8)}}):
+        assert told(usual) != told(replace(usual, **change))
+    assert told(usual) == told(replace(usual, configuration="mcuprune.toml"))
 
 
 @pytest.mark.parametrize("text", ["３", "1_0", "1e3", " 3", "3 ", "0x3", "", "9" * 40])

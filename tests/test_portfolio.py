@@ -27,6 +27,8 @@ from mcuprune.channels.labelling import Channels, label
 from mcuprune.cli import main
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import Budget
+from mcuprune.data import loading as data
+from mcuprune.data.sets import Data
 from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
 from mcuprune.graph import network
 from mcuprune.passes.canonical import canonical
@@ -34,8 +36,8 @@ from mcuprune.portfolio import independent, manifest, policies, wanted
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.run import runners
 from mcuprune.sweep.executors import Ended
-from mcuprune.train import data, narrowing
-from mcuprune.train.module import Trainable, as_inputs
+from mcuprune.train import narrowing
+from mcuprune.train.module import Trainable
 from mcuprune.train.nested import FamilyTrainer, Plan, nested_widths
 from mcuprune.train.request import Request
 from mcuprune.train.trainer import Trainer
@@ -48,7 +50,7 @@ SHARES = ("20%", "50%")
 
 
 @functools.cache
-def digits() -> data.Data:
+def digits() -> Data:
     return data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
 
 
@@ -154,11 +156,10 @@ def test_a_part_computes_what_the_cut_network_does_and_moves_no_weight_but_its_o
     trainer.join([keep])
     (part,) = trainer._present()
     x = digits().train.x[:16]
-    inputs = as_inputs(trainer.module.source, x)
-    logits = trainer._of_part(part, inputs)
+    (logits,) = trainer._of_part(part, [x])
     alone = Trainable(trainer.module.channels.with_network(trainer.module.network()).cut_channels(keep)).train()
     alone.want_logits()
-    np.testing.assert_allclose(logits.detach(), alone(*inputs)[0].flatten(1).detach(), atol=1e-5)
+    np.testing.assert_allclose(logits.detach(), alone(torch.from_numpy(x))[0].flatten(1).detach(), atol=1e-5)
     logits.square().sum().backward()
     channels = trainer.module.channels
     for name, weight in trainer.module.named_weights():
@@ -321,7 +322,8 @@ def test_a_separate_run_without_an_answer_is_named(tmp_path):
 
 def test_the_front_leaves_out_what_another_variant_beats():
     def entry(name: str, accuracy: float, cost: int) -> dict:
-        return {"name": name, "accuracy_int8": accuracy, "total": dict.fromkeys(resources.RESOURCES, cost)}
+        figure = {"int8": accuracy, "better": "higher"}
+        return {"name": name, "metric": figure, "used": dict.fromkeys(("sram", "flash", "macs"), cost)}
 
     entries = [entry("a", 0.8, 10), entry("b", 0.7, 20), entry("c", 0.9, 20), entry("d", 0.9, 20)]
     assert manifest.pareto(entries) == {"a", "c", "d"}

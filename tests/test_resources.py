@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from mcuprune.channels.labelling import label
-from mcuprune.costs.resources import RESOURCES, Budget, CostModel, budget, profile
+from mcuprune.costs.resources import Basis, Budget, CostModel, budget, profile
 from mcuprune.deploy import boards as runtimes
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -25,6 +25,9 @@ from mcuprune.operators import table as ops
 from mcuprune.units import parse
 
 MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))
+
+#: What is known of every network, without a board.
+CORE = ("sram", "flash", "macs")
 
 
 def load(path: Path) -> Network:
@@ -46,7 +49,9 @@ def load(path: Path) -> Network:
     ids=["resnet8", "resnet8 with batch norm", "ds-cnn", "mobilenet", "autoencoder"],
 )
 def test_public_networks_cost_what_people_count_by_hand(make, macs, flash, params, sram):
-    assert profile(make()).total == {"sram": sram, "flash": flash, "macs": macs, "params": params}
+    total = profile(make()).total
+    counted = {"sram": sram, "flash": flash, "macs": macs, "params": params}
+    assert {name: total[name] for name in counted} == counted
 
 
 def one_conv(then: Callable[[Graph, str], str], *, bias: bool = False, channels: int = 8) -> dict[str, int]:
@@ -486,9 +491,13 @@ def test_the_cost_of_a_cut_is_the_profile_of_the_cut_network(path, share):
     channels = label(load(path))
     keep = random_selection(channels, share, seed=1)
     measured, widths = profile(channels.cut(keep)), channels.widths(keep)
-    assert CostModel(channels).at(widths) == {name: measured.total[name] for name in RESOURCES}
+    assert CostModel(channels).at(widths) == {name: measured.total[name] for name in CORE}
     for sram_model in ("tflm", "max-in-out"):
-        assert CostModel(channels, sram_model).at(widths) == {name: measured.used(sram_model)[name] for name in RESOURCES}
+        assert CostModel(channels, sram_model).at(widths) == {name: measured.used(sram_model)[name] for name in CORE}
+    if "file" in measured.total:
+        basis = Basis(flash="file", board="nucleo-f767zi")
+        used = profile(channels.cut(keep), basis).used(basis)
+        assert CostModel(channels, basis).at(widths) == {name: used[name] for name in (*CORE, "latency")}
 
 
 def shuffles() -> Network:
@@ -516,7 +525,7 @@ def test_any_selection_costs_what_its_cut_costs(make, seed, share):
         low = max(group.minimum, round(len(ids) * (1 - share)))
         keep[draw.permutation(ids)[int(draw.integers(low, len(ids) + 1)) :]] = False
     measured, widths = profile(channels.cut(keep)), channels.widths(keep)
-    assert peak.at(widths) == {name: measured.total[name] for name in RESOURCES}
+    assert peak.at(widths) == {name: measured.total[name] for name in CORE}
     assert arena.at(widths)["sram"] == measured.memory.arena_tflm
     assert peak.sums(widths) == {name: measured.total[name] for name in ("flash", "macs")}
 
@@ -527,7 +536,7 @@ def test_cuts_of_random_graphs_cost_what_they_are_said_to(block):
         channels = label(random_graph(seed, classified=True))
         keep = random_selection(channels, 0.7, seed)
         measured, widths = profile(channels.cut(keep)), channels.widths(keep)
-        assert CostModel(channels).at(widths) == {name: measured.total[name] for name in RESOURCES}, seed
+        assert CostModel(channels).at(widths) == {name: measured.total[name] for name in CORE}, seed
         assert CostModel(channels, "tflm").at(widths)["sram"] == measured.memory.arena_tflm, seed
 
 
@@ -538,7 +547,7 @@ def models_of(make):
 
 
 @pytest.mark.parametrize("make", [resnet8, dscnn, mobilenet, shuffles])
-@pytest.mark.parametrize("resource", list(RESOURCES))
+@pytest.mark.parametrize("resource", CORE)
 def test_gradients_are_slopes(make, resource):
     """Flash and MACs are quadratic, where a central difference is exact; the peak is linear while no other step takes over."""
     _, model, _ = models_of(make)
@@ -622,4 +631,4 @@ def test_a_share_is_of_ones_own_cost():
 def test_costs_fall_with_widths():
     model = CostModel(label(resnet8()))
     costs = [model.at(np.maximum(model.full * i // 8, model.least)) for i in range(9)]
-    assert all(a[name] <= b[name] for a, b in pairwise(costs) for name in RESOURCES)
+    assert all(a[name] <= b[name] for a, b in pairwise(costs) for name in CORE)

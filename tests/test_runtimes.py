@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mcuprune.costs.resources import budget, profile
 from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy.boards import BOARDS, Lifetime, board, board_budget, greedy_layout, overlaps, program
+from mcuprune.deploy.latency import ANCHORS, CLASSES, energy, latency
 from mcuprune.errors import UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -274,36 +275,47 @@ def test_a_mistyped_board_is_answered_with_near_names():
         board("zzz")
 
 
-#: Cycles for one multiply-accumulate of whole networks, published: keyword spotting, images, people, anomalies.
-PUBLISHED = {
-    "Cortex-M4": [(2.16, 1.61, 1.58, 1.84), (2.84, 2.05, 1.90, 3.12), (4.51, 3.74, 4.82, 3.91), (6.44, 5.55, 6.41, 5.38)],
-    "Cortex-M7": [(1.50, 1.06, 1.65, 1.39), (1.44, 1.09, 0.98, 1.40), (1.62, 1.16, 1.11, 1.93)],
-    "Cortex-M33": [(2.32, 1.64, 1.53, 2.94), (3.69, 3.25, 3.99, 3.05)],
-    "Cortex-M0+": [(16.4, 8.55, 16.0, 11.3)],
-}
+@pytest.mark.parametrize("anchor", ANCHORS, ids=lambda anchor: f"{anchor.runtime}, {anchor.source}, {anchor.mhz} MHz")
+def test_published_times_and_energies_lie_in_the_range_of_their_runtime(anchor):
+    on, macs = board(anchor.board), dict(zip(CLASSES, anchor.macs, strict=True))
+    found = latency(macs, on, anchor.runtime)
+    measured = anchor.cycles / (anchor.mhz * 1000)
+    assert found.low <= measured <= found.high
+    assert found.low < found.likely < found.high
+    assert found.high / found.low < 2, "a range of a runtime is no range over all of them"
+    assert anchor.source in found.sources
+    if anchor.nanojoules is not None:
+        drawn = energy(macs, on, anchor.runtime)
+        assert drawn.low <= anchor.nanojoules / 1000 <= drawn.high
 
 
-@pytest.mark.parametrize("core", PUBLISHED)
-def test_published_latencies_lie_in_the_range(core):
-    on = next(row for row in BOARDS.values() if row.core == core)
-    for column, make in enumerate((dscnn, resnet8, mobilenet, autoencoder)):
-        macs = runtimes.macs_by_class(make())
-        found = runtimes.latency(macs, on)
-        for stack in PUBLISHED[core]:
-            assert found.low <= stack[column] * sum(macs.values()) / (on.mhz * 1000) <= found.high
-        assert found.low < found.high
-        assert found.sources
+def test_the_paper_s_networks_take_the_time_and_energy_of_its_table():
+    """Table 4, milliseconds and millijoules: VGG-16 of 22.38 M multiply-accumulates on two boards."""
+    vgg = {"conv": 22_380_000, "depthwise": 0, "dense": 0}
+    for name, milliseconds, millijoules in (("nucleo-f767zi", 324.02, 287.5), ("nucleo-h743zi2", 152.22, 169.7)):
+        time, drawn = latency(vgg, board(name)), energy(vgg, board(name))
+        assert time.likely == pytest.approx(milliseconds, rel=0.05)
+        assert drawn.likely / 1000 == pytest.approx(millijoules, rel=0.1)
+
+
+@pytest.mark.parametrize(("make", "name"), [(dscnn, 0), (resnet8, 1), (mobilenet, 2), (autoencoder, 3)])
+def test_the_anchors_networks_are_those_of_the_benchmark(make, name):
+    anchor = [anchor for anchor in ANCHORS if anchor.runtime == "microtvm"][name]
+    assert tuple(runtimes.macs_by_class(make()).values()) == anchor.macs
+
+
+def test_slower_kernels_take_longer_and_own_code_about_as_long():
+    macs, on = runtimes.macs_by_class(resnet8()), board("nucleo-f767zi")
+    found = {runtime: latency(macs, on, runtime) for runtime in ("tflm", "tflm-ref", "cube-ai", "c")}
+    assert found["cube-ai"].likely < found["tflm"].likely < found["tflm-ref"].low
+    assert found["c"].low < found["tflm"].likely < found["c"].high
 
 
 def test_where_nobody_measured_there_is_no_estimate():
     macs = runtimes.macs_by_class(resnet8())
-    assert runtimes.latency(macs, board("esp32-s3")) is None
-    assert runtimes.energy(macs, board("nucleo-f767zi")) is None
-
-
-def test_energy_is_a_range_around_what_was_measured():
-    found = runtimes.energy(runtimes.macs_by_class(resnet8()), board("nucleo-l4r5zi"))
-    assert found.low <= 0.56 * 12_501.632 <= found.high
+    assert latency(macs, board("esp32-s3")) is None
+    assert latency(macs, board("nucleo-f767zi"), "microtvm") is None
+    assert energy(macs, board("teensy-4.1")) is None
 
 
 def test_multiply_accumulates_by_class_sum_to_the_total():

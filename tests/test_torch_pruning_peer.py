@@ -21,11 +21,12 @@ from mcuprune import pruning, units
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.data import loading as data
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
-from mcuprune.train import data, loop, methods
+from mcuprune.train import loop, methods
 from mcuprune.train.module import Trainable
 from mcuprune.train.task import Candidate, Schedule, Step, Task
 from mcuprune.train.trainer import Trainer, output_moments, trainer_for

@@ -19,10 +19,11 @@ from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import widths
 from mcuprune.costs.resources import Budget, CostModel, profile
+from mcuprune.data import loading as data
+from mcuprune.data.sets import Data, Split
 from mcuprune.graph import network
 from mcuprune.passes import batchnorm as folding
-from mcuprune.train import data, loop
-from mcuprune.train.data import Data, Split
+from mcuprune.train import loop
 from mcuprune.train.fake_quant import QuantTrainable
 from mcuprune.train.methods import METHODS
 from mcuprune.train.module import Trainable
@@ -292,7 +293,7 @@ def test_a_teachers_answers_are_learned_beside_the_labels() -> None:
     channels = small()
     teacher = np.random.default_rng(0).standard_normal((128, 10)).astype(np.float32)
     alone, taught = trainer(channels), trainer(channels, answers=teacher)
-    chosen = taught._next_batch()
+    chosen, _ = taught._next_batch()
     x, y = digits().train.x[chosen], digits().train.y[chosen]
     logits = taught.logits(x).detach().double().numpy()
 
@@ -322,9 +323,9 @@ def test_a_teacher_that_knows_less_than_its_pupil_is_let_go() -> None:
     assert not gone.taught
     (note,) = gone.notes
     assert "right on 25.0% of the training examples" in note
-    chosen = gone._next_batch()
+    chosen, _ = gone._next_batch()
     logits, y = gone.logits(digits().train.x[chosen]), torch.from_numpy(digits().train.y[chosen])
-    assert torch.equal(gone._loss(logits, y, chosen), torch.nn.functional.cross_entropy(logits, y))
+    assert torch.equal(gone._loss([logits], [y]), torch.nn.functional.cross_entropy(logits, y))
 
 
 def test_a_teacher_that_was_let_go_stays_away_when_a_run_is_taken_up() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mcuprune.train import data
+from mcuprune.data import loading as data
 
 
 def rings(seed: int = 0) -> Mapping[str, np.ndarray]:

@@ -9,14 +9,16 @@ found as a shortest path, by multiply-accumulates first, then by operators; what
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import Any
 
 from mcuprune.bands.rewrite import Choice, Mode, Region, banded, without_pads
 from mcuprune.bands.rowgraph import RowGraph
 from mcuprune.graph.network import Network
+from mcuprune.units import show
 
 #: How many bands a region may have.
 COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -214,3 +216,31 @@ class BandPlanner:
     def written(self, plan: Plan) -> Network:
         """The network as the plan runs it."""
         return banded(self.net, plan.choices)
+
+
+def region_document(choice: Choice) -> dict[str, Any]:
+    """A region in bands, as JSON values. rows: of its last tensor, first and end of each band."""
+    return {
+        "from": choice.region.start,
+        "to": choice.region.end,
+        "mode": choice.mode,
+        "bands": len(choice.tape.bands),
+        "rows": [list(band) for band in choice.tape.bands],
+        "peak": choice.price.peak,
+        "macs_added": choice.price.macs,
+        "operators_added": choice.price.operators,
+    }
+
+
+def embedded_line(names: Sequence[str]) -> str:
+    """Convolutions whose kernels lie among zeros (``bands.kernels``), for people."""
+    return f"kernels among zeros, so that TensorFlow Lite needs no PAD operator for them: {', '.join(names)}"
+
+
+def region_line(region: Mapping[str, Any]) -> str:
+    """A region's ``region_document`` for people."""
+    more = show(abs(region["macs_added"]), "count")
+    return (
+        f"{region['bands']} ({region['mode']}) from {region['from']} to {region['to']}: "
+        f"{'-' if region['macs_added'] < 0 else '+'}{more} MACs, {region['operators_added']:+d} operators"
+    )

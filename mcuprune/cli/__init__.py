@@ -30,7 +30,7 @@ from mcuprune.places import Output, Source
 from mcuprune.report import profile as report
 
 #: In the order of the help. The module of a command is imported when somebody asks for that command.
-COMMANDS = ("profile", "check", "prune", "export", "verify", "bands", "portfolio", "sweep", "boards")
+COMMANDS = ("profile", "check", "prune", "export", "verify", "bands", "data", "portfolio", "sweep", "boards", "completion")
 _EXITS = "Exit codes: 0 the answer is yes, 1 it is no, 2 there is no answer, 130 interrupted."
 
 
@@ -83,7 +83,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
 ) -> int:
     """Make ONNX CNNs fit microcontrollers: see what they cost, check limits in CI, prune them while they train."""
     if version:

@@ -47,5 +47,5 @@ def bands(flags: Flags) -> int:
     if flags.format == "json":
         show(report.dumped(banding.document(found)))
     elif not (flags.quiet and found.ok):
-        show(banding.text(found))
+        show(banding.text(found), fit=True)
     return YES if found.ok else NO

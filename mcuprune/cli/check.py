@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mcuprune import config, face
+from mcuprune import config
 from mcuprune.cli import models, outputs
 from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, board_limits, configuration, shapes
 from mcuprune.cli.parser import command
@@ -37,6 +37,8 @@ def check(flags: Flags) -> int:
         limits={**board_limits(flags.board), **flags.limits},
         board=flags.board,
         sram_model=flags.sram_model,
+        flash_model=flags.flash_model,
+        runtime=flags.runtime,
         against=flags.against,
         max_growth=flags.max_growth,
         input_shapes=shapes(flags.input_shape),
@@ -57,14 +59,16 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
     if not wanted.limits and wanted.max_growth is None:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
     measured = models.measure(path, wanted)
-    sram_model = wanted.gate
-    verdict = face.check(measured, wanted.limits, sram_model=sram_model) if wanted.limits else None
+    basis = wanted.gate
+    limits = resources.budget(wanted.limits, measured.used(basis))
+    verdict = limits.check(measured.used(basis)) if wanted.limits else None
     old = growth = None
     if wanted.against is not None:
         old = models.measure(wanted.against, wanted)
         if wanted.max_growth is not None:
-            most = {name: int(old.total[name] * (1 + wanted.max_growth)) for name in RESOURCES}
+            both = [name for name in RESOURCES if name in old.total and name in measured.total]
+            most = {name: int(old.total[name] * (1 + wanted.max_growth)) for name in both}
             growth = resources.Budget(most).check(measured.total)
-    if wanted.board and sram_model == "peak":  # a hint without it would be held against the arena, as a board is
-        flags = (*flags, "--sram-model", sram_model)
-    return Answer(measured, verdict, sram_model, old, growth, flags)
+    if wanted.board and basis.sram == "peak":  # a hint without it would be held against the arena, as a board is
+        flags = (*flags, "--sram-model", basis.sram)
+    return Answer(measured, verdict, basis, old, growth, flags)

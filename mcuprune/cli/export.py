@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcuprune import escape, exporting
+from mcuprune import escape, exporting, options
 from mcuprune.cli.flags import Shaped, TextOrJson, current_folder, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import YES
+from mcuprune.costs import banding
 from mcuprune.deploy.project import PROJECTS
 from mcuprune.errors import UsageError
 from mcuprune.options import argument, option
@@ -41,15 +42,24 @@ class Flags(Shaped, TextOrJson):
         group="Output",
         metavar=f"{'|'.join(PROJECTS)} DIR",
     )
+    bands: str = option(
+        "off",
+        help="Write row bands: those with the least memory (auto), or K.",
+        group="Output",
+        metavar="auto|off|K",
+        check=banding.parsed,
+    )
     channels_last: bool = option(
         False, help="Generated C takes and gives data with channels last, as its kernels have them.", group="Output"
     )
+    names: bool = option(False, help="Keep the names of tensors in .tflite, which no runtime needs.", group="Output")
 
 
 @command(Flags)
 def export(flags: Flags) -> int:
     """Write a model as int8 ONNX, TensorFlow Lite, a C array of that, or C of our own."""
     current_folder()
+    options.check(flags)
     model, folder = _paths(flags)
     request = exporting.Request(
         model=model,
@@ -57,13 +67,16 @@ def export(flags: Flags) -> int:
         data=flags.data,
         project=None if flags.project is None else (flags.project, folder),
         channels_last=flags.channels_last,
+        bands=flags.bands,
+        names=flags.names,
         input_shapes=shapes(flags.input_shape),
         outputs=tuple(flags.outputs),
         seed=flags.seed,
     )
     exported = exporting.export(request)
     document = exporting.document(exported)
-    show(report.dumped(document) if flags.format == "json" else escape.lines(exporting.text(document)))
+    as_json = flags.format == "json"
+    show(report.dumped(document) if as_json else escape.lines(exporting.text(document)), fit=not as_json)
     return YES
 
 

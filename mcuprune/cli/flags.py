@@ -7,15 +7,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mcuprune import config, console, options, units
-from mcuprune.costs.resources import RESOURCES, SramModel
+from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
 from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.options import argument, flags_of, option
 from mcuprune.report import profile as report
+
+_RUNTIME: Any = option(None, help="Whose code and speed are counted; tflm, with CMSIS-NN, by default.", group="Limits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The runtime that a profile is made for."""
+
+    runtime: Runtime | None = _RUNTIME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +59,7 @@ class Limited:
     )
     board: str | None = option(
         None,
-        help="A board's SRAM, for TFLM's arena, and flash as limits; see `mcuprune boards`.",
+        help="A board's SRAM, for the runtime's arena, and flash, for the image, as limits; see `mcuprune boards`.",
         group="Limits",
         metavar="NAME",
     )
@@ -59,6 +69,13 @@ class Limited:
         "inputs and outputs.",
         group="Limits",
     )
+    flash_model: FlashModel | None = option(
+        None,
+        help="What --flash limits: constants as the paper counts them (without --board), the file that export writes, or that "
+        "and the runtime's code (with --board).",
+        group="Limits",
+    )
+    runtime: Runtime | None = _RUNTIME
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from mcuprune.options import nearest
 from mcuprune.places import Output
 from mcuprune.report import profile as report
 from mcuprune.report.profile import Report
+from mcuprune.report.width import fitted
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,15 @@ def asked(formats: Sequence[str], *, no_color: bool) -> Outputs:
 def emit(result: Report, outputs: Outputs, *, quiet: bool = False) -> int:
     """Write every output, files first, and turn the answer into an exit code."""
     result = replace(result, view=replace(result.view, ascii=not console.can_encode(sys.stdout, "│└─▁█")))
+    narrow = replace(result, view=replace(result.view, width=width()))
     for name, file in sorted(outputs.places, key=lambda place: place[1] is None):
         if name == "text" and quiet and result.ok and file is None:
             continue
-        written = report.FORMATS[name](result)
+        written = report.FORMATS[name](narrow if name == "text" and file is None else result)
         if file is not None:
             write(written.encode("utf-8", "backslashreplace"), file)
         else:
-            show(written, color=outputs.color and name == "text")
+            show(written, color=outputs.color and name == "text", fit=name == "text")
     if result.refused:
         return NO_ANSWER
     return YES if result.ok else NO
@@ -67,8 +70,15 @@ def write(content: bytes, file: str) -> None:
         places.append(content, file)
 
 
-def show(written: str, *, color: bool = False) -> None:
-    """An answer to stdout, in colours if it is a terminal that shows them."""
+def width() -> int | None:
+    """Of the terminal that an answer goes to, in characters; None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if console.is_terminal(sys.stdout) else None
+
+
+def show(written: str, *, color: bool = False, fit: bool = False) -> None:
+    """An answer to stdout, in colours if it is a terminal that shows them. fit: make it no wider than that."""
+    if fit and (columns := width()) is not None:
+        written = fitted(written, columns)
     if color and console.is_terminal(sys.stdout):
         try:
             _show_colored(written)

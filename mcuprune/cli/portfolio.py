@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from mcuprune import console, face, options, units
-from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, configuration, shapes
+from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
 from mcuprune.cli.sweep import reading, several
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
-from mcuprune.costs.resources import RESOURCES, SramModel
+from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
 from mcuprune.options import flags_of, option
 from mcuprune.places import Source
 from mcuprune.train.request import Request
 
 #: What a portfolio settles by itself.
-_OWN = ("output", "report", "method", "train", "int8", "resume")
+_OWN = ("output", "report", "method", "train", "int8", "resume", "bands", "max_drop", "minimise")
 RunOptions = options.without(Request, *_OWN)
 
 
@@ -44,7 +45,12 @@ class Flags(Spoken, TextOrJson, Shaped, OneModel):
     budgets: str | None = option(
         None, help="Variants by name, each a table of limits, in place of the flags.", group="Limits", metavar="FILE.toml"
     )
+    board: str | None = option(
+        None, help="A board's SRAM and flash as limits of every variant.", group="Limits", metavar="NAME"
+    )
     sram_model: SramModel | None = option(None, help="What --sram limits, as for prune.", group="Limits")
+    flash_model: FlashModel | None = option(None, help="What --flash limits, as for prune.", group="Limits")
+    runtime: Runtime | None = option(None, help="Whose code and speed are counted, as for prune.", group="Limits")
     independent: bool = option(False, help="Train every variant for itself, as prune does.", group="Portfolio")
     sparse: bool = option(
         False, help="Let weights vanish while one network trains, and cut what channels die, to compare.", group="Portfolio"
@@ -78,8 +84,15 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
     if flags.budgets is None and not flags.limits:
         raise UsageError(f"a portfolio needs limits: {', '.join(f'--{name}' for name in RESOURCES)} or --budgets")
     variants = wanted.of_flags(flags.limits) if flags.budgets is None else wanted.of_file(flags.budgets)
+    on_board = board_limits(flags.board)
+    variants = tuple(replace(variant, limits={**on_board, **variant.limits}) for variant in variants)
     reads = Wanted(
-        limits={}, sram_model=flags.sram_model, input_shapes=shapes(flags.input_shape), outputs=tuple(flags.outputs)
+        board=flags.board,
+        sram_model=flags.sram_model,
+        flash_model=flags.flash_model,
+        runtime=flags.runtime,
+        input_shapes=shapes(flags.input_shape),
+        outputs=tuple(flags.outputs),
     ).over(settings.wanted(flags.model))
     set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
     given = {**{name: value for name, value in set_by_file.items() if name not in _OWN}, **asked}
@@ -89,7 +102,7 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
         output=f"{flags.output}/training",
         input_shapes=reads.input_shapes,
         outputs=reads.outputs,
-        sram_model=reads.gate,
+        basis=reads.gate,
         resume=flags.resume,
         configuration=None if settings.source is None else str(settings.source),
         **given,

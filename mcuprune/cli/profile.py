@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from mcuprune import console, face, places
+from mcuprune import console, places
 from mcuprune.cli import models, outputs
-from mcuprune.cli.flags import Compared, Models, Reported, Shaped, Spoken, board_limits, configuration, of_flag, shapes
+from mcuprune.cli.flags import Compared, Models, Reported, Run, Shaped, Spoken, board_limits, configuration, of_flag, shapes
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.costs import resources
+from mcuprune.costs.resources import Basis
 from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.latency import energy, latency
 from mcuprune.graph import network
 from mcuprune.options import option
 from mcuprune.passes.reorder import reordered
@@ -21,7 +23,7 @@ from mcuprune.report.profile import Answer, Device, View
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Spoken, Shaped, Compared, Reported, Models):
+class Flags(Spoken, Shaped, Compared, Run, Reported, Models):
     """Options of ``profile``."""
 
     by: str = option("node", help="What a row of the table stands for.", group="Output", choices=tuple(report.BY))
@@ -50,7 +52,11 @@ def profile(flags: Flags) -> int:
     models.refuse_several("--against", flags.against, paths)
     models.refuse_several("--write-order", flags.write_order, paths)
     asked = Wanted(
-        input_shapes=shapes(flags.input_shape), outputs=tuple(flags.outputs), against=flags.against, board=flags.board
+        input_shapes=shapes(flags.input_shape),
+        outputs=tuple(flags.outputs),
+        against=flags.against,
+        board=flags.board,
+        runtime=flags.runtime,
     )
     view = View(by=flags.by, sort=flags.sort, rows=flags.rows, groups=flags.groups)
     wanted = {path: asked.over(settings.wanted(path)) for path in paths}
@@ -62,27 +68,27 @@ def profile(flags: Flags) -> int:
         net = models.load(path, wanted[path])
         before = wanted[path].against
         old = models.measure(before, wanted[path]) if before else None
-        cost = face.profile(net)
+        cost = resources.profile(net, wanted[path].gate)
         if flags.write_order is not None:
             places.write_bytes(reordered(net, wanted[path].outputs, cost.memory.order), flags.write_order)
         sections: tuple[report.Section, ...] = ()
         if flags.bands:
             from mcuprune.report import bands as banding  # which a plain profile needn't wait for
 
-            sections = (banding.section(net),)
+            sections = (banding.section(net), banding.rows_section(net))
         if flags.sensitivity:
             from mcuprune.report import sensitivity as curves  # which needs torch
 
             sections = (*sections, curves.section(net, ascii=not console.can_encode(sys.stdout, curves.BARS)))
-        return Answer(cost, old=old, device=_device(net, wanted[path].board), sections=sections)
+        return Answer(cost, old=old, device=_device(net, wanted[path].gate), sections=sections)
 
     return outputs.emit(models.answers("profile", paths, measured, view), places_of_answer, quiet=flags.quiet)
 
 
-def _device(net: network.Network, board: str | None) -> Device | None:
+def _device(net: network.Network, basis: Basis) -> Device | None:
     """Estimates of a network on a board."""
-    if board is None:
+    if basis.board is None:
         return None
     with of_flag("--board"):
-        known, macs = runtimes.board(board), runtimes.macs_by_class(net)
-    return Device(known, runtimes.latency(macs, known), runtimes.energy(macs, known))
+        known, macs = runtimes.board(basis.board), runtimes.macs_by_class(net)
+    return Device(known, basis.runtime, latency(macs, known, basis.runtime), energy(macs, known, basis.runtime))

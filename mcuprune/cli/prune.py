@@ -15,6 +15,7 @@ from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
+from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.places import Output
 from mcuprune.train.request import Request
@@ -29,11 +30,12 @@ class Flags(Spoken, TextOrJson, Shaped, Limited, OneModel):
 def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Make a model fit: train it down to a budget, write int8 ONNX."""
     settings = configuration(flags)
-    pruning = face.engine()
     wanted = Wanted(
         limits={**board_limits(flags.board), **flags.limits},
         board=flags.board,
         sram_model=flags.sram_model,
+        flash_model=flags.flash_model,
+        runtime=flags.runtime,
         input_shapes=shapes(flags.input_shape),
         outputs=tuple(flags.outputs),
     ).over(settings.wanted(flags.model))
@@ -43,16 +45,21 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
         limits=wanted.limits,
         input_shapes=wanted.input_shapes,
         outputs=wanted.outputs,
-        sram_model=wanted.gate,
+        basis=wanted.gate,
         configuration=None if settings.source is None else str(settings.source),
         **{"output": _pruned(flags.model), **set_by_file, **asked},
     )
-    request, to_export = _in_its_format(request)
     with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
+        console.doing(f"reading {flags.model}")  # before anything is imported that takes its time
+        refuse_unknown(request.data)
+        face.engine()
+        from mcuprune import dropping
+
+        request, to_export = _in_its_format(request)
         try:
-            result = pruning.prune(request, progress.show)
+            result = dropping.prune(request, progress.show, on_stage=progress.stage)
         except KeyboardInterrupt:
-            if os.path.exists(f"{request.output}.checkpoint"):
+            if os.path.exists(f"{request.output}.checkpoint") or os.path.exists(f"{request.output}.stages"):
                 console.say("the same command with --resume goes on from the last finished epoch")
             raise
     if to_export is not None:
@@ -73,7 +80,7 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
     if as_json:
         show(outcome.write(found))
     elif not (quiet and result.ok):
-        show(outcome.text(found))
+        show(outcome.text(found), fit=True)
     return YES if result.ok else NO
 
 

@@ -13,7 +13,8 @@ from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.config import Config, Wanted
 from mcuprune.console import NO, NO_ANSWER, YES
-from mcuprune.costs.resources import RESOURCES, SramModel
+from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
+from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
 from mcuprune.options import flags_of, option
 from mcuprune.places import Source
@@ -54,6 +55,8 @@ class Flags(Spoken, TextOrJson, Shaped, OneModel):
     )
     board: str | None = option(None, help="A board's SRAM and flash as limits.", group="Limits", metavar="NAME")
     sram_model: SramModel | None = option(None, help="What --sram limits, as for prune.", group="Limits")
+    flash_model: FlashModel | None = option(None, help="What --flash limits, as for prune.", group="Limits")
+    runtime: Runtime | None = option(None, help="Whose code and speed are counted, as for prune.", group="Limits")
     method: Sequence[str] = option(
         (Request.method,),
         help="Methods, with commas.",
@@ -116,16 +119,20 @@ def _wanted(flags: Flags, settings: Config) -> Wanted:
         limits={**board_limits(flags.board), **firsts},
         board=flags.board,
         sram_model=flags.sram_model,
+        flash_model=flags.flash_model,
+        runtime=flags.runtime,
         input_shapes=shapes(flags.input_shape),
         outputs=tuple(flags.outputs),
     ).over(settings.wanted(flags.model))
 
 
 def reading(wanted: Wanted) -> list[str]:
-    """The words that say how the model is read and what SRAM means."""
+    """The words that say how the model is read and what limits mean."""
     words = [f"--input-shape={name}={','.join(map(str, shape))}" for name, shape in wanted.input_shapes.items()]
     words += [f"--outputs={name}" for name in wanted.outputs]
-    return [*words, "--sram-model", wanted.gate]
+    basis = wanted.gate
+    words += ["--sram-model", basis.sram, "--flash-model", basis.flash, "--runtime", basis.runtime]
+    return words if basis.board is None else [*words, "--board", basis.board]  # time is counted on it
 
 
 def _executor(flags: Flags, inputs: Sequence[str]) -> Executor:

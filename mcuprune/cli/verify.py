@@ -6,26 +6,29 @@ from dataclasses import dataclass
 
 from mcuprune import config, places
 from mcuprune.cli import models
-from mcuprune.cli.flags import OneModel, Shaped, TextOrJson, current_folder, shapes
+from mcuprune.cli.flags import Shaped, TextOrJson, current_folder, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
-from mcuprune.options import option
+from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.report import profile as report
+from mcuprune.train.tasks.choice import AUTO, NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Shaped, TextOrJson, OneModel):
+class Flags(Shaped, TextOrJson):
     """Options of ``verify``."""
 
+    model: str = argument("MODEL.onnx|MODEL.tflite", help="The file.")
     data: str | None = option(
         None,
         help="Real examples: accuracy in each runtime, equal classes.",
         group="Data",
         metavar="NAME|PATH|module:function",
     )
+    task: str = option(AUTO, help="What the model is for; auto goes by outputs and targets.", group="Data", choices=NAMES)
     examples: int = option(200, help="How many random inputs and how many test examples.", group="Data", metavar="N", least=1)
     seed: int = option(0, help="Fixes the random inputs.", group="Data", metavar="N", least=0, most=2**63 - 1)
     tflite: str | None = option(None, help="Also write the model as TensorFlow Lite.", group="Output", metavar="OUT.tflite")
@@ -33,18 +36,14 @@ class Flags(Shaped, TextOrJson, OneModel):
 
 @command(Flags)
 def verify(flags: Flags) -> int:
-    """Run an exported int8 model in a microcontroller's runtimes and compare them with onnxruntime."""
+    """Run an exported int8 model, .onnx or .tflite, in a microcontroller's runtimes and compare them with onnxruntime."""
     current_folder()
-    from mcuprune.deploy import tflite as lite
     from mcuprune.run.verify import document, text
-    from mcuprune.run.verify import verify as run
+    from mcuprune.run.verify_tflite import verify_file as run
 
     input_shapes, outputs = shapes(flags.input_shape), tuple(flags.outputs)
     if flags.tflite is not None:
         models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config())
-    written = None
-    if flags.tflite is not None:
-        written = lite.from_file(flags.model, input_shapes=input_shapes, outputs=outputs)
     verified = run(
         flags.model,
         examples=flags.examples,
@@ -52,10 +51,11 @@ def verify(flags: Flags) -> int:
         input_shapes=input_shapes,
         outputs=outputs,
         data=flags.data,
-        written=written,
+        task=flags.task,
     )
-    if flags.tflite is not None and written is not None:  # also where outputs differ: to look at it one needs the file
-        places.write_bytes(written, flags.tflite)
+    if flags.tflite is not None:  # also where outputs differ: to look at it one needs the file
+        places.write_bytes(verified.converted.content, flags.tflite)
     found = document(verified)
-    show(report.dumped(found) if flags.format == "json" else text(found))
+    as_json = flags.format == "json"
+    show(report.dumped(found) if as_json else text(found), fit=not as_json)
     return YES if verified.ok else NO

@@ -7,14 +7,14 @@ were given; ``settled`` sees to it that it does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.costs.resources import RESOURCES, Budget, CostModel, SramModel
+from mcuprune.costs.resources import RESOURCES, Basis, Budget, CostModel, SramModel
 from mcuprune.costs.resources import least as least_costs
 from mcuprune.errors import BudgetError, UsageError
 
@@ -55,16 +55,18 @@ def feasible(
     keep: Sequence[str] = (),
     least: int = 1,
     multiple: int = 1,
-    sram_model: SramModel = "peak",
+    basis: Basis | SramModel = "peak",
+    make: Callable[[Channels], CostModel] | None = None,
 ) -> CostModel:
     """The costs of a network's cuts within bounds: ``bounded``, then ``settled``.
 
+    make: the costs of labelled channels, where they aren't those of the network as it is.
     Raises BudgetError where no cut holds the budget, with the reasons where no channel can be cut at all.
     """
     if channels.groups:
         channels = bounded(channels, keep=keep, least=least, multiple=multiple)
     try:
-        return settled(CostModel(channels, sram_model), budget, multiple)
+        return settled(CostModel(channels, basis) if make is None else make(channels), budget, multiple)
     except BudgetError as error:
         if channels.groups:
             raise
@@ -91,13 +93,13 @@ def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
             over.append(f"no cut was found with {title} below {used} (limit {limit})")
     channels = model.channels
     if over:
-        others = [f"{RESOURCES[name].title} {bounds[name]}" for name, limit in budget.limits.items() if bounds[name] <= limit]
+        others = [f"{RESOURCES[name].title} {bounds[name]}" for name, limit in budget.limits.items() if reached[name] <= limit]
         rest = f" (least of the others: {', '.join(others)})" if others else ""
         raise BudgetError(f"{channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits{rest}")
     if np.array_equal(found, model.least):
         return model
     groups = tuple(replace(group, minimum=int(width)) for group, width in zip(channels.groups, found, strict=True))
-    return CostModel(replace(channels, groups=groups), model.sram_model)
+    return model.of(replace(channels, groups=groups))
 
 
 def narrowest(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:

@@ -7,9 +7,8 @@ layers are constants in flash. Kernels stand in ``ckernels/``; only those that a
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from math import prod
@@ -17,34 +16,41 @@ from pathlib import PurePath
 
 import numpy as np
 
+from mcuprune.deploy.cplan import Bands, Plan, Planner
 from mcuprune.deploy.program import Port, Program
+from mcuprune.deploy.regions import Region
+from mcuprune.deploy.rowcalls import Ring, RingRows, RingTable, RowArgument, RowCall, RowNumber, RowPlace, rows_of
+from mcuprune.deploy.rowreport import RowReport, row_report
 from mcuprune.deploy.steps import Call, Constant, Place, Selection, Step, Window, merged_axes
-from mcuprune.schedule import search as memory
 
 #: Kernel -> the pieces of C that it stands on, in order.
 _NEEDS: Mapping[str, tuple[str, ...]] = {
     "add": ("base",),
-    "conv": ("prelude", "base", "window", "dot", "dot_pairs"),
+    "add_proven": ("prelude", "base"),
+    "conv": ("prelude", "base", "window", "finished_pairs", "dot_less"),
     "conv_grouped": ("prelude", "base", "window", "dot"),
-    "conv_short": ("prelude", "base", "window", "dot", "dot_pairs"),
+    "conv_short": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
     "conv_transpose": ("prelude", "base", "window", "dot"),
     "depthwise": ("prelude", "base", "window"),
     "matmul": ("base",),
     "mul": ("base",),
+    "pointwise": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
     "pool": ("prelude", "base", "window"),
     "prelu": ("base",),
     "reduce": ("base",),
     "softmax": ("base",),
 }
 #: The order in which pieces stand in the file; all other kernels follow.
-_FIRST = ("prelude", "base", "window", "dot", "dot_pairs")
-#: How many placements are tried for an arena of the peak's size.
-_TRIES = 2000
+_FIRST = ("prelude", "base", "window", "dot", "finished_pairs", "dot_pairs", "dot_less")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Generated C. arena: bytes; peak: the least that any order of calls needs, proven where ``exact``."""
+    """Generated C.
+
+    arena: bytes. peak: the least that any order of whole operators needs, proven where ``exact``. constants: bytes in flash.
+    rows: what runs row by row.
+    """
 
     c: str
     header: str
@@ -52,22 +58,31 @@ class Source:
     peak: int
     exact: bool
     constants: int
+    rows: RowReport
 
 
-def generate(program: Program, stem: str, *, channels_last: bool = False, shared_arena: str | None = None) -> Source:
+def generate(program: Program, stem: str, *, channels_last: bool = False, bands: Bands = "off") -> Source:
     """The C file and its header for a network called ``stem``.
 
-    channels_last: data comes and goes as the kernels have it, not in the ONNX file's order.
-    shared_arena: the name of an int8_t array of another file, which lends its memory to networks that never run at once; by
-    default the network has an arena of its own.
+    channels_last: data comes and goes as the kernels have it, not in the ONNX file's order. bands: what runs row by row.
     Raises UnsupportedOperator, naming the node, for what no kernel does, and what ``Program.check`` raises.
     """
-    name = identifier(stem)
-    selection, inputs, outputs = Selection(program).run(), program.inputs, program.outputs
-    plan = _Plan(selection, [port.tensor for port in inputs], [port.tensor for port in outputs])
+    selection = Selection(program).run()
+    return written(selection, Planner(selection).best(bands), stem, channels_last=channels_last)
+
+
+def written(
+    selection: Selection, plan: Plan, stem: str, *, channels_last: bool = False, shared_arena: str | None = None
+) -> Source:
+    """The files of a program that runs as ``plan`` says.
+
+    shared_arena: the name of an int8_t array of another file, which lends its memory to networks that never run at once; by
+    default the network has an arena of its own.
+    """
+    name, inputs, outputs = identifier(stem), selection.program.inputs, selection.program.outputs
     writer = _Writer(selection, plan, name)
     copies_in = [writer.copy(port, f"inputs[{i}]", channels_last, into=True) for i, port in enumerate(inputs)]
-    body = [writer.step(selection.steps[index]) for index in plan.order]
+    body = list(writer.body())
     copies_out = [writer.copy(port, f"outputs[{i}]", channels_last, into=False) for i, port in enumerate(outputs)]
     lines = [line for part in (*copies_in, *body, *copies_out) for line in part]
     header = _header(name, plan.arena, inputs, outputs, channels_last=channels_last)
@@ -91,7 +106,24 @@ def generate(program: Program, stem: str, *, channels_last: bool = False, shared
             "",
         ]
     )
-    return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes)
+    return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes, row_report(selection, plan))
+
+
+def kernel_names() -> list[str]:
+    """All kernels."""
+    found = sorted(PurePath(file.name).stem for file in (resources.files("mcuprune.deploy") / "ckernels").iterdir())
+    return [name for name in found if name not in _FIRST]
+
+
+def pieces_of(kernels: Iterable[str]) -> list[str]:
+    """The pieces of C that these kernels consist of, in the order in which they stand in a file."""
+    pieces = {piece for kernel in kernels for piece in _NEEDS.get(kernel, ())}
+    return [piece for piece in _FIRST if piece in pieces] + sorted(kernels)
+
+
+def piece(name: str, upper: str) -> str:
+    """A piece of C. upper: the network's name in capitals."""
+    return (resources.files("mcuprune.deploy") / "ckernels" / f"{name}.c").read_text().replace("NAME_", f"{upper}_")
 
 
 def _arena(name: str, shared: str | None) -> str:
@@ -148,106 +180,6 @@ def _comment(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_./:-]", "_", text).replace("*/", "__").replace("/*", "__")[:80]
 
 
-# ------------------------------------------------------------------------------------------------------------ the plan
-
-
-class _Plan:
-    """The order of the steps and where each tensor lies.
-
-    order: indices of steps. arena: bytes. offset: root tensor -> bytes from the arena's start.
-    """
-
-    def __init__(self, selection: Selection, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        self._selection = selection
-        self._number: dict[int, int] = {}
-        ins = [self._buffer(tensor) for tensor in inputs]
-        ops = [self._op(step) for step in selection.steps]
-        outs = tuple(dict.fromkeys(self._buffer(tensor) for tensor in outputs))
-        sizes = tuple(selection.size(tensor) for tensor in self._number)
-        graph = memory.Graph(tuple(ops), sizes, tuple(dict.fromkeys(ins)), outs)
-        schedule = memory.schedule(graph)
-        self.order, self.peak, self.exact = schedule.order, schedule.peak, schedule.exact
-        spans, self._partner = _lifetimes(graph, schedule.order)
-        self.arena, self._offsets = _placed(graph.sizes, spans, schedule.peak)
-
-    def _buffer(self, tensor: int) -> int:
-        return self._number.setdefault(self._selection.root(tensor), len(self._number))
-
-    def _op(self, step: Step) -> memory.Op:
-        reads = tuple(dict.fromkeys(self._buffer(tensor) for tensor in step.reads))
-        writes = tuple(self._buffer(tensor) for tensor in step.writes)
-        return memory.Op(reads, writes, tuple(self._buffer(tensor) for tensor in step.in_place))
-
-    def offset(self, tensor: int) -> int:
-        """Where a tensor's bytes begin."""
-        buffer = self._number[self._selection.root(tensor)]
-        while buffer in self._partner:
-            buffer = self._partner[buffer]
-        return self._offsets[buffer]
-
-
-def _lifetimes(graph: memory.Graph, order: Sequence[int]) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:
-    """First and last step of every place in memory, and for an output written over an input that input."""
-    last = dict.fromkeys(graph.inputs, 0)
-    for time, index in enumerate(order, 1):
-        last.update(dict.fromkeys(graph.ops[index].inputs, time))
-    last.update(dict.fromkeys(graph.outputs, len(order) + 1))
-    partner: dict[int, int] = {}
-
-    def place(buffer: int) -> int:
-        while buffer in partner:
-            buffer = partner[buffer]
-        return buffer
-
-    spans = {buffer: (0, last[buffer]) for buffer in graph.inputs}
-    for time, index in enumerate(order, 1):
-        op = graph.ops[index]
-        for made in op.outputs:
-            fits = [b for b in op.in_place if graph.sizes[b] == graph.sizes[made] and last[b] == time]
-            until = max(time, last.get(made, time))
-            if fits and len(op.outputs) == 1:
-                partner[made] = fits[0]
-                first, end = spans[place(made)]
-                spans[place(made)] = (first, max(end, until))
-            else:
-                spans[made] = (time, until)
-    return spans, partner
-
-
-def _placed(sizes: Sequence[int], spans: Mapping[int, tuple[int, int]], wanted: int) -> tuple[int, dict[int, int]]:
-    """Offsets of all places: by first fit in an order that a search varies until all fit into ``wanted`` bytes."""
-    chance = random.Random(0)
-    order = sorted(spans, key=lambda buffer: (-sizes[buffer], buffer))
-    best: tuple[int, dict[int, int]] | None = None
-    for attempt in range(_TRIES):
-        offsets = _first_fit(sizes, spans, order)
-        top = max((offsets[b] + sizes[b] for b in spans), default=0)
-        if best is None or top < best[0]:
-            best = top, offsets
-        if best[0] <= wanted:
-            break
-        if attempt % 2:
-            order = chance.sample(list(spans), len(spans))
-        else:
-            order = sorted(spans, key=lambda buffer: -sizes[buffer] * chance.uniform(0.5, 1))
-    assert best is not None
-    return best
-
-
-def _first_fit(sizes: Sequence[int], spans: Mapping[int, tuple[int, int]], order: Sequence[int]) -> dict[int, int]:
-    offsets: dict[int, int] = {}
-    for buffer in order:
-        first, last = spans[buffer]
-        taken = sorted((at, at + sizes[b]) for b, at in offsets.items() if spans[b][0] <= last and first <= spans[b][1])
-        at = 0
-        for start, end in taken:
-            if start - at >= sizes[buffer]:
-                break
-            at = max(at, end)
-        offsets[buffer] = at
-    return offsets
-
-
 # --------------------------------------------------------------------------------------------------------------- text
 
 
@@ -256,47 +188,108 @@ class _Writer:
     """Collects what the calls need: kernels, constants, descriptions of layers."""
 
     selection: Selection
-    plan: _Plan
+    plan: Plan
     name: str
     bytes: int = 0
     _used: set[str] = field(default_factory=set)
     _constants: dict[Constant, str] = field(default_factory=dict)
     _windows: dict[Window, str] = field(default_factory=dict)
+    _sequences: list[str] = field(default_factory=list)
+
+    def body(self) -> Iterator[list[str]]:
+        """The lines of every step and region, in the order in which they run."""
+        regions = {region.first: region for region in self.plan.regions}
+        inside = {place for region in self.plan.regions for place in range(region.first, region.end)}
+        for place, index in enumerate(self.plan.steps):
+            if place in regions:
+                yield self.region(regions[place])
+            elif place not in inside:
+                yield self.step(self.selection.steps[index])
+
+    def region(self, region: Region) -> list[str]:
+        """The loop that makes the next row of some step again and again."""
+        steps = self.plan.steps[region.first : region.end]
+        sequence, length = f"s{len(self._sequences)}", len(region.tape.sequence)
+        numbers = ",".join(map(str, region.tape.sequence))
+        self._sequences.append(f"static const uint8_t {sequence}[{length}] = {{{numbers}}};")
+        self.bytes += length
+        lines = [
+            f"/* {len(steps)} operators row by row: each time one of them makes its next row */",
+            f"{{ uint16_t rows[{len(steps)}] = {{0}};",
+            f"for (int i = 0; i < {length}; i++) {{",
+            f"  int r = rows[{sequence}[i]]++;",
+            f"  switch ({sequence}[i]) {{",
+        ]
+        for case, index in enumerate(steps):
+            form, title = self.plan.forms[index], self.title(self.selection.steps[index])
+            turned = [f"r = {form.op.rows - 1} - r;"] if region.upwards else []
+            calls = " ".join([*turned, *(self.call(call) for call in form.calls)])
+            lines.append(f"  case {case}: {title} {calls} break;")
+        return [*lines, "  }", "} }"]
+
+    def row(self, place: RowPlace) -> str:
+        """Where in its ring a row lies, from its beginning on."""
+        rows, kept = rows_of(self.selection, place.tensor), self.plan.ring[place.tensor]
+        if not place.repeats or kept == 1:
+            return ""
+        number = "r" if place.repeats == 1 else f"r / {place.repeats}"
+        wrapped = number if kept == rows else f"{number} % {kept}"
+        return f" + {wrapped} * {self.selection.size(place.tensor) // rows}"
+
+    def at(self, tensor: int, offset: int = 0) -> str:
+        """A byte of a tensor's place."""
+        return f"arena + {self.plan.offsets[self.selection.root(tensor)] + offset}"
+
+    def title(self, step: Step) -> str:
+        """What a step does, as a comment."""
+        shape = "x".join(map(str, self.selection.shape(step.writes[0])))
+        return f"/* {step.operator} {shape} {_comment(step.node)} */"
 
     def step(self, step: Step) -> list[str]:
         """The lines of one step."""
-        shape = "x".join(map(str, self.selection.shape(step.writes[0])))
-        lines = [f"/* {step.operator} {shape} {_comment(step.node)} */"]
-        for call in step.calls:
-            lines += self.call(call)
-        return lines
+        lines = [self.title(step)]
+        return [*lines, *(self.call(call) for call in step.calls)]
 
-    def call(self, call: Call) -> list[str]:
+    def call(self, call: Call | RowCall) -> str:
+        """A call in the loops that repeat it."""
         self._used.add(call.kernel)
         places = max((len(loop.steps) for loop in call.loops), default=0)
-        arguments = [
-            self.argument(argument, [(depth, loop.steps[index]) for depth, loop in enumerate(call.loops) if index < places])
-            for index, argument in enumerate(call.arguments)
-        ]
+        arguments = []
+        for index, argument in enumerate(call.arguments):
+            advances = [(depth, loop.steps[index]) for depth, loop in enumerate(call.loops) if index < places]
+            moving = [f"i{depth}" if step == 1 else f"{step} * i{depth}" for depth, step in advances if step]
+            arguments.append(" + ".join([self.argument(argument), *moving]))
         heads = [f"for (int i{depth} = 0; i{depth} < {loop.count}; i{depth}++)" for depth, loop in enumerate(call.loops)]
-        return [" ".join([*heads, f"{call.kernel}({', '.join(arguments)});"])]
+        return " ".join([*heads, f"{call.kernel}({', '.join(arguments)});"])
 
-    def argument(self, argument: Place | Constant | Window | int, advances: Sequence[tuple[int, int]]) -> str:
-        if isinstance(argument, int):
-            return str(argument)
-        if isinstance(argument, Window):
-            return f"&{self.window(argument)}"
-        if isinstance(argument, Constant):
-            base = self.constant(argument)
-        else:
-            base = f"arena + {self.plan.offset(argument.tensor) + argument.offset}"
-        moving = [f"i{depth}" if step == 1 else f"{step} * i{depth}" for depth, step in advances if step]
-        return " + ".join([base, *moving])
+    def argument(self, argument: Place | RowArgument) -> str:
+        """What stands for an argument in C; inside a region r is the row that is made."""
+        match argument:
+            case int():
+                return str(argument)
+            case Window():
+                return f"&{self.window(argument)}"
+            case Constant():
+                return self.constant(argument)
+            case RowNumber():
+                return f"r + {argument.more}" if argument.more else "r"
+            case RingRows():
+                return str(self.plan.ring[self.selection.root(argument.tensor)])
+            case RingTable():
+                kept = self.plan.ring[self.selection.root(argument.tensor)]
+                places = [n if at % 3 == 2 else n % kept for at, n in enumerate(argument.numbers)]
+                return f"{self.constant(Constant('int16_t', tuple(places)))} + 3 * r"
+            case Ring():
+                return self.at(argument.tensor)
+            case RowPlace():
+                return self.at(argument.tensor, argument.offset) + self.row(argument)
+            case Place():
+                return self.at(argument.tensor, argument.offset)
 
     def constant(self, constant: Constant) -> str:
         if constant not in self._constants:
             self._constants[constant] = f"k{len(self._constants)}"
-            self.bytes += len(constant.values) * {"int8_t": 1, "int16_t": 2, "int32_t": 4}[constant.ctype]
+            self.bytes += constant.bytes
         return self._constants[constant]
 
     def window(self, window: Window) -> str:
@@ -305,7 +298,7 @@ class _Writer:
             for constant in (window.weights, window.bias_number, window.shift):
                 if constant is not None:
                     self.constant(constant)
-            self.bytes += 3 * 4 + 2 * len(window.numbers)
+            self.bytes += window.bytes
         return self._windows[window]
 
     def constants(self) -> list[str]:
@@ -319,23 +312,16 @@ class _Writer:
                 "0" if part is None else self._constants[part] for part in (window.weights, window.bias_number, window.shift)
             ]
             lines.append(f"static const window_t {name} = {{{', '.join([*arrays, *map(str, window.numbers)])}}};")
-        return [*lines, ""]
+        return [*lines, *self._sequences, ""]
 
     def kernels(self) -> list[str]:
         """The C of the kernels in use and of what they stand on."""
-        pieces = {piece for kernel in self._used for piece in _NEEDS.get(kernel, ())}
-        order = [piece for piece in _FIRST if piece in pieces]
-        order += sorted(self._used)
         upper = self.name.upper()
         lines = []
         if self.selection.largest_window:
             lines.append(f"#define {upper}_WINDOW {self.selection.largest_window}")
-        if self.selection.wide:
-            lines.append(f"#define {upper}_WIDE 1")
-        folder = resources.files("mcuprune.deploy") / "ckernels"
-        for piece in order:
-            lines.append((folder / f"{piece}.c").read_text().replace("NAME_", f"{upper}_"))
-        return lines
+        lines += [f"#define {upper}_{word} 1" for word in self.selection.arithmetic()]
+        return lines + [piece(name, upper) for name in pieces_of(self._used)]
 
     def copy(self, port: Port, pointer: str, channels_last: bool, *, into: bool) -> list[str]:
         """The lines that bring an input in or an output out."""
@@ -344,7 +330,7 @@ class _Writer:
         sizes = [port.shape[axis] for axis in kept]
         packed = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
         axes = merged_axes(list(zip(sizes, *((own, packed) if into else (packed, own)), strict=True)))
-        at = f"arena + {self.plan.offset(port.tensor)}"
+        at = self.at(port.tensor)
         if channels_last or len(axes) <= 1:
             target, source = (at, pointer) if into else (pointer, at)
             return [f"memcpy({target}, {source}, {prod(port.shape)});"]

@@ -19,7 +19,7 @@ from mcuprune.deploy.lowering import (
     channels_last,
     without_ones,
 )
-from mcuprune.deploy.program import Axes, Constant
+from mcuprune.deploy.program import Axes, Constant, Storage
 from mcuprune.deploy.qdq import HIGH, LOW, UNIT_SCALE, Quantizer
 from mcuprune.deploy.windows import affine, small
 from mcuprune.graph.network import Node, Shape, Stored
@@ -29,13 +29,13 @@ Operand = Value | Literal
 
 
 def _literal(w: Lowering, name: str) -> Literal:
-    return Literal(w.net.shapes[name], small(w, name))
+    return Literal(w.net.shapes[name], w.dims(name), small(w, name))
 
 
 def _number(value: int, scale: float) -> Literal:
     """One number, as an int8 of this scale."""
     stored = Stored(np.full((1,), value, np.int8), np.array([scale], np.float32), 0)
-    return Literal((1,), lambda: stored)
+    return Literal((1,), (1,), lambda: stored)
 
 
 def _per_channel_constant(w: Lowering, name: str, shape: Shape) -> Array | None:
@@ -124,19 +124,21 @@ def _broadcast(w: Lowering, operand: Value, axes: Axes, rank: int) -> Value:
 
 def _constant(w: Lowering, operand: Literal, axes: Axes, rank: int) -> int:
     """A constant operand in the layout of an output of ``rank`` axes."""
-    wide = (1,) * (rank - len(operand.shape)) + operand.shape
+    missing = rank - len(operand.shape)
+    wide, wide_dims = ((1,) * missing + sizes for sizes in (operand.shape, operand.dims))
     kept = [axis for axis in axes if axis is not None]
     rest = [axis for axis in range(rank) if axis not in kept]
-    sizes = [1 if axis is None else wide[axis] for axis in axes]
+    sizes, dims = ([1 if axis is None else known[axis] for axis in axes] for known in (wide, wide_dims))
     while len(sizes) > 1 and sizes[0] == 1:
         sizes.pop(0)
+        dims[0:2] = [dims[0] * dims[1]]
 
     def content() -> Constant:
         stored = operand.stored()
         data = stored.integers.reshape(wide).transpose([*rest, *kept]).reshape(sizes)
         return Constant(data, stored.scale, np.zeros(1, np.int64))
 
-    return w.constant("constant", tuple(sizes), "int8", content)
+    return w.constant("constant", tuple(sizes), tuple(dims), "int8", Storage(1), content)
 
 
 def _stripped(axes: Axes) -> Axes:

@@ -1,30 +1,36 @@
-"""A program as the bytes of a .tflite file.
+"""A program as the bytes of a .tflite file, and as their number.
 
-The flatbuffer is written by itself, with nothing but the package ``flatbuffers``. The integers of the network are kept: int8
-weights and int32 biases as they are stored, every tensor with the scale and zero point of its QuantizeLinear.
+The integers of the network are kept: int8 weights and int32 biases as they are stored, every tensor with the scale and zero
+point of its QuantizeLinear. What may be shared follows from the program's structure alone, never from the content of constants:
+so the file of a float network has its size before any range is measured, and that of every cut is a function of widths.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from mcuprune.deploy.kernels import KERNELS, OPTIONS
-from mcuprune.deploy.program import Constant, Operator, Program, Tensor
-from mcuprune.errors import MissingExtra
+from mcuprune.deploy.pieces import Pieces, Reference
+from mcuprune.deploy.program import Operator, Program, Tensor
 
 Array = np.ndarray[Any, Any]
 
-_SCHEMA_VERSION = 3
+SCHEMA_VERSION = 3
+IDENTIFIER = b"TFL3"
 #: Of the memory plan that TensorFlow Lite Micro reads from a file's metadata.
-_PLAN_VERSION = 1
-_TYPES = {"int8": 9, "int32": 2}
+PLAN_VERSION = 1
+PLAN_NAME = "OfflineMemoryAllocation"
+#: Types of tensors: their codes in the schema.
+TYPES = {"int8": 9, "int32": 2}
 #: Kernels read constants in place and ask for this alignment.
 _BUFFER_ALIGNMENT = 16
-_OFFSET = "UOffsetTRelative"
+#: What stands for a number where the field is a reference.
+_REFERENCE = ""
 #: The first versions of FULLY_CONNECTED that keep more than two dimensions, and that have a scale for each output.
 _KEEPS_DIMENSIONS, _PER_CHANNEL = 5, 12
 
@@ -38,123 +44,167 @@ def version_of(operator: Operator) -> int:
     return KERNELS[operator.name].version
 
 
-def serialised(program: Program, plan: Sequence[int] = ()) -> bytes:
-    """The file. Raises MissingExtra where the package ``flatbuffers`` isn't installed.
+@dataclass(frozen=True)
+class FileSize:
+    """The size of the file that a program is written as, as a function of what depends on widths.
+
+    counts: lengths of vectors, integers or functions of widths.
+    """
+
+    counts: tuple[Any, ...]
+    pieces: Pieces
+
+    def at(self, counts: Sequence[int]) -> int:
+        """Bytes, where ``counts`` have these values."""
+        return self.pieces.size(counts)
+
+    def without_zeros(self, counts: Sequence[int]) -> int:
+        """A bound for all larger ``counts``: vectors of zeros may become equal, and be stored once."""
+        return self.pieces.without_zeros(counts)
+
+    def slopes(self, counts: Sequence[int]) -> dict[int, float]:
+        """Bytes that one more of each of ``counts`` adds, but for rounding: index -> bytes."""
+        return self.pieces.slopes(counts)
+
+
+def file_size(program: Program, *, planned: bool) -> FileSize:
+    """The size of the file, names left out. planned: whether there is a memory plan in it. The program has been checked."""
+    writer = _Writer(program, names=False)
+    writer.collect(np.zeros(len(program.tensors), np.int32) if planned else ())
+    return FileSize(writer.pieces.counts, writer.pieces)
+
+
+def serialised(program: Program, plan: Sequence[int] = (), *, names: bool = False) -> bytes:
+    """The file.
 
     plan: where the runtime is to lay each tensor, in bytes, -1 for constants; empty to leave it to its planner.
+    names: whether tensors get the names of the ONNX file; no runtime needs them.
     """
-    try:
-        flatbuffers = importlib.import_module("flatbuffers")
-    except ImportError:
-        raise MissingExtra("flatbuffers isn't installed; pip install 'mcuprune[verify]'") from None
-    contents = [tensor.content() if tensor.content is not None else None for tensor in program.tensors]
-    room = sum(content.data.nbytes for content in contents if content is not None)
-    return _File(flatbuffers.Builder(room + 4096)).written(program, contents, plan)
+    writer = _Writer(program, names=names)
+    return writer.pieces.written(writer.collect(plan), IDENTIFIER)
 
 
-class _File:
-    """The flatbuffer while it is built, from the leaves to the root."""
+class _Writer:
+    """The pieces of a program's file."""
 
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
-        self.buffers = [self.table([])]  # by the format's rule the first is empty, and what computed tensors point to
-        self.known: dict[bytes, int] = {}
+    def __init__(self, program: Program, *, names: bool) -> None:
+        self.program, self.names = program, names
+        self.pieces = Pieces()
+        self.buffers = [self.pieces.table([])]  # by the format's rule the first is empty, and what computed tensors point to
+        self.quantisations: dict[int, Reference] = {}
 
-    def written(self, program: Program, contents: Sequence[Constant | None], plan: Sequence[int]) -> bytes:
-        tensors = [self.tensor(tensor, content) for tensor, content in zip(program.tensors, contents, strict=True)]
+    def collect(self, plan: Any) -> Reference:
+        """All pieces; the root is returned."""
+        pieces, program = self.pieces, self.program
+        shared = _sharing(program)
+        tensors = [self.tensor(tensor, shared[index]) for index, tensor in enumerate(program.tensors)]
         used = sorted({(operator.name, version_of(operator)) for operator in program.operators})
         codes = []
         for name, version in used:
             code = KERNELS[name].code
-            codes.append(self.table([(0, "Int8", min(code, 127)), (2, "Int32", version), (3, "Int32", code)]))
+            codes.append(pieces.table([(0, "int8", min(code, 127)), (2, "int32", version), (3, "int32", code)]))
         operators = [self.operator(operator, used) for operator in program.operators]
-        graph = self.table(
+        graph = pieces.table(
             [
-                (0, _OFFSET, self.offsets(tensors)),
-                (1, _OFFSET, self.numbers([port.tensor for port in program.inputs], "int32")),
-                (2, _OFFSET, self.numbers([port.tensor for port in program.outputs], "int32")),
-                (3, _OFFSET, self.offsets(operators)),
-                (4, _OFFSET, self.builder.CreateString("main")),
+                (0, _REFERENCE, pieces.references(tensors)),
+                (1, _REFERENCE, pieces.numbers("int32", [port.tensor for port in program.inputs])),
+                (2, _REFERENCE, pieces.numbers("int32", [port.tensor for port in program.outputs])),
+                (3, _REFERENCE, pieces.references(operators)),
             ]
         )
         metadata = []
-        if plan:
-            offsets = np.array([_PLAN_VERSION, 0, len(plan), *plan], np.int32)
-            name = self.builder.CreateString("OfflineMemoryAllocation")
-            metadata.append(self.table([(0, _OFFSET, name), (1, "Uint32", len(self.buffers))]))
-            self.buffers.append(self.table([(0, _OFFSET, self.aligned_bytes(offsets))]))
-        model = self.table(
+        if len(plan):
+            offsets = np.array([PLAN_VERSION, 0, len(plan), *plan], np.int32)
+            metadata.append(
+                pieces.table([(0, _REFERENCE, pieces.string(PLAN_NAME)), (1, "uint32", self.buffer(4 * len(offsets), offsets))])
+            )
+        return pieces.table(
             [
-                (0, "Uint32", _SCHEMA_VERSION),
-                (1, _OFFSET, self.offsets(codes)),
-                (2, _OFFSET, self.offsets([graph])),
-                (3, _OFFSET, self.builder.CreateString("mcuprune")),
-                (4, _OFFSET, self.offsets(self.buffers)),
-                *([(6, _OFFSET, self.offsets(metadata))] if metadata else []),
+                (0, "uint32", SCHEMA_VERSION),
+                (1, _REFERENCE, pieces.references(codes)),
+                (2, _REFERENCE, pieces.references([graph])),
+                (3, _REFERENCE, pieces.string("mcuprune")),
+                (4, _REFERENCE, pieces.references(self.buffers)),
+                *([(6, _REFERENCE, pieces.references(metadata))] if metadata else []),
             ]
         )
-        self.builder.Finish(model, file_identifier=b"TFL3")
-        return bytes(self.builder.Output())
 
-    def table(self, fields: Sequence[tuple[int, str, Any]]) -> Any:
-        self.builder.StartObject(1 + max((slot for slot, _, _ in fields), default=-1))
-        for slot, kind, value in fields:
-            getattr(self.builder, f"Prepend{kind}Slot")(slot, value, None)  # None: written even where it is the default
-        return self.builder.EndObject()
+    def buffer(self, size: Any, data: Any) -> int:
+        """The number of a new buffer of so many bytes. data: an array, or what makes one."""
 
-    def offsets(self, items: Sequence[Any]) -> Any:
-        self.builder.StartVector(4, len(items), 4)
-        for item in reversed(items):
-            self.builder.PrependUOffsetTRelative(item)
-        return self.builder.EndVector()
+        def content() -> bytes:
+            found: Array = data() if callable(data) else data
+            return found.tobytes()
 
-    def numbers(self, values: Any, dtype: str) -> Any:
-        return self.builder.CreateNumpyVector(np.asarray(values, dtype).reshape(-1))
+        vector = self.pieces.vector("uint8", size, content, align=_BUFFER_ALIGNMENT)
+        self.buffers.append(self.pieces.table([(0, _REFERENCE, vector)]))
+        return len(self.buffers) - 1
 
-    def aligned_bytes(self, data: Array) -> Any:
-        content = data.tobytes()
-        self.builder.StartVector(1, len(content), _BUFFER_ALIGNMENT)
-        self.builder.head -= len(content)
-        self.builder.Bytes[self.builder.head : self.builder.head + len(content)] = content
-        return self.builder.EndVector()
-
-    def buffer(self, data: Array) -> int:
-        """The buffer with these bytes; equal ones are stored once."""
-        content = data.tobytes()
-        if content not in self.known:
-            self.known[content] = len(self.buffers)
-            self.buffers.append(self.table([(0, _OFFSET, self.aligned_bytes(data))]))
-        return self.known[content]
-
-    def tensor(self, tensor: Tensor, content: Constant | None) -> Any:
-        fields = [
-            (0, _OFFSET, self.numbers(tensor.shape, "int32")),
-            (1, "Int8", _TYPES[tensor.dtype]),
-            (2, "Uint32", 0 if content is None else self.buffer(content.data)),
-            (3, _OFFSET, self.builder.CreateString(tensor.name)),
+    def tensor(self, tensor: Tensor, group: int) -> Reference:
+        fields: list[tuple[int, str, Any]] = [
+            (0, _REFERENCE, self.pieces.numbers("int32", tensor.shape)),
+            (1, "int8", TYPES[tensor.dtype]),
         ]
-        scales, zeros, axis = np.zeros(0), np.zeros(0), 0
-        if content is not None:
-            scales, zeros, axis = content.scales, content.zero_points, content.axis
-        elif tensor.quantizer is not None:
-            scales, zeros = np.array([tensor.quantizer.scale]), np.array([tensor.quantizer.zero_point])
-        if scales.size:
-            vectors = self.numbers(scales, "float32"), self.numbers(zeros, "int64")
-            fields.append((4, _OFFSET, self.table([(2, _OFFSET, vectors[0]), (3, _OFFSET, vectors[1]), (6, "Int32", axis)])))
-        return self.table(fields)
+        if tensor.content is None:
+            if tensor.quantizer is not None:
+                fields.append((4, _REFERENCE, self.shared_quantisation(tensor, group)))
+        else:
+            content = lru_cache(1)(tensor.content)
+            width = np.dtype(tensor.dtype).itemsize
+            fields.append((2, "uint32", self.buffer(tensor.size * width, lambda: content().data)))
+            if tensor.stored.scales is not None:
+                fields.append((4, _REFERENCE, self.quantisation(tensor, content)))
+        if self.names:
+            fields.append((3, _REFERENCE, self.pieces.string(tensor.name)))
+        return self.pieces.table(fields)
 
-    def operator(self, operator: Operator, used: Sequence[tuple[str, int]]) -> Any:
-        fields = [
-            (0, "Uint32", used.index((operator.name, version_of(operator)))),
-            (1, _OFFSET, self.numbers(operator.inputs, "int32")),
-            (2, _OFFSET, self.numbers(operator.outputs, "int32")),
+    def shared_quantisation(self, tensor: Tensor, group: int) -> Reference:
+        """The scale and zero point of a computed tensor, stored once for all of a group."""
+        if group not in self.quantisations:
+            assert tensor.quantizer is not None
+            scale = self.pieces.numbers("float32", [tensor.quantizer.scale])
+            zero = self.pieces.numbers("int64", [tensor.quantizer.zero_point])
+            self.quantisations[group] = self.pieces.table([(2, _REFERENCE, scale), (3, _REFERENCE, zero)])
+        return self.quantisations[group]
+
+    def quantisation(self, tensor: Tensor, content: Any) -> Reference:
+        """The scales and zero points of a constant."""
+        stored = tensor.stored
+
+        def scales() -> bytes:
+            return np.asarray(content().scales, np.float32).tobytes()
+
+        def zeros() -> bytes:
+            return np.asarray(content().zero_points, np.int64).tobytes()
+
+        zero = self.pieces.zeros(stored.scales) if stored.symmetric else self.pieces.vector("int64", stored.scales, zeros)
+        fields = [(2, _REFERENCE, self.pieces.vector("float32", stored.scales, scales)), (3, _REFERENCE, zero)]
+        return self.pieces.table([*fields, *([(6, "int32", stored.axis)] if stored.axis else [])])
+
+    def operator(self, operator: Operator, used: Sequence[tuple[str, int]]) -> Reference:
+        fields: list[tuple[int, str, Any]] = [
+            (0, "uint32", used.index((operator.name, version_of(operator)))),
+            (1, _REFERENCE, self.pieces.numbers("int32", operator.inputs)),
+            (2, _REFERENCE, self.pieces.numbers("int32", operator.outputs)),
         ]
         if name := KERNELS[operator.name].table:
             union, slots = OPTIONS[name]
             values = [
-                (*slots[key], self.numbers(value, "int32") if slots[key][1] == _OFFSET else value)
+                (*slots[key], self.pieces.numbers("int32", value) if slots[key][1] == _REFERENCE else value)
                 for key, value in operator.options.items()
                 if key in slots
             ]
-            fields += [(3, "Uint8", union), (4, _OFFSET, self.table(values))]
-        return self.table(fields)
+            fields += [(3, "uint8", union), (4, _REFERENCE, self.pieces.table(values))]
+        return self.pieces.table(fields)
+
+
+def _sharing(program: Program) -> list[int]:
+    """For each tensor, the first of those that have its quantiser because an operator can't change it on the way."""
+    group = list(range(len(program.tensors)))
+    for operator in program.operators:
+        if KERNELS[operator.name].keeps and not operator.why:
+            source = next((i for i in operator.inputs if program.tensors[i].content is None), None)
+            for made in operator.outputs:
+                if source is not None and program.tensors[made].quantizer == program.tensors[source].quantizer:
+                    group[made] = group[source]
+    return group

@@ -137,6 +137,7 @@ class Kernel:
     """A row of the table.
 
     code, version: in the file's schema. table: name of its options there, "" where it has none.
+    keeps: whether its output has its input's quantiser, always.
     options: bytes of the options as TFLM parses them. data: bytes that the kernel keeps; ``optimised`` those of CMSIS-NN.
     scratch: what it asks for while it runs.
     """
@@ -148,6 +149,7 @@ class Kernel:
     data: Bytes = _NOTHING
     optimised: Bytes | None = None
     scratch: Rule = _no_scratch
+    keeps: bool = False
 
     def kept(self, kernels: Kernels, pointer: int) -> int:
         """Bytes that the kernel keeps for each operator."""
@@ -165,46 +167,46 @@ _CONVOLVED = Bytes(56, 80)
 KERNELS: Mapping[str, Kernel] = {
     "ABS": Kernel(101, 1, data=Bytes(32, 48)),
     "ADD": Kernel(0, 2, "Add", Bytes(4, 8), _same(60)),
-    "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool),
+    "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool, keeps=True),
     "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(96, 128), Bytes(128, 160)),
-    "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80)),
+    "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80), keeps=True),
     "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
     "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
-    "DEPTH_TO_SPACE": Kernel(5, 2, "DepthToSpace", _same(4), _same(20)),
+    "DEPTH_TO_SPACE": Kernel(5, 2, "DepthToSpace", _same(4), _same(20), keeps=True),
     "DIV": Kernel(42, 2, "Div", _same(4), _same(28)),
     "ELU": Kernel(111, 1, data=_same(256)),
     "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", Bytes(5, 32), Bytes(48, 72), Bytes(72, 104), _fully_connected),
-    "GATHER": Kernel(36, 2, "Gather", _same(8), _same(20)),
+    "GATHER": Kernel(36, 2, "Gather", _same(8), _same(20), keeps=True),
     "HARD_SWISH": Kernel(117, 1, data=_same(20)),
     "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
     "LOGISTIC": Kernel(14, 2, data=_same(16)),
     "LOG_SOFTMAX": Kernel(50, 2, data=Bytes(28, 40)),
-    "MAXIMUM": Kernel(55, 2),
-    "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36)),
+    "MAXIMUM": Kernel(55, 2, keeps=True),
+    "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36), keeps=True),
     "MEAN": Kernel(40, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
-    "MINIMUM": Kernel(57, 2),
-    "MIRROR_PAD": Kernel(100, 2, "MirrorPad", _same(4), _same(20), scratch=_mirror_pad),
+    "MINIMUM": Kernel(57, 2, keeps=True),
+    "MIRROR_PAD": Kernel(100, 2, "MirrorPad", _same(4), _same(20), scratch=_mirror_pad, keeps=True),
     "MUL": Kernel(18, 2, "Mul", _same(4), _same(36)),
-    "PAD": Kernel(34, 2, data=_same(56)),
-    "PADV2": Kernel(60, 2, data=_same(56)),
+    "PAD": Kernel(34, 2, data=_same(56), keeps=True),
+    "PADV2": Kernel(60, 2, data=_same(56), keeps=True),
     "PRELU": Kernel(54, 1, data=_same(28)),
     "QUANTIZE": Kernel(114, 2, data=_same(32)),
-    "REDUCE_MAX": Kernel(82, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum),
-    "REDUCE_MIN": Kernel(89, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum),
+    "REDUCE_MAX": Kernel(82, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum, keeps=True),
+    "REDUCE_MIN": Kernel(89, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum, keeps=True),
     "RELU": Kernel(19, 2, data=_same(28)),
-    "RESHAPE": Kernel(22, 1, "Reshape", _same(36)),
-    "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(4)),
-    "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(4)),
-    "SLICE": Kernel(65, 2),
+    "RESHAPE": Kernel(22, 1, "Reshape", _same(36), keeps=True),
+    "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(4), keeps=True),
+    "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(4), keeps=True),
+    "SLICE": Kernel(65, 2, keeps=True),
     "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88)),
-    "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), _same(20)),
-    "SPLIT": Kernel(49, 2, "Split", _same(4)),
-    "SPLIT_V": Kernel(102, 2, "SplitV", _same(4)),
-    "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84)),
+    "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), _same(20), keeps=True),
+    "SPLIT": Kernel(49, 2, "Split", _same(4), keeps=True),
+    "SPLIT_V": Kernel(102, 2, "SplitV", _same(4), keeps=True),
+    "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84), keeps=True),
     "SUB": Kernel(41, 2, "Sub", Bytes(4, 8), _same(52)),
     "SUM": Kernel(74, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
     "TANH": Kernel(28, 2, data=_same(16)),
-    "TRANSPOSE": Kernel(39, 2),
+    "TRANSPOSE": Kernel(39, 2, keeps=True),
     "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", Bytes(16, 20), Bytes(72, 88), Bytes(76, 96), _transpose_conv),
 }
 #: What an operator that isn't in the table is taken for: larger than the largest that is but ELU's own.
@@ -217,41 +219,41 @@ INTERPRETER, PORT = Bytes(180, 505), Bytes(52, 96)
 #: Multiplier and shift of each output channel of a convolution, an int32 array each.
 PER_CHANNEL = 4
 
-_FUSED = {"fused": (0, "Int8")}
-_POOL_FIELDS = {"padding": (0, "Int8"), "stride_w": (1, "Int32"), "stride_h": (2, "Int32")}
+_FUSED = {"fused": (0, "int8")}
+_POOL_FIELDS = {"padding": (0, "int8"), "stride_w": (1, "int32"), "stride_h": (2, "int32")}
 #: Options -> their code in the schema's union, and field -> (id, type).
 OPTIONS: Mapping[str, tuple[int, Mapping[str, tuple[int, str]]]] = {
     "Add": (11, _FUSED),
-    "BatchMatMul": (101, {"adj_x": (0, "Bool"), "adj_y": (1, "Bool")}),
-    "Concatenation": (10, {"axis": (0, "Int32")}),
-    "Conv2D": (1, {**_POOL_FIELDS, "fused": (3, "Int8"), "dilation_w": (4, "Int32"), "dilation_h": (5, "Int32")}),
-    "DepthToSpace": (94, {"block": (0, "Int32")}),
+    "BatchMatMul": (101, {"adj_x": (0, "bool"), "adj_y": (1, "bool")}),
+    "Concatenation": (10, {"axis": (0, "int32")}),
+    "Conv2D": (1, {**_POOL_FIELDS, "fused": (3, "int8"), "dilation_w": (4, "int32"), "dilation_h": (5, "int32")}),
+    "DepthToSpace": (94, {"block": (0, "int32")}),
     "DepthwiseConv2D": (
         2,
         {
             **_POOL_FIELDS,
-            "multiplier": (3, "Int32"),
-            "fused": (4, "Int8"),
-            "dilation_w": (5, "Int32"),
-            "dilation_h": (6, "Int32"),
+            "multiplier": (3, "int32"),
+            "fused": (4, "int8"),
+            "dilation_w": (5, "int32"),
+            "dilation_h": (6, "int32"),
         },
     ),
     "Div": (29, _FUSED),
-    "FullyConnected": (8, {"fused": (0, "Int8"), "keep_num_dims": (2, "Bool")}),
-    "Gather": (23, {"axis": (0, "Int32")}),
-    "LeakyRelu": (75, {"alpha": (0, "Float32")}),
-    "MirrorPad": (77, {"mode": (0, "Int8")}),
+    "FullyConnected": (8, {"fused": (0, "int8"), "keep_num_dims": (2, "bool")}),
+    "Gather": (23, {"axis": (0, "int32")}),
+    "LeakyRelu": (75, {"alpha": (0, "float32")}),
+    "MirrorPad": (77, {"mode": (0, "int8")}),
     "Mul": (21, _FUSED),
-    "Pool2D": (5, {**_POOL_FIELDS, "filter_w": (3, "Int32"), "filter_h": (4, "Int32"), "fused": (5, "Int8")}),
-    "Reducer": (27, {"keep_dims": (0, "Bool")}),
-    "Reshape": (17, {"new_shape": (0, "UOffsetTRelative")}),
-    "ResizeBilinear": (15, {"align_corners": (2, "Bool"), "half_pixel_centers": (3, "Bool")}),
-    "ResizeNearestNeighbor": (74, {"align_corners": (0, "Bool"), "half_pixel_centers": (1, "Bool")}),
-    "Softmax": (9, {"beta": (0, "Float32")}),
-    "SpaceToDepth": (19, {"block": (0, "Int32")}),
-    "Split": (35, {"num_splits": (0, "Int32")}),
-    "SplitV": (79, {"num_splits": (0, "Int32")}),
-    "StridedSlice": (32, {"begin_mask": (0, "Int32"), "end_mask": (1, "Int32")}),
+    "Pool2D": (5, {**_POOL_FIELDS, "filter_w": (3, "int32"), "filter_h": (4, "int32"), "fused": (5, "int8")}),
+    "Reducer": (27, {"keep_dims": (0, "bool")}),
+    "Reshape": (17, {"new_shape": (0, "")}),
+    "ResizeBilinear": (15, {"align_corners": (2, "bool"), "half_pixel_centers": (3, "bool")}),
+    "ResizeNearestNeighbor": (74, {"align_corners": (0, "bool"), "half_pixel_centers": (1, "bool")}),
+    "Softmax": (9, {"beta": (0, "float32")}),
+    "SpaceToDepth": (19, {"block": (0, "int32")}),
+    "Split": (35, {"num_splits": (0, "int32")}),
+    "SplitV": (79, {"num_splits": (0, "int32")}),
+    "StridedSlice": (32, {"begin_mask": (0, "int32"), "end_mask": (1, "int32")}),
     "Sub": (28, _FUSED),
-    "TransposeConv": (49, {**_POOL_FIELDS, "fused": (3, "Int8")}),
+    "TransposeConv": (49, {**_POOL_FIELDS, "fused": (3, "int8")}),
 }

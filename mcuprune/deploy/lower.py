@@ -90,14 +90,13 @@ def lower(net: Network, *, order: Sequence[str] | None = None, dim: Dim | None =
     Nothing is refused: a node that TensorFlow Lite Micro has no int8 kernel for becomes one operator that says why, and
     ``Program.check`` raises it.
     """
-    sizes: Dim = dim or (lambda tensor, axis: net.shapes[tensor][axis])
     if order is not None:
         by_name = {node.name: node for node in net.nodes}
         net = replace(net, nodes=tuple(by_name[name] for name in order))
     if any(node.op == "QuantizeLinear" for node in net.nodes):
-        return Lowering(net, sizes, LOWERINGS).run()
+        return Lowering(net, dim, LOWERINGS).run()
     quantised, origin = _with_stand_ins(net)
-    return Lowering(quantised, sizes, LOWERINGS, origin).run()
+    return Lowering(quantised, dim, LOWERINGS, origin).run()
 
 
 def _with_stand_ins(net: Network) -> tuple[Network, dict[str, str]]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune.deploy.kernels import MAX_TRANSPOSED
-from mcuprune.deploy.program import Axes, Constant, Operator, Port, Program, Tensor
+from mcuprune.deploy.program import Axes, Constant, Operator, Port, Program, Storage, Tensor
 from mcuprune.deploy.qdq import HIGH, LOW, UNIT_SCALE, Quantizer
 from mcuprune.errors import McupruneError, ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Shape, Stored
@@ -79,9 +79,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Literal:
-    """A constant operand as symmetric int8 with one scale."""
+    """A constant operand as symmetric int8 with one scale. shape, dims: ONNX's, as numbers and as functions of widths."""
 
     shape: Shape
+    dims: Dims
     stored: Callable[[], Stored]
 
 
@@ -109,11 +110,12 @@ Lower = Callable[["Lowering", Node], None]
 class Lowering:
     """One walk over the nodes. ``values`` has what was made under ONNX's names, quantised and dequantised names alike.
 
-    dim: sizes of axes of the network's tensors. origin: tensor -> the tensor that ``dim`` knows it by.
+    dim: sizes of axes of the network's tensors as functions of widths; None for integers. origin: tensor -> the tensor that
+    ``dim`` knows it by.
     """
 
     net: Network
-    dim: Dim
+    dim: Dim | None
     lowerings: Mapping[str, Lower]
     origin: Mapping[str, str] = field(default_factory=dict)
     tensors: list[Tensor] = field(default_factory=list)
@@ -258,6 +260,8 @@ class Lowering:
 
     def dims(self, name: str) -> Dims:
         """Sizes of an ONNX tensor, as ``dim`` has them."""
+        if self.dim is None:
+            return self.net.shapes[name]
         known = self.origin.get(name, name)
         return tuple(self.dim(known, axis) for axis in range(len(self.net.shapes[name])))
 
@@ -271,30 +275,34 @@ class Lowering:
         self.tensors.append(Tensor(name, tuple(own), sizes_of(axes, shape), quantizer=quantizer))
         return Value(len(self.tensors) - 1, shape, dims, axes)
 
-    def constant(self, name: str, shape: Shape, dtype: str, content: Callable[[], Constant]) -> int:
-        self.tensors.append(Tensor(name, shape, shape, dtype, content=content))
+    def constant(
+        self, name: str, shape: Shape, dims: Dims, dtype: str, stored: Storage, content: Callable[[], Constant]
+    ) -> int:
+        """A constant tensor. dims: its sizes as functions of widths. stored: what ``content`` will be, without its numbers."""
+        self.tensors.append(Tensor(name, dims, shape, dtype, content=content, stored=stored))
         return len(self.tensors) - 1
 
-    def weight(self, name: str, form: str, shape: Shape, content: Callable[[], Constant]) -> int:
+    def weight(self, name: str, form: str, shape: Shape, dims: Dims, stored: Storage, content: Callable[[], Constant]) -> int:
         """A weight; one that several operators read in the same form is stored once."""
         if (name, form) not in self.weights:
-            self.weights[name, form] = self.constant(name, shape, "int8", content)
+            self.weights[name, form] = self.constant(name, shape, dims, "int8", stored, content)
         return self.weights[name, form]
 
     def integers(self, *values: int) -> int:
         """A constant list of numbers, such as a shape."""
         return self.numbers(np.array(values, np.int32))
 
-    def numbers(self, values: Array) -> int:
-        """Plain int32 numbers of any shape."""
+    def numbers(self, values: Array, count: Any = None) -> int:
+        """Plain int32 numbers of any shape. count: how many, where that depends on widths."""
         none = np.zeros(0)
         name = "/".join(map(str, values.reshape(-1).tolist())) if values.size <= 8 else "numbers"
-        return self.constant(name, values.shape, "int32", lambda: Constant(values, none, none))
+        dims = values.shape if count is None else (count,)
+        return self.constant(name, values.shape, dims, "int32", Storage(), lambda: Constant(values, none, none))
 
     def scalar(self, name: str, number: int, quantizer: Quantizer) -> int:
         """One int8 number with this quantiser."""
         content = Constant(np.full((1,), number, np.int8), *_scale_of(quantizer))
-        return self.constant(name, (1,), "int8", lambda: content)
+        return self.constant(name, (1,), (1,), "int8", Storage(1, symmetric=False), lambda: content)
 
     def emit(self, operator: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any) -> None:
         node = self.node.name if self.node else ""
@@ -469,7 +477,7 @@ class Lowering:
         """The value with its elements in ONNX's order; a fully connected layer needs that not, others do."""
         if value.shuffle is None:
             return value
-        place = self.numbers(np.argsort(value.shuffle).astype(np.int32))
+        place = self.numbers(np.argsort(value.shuffle).astype(np.int32), _product(value.dims))
         made = replace(self.like(value, f"{self.name(value)}/ordered"), shuffle=None)
         axis = next(i for i, a in enumerate(value.axes) if a is not None)
         self.emit("GATHER", [value.tensor, place], [made.tensor], axis=axis, copy="another order of elements")

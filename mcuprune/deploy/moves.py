@@ -21,7 +21,7 @@ from mcuprune.deploy.lowering import (
     stored_number,
     without_ones,
 )
-from mcuprune.deploy.program import Constant
+from mcuprune.deploy.program import Constant, Storage
 from mcuprune.deploy.qdq import HIGH, LOW, Quantizer
 from mcuprune.graph.network import Node, Shape
 from mcuprune.operators import attributes
@@ -147,7 +147,8 @@ def _constant_part(w: Lowering, name: str, order: Sequence[int], q: Quantizer) -
         stored = np.clip(np.round(real / q.scale) + q.zero_point, LOW, HIGH).astype(np.int8)
         return Constant(stored.transpose(order), np.array([q.scale], np.float32), np.array([q.zero_point]))
 
-    return w.constant(name, tuple(real.shape[axis] for axis in order), "int8", content)
+    shape, dims = ([sizes[axis] for axis in order] for sizes in (real.shape, w.dims(name)))
+    return w.constant(name, tuple(shape), tuple(dims), "int8", Storage(1, symmetric=False), content)
 
 
 def _place(w: Lowering, value: Value, axis: int) -> tuple[Value, int]:
@@ -206,7 +207,7 @@ def gather(w: Lowering, node: Node) -> None:
     along = target.dims[axis] if indices.ndim else 1
     dims = (*value.dims[:axis], along, *value.dims[axis + 1 :])
     made = w.computed(target.name, shape, dims, without_ones(value.axes, shape), w.quantizer(value))
-    w.emit("GATHER", [value.tensor, w.numbers(picked)], [made.tensor], axis=place)
+    w.emit("GATHER", [value.tensor, w.numbers(picked, along)], [made.tensor], axis=place)
     if indices.ndim == 0:
         made = replace(made, axes=tuple(None if a is None else a - (a > axis) for a in made.axes))
     w.finish(target, replace(made, shape=target.shape, dims=target.dims))
@@ -313,7 +314,7 @@ def depth_to_space(w: Lowering, node: Node) -> None:
     if opens and node.attrs.get("mode", "DCR") == "CRD":  # TensorFlow Lite has the block's place outermost
         order = np.arange(value.shape[1]).reshape(-1, block * block).T.reshape(-1).astype(np.int32)
         sorted_ = w.like(value, f"{target.name}/ordered")
-        w.emit("GATHER", [value.tensor, w.numbers(order)], [sorted_.tensor], axis=3)
+        w.emit("GATHER", [value.tensor, w.numbers(order, value.dims[1])], [sorted_.tensor], axis=3)
         value = sorted_
     made = w.make(target, without_ones((0, 2, 3, 1), target.shape), w.quantizer(value))
     w.emit("DEPTH_TO_SPACE" if opens else "SPACE_TO_DEPTH", [value.tensor], [made.tensor], block=block)

@@ -13,7 +13,7 @@ Sizes may be integers, or functions of widths (``ops.Dim``): then one program st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -55,11 +55,24 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Storage:
+    """How a constant is quantised, as far as that is known without its numbers.
+
+    scales: how many there are, an integer or a function of widths; None for plain numbers. symmetric: whether all zero points
+    are 0. axis: along which scales differ, 0 for a single one.
+    """
+
+    scales: Any = None
+    symmetric: bool = True
+    axis: int = 0
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A tensor of the program.
 
     dims: its sizes, integers or functions of widths; shape: the same at the widths that the network has.
-    quantizer: of computed int8 tensors. content: of constants; computed only when a file is written.
+    quantizer: of computed int8 tensors. content, stored: of constants; content is computed only when a file is written.
     """
 
     name: str
@@ -68,6 +81,7 @@ class Tensor:
     dtype: str = "int8"
     quantizer: Quantizer | None = None
     content: Callable[[], Constant] | None = None
+    stored: Storage = Storage()
 
     @property
     def size(self) -> Any:
@@ -129,6 +143,26 @@ class Buffer:
     bytes: int
     first: int
     last: int
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What lives as long as the interpreter, in bytes by cause.
+
+    operators: their nodes, options, and what kernels keep. tensors: a handle of each, of constants too. channels: factors of
+    convolutions and what else grows with widths. ports: inputs and outputs of the graph. interpreter: itself, its allocators.
+    Variables, which outlive an inference, have no place here: no file that is written has any.
+    """
+
+    operators: int
+    tensors: int
+    channels: int
+    ports: int
+    interpreter: int
+
+    @property
+    def total(self) -> int:
+        return self.operators + self.tensors + self.channels + self.ports + self.interpreter
 
 
 @dataclass(frozen=True)
@@ -271,7 +305,8 @@ class Program:
         values = self.quantities if quantities is None else quantities
         sizes = self._sizes(values, kernels)
         offsets_of = plan or (self.planned(values, kernels=kernels) if offline else ())
-        fixed = {i: offsets_of[tensor] for i, tensor in enumerate(self.computed)} if offsets_of else None
+        places = [(i, offsets_of[tensor]) for i, tensor in enumerate(self.computed)] if offsets_of else []
+        fixed = {i: offset for i, offset in places if offset >= 0}  # the rest is left to the runtime
         offsets = greedy_layout(sizes, self._neighbours, fixed)
         names = (
             *(self.tensors[index].name for index in self.computed),
@@ -300,44 +335,47 @@ class Program:
 
     def tail(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4) -> int:
         """What lives as long as the interpreter, in bytes: an upper bound, within two alignments of what was measured."""
+        return self.tail_by_cause(quantities, kernels=kernels, pointer=pointer).total
+
+    def tail_by_cause(
+        self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4
+    ) -> Tail:
+        """``tail``, split by what it is taken up by."""
         values = self.quantities if quantities is None else quantities
         rest = values[len(self.computed) + len(self.scratch) :]
         arrays = sum(aligned(slope * int(quantity)) for (_, slope), quantity in zip(self.persistent, rest, strict=True))
         key = (kernels, pointer)
         if key not in self._fixed_tails:
             self._fixed_tails[key] = self._fixed_tail(kernels, pointer)
-        return self._fixed_tails[key] + arrays
+        return replace(self._fixed_tails[key], channels=arrays)
 
     @cached_property
-    def _fixed_tails(self) -> dict[tuple[Kernels, Pointer], int]:
+    def _fixed_tails(self) -> dict[tuple[Kernels, Pointer], Tail]:
         return {}
 
-    def _fixed_tail(self, kernels: Kernels, pointer: Pointer) -> int:
+    def _fixed_tail(self, kernels: Kernels, pointer: Pointer) -> Tail:
         asked = sum(scratch.wanted.only in (None, kernels) for scratch in self.scratch)
         kept = 0
         for operator in self.operators:
             kernel = table.UNKNOWN if operator.why else KERNELS[operator.name]
             kept += kernel.options.at(pointer) + aligned(kernel.kept(kernels, pointer))
-        handles = (
-            table.EVAL_TENSOR.at(pointer) * len(self.tensors)
-            + table.NODE.at(pointer) * len(self.operators)
-            + table.SCRATCH_HANDLE.at(pointer) * asked
-        )
+        nodes = table.NODE.at(pointer) * len(self.operators) + table.SCRATCH_HANDLE.at(pointer) * asked
+        handles = table.EVAL_TENSOR.at(pointer) * len(self.tensors)
         ports = sum(aligned(pointer * len(side)) + table.PORT.at(pointer) * len(side) for side in (self.inputs, self.outputs))
-        return handles + kept + table.INTERPRETER.at(pointer) + ports
+        return Tail(nodes + kept, handles, 0, ports, table.INTERPRETER.at(pointer))
 
     def bound(self, quantities: Sequence[int]) -> int:
         """Bytes that no layout of these tensors can undercut, tail included; grows with every quantity."""
         return most_alive(self._sizes(quantities, "cmsis-nn"), self._spans) + self.tail(quantities)
 
-    def stacked(self, quantities: Sequence[int]) -> dict[int, int]:
+    def stacked(self, quantities: Sequence[int], plan: Sequence[int] = ()) -> dict[int, int]:
         """Which quantities make up the arena now, and how many bytes each unit of them adds: index -> slope.
 
         The head is a sum of buffers that stand on each other, so while no buffer moves this is the arena's gradient but
         for rounding.
         """
         n = len(self.computed)
-        found = {i: 1 if i < n else self.scratch[i - n].wanted.slope for i in self.arena(quantities).stack}
+        found = {i: 1 if i < n else self.scratch[i - n].wanted.slope for i in self.arena(quantities, plan=plan).stack}
         start = n + len(self.scratch)
         return found | {start + i: slope for i, (_, slope) in enumerate(self.persistent)}
 

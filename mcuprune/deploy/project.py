@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.deploy.c import Source
+from mcuprune.deploy.c import Source, identifier
 from mcuprune.deploy.program import Port
 
 Array = np.ndarray[Any, Any]
@@ -46,6 +46,24 @@ class Contents:
     outputs: Sequence[Port]
     example: Example
     classes: Sequence[str] = ()
+
+
+#: What the files and targets of a project are called already, what CMake keeps for itself, and headers of C's library, which an
+#: include path with a header of the same name would hide.
+_TAKEN = frozenset(
+    (
+        *("main", "example", "run_one", "arm", "app", "project", "all", "clean", "help", "install", "package", "test"),
+        *("assert", "ctype", "errno", "float", "limits", "locale", "math", "setjmp", "signal", "stdarg", "stddef", "stdint"),
+        *("stdio", "stdlib", "string", "time", "wchar", "inttypes", "stdbool", "arm_acle", "arduino", "freertos", "sdkconfig"),
+    )
+)
+
+
+def name_of(model: str) -> str:
+    """The stem of a model's file as the name of a project: a C identifier that starts with a letter and hides nothing."""
+    name = identifier(model).strip("_")
+    taken = name.casefold() in _TAKEN or name.casefold().startswith("arduino")
+    return f"net_{name}" if taken or not name[:1].isalpha() else name
 
 
 def project(kind: str, contents: Contents) -> Files:
@@ -199,7 +217,7 @@ endif()
 def _arduino(contents: Contents) -> Files:
     name = contents.name
     properties = f"""\
-name={name}
+name={name[:63]}
 version=1.0.0
 author=mcuprune
 maintainer=mcuprune
@@ -254,7 +272,7 @@ target_sources(app PRIVATE src/main.c src/{name}.c)
         "src/main.c": _main(contents),
         "CMakeLists.txt": lists,
         "Kconfig": kconfig,
-        "prj.conf": "CONFIG_PRINTK=y\nCONFIG_STDOUT_CONSOLE=y\n",
+        "prj.conf": "CONFIG_PRINTK=y\nCONFIG_STDOUT_CONSOLE=y\nCONFIG_MAIN_STACK_SIZE=2048\n",
         "sample.yaml": sample,
         "README.md": _readme(contents, "Build with `west build -b YOUR_BOARD`."),
     }

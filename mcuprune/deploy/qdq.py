@@ -183,7 +183,7 @@ def annotated(
     """The network with quantisers around its nodes: a tensor ``x`` is computed as ``x/float`` and keeps its name behind them.
 
     integers: input index -> how the constant there is stored, for each node.
-    Returns the network and, for every tensor that is new in it, the tensor of ``net`` that it is in another form.
+    Returns the network and, for every tensor or constant that is new in it, the one of ``net`` that it is in another form.
     """
     constants, names = dict(net.constants), net.names()
     nodes: list[Node] = []
@@ -220,6 +220,7 @@ def annotated(
                 stored[known[content]] = found
                 assert found.value is not None
                 constants[known[content]] = found.value
+                like.setdefault(known[content], name)
             inputs[index] = known[content]
         floats = {name: names.free(f"{name}/float") for name in node.outputs if name in plan.quantizer}
         outputs = tuple(floats.get(name, name) for name in node.outputs)

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune.deploy import sums
 from mcuprune.deploy.fixedpoint import HIGH, LOW, Factor, clamped, exp_of_negative, factor, high_product, scaled
 from mcuprune.deploy.program import Constant as Content
 from mcuprune.deploy.program import Operator, Program
 from mcuprune.deploy.qdq import Quantizer
+from mcuprune.deploy.sums import Sums
 from mcuprune.deploy.tables import STORED, TABLES, Table, activation_range, table
 from mcuprune.errors import UnsupportedOperator
 
@@ -31,6 +33,10 @@ class Constant:
 
     ctype: str
     values: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return len(self.values) * {"int8_t": 1, "int16_t": 2, "int32_t": 4}[self.ctype]
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class Window:
     bias_number: Constant | None
     shift: Constant | None
     numbers: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the struct: three pointers and its numbers, without the arrays."""
+        return 3 * 4 + 2 * len(self.numbers)
 
 
 @dataclass(frozen=True)
@@ -89,14 +100,16 @@ class Selection:
     """One walk over the operators of a program.
 
     views: computed tensor -> the one whose bytes it shares. largest_window: bytes of the largest window that ``conv_short``
-    copies. wide: whether some sum may reach 2^30.
+    copies. proven: whether the fast requantisation is exact for all sums. clamped: whether some output's range is narrower
+    than a byte's.
     """
 
     program: Program
     steps: list[Step] = field(default_factory=list)
     views: dict[int, int] = field(default_factory=dict)
     largest_window: int = 0
-    wide: bool = False
+    proven: bool = True
+    clamped: bool = False
     _pads: dict[int, tuple[int, Array]] = field(default_factory=dict)
     _tables: dict[int, tuple[int, Table]] = field(default_factory=dict)
     _contents: dict[int, Content | None] = field(default_factory=dict)
@@ -116,6 +129,10 @@ class Selection:
                 self.refuse(operator, "has no kernel")
             _RULES[operator.name](self, operator)
         return self
+
+    def arithmetic(self) -> list[str]:
+        """What the kernels may rely on and must heed, as the C names it."""
+        return [word for word, holds in (("PROVEN", self.proven), ("CLAMPED", self.clamped)) if holds]
 
     def refuse(self, operator: Operator, why: str) -> None:
         where = f"{self.program.path}: node '{operator.node}'"
@@ -282,21 +299,34 @@ def _frame(s: Selection, operator: Operator, kernel: tuple[int, int]) -> _Frame:
     return _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), kernel, stride, pad, dilation)
 
 
-def _window(s: Selection, frame: _Frame, operator: Operator, weights: Array | None, outs: int) -> Window:
-    """weights: in the kernel's order, its integers int8; None for a pool."""
+def _window(s: Selection, frame: _Frame, operator: Operator, added: Sums | None, *, folded: bool = False) -> Window:
+    """added: weights in the kernel's order; None for a pool. folded: the kernel leaves the input's zero point to the bias."""
     source, output = operator.inputs[0], operator.outputs[0]
-    low, high = activation_range(operator.options.get("fused", 0), s.quantizer(output))
+    bounds = activation_range(operator.options.get("fused", 0), s.quantizer(output))
     zeros = s.quantizer(source).zero_point, s.quantizer(output).zero_point
     numbers = (*frame.image, *frame.out, *frame.kernel, *frame.stride, *frame.pad, *frame.dilation, frame.groups)
-    constants: tuple[Constant | None, Constant | None, Constant | None] = (None, None, None)
-    if weights is not None:
-        sums = s.quantizer(source).scale * np.broadcast_to(s.scales(operator.inputs[1]), (outs,))
-        factors = [factor(float(value) / s.quantizer(output).scale) for value in sums]
-        bias = _bias(s, operator, outs)
-        pairs = [int(number) for b, by in zip(bias, factors, strict=True) for number in (b, by.number)]
-        constants = (bytes_of(weights), words_of(pairs), Constant("int8_t", tuple(by.shift for by in factors)))
-        s.wide = s.wide or _may_be_wide(s.constant(operator.inputs[1]), bias, factors, operator.name)
-    return Window(constants[0], constants[1], constants[2], (*numbers, *zeros, low, high))
+    if added is None:
+        return Window(None, None, None, (*numbers, *zeros, *bounds))
+    s.proven, s.clamped = s.proven and added.proven, s.clamped or tuple(bounds) != (LOW, HIGH)
+    stored = added.folded(zeros[0]) if folded else added
+    pairs = [int(number) for bias, by in zip(stored.bias, stored.factors, strict=True) for number in (bias, by.number)]
+    shifts = Constant("int8_t", tuple(by.shift for by in stored.factors))
+    return Window(bytes_of(stored.weights), words_of(pairs), shifts, (*numbers, *zeros, *bounds))
+
+
+def _sums(s: Selection, operator: Operator, weights: Array, axis: int = 0) -> Sums:
+    """weights: in the kernel's order, output channels along ``axis``."""
+    outs, output = weights.shape[axis], s.quantizer(operator.outputs[0])
+    scales = s.quantizer(operator.inputs[0]).scale * np.broadcast_to(s.scales(operator.inputs[1]), (outs,))
+    factors = tuple(factor(float(scale) / output.scale) for scale in scales)
+    bounds = activation_range(operator.options.get("fused", 0), output)
+    return Sums(weights, axis, _bias(s, operator, outs), factors).steadied(output.zero_point, bounds)
+
+
+def _sliding(s: Selection, operator: Operator, kernel: str, frame: _Frame, window: Window, *more: int) -> Call:
+    """A sliding kernel's call for all rows of the output: its input is a ring of as many rows as the image has."""
+    rows = (0, frame.out[0], frame.image[0])
+    return Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window, *rows, *more))
 
 
 def _bias(s: Selection, operator: Operator, outs: int) -> Array:
@@ -305,39 +335,39 @@ def _bias(s: Selection, operator: Operator, outs: int) -> Array:
     return np.zeros(outs, np.int64) if found is None else np.broadcast_to(found.reshape(-1).astype(np.int64), (outs,))
 
 
-def _may_be_wide(weights: Array | None, bias: Array, factors: Sequence[Factor], operator: str) -> bool:
-    """Whether the sum of some output, times 2^shift where that is above 1, may reach 2^30: inputs are at most 255 steps."""
-    assert weights is not None
-    each = np.abs(weights.astype(np.int64))
-    outs = len(bias)
-    sums = each.reshape(-1, outs).sum(0) if operator == "DEPTHWISE_CONV_2D" else each.reshape(outs, -1).sum(1)
-    most = (sums * 255 + np.abs(bias)) * np.array([2.0 ** max(0, by.shift) for by in factors])
-    return bool(most.max(initial=0) >= 2**30)
-
-
 #: Rows of a window shorter than this are copied to the stack first, up to this many bytes of window.
 _SHORT_ROW, _SHORT_WINDOW = 16, 256
+
+
+#: Kernels that read all taps of a window as they are, so that the input's zero point may be a part of the bias.
+_FOLDING = ("conv_short", "pointwise")
 
 
 def _conv(s: Selection, operator: Operator) -> None:
     weights = s.constant(operator.inputs[1])
     assert weights is not None
-    outs, kernel_h, kernel_w, ins = weights.shape
-    frame = _frame(s, operator, (kernel_h, kernel_w))
-    groups = frame.image[2] // ins
-    kernel, frame = _conv_kernel(s, frame, groups)
-    window = _window(s, frame, operator, weights, outs)
-    s.add(operator, [Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window))])
+    frame = _frame(s, operator, (weights.shape[1], weights.shape[2]))
+    _convolve(s, operator, replace(frame, groups=frame.image[2] // weights.shape[3]), weights)
 
 
-def _conv_kernel(s: Selection, frame: _Frame, groups: int) -> tuple[str, _Frame]:
+def _convolve(s: Selection, operator: Operator, frame: _Frame, weights: Array) -> None:
+    """weights: (out, kernel_h, kernel_w, in)"""
+    added = _sums(s, operator, weights)
+    kernel, frame = _conv_kernel(s, frame, foldable=added.foldable)
+    window = _window(s, frame, operator, added, folded=kernel in _FOLDING)
+    s.add(operator, [_sliding(s, operator, kernel, frame, window)])
+
+
+def _conv_kernel(s: Selection, frame: _Frame, *, foldable: bool) -> tuple[str, _Frame]:
     """Which of the convolutions fits. Across a single column dilation means nothing."""
     if frame.kernel[1] == 1:
         frame = replace(frame, dilation=(frame.dilation[0], 1))
     row = frame.kernel[1] * frame.image[2]
-    if groups > 1 or frame.dilation[1] > 1:
-        return "conv_grouped", replace(frame, groups=groups)
-    if frame.kernel[0] > 1 and row < _SHORT_ROW and row * frame.kernel[0] <= _SHORT_WINDOW:
+    if frame.groups > 1 or frame.dilation[1] > 1:
+        return "conv_grouped", frame
+    if foldable and frame.kernel == frame.stride == (1, 1) and frame.image[:2] == frame.out[:2]:
+        return "pointwise", frame
+    if foldable and frame.kernel[0] > 1 and row < _SHORT_ROW and row * frame.kernel[0] <= _SHORT_WINDOW:
         s.largest_window = max(s.largest_window, row * frame.kernel[0])
         return "conv_short", frame
     return "conv", frame
@@ -349,17 +379,15 @@ def _depthwise(s: Selection, operator: Operator) -> None:
     _, kernel_h, kernel_w, outs = weights.shape
     frame = _frame(s, operator, (kernel_h, kernel_w))
     if frame.image[2] == 1 and outs > 1:  # of one channel: an ordinary convolution
-        kernel, frame = _conv_kernel(s, frame, 1)
-        weights = weights[0].transpose(2, 0, 1)
-    else:
-        kernel = "depthwise"
-    window = _window(s, frame, operator, weights, outs)
-    s.add(operator, [Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window))])
+        _convolve(s, operator, frame, weights.transpose(3, 1, 2, 0))
+        return
+    window = _window(s, frame, operator, _sums(s, operator, weights, 3))
+    s.add(operator, [_sliding(s, operator, "depthwise", frame, window)])
 
 
 def _fully_connected(s: Selection, operator: Operator) -> None:
     """A convolution of one tap over as many pixels as there are rows."""
-    source, output = operator.inputs[0], operator.outputs[0]
+    source = operator.inputs[0]
     weights = s.constant(operator.inputs[1])
     if weights is None:
         s.refuse(operator, "of computed weights has no kernel")
@@ -367,13 +395,13 @@ def _fully_connected(s: Selection, operator: Operator) -> None:
     outs, ins = weights.shape
     rows = s.size(source) // ins
     frame = _Frame(source, (1, rows, ins), (1, rows, outs), (1, 1))
-    s.add(operator, [Call("conv", (s.place(source), s.place(output), _window(s, frame, operator, weights, outs)))])
+    _convolve(s, operator, frame, weights.reshape(outs, 1, 1, ins))
 
 
 def _transpose_conv(s: Selection, operator: Operator) -> None:
     weights, source, output = s.constant(operator.inputs[1]), operator.inputs[2], operator.outputs[0]
     assert weights is not None
-    outs, kernel_h, kernel_w, _ = weights.shape
+    _, kernel_h, kernel_w, _ = weights.shape
     image, out = s.shape(source)[1:], s.shape(output)[1:]
     stride = operator.options["stride_h"], operator.options["stride_w"]
     pad = (0, 0)
@@ -382,15 +410,16 @@ def _transpose_conv(s: Selection, operator: Operator) -> None:
         high, wide = (_padding(o, i, k, n, 1) for o, i, k, n in sizes)
         pad = (high, wide)
     frame = _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), (kernel_h, kernel_w), stride, pad)
-    window = _window(s, frame, replace(operator, inputs=(source, *operator.inputs[1:])), weights, outs)
-    s.add(operator, [Call("conv_transpose", (s.place(source), s.place(output), window))])
+    of_image = replace(operator, inputs=(source, *operator.inputs[1:]))
+    window = _window(s, frame, of_image, _sums(s, of_image, weights))
+    s.add(operator, [_sliding(s, operator, "conv_transpose", frame, window)])
 
 
 def _pool(s: Selection, operator: Operator) -> None:
     frame = _frame(s, operator, (operator.options["filter_h"], operator.options["filter_w"]))
-    window = _window(s, frame, operator, None, frame.out[2])
+    window = _window(s, frame, operator, None)
     largest = int(operator.name == "MAX_POOL_2D")
-    s.add(operator, [Call("pool", (s.place(frame.source), s.place(operator.outputs[0]), window, largest))])
+    s.add(operator, [_sliding(s, operator, "pool", frame, window, largest)])
 
 
 def _pad(s: Selection, operator: Operator) -> None:
@@ -683,6 +712,11 @@ def _sum_parameters(s: Selection, operator: Operator) -> list[int]:
     return [a.zero_point, b.zero_point, output.zero_point, *(n for by in factors for n in by), *bounds, sign]
 
 
+def _add(s: Selection, operator: Operator) -> None:
+    kernel, parameters = sums.addition(_sum_parameters(s, operator))
+    _broadcast(s, operator, kernel, parameters)
+
+
 def _product_parameters(s: Selection, operator: Operator) -> list[int]:
     a, b = (s.quantizer(tensor) for tensor in operator.inputs[:2])
     output = s.quantizer(operator.outputs[0])
@@ -789,7 +823,7 @@ def _batch_matmul(s: Selection, operator: Operator) -> None:
 
 #: TFLite operator -> what it becomes. Operators of one tensor (``tables.TABLES``) are tables.
 _RULES: Mapping[str, Callable[[Selection, Operator], None]] = {
-    "ADD": _two("add", _sum_parameters),
+    "ADD": _add,
     "AVERAGE_POOL_2D": _pool,
     "BATCH_MATMUL": _batch_matmul,
     "CONCATENATION": _concatenation,
@@ -818,7 +852,7 @@ _RULES: Mapping[str, Callable[[Selection, Operator], None]] = {
     "SPLIT": _split,
     "SPLIT_V": _split,
     "STRIDED_SLICE": _slice,
-    "SUB": _two("add", _sum_parameters),
+    "SUB": _add,
     "SUM": _reduce,
     "TRANSPOSE": _transpose,
     "TRANSPOSE_CONV": _transpose_conv,

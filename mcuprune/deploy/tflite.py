@@ -71,13 +71,16 @@ def from_file(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = No
     return convert(net, offline=True).content
 
 
-def convert(net: Network, stored: Mapping[str, Stored] | None = None, *, offline: bool = False) -> Converted:
+def convert(
+    net: Network, stored: Mapping[str, Stored] | None = None, *, offline: bool = False, names: bool = False
+) -> Converted:
     """The .tflite of an int8 network, as ``export.quantized`` makes it or as ``network.load`` reads it.
 
     stored: the integers behind the network's constants, where they aren't its own.
     offline: with a memory plan in the file, where a search finds one that takes less arena than the runtime's own planner.
+    names: with the names of tensors, which no runtime needs.
     Raises UnsupportedOperator, naming the node, for what has no int8 operator in TensorFlow Lite Micro, ModelError for a
-    network that isn't int8, and MissingExtra where ``flatbuffers`` isn't installed.
+    network that isn't int8.
     """
     if not any(node.op == "QuantizeLinear" for node in net.nodes):
         raise ModelError(f"{net.path}: is a float model; a microcontroller's runtime takes int8: prune without --float")
@@ -90,4 +93,4 @@ def convert(net: Network, stored: Mapping[str, Stored] | None = None, *, offline
     program = lower(net)
     program.check()
     plan = program.planned() if offline else ()
-    return Converted(serialised(program, plan), program, plan)
+    return Converted(serialised(program, plan, names=names), program, plan)

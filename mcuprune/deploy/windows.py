@@ -25,7 +25,7 @@ from mcuprune.deploy.lowering import (
     is_dense,
     without_ones,
 )
-from mcuprune.deploy.program import Constant
+from mcuprune.deploy.program import Constant, Storage
 from mcuprune.deploy.qdq import LOW, Quantizer, weight_axis
 from mcuprune.graph.network import Network, Node, Shape, Stored
 from mcuprune.operators import attributes
@@ -114,19 +114,39 @@ def _per_channel(stored: Stored, channels: int) -> Array:
 
 
 def _weight(
-    w: Lowering, name: str, form: str, stored: Stored, shape: Sequence[int], order: Callable[[Array], Array], axis: int
+    w: Lowering,
+    name: str,
+    form: str,
+    stored: Stored,
+    sizes: Sequence[tuple[int, Any]],
+    order: Callable[[Array], Array],
+    axis: int,
 ) -> int:
-    """The weight of a convolution. order: integers in ONNX's order -> in TFLite's."""
+    """The weight of a convolution. sizes: TFLite's, as numbers and as functions of widths. order: ONNX's order -> TFLite's."""
+    shape, dims = zip(*sizes, strict=True)
 
     def content() -> Constant:
         scales = _per_channel(stored, shape[axis])
         return Constant(np.ascontiguousarray(order(stored.integers)), scales, np.zeros(scales.size, np.int64), axis)
 
-    return w.weight(name, form, tuple(shape), content)
+    return w.weight(name, form, shape, dims, Storage(dims[axis], axis=axis), content)
 
 
-def _bias(w: Lowering, node: Node, value: Value, scales: Callable[[], Array], channels: int, factor: float = 1.0) -> int:
-    """The int32 bias, (channels,), with scale = input scale x weight scale; zeros where there is none."""
+def _bias(
+    w: Lowering,
+    node: Node,
+    value: Value,
+    scales: Callable[[], Array],
+    size: tuple[int, Any],
+    *,
+    per_channel: bool = True,
+    factor: float = 1.0,
+) -> int:
+    """The int32 bias, (channels,), with scale = input scale x weight scale; zeros where there is none.
+
+    size: the channels, as a number and as a function of widths. per_channel: whether there is a scale for each.
+    """
+    channels, wide_as = size
     name = node.inputs[2] if len(node.inputs) > 2 else ""
     input_scale = np.float32(w.quantizer(value).scale)
     stored = w.net.stored.get(name)
@@ -144,7 +164,8 @@ def _bias(w: Lowering, node: Node, value: Value, scales: Callable[[], Array], ch
             integers = np.clip(np.round(factor * floats / wide), -(2**31) + 1, 2**31 - 1).astype(np.int32)
         return Constant(integers, step, np.zeros(step.size, np.int64))
 
-    return w.constant(name or f"{node.name}/bias", (channels,), "int32", content)
+    storage = Storage(wide_as if per_channel else 1)
+    return w.constant(name or f"{node.name}/bias", (channels,), (wide_as,), "int32", storage, content)
 
 
 # -------------------------------------------------------------------------------------------------------- convolutions
@@ -175,13 +196,15 @@ def conv(w: Lowering, node: Node) -> None:
         wide = integers if rank == 4 else integers[:, :, None, :]
         return wide.transpose(1, 2, 3, 0) if depthwise else wide.transpose(0, 2, 3, 1)
 
+    size_of, outs_of = w.dims(node.inputs[1]), (outs, target.dims[1])
+    taps = [(size, size) for size in two]
     if depthwise:
-        operator, shape, axis = "DEPTHWISE_CONV_2D", (1, *two, outs), 3
+        operator, sizes, axis = "DEPTHWISE_CONV_2D", [(1, 1), *taps, outs_of], 3
         options["multiplier"] = outs // channels
     else:
-        operator, shape, axis = "CONV_2D", (outs, *two, per_group), 0
-    weights = _weight(w, node.inputs[1], operator, stored, shape, order, axis)
-    bias = _bias(w, node, value, lambda: _per_channel(stored, outs), outs)
+        operator, sizes, axis = "CONV_2D", [outs_of, *taps, (per_group, size_of[1])], 0
+    weights = _weight(w, node.inputs[1], operator, stored, sizes, order, axis)
+    bias = _bias(w, node, value, lambda: _per_channel(stored, outs), outs_of)
     made = w.make(target, image(target.shape))
     w.emit(operator, [value.tensor, weights, bias], [made.tensor], **options)
     w.finish(target, made, fused=target.fused)
@@ -205,9 +228,9 @@ def conv_transpose(w: Lowering, node: Node) -> None:
     def order(integers: Array) -> Array:
         return (integers if rank == 4 else integers[:, :, None, :]).transpose(1, 2, 3, 0)
 
-    shape = (outs, *kernel, stored.integers.shape[0])
-    weights = _weight(w, node.inputs[1], "TRANSPOSE_CONV", stored, shape, order, 0)
-    inputs = [weights, value.tensor, _bias(w, node, value, lambda: _per_channel(stored, outs), outs)]
+    outs_of, ins_of = (outs, target.dims[1]), (stored.integers.shape[0], value.dims[1])
+    weights = _weight(w, node.inputs[1], "TRANSPOSE_CONV", stored, [outs_of, *((k, k) for k in kernel), ins_of], order, 0)
+    inputs = [weights, value.tensor, _bias(w, node, value, lambda: _per_channel(stored, outs), outs_of)]
     options = {"stride_h": strides[0], "stride_w": strides[1], "fused": target.fused}
     if same or not any(before):
         made = w.make(target, image(target.shape))
@@ -249,9 +272,10 @@ def depthwise(
         step = input_scale * scales
         return Constant(np.round(real / step).astype(np.int32), step, np.zeros(channels, np.int64))
 
+    wide = value.dims[1]
     constants = [
-        w.constant(f"{target.name}/weight", (1, *kernel, channels), "int8", weights),
-        w.constant(f"{target.name}/bias", (channels,), "int32", bias),
+        w.constant(f"{target.name}/weight", (1, *kernel, channels), (1, *kernel, wide), "int8", Storage(wide, axis=3), weights),
+        w.constant(f"{target.name}/bias", (channels,), (wide,), "int32", Storage(wide), bias),
     ]
     made = w.make(target, image(target.shape))
     options = {"padding": VALID, "before": (0, 0), "stride_h": strides[0], "stride_w": strides[1], "multiplier": 1}
@@ -312,10 +336,12 @@ def dense(w: Lowering, node: Node) -> None:
         return Constant(np.ascontiguousarray(integers), found, np.zeros(found.size, np.int64))
 
     form = "FULLY_CONNECTED" if shuffle is None else f"FULLY_CONNECTED/{node.name}"
-    weights = w.weight(node.inputs[1], form, (outs, ins), content)
-    bias = _bias(w, node, value, scales, outs, beta)
+    known = w.dims(node.inputs[1])
+    dims, per_channel = known if by_rows else known[::-1], stored.scale.size > 1
+    weights = w.weight(node.inputs[1], form, (outs, ins), dims, Storage(dims[0] if per_channel else 1), content)
+    bias = _bias(w, node, value, scales, (outs, dims[0]), per_channel=per_channel, factor=beta)
     made = w.make(target, without_ones(range(last + 1), target.shape))
-    options = {"fused": target.fused, "keep_num_dims": last > 1, "per_channel": stored.scale.size > 1}
+    options = {"fused": target.fused, "keep_num_dims": last > 1, "per_channel": per_channel}
     w.emit("FULLY_CONNECTED", [value.tensor, weights, bias], [made.tensor], **options)
     w.finish(target, made, fused=target.fused)
 
@@ -357,7 +383,7 @@ def constant_operand(w: Lowering, name: str) -> int:
         found = stored()
         return Constant(found.integers, found.scale, np.zeros(1, np.int64))
 
-    return w.constant(name, w.net.shapes[name], "int8", content)
+    return w.constant(name, w.net.shapes[name], w.dims(name), "int8", Storage(1), content)
 
 
 # --------------------------------------------------------------------------------------------------------------- pools

@@ -79,6 +79,16 @@ class Network(Drawn):
     def outputs(self) -> tuple[str, ...]:
         return tuple(value.name for value in self.header.graph.output)
 
+    def with_metadata(self, key: str, value: str) -> Network:
+        """The same network with one entry of its metadata set."""
+        header = ModelProto()
+        header.CopyFrom(self.header)
+        kept = [(entry.key, entry.value) for entry in header.metadata_props if entry.key != key]
+        del header.metadata_props[:]
+        for name, text in (*kept, (key, value)):
+            header.metadata_props.add(key=name, value=text)
+        return replace(self, header=header)
+
     @property
     def metadata(self) -> Mapping[str, str]:
         return {entry.key: entry.value for entry in self.header.metadata_props}

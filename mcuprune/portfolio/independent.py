@@ -66,9 +66,10 @@ def _made(request: Request, runs: Sequence[Finished], folder: Path, started: flo
     for run, report in zip(runs, reports, strict=True):
         path = folder / f"{run.run.name}.onnx"
         network.load(run.run.file(NETWORK), accept=ops.accept(run.run.file(NETWORK))).save(str(path))
-        entry = manifest.measured(path, run.run.name, Budget(report["budget"]), request.sram_model, None, None)
+        entry = manifest.measured(path, run.run.name, Budget(report["budget"]), request.basis, None, None)
         same = ("accuracy_float", "accuracy_int8", "accuracy_int8_default_session")
         entry |= {name: report["after"][name] for name in same}
+        entry |= {"metric": _figure(report["metric"])}
         entry |= {"test_examples": report["test_examples"], "groups": report["groups"], "notes": report["notes"]}
         entries.append(entry)
     original = network.load(
@@ -76,8 +77,8 @@ def _made(request: Request, runs: Sequence[Finished], folder: Path, started: flo
     )
     return Made(
         variants=entries,
-        before=resources.profile(original),
-        accuracy=reports[0]["before"]["accuracy"],
+        before=resources.profile(original, request.basis),
+        metric=None,
         data=reports[0]["data"],
         test_examples=reports[0]["test_examples"],
         seconds=time.monotonic() - started,
@@ -85,3 +86,9 @@ def _made(request: Request, runs: Sequence[Finished], folder: Path, started: flo
         full_training_macs=sum(report["cost"]["full_training_macs"] for report in reports),
         one_training_macs=None,
     )
+
+
+def _figure(metric: Mapping[str, Any]) -> dict[str, Any]:
+    """The figure of the task, from a report of ``prune``, as ``manifest.figure`` has it."""
+    values = {"float": metric["after_float"]["value"], "int8": metric["after_int8"]["value"]}
+    return {"name": metric["name"], "title": metric["shown_as"], "unit": metric["unit"], "better": metric["better"], **values}

@@ -70,7 +70,7 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
         model=request.pruning.model,
         mode=request.mode,
         seed=request.pruning.seed,
-        sram_model=request.pruning.sram_model,
+        basis=request.pruning.basis,
         bytes_in=_bytes_by_suffix(folder, made.variants),
     )
     for name, page in report.PAGES.items():

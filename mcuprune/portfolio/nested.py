@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from mcuprune import pruning
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.data.sets import Data
 from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
@@ -24,9 +24,9 @@ from mcuprune.portfolio import manifest
 from mcuprune.portfolio.manifest import Made
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.report.prune import step_document
-from mcuprune.train import evaluate
 from mcuprune.train.checkpoint import Checkpoint
-from mcuprune.train.data import Data
+from mcuprune.train.goal import Goal
+from mcuprune.train.origin import learned_nothing
 from mcuprune.train.request import Request, long_as_asked, search_for
 from mcuprune.train.schedules import Narrow, schedule_for
 from mcuprune.train.task import Candidate, OnStep, Schedule, Task
@@ -44,12 +44,17 @@ class Family:
     """
 
     run: pruning.Run
-    data: Data
+    goal: Goal
     variants: Sequence[Variant]
     budgets: Sequence[Budget]
     schedule: Schedule
     one: int | None
     folder: Path
+
+    @property
+    def data(self) -> Data:
+        """The data set, with targets as the task takes them."""
+        return self.goal.data
 
     @property
     def request(self) -> Request:
@@ -58,7 +63,7 @@ class Family:
 
 
 #: Trains a family: the candidate of each variant, and the training's own account of multiply-accumulates and steps.
-Train = Callable[[Family, pruning.Record, str], tuple[Sequence[Candidate], Mapping[str, int]]]
+Train = Callable[[Family, pruning.Record], tuple[Sequence[Candidate], Mapping[str, int]]]
 
 
 def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: OnStep, train: Train | None = None) -> Made:
@@ -70,15 +75,16 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
     started = time.monotonic()
     family = _prepared(request, variants, folder)
     run = family.run
-    wanted = repr([(variant.name, dict(variant.limits)) for variant in variants])
-    own = pruning.fingerprint(run.request, run.data, None) + wanted + (train or nested).__name__
-    fingerprint = hashlib.sha256(own.encode()).hexdigest()
-    record = pruning.Record(run, fingerprint, started, on_step)
-    states = [Checkpoint(folder / f"{variant.name}.onnx.checkpoint", f"{fingerprint} {variant.name}") for variant in variants]
+    course = dict(pruning.course(run.request, None, run.data))
+    for variant, budget in zip(variants, family.budgets, strict=True):
+        course[f"variant {variant.name}"] = ", ".join(f"{name} {limit}" for name, limit in sorted(budget.limits.items()))
+    course["road"] = (train or nested).__name__
+    record = pruning.Record(run, course, started, on_step)
+    states = [Checkpoint(folder / f"{v.name}.onnx.checkpoint", {**course, "variant": v.name}) for v in variants]
     if not request.resume:
         for state in states:
             state.remove()
-    candidates, account = (train or nested)(family, record, fingerprint)
+    candidates, account = (train or nested)(family, record)
     steps = _quantization_steps(family, candidates)
     entries = [
         _written(family, index, candidate, state, steps[index], record)
@@ -87,9 +93,9 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
     made = Made(
         variants=[entry for entry, _ in entries],
         before=run.before,
-        accuracy=run.accuracy,
+        metric=run.metric,
         data=family.data.name,
-        test_examples=len(family.data.test.y),
+        test_examples=len(family.data.test),
         seconds=record.seconds,
         training_macs=account["training_macs"] + sum(cost["training_macs"] for _, cost in entries),
         full_training_macs=account["full_training_macs"] + max(cost["full_training_macs"] for _, cost in entries),
@@ -107,32 +113,35 @@ def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Fa
     original = network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
-    own = resources.profile(original).used(request.sram_model)
+    own = resources.profile(original, request.basis).used(request.basis)
     budgets = [resources.budget(variant.limits, own) for variant in variants]
     tightness = [sum(np.log(min(1.0, limit / max(1, own[name]))) for name, limit in b.limits.items()) for b in budgets]
     tightest = int(np.argmin(tightness))
     channels = label(folding.as_restored(canonical(original)[0]))
     for variant, budget in zip(variants, budgets, strict=True):
         try:
-            pruning.cost_model(channels.network, request, budget)
+            pruning.cost_model(channels.network, request, budget, None)
         except BudgetError as error:
             raise BudgetError(f"variant {variant.name}: {error}") from None
     run = pruning.prepared(
-        replace(request, limits=variants[tightest].limits, output=str(folder / "training"), report=None), None, request.data
+        replace(request, limits=variants[tightest].limits, output=str(folder / "training"), report=None),
+        None,
+        request.data,
+        None,
     )
-    if not run.request.train or run.data is None:
+    if not run.request.train or run.goal is None:
         raise UsageError(
             f"{request.model}: holds every budget as it is, and comes trained: there is nothing to make; give smaller "
             "limits, or --epochs to train it all the same"
         )
     schedule, one = _schedule(run)
-    return Family(run, run.data, variants, budgets, schedule, one, folder)
+    return Family(run, run.goal, variants, budgets, schedule, one, folder)
 
 
 def _schedule(run: pruning.Run) -> tuple[Schedule, int | None]:
     """How long to train the family, and the cost of one training of the whole network that is as long."""
     assert run.data is not None
-    request, n = run.request, len(run.data.train.y)
+    request, n = run.request, len(run.data.train)
     found = schedule_for(request, n, warm=run.warm, narrow=Narrow())
     epoch = max(1, n // found.batch) * found.batch * run.before.total["macs"]
     if found.train_compute is not None:
@@ -145,7 +154,7 @@ def _schedule(run: pruning.Run) -> tuple[Schedule, int | None]:
     return found, (found.epochs + found.quant_epochs) * epoch
 
 
-def nested(family: Family, record: pruning.Record, fingerprint: str) -> tuple[Sequence[Candidate], Mapping[str, int]]:
+def nested(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate], Mapping[str, int]]:
     """Train nested networks."""
     from mcuprune.train import loop, narrowing
     from mcuprune.train.module import Trainable
@@ -155,7 +164,7 @@ def nested(family: Family, record: pruning.Record, fingerprint: str) -> tuple[Se
     run, request, data = family.run, family.request, family.data
     examples = pruning.calibration_examples(data, request.seed)
     normal = narrowing.normalized(run.labelled, examples, request.device)
-    models = [pruning.cost_model(normal, request, budget) for budget in family.budgets]
+    models = [pruning.cost_model(normal, request, budget, None) for budget in family.budgets]
     task = task_of(family, models[0], record.checkpoint)
     trainer = trainer_for(task, task.channels, FamilyTrainer)
     hooks = Nested(task, Plan(models, family.budgets))
@@ -185,7 +194,8 @@ def task_of(family: Family, model: CostModel, checkpoint: Checkpoint) -> Task:
         search=search_for(request),
         trained=run.warm,
         checkpoint=checkpoint,
-        answers=run.answers,
+        objective=family.goal.objective,
+        answers=run.teacher,
         device=request.device,
     )
 
@@ -207,17 +217,17 @@ def _written(
         if entry["files"][path.name] == manifest.digest(path):
             return entry, cost
     small = folding.folded(candidate.channels.network)
-    accuracy_float = evaluate.accuracy_of(_bytes(small), family.data.test, "default", name=f"{variant.name} after cutting")
+    of_float, learned = pruning.figure(small, family.goal, f"{variant.name} after cutting")
     candidate = replace(candidate, channels=label(small))
     final, after = _quantized(
         family, candidate, state, schedule, lambda step: record(replace(step, phase=f"int8 {variant.name}"))
     )
-    final.save(str(path))
-    entry = manifest.measured(
-        path, variant.name, family.budgets[index], family.request.sram_model, family.data.test, accuracy_float
-    )
+    pruning.with_preprocessing(final, family.data).save(str(path))
+    entry = manifest.measured(path, variant.name, family.budgets[index], family.request.basis, family.goal, of_float)
     entry["groups"] = _groups(family.run.labelled, candidate.keep)
-    entry["notes"] = [*entry["notes"], *(note for note in after.notes if note not in candidate.notes)]
+    entry["notes"] += [note for note in after.notes if note not in candidate.notes]
+    if note := learned_nothing(family.goal, of_float, learned):
+        entry["notes"].append(note)
     cost = {name: getattr(after, name) - getattr(candidate, name) for name in ("training_macs", "full_training_macs")}
     state.save("done", {}, {"entry": entry, "cost": cost})
     return entry, cost
@@ -236,7 +246,8 @@ def _quantized(
         request.seed,
         data=family.data,
         schedule=schedule,
-        sram_model=request.sram_model,
+        objective=family.goal.objective,
+        basis=request.basis,
         full_macs=run.before.total["macs"],
         checkpoint=state,
     )
@@ -247,7 +258,3 @@ def _groups(channels: Channels, keep: np.ndarray) -> list[dict[str, Any]]:
     """Widths of all groups before and after, and the channels that stayed. keep: over the components of ``channels``."""
     kept = channels.kept(keep)
     return [{"name": g.name, "before": len(g), "after": len(kept[g.name]), "kept": list(kept[g.name])} for g in channels.groups]
-
-
-def _bytes(net: network.Network) -> bytes:
-    return bytes(net.to_proto().SerializeToString())

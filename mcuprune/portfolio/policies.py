@@ -32,10 +32,11 @@ def by_deadline(left: Callable[[], float]) -> Policy:
     """
 
     def policy(portfolio: Portfolio) -> str:
-        try:
-            return portfolio.pick(latency=left())
-        except BudgetError:
-            return _least(portfolio, lambda variant: portfolio.latency(variant.name))
+        seconds = left()
+        in_time = [variant for variant in portfolio.variants.values() if portfolio.latency(variant.name) <= seconds]
+        if in_time:
+            return max(in_time, key=lambda variant: (variant.score, -variant.used["macs"])).name
+        return _least(portfolio, lambda variant: portfolio.latency(variant.name))
 
     return policy
 

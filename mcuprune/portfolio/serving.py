@@ -8,7 +8,6 @@ reader, by the count of references to it.
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +31,6 @@ Array = np.ndarray[Any, Any]
 Resident = Literal["all", "active"]
 #: Answers that a latency is the median of.
 _TRIALS = 15
-_TIME = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(us|ms|s)\s*", re.ASCII)
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,14 @@ class Variant:
     """A network of a portfolio.
 
     used: what it costs, by the names of resources, in base units; SRAM as the portfolio's limits were meant.
-    accuracy: of the int8 file on the test set, as a share of 1. pareto: whether no other variant beats it.
+    accuracy: of the int8 file on the test set, as a share of 1; None for what is no classifier. score: its figure, so that more
+    is better. pareto: whether no other variant beats it.
     """
 
     name: str
     used: Mapping[str, int]
-    accuracy: float
+    accuracy: float | None
+    score: float
     pareto: bool
     content: bytes = field(repr=False, compare=False)
 
@@ -119,7 +118,7 @@ class Portfolio:
         self._latency: dict[str, float] = {}
         if resident == "all":
             self._ready = {name: _Served(variant) for name, variant in self.variants.items()}
-        best = max(self.variants.values(), key=lambda variant: variant.accuracy).name
+        best = max(self.variants.values(), key=lambda variant: variant.score).name
         self._active = self._served(best if active is None else active)
 
     @property
@@ -148,16 +147,17 @@ class Portfolio:
         """The name of the most accurate variant within limits; of several the one of fewest multiply-accumulates.
 
         limits: by the names of resources, as for ``mcuprune.Budget``; shares are of the network that the portfolio is of.
-        latency: of one answer on this machine, ``"2ms"`` or in seconds; it is measured when it is first asked for.
+        latency: of one answer, ``"2ms"`` or in seconds: as estimated for the board that the portfolio was made for, or else on
+        this machine, measured when it is first asked for.
         accuracy: the least, as a share of 1; the variant of fewest multiply-accumulates is then picked.
         Raises BudgetError where no variant is within them, UsageError for a limit that isn't known.
         """
         within = [variant for variant in self.variants.values() if self._holds(variant, limits)]
         if latency is not None:
             most = _seconds(latency)
-            within = [variant for variant in within if self.latency(variant.name) <= most]
+            within = [variant for variant in within if self._time(variant) <= most]
         if accuracy is not None:
-            within = [variant for variant in within if variant.accuracy >= accuracy]
+            within = [variant for variant in within if variant.accuracy is not None and variant.accuracy >= accuracy]
         if not within:
             wanted = {**limits, **({"latency": latency} if latency else {}), **({"accuracy": accuracy} if accuracy else {})}
             cheapest = {
@@ -167,8 +167,12 @@ class Portfolio:
             least = f"; the least are {cheapest}" if cheapest else ""
             raise BudgetError(f"pick: no variant holds {wanted}{least}; allow more, or make a portfolio with a smaller variant")
         if accuracy is not None:
-            return min(within, key=lambda variant: (variant.used["macs"], -variant.accuracy)).name
-        return max(within, key=lambda variant: (variant.accuracy, -variant.used["macs"])).name
+            return min(within, key=lambda variant: (variant.used["macs"], -variant.score)).name
+        return max(within, key=lambda variant: (variant.score, -variant.used["macs"])).name
+
+    def _time(self, variant: Variant) -> float:
+        """Seconds for an answer: on the board that the portfolio is for, or else here."""
+        return variant.used["latency"] / 1e6 if "latency" in variant.used else self.latency(variant.name)
 
     def latency(self, name: str) -> float:
         """Seconds that a variant takes for one answer on this machine: the median of some, measured once."""
@@ -230,8 +234,8 @@ class Portfolio:
 
     def _holds(self, variant: Variant, limits: Mapping[str, str | int]) -> bool:
         for name, text in limits.items():
-            if name not in RESOURCES:
-                raise UsageError(f"pick: no resource {name!r} can be limited; {nearest(name, RESOURCES)}")
+            if name not in self._whole:
+                raise UsageError(f"pick: no resource {name!r} can be limited; {nearest(name, self._whole)}")
             try:
                 limit = units.parse(str(text), RESOURCES[name].unit)
             except UsageError as error:
@@ -243,10 +247,13 @@ class Portfolio:
 
 def _seconds(latency: str | float) -> float:
     if isinstance(latency, str):
-        written = _TIME.fullmatch(latency)
-        if written is None:
-            raise UsageError(f"pick: latency: {latency!r} is no time; write it like 2ms, 500us or 0.1s, or as seconds")
-        return float(written[1]) * _SECONDS[written[2]]
+        try:
+            limit = units.parse(latency, "time")
+        except UsageError as error:
+            raise UsageError(f"pick: latency: {error}, or as a number of seconds") from None
+        if limit.relative:
+            raise UsageError(f"pick: latency: {latency!r} is a share; write a time, like 2ms")
+        return float(limit.value) / 1e6
     return float(latency)
 
 
@@ -257,7 +264,7 @@ def _read(path: Path) -> tuple[dict[str, Variant], Mapping[str, int]]:
         document = json.loads(place.read_bytes())
         if document["command"] != "portfolio" or document["format"] != manifest.FORMAT:
             raise ValueError(f"format {document['format']!r} of {document['command']!r}")
-        whole = {name: int(document["before"]["used"][name]) for name in RESOURCES}
+        whole = {name: int(value) for name, value in document["before"]["used"].items() if name in RESOURCES}
         entries = [dict(entry) for entry in document["variants"]]
         found = {str(entry["name"]): _variant(entry, place.parent) for entry in entries}
     except OSError as error:
@@ -278,5 +285,8 @@ def _variant(entry: Mapping[str, Any], folder: Path) -> Variant:
     content = (folder / file).read_bytes()
     if manifest.digest_of(content) != entry["files"][file]:
         raise ModelError(f"{folder / file}: is not the file that {manifest.DOCUMENT} is about; make the portfolio again")
-    used = {name: int(entry["used"][name]) for name in RESOURCES}
-    return Variant(str(entry["name"]), used, manifest.accuracy(entry), bool(entry["pareto"]), content)
+    used, accuracy = {name: int(value) for name, value in entry["used"].items() if name in RESOURCES}, entry["accuracy_int8"]
+    if "macs" not in used:
+        raise ValueError("a variant of unknown cost")
+    known = None if accuracy is None else float(accuracy)
+    return Variant(str(entry["name"]), used, known, manifest.score(entry), bool(entry["pareto"]), content)

@@ -13,7 +13,7 @@ from mcuprune.portfolio.nested import Family, task_of
 from mcuprune.train.task import Candidate
 
 
-def sparse(family: Family, record: pruning.Record, fingerprint: str) -> tuple[Sequence[Candidate], Mapping[str, int]]:
+def sparse(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate], Mapping[str, int]]:
     """Train one network whose weights vanish, and take from it what first holds each budget; where nothing did, the last."""
     from mcuprune.train import loop, narrowing
     from mcuprune.train.sparse import Sparse
@@ -22,7 +22,7 @@ def sparse(family: Family, record: pruning.Record, fingerprint: str) -> tuple[Se
     run, request, data = family.run, family.request, family.data
     examples = pruning.calibration_examples(data, request.seed)
     normal = narrowing.normalized(run.labelled, examples, request.device)
-    task = task_of(family, pruning.cost_model(normal, request, family.budgets[0]), record.checkpoint)
+    task = task_of(family, pruning.cost_model(normal, request, family.budgets[0], None), record.checkpoint)
     trainer = trainer_for(task, task.channels)
     hooks = Sparse(task, family.budgets, examples)
     loop.train(trainer, hooks, data.val, record, record.checkpoint)

@@ -6,7 +6,7 @@ nodes are written in the order of least peak; on the arena of TensorFlow Lite Mi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,38 +14,16 @@ import onnx
 
 from mcuprune import escape
 from mcuprune.bands.integers import stored_again
-from mcuprune.bands.plan import COUNTS, BandPlanner, Plan
-from mcuprune.bands.rewrite import MODES, Choice
+from mcuprune.bands.plan import BandPlanner, Plan, embedded_line, region_document
+from mcuprune.bands.rewrite import Choice
 from mcuprune.bands.rowgraph import Ending
-from mcuprune.costs import resources
-from mcuprune.costs.resources import Profile
-from mcuprune.deploy import boards as runtimes
-from mcuprune.errors import UsageError
+from mcuprune.costs.banding import Banding, Measured, Model, in_bands, in_order, measured, refuse_count
+from mcuprune.deploy import rowreport
+from mcuprune.deploy.lower import lower
+from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.graph.network import Network
-from mcuprune.operators.fusion import buffers
-from mcuprune.operators.table import OPS, Quantization
 from mcuprune.report.profile import Section, align
-from mcuprune.schedule import search as memory
 from mcuprune.units import Limit, show
-
-Model = Literal["peak", "tflm"]
-SRAM_MODELS: tuple[Model, ...] = ("peak", "tflm")
-#: By how much the bound of a plan may lie above a limit that the best order of its operators may still hold.
-_NEAR = (1.04, 1.08, 1.15, 1.25)
-#: Numbers of bands whose arenas are compared. Every operator stays in memory there, so that many bands never pay.
-_FEW = (2, 3, 4, 6, 8)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A network in numbers: bytes of peak and arena, multiply-accumulates, operators without quantisers."""
-
-    profile: Profile
-    arena: runtimes.Arena
-    operators: int
-
-    def sram(self, model: Model) -> int:
-        return self.arena.total if model == "tflm" else self.profile.memory.peak
 
 
 @dataclass(frozen=True)
@@ -53,7 +31,7 @@ class Banded:
     """The answer of the command.
 
     limit: bytes of what ``model`` means, None where a number of bands was asked for. choices: regions in bands, none where the
-    network stays as it is. endings: operators that no region can contain.
+    network stays as it is. endings: operators that no region can contain. embedded: convolutions whose kernels lie among zeros.
     """
 
     path: str
@@ -65,6 +43,7 @@ class Banded:
     after: Measured
     endings: tuple[Ending, ...]
     network: Network
+    embedded: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -81,74 +60,16 @@ def run(net: Network, output: str, *, limit: Limit | None, bands: int | None, mo
         raise UsageError("give either a limit, as in --sram 64KB, or a number of bands, as in --bands 4")
     before = measured(net)
     most = None if limit is None else limit.of(before.sram(model))
-    planner = BandPlanner(net)
-    if most is not None and before.sram(model) <= most:
-        found, after, choices = net, before, tuple[Choice, ...]()
-    else:
-        plans = _candidates(planner, most, bands, model)
-        found, after, choices = _best(planner, plans, most, model)
-        if bands is not None and not choices:
-            raise UsageError(f"{net.path}: --bands {bands}: {_why_not(planner, bands)}")
-        if bands is None and after.sram(model) >= before.sram(model):
-            found, after, choices = net, before, ()
-    if model == "peak" and after.profile.memory.file_order > after.profile.memory.peak:
-        found = _in_order(found, after.profile.memory.order)
-        after = measured(found)
-    return Banded(net.path, output, model, most, choices, before, after, planner.graph.endings(), found)
-
-
-def measured(net: Network) -> Measured:
-    """Raises what ``resources.profile`` does."""
-    operators = sum(not isinstance(OPS[node.op], Quantization) for node in net.nodes)
-    return Measured(resources.profile(net), runtimes.arena_tflm(net), operators)
-
-
-def _why_not(planner: BandPlanner, bands: int) -> str:
-    endings = planner.graph.endings()
-    named = f"; {endings[0].op} '{endings[0].node}' {endings[0].why}" if endings else ""
-    return f"no part of the network gains from {bands} bands of rows{named}: give another number, or a limit with --sram"
-
-
-def _candidates(planner: BandPlanner, limit: int | None, bands: int | None, model: Model) -> list[Plan]:
-    """Plans that may be the answer, the cheapest first."""
-    counts = COUNTS if bands is None else (bands,)
-    if model == "tflm":
-        few: Sequence[int] = _FEW if bands is None else (bands,)
-        found = [plan for mode in MODES for plan in planner.pareto(counts=few, modes=(mode,))]
-    elif limit is not None:
-        plan = planner.cheapest(limit)
-        found = [planner.least() if plan is None else plan]
-        if plan is None or plan.macs > 0:  # with the best order of its operators a cheaper one may do
-            near = [planner.cheapest(int(limit * factor), modes=("cache",)) for factor in _NEAR]
-            found += [one for one in near if one is not None and (plan is None or one.cost < plan.cost)]
-    else:
-        found = [planner.least(counts=counts), planner.least(counts=counts, modes=("cache",))]
-    unlike = {tuple((c.region.start, c.region.end, c.bands, c.mode) for c in one.choices): one for one in found}
-    return sorted(unlike.values(), key=lambda plan: plan.cost)
-
-
-def _best(
-    planner: BandPlanner, plans: Iterable[Plan], limit: int | None, model: Model
-) -> tuple[Network, Measured, tuple[Choice, ...]]:
-    """The first plan that holds the limit; where none does, the one that needs least."""
-    best: tuple[int, Network, tuple[Choice, ...]] | None = None
-    for plan in plans:
-        net = planner.written(plan)
-        if model == "tflm":
-            sram = runtimes.arena_tflm(net).total
-        else:
-            sram = min(plan.peak, memory.schedule(buffers(net).graph, cpu_seconds=0.5).peak)
-        if best is None or sram < best[0]:
-            best = (sram, net, plan.choices)
-        if limit is not None and sram <= limit:
-            break
-    assert best is not None
-    return best[1], measured(best[1]), best[2]
-
-
-def _in_order(net: Network, order: Sequence[str]) -> Network:
-    by_name = {node.name: node for node in net.nodes}
-    return replace(net, nodes=tuple(by_name[name] for name in order))
+    banding = Banding(model, {} if most is None else {"sram": most}, bands)
+    best = in_bands(net, banding)
+    if bands is not None and not best.choices:
+        refuse_count(best.planner, bands)
+    after = before if best.network is net else measured(best.network)
+    if model == "peak" and best.network is net and after.profile.memory.file_order > after.profile.memory.peak:
+        best = replace(best, network=in_order(net, after.profile.memory.order))
+        after = measured(best.network)
+    endings = best.planner.graph.endings()
+    return Banded(net.path, output, model, most, best.choices, before, after, endings, best.network, best.embedded)
 
 
 def written(found: Banded) -> bytes:
@@ -169,14 +90,16 @@ def document(found: Banded) -> dict[str, Any]:
         "ok": found.ok,
         "sram_model": found.model,
         "limit": found.limit,
-        "before": _numbers(found.before),
-        "after": _numbers(found.after),
+        "before": numbers(found.before),
+        "after": numbers(found.after),
         "regions": [region_document(choice) for choice in found.choices],
-        "endings": [{"node": e.node, "op": e.op, "why": e.why, "sram": e.sram} for e in found.endings],
+        "embedded": list(found.embedded),
+        "endings": endings_document(found.endings),
     }
 
 
-def _numbers(one: Measured) -> dict[str, Any]:
+def numbers(one: Measured) -> dict[str, Any]:
+    """A measured network as JSON values."""
     memory_of = one.profile.memory
     return {
         "peak": memory_of.peak,
@@ -190,18 +113,9 @@ def _numbers(one: Measured) -> dict[str, Any]:
     }
 
 
-def region_document(choice: Choice) -> dict[str, Any]:
-    """A region in bands, as JSON values. rows: of its last tensor, first and end of each band."""
-    return {
-        "from": choice.region.start,
-        "to": choice.region.end,
-        "mode": choice.mode,
-        "bands": len(choice.tape.bands),
-        "rows": [list(band) for band in choice.tape.bands],
-        "peak": choice.price.peak,
-        "macs_added": choice.price.macs,
-        "operators_added": choice.price.operators,
-    }
+def endings_document(endings: Sequence[Ending]) -> list[dict[str, Any]]:
+    """Operators that no region can contain, as JSON values. sram: bytes around each."""
+    return [{"node": e.node, "op": e.op, "why": e.why, "sram": e.sram} for e in endings]
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
@@ -228,6 +142,8 @@ def text(found: Banded) -> str:
         lines.append("nothing runs in bands: " + ("the limit holds as it is" if found.ok else "no bands need less memory"))
     else:
         lines += ["in bands of rows:", *_regions(found.choices)]
+    if found.embedded:
+        lines += ["", escape.plain(embedded_line(found.embedded))]
     if found.limit is not None:
         word = "holds" if found.ok else "does NOT hold"
         what = "arena" if found.model == "tflm" else "peak"
@@ -271,6 +187,15 @@ def section(net: Network) -> Section:
         rows.append(["", show(plan.peak, "bytes"), _more(plan.macs), _signed(plan.operators), "; ".join(what) or "nothing"])
     lines = ["SRAM in row bands, at most; `mcuprune bands` writes such a network:"]
     return Section("bands", list(map(plan_document, plans)), [*lines, *align([head, *rows], ["<", ">", ">", ">", "<"])])
+
+
+def rows_section(net: Network) -> Section:
+    """What ``profile --bands`` adds for generated C: its RAM where it runs row by row; why none where it can't be written."""
+    try:
+        document = rowreport.priced(lower(net), "auto").document()
+    except UnsupportedOperator as refusal:
+        return Section("rows", None, [f"rows in C: none, as {refusal}"])
+    return Section("rows", document, [*rowreport.lines(document), "`mcuprune export -o OUT.c --bands auto` writes it."])
 
 
 def _change(before: int, after: int, unit: Literal["bytes", "count"]) -> list[str]:

@@ -19,10 +19,15 @@ from typing import Any, Literal, NamedTuple
 from mcuprune import __version__, escape
 from mcuprune.channels.labelling import Group
 from mcuprune.console import JSON_FORMAT
-from mcuprune.costs.resources import RESOURCES, Layer, Memory, Profile, SramModel, Verdict, columns, totals
-from mcuprune.deploy.boards import Board, Range
+from mcuprune.costs.resources import RESOURCES, Basis, Layer, Memory, Profile, Resource, Verdict, columns, totals
+from mcuprune.deploy.boards import Board
+from mcuprune.deploy.codesize import Runtime
+from mcuprune.deploy.latency import Range
+from mcuprune.report.width import elided
 from mcuprune.units import Unit, show
 
+#: Characters that a table leaves for the names at its end, on a narrow terminal.
+_ROOM_FOR_A_NAME = 20
 #: What a row of a cost table may stand for.
 BY = ("node", "op", "group")
 
@@ -35,6 +40,7 @@ class Device:
     """Estimates for one board: milliseconds and microjoules of an inference; None where nobody has measured its like."""
 
     board: Board
+    runtime: Runtime
     latency: Range | None
     energy: Range | None
 
@@ -53,14 +59,14 @@ class Section(NamedTuple):
 class Answer:
     """What is known about one model.
 
-    verdict: its limits, for ``check``. sram_model: what a limit of SRAM limits, the ``peak`` of activations or the arena
-    of a runtime. old, growth: an earlier state of the model, and limits that follow from it.
+    verdict: its limits, for ``check``. basis: what they are held against. old, growth: an earlier state of the model, and
+    limits that follow from it.
     flags: what else on the command line ``prune`` needs to see the same model. sections: what else was asked for.
     """
 
     profile: Profile
     verdict: Verdict | None = None
-    sram_model: SramModel = "peak"
+    basis: Basis = field(default_factory=Basis)
     old: Profile | None = None
     growth: Verdict | None = None
     flags: tuple[str, ...] = ()
@@ -91,6 +97,7 @@ class View:
     rows: int = 20
     groups: bool = False
     ascii: bool = False
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -246,7 +253,7 @@ def _profile_text(answer: Answer, view: View) -> str:
     ]
     lines += ["", *_totals_text(answer), "", *_peak_text(profile)]
     lines += ["", *_device_text(answer.device)] if answer.device else []
-    picture = chart(profile, ascii=view.ascii)
+    picture = chart(profile, width=min(64, view.width - 12) if view.width else 64, ascii=view.ascii)
     lines += ["", *picture] if picture else []
     lines += ["", *_table_text(table(answer, view), profile, view)]
     for section in answer.sections:
@@ -265,7 +272,7 @@ def _totals_text(answer: Answer) -> list[str]:
             _was(profile.total, old, key, resource.unit),
             resource.meaning,
         ]
-        for key, resource in totals().items()
+        for key, resource in _known(totals(), profile).items()
     ]
     if not any(row[2] for row in rows):
         rows = [[row[0], row[1], row[3]] for row in rows]
@@ -276,7 +283,7 @@ def _totals_text(answer: Answer) -> list[str]:
 
 
 def _was(total: Mapping[str, int], old: Profile | None, key: str, unit: Unit) -> str:
-    if old is None:
+    if old is None or key not in old.total:
         return ""
     if total[key] == old.total[key]:
         return "as before"
@@ -291,24 +298,43 @@ def _peak_text(profile: Profile) -> list[str]:
     lines.append(
         f"  the file's own order {_kib(memory.file_order)}; one operator's inputs and outputs {_kib(memory.max_in_out)}"
     )
-    lines.append(f"  arena of TensorFlow Lite Micro in the file's order {_kib(memory.arena_tflm)}")
+    lines.append(f"  arena of TensorFlow Lite Micro in the file's order {_kib(memory.arena_tflm)}{_tail(memory)}")
     if memory.peak_node is not None:
         lines.append(f"peak at node '{escape.plain(memory.peak_node)}', alive there:")
         lines += align([["", _kib(size), escape.plain(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
     return lines
 
 
+def _tail(memory: Memory) -> str:
+    """Of what the arena consists beside activations and scratch, largest first, as the end of a line and another line."""
+    if memory.tail is None:
+        return ""
+    causes = sorted(asdict(memory.tail).items(), key=lambda cause: -cause[1])
+    rest = ", ".join(f"{name} {_kib(size)}" for name, size in causes)
+    return f", {_kib(memory.arena_head)} of it activations and scratch;\n    the rest by cause: {rest}"
+
+
+def _known(resources: Mapping[str, Resource], *profiles: Profile | None) -> dict[str, Resource]:
+    """The resources that all these profiles could count."""
+    return {key: r for key, r in resources.items() if all(profile is None or key in profile.total for profile in profiles)}
+
+
+def models(basis: Basis) -> dict[str, str]:
+    """What limits are held against, as JSON."""
+    return {**{f"{key}_model": word for key, word in basis.models.items()}, "runtime": basis.runtime}
+
+
 def _device_text(device: Device) -> list[str]:
     board = device.board
     return [
-        f"on {board.name} ({board.core}, {board.mhz} MHz); estimates, not measurements:",
+        f"on {board.name} ({board.core}, {board.mhz} MHz) in {device.runtime}; estimates, not measurements:",
         f"  latency  {_range(device.latency, 'ms')}",
         f"  energy   {_range(device.energy, 'uJ')}",
     ]
 
 
 def _range(found: Range | None, unit: str) -> str:
-    return "no data" if found is None else f"{found.low:.1f} to {found.high:.1f} {unit}"
+    return "no data" if found is None else f"{found.likely:.1f} {unit}, between {found.low:.1f} and {found.high:.1f}"
 
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -359,11 +385,20 @@ def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
             if diff:
                 line.append(_signed(row.change[key], resource.unit) if row.was is not None else "")
         line += [_shape(row.shape), row.op] if by_node else [str(row.count)]
-        cells.append([*line, escape.plain(row.name)])
+        cells.append([*line, elided(escape.plain(row.name))])
     numbers = len(columns()) * (2 if diff else 1)
-    lines = align(cells, ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"])
+    sides = ["<", *[">"] * numbers, *(["<", "<"] if by_node else [">"]), "<"]
+    while view.width and by_node and len(sides) > numbers + 2 and _before_names(cells) > view.width - _ROOM_FOR_A_NAME:
+        sides.pop(numbers + 1)  # the shape goes first, then the operator: what is left is what the table is about
+        cells = [[*line[: numbers + 1], *line[numbers + 2 :]] for line in cells]
+    lines = align(cells, sides)
     lines.insert(len(lines) - 1, _rule(lines, numbers, cells))
     return lines
+
+
+def _before_names(cells: Sequence[Sequence[str]]) -> int:
+    """How many characters of a table stand before its last column."""
+    return sum(max(map(len, column)) + 2 for column in list(zip(*cells, strict=True))[:-1])
 
 
 def _rule(lines: Sequence[str], numbers: int, cells: Sequence[Sequence[str]]) -> str:
@@ -399,7 +434,7 @@ def _check_text(answer: Answer, view: View) -> str:
         said = f"{sizes[0]}, was {sizes[1]} ({_signed(used - old, unit)}); at most {sizes[2]}"
         rows.append(["FAIL" if used > limit else "pass", f"{RESOURCES[key].title} growth", said])
     if answer.old is not None and answer.growth is None:
-        for key, resource in RESOURCES.items():
+        for key, resource in _known(RESOURCES, answer.profile, answer.old).items():
             used, old = answer.profile.total[key], answer.old.total[key]
             sizes = [show(used, resource.unit), show(old, resource.unit)]
             if used != old and sizes[0] == sizes[1]:
@@ -423,8 +458,8 @@ def _limited(verdict: Verdict | None) -> list[tuple[str, int, int]]:
 
 
 def _limit_title(key: str, answer: Answer) -> str:
-    title = RESOURCES[key].title
-    return f"{title} ({answer.sram_model})" if key == "sram" and answer.sram_model != "peak" else title
+    title, word = RESOURCES[key].title, answer.basis.models.get(key)
+    return f"{title} ({word})" if RESOURCES[key].under(word) is not RESOURCES[key] else title
 
 
 def _against_limit(key: str, used: int, limit: int, answer: Answer) -> str:
@@ -443,10 +478,12 @@ def _where(key: str, answer: Answer) -> str:
     if RESOURCES[key].share is None:
         return ""
     if RESOURCES[key].share == "max":
-        if answer.sram_model != "peak" or profile.memory.peak_node is None:
+        if answer.basis.sram != "peak" or profile.memory.peak_node is None:
             return ""
         alive = ", ".join(f"{escape.plain(name)} {show(size, unit)}" for name, size in profile.memory.peak_tensors)
         return f", at '{escape.plain(profile.memory.peak_node)}' with {alive} alive"
+    if RESOURCES[key].under(answer.basis.models.get(key)) is not RESOURCES[key]:
+        return ""
     worst = sorted(profile.layers, key=lambda layer: -_used(layer)[key])[:3]
     return ", most in " + ", ".join(f"'{escape.plain(layer.node)}' {show(_used(layer)[key], unit)}" for layer in worst)
 
@@ -459,20 +496,29 @@ def hint(answer: Answer) -> str:
     words = ["mcuprune", "prune", path]
     for key, _, limit in _limited(answer.verdict):
         words += [f"--{key}", _short(limit, RESOURCES[key].unit)]
-    if answer.sram_model != "peak":
-        words += ["--sram-model", answer.sram_model]
+    if answer.basis.board is not None and "latency" in answer.verdict.limits:
+        words += ["--board", answer.basis.board]
+    for key, word in answer.basis.models.items():
+        if RESOURCES[key].under(word) is not RESOURCES[key]:
+            words += [f"--{key}-model", word]
+    if answer.basis.runtime != Basis().runtime:
+        words += ["--runtime", answer.basis.runtime]
     words += [*answer.flags, "-o", f"{path.removesuffix('.onnx')}-pruned.onnx"]
     return " ".join(shlex.quote(escape.plain(word)) for word in words)
 
 
 def _short(limit: int, unit: Unit) -> str:
     """A limit as one types it, without rounding."""
-    steps = (("MB", 1024**2), ("KB", 1024)) if unit == "bytes" else (("M", 10**6), ("k", 10**3))
-    return next((f"{limit // step}{suffix}" for suffix, step in steps if limit % step == 0), str(limit))
+    steps: dict[Unit, tuple[tuple[str, int], ...]] = {
+        "bytes": (("MB", 1024**2), ("KB", 1024), ("", 1)),
+        "count": (("M", 10**6), ("k", 10**3), ("", 1)),
+        "time": (("s", 10**6), ("ms", 10**3), ("us", 1)),
+    }
+    return next(f"{limit // step}{suffix}" for suffix, step in steps[unit] if limit % step == 0)
 
 
 def _exact(value: int, unit: Unit) -> str:
-    return f"{value} {'byte' if value == 1 else 'bytes'}" if unit == "bytes" else str(value)
+    return {"bytes": f"{value} {'byte' if value == 1 else 'bytes'}", "count": str(value), "time": f"{value} us"}[unit]
 
 
 def _signed(change: int, unit: Unit) -> str:
@@ -545,7 +591,7 @@ def _proof(profile: Profile) -> str:
 
 def _sram_limit(answer: Answer) -> int | None:
     """The limit of the peak, if there is one."""
-    return answer.verdict.limits.get("sram") if answer.verdict and answer.sram_model == "peak" else None
+    return answer.verdict.limits.get("sram") if answer.verdict and answer.basis.sram == "peak" else None
 
 
 def _summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
@@ -554,7 +600,7 @@ def _summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
     head = ["", "used", *(["limit", "verdict"] if limits else []), *(["before", "change"] if old else [])]
     head += ["most allowed"] if answer.growth else []
     rows = []
-    for key, resource in RESOURCES.items():
+    for key, resource in _known(RESOURCES, answer.profile, old).items():
         used = (limits.used if limits and key in limits.used else answer.profile.total)[key]
         title = _limit_title(key, answer) if limits and key in limits.limits else resource.title
         row = [title, show(used, resource.unit)]
@@ -728,13 +774,14 @@ def dumped(document: Mapping[str, Any]) -> str:
 def _json(answer: Answer, report: Report) -> dict[str, Any]:
     document: dict[str, Any] = {"path": answer.profile.path, "opset": answer.profile.opset, "ok": answer.ok}
     if answer.verdict:
-        document["sram_model"] = answer.sram_model
+        document |= models(answer.basis)
         document["limits"] = _json_verdict(answer.verdict)
         document["hint"] = hint(answer) or None
     document |= profile_document(answer.profile)
     if answer.device:
         ranges = {"latency_us": answer.device.latency, "energy_nj": answer.device.energy}
-        document["device"] = {"board": answer.device.board.name, **{k: _json_range(found) for k, found in ranges.items()}}
+        named = {"board": answer.device.board.name, "runtime": answer.device.runtime}
+        document["device"] = {**named, **{k: _json_range(found) for k, found in ranges.items()}}
     document |= {section.key: section.document for section in answer.sections}
     found = table(answer, report.view)
     document["table"] = {
@@ -744,7 +791,7 @@ def _json(answer: Answer, report: Report) -> dict[str, Any]:
         "total": _json_row(found.total),
     }
     if answer.old is not None:
-        change = {key: value - answer.old.total[key] for key, value in answer.profile.total.items()}
+        change = {key: value - answer.old.total[key] for key, value in answer.profile.total.items() if key in answer.old.total}
         document["against"] = {**profile_document(answer.old), "change": change}
         if answer.growth:
             document["growth"] = _json_verdict(answer.growth)
@@ -759,7 +806,8 @@ def profile_document(profile: Profile) -> dict[str, Any]:
         "opset": profile.opset,
         "inputs": [{"name": name, "shape": list(shape)} for name, shape in profile.inputs],
         "outputs": [{"name": name, "shape": list(shape)} for name, shape in profile.outputs],
-        "total": dict(profile.total),
+        "total": {**dict.fromkeys(profile.unknown.keys() & {"file", "image"}), **profile.total},
+        "unknown": dict(profile.unknown),
         "memory": {
             "peak": memory.peak,
             "exact": memory.exact,
@@ -770,6 +818,8 @@ def profile_document(profile: Profile) -> dict[str, Any]:
             "peak_node": memory.peak_node,
             "peak_tensors": _json_tensors(memory.peak_tensors),
             "arena_tflm": memory.arena_tflm,
+            "arena_head": memory.arena_head,
+            "arena_tail": asdict(memory.tail) if memory.tail else None,
             "arena_extra": [
                 {"node": copy.node, "operator": copy.operator, "bytes": int(copy.bytes), "reason": copy.reason}
                 for copy in memory.copies
@@ -818,7 +868,8 @@ def _json_range(found: Range | None) -> dict[str, Any] | None:
     """In thousandths: microseconds of milliseconds, nanojoules of microjoules."""
     if found is None:
         return None
-    return {"low": round(found.low * 1000), "high": round(found.high * 1000), "sources": list(found.sources)}
+    ends = {key: round(value * 1000) for key, value in (("low", found.low), ("likely", found.likely), ("high", found.high))}
+    return {**ends, "error": round(found.error, 3), "sources": list(found.sources)}
 
 
 def _json_row(row: Row) -> dict[str, Any]:
@@ -890,7 +941,9 @@ def _findings(answer: Answer) -> list[tuple[str, str, bool]]:
         said = f"{used} of {_exact(limit, RESOURCES[key].unit)}, was {answer.old.total[key]}"
         found.append((f"{RESOURCES[key].title} growth", said, used > limit))
     if not found:
-        found = [(r.title, _exact(answer.profile.total[key], r.unit), False) for key, r in RESOURCES.items()]
+        found = [
+            (r.title, _exact(answer.profile.total[key], r.unit), False) for key, r in _known(RESOURCES, answer.profile).items()
+        ]
     return found
 
 
@@ -900,7 +953,9 @@ def _spot(key: str, answer: Answer) -> str:
     if RESOURCES[key].share is None:
         return ""
     if RESOURCES[key].share == "max":
-        return f" at {profile.memory.peak_node}" if answer.sram_model == "peak" and profile.memory.peak_node else ""
+        return f" at {profile.memory.peak_node}" if answer.basis.sram == "peak" and profile.memory.peak_node else ""
+    if RESOURCES[key].under(answer.basis.models.get(key)) is not RESOURCES[key]:
+        return ""
     worst = max(profile.layers, key=lambda layer: _used(layer)[key])
     return f", most in {worst.node}"
 
@@ -926,7 +981,7 @@ def boards_text(boards: Iterable[Board]) -> str:
         sizes = [_kib(size) for size in (board.sram, board.block, board.flash)]
         rows.append([board.name, board.chip, board.core, str(board.mhz), *sizes, board.note, source])
     lines = align(rows, ["<", "<", "<", ">", ">", ">", ">", "<", "<"])
-    gate = "--board limits the arena of TensorFlow Lite Micro to the largest block of SRAM, and flash to all of it."
+    gate = "--board limits the arena of the runtime to the largest block of SRAM, and the image, file and code, to the flash."
     return "\n".join([*lines, "", gate]) + "\n"
 
 

@@ -13,16 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from mcuprune import __version__, escape, options, places, units
+from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs.resources import RESOURCES
+from mcuprune.data.firmware import formula
 from mcuprune.notebook import draws
-from mcuprune.pruning import Result, Training
+from mcuprune.report import bands as banding
 from mcuprune.report import profile as report
 from mcuprune.report import sensitivity as curves
+from mcuprune.result import Bands, Bisection, Figures, Result, Training
 from mcuprune.train.request import AT_INIT
 from mcuprune.train.task import Step
+from mcuprune.train.tasks.metrics import Metric
 
+#: How many of the operators that can't run in bands the text names.
+_ENDINGS = 3
 #: Format 1, 2026: the first.
 FORMAT = 1
+#: From this share of the time on it is worth a word that training waits for data.
+_SLOW_DATA = 0.05
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -37,9 +45,10 @@ def document(result: Result) -> dict[str, Any]:
         "method": request.method if request.train or request.method == AT_INIT else "no-train",
         "options": options.document(request),
         "training": _training(result.training) if result.training else None,
-        "sram_model": request.sram_model,
+        **report.models(request.basis),
         "weight_bits": request.weight_bits if request.int8 else None,
         "data": result.data,
+        "preprocessing": None if result.preprocessing is None else result.preprocessing.document(),
         "test_examples": result.test_examples,
         "budget": dict(result.budget.limits),
         "limits": {
@@ -53,6 +62,9 @@ def document(result: Result) -> dict[str, Any]:
             "accuracy_int8": result.accuracy_int8,
             "accuracy_int8_default_session": result.accuracy_int8_default_session,
         },
+        "metric": _metric(result.figures) if result.figures else None,
+        "classes": list(result.classes) or None,
+        "bisection": None if result.bisection is None else _bisection(result.bisection),
         "groups": [
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
             for group in result.groups
@@ -63,9 +75,63 @@ def document(result: Result) -> dict[str, Any]:
             "seconds": round(result.seconds, 1),
             "training_macs": result.training_macs,
             "full_training_macs": result.full_training_macs,
+            "data_wait": _waited(result),
         },
         "notes": list(result.notes),
+        "bands": None if result.bands is None else _bands(result.bands),
     }
+
+
+def _bands(bands: Bands) -> dict[str, Any]:
+    """How the written file runs in row bands, beside the same network without."""
+    return {
+        "plain": banding.numbers(bands.plain),
+        "written": banding.numbers(bands.written),
+        "regions": [region_document(choice) for choice in bands.choices],
+        "embedded": list(bands.embedded),
+        "endings": banding.endings_document(bands.endings),
+    }
+
+
+def _metric(figures: Figures) -> dict[str, Any]:
+    """The figures of the task: values by when they were measured, None for what is not int8."""
+    before = figures.before
+
+    def values(found: Metric | None) -> dict[str, Any] | None:
+        return None if found is None else {"value": found.value, **found.more}
+
+    return {
+        "task": figures.task,
+        "title": figures.title,
+        "against": "targets" if figures.labelled else "the model as it came",
+        "name": before.name,
+        "shown_as": before.title,
+        "unit": before.unit,
+        "better": before.better,
+        "before": values(before),
+        "after_float": values(figures.floats),
+        "after_int8": values(figures.int8),
+        "after_int8_default_session": values(figures.int8_default_session),
+    }
+
+
+def _bisection(found: Bisection) -> dict[str, Any]:
+    """The budgets that were tried, in their order, in base units."""
+    return {
+        "minimise": found.minimise,
+        "max_drop": found.drop,
+        "floor": found.floor,
+        "best": found.best,
+        "stages": [asdict(stage) for stage in found.stages],
+    }
+
+
+def _waited(result: Result) -> float | None:
+    """The share of its time that training stood still for want of data, over phases by their steps; None without training."""
+    last = {step.phase: step for step in result.history if step.waited is not None}
+    steps = {phase: sum(step.phase == phase for step in result.history) for phase in last}
+    whole = sum(steps.values())
+    return round(sum(float(last[phase].waited or 0) * count for phase, count in steps.items()) / whole, 4) if whole else None
 
 
 def _training(training: Training) -> dict[str, Any]:
@@ -92,8 +158,9 @@ def step_document(step: Step) -> dict[str, Any]:
         "epoch": round(step.epoch, 3),
         "phase": step.phase,
         "loss": round(step.loss, 5),
-        **{name: step.costs[name] for name in RESOURCES},
+        **{name: step.costs[name] for name in RESOURCES if name in step.costs},
         "accuracy": None if step.accuracy is None else round(step.accuracy, 5),
+        "metric": None if step.score is None else round(step.score, 5),
         "training_macs": step.training_macs,
     }
 
@@ -116,6 +183,8 @@ def text(found: Mapping[str, Any]) -> str:
     paths = (escape.plain(found[when]["path"]) for when in ("before", "after"))
     lines = [f"{' -> '.join(paths)}: {'fits' if found['ok'] else 'DOES NOT FIT'}", ""]
     lines += report.align(_table(found), "<>>>>>")
+    if found.get("bisection"):
+        lines += ["", *report.align(_stages(found), "<>>>>")]
     lines += ["", *map(escape.plain, _remarks(found))]
     return "\n".join(lines) + "\n"
 
@@ -130,6 +199,9 @@ def markdown(found: Mapping[str, Any]) -> str:
         "",
     ]
     lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
+    if found.get("bisection"):
+        head, *rows = _stages(found)
+        lines += ["", "## Budgets that were tried", "", *report.markdown_table(head, ["<", ">", ">", ">", "<"], rows)]
     lines += ["", *(f"* {escape.inline(line)}" for line in _remarks(found)), ""]
     lines += ["## Groups of channels", ""]
     groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
@@ -147,10 +219,12 @@ def markdown(found: Mapping[str, Any]) -> str:
             [name.replace("_", " "), "" if value is None else escape.inline(f"{value}")] for name, value in settings.items()
         ]
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
-    evaluated = [step for step in found["history"] if step["accuracy"] is not None]
+    evaluated = [step for step in found["history"] if _score(step) is not None]
     if evaluated:
-        titles = [resource.title for resource in RESOURCES.values()]
-        head = ["phase", "epoch", "training MACs", "loss", *titles, "accuracy (validation)"]
+        known = [name for name in RESOURCES if name in evaluated[0]]
+        titles = [RESOURCES[name].title for name in known]
+        figure = f"{(_task(found) or {})['shown_as']} (validation)"
+        head = ["phase", "epoch", "training MACs", "loss", *titles, figure]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
             head,
@@ -161,8 +235,8 @@ def markdown(found: Mapping[str, Any]) -> str:
                     f"{step['epoch']:g}",
                     units.show(step["training_macs"], "count"),
                     f"{step['loss']:.4f}",
-                    *(units.show(step[name], RESOURCES[name].unit) for name in RESOURCES),
-                    _share(step["accuracy"]),
+                    *(units.show(step[name], RESOURCES[name].unit) for name in known),
+                    _value(_task(found) or {}, _score(step)),
                 ]
                 for step in evaluated
             ],
@@ -186,6 +260,8 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
     """Head and one row for each resource and accuracy."""
     rows = [["", "before", "after", "", "limit", ""]]
     for name, resource in RESOURCES.items():
+        if name not in found["after"]["total"]:
+            continue
         before, after = _used(found, "before", name), _used(found, "after", name)
         limit = found["limits"].get(name)
         rows.append(
@@ -200,11 +276,28 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
                 "" if limit is None else "pass" if limit["ok"] else f"over by {after - limit['limit']}",
             ]
         )
-    if found["before"]["accuracy"] is not None:
-        after = found["after"]
-        rows.append(["accuracy", _share(found["before"]["accuracy"]), _share(after["accuracy_float"]), "", "", "float"])
-        if after["accuracy_int8"] is not None:
-            rows.append(["", "", _share(after["accuracy_int8"]), "", "", "int8"])
+    if (metric := _task(found)) is not None:
+        before, floats, int8 = (metric[when] and metric[when]["value"] for when in ("before", "after_float", "after_int8"))
+        rows.append([metric["shown_as"], _value(metric, before), _value(metric, floats), "", "", "float"])
+        if int8 is not None:
+            rows.append(["", "", _value(metric, int8), "", "", "int8"])
+    return rows
+
+
+def _stages(found: Mapping[str, Any]) -> list[list[str]]:
+    """Head and one row for each budget that was tried, the one that was taken marked."""
+    bisection, metric = found["bisection"], found["metric"]
+    unit = RESOURCES[bisection["minimise"]].unit
+    rows = [["", f"{RESOURCES[bisection['minimise']].title} limit", "used", metric["shown_as"], "floor"]]
+    for stage in bisection["stages"]:
+        if stage["used"] is None:
+            rows.append(["", units.show(stage["limit"], unit), "", "", "no cut is so small"])
+            continue
+        taken = "> " if stage["number"] == bisection["best"] else ""
+        limit = f"{units.show(stage['limit'], unit)} ({stage['share']:.0%})"
+        above = "above" if stage["holds"] else "below"
+        rows.append([taken, limit, units.show(stage["used"], unit), _value(metric, stage["figure"]), above])
+    rows[1][-1] += f" {_value(metric, bisection['floor'])}"
     return rows
 
 
@@ -220,10 +313,15 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     kept = sum(group["after"] for group in found["groups"])
     whole = sum(group["before"] for group in found["groups"])
     lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
-    if found["before"]["accuracy"] is not None:
-        exact = "; int8 without its graph optimisation" if found["after"]["accuracy_int8"] is not None else ""
-        lines.append(f"accuracy: on {found['test_examples']} test examples of {found['data']}, in onnxruntime{exact}")
-    if found["sram_model"] != "peak":
+    if (metric := _task(found)) is not None:
+        exact = "; int8 without its graph optimisation" if metric["after_int8"] is not None else ""
+        against = "" if metric["against"] == "targets" else ", against the answers of the model as it came"
+        lines.append(
+            f"{metric['shown_as']}: on {found['test_examples']} test examples of {found['data']}, "
+            f"in onnxruntime{exact}{against}"
+        )
+        lines += _beside(metric)
+    if found.get("sram_model", "peak") != "peak":
         memory = found["after"]["memory"]
         peak, arena = (units.show(memory[key], "bytes") for key in ("peak", "arena_tflm"))
         lines.append(f"memory: peak of activations {peak}, arena of TensorFlow Lite Micro {arena}")
@@ -233,7 +331,77 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
         lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
         lines += _compute(found)
+    if found.get("bands") is not None:  # reports stored before there were bands have none
+        lines += _in_bands(found["bands"])
+    if cost.get("data_wait") is not None and cost["data_wait"] >= _SLOW_DATA:
+        lines.append(f"data: training stood still for want of it {cost['data_wait']:.0%} of the time")
+    if found.get("preprocessing"):
+        how = found["preprocessing"]
+        if how["found_by"] != "default" or how["scale"] != 1:
+            lines.append(f"preprocessing: {formula(how)}; found by {how['found_by']}")
     return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _in_bands(bands: Mapping[str, Any]) -> list[str]:
+    """What runs in bands and what it costs; what can't, where SRAM is most."""
+    before, after, lines = bands["plain"], bands["written"], []
+    if not bands["regions"] and not bands["embedded"]:
+        lines.append("row bands: none, the limits hold without or nothing needs less in them")
+    for region in bands["regions"]:
+        lines.append(f"row bands: {region_line(region)}")
+    if bands["embedded"]:
+        lines.append(embedded_line(bands["embedded"]))
+    if bands["regions"] or bands["embedded"]:
+        changes = [("peak", "peak"), ("arena_tflm", "arena"), ("arena_tail", "its tail")]
+        told = [f"{word} {units.show(before[key], 'bytes')} -> {units.show(after[key], 'bytes')}" for key, word in changes]
+        lines.append(f"the same network without bands -> in them: {', '.join(told)}")
+    for ending in sorted(bands["endings"], key=lambda ending: -ending["sram"])[:_ENDINGS]:
+        size = units.show(ending["sram"], "bytes")
+        lines.append(f"not in bands: {ending['op']} '{ending['node']}' {ending['why']}; {size} of SRAM around it")
+    return lines
+
+
+def _task(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The figures of the task; of a document that was stored before there were any but accuracies, these."""
+    if "metric" in found or found["before"]["accuracy"] is None:
+        return found.get("metric")
+    after = found["after"]
+    int8 = None if after["accuracy_int8"] is None else {"value": after["accuracy_int8"]}
+    known = {"name": "accuracy", "shown_as": "accuracy", "unit": "share", "against": "targets"}
+    return {
+        **known,
+        "before": {"value": found["before"]["accuracy"]},
+        "after_float": {"value": after["accuracy_float"]},
+        "after_int8": int8,
+    }
+
+
+def _score(step: Mapping[str, Any]) -> float | None:
+    """The figure on the validation examples at a line of the history."""
+    found: float | None = step.get("metric", step["accuracy"])
+    return found
+
+
+def _value(metric: Mapping[str, Any], value: float | None) -> str:
+    """A figure of the task for people."""
+    if value is None:
+        return ""
+    return f"{value:.1%}" if metric["unit"] == "share" else f"{value:.4g}"
+
+
+#: What is said of figures beside the first: name in JSON -> for people, and how.
+_BESIDE = {"snr_db": ("SNR", "{:.1f} dB"), "r2": ("R2", "{:.3f}"), "pixel_accuracy": ("right places", "{:.1%}")}
+
+
+def _beside(metric: Mapping[str, Any]) -> list[str]:
+    """Other figures of the file that was written, of each output where there are several."""
+    after, said = metric["after_int8"] or metric["after_float"], []
+    for name, value in after.items():
+        output, _, key = name.rpartition("/")
+        if value is not None and (key in _BESIDE or (key == "accuracy" and metric["name"] != "accuracy")):
+            title, shown = _BESIDE.get(key, ("accuracy", "{:.1%}"))
+            said.append(f"{title} {shown.format(value)}{f' of {output}' if output else ''}")
+    return [f"of the file written: {', '.join(said)}"] if said else []
 
 
 def _compute(found: Mapping[str, Any]) -> list[str]:
@@ -243,10 +411,6 @@ def _compute(found: Mapping[str, Any]) -> list[str]:
     epoch = max(1, training["examples"] // training["batch"]) * training["batch"] * found["before"]["total"]["macs"]
     spent = found["cost"]["training_macs"] / max(1, epoch)
     return [f"compute: as many multiply-accumulates as {spent:.3g} epochs of training the whole model"]
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
 
 
 __all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

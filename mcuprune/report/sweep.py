@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mcuprune import escape, units
-from mcuprune.costs.resources import RESOURCES, Resource
+from mcuprune.costs.resources import RESOURCES, Basis, Resource
 from mcuprune.report import page
 from mcuprune.report import profile as report
 from mcuprune.sweep.outcome import Finished, Outcome, document, spread
@@ -34,7 +34,7 @@ def markdown(outcome: Outcome) -> str:
 def html(outcome: Outcome) -> str:
     """``sweep.html``: one page that needs nothing else."""
     head, *rows = _table(outcome)
-    pictures = "".join(_figure(outcome, name, resource) for name, resource in RESOURCES.items())
+    pictures = "".join(_figure(outcome, name, resource) for name, resource in _known(outcome).items())
     remarks = "".join(f"<li>{escape.markup(line)}</li>" for line in _remarks(outcome))
     body = f"{report.html_table(head, _sides(head), rows)}\n{pictures}<ul>{remarks}</ul>\n"
     return page.html(f"Sweep of {outcome.model}", body)
@@ -43,7 +43,7 @@ def html(outcome: Outcome) -> str:
 def _table(outcome: Outcome) -> list[list[str]]:
     """Head and a row for each budget and method."""
     limited = list(dict.fromkeys(name for cell in outcome.cells() for name, _ in cell.limits))
-    used = [resource.title for resource in RESOURCES.values()]
+    used = [resource.title for resource in _known(outcome).values()]
     rows = [[*(f"--{name}" for name in limited), "method", "runs", "accuracy", *used, "binds", ""]]
     for cell, runs in outcome.cells().items():
         asked = dict(cell.limits)
@@ -53,10 +53,20 @@ def _table(outcome: Outcome) -> list[list[str]]:
         if accuracy is not None:
             shown = f"{accuracy.mean:.1%}" + (f" ± {100 * accuracy.deviation:.1f}" if accuracy.deviation is not None else "")
         binds = dict.fromkeys(name for run in done for name in run.binding)
-        costs = [_range([run.used(name) or 0 for run in done], resource) for name, resource in RESOURCES.items()]
+        costs = [_range([run.used(name) or 0 for run in done], resource) for name, resource in _known(outcome).items()]
         asked_for = [asked.get(name, "") for name in limited]
         rows.append([*asked_for, cell.method, f"{len(done)}", shown, *costs, ", ".join(binds), _state(runs)])
     return rows
+
+
+def _known(outcome: Outcome) -> dict[str, Resource]:
+    """The resources that are known of some run, or of none where no run has ended: all that need no board."""
+    ended = [run for run in outcome.runs if run.report is not None]
+    return {
+        name: r
+        for name, r in RESOURCES.items()
+        if any(run.used(name) is not None for run in ended) or not (ended or r.lacks(Basis()))
+    }
 
 
 def _sides(head: Sequence[str]) -> str:
@@ -84,7 +94,7 @@ def _state(runs: Sequence[Finished]) -> str:
 
 def _remarks(outcome: Outcome) -> list[str]:
     lines = []
-    for name, resource in RESOURCES.items():
+    for name, resource in _known(outcome).items():
         front = outcome.front(name)
         if front:
             points = (f"{run.accuracy:.1%} at {units.show(run.used(name) or 0, resource.unit)}" for run in front)

@@ -74,11 +74,15 @@ class Ran:
     arena: Mapping[str, int] = field(default_factory=dict)
 
 
-def available() -> tuple[str, ...]:
-    """The keys of the runtimes that are installed. Raises MissingExtra where there is none."""
-    found = tuple(key for key, runner in RUNNERS.items() if runner.version() is not None)
+def available(*, of_tflite: bool = False) -> tuple[str, ...]:
+    """The keys of the runtimes that are installed; ``of_tflite``: of those that read the file alone.
+
+    Raises MissingExtra where there is none.
+    """
+    wanted = {key: runner for key, runner in RUNNERS.items() if runner.reads_tflite or not of_tflite}
+    found = tuple(key for key, runner in wanted.items() if runner.version() is not None)
     if not found:
-        needed = " or ".join(f"{runner.needs} ({runner.title})" for runner in RUNNERS.values())
+        needed = " or ".join(f"{runner.needs} ({runner.title})" for runner in wanted.values())
         raise MissingExtra(
             f"verify runs the model in a runtime, and none is installed: {needed}; pip install 'mcuprune[verify]'"
         )

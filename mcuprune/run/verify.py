@@ -26,9 +26,11 @@ import numpy as np
 import onnx
 
 from mcuprune import escape
+from mcuprune.data import loading as datasets
+from mcuprune.data.feed import Feed
+from mcuprune.data.sets import IN_MEMORY, Given, Split
 from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy import tflite
-from mcuprune.deploy.program import Program
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
@@ -38,9 +40,12 @@ from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.runners import Ran, stored
-from mcuprune.train import data as datasets
-from mcuprune.train import evaluate
-from mcuprune.train.data import Split
+from mcuprune.train import evaluate, preprocess
+from mcuprune.train.goal import goal
+from mcuprune.train.tasks.choice import AUTO
+from mcuprune.train.tasks.metrics import Metric
+from mcuprune.train.tasks.objective import Objective
+from mcuprune.train.training_data import wanted_of
 
 Array = np.ndarray[Any, Any]
 
@@ -92,7 +97,7 @@ class Compared:
     """What one runtime computed, against onnxruntime.
 
     layers: each alone; empty where they couldn't be compared. steady: whether outputs stay the same to the bit when the tensors
-    between are kept, and with the memory plan that is written; None where that wasn't tried. accuracy: on the data's examples.
+    between are kept, and with the memory plan that is written; None where that wasn't tried. metric: on the data's examples.
     """
 
     key: str
@@ -100,7 +105,12 @@ class Compared:
     differences: tuple[Difference, ...]
     layers: tuple[Layer, ...]
     steady: bool | None
-    accuracy: float | None
+    metric: Metric | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of right classes, where there are any."""
+        return None if self.metric is None else self.metric.accuracy
 
     @property
     def diverges_at(self) -> str | None:
@@ -144,15 +154,25 @@ class Verification:
     examples: Mapping[str, int]
     converted: Converted
     runtimes: tuple[Compared, ...]
-    onnxruntime: str
-    accuracy: float | None
-    default_session_accuracy: float | None
+    onnxruntime: str | None
+    metric: Metric | None
+    default_session_metric: Metric | None
     memory: Memory
     notes: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
         return all(compared.ok for compared in self.runtimes) and self.memory.ok
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of right classes in onnxruntime, where there are any."""
+        return None if self.metric is None else self.metric.accuracy
+
+    @property
+    def default_session_accuracy(self) -> float | None:
+        """The same in a session without options."""
+        return None if self.default_session_metric is None else self.default_session_metric.accuracy
 
     @property
     def differences(self) -> tuple[Difference, ...]:
@@ -167,16 +187,16 @@ def verify(
     seed: int = 0,
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
-    data: datasets.Given | None = None,
-    written: bytes | None = None,
+    data: Given | None = None,
+    task: str = AUTO,
 ) -> Verification:
-    """Run an int8 ONNX file in the runtimes that are installed and compare them with onnxruntime.
+    """Run an int8 ONNX file, as it is exported, in the runtimes that are installed and compare them with onnxruntime.
 
     outputs: as for ``network.load``: where the network ends.
     examples: how many random inputs, and how many test examples of the data. Random inputs are drawn evenly from what the
     input's quantiser can store.
     data: as ``data.load`` takes it; without it, what the file's metadata name, if that is one of ``data.DATASETS``.
-    written: a .tflite of the same file with a memory plan; its outputs must be the same.
+    task: what the network is for, as ``--task`` of ``prune``; without targets nothing but equality is told.
 
     Raises MissingExtra where no runtime is installed, ModelError for a file that isn't int8 or that a runtime refuses,
     UnsupportedOperator for a node that has no int8 operator there, DataError for data that doesn't fit.
@@ -186,33 +206,35 @@ def verify(
     proto = onnx.load(str(path))
     if outputs:
         proto = tails.cut(proto, outputs, str(path))
-    converted = tflite.convert(net, net.stored)
+    converted = tflite.convert(net, net.stored, offline=True)
     notes: list[str] = []
-    split = _split(net, data, examples, seed, notes)
+    known = _known(net, data, examples, seed, notes, task)
     random = np.random.default_rng(seed)
     inputs = [_random_inputs(converted, random) for _ in range(examples)]
     counts = {_RANDOM: examples}
-    accuracies = None
-    if split is not None:
-        inputs += [{net.inputs[0]: x[None]} for x in split.x]
-        counts[_data_name(net, data)] = len(split.y)
-        if _is_class(converted.outputs[0].shape):
-            accuracies = evaluate.int8_accuracy(proto.SerializeToString(), split)
-            notes += [accuracies.warning] if accuracies.warning else []
-    case = _Case(str(path), net, proto, converted, inputs, examples, written)
+    figures = None
+    if known is not None:
+        inputs += [
+            dict(zip(net.inputs, (np.asarray(x[i : i + 1]) for x in known.split.inputs), strict=True))
+            for i in range(len(known.split))
+        ]
+        counts[data_name(net.metadata[datasets.METADATA_KEY] if data is None else data)] = len(known.split)
+        if known.objective is not None:
+            figures = evaluate.int8_metric(proto.SerializeToString(), known.split, known.objective)
+            notes += [figures.warning] if figures.warning else []
+    case = _Case(str(path), net, proto, converted, inputs, examples)
     compared = []
-    memory = _predicted(converted.program)
+    memory = predicted(converted)
     for key in keys:
         try:
-            found, ran = case.compare(key, split, notes)
+            found, ran = case.compare(key, known, notes)
         except UnsupportedOperator as error:
             if len(keys) == 1:
                 raise
             notes.append(f"not run as {runners.RUNNERS[key].title}: {error}")
             continue
         compared.append(found)
-        if ran.arena and memory.measured is None:
-            memory = replace(memory, measured=ran.arena["total"], head_measured=ran.arena["head"])
+        memory = measured(memory, ran)
     if not memory.ok:
         notes.append(f"the arena measured is above the {memory.same_pointers:,} bytes predicted for pointers of this size")
     import onnxruntime
@@ -223,11 +245,18 @@ def verify(
         converted=converted,
         runtimes=tuple(compared),
         onnxruntime=onnxruntime.__version__,
-        accuracy=accuracies.exact if accuracies else None,
-        default_session_accuracy=accuracies.default_session if accuracies else None,
+        metric=figures.exact if figures else None,
+        default_session_metric=figures.default_session if figures else None,
         memory=memory,
         notes=tuple(notes),
     )
+
+
+def measured(memory: Memory, ran: Ran) -> Memory:
+    """The prediction with what a runtime told, the first one that tells."""
+    if not ran.arena or memory.measured is not None:
+        return memory
+    return replace(memory, measured=ran.arena["total"], head_measured=ran.arena["head"])
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -237,14 +266,15 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _is_class(shape: Shape) -> bool:
+def is_class(shape: Shape) -> bool:
     """Whether a tensor is one row of numbers, one for each class."""
     return len(shape) >= 2 and max(shape) == prod(shape) > 1
 
 
-def _predicted(program: Program) -> Memory:
+def predicted(converted: Converted) -> Memory:
     """What the arena should be, on a device and here."""
-    device, here = program.arena(), program.arena(kernels="reference", pointer=runners.POINTER_BYTES)
+    program, plan = converted.program, converted.plan
+    device, here = program.arena(plan=plan), program.arena(kernels="reference", pointer=runners.POINTER_BYTES, plan=plan)
     return Memory(device.total, here.head, here.total, runners.POINTER_BYTES, head_on_device=device.head)
 
 
@@ -255,35 +285,39 @@ def _random_inputs(converted: Converted, random: np.random.Generator) -> dict[st
     return {port.name: runners.real(random.integers(LOW, HIGH + 1, port.shape), port) for port in converted.inputs}
 
 
-def _data_name(net: Network, data: datasets.Given | None) -> str:
-    """What the examples are called that ``_split`` gives."""
-    if data is None:
-        return net.metadata[datasets.METADATA_KEY]
-    return str(data) if isinstance(data, (str, PathLike)) else datasets.IN_MEMORY
+def data_name(data: Given) -> str:
+    """What examples are called."""
+    return str(data) if isinstance(data, (str, PathLike)) else IN_MEMORY
 
 
-def _split(net: Network, data: datasets.Given | None, examples: int, seed: int, notes: list[str]) -> Split | None:
+@dataclass(frozen=True)
+class _Known:
+    """Real examples, and what their targets are held against; None without targets."""
+
+    split: Split
+    objective: Objective | None
+
+
+def _known(net: Network, data: Given | None, examples: int, seed: int, notes: list[str], task: str) -> _Known | None:
     """Test examples of what was asked for; without that, of the data set that the file names, if it fits."""
     name = datasets.named(net.metadata) if data is None else data
     if data is None and (other := datasets.not_embedded(net.metadata)):
         notes.append(f"only random inputs: {other}")
-    if name is None:
+    if name is None or not net.outputs:
         return None
-    if len(net.inputs) != 1 or not net.outputs:
-        if data is None:
-            return None
-        raise DataError(
-            f"{net.path}: --data feeds one input, and this file has {', '.join(net.inputs) or 'none'}; leave it out"
-        )
-    n_classes = prod(net.shapes[net.outputs[0]][1:])
     try:
-        found = datasets.load(name, input_shape=net.shapes[net.inputs[0]][1:], n_classes=n_classes, seed=seed)
+        found = preprocess.opened(net, name, wanted_of(net, seed=seed, task=task), Feed(), seed).data
+        labelled = found.test.targets is not None and task != "distill"
+        aim = goal(net, found, task=task, unlabelled=False) if labelled else None
     except (DataError, MissingExtra) as error:
         if data is not None:
             raise
         notes.append(f"only random inputs: {error}")
         return None
-    return Split(found.test.x[:examples], found.test.y[:examples])
+    test = found.test if aim is None else aim.data.test
+    inputs = [np.asarray(column[:examples]) for column in test.inputs]
+    targets = None if aim is None or test.targets is None else [np.asarray(column[:examples]) for column in test.targets]
+    return _Known(Split(inputs, targets), None if aim is None else aim.objective)
 
 
 # ------------------------------------------------------------------------------------------------------------ comparison
@@ -299,38 +333,38 @@ class _Case:
     converted: Converted
     inputs: Sequence[Mapping[str, Array]]
     n_random: int
-    written: bytes | None
 
     @property
     def limit(self) -> int:
         """Bytes of arena that suffice, also where every tensor is kept to the end."""
         return 8 * runtimes.arena_tflm(self.net).total + 2 * sum(prod(shape) for shape in self.net.shapes.values()) + 2**21
 
-    def compare(self, key: str, split: Split | None, notes: list[str]) -> tuple[Compared, Ran]:
+    def compare(self, key: str, known: _Known | None, notes: list[str]) -> tuple[Compared, Ran]:
         """One runtime against onnxruntime."""
         ran = runners.run(key, self.converted, self.inputs, self.path, limit=self.limit)
         reference = _Reference(self.proto, self.path)
-        tallies = [_Tally(port) for port in self.converted.outputs]
+        tallies = [Tally(port) for port in self.converted.outputs]
         for index, example in enumerate(self.inputs):
             expected = reference(example)
             for tally in tallies:
                 name = tally.port.name
                 tally.add(ran.outputs[name][index], expected[name], judged=index >= self.n_random)
         layers, steady = self._layers(key, ran, notes)
-        if self.written is not None and runners.RUNNERS[key].reads_tflite:
-            planned = runners.run(key, replace(self.converted, content=self.written), self.inputs, self.path, limit=self.limit)
-            same = all(np.array_equal(planned.outputs[name], found) for name, found in ran.outputs.items())
-            steady = same and steady is not False
-        accuracy = None
-        if split is not None and _is_class(self.converted.outputs[0].shape):
-            accuracy = evaluate.accuracy(ran.outputs[self.converted.outputs[0].name][self.n_random :], split.y)
+        metric = None
+        if known is not None and known.objective is not None:
+            ports = {port.name: port for port in self.converted.outputs}
+            heads = [kind.head.output for kind in known.objective.kinds]
+            outputs = [runners.real(np.asarray(ran.outputs[name][self.n_random :]), ports[name]) for name in heads]
+            counted = known.objective.tallies()
+            known.objective.count(counted, outputs, [np.asarray(column[:]) for column in known.split.targets or ()])
+            metric = known.objective.metric(counted)
         found = Compared(
             key,
             runners.RUNNERS[key].version() or "",
             tuple(tally.difference() for tally in tallies),
             layers,
             steady,
-            accuracy,
+            metric,
         )
         notes += _remarks(found)
         return found, ran
@@ -377,7 +411,7 @@ def _remarks(found: Compared) -> list[str]:
     return []
 
 
-class _Tally:
+class Tally:
     """The differences of one output so far."""
 
     def __init__(self, port: Port) -> None:
@@ -400,7 +434,7 @@ class _Tally:
     def difference(self) -> Difference:
         judged = self.examples[True] > 0
         count = self.examples[judged]
-        agreement = self.agreeing[judged] / count if _is_class(self.port.shape) else None
+        agreement = self.agreeing[judged] / count if is_class(self.port.shape) else None
         return Difference(self.port.name, self.max_lsb, self.exact / self.values, agreement, count, judged)
 
 
@@ -445,10 +479,13 @@ def document(found: Verification) -> dict[str, Any]:
         "examples": dict(found.examples),
         "limits": {"max_lsb": MAX_LSB, "layer_max_lsb": layerwise.MAX_LSB, "agreement": MIN_AGREEMENT},
         "runtimes": {
-            "onnxruntime": {
+            "onnxruntime": None
+            if found.onnxruntime is None
+            else {
                 "version": found.onnxruntime,
                 "accuracy": found.accuracy,
                 "default_session_accuracy": found.default_session_accuracy,
+                "metric": _metric(found.metric),
             },
             **{compared.key: _compared(compared) for compared in found.runtimes},
         },
@@ -472,6 +509,17 @@ def document(found: Verification) -> dict[str, Any]:
     }
 
 
+def _metric(found: Metric | None) -> dict[str, Any] | None:
+    return None if found is None else {"name": found.name, "shown": f"{found.title} {found.shown()}", "value": found.value}
+
+
+def _right(runtime: Mapping[str, Any]) -> str:
+    """The figure of a runtime in brackets; empty without one."""
+    if (metric := runtime["metric"]) is None:
+        return ""
+    return f" ({runtime['accuracy']:.1%} right)" if metric["name"] == "accuracy" else f" ({metric['shown']})"
+
+
 def _port(port: Port) -> dict[str, Any]:
     return {
         "name": port.name,
@@ -487,9 +535,10 @@ def _compared(found: Compared) -> dict[str, Any]:
         "name": runners.RUNNERS[found.key].title,
         "version": found.version,
         "ok": found.ok,
-        "max_lsb": max(difference.max_lsb for difference in found.differences),
+        "max_lsb": max((difference.max_lsb for difference in found.differences), default=None),
         "agreement": min(agreements, default=None),
         "accuracy": found.accuracy,
+        "metric": _metric(found.metric),
         "layers": len(found.layers),
         "layer_max_lsb": max((layer.max_lsb for layer in found.layers), default=None),
         "diverges_at": found.diverges_at,
@@ -511,12 +560,13 @@ def text(document: Mapping[str, Any]) -> str:
     """The document for people: a table for each runtime, then memory and the verdict."""
     counts = " + ".join(f"{count} {name}" for name, count in document["examples"].items())
     reference = document["runtimes"]["onnxruntime"]
-    said = f"{document['path']}, {counts} examples, against onnxruntime {reference['version']}"
-    lines = [said if reference["accuracy"] is None else f"{said} ({reference['accuracy']:.1%} right)"]
+    said = f"{document['path']}, {counts} examples"
+    if reference is not None:
+        said += f", against onnxruntime {reference['version']}{_right(reference)}"
+    lines = [said]
     for runtime in [found for key, found in document["runtimes"].items() if key != "onnxruntime"]:
-        right = "" if runtime["accuracy"] is None else f" ({runtime['accuracy']:.1%} right)"
-        lines += ["", f"{runtime['name']} {runtime['version']}{right}"]
-        rows = [("max LSB", "exact", "same class", "95 % interval", "output")]
+        lines += ["", f"{runtime['name']} {runtime['version']}{_right(runtime)}"]
+        rows = [("max LSB", "exact", "same class", "95 % interval", "output")] if runtime["outputs"] else []
         for output in runtime["outputs"]:
             agreement = "-" if output["agreement"] is None else f"{output['agreement']:.1%}"
             interval = "-" if output["interval"] is None else "{:.1%} to {:.1%}".format(*output["interval"])
@@ -530,9 +580,20 @@ def text(document: Mapping[str, Any]) -> str:
         f"{document['tflite']['bytes']:>9,} bytes of .tflite, {sum(document['tflite']['operators'].values())} operators",
         *(f"note: {note}" for note in document["notes"]),
         "",
-        "EQUAL: as onnxruntime computes it, but for rounding" if document["ok"] else "DIFFERS: not what onnxruntime computes",
+        _verdict(document),
     ]
     return "\n".join(map(escape.plain, lines)) + "\n"
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    """The last line."""
+    if document["runtimes"]["onnxruntime"] is not None:
+        equal = "EQUAL: as onnxruntime computes it, but for rounding"
+        return equal if document["ok"] else "DIFFERS: not what onnxruntime computes"
+    if not document["ok"]:
+        return "DIFFERS: runtimes don't agree, or its arena is larger than predicted"
+    several = sum(found is not None for found in document["runtimes"].values()) > 1
+    return f"RUNS: in the arena that is predicted{', equally in all runtimes' if several else ''}"
 
 
 def _memory_lines(arena: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from mcuprune.schedule.greedy import list_schedules
 
-__all__ = ["Graph", "Op", "Planner", "Schedule", "Step", "max_in_out", "schedule", "walk", "widest"]
+__all__ = ["Graph", "InOrder", "Op", "Planner", "Schedule", "Step", "max_in_out", "schedule", "walk", "widest"]
 
 # Effort is counted in looks at an arc or at an operator, not in seconds, so that one graph always gives one answer.
 # The rate makes `cpu_seconds` roughly true for CPython 3.11 on a 2020s laptop core.
@@ -120,6 +120,22 @@ def schedule(graph: Graph, *, cpu_seconds: float = 2.0) -> Schedule:
     structure = _Structure(graph)
     found, _ = _solve(structure, graph.sizes, _Profile(structure, range(len(graph.ops))), cpu_seconds, warm=False)
     return found
+
+
+class InOrder:
+    """What one order of a graph needs while only the sizes of its buffers change.
+
+    order: of the graph's operators; by default the graph's own. Raises ValueError if the graph can't run so.
+    """
+
+    def __init__(self, graph: Graph, order: Sequence[int] | None = None) -> None:
+        self._profile = _Profile(_Structure(graph), range(len(graph.ops)) if order is None else order)
+
+    def peak_steps(self, sizes: Sequence[int]) -> tuple[Step, ...]:
+        """Every step that needs most at these sizes, bytes of each buffer."""
+        steps = self._profile.steps(sizes)
+        most = max((step.bytes for step in steps), default=0)
+        return tuple(step for step in steps if step.bytes == most)
 
 
 class Planner:

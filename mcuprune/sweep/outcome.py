@@ -45,8 +45,9 @@ class Finished:
         return None if value is None else float(value)
 
     def used(self, resource: str) -> int | None:
-        """What its network costs, in base units."""
-        return None if self.report is None else int(self.report["after"]["total"][resource])
+        """What its network costs, in base units; None where that isn't known."""
+        known = None if self.report is None else self.report["after"]["total"].get(resource)
+        return None if known is None else int(known)
 
     @property
     def binding(self) -> tuple[str, ...]:

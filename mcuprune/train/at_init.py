@@ -19,7 +19,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.costs.sensitivity import Curve, Descent, Sensitivity, most_violated, step_of
-from mcuprune.train.data import Split
+from mcuprune.data.sets import Split
 from mcuprune.train.flow import Flow
 from mcuprune.train.scores import RATINGS, refuse_without_examples
 

@@ -3,7 +3,7 @@
 Plain arrays in an uncompressed archive, read without unpickling, then a line with the checksum of all that stands before it.
 Nothing of a file is believed before its checksum is right: one that was cut short or changed is refused as a whole.
 
-A checkpoint belongs to one request on one model: the fingerprint in it says which, and any other request refuses to go on.
+A checkpoint belongs to one request on one model: it says which, and any other request refuses to go on and names what differs.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class Saved:
 class Checkpoint:
     """Where a run's state is kept.
 
-    fingerprint: of the request; a file with another one is not this run's.
+    of: what the run's course depends on, texts by names for people; a file with others is not this run's.
     also: gives JSON values that are stored with every state, whoever saves it.
     """
 
     path: Path
-    fingerprint: str
+    of: Mapping[str, str]
     also: Callable[[], Any] = lambda: None
 
     def save(self, phase: str, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         """Replace the stored state. Raises OutputError where the file can't be written."""
-        meta = json.dumps({"fingerprint": self.fingerprint, "phase": phase, "values": dict(values), "also": self.also()})
+        meta = json.dumps({"of": dict(self.of), "phase": phase, "values": dict(values), "also": self.also()})
         content = io.BytesIO()
         members = {_META: np.frombuffer(meta.encode(), np.uint8), **{f"a/{name}": value for name, value in arrays.items()}}
         np.savez(content, **members)  # type: ignore[arg-type]
@@ -63,9 +63,9 @@ class Checkpoint:
         if stored is None:
             return None
         arrays, meta = stored
-        if meta["fingerprint"] != self.fingerprint:
+        if differing := differences(meta["of"], self.of):
             raise UsageError(
-                f"{self.path}: is of another command, model or version of mcuprune; --resume needs the same; "
+                f"{self.path}: is of another command, model or version of mcuprune ({differing}); --resume needs the same; "
                 "leave --resume out to start anew"
             )
         if phase not in (None, meta["phase"]):
@@ -92,7 +92,7 @@ class Checkpoint:
                     raise self._damaged("its arrays are compressed, as none of ours are")
             with np.load(io.BytesIO(stored), allow_pickle=False) as archive:
                 meta = json.loads(bytes(archive[_META]))
-                meta = {key: meta[key] for key in ("fingerprint", "phase", "values", "also")}
+                meta = {key: meta[key] for key in ("of", "phase", "values", "also")}
                 return {key[2:]: archive[key] for key in archive.files if key != _META}, meta
         except UsageError:
             raise
@@ -108,6 +108,17 @@ class Checkpoint:
         """Remove the stored state. Raises OutputError where the file is none: it is somebody else's then."""
         check(self.path)
         self.path.unlink(missing_ok=True)
+
+
+def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """In what two runs differ, for people; empty where they are the same."""
+    said = []
+    for name in dict.fromkeys([*stored, *now]):
+        then, here = str(stored.get(name, "not given")), str(now.get(name, "not given"))
+        if then != here:
+            values = f"{name} was {then or 'not given'}, is {here or 'not given'}"
+            said.append(name if name.startswith("content of") else values)
+    return "; ".join(said[:5])
 
 
 def check(path: str | Path) -> None:
@@ -134,7 +145,7 @@ def _seal(content: bytes) -> bytes:
 def history(path: str | Path) -> list[dict[str, Any]] | None:
     """The lines of history in the state of whatever run, to look at; None where there is no whole one."""
     try:
-        stored = Checkpoint(Path(path), "").read()
+        stored = Checkpoint(Path(path), {}).read()
     except UsageError:
         return None
     return None if stored is None else list(stored[1]["also"]["history"])

@@ -10,15 +10,17 @@ A session option cures it (``REMEDIES``), and so do weights of 7 bits (``export.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from mcuprune.data.sets import Column, Split
 from mcuprune.errors import MissingExtra, ModelError
-from mcuprune.train.data import Split
+from mcuprune.train.tasks.metrics import Metric, Tally
+from mcuprune.train.tasks.objective import Objective
 
 Array = np.ndarray[Any, Any]
 Mode = Literal["exact", "default"]
@@ -58,7 +60,7 @@ def session(source: str | Path | bytes, mode: Mode = "exact", *, name: str | Non
 
 
 class Model:
-    """An ONNX model in onnxruntime: float32 (batch, ...) -> its first output, (batch, classes).
+    """An ONNX model in onnxruntime: float32 (batch, ...) -> its first output, (batch, classes); ``outputs`` gives all of them.
 
     name: what messages call it, where ``source`` is no path. mode, entries: as for ``session``.
     Files whose batch is fixed are run at that batch, the last one filled up with zeros; those whose batch is free in name
@@ -68,46 +70,68 @@ class Model:
     def __init__(self, source: str | Path | bytes, mode: Mode = "exact", *, name: str | None = None, **entries: str) -> None:
         self._called = name or ("the model" if isinstance(source, bytes) else str(source))
         self._session = session(source, mode, name=name, **entries)
-        first = self._session.get_inputs()[0]
-        self._name: str = first.name
+        self._given = self._session.get_inputs()
+        first = self._given[0]
         self._fixed = isinstance(first.shape[0], int)
         self._batch: int = first.shape[0] if self._fixed else _BATCH
-        if not self._fixed and not self._takes_batches(first.shape[1:]):
+        if not self._fixed and not self._takes_batches():
             self._batch = 1
 
-    def _takes_batches(self, shape: list[int | str]) -> bool:
+    def _takes_batches(self) -> bool:
         """Whether a file that declares a free batch really gives two examples what it gives each: constants may hold a 1."""
         import onnxruntime
 
-        sizes = [size for size in shape if isinstance(size, int)]
-        if len(sizes) < len(shape) or self._session.get_inputs()[0].type != "tensor(float)":
+        shapes = [given.shape[1:] for given in self._given]
+        sized = all(isinstance(size, int) for shape in shapes for size in shape)
+        if not sized or any(given.type != "tensor(float)" for given in self._given):
             return True  # what it is really fed will tell
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = 4
-        pair = np.random.default_rng(0).standard_normal((2, *sizes), np.float32)
+        draw = np.random.default_rng(0)
+        pairs = {
+            given.name: draw.standard_normal((2, *shape), np.float32) for given, shape in zip(self._given, shapes, strict=True)
+        }
         try:
-            together = self._session.run(None, {self._name: pair}, quiet)[0]
-            alone = [self._session.run(None, {self._name: pair[i : i + 1]}, quiet)[0] for i in range(2)]
+            together = self._session.run(None, pairs, quiet)
+            alone = [self._session.run(None, {name: x[i : i + 1] for name, x in pairs.items()}, quiet) for i in range(2)]
         except Exception:  # onnxruntime raises its own kinds; a file that can't run at all says so at its first example
             return False
-        if any(len(each) != 1 for each in alone) or len(together) != 2:
-            return False
-        return bool(np.abs(together - np.concatenate(alone)).max() <= 1e-2 * np.abs(together).max())
+        for both, *each in zip(together, *alone, strict=True):
+            if any(len(one) != 1 for one in each) or len(both) != 2:
+                return False
+            if not np.abs(both - np.concatenate(each)).max(initial=0) <= 1e-2 * np.abs(both).max(initial=0):
+                return False
+        return True
 
-    def __call__(self, x: Array) -> Array:
-        outputs = []
-        for start in range(0, len(x), self._batch):
-            part = x[start : start + self._batch]
-            if self._fixed and len(part) < self._batch:
-                part = np.concatenate([part, np.zeros((self._batch - len(part), *x.shape[1:]), x.dtype)])
-            try:
-                outputs.append(self._session.run(None, {self._name: part})[0])
-            except Exception as error:
-                raise ModelError(
-                    f"{self._called}: onnxruntime can't run it on examples of shape {list(part.shape)} "
-                    f"({str(error).splitlines()[0]}); export the model again, with a free batch or another opset"
-                ) from None
-        return np.concatenate(outputs)[: len(x)]
+    def __call__(self, x: Array | Column) -> Array:
+        return self.outputs([x])[0]
+
+    def outputs(self, inputs: Sequence[Array | Column]) -> list[Array]:
+        """Every output for examples (n, ...) of each input: one array (n, ...) each."""
+        parts = [self._run([x[start : start + self._batch] for x in inputs]) for start in range(0, len(inputs[0]), self._batch)]
+        return [np.concatenate(each)[: len(inputs[0])] for each in zip(*parts, strict=True)]
+
+    def batches(self, split: Split, size: int = _BATCH) -> Iterator[tuple[Array, list[Array]]]:
+        """Which examples of a split, and every output for them, some hundred at a time."""
+        for start in range(0, len(split), size):
+            chosen = np.arange(start, min(len(split), start + size))
+            yield chosen, self.outputs([x[chosen] for x in split.inputs])
+
+    def _run(self, parts: Sequence[Array]) -> list[Array]:
+        fed = {}
+        for given, part in zip(self._given, parts, strict=True):
+            whole = np.asarray(part)
+            if self._fixed and len(whole) < self._batch:
+                whole = np.concatenate([whole, np.zeros((self._batch - len(whole), *whole.shape[1:]), whole.dtype)])
+            fed[given.name] = whole
+        try:
+            return list(self._session.run(None, fed))
+        except Exception as error:
+            shapes = ", ".join(str(list(x.shape)) for x in fed.values())
+            raise ModelError(
+                f"{self._called}: onnxruntime can't run it on examples of shape {shapes} "
+                f"({str(error).splitlines()[0]}); export the model again, with a free batch or another opset"
+            ) from None
 
 
 def accuracy(logits: Array, labels: Array) -> float:
@@ -120,47 +144,93 @@ def accuracy_of(source: str | Path | bytes, split: Split, mode: Mode = "exact", 
     return accuracy(Model(source, mode, name=name)(split.x), split.y)
 
 
+def tallied(
+    source: str | Path | bytes, split: Split, objective: Objective, mode: Mode = "exact", *, name: str | None = None
+) -> list[Tally]:
+    """What an ONNX model's outputs on a split come to, in onnxruntime; ``objective.metric`` makes a figure of it."""
+    assert split.targets is not None
+    tallies = objective.tallies()
+    for chosen, outputs in Model(source, mode, name=name).batches(split):
+        objective.count(tallies, outputs, [np.asarray(column[chosen]) for column in split.targets])
+    return tallies
+
+
+def metric_of(
+    source: str | Path | bytes, split: Split, objective: Objective, mode: Mode = "exact", *, name: str | None = None
+) -> Metric:
+    """The figure of an ONNX model on a split, in onnxruntime; ``name`` is what messages call it."""
+    return objective.metric(tallied(source, split, objective, mode, name=name))
+
+
 @dataclass(frozen=True)
-class Int8Accuracy:
-    """Accuracies of an int8 file, as shares of 1.
+class Int8Metric:
+    """Figures of an int8 file.
 
     exact: as ONNX defines the file. default_session: in a session of onnxruntime without options, on this processor.
     warning: what to do where the two differ by more than rounding; None where they don't.
     """
 
-    exact: float
-    default_session: float
+    exact: Metric
+    default_session: Metric
     warning: str | None
 
 
-def int8_accuracy(source: str | Path | bytes, split: Split) -> Int8Accuracy:
-    """Accuracy of an int8 file in both modes.
+def int8_metric(source: str | Path | bytes, split: Split, objective: Objective) -> Int8Metric:
+    """The figure of an int8 file in both modes.
 
     Where they differ by more than rounding, each remedy is tried. The warning names those that bring the default session near
     the exact answer; where none does, kernels don't saturate, but the network enlarges what rounding does.
     """
-    exact, plain = (Model(source, mode)(split.x) for mode in ("exact", "default"))
-    right, default = accuracy(exact, split.y), accuracy(plain, split.y)
-    if is_rounding(plain, exact):
-        return Int8Accuracy(right, default, None)
-    said = f"right on {default:.1%} of the test set, where the file as ONNX defines it is on {right:.1%}"
-    tried = {key: Model(source, "default", **{key: value})(split.x) for key, value in REMEDIES.items()}
-    working = [f"{key} = {REMEDIES[key]}" for key, logits in tried.items() if _apart(logits, exact) < _apart(plain, exact) / 2]
+    assert split.targets is not None
+    exact, plain = (Model(source, mode).outputs(split.inputs) for mode in ("exact", "default"))
+
+    def figure(outputs: Sequence[Array]) -> Metric:
+        tallies = objective.tallies()
+        objective.count(tallies, outputs, [np.asarray(column[:]) for column in split.targets or ()])
+        return objective.metric(tallies)
+
+    right, default = figure(exact), figure(plain)
+    if _is_rounding(objective, plain, exact):
+        return Int8Metric(right, default, None)
+    if right.name == "accuracy":
+        said = f"right on {default.value:.1%} of the test set, where the file as ONNX defines it is on {right.value:.1%}"
+    else:
+        said = f"at {default.shown()} {right.title} on the test set, where the file as ONNX defines it is at {right.shown()}"
+    tried = {key: Model(source, "default", **{key: value}).outputs(split.inputs) for key, value in REMEDIES.items()}
+    working = [f"{key} = {REMEDIES[key]}" for key, found in tried.items() if _far(found, exact) < _far(plain, exact) / 2]
     if working:
         option = f"set the session option {' or '.join(working)}"
         cause = f"its integer kernels saturate on this processor; {option}, or prune with --weight-bits 7"
-    elif abs(default - right) > _ROUNDED_CLASSES:
+    elif abs(default.value - right.value) > _ROUNDED_CLASSES * (1 if right.unit == "share" else abs(right.value)):
         cause = "the network enlarges differences of rounding"
     else:
-        return Int8Accuracy(right, default, None)
-    return Int8Accuracy(right, default, f"a session of onnxruntime without options is {said}: {cause}")
+        return Int8Metric(right, default, None)
+    return Int8Metric(right, default, f"a session of onnxruntime without options is {said}: {cause}")
+
+
+def _is_rounding(objective: Objective, outputs: Sequence[Array], exact: Sequence[Array]) -> bool:
+    """Whether outputs differ from the exact ones by no more than rounding one way or the other does."""
+    for kind, one, other in zip(objective.kinds, outputs, exact, strict=False):
+        named = [kind.measured(x) for x in (one, other)]
+        if named[0].dtype.kind in "iu" and _other(*named) > max(1, _ROUNDED_CLASSES * named[0].size):
+            return False
+    return all(_apart(x, y) <= _ROUNDED_SHARE * float(np.ptp(y)) for x, y in zip(outputs, exact, strict=True))
 
 
 def is_rounding(logits: Array, exact: Array) -> bool:
-    """Whether outputs (batch, classes) differ from the exact ones by no more than rounding one way or the other does."""
+    """The same of outputs (batch, classes) of a classifier."""
     one, other = (x.reshape(len(x), -1) for x in (logits, exact))
-    classes = int((one.argmax(1) != other.argmax(1)).sum())
+    classes = _other(one.argmax(1), other.argmax(1))
     return classes <= max(1, _ROUNDED_CLASSES * len(one)) and _apart(logits, exact) <= _ROUNDED_SHARE * float(np.ptp(exact))
+
+
+def _other(one: Array, other: Array) -> int:
+    return int((one != other).sum())
+
+
+def _far(outputs: Sequence[Array], exact: Sequence[Array]) -> float:
+    """The largest difference of any output, as a share of its range."""
+    return max(_apart(x, y) / max(1e-12, float(np.ptp(y))) for x, y in zip(outputs, exact, strict=True))
 
 
 def _apart(one: Array, other: Array) -> float:

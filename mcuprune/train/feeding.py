@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune.data.sets import Split
 from mcuprune.graph.network import Network
-from mcuprune.train.data import Split
 
 #: The level of the tests: one untrained network in a thousand is taken for one that has learned something.
 LEVEL = 1e-3
@@ -144,18 +144,26 @@ def looks_fresh(net: Network) -> bool:
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that may be wrong with data. cause: in words. fix: the Python that mends an array. apply: does it to inputs."""
+    """One thing that may be wrong with data. cause: in words. fix: the Python that mends an array. apply: does it to inputs.
+
+    The same as numbers, where it is a part of preprocessing. affine: factor and offset, each one number or one a channel.
+    order: the shape that elements lie in and the transposition, batch included. colours: whether they are turned round.
+    """
 
     cause: str
     fix: str
     apply: Callable[[Array], Array] = field(compare=False)
+    affine: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    order: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    colours: bool = False
 
 
 @dataclass(frozen=True)
 class Explanation:
     """Under these causes the network is right on a share ``accuracy`` of ``examples`` that were not used to find them.
 
-    frequent: what the best constant answer is right on among them. Cause and fix are for people.
+    frequent: what the best constant answer is right on among them. Cause and fix are for people. changes: of the inputs.
+    number: what labels are to the network, where they are numbered otherwise.
     """
 
     cause: str
@@ -164,6 +172,8 @@ class Explanation:
     examples: int
     frequent: float
     parts: int
+    changes: tuple[Change, ...] = ()
+    number: tuple[int, ...] = ()
 
     @property
     def clear(self) -> bool:
@@ -172,18 +182,18 @@ class Explanation:
         return way >= _CLEAR and learned(round(self.accuracy * self.examples), self.examples, self.frequent)
 
 
-def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0) -> list[Explanation]:
+def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, *, orders: bool = True) -> list[Explanation]:
     """What the data may have been fed wrongly by, best first: each scale, order of axes and colours, and labels renumbered.
 
     Everything is tried on a hundred examples; what does best, on a few hundred others. How labels are numbered is read off half
-    of those and tried on the other half.
+    of those and tried on the other half. orders: whether axes may lie in another order than they should.
     """
     chosen = np.random.default_rng(seed).permutation(len(split.y))
     few, more = chosen[:_FIRST], chosen[_FIRST : _FIRST + _SECOND]
     if len(more) < _FIRST // 2:
         few = more = chosen
     tried: list[tuple[float, float, tuple[Change, ...]]] = []
-    for changes in _combinations(split.x):
+    for changes in _combinations(split.x[chosen[: _ranged(split)]], orders=orders):
         found = Confusion.of(model(_applied(split.x[few], changes)), split.y[few], n_classes)
         renamed = float(found.counts.max(0).sum()) / found.n
         cost = _PER_PART * len(changes)
@@ -194,6 +204,51 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0) 
     return sorted(results, key=lambda one: one.parts * _PER_PART - one.accuracy)
 
 
+def _ranged(split: Split) -> int:
+    """Of how many examples ranges are taken: many, but no more than 64 MB of them."""
+    return max(_FIRST, min(2000, 2**24 // math.prod(split.x.shape[1:])))
+
+
+@dataclass(frozen=True)
+class Renumbered:
+    """number: what each label is to the network. accuracy: with labels numbered so; as_given: as they are; frequent: of the
+    commonest class, each on ``examples`` that were not used to find the numbers."""
+
+    number: tuple[int, ...]
+    accuracy: float
+    as_given: float
+    frequent: float
+    examples: int
+
+    def explanation(self) -> Explanation:
+        """The same as a cause, for people."""
+        moved = ", ".join(f"{label} is {answer}" for label, answer in enumerate(self.number) if label != answer)
+        cause = f"labels are numbered otherwise (the data's {moved} to the network)"
+        fix = f"y = numpy.array({list(self.number)})[y]"
+        return Explanation(cause, fix, self.accuracy, self.examples, self.frequent, 1, number=self.number)
+
+
+def renumbered(logits: Array, labels: Array, n_classes: int) -> Renumbered | None:
+    """How labels are numbered to a network, by the assignment of its confusion matrix; None where they are as they should be.
+
+    Found on half of the examples, and taken for true where on the other half it mends more than luck could: of the examples
+    whose label it changes, the network is right on more than half under the new number, and that beats the old one at LEVEL.
+    """
+    half = len(labels) // 2
+    if half < _PER_CLASS * n_classes:
+        return None
+    number = assignment(Confusion.of(logits[:half], labels[:half], n_classes).counts)
+    moved = number[labels[half:]] != labels[half:]
+    if not moved.any():
+        return None
+    answers = logits[half:].reshape(len(labels) - half, -1).argmax(1)
+    new, old = answers == number[labels[half:]], answers == labels[half:]
+    if new[moved].mean() <= 0.5 or tail(int((new & ~old).sum()), int((new != old).sum()), 0.5) >= LEVEL:
+        return None
+    frequent = float(np.bincount(labels[half:], minlength=n_classes).max()) / len(answers)
+    return Renumbered(tuple(number.tolist()), float(new.mean()), float(old.mean()), frequent, len(answers))
+
+
 def _measured(
     model: Answering, split: Split, more: Array, changes: tuple[Change, ...], n_classes: int
 ) -> Iterator[Explanation]:
@@ -202,7 +257,7 @@ def _measured(
     if changes:
         found = Confusion.of(logits, labels, n_classes)
         cause, fix = "; ".join(one.cause for one in changes), "; ".join(one.fix for one in changes)
-        yield Explanation(cause, fix, found.accuracy, found.n, found.frequent, len(changes))
+        yield Explanation(cause, fix, found.accuracy, found.n, found.frequent, len(changes), changes)
     half = len(more) // 2
     if half < _PER_CLASS * n_classes:
         return
@@ -213,7 +268,8 @@ def _measured(
     moved = ", ".join(f"{label} is {answer}" for label, answer in enumerate(number) if label != answer)
     cause = "; ".join([*(one.cause for one in changes), f"labels are numbered otherwise (the data's {moved} to the network)"])
     fix = "; ".join([*(one.fix for one in changes), f"y = numpy.array({number.tolist()})[y]"])
-    yield Explanation(cause, fix, found.accuracy, found.n, found.frequent, len(changes) + 1)
+    numbered = tuple(number.tolist())
+    yield Explanation(cause, fix, found.accuracy, found.n, found.frequent, len(changes) + 1, changes, numbered)
 
 
 def _applied(x: Array, changes: Sequence[Change]) -> Array:
@@ -222,12 +278,12 @@ def _applied(x: Array, changes: Sequence[Change]) -> Array:
     return np.ascontiguousarray(x, np.float32)
 
 
-def _combinations(x: Array) -> Iterator[tuple[Change, ...]]:
+def _combinations(x: Array, *, orders: bool) -> Iterator[tuple[Change, ...]]:
     """Every scale, with every order of axes, with colours either way; unchanged data first."""
-    orders: list[tuple[Change, ...]] = [(), *((one,) for one in _orders(x))]
+    layouts: list[tuple[Change, ...]] = [(), *((one,) for one in _orders(x) if orders)]
     colours: list[tuple[Change, ...]] = [(), *((one,) for one in _colours(x))]
-    for order in orders:
-        moved = _applied(x[:2000], order)
+    for order in layouts:
+        moved = _applied(x, order)
         scales: list[tuple[Change, ...]] = [(), *((one,) for one in _scales(moved))]
         for colour in colours:
             for scale in scales:
@@ -265,13 +321,14 @@ def _orders(x: Array) -> Iterator[Change]:
         moved = apply(x[:4])
         if not any(np.array_equal(moved, one) for one in seen):
             seen.append(moved)
-            yield Change(cause, f"x = x.reshape{(-1, *before)}.transpose{order}", apply)
+            yield Change(cause, f"x = x.reshape{(-1, *before)}.transpose{order}", apply, order=(tuple(before), order))
 
 
 def _colours(x: Array) -> Iterator[Change]:
     axis = _channel_axis(x.shape)
     if axis is not None and x.shape[axis] == 3:
-        yield Change("its colours are in reverse order (BGR for RGB)", f"x = numpy.flip(x, {axis})", lambda x: np.flip(x, axis))
+        cause = "its colours are in reverse order (BGR for RGB)"
+        yield Change(cause, f"x = numpy.flip(x, {axis})", lambda x: np.flip(x, axis), colours=True)
 
 
 def _scales(x: Array) -> Iterator[Change]:
@@ -307,7 +364,8 @@ def _scales(x: Array) -> Iterator[Change]:
             return np.asarray(x * factor + offset, np.float32)
 
         cause = f"the network wants values of {name}, the data has {given}"
-        yield Change(cause, f"x = x * {_code(factor)} + {_code(offset)}", apply)
+        affine = tuple(np.ravel(factor).tolist()), tuple(np.ravel(offset).tolist())
+        yield Change(cause, f"x = x * {_code(factor)} + {_code(offset)}", apply, affine)
 
 
 def _range(x: Array) -> tuple[float, float, str]:

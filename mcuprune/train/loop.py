@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mcuprune.costs.sensitivity import Sensitivity
+from mcuprune.data.sets import Split
 from mcuprune.train.checkpoint import Checkpoint, Saved
-from mcuprune.train.data import Split
 from mcuprune.train.task import Candidate, OnStep, Task
 from mcuprune.train.trainer import Trainer, trainer_for
 

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
-from onnx import TensorProto
+from onnx import helper
 from torch import Tensor, nn
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.errors import UnsupportedOperator
-from mcuprune.graph.network import Network, Node
+from mcuprune.graph.network import Network, Node, is_float
 from mcuprune.operators.fusion import is_bias, is_mixer
 from mcuprune.operators.table import OPS, Mixer
 from mcuprune.train.batching import VIEWS, drops_axis, places, spreader, view
 from mcuprune.train.converted import converted
 from mcuprune.train.kernels import MIXERS, OWN, Kernel
+from mcuprune.train.tasks.heads import logits
 
 
 class Trainable(nn.Module):
@@ -137,15 +137,16 @@ class Trainable(nn.Module):
                 values.pop(name, None)  # a mask or running mean that older opsets declare is never made
         return tuple(values[name] for name in self.wanted)
 
+    def want(self, tensors: Sequence[str]) -> None:
+        """Return these tensors instead of the outputs; several may be the same."""
+        self.wanted = tuple(tensors)
+        self._last_use = {
+            position: [name for name in names if name not in self.wanted] for position, names in _last_uses(self.source).items()
+        }
+
     def want_logits(self) -> None:
-        """Return, instead of the first output, the logits it is made of: what a last Softmax, LogSoftmax or Sigmoid reads."""
-        tensor = self.source.outputs[0]
-        while (node := self.source.producer.get(tensor)) is not None and OPS[node.op].int8 == "same":
-            tensor = node.inputs[0]
-        if node is not None and node.op in ("Softmax", "LogSoftmax", "Sigmoid"):
-            tensor = node.inputs[0]
-            self.wanted = (tensor,)
-            self._last_use = {position: [n for n in names if n != tensor] for position, names in self._last_use.items()}
+        """Return, instead of an output, the logits it is made of: what a last Softmax, LogSoftmax or Sigmoid reads."""
+        self.want(logits(self.source))
 
     def extra_state_arrays(self) -> dict[str, np.ndarray]:
         """State beyond weights that training changes; a plain network has none."""
@@ -247,11 +248,14 @@ def _adds_bias(node: Node, net: Network) -> bool:
     return node.op == "Add" and any(is_mixer(maker, net) and is_bias(node, name, maker, net) for name, maker in makers)
 
 
-def as_inputs(net: Network, x: np.ndarray, device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
-    """A batch of data as the network's inputs. Only networks of one input can be trained by the loop of ours."""
-    if len(net.inputs) != 1 or net.dtypes[net.inputs[0]] != TensorProto.FLOAT:
-        raise UnsupportedOperator(f"{net.path}: has inputs {', '.join(net.inputs)}; training takes one float input")
-    return as_tensors([x], device)
+def as_inputs(net: Network, x: np.ndarray | Sequence[np.ndarray], device: torch.device | str = "cpu") -> tuple[Tensor, ...]:
+    """A batch of data, one array (batch, ...) for each input, as the network's inputs: float32 where it takes floats."""
+    arrays = [x] if isinstance(x, np.ndarray) else [*x]
+    fed = []
+    for name, array in zip(net.inputs, arrays, strict=True):
+        dtype = np.float32 if is_float(net.dtypes[name]) else helper.tensor_dtype_to_np_dtype(net.dtypes[name])
+        fed.append(np.ascontiguousarray(array, dtype))
+    return as_tensors(fed, device)
 
 
 def as_tensors(arrays: Sequence[np.ndarray], device: torch.device | str = "cpu") -> tuple[Tensor, ...]:

@@ -31,11 +31,11 @@ def normalized(channels: Channels, examples: np.ndarray | Sequence[np.ndarray], 
     return folding.restored(channels.network, {node.name: moments[node.outputs[0]] for node in nodes})
 
 
-def narrowed(method: str, task: Task, calibration: np.ndarray, on_step: OnStep) -> Candidate:
+def narrowed(method: str, task: Task, calibration: Sequence[np.ndarray], on_step: OnStep) -> Candidate:
     """What a method makes of a task, ready to be folded.
 
-    method: of ``methods.METHODS``. calibration: examples (examples, ...) to measure BatchNormalization's statistics on where
-    the method left too few steps after its last cut for them to follow.
+    method: of ``methods.METHODS``. calibration: examples (examples, ...) for each input, to measure BatchNormalization's
+    statistics on where the method left too few steps after its last cut for them to follow.
     """
     model = task.model
     candidate = loop.prune(METHODS[method], task, on_step)

@@ -67,7 +67,7 @@ class FamilyTrainer(Trainer):
     def _part(self, whole: Channels, keep: np.ndarray) -> _Part:
         channels = whole.cut_channels(keep)
         module = Trainable(channels).to(self._device)
-        module.want_logits()
+        module.want(self.objective.tensors)
         indices = {}
         for name, _ in module.named_weights():
             shape = whole.network.constants[name].shape
@@ -86,23 +86,25 @@ class FamilyTrainer(Trainer):
     def step_macs(self, examples: int) -> int:
         return super().step_macs(examples) + examples * sum(part.macs for part in self._present())
 
-    def _pass(self, x: np.ndarray, y: Tensor, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-        logits, loss = super()._pass(x, y, chosen)
-        inputs = as_inputs(self.module.source, x, self._device)
+    def _pass(
+        self, inputs: Sequence[np.ndarray], targets: Sequence[Tensor] | None, taught: Sequence[Tensor] | None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        answers, loss = super()._pass(inputs, targets, taught)
+        soft = [answer.detach() for answer in answers]
         for part in self._present():
-            loss = loss + self.taught_loss(self._of_part(part, inputs), y, logits.detach())
-        return logits, loss
+            loss = loss + self._loss(self._of_part(part, inputs), targets, soft)
+        return answers, loss
 
-    def _of_part(self, part: _Part, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The logits of a part, by the weights that the whole has at this moment."""
+    def _of_part(self, part: _Part, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+        """The answers of a part, by the weights that the whole has at this moment."""
         part.module.train()
         shapes = part.module.source.shapes
         weights = {
             f"params.{part.module.key(name)}": self.module.constant(name).reshape(-1)[index].reshape(shapes[name])
             for name, index in part.indices.items()
         }
-        outputs: tuple[Tensor, ...] = functional_call(part.module, weights, inputs)
-        return outputs[0].flatten(1)
+        outputs: tuple[Tensor, ...] = functional_call(part.module, weights, as_inputs(self.module.source, inputs, self._device))
+        return self.objective.answers(outputs)
 
 
 def _sizes(channels: Channels) -> Dim:
@@ -172,11 +174,12 @@ class Nested(Hooks):
         task = self.task
         self._scores = salience(trainer.module.channels, trainer.module.network())
         random, val = np.random.default_rng((task.seed, trainer.step)), task.data.val
+        assert val.targets is not None
         gradients = []
         for _ in range(_BATCHES):
-            chosen = random.choice(len(val.y), min(trainer.batch, len(val.y)), replace=False)
-            everything = task.channels.keep_all()
-            gradients.append(task_gradient(trainer, everything, self._scores, val.x[chosen], val.y[chosen]))
+            chosen = random.choice(len(val), min(trainer.batch, len(val)), replace=False)
+            inputs, targets = ([np.asarray(array[chosen]) for array in arrays] for arrays in (val.inputs, val.targets))
+            gradients.append(task_gradient(trainer, task.channels.keep_all(), self._scores, inputs, targets))
         self.widths = nested_widths(self.plan, np.mean(gradients, axis=0), task.seed, task.multiple_of, task.search)
         trainer.shrink(self.whole)
 

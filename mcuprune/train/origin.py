@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import numpy as np
 
+from mcuprune.data.sets import Data
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
 from mcuprune.train import evaluate, feeding
-from mcuprune.train.data import Data
+from mcuprune.train.goal import Goal, is_one_class
+from mcuprune.train.tasks.metrics import Metric
 
 
 def comes_trained(
-    net: Network, data: Data, accuracy: float, *, from_scratch: bool, keep_weights: bool, train: bool, seed: int
+    net: Network, goal: Goal, metric: Metric, learned: bool, *, from_scratch: bool, keep_weights: bool, train: bool, seed: int
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether the network counts as trained, and what to say where it is right no oftener than chance.
 
-    accuracy: its own. from_scratch, keep_weights: what the user says of it. train: whether it is to be trained at all.
+    metric: its own on the test set; learned: whether that is more than a constant answer gives (``Tally.learned``).
+    from_scratch, keep_weights: what the user says of it. train: whether it is to be trained at all.
     Raises DataError where it is at chance because the data reaches it wrongly, as far as that can be known, and nobody said to
     train all the same: a night of training on such data would be lost.
     """
+    if not is_one_class(goal.objective) or len(net.inputs) > 1:
+        return _knows(net, goal, metric, learned, from_scratch=from_scratch, keep_weights=keep_weights, train=train)
+    data, accuracy = goal.data, metric.accuracy or 0.0
     trained = _knows_classes(net, accuracy, data)
     if trained or from_scratch or keep_weights or feeding.looks_fresh(net):
         return (trained or keep_weights) and not from_scratch, ()
@@ -47,6 +53,32 @@ def comes_trained(
     return False, (f"{said}; nothing simple explains it, so it was trained from scratch (--keep-weights treats it as trained)",)
 
 
+def _knows(
+    net: Network, goal: Goal, metric: Metric, learned: bool, *, from_scratch: bool, keep_weights: bool, train: bool
+) -> tuple[bool, tuple[str, ...]]:
+    """``comes_trained`` of a network that does something else than name one class."""
+    if not goal.labelled:
+        fresh = feeding.looks_fresh(net)
+        if train and (from_scratch or (fresh and not keep_weights)):
+            why = (
+                "--from-scratch leaves nothing"
+                if from_scratch
+                else "its weights look as if nobody had trained them, so there is nothing"
+            )
+            raise DataError(
+                f"{net.path}: {why} to learn from examples without targets: a network teaches itself only what it knows; give "
+                "targets, or --keep-weights if it is trained"
+            )
+        return True, ()
+    if learned or from_scratch or keep_weights or feeding.looks_fresh(net):
+        return (learned or keep_weights) and not from_scratch, ()
+    said = (
+        f"its {metric.title} on the test set is {metric.shown()} before any change, no better than a constant answer: check "
+        "scaling and axes of the data, and the unit of the targets"
+    )
+    return False, (f"{said}; it was trained from scratch (--keep-weights treats it as trained)" if train else said,)
+
+
 def _knows_classes(net: Network, accuracy: float, data: Data) -> bool:
     """Whether a network of this accuracy knows the data's classes by their names (``feeding.Confusion.trained``)."""
     if not has_learned(accuracy, data):
@@ -62,8 +94,16 @@ def has_learned(accuracy: float, data: Data) -> bool:
     return feeding.learned(round(accuracy * n), n, _frequent(data))
 
 
-def learned_nothing(accuracy: float, data: Data) -> str | None:
+def learned_nothing(goal: Goal, metric: Metric, learned: bool) -> str | None:
     """A note for a network that training left at chance; None for one that has learned something."""
+    if not is_one_class(goal.objective):
+        if learned or not goal.labelled:
+            return None
+        return (
+            f"its {metric.title} on the test set is {metric.shown()}, no better than a constant answer: it has learned next to "
+            "nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
+        )
+    data, accuracy = goal.data, metric.accuracy or 0.0
     if has_learned(accuracy, data):
         return None
     return (

@@ -6,7 +6,7 @@ Fake-quant training is hooks on the one training loop, as pruning methods are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,20 +14,22 @@ from onnx import ModelProto
 
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs.resources import Basis
 from mcuprune.costs.sensitivity import Sensitivity
+from mcuprune.data.sets import Data
 from mcuprune.deploy.qdq import Scheme, quantized
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.passes.canonical import stored_ranges
 from mcuprune.train.checkpoint import Checkpoint, Saved
-from mcuprune.train.data import Data
 from mcuprune.train.equalize import equalized
 from mcuprune.train.fake_quant import QuantTrainable, calibrate
 from mcuprune.train.loop import Hooks, State, train
 from mcuprune.train.optimizer import OPTIMIZERS
 from mcuprune.train.synthetic import synthetic
 from mcuprune.train.task import Candidate, OnStep, Schedule, Step
+from mcuprune.train.tasks.objective import Objective, first
+from mcuprune.train.teacher import Teacher
 from mcuprune.train.trainer import Trainer
 
 #: Examples that ranges are measured on, and how many of them at a time.
@@ -59,8 +61,9 @@ def calibration(whole: Channels, original: Network, data: Data | None, seed: int
     whole: it, labelled. original: it, as it was read.
     """
     if data is not None:
-        examples = data.train.x[:_EXAMPLES]
-        return Calibration([(examples[i : i + _BATCH],) for i in range(0, len(examples), _BATCH)], {}, None)
+        examples = first(data.train.inputs, _EXAMPLES)
+        starts = range(0, len(examples[0]), _BATCH)
+        return Calibration([tuple(x[start : start + _BATCH] for x in examples) for start in starts], {}, None)
     inputs, known = synthetic(whole, seed), stored_ranges(original)
     return Calibration(inputs.batches, known, _OWN_RANGES if known else inputs.note)
 
@@ -72,8 +75,9 @@ class Quantization:
     weight_bits: of ``export.WEIGHT_BITS``. device: what torch calls the place to compute on.
     data, schedule: what to train on, and how; None for calibration alone. A learning rate that was asked for counts here by how
         far it is from the one that float training takes without being asked.
-    answers: a teacher's logits for every training example, as in ``task.Task``.
-    sram_model: what ``sram`` means in the history. full_macs: multiply-accumulates of one inference of the network as it came.
+    objective, answers: as in ``task.Task``.
+    basis: what costs in the history mean. costs: what the history has instead, where the file runs otherwise than the network
+        that is trained. full_macs: multiply-accumulates of one inference of the network as it came.
     checkpoint: where to keep the run's state after every epoch.
     """
 
@@ -83,8 +87,10 @@ class Quantization:
     seed: int
     data: Data | None = None
     schedule: Schedule | None = None
-    answers: np.ndarray | None = None
-    sram_model: SramModel = "peak"
+    objective: Objective | None = None
+    answers: np.ndarray | Teacher | None = None
+    basis: Basis = field(default_factory=Basis)
+    costs: Mapping[str, int] | None = None
     full_macs: int = 0
     checkpoint: Checkpoint | None = None
 
@@ -132,12 +138,14 @@ class FakeQuant(Hooks):
         self._candidate, self._channels, self._how, self._data = candidate, channels, how, data
 
     def costs(self) -> Mapping[str, int]:
-        used = resources.profile(self._candidate.channels.network).used(self._how.sram_model)
-        return {name: used[name] for name in resources.RESOURCES}
+        if self._how.costs is not None:
+            return self._how.costs
+        used = resources.profile(self._candidate.channels.network, self._how.basis).used(self._how.basis)
+        return {name: used[name] for name in resources.RESOURCES if name in used}
 
     def start(self, trainer: Trainer) -> None:
         calibrate(_module(trainer), self._how.calibration.batches)
-        self._calibrated, self._known = trainer.state(), trainer.accuracy(self._data.val)
+        self._calibrated, self._known = trainer.state(), trainer.measure(self._data.val)
 
     def before_step(self, trainer: Trainer) -> None:
         _module(trainer).observing = trainer.position < _OBSERVING * trainer.length.amount
@@ -162,13 +170,18 @@ class FakeQuant(Hooks):
 
     def undo_if_worse(self, trainer: Trainer) -> str | None:
         """Go back to the network as calibrated where training left it right on fewer validation examples; a note of it."""
-        share = trainer.accuracy(self._data.val) if trainer.length.amount else self._known
-        if share >= self._known:
+        after = trainer.measure(self._data.val) if trainer.length.amount else self._known
+        if after.score >= self._known.score:
             return None
         trainer.restore(self._calibrated, self._channels)
+        if after.name == "accuracy":
+            return (
+                f"fake-quant training was undone: right on {after.value:.1%} of the validation examples after it, "
+                f"on {self._known.value:.1%} by calibration alone"
+            )
         return (
-            f"fake-quant training was undone: right on {share:.1%} of the validation examples after it, "
-            f"on {self._known:.1%} by calibration alone"
+            f"fake-quant training was undone: {after.title} on the validation examples {after.shown()} after it, "
+            f"{self._known.shown()} by calibration alone"
         )
 
 
@@ -221,6 +234,7 @@ def _trained(
         warm_up=0.0,
         augment=data.augment,
         answers=how.answers if candidate.taught else None,
+        objective=how.objective,
         device=how.device,
     )
     per_epoch = trainer.steps_per_epoch

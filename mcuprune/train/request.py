@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mcuprune import options
-from mcuprune.costs.resources import SramModel
+from mcuprune.costs import banding
+from mcuprune.costs.resources import RESOURCES, Basis
+from mcuprune.data.augmenting import KINDS, augmentation
+from mcuprune.data.feed import Feed
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.options import option, unasked
-from mcuprune.train import data as datasets
 from mcuprune.train.task import (
     CUTS,
     FEEDBACKS,
@@ -32,6 +34,7 @@ from mcuprune.train.task import (
     Schedule,
     Search,
 )
+from mcuprune.train.tasks.choice import AUTO, NAMES
 from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.
@@ -48,6 +51,15 @@ def device_asked(device: str) -> re.Match[str]:
     if not asked:
         raise UsageError(f"--device {device}: unknown; choose auto, cpu, cuda or cuda:N")
     return asked
+
+
+def drop(text: str) -> float:
+    """How much a figure may fall, as a share of 1: ``1%`` is 0.01. Raises UsageError for anything else."""
+    found = re.fullmatch(r"\s*(\d{1,2}(?:\.\d{1,6})?)\s*%\s*", text, re.ASCII)
+    if not found:
+        close = f"; did you mean {text.strip()}%" if re.fullmatch(r"\d{1,2}(\.\d{1,6})?", text.strip(), re.ASCII) else ""
+        raise UsageError(f"--max-drop {text}: is not a share; write it like 1% or 0.5%{close}")
+    return float(found[1]) / 100
 
 
 def _compute(epochs: float) -> None:
@@ -73,10 +85,10 @@ def _learning_rate(rate: float, flag: str = "--lr") -> None:
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Feed):
     """What the user asked for. Options left None are derived from the data and the model.
 
-    model: the path of its file. limits: by resource. sram_model: what a limit of SRAM means. input_shapes, outputs: as for
+    model: the path of its file. limits: by resource. basis: what limits are held against. input_shapes, outputs: as for
     ``network.load``. output: the path of the file to write; report: the folder of the report, which the caller writes.
     data: as ``data.load`` takes it. configuration: the file that some of it was read from, which no result may replace.
     """
@@ -94,6 +106,31 @@ class Request:
         None, help="Where report.json and report.md go.", group="Output", metavar="DIR", changes_run=False
     )
     data: str | None = option(None, help="What to train and test with.", group="Data", metavar="NAME|PATH|module:function")
+    task: str = option(
+        AUTO,
+        help="What the network is for; auto goes by its outputs and the data's targets.",
+        group="Data",
+        choices=NAMES,
+    )
+    unlabelled: bool = option(False, help="Use no targets, even if there are some: the model as it came teaches.", group="Data")
+    loss_function: str | None = option(
+        None,
+        help="A loss of your own: function(output, target) of torch tensors.",
+        group="Training",
+        metavar="module:function",
+        needs="training",
+    )
+    max_drop: str | None = option(
+        None,
+        help="Instead of a limit: the smallest network that loses no more, such as 1%.",
+        group="Limits",
+        metavar="SHARE",
+        check=drop,
+        needs="training",
+    )
+    minimise: str | None = option(
+        None, help="What --max-drop makes small.", group="Limits", choices=tuple(RESOURCES), needs="training"
+    )
     method: str = option(
         "differentiable",
         help="differentiable; at-init: widths in seconds; or a baseline: magnitude, uniform.",
@@ -194,7 +231,9 @@ class Request:
         choices=tuple(RECIPES),
         needs="gradients",
     )
-    loss: str = option(LOSSES[0], help="The gradients that lead widths.", group="Ablations", choices=LOSSES, needs="gradients")
+    gradients: str = option(
+        LOSSES[0], help="Whose gradients lead widths.", group="Ablations", choices=LOSSES, needs="gradients"
+    )
     objectives: str = option(
         OBJECTIVES[0],
         help="One violated resource at a time, or their sum.",
@@ -225,6 +264,13 @@ class Request:
     )
     train: bool = option(True, help="Cut by weight magnitude, or at-init, without training.", group="Training", key="no-train")
     int8: bool = option(True, help="Write float ONNX, not int8.", group="Output", key="float")
+    bands: str = option(
+        "off",
+        help="Write row bands: as many as the limit of SRAM needs (auto), or K; the limit is held in them.",
+        group="Output",
+        metavar="auto|off|K",
+        check=banding.parsed,
+    )
     weight_bits: int = option(
         8,
         help="Of int8 weights; with 7 no x86 processor's kernels saturate.",
@@ -233,16 +279,17 @@ class Request:
     )
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
-    sram_model: SramModel = "peak"
+    basis: Basis = field(default_factory=Basis)
     keep: Sequence[str] = option((), help="Leave this group whole; repeatable.", group="Pruning", metavar="GROUP")
     min_channels: int = option(1, help="The least width of a group.", group="Pruning", metavar="N", least=1, most=_MOST)
     multiple_of: int = option(1, help="Widths are multiples of this.", group="Pruning", metavar="N", least=1, most=_MOST)
     augment: str | None = option(
         None,
-        help="Vary training images: mirror them, shift them.",
+        help=f"Vary training examples: auto (by kind of data; the default), none, or any of "
+        f"{', '.join(f'{name}{kind.takes} {kind.what}' for name, kind in KINDS.items())}.",
         group="Data",
-        metavar="flip,cropN",
-        check=datasets.augmentation,
+        metavar="flip,cropN,...",
+        check=augmentation,
         needs="training",
     )
     distill: bool | None = option(
@@ -300,7 +347,7 @@ def search_for(request: Request) -> Search:
     asked = by_recipe(request)
     switches = {name: getattr(asked, name) for name in ("pace", "feedback", "floor", "slack", "cut")}
     given = {name: value for name, value in switches.items() if value is not None}
-    return Search(asked.loss, asked.objectives, asked.score, rate=asked.pi_lr, **given)
+    return Search(asked.gradients, asked.objectives, asked.score, rate=asked.pi_lr, **given)
 
 
 def long_as_asked(request: Request) -> bool:
@@ -311,6 +358,17 @@ def long_as_asked(request: Request) -> bool:
 def check(request: Request) -> None:
     """Refuse options that make no sense for any model, as far as that is known without the packages that train."""
     options.check(request)
+    if request.unlabelled and request.task not in (AUTO, "distill") and request.loss_function is not None:
+        raise UsageError("--unlabelled, --loss-function: a loss of your own needs targets; give one of them")
+    if (request.max_drop is None) != (request.minimise is None):
+        lone, other = ("--max-drop", "--minimise flash") if request.minimise is None else ("--minimise", "--max-drop 1%")
+        raise UsageError(f"{lone} alone: give {other} too: the smallest network of what, losing how much?")
+    if request.max_drop is not None and not request.train:
+        raise UsageError(
+            "--max-drop, --no-train: what a network loses is found by training smaller ones; leave one of them out"
+        )
+    if request.max_drop is not None and request.minimise in request.limits:
+        raise UsageError(f"--minimise {request.minimise}, --{request.minimise}: one of them says how much; leave the limit out")
     lengths = {"--epochs": request.epochs, "--train-compute": request.train_compute, "--time": request.time}
     if len(given := [flag for flag, value in lengths.items() if value is not None]) > 1:
         raise UsageError(f"{', '.join(given)}: each says how long to train; give one of them")

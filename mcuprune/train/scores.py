@@ -17,8 +17,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
+from mcuprune.data.sets import Split
 from mcuprune.errors import UsageError
-from mcuprune.train.data import Split
 from mcuprune.train.flow import Flow
 from mcuprune.train.module import Trainable, as_inputs
 

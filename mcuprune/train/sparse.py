@@ -33,6 +33,8 @@ from mcuprune.train.trainer import Trainer, reestimated
 
 #: Between these shares of the training weights vanish, up to this share of them, in so many steps.
 _START, _STOP, _FINAL, _EVENTS = 0.1, 0.9, 0.998, 60
+#: Examples on which it is looked at what is constant.
+_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class Snapshot:
 
 @torch.no_grad()
 def cut_dead(
-    channels: Channels, examples: np.ndarray, batch: int, device: str = "cpu"
+    channels: Channels, examples: Sequence[np.ndarray], batch: int, device: str = "cpu"
 ) -> tuple[Network, dict[str, tuple[int, ...]]]:
     """The network without its dead channels, BatchNormalization folded, and the channels that stay by the names of groups.
 
-    examples: float32 (examples, ...), which the statistics of BatchNormalization are measured on, and what is constant.
+    examples: one array (examples, ...) for each input, on which the statistics of BatchNormalization are measured, and what is
+    constant.
     """
     whole = label(folding.folded(reestimated(channels, examples, batch, device).network))
     module, wanted = Trainable(whole).to(device).eval(), readings(whole)
@@ -68,7 +71,7 @@ def cut_dead(
         return value
 
     module.made = watch  # type: ignore[method-assign]
-    module(*as_inputs(whole.network, examples[:64], device))
+    module(*as_inputs(whole.network, [x[:_LOOKED_AT] for x in examples], device))
     keep, carried = removable(whole, ranges)
     return whole.with_network(carried).cut(keep), whole.kept(keep)
 
@@ -81,7 +84,7 @@ class Sparse(Hooks):
 
     stage = "sparse"
 
-    def __init__(self, task: Task, budgets: Sequence[Budget], examples: np.ndarray) -> None:
+    def __init__(self, task: Task, budgets: Sequence[Budget], examples: Sequence[np.ndarray]) -> None:
         self.task, self.budgets, self._examples = task, budgets, examples
         self.caught: list[Snapshot | None] = [None] * len(budgets)
         self._masks: dict[str, Tensor] = {}
@@ -132,7 +135,8 @@ class Sparse(Hooks):
 
     def _catch(self, trainer: Trainer) -> None:
         found = self.snapshot(trainer)
-        used = resources.profile(found.network).used(self.task.model.sram_model)
+        basis = self.task.model.basis
+        used = resources.profile(found.network, basis).used(basis)
         for index, budget in enumerate(self.budgets):
             if self.caught[index] is None and budget.check(used).ok:
                 self.caught[index] = found

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.costs.sensitivity import Sensitivity
+from mcuprune.data.sets import Data
 from mcuprune.train.checkpoint import Checkpoint
-from mcuprune.train.data import Data
 from mcuprune.train.length import Length
+from mcuprune.train.tasks.objective import Objective
+
+if TYPE_CHECKING:
+    from mcuprune.train.teacher import Teacher
 
 #: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
 UPDATES = 20
@@ -131,9 +135,11 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a run's history. accuracy, on the validation examples, is None between evaluations.
+    """One line of a run's history. score, on the validation examples, is None between evaluations.
 
+    score: the figure of the task (``tasks.metrics``). accuracy: of a classifier the share of right classes.
     step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
+    waited: the share of the time of this phase, so far, that training stood still for want of data.
     training_macs: forward multiply-accumulates of all training steps so far.
     share: how much of this phase is over, where it is not a number of epochs that was asked for.
     costs: by the names of ``resources.RESOURCES``, what the network costs at the widths of that step, in base units.
@@ -146,8 +152,10 @@ class Step:
     accuracy: float | None = None
     phase: str = "train"
     epochs: float = 0.0
+    score: float | None = None
     training_macs: int = 0
     share: float | None = None
+    waited: float | None = None
 
 
 OnStep = Callable[[Step], None]
@@ -162,8 +170,9 @@ class Task:
     multiple_of: widths are multiples of it, or full.
     search: what leads the widths: gradients, which only the differentiable method has, or scores.
     trained: whether the network comes trained.
-    answers: a teacher's logits for every training example, float32 (examples, classes), which the network learns beside the
-    labels for as long as the teacher knows more than it; None for labels alone.
+    objective: what the network is trained towards; None: to name the class.
+    answers: a teacher, or its answers to every training example, such as logits, float32 (examples, classes), which the network
+    learns beside the targets for as long as the teacher knows more than it; None for targets alone.
     device: what torch calls the place to train on.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
@@ -178,7 +187,8 @@ class Task:
     search: Search = Search()
     trained: bool = False
     checkpoint: Checkpoint | None = None
-    answers: np.ndarray | None = None
+    objective: Objective | None = None
+    answers: np.ndarray | Teacher | None = None
     device: str = "cpu"
 
 

@@ -1,52 +1,117 @@
-"""What teaches beside the labels: the network as it came, or another one from a file."""
+"""What teaches beside the targets, or in their place: the network as it came, or another one from a file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
+from mcuprune.data.sets import Split
 from mcuprune.errors import DataError, UsageError
 from mcuprune.graph import network
 from mcuprune.train import evaluate
-from mcuprune.train.data import Data
-from mcuprune.train.request import Request
+from mcuprune.train.goal import Goal, is_one_class
+from mcuprune.train.module import Trainable, as_inputs
+from mcuprune.train.tasks.objective import Objective
+
+#: Bytes of answers that are kept; a teacher with more to say is asked anew at every step.
+_KEPT = 2**30
+_BATCH = 256
 
 
-def answers(request: Request, labelled: Channels, data: Data, accuracy: float, *, warm: bool) -> np.ndarray | None:
-    """A teacher's logits for every training example, float32 (examples, classes); None where labels alone are to teach.
+class Teacher:
+    """Gives a batch's answers, of the tensors that losses are taken of.
 
-    labelled: the network before any channel goes. accuracy: its own, on the test set. warm: whether it comes trained.
-    Raises UsageError where the user wants a teacher who knows nothing, DataError for one that doesn't go with the data.
+    They are computed once, from examples as they are, where what augmentation does to an example changes no answer. Where it
+    does (places that move), and where they would not fit in memory, the network is run on every batch as it is fed.
+
+    examples: how many it has seen. misses: how wrong it is on all of them, summed; 0 where there are no targets.
     """
-    if request.teacher is not None:
-        return _of_file(request.teacher, data)
-    if request.distill and not warm:
-        raise UsageError(
-            f"{request.model}: --distill needs a trained network to learn from; "
-            f"this one is right on {accuracy:.1%} of the test set"
-        )
-    if not warm or request.distill is False:
-        return None
-    from mcuprune.train.trainer import answers_of
 
-    return answers_of(labelled, data.train.x, request.device)
+    def __init__(self, channels: Channels, train: Split, objective: Objective, *, varied: bool, device: str = "cpu") -> None:
+        """varied: whether examples are varied before they are fed."""
+        self._module = Trainable(channels).to(device).eval()
+        self._module.want(objective.tensors)
+        self._objective, self._device = objective, device
+        self._stored: list[np.ndarray] | None = None
+        self.misses = 0.0
+        self.examples = len(train)
+        size = sum(4 * self.examples * int(np.prod(kind.head.shape)) for kind in objective.kinds)
+        keep = not (varied and objective.moves) and size <= _KEPT
+        if not keep and train.targets is None:
+            return
+        parts: list[list[np.ndarray]] = [[] for _ in objective.kinds]
+        for chosen in batches(self.examples, _BATCH):
+            answers = self._asked([array[chosen] for array in train.inputs])
+            if train.targets is not None:
+                targets = [torch.from_numpy(np.asarray(array[chosen])).to(device) for array in train.targets]
+                self.misses += objective.misses(answers, targets)
+            if keep:
+                for part, answer in zip(parts, answers, strict=True):
+                    part.append(answer.cpu().numpy())
+        if keep:
+            self._stored = [np.concatenate(part) for part in parts]
+
+    @classmethod
+    def of_answers(cls, answers: Sequence[np.ndarray], train: Split, objective: Objective) -> Teacher:
+        """A teacher of whom nothing is there but what it answered to every training example."""
+        found = cls.__new__(cls)
+        found._stored, found._objective, found._device, found.examples = list(answers), objective, "cpu", len(train)
+        found.misses = 0.0
+        if train.targets is not None:
+            everything = [torch.from_numpy(np.asarray(array[np.arange(len(train))])) for array in train.targets]
+            found.misses = objective.misses([torch.from_numpy(array) for array in answers], everything)
+        return found
+
+    def __call__(self, chosen: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+        """Its answers to a batch. chosen: which of the training examples. inputs: the same, as they are fed."""
+        if self._stored is None:
+            return self._asked(inputs)
+        return tuple(torch.from_numpy(array[chosen]).to(self._device) for array in self._stored)
+
+    @torch.no_grad()
+    def _asked(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+        return self._objective.answers(self._module(*as_inputs(self._module.source, inputs, self._device)))
+
+    def sample(self, train: Split, count: int) -> list[np.ndarray]:
+        """Its answers to some of the training examples, evenly taken."""
+        chosen = np.unique(np.linspace(0, self.examples - 1, min(count, self.examples)).astype(np.int64))
+        if self._stored is not None:
+            return [array[chosen] for array in self._stored]
+        parts = [self._asked([array[chosen[i]] for array in train.inputs]) for i in batches(len(chosen), _BATCH)]
+        return [torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True)]
 
 
-def _of_file(path: str, data: Data) -> np.ndarray:
-    """Another network's logits, in onnxruntime. Raises ModelError for a file that can't be read or run."""
+def batches(count: int, size: int) -> Iterator[np.ndarray]:
+    """Indices of ``count`` examples in their order, ``size`` at a time."""
+    for start in range(0, count, size):
+        yield np.arange(start, min(count, start + size))
+
+
+def of_file(path: str, aim: Goal) -> Teacher:
+    """Another network as a teacher of classes: its logits for every training example, in onnxruntime.
+
+    Raises ModelError for a file that can't be read or run, DataError for a network that doesn't go with the data, UsageError
+    for one that knows nothing.
+    """
+    data = aim.data
+    if not is_one_class(aim.objective) or not aim.labelled:
+        raise DataError(f"--teacher {path}: another network teaches classifiers with labels; leave it out")
     net = network.load(path)
     if len(net.inputs) != 1 or not net.outputs:
         raise DataError(f"--teacher {path}: a teacher takes one input and answers with classes; its inputs: {net.inputs}")
     shape, answered = net.shapes[net.inputs[0]][1:], prod(net.shapes[net.outputs[0]][1:])
-    if shape != data.train.x.shape[1:] or answered != data.n_classes:
+    if shape != tuple(data.train.x.shape[1:]) or answered != data.n_classes:
         raise DataError(
             f"--teacher {path}: takes examples of {list(shape)} and knows {answered} classes; the data has examples of "
             f"{list(data.train.x.shape[1:])} and {data.n_classes} classes; name a network for the same data"
         )
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=path)
-    found = np.asarray(model(data.train.x), np.float32).reshape(len(data.train.y), -1)
+    found = np.asarray(model(data.train.x), np.float32).reshape(len(data.train), -1)
     if not np.isfinite(found).all():
         raise DataError(f"--teacher {path}: answers with values that are no finite numbers; name another network")
     frequent = float(np.bincount(data.train.y).max())
@@ -55,4 +120,4 @@ def _of_file(path: str, data: Data) -> np.ndarray:
             f"--teacher {path}: right on {right / len(found):.1%} of the training examples, no more than naming the most "
             "frequent class; name a trained network, made for data that is scaled and ordered as yours is"
         )
-    return found
+    return Teacher.of_answers([found], data.train, aim.objective)

@@ -14,22 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import costs
+from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
-from mcuprune.train.data import Augment, Split
+from mcuprune.train.batches import Batches, Made
 from mcuprune.train.length import Length
-from mcuprune.train.module import Trainable, as_inputs, as_tensors
+from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.optimizer import OPTIMIZERS
 from mcuprune.train.task import Step, Task
+from mcuprune.train.tasks.metrics import Metric
+from mcuprune.train.tasks.objective import Objective, classification
+from mcuprune.train.teacher import Teacher, batches
 
 _CLIP_NORM = 5.0
-_TEMPERATURE = 2.0
 #: A training that is ended early takes so much longer for its learning rate to fall.
 _WIND_DOWN = 0.1
 
@@ -53,8 +55,10 @@ class Trainer:
     optimizer: one of OPTIMIZERS. lr: its peak learning rate.
     label_smoothing: the part of each label that is spread over all classes.
     augment: varies the examples of each batch.
-    answers: a teacher's logits for every training example, float32 (examples, classes); they count as much as the labels, until
-        the network has been right on more examples of an epoch than the teacher is on average: then labels alone teach.
+    objective: what it is trained towards; by default to name the class.
+    answers: a teacher, or its answers to every training example, such as logits, float32 (examples, classes); they count as
+        much as the targets, until the network has been less wrong in an epoch than the teacher is on average: then targets
+        alone teach. Without targets there is nothing but a teacher to learn from.
     device: where all of it happens; everything that leaves is a numpy array.
     """
 
@@ -73,44 +77,51 @@ class Trainer:
         optimizer: str = "muon",
         label_smoothing: float = 0.0,
         augment: Augment | None = None,
-        answers: np.ndarray | None = None,
+        answers: np.ndarray | Teacher | None = None,
+        objective: Objective | None = None,
         device: str = "cpu",
     ) -> None:
         torch.manual_seed(seed)
-        self._make, self._train, self._warm_up, self._augment, self._answers = make, train, warm_up, augment, answers
-        self._teacher_right = 0.0 if answers is None else float((answers.argmax(1) == train.y).mean())
-        self._right = 0  # in this epoch, while there is a teacher to compare with
+        self.objective = objective or classification(channels.network)
+        self._make, self._train, self._warm_up = make, train, warm_up
+        if isinstance(answers, np.ndarray):
+            answers = Teacher.of_answers([answers], train, self.objective)
+        self._teacher = answers
+        self._teacher_wrong = 0.0 if answers is None else answers.misses / answers.examples
+        self._wrong = 0.0  # in this epoch, while there is a teacher to compare with
         self._alone_since: int | None = None
         self.length = Length("steps", total)
-        self.batch, self.lr, self.weight_decay = min(batch, len(train.y)), lr, weight_decay
+        self.batch, self.lr, self.weight_decay = min(batch, len(train)), lr, weight_decay
         self.step = 0
         self.training_macs = 0
         self.position = 0  # in the unit of the length
         self._ending: tuple[int, int] | None = None  # from which position to which training winds down
         self._earlier, self._began = 0.0, -1.0  # seconds of earlier sittings; when this one took its first step
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
-        self._order = np.zeros(0, dtype=np.int64)
-        self._random = np.random.default_rng(seed)
+        self._batches, self._next = Batches(train, augment), -1
         self._start(channels)
 
     @property
     def taught(self) -> bool:
         """Whether a teacher's answers count at this moment."""
-        return self._answers is not None
+        return self._teacher is not None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how training went."""
         if self._alone_since is None:
             return ()
+        classes = self.objective.task == "classify"
+        how = f", right on {1 - self._teacher_wrong:.1%} of the training examples," if classes else ""
+        more = "knew more" if classes else "erred less on the training examples"
         return (
-            f"the teacher, right on {self._teacher_right:.1%} of the training examples, taught until the pruned network "
-            f"knew more, after epoch {self._alone_since // self.steps_per_epoch}; then labels alone did",
+            f"the teacher{how} taught until the pruned network {more}, after epoch "
+            f"{self._alone_since // self.steps_per_epoch}; then {'labels' if classes else 'targets'} alone did",
         )
 
     @property
     def steps_per_epoch(self) -> int:
-        return max(1, len(self._train.y) // self.batch)
+        return max(1, len(self._train) // self.batch)
 
     @property
     def epoch(self) -> float:
@@ -145,7 +156,7 @@ class Trainer:
 
     def _start(self, channels: Channels) -> None:
         self.module = self._make(channels).to(self._device)
-        self.module.want_logits()
+        self.module.want(self.objective.tensors)
         net = channels.network
         self._macs = _macs(net)
         blocks = {
@@ -159,29 +170,28 @@ class Trainer:
             groups.setdefault(blocks.get(name, 0), []).append(parameter)
         self._optimizer = OPTIMIZERS[self._kind].make(groups, self.weight_decay, self.lr)
 
-    def _next_batch(self) -> np.ndarray:
-        """Indices of the next examples; every epoch has an order of its own, and drops its last, short batch.
+    def _next_batch(self) -> Made:
+        """Indices of the next examples, and these, varied; every epoch has its own order, and drops its last, short batch.
 
         What chance does in an epoch depends on the seed and the epoch alone, so a run can be taken up at any epoch's start.
         """
         position = self.step % self.steps_per_epoch
-        if position == 0 or not len(self._order):
-            self._random = np.random.default_rng((self._seed, self.step // self.steps_per_epoch))
-            self._order = self._random.permutation(len(self._train.y))
-        return self._order[position * self.batch : (position + 1) * self.batch]
+        if position == 0 or self._next != self.step:
+            random = np.random.default_rng((self._seed, self.step // self.steps_per_epoch))
+            self._batches.start(random.permutation(len(self._train)), position, self.batch, random)
+        self._next = self.step + 1
+        return self._batches.next()
 
     def train_step(self) -> float:
         """One step on the next batch. Returns its loss. Raises UsageError where training has diverged."""
         if self._began < 0:
             self._began = time.monotonic()
-        chosen = self._next_batch()
-        x, y = self._train.x[chosen], self.tensor(self._train.y[chosen])
-        if self._augment is not None:
-            x = self._augment(x, self._random)
+        chosen, inputs = self._next_batch()
+        targets = None if self._train.targets is None else self.tensors([array[chosen] for array in self._train.targets])
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(len(chosen))
         self.module.train()
-        logits, loss = self._pass(x, y, chosen)
+        answers, loss = self._pass(inputs, targets, None if self._teacher is None else self._teacher(chosen, inputs))
         self._refuse_divergence("the loss is", loss)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -191,25 +201,27 @@ class Trainer:
         self.training_macs += self.step_macs(len(chosen))
         counts = {"steps": self.step, "macs": self.training_macs, "milliseconds": int(1000 * self._seconds)}
         self.position = counts[self.length.unit]
-        if self._answers is not None:
-            self._weigh_teacher(int((logits.detach().argmax(1) == y).sum()))
+        if self._teacher is not None and targets is not None:
+            self._weigh_teacher(self.objective.misses(answers, targets))
         if self.finished:  # of the last step's weights no further loss tells
             self.module.eval()
             with torch.no_grad():
-                self._refuse_divergence("an output is", self.logits(x).sum())
+                self._refuse_divergence("an output is", torch.stack([answer.sum() for answer in self.answers(inputs)]).sum())
         return float(loss.detach())
 
     def step_macs(self, examples: int) -> int:
         """Forward multiply-accumulates of the step that comes, on so many examples."""
         return self._macs * examples
 
-    def _pass(self, x: np.ndarray, y: Tensor, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The forward pass of a step: the network's logits, and the loss whose gradient the step takes.
+    def _pass(
+        self, inputs: Sequence[np.ndarray], targets: Sequence[Tensor] | None, taught: Sequence[Tensor] | None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The forward pass of a step: the network's answers, and the loss whose gradient the step takes.
 
-        x: the examples ``chosen`` as they are varied, y: their labels.
+        taught: a teacher's answers to the same examples; None where nobody teaches.
         """
-        logits = self.logits(x)
-        return logits, self._loss(logits, y, chosen)
+        answers = self.answers(inputs)
+        return answers, self._loss(answers, targets, taught)
 
     def _rate(self, examples: int) -> float:
         """The learning rate of the step that comes, on so many examples."""
@@ -223,13 +235,13 @@ class Trainer:
         start, end = self._ending
         return planned(start) * (end - self.position) / max(1, end - start)
 
-    def _weigh_teacher(self, right: int) -> None:
-        """Count what the network got right in this epoch, and let go of a teacher that knows less: it would hold it back."""
-        self._right += right
+    def _weigh_teacher(self, wrong: float) -> None:
+        """Count how wrong the network was in this epoch, and let go of a teacher that is more so: it would hold it back."""
+        self._wrong += wrong
         if self.step % self.steps_per_epoch == 0:
-            if self._right > self._teacher_right * self.batch * self.steps_per_epoch:
-                self._answers, self._alone_since = None, self.step
-            self._right = 0
+            if self._wrong < self._teacher_wrong * self.batch * self.steps_per_epoch:
+                self._teacher, self._alone_since = None, self.step
+            self._wrong = 0.0
 
     def _refuse_divergence(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):
@@ -239,45 +251,57 @@ class Trainer:
 
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
         """The history's line for this moment; with ``val`` the module is evaluated on it."""
-        accuracy = None if val is None else self.accuracy(val)
+        found = None if val is None else self.measure(val)
+        accuracy, score = (None, None) if found is None else (found.accuracy, found.value)
         share = None if self.length.fixed else 1.0 if self.finished else self.length.share(self.position)
         at = (self.step, self.epoch, loss, costs)
-        return Step(*at, accuracy, phase, epochs=self.epochs, training_macs=self.training_macs, share=share)
+        macs, waited = self.training_macs, self._batches.waiting.share
+        return Step(*at, accuracy, phase, self.epochs, score, training_macs=macs, share=share, waited=waited)
 
-    def _loss(self, logits: Tensor, y: Tensor, chosen: np.ndarray) -> Tensor:
-        """Cross-entropy; with a teacher half of it, and half against its softened answers (Hinton et al. 2015, section 2).
-
-        The teacher has seen every example once, as it is: what augmentation does to an example changes no answer.
-        """
-        if self._answers is None:
-            return F.cross_entropy(logits, y, label_smoothing=self._smoothing)
-        return self.taught_loss(logits, y, self.tensor(self._answers[chosen]))
-
-    def taught_loss(self, logits: Tensor, y: Tensor, answers: Tensor) -> Tensor:
-        """Half cross-entropy, half the distance from a teacher's softened answers: float32 (batch, classes) of logits."""
-        loss = F.cross_entropy(logits, y, label_smoothing=self._smoothing)
-        soft = F.softmax(answers / _TEMPERATURE, 1)
-        # the square of the temperature keeps the two gradients of one size
-        apart = F.kl_div(F.log_softmax(logits / _TEMPERATURE, 1), soft, reduction="batchmean") * _TEMPERATURE**2
-        return 0.5 * loss + 0.5 * apart
+    def _loss(
+        self, answers: Sequence[Tensor], targets: Sequence[Tensor] | None, taught: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """That of the targets; with a teacher half of it, and half against the teacher's answers."""
+        if targets is None:
+            assert taught is not None
+            return self.objective.teach(answers, [answer.to(self._device) for answer in taught])
+        loss = self.objective.loss(answers, targets, self._smoothing)
+        if taught is None:
+            return loss
+        return 0.5 * loss + 0.5 * self.objective.teach(answers, [answer.to(self._device) for answer in taught])
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """An array as a tensor on the device that trains."""
-        return torch.from_numpy(array).to(self._device)
+        return torch.from_numpy(np.asarray(array)).to(self._device)
+
+    def tensors(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
+        """Arrays as tensors on the device that trains."""
+        return [self.tensor(array) for array in arrays]
+
+    def answers(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+        """What losses are taken of, for a batch: one array (batch, ...) for each input -> one tensor for each output."""
+        return self.objective.answers(self.module(*as_inputs(self.module.source, inputs, self._device)))
 
     def logits(self, x: np.ndarray) -> Tensor:
-        """What the loss is taken of: float32 (batch, classes), before any softmax."""
-        return self.module(*as_inputs(self.module.source, x, self._device))[0].flatten(1)  # type: ignore[no-any-return]
+        """The first of ``answers`` for one input: of a classifier float32 (batch, classes), before any softmax."""
+        return self.answers([x])[0]
 
     @torch.no_grad()
-    def accuracy(self, split: Split) -> float:
-        """Accuracy of the module as it stands, in evaluation mode."""
+    def measure(self, split: Split) -> Metric:
+        """The figure of the module as it stands, in evaluation mode. split: with targets."""
+        assert split.targets is not None
         self.module.eval()
-        right = 0
-        for start in range(0, len(split.y), 256):
-            found = self.logits(split.x[start : start + 256]).argmax(1).cpu().numpy()
-            right += int((found == split.y[start : start + 256]).sum())
-        return right / len(split.y)
+        tallies = self.objective.tallies()
+        for chosen in batches(len(split), 256):
+            answers = self.answers([array[chosen] for array in split.inputs])
+            outputs = [kind.output(x).cpu().numpy() for kind, x in zip(self.objective.kinds, answers, strict=True)]
+            self.objective.count(tallies, outputs, [np.asarray(array[chosen]) for array in split.targets])
+        return self.objective.metric(tallies)
+
+    def accuracy(self, split: Split) -> float:
+        """The share of right classes; of what is no classifier its figure."""
+        found = self.measure(split)
+        return found.value if found.accuracy is None else found.accuracy
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
@@ -303,7 +327,7 @@ class Trainer:
         start_and_end = [int(value) for value in state.get("ending", ())]
         self._ending = (start_and_end[0], start_and_end[1]) if start_and_end else None
         if alone >= 0:
-            self._answers, self._alone_since = None, alone
+            self._teacher, self._alone_since = None, alone
 
     def _moments(self) -> dict[str, np.ndarray]:
         """What the optimiser remembers of each weight, as "kind of moment/weight": the weight's shape, or ()."""
@@ -342,15 +366,15 @@ class Trainer:
 
 
 @torch.no_grad()
-def reestimated(channels: Channels, x: np.ndarray, batch: int, device: str = "cpu") -> Channels:
-    """The network with BatchNormalization statistics of ``x`` as its weights now are: the mean over all batches.
+def reestimated(channels: Channels, inputs: Sequence[np.ndarray], batch: int, device: str = "cpu") -> Channels:
+    """The network with BatchNormalization statistics of ``inputs`` as its weights now are: the mean over all batches.
 
     Running statistics follow the weights at a distance, which a training of a few steps never makes good.
     """
     module = Trainable(channels).to(device).train()
-    for index, start in enumerate(range(0, max(1, len(x) - batch + 1), batch)):
+    for index, start in enumerate(range(0, max(1, len(inputs[0]) - batch + 1), batch)):
         module.norm_momentum = 1 / (index + 1)
-        module(*as_inputs(channels.network, x[start : start + batch], device))
+        module(*as_inputs(channels.network, [x[start : start + batch] for x in inputs], device))
     return channels.with_network(module.network())
 
 
@@ -383,6 +407,7 @@ def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer) -
         seed=task.seed,
         augment=task.data.augment,
         answers=task.answers,
+        objective=task.objective,
         device=task.device,
     )
     full = task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.steps_per_epoch
@@ -413,7 +438,7 @@ def output_moments(
     previous, module.made = module.made, watch  # type: ignore[method-assign]
     try:
         for start in range(0, len(arrays[0]), 128):
-            module(*as_tensors([array[start : start + 128] for array in arrays], module.device))
+            module(*as_inputs(module.source, [array[start : start + 128] for array in arrays], module.device))
     finally:
         module.made = previous  # type: ignore[method-assign]
     found = {}

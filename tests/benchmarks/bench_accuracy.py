@@ -34,11 +34,11 @@ from torch import nn
 
 from mcuprune import __version__, pruning, units
 from mcuprune.costs.resources import RESOURCES
+from mcuprune.data.loading import load as load_data
+from mcuprune.data.sets import Split
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.train import evaluate, methods
-from mcuprune.train.data import Split
-from mcuprune.train.data import load as load_data
 from mcuprune.train.optimizer import OPTIMIZERS
 
 HERE = Path(__file__).resolve().parent

@@ -214,7 +214,7 @@ def drawn(seed: int, work: Path, corpus: Path) -> Run:
 def _ablations(draw: np.random.Generator) -> list[str]:
     """What else may lead the pruning, now and then. Methods that don't know a flag leave it be."""
     choices = (["--prune-stop", f"{draw.uniform(0.1, 1):.2f}"], ["--no-freeze-at-budget"], ["--objectives", "sum"])
-    choices += (["--loss", str(draw.choice(["task", "resource"]))], ["--optimizer", "sgd"])
+    choices += (["--gradients", str(draw.choice(["task", "resource"]))], ["--optimizer", "sgd"])
     return [word for words in choices if draw.random() < 0.08 for word in words]
 
 

@@ -29,12 +29,12 @@ import numpy as np
 
 from mcuprune import __version__
 from mcuprune.cli import main as mcuprune
+from mcuprune.data.loading import load as load_data
+from mcuprune.data.sets import Split
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.portfolio.serving import Portfolio
 from mcuprune.train import evaluate
-from mcuprune.train.data import Split
-from mcuprune.train.data import load as load_data
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "portfolio.jsonl", HERE / "portfolio.md"
@@ -70,7 +70,7 @@ def made(task: str, mode: str, seed: int, data: Path, work: Path) -> dict[str, A
         path = folder / entry["path"]
         net = network.load(str(path), accept=ops.accept(str(path)))
         splits = load_data(spec, input_shape=net.shapes[net.inputs[0]][1:], n_classes=net.shapes[net.outputs[0]][-1], seed=seed)
-        pooled = Split(np.concatenate([splits.val.x, splits.test.x]), np.concatenate([splits.val.y, splits.test.y]))
+        pooled = Split(np.concatenate([splits.val.x[:], splits.test.x[:]]), np.concatenate([splits.val.y, splits.test.y]))
         known = {name: entry[name] for name in ("name", "ok", "accuracy_int8", "accuracy_float", "total")}
         known |= {"pooled_int8": round(evaluate.accuracy_of(path, pooled), 5), "params": entry["total"]["params"]}
         variants.append({**known, "pooled_examples": len(pooled.y)})

@@ -52,7 +52,7 @@ class Study:
 def _losses() -> Iterator[Case]:
     for loss in ("both", "resource", "task"):
         for budget in ("B1", "B2"):
-            yield Case(f"{budget}, {loss}", "T2", BUDGETS[budget], {"loss": loss})
+            yield Case(f"{budget}, {loss}", "T2", BUDGETS[budget], {"gradients": loss})
     yield Case("B2, both, sum of objectives", "T2", BUDGETS["B2"], {"objectives": "sum"})
 
 

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from mcuprune.data import loading as data
+from mcuprune.data.sets import Split
 from mcuprune.deploy.qdq import WEIGHT_BITS
-from mcuprune.train import data, evaluate
-from mcuprune.train.data import Split
+from mcuprune.train import evaluate
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "weight_bits.jsonl", HERE / "weight_bits.md"

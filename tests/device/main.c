@@ -27,10 +27,12 @@ int main(void) {
     for (volatile uint8_t *p = bottom; p < top; p++) *p = 0xA5;
     uint64_t start = ticks();
     net_invoke(ins, outs);
-    total += ticks() - start;
+    uint64_t stop = ticks();
+    total += stop - start;
     volatile uint8_t *deepest = bottom;
     while (deepest < top && *deepest == 0xA5) deepest++;
-    if ((uint32_t)(top - deepest) > report[1]) report[1] = (uint32_t)(top - deepest);
+    if (start >> 24 == stop >> 24 && (uint32_t)(top - deepest) > report[1]) /* else the clock's interrupt stood on it, too */
+      report[1] = (uint32_t)(top - deepest);
     host_write(to, outputs, OUT_BYTES);
     report[0]++;
   }

@@ -1,19 +1,21 @@
-/* A convolution whose rows are short (few input channels): one or two windows are copied to the stack, padding included, so that all
-   their taps lie one after another. */
-KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p) {
-  const int c = p->channels, row = p->width * c, full = p->kernel_w * c, taps = p->kernel_h * full, zero = p->zero_in, outs = p->out_channels;
+/* A convolution whose rows are short (few input channels): two windows are copied to the stack, padding included, so that all their
+   taps lie one after another. */
+KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  const int offset = OFFSET(p);
+  const int c = p->channels, row = p->width * c, full = p->kernel_w * c, taps = p->kernel_h * full, zero = p->zero_in;
+  const int outs = p->out_channels, next = outs > 1;
   int8_t windows[2 * NAME_WINDOW];
-  for (int oy = 0; oy < p->out_height; oy++) {
+  for (; oy < until; oy++) {
     int top = oy * p->stride_h - p->pad_h;
     for (int ox = 0; ox < p->out_width;) {
-      int two = ox + 1 < p->out_width, o = 0;
+      const int two = ox + 1 < p->out_width, y_step = two * outs;
       for (int pixel = 0; pixel <= two; pixel++) {
         int start = (ox + pixel) * p->stride_w - p->pad_w, left = start < 0 ? -start : 0;
         int right = p->width - start < p->kernel_w ? p->width - start : p->kernel_w;
         int8_t *to = windows + pixel * NAME_WINDOW;
         for (int k = 0, iy = top; k < p->kernel_h; k++, iy += p->dilation_h, to += full) {
           int inside = iy >= 0 && iy < p->height, from = inside ? left * c : full, until = inside ? right * c : full, i = 0;
-          const int8_t *source = x + iy * row + start * c;
+          const int8_t *source = x + (inside ? iy % ring : 0) * row + start * c;
           for (; i < from; i++) to[i] = (int8_t)zero;
           for (; i < until; i++) to[i] = source[i];
           for (; i < full; i++) to[i] = (int8_t)zero;
@@ -21,19 +23,14 @@ KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p) {
       }
       const int8_t *w = p->weights, *shift = p->shift;
       const int32_t *b = p->bias_number;
-      for (; two && o + 1 < outs; o += 2, b += 4, shift += 2, w += 2 * taps) {
-        int32_t sum[4] = {b[0], b[2], b[0], b[2]};
-        dot4(sum, windows, windows + NAME_WINDOW, w, w + taps, taps, zero);
-        y[o] = finished(sum[0], b[1], shift[0], p);
-        y[o + 1] = finished(sum[1], b[3], shift[1], p);
-        y[outs + o] = finished(sum[2], b[1], shift[0], p);
-        y[outs + o + 1] = finished(sum[3], b[3], shift[1], p);
+      for (int o = outs; o > 0; o -= 2, b += 4, shift += 2, w += 2 * taps, y += 2) {
+        if (o == 1 && next) w -= taps, b -= 2, shift--, y--;
+        int32_t sum[4] = {b[0], b[2 * next], b[0], b[2 * next]};
+        dot4(sum, windows, two * NAME_WINDOW, w, next * taps, taps);
+        finished4(y, y_step, next, sum, b, shift, offset, p);
       }
-      for (; o < outs; o++, b += 2, shift++, w += taps)
-        for (int pixel = 0; pixel <= two; pixel++)
-          y[pixel * outs + o] = finished(dot(b[0], windows + pixel * NAME_WINDOW, w, taps, zero), b[1], *shift, p);
       ox += 1 + two;
-      y += outs * (1 + two);
+      y += y_step - !next;
     }
   }
 }

@@ -1,7 +1,8 @@
 /* A transposed convolution, gathered: each output sums the taps that some input reaches it through. */
-KERNEL void conv_transpose(const int8_t *x, int8_t *restrict y, const window_t *p) {
+KERNEL void conv_transpose(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  const int offset = OFFSET(p);
   const int c = p->channels;
-  for (int oy = 0; oy < p->out_height; oy++) {
+  for (; oy < until; oy++) {
     for (int ox = 0; ox < p->out_width; ox++) {
       const int8_t *w = p->weights;
       for (int o = 0; o < p->out_channels; o++) {
@@ -11,10 +12,10 @@ KERNEL void conv_transpose(const int8_t *x, int8_t *restrict y, const window_t *
           for (int kx = 0; kx < p->kernel_w; kx++, w += c) {
             int tx = ox + p->pad_w - kx, ix = tx / p->stride_w;
             if (ty < 0 || tx < 0 || ty % p->stride_h || tx % p->stride_w || iy >= p->height || ix >= p->width) continue;
-            sum = dot(sum, x + (iy * p->width + ix) * c, w, c, p->zero_in);
+            sum = dot(sum, x + (iy % ring * p->width + ix) * c, w, c, p->zero_in);
           }
         }
-        *y++ = finished(sum, p->bias_number[2 * o + 1], p->shift[o], p);
+        *y++ = finished(sum, p->bias_number[2 * o + 1], p->shift[o], offset, p);
       }
     }
   }

@@ -7,19 +7,27 @@ typedef struct {
   int16_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
   int16_t zero_in, zero_out, low, high;
 } window_t;
-/* A sum requantised. It stays below 2^30, which is proven from weights and biases, unless NAME_WIDE is set: then no sum here can
-   overflow, and where there is an instruction for the product's upper half it may be used. */
-static inline int8_t finished(int32_t sum, int32_t number, int shift, const window_t *p) {
-#ifndef NAME_WIDE
-  if (shift < 0) {
-#ifdef NAME_DSP
-    int32_t product;
-    __asm__("smmulr %0, %1, %2" : "=r"(product) : "r"(sum * 2), "r"(number));
+/* Every sliding kernel makes the output rows oy to until - 1 and writes them one after another from y on. x holds the input's rows, or
+   of late ones as many as the window needs at a time: row i lies in place i % ring. */
+/* A sum requantised. NAME_PROVEN says that no sum reaches 2^30 and that all shifts are from -22 to -1, which the generator has proven
+   from weights and biases: then nothing here overflows, also where the output's zero point is added before the shift. NAME_CLAMPED says
+   that some layer's range is narrower than a byte's. */
+#ifdef NAME_PROVEN
+#define OFFSET(p) (2 * (p)->zero_out + 1)
 #else
-    int32_t product = high_product(sum, number);
+#define OFFSET(p) (p)->zero_out
 #endif
-    return clamped(((product + (1 << (-shift - 1)) - (product < 0)) >> -shift) + p->zero_out, p->low, p->high);
-  }
+static inline int8_t finished(int32_t sum, int32_t number, int shift, int offset, const window_t *p) {
+#ifdef NAME_PROVEN
+  int32_t product = upper_half(sum * 2, number);
+  int32_t value = (product + offset * (1 << ~shift) - (product < 0)) >> -shift;
+#else
+  int32_t value = scaled(sum, number, shift) + offset;
 #endif
-  return clamped(scaled(sum, number, shift) + p->zero_out, p->low, p->high);
+#ifdef NAME_CLAMPED
+  return clamped(value, p->low, p->high);
+#else
+  (void)p;
+  return saturated(value);
+#endif
 }

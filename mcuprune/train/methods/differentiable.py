@@ -37,7 +37,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
@@ -243,18 +242,25 @@ def _mixed(mean: np.ndarray, new: np.ndarray) -> np.ndarray:
     return np.asarray(_TASK_MEMORY * mean + (1 - _TASK_MEMORY) * new)
 
 
-def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+#: A batch: an array (batch, ...) for each input or output, or the only one.
+Batch = np.ndarray | Sequence[np.ndarray]
+
+
+def task_gradient(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: Batch, y: Batch) -> np.ndarray:
     """dP_TSK / dpi alone, of ``task_loss``."""
     return task_loss(trainer, keep, scores, x, y)[0]
 
 
-def task_loss(trainer: Trainer, keep: np.ndarray, scores: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """dP_TSK / dpi by Eq. 9, float64 (groups,), and P_TSK: the loss on (x, y) through the masks.
+def task_loss(
+    trainer: Trainer, keep: np.ndarray, scores: np.ndarray, inputs: Batch, targets: Batch
+) -> tuple[np.ndarray, float]:
+    """dP_TSK / dpi by Eq. 9, float64 (groups,), and P_TSK: the loss of the task on a batch through the masks.
 
     keep: bool (components,), what the masks leave. scores: float (components,), each one's salience.
     """
+    x, y = ([one] if isinstance(one, np.ndarray) else list(one) for one in (inputs, targets))
     with with_measured_masks(trainer.module, keep) as gates:
-        loss = F.cross_entropy(trainer.logits(x), trainer.tensor(y))
+        loss = trainer.objective.loss(trainer.answers(x), trainer.tensors(y))
         (of_mask,) = torch.autograd.grad(loss, gates)
     found = of_multipliers(of_mask.double().cpu().numpy(), trainer.module.channels, keep, scores)
     return found, float(loss.detach())
@@ -360,8 +366,10 @@ class Differentiable(Method):
     def _measured(self, trainer: Trainer, scores: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float]:
         """The task gradient on a batch of validation examples, float64 (groups,), and the loss."""
         val = self.task.data.val
-        chosen = random.choice(len(val.y), min(trainer.batch, len(val.y)), replace=False)
-        return task_loss(trainer, self.keep[self.alive], scores[self.alive], val.x[chosen], val.y[chosen])
+        assert val.targets is not None
+        chosen = random.choice(len(val), min(trainer.batch, len(val)), replace=False)
+        inputs, targets = ([np.asarray(array[chosen]) for array in arrays] for arrays in (val.inputs, val.targets))
+        return task_loss(trainer, self.keep[self.alive], scores[self.alive], inputs, targets)
 
     def _spare(self) -> np.ndarray:
         """How many channels of each group outlive a cut: int64 (groups,)."""

@@ -1,0 +1,66 @@
+"""Limits, and whether they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mcuprune.costs.model import CostModel
+from mcuprune.costs.rows import RESOURCES
+from mcuprune.errors import BudgetError
+from mcuprune.notebook import Drawn
+from mcuprune.units import Limit
+
+
+@dataclass(frozen=True)
+class Verdict(Drawn):
+    """Used and limit of every limited resource, in base units. Limits are inclusive."""
+
+    used: Mapping[str, int]
+    limits: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every limit holds."""
+        return not self.excess
+
+    @property
+    def excess(self) -> dict[str, int]:
+        """By how much each resource that is over its limit is over."""
+        return {name: self.used[name] - limit for name, limit in self.limits.items() if self.used[name] > limit}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Resource -> limit in base units. Resources that it doesn't name are free."""
+
+    limits: Mapping[str, int]
+
+    def check(self, used: Mapping[str, int]) -> Verdict:
+        return Verdict({name: used[name] for name in self.limits}, self.limits)
+
+    def ratios(self, used: Mapping[str, int]) -> dict[str, float]:
+        """used / limit of every limited resource."""
+        return {name: used[name] / limit for name, limit in self.limits.items()}
+
+    def approached(self, start: Mapping[str, int], share: float) -> Budget:
+        """The budget a part of the way there: each limit falls geometrically from what ``start`` costs to its own.
+
+        share: from 0, nothing of the way, to 1, the budget itself. What holds its limit at the start has it all the way.
+        """
+        return Budget({name: int(limit * max(1.0, start[name] / limit) ** (1 - share)) for name, limit in self.limits.items()})
+
+
+def budget(wanted: Mapping[str, Limit], own: Mapping[str, int]) -> Budget:
+    """Limits in base units for a network that costs ``own``. Raises BudgetError where a share comes to nothing."""
+    limits = {name: limit.of(own[name]) for name, limit in wanted.items()}
+    for name, value in limits.items():
+        if value < 1:
+            raise BudgetError(f"the limit of {RESOURCES[name].title} comes to {value}; give a larger one")
+    return Budget(limits)
+
+
+def least(model: CostModel, limits: Budget) -> dict[str, int]:
+    """What each limited resource costs at least, each group at its minimum: no selection costs less."""
+    costs_at_least = model.least_costs()
+    return {name: costs_at_least[name] for name in limits.limits}

@@ -1,0 +1,256 @@
+"""The resources that a network costs and a budget limits: one object each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from mcuprune.costs.basis import Basis
+from mcuprune.costs.functions import ArenaSize, CostFunction, Cuts, FileBytes, LargestStep, Time
+from mcuprune.costs.measured import Measured
+from mcuprune.costs.nodes import Terms
+from mcuprune.deploy import boards, codesize
+from mcuprune.deploy.flatbuffer import file_size
+from mcuprune.deploy.latency import CLASSES, coefficients
+from mcuprune.errors import UsageError
+from mcuprune.schedule import search as memory
+from mcuprune.units import Unit
+
+
+class Model(Cuts, Protocol):
+    """What a resource needs of the cost model."""
+
+    basis: Basis
+
+    def schedule(self, widths: np.ndarray) -> memory.Schedule:
+        """The best schedule found at these widths."""
+
+    def sum_of(self, resource: Additive) -> CostFunction:
+        """The function of one of the resources that add up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource(ABC):
+    """Something that a network costs: what it is called, how it is measured, and how it follows from the widths.
+
+    An object in RESOURCES is all that a limit takes: the flag, the key of a configuration's budget, the columns of reports, the
+    fields of JSON and of the history, and the gradient that pruning follows come from it.
+
+    name: as in the flag ``--NAME``. title: as in a table. meaning: a phrase that says what is counted.
+    models: what a limit on it may be held against instead, by the words that ``--NAME-model`` takes for that.
+    place: where the JSON of a profile has it; None for ``total.NAME``.
+    share: how the shares of nodes make the whole, their sum or their maximum; None where single nodes have none.
+    """
+
+    name: str
+    unit: Unit
+    title: str
+    meaning: str
+    models: Mapping[str, Resource] = field(default_factory=dict, compare=False)
+    place: tuple[str, str] | None = None
+    share: ClassVar[Literal["sum", "max"] | None] = None
+
+    @property
+    def metavar(self) -> str:
+        """What the help of its flag writes for a value."""
+        return {"bytes": "SIZE|%", "count": "COUNT|%", "time": "TIME|%"}[self.unit]
+
+    def under(self, model: str | None) -> Resource:
+        """What a limit is held against where ``--NAME-model`` is ``model``: one of ``models``, or else the resource itself."""
+        return self if model is None else self.models.get(model, self)
+
+    def lacks(self, basis: Basis) -> str:
+        """What is missing for it to be known at all; "" where nothing is."""
+        return ""
+
+    @abstractmethod
+    def measure(self, measured: Measured) -> int:
+        """What a network costs, in base units. Raises a McupruneError, with the reason, where that isn't known."""
+
+    @abstractmethod
+    def function(self, model: Model) -> CostFunction:
+        """What the cuts of a network cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additive(Resource):
+    """A resource that adds up over nodes.
+
+    shares: what each node has of it, by the node's name, of ``Terms`` in integers or in polynomials; nodes without any may be
+    left out. It multiplies and adds sizes and integers, at most two sizes in a product, and compares nothing.
+    """
+
+    shares: Callable[[Terms], Mapping[str, Any]] = field(compare=False)
+    share = "sum"
+
+    def measure(self, measured: Measured) -> int:
+        return sum(layer.costs[self.name] for layer in measured.layers)
+
+    def function(self, model: Model) -> CostFunction:
+        return model.sum_of(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Peak(Resource):
+    """The peak of the best schedule."""
+
+    share = "max"
+
+    def measure(self, measured: Measured) -> int:
+        return measured.memory.peak
+
+    def function(self, model: Model) -> CostFunction:
+        return LargestStep(model, lambda structure, widths: model.schedule(widths).peak_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arena(Resource):
+    """The arena of TensorFlow Lite Micro in the file's order."""
+
+    def measure(self, measured: Measured) -> int:
+        return measured.memory.arena_tflm
+
+    def function(self, model: Model) -> CostFunction:
+        return ArenaSize(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MaxInOut(Resource):
+    """The largest inputs and outputs of one operator."""
+
+    def measure(self, measured: Measured) -> int:
+        return measured.memory.max_in_out
+
+    def function(self, model: Model) -> CostFunction:
+        return LargestStep(model, lambda at, widths: memory.widest(at.graph, at.sizes.values(widths).tolist()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File(Resource):
+    """The .tflite file that export writes; with ``runs`` the code that runs it too."""
+
+    runs: bool = False
+
+    def measure(self, measured: Measured) -> int:
+        program = measured.program
+        program.check()
+        if self.runs and measured.basis.runtime == "c":
+            return codesize.c_constants(program) + codesize.of_program(program, "c")
+        size = file_size(program, planned=bool(measured.plan)).at(())
+        return size + (codesize.of_program(program, measured.basis.runtime) if self.runs else 0)
+
+    def function(self, model: Model) -> CostFunction:
+        if self.runs and model.basis.runtime == "c":
+            raise UsageError(
+                "the image of generated C is counted once it is generated; while cutting, limit --flash-model paper"
+            )
+        return FileBytes(model, model.basis.runtime if self.runs else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Latency(Resource):
+    """The upper end of the estimate of time, in microseconds. It needs a board, and data for the runtime on its core."""
+
+    def lacks(self, basis: Basis) -> str:
+        if basis.board is None:
+            return "an estimate of time needs a board; add --board NAME"
+        on = boards.board(basis.board)
+        if coefficients(basis.runtime, on.core) is None:
+            return f"nobody published how fast {basis.runtime} is on a {on.core}; choose another --runtime or --board"
+        return ""
+
+    def measure(self, measured: Measured) -> int:
+        counted = boards.macs_by_class(measured.network)
+        return ceil(float(self._weights(measured.basis) @ np.array([counted[name] for name in CLASSES])))
+
+    def function(self, model: Model) -> CostFunction:
+        return Time(model, self._weights(model.basis))
+
+    def _weights(self, basis: Basis) -> np.ndarray:
+        """Microseconds for one multiply-accumulate of each of CLASSES."""
+        assert basis.board is not None
+        on = boards.board(basis.board)
+        found = coefficients(basis.runtime, on.core)
+        assert found is not None
+        return np.array([(cycles or 0.0) * found.high / on.mhz for cycles in found.cycles])
+
+
+_ARENA = _Arena(
+    name="arena",
+    unit="bytes",
+    title="arena",
+    meaning="arena of TensorFlow Lite Micro with CMSIS-NN on a 32-bit core",
+    place=("memory", "arena_tflm"),
+)
+_MAX_IN_OUT = _MaxInOut(
+    name="max_in_out",
+    unit="bytes",
+    title="largest operator",
+    meaning="inputs and outputs of the largest operator",
+    place=("memory", "max_in_out"),
+)
+FILE = _File(name="file", unit="bytes", title="file", meaning="the .tflite that export writes")
+IMAGE = _File(
+    name="image",
+    unit="bytes",
+    title="image",
+    meaning="what is flashed: constants as they are written, and code of the runtime",
+    runs=True,
+)
+#: What every profile counts, and no budget limits.
+PARAMS = Additive(
+    name="params",
+    unit="count",
+    title="params",
+    meaning="weights and biases",
+    shares=lambda terms: {node: cost.params for node, cost in terms.costs.items()},
+)
+#: What a budget can limit, by name.
+RESOURCES: dict[str, Resource] = {
+    resource.name: resource
+    for resource in (
+        _Peak(
+            name="sram",
+            unit="bytes",
+            title="SRAM",
+            meaning="peak memory of activations, over the best execution order",
+            models={"tflm": _ARENA, "max-in-out": _MAX_IN_OUT},
+        ),
+        Additive(
+            name="flash",
+            unit="bytes",
+            title="flash",
+            meaning="weights, biases, scales and other constants, as int8 stores them",
+            shares=lambda terms: {node: cost.flash for node, cost in terms.costs.items()},
+            models={"file": FILE, "image": IMAGE},
+        ),
+        Additive(
+            name="macs",
+            unit="count",
+            title="MACs",
+            meaning="multiply-accumulates of one inference",
+            shares=lambda terms: {node: cost.macs for node, cost in terms.costs.items()},
+        ),
+        _Latency(
+            name="latency",
+            unit="time",
+            title="latency",
+            meaning="time of one inference on a board, the upper end of an estimate",
+        ),
+    )
+}
+
+
+def totals() -> dict[str, Resource]:
+    """All that a profile counts of a whole network, by name: RESOURCES, and what no budget limits by that name."""
+    return {**RESOURCES, **{resource.name: resource for resource in (PARAMS, FILE, IMAGE)}}
+
+
+def columns() -> dict[str, Resource]:
+    """The resources that nodes have a share of, by name."""
+    return {name: resource for name, resource in RESOURCES.items() if resource.share is not None}

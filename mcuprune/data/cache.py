@@ -1,0 +1,170 @@
+"""What is decoded once and read often: large arrays of bytes on disk, made by several threads, used without being in memory.
+
+A folder of images is decoded to pixels of the model's size once; the next run finds them. Files that have not been used for
+longest go when all of them together are more than ``MOST``. The folder is ``MCUPRUNE_CACHE``, or ``mcuprune`` in the user's
+cache folder; it can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mcuprune import __version__, console
+from mcuprune.errors import DataError
+
+Array = np.ndarray[Any, Any]
+#: Bytes of all cached arrays together.
+MOST = 32 * 1024**3
+#: Arrays of fewer bytes are made in memory, at every run.
+_SMALL = 2**25
+#: Examples that threads may be ahead of the one that is stored next.
+_AHEAD = 256
+#: From so many on, decoding takes long enough to say so.
+_WORTH_A_WORD = 3000
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+
+def folder() -> Path | None:
+    """Where cached arrays are; None where nothing can be written."""
+    named = os.environ.get("MCUPRUNE_CACHE")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mcuprune"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=base):
+            return base
+    except (OSError, RuntimeError):
+        return None
+
+
+def cached(
+    identity: Sequence[object], items: Sequence[_Item], shape: tuple[int, ...], dtype: Any, make: Callable[[_Item], Array]
+) -> Array:
+    """An array (items, *shape) of what ``make`` makes of each item, in their order; large ones are mapped from the disk.
+
+    identity: all that the values depend on. make: called by several threads at once.
+    Raises DataError where the disk has no room, and what ``make`` raises.
+    """
+    whole, kind = (len(items), *shape), np.dtype(dtype)
+    size = prod(whole) * kind.itemsize
+    if size < _SMALL:
+        found = np.empty(whole, kind)
+        _fill(found, items, make)
+        return found
+    key = sha256(repr((__version__, whole, kind.str, *identity)).encode()).hexdigest()[:40]
+    home = folder()
+    if home is None:
+        return _temporary(whole, kind, items, make)
+    place = home / f"{key}.npy"
+    if (known := _mapped(place, whole, kind)) is not None:
+        return known
+    _need_room(home, size)
+    _make_room(home, size)
+    handle, name = tempfile.mkstemp(suffix=".part", dir=home)
+    os.close(handle)
+    try:
+        stored = np.lib.format.open_memmap(name, "w+", kind, whole)
+        _fill(stored, items, make, where=str(home))
+        stored.flush()
+        del stored
+        os.replace(name, place)
+    finally:
+        with suppress(OSError):
+            os.unlink(name)
+    again = _mapped(place, whole, kind)
+    assert again is not None
+    return again
+
+
+def _mapped(place: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
+    try:
+        found: Array = np.load(place, mmap_mode="r", allow_pickle=False)
+        os.utime(place)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if (found.shape, found.dtype) == (shape, dtype) else None
+
+
+def _temporary(shape: tuple[int, ...], dtype: np.dtype[Any], items: Sequence[_Item], make: Callable[[_Item], Array]) -> Array:
+    """The array in a file without a name, which is gone when nobody uses it any more."""
+    _need_room(Path(tempfile.gettempdir()), prod(shape) * dtype.itemsize)
+    with tempfile.TemporaryFile() as file:
+        stored: Array = np.memmap(file, dtype, "w+", shape=shape)
+    _fill(stored, items, make, where=tempfile.gettempdir())
+    return stored
+
+
+def growing(dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Iterator[Array]) -> Array:
+    """Blocks (some, *shape) of unknown number one after the other, in a file without a name."""
+    count = 0
+    with tempfile.TemporaryFile() as file:
+        for block in blocks:
+            count += len(block)
+            _need_room(Path(tempfile.gettempdir()), block.nbytes)
+            file.write(np.ascontiguousarray(block, dtype).data)
+        file.flush()
+        if not count:
+            return np.empty((0, *shape), dtype)
+        return np.memmap(file, dtype, "r", shape=(count, *shape))
+
+
+def _fill(target: Array, items: Sequence[_Item], make: Callable[[_Item], Array], where: str = "") -> None:
+    if where and len(items) >= _WORTH_A_WORD:
+        console.say(f"decoding {len(items):,} examples once; they are kept in {where}")
+    for index, made in enumerate(in_order(make, items)):
+        target[index] = made
+
+
+def in_order(make: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterator[_Made]:
+    """What threads make of items, in their order; a bounded number waits to be taken."""
+    workers = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    if workers == 1 or len(items) < 2 * workers:
+        yield from map(make, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque(pool.submit(make, item) for item in items[:_AHEAD])
+        try:
+            for index in range(len(items)):
+                made = waiting.popleft().result()
+                if index + _AHEAD < len(items):
+                    waiting.append(pool.submit(make, items[index + _AHEAD]))
+                yield made
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _need_room(where: Path, size: int) -> None:
+    free = shutil.disk_usage(where).free
+    if free < size + 2**28:
+        raise DataError(
+            f"{where}: {size} bytes of decoded examples have no room there, {free} are free; "
+            "name another folder in the environment variable MCUPRUNE_CACHE"
+        )
+
+
+def _make_room(home: Path, size: int) -> None:
+    """Delete what was not used for longest while all would be more than MOST."""
+    files = []
+    for file in home.glob("*.npy"):
+        with suppress(OSError):
+            files.append((file.stat().st_mtime, file.stat().st_size, file))
+    total = size + sum(each for _, each, _ in files)
+    for _, each, file in sorted(files):
+        if total <= MOST:
+            return
+        with suppress(OSError):
+            file.unlink()
+            total -= each

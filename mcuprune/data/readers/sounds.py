@@ -1,0 +1,177 @@
+"""A folder of WAV files for keyword spotting: one subfolder a word, as Speech Commands has them (Warden 2018).
+
+Words that the model has no class for are ``unknown``; pieces of ``_background_noise_`` are ``silence``. Recordings of one
+speaker, whom Speech Commands names before ``_nohash_``, are all in one part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcuprune.data import cache, frontend, trees
+from mcuprune.data.raw import Asked, Part, Raw, Reader
+from mcuprune.errors import DataError
+
+_NOISE = ("_background_noise_", "background_noise", "_noise_")
+_SILENCE, _UNKNOWN = ("silence", "_silence_"), ("unknown", "_unknown_")
+#: The ten words of Speech Commands' task of twelve classes, in MLPerf Tiny's order, before silence and unknown.
+_TEN = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes")
+_LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
+#: Shares of speakers, in hundredths, where no list says.
+_VAL, _TEST = 10, 20
+#: (file, first sample, how many samples; None for all)
+Clip = tuple[Path, int, int | None]
+
+
+def settings_for(asked: Asked, where: str) -> frontend.Settings:
+    """The front end that makes features of the model's input."""
+    return frontend.settings_for(asked.shape, frontend.parsed(asked.frontend), where)
+
+
+def column(files: Sequence[Path | Clip], asked: Asked, where: str) -> Any:
+    """float32 (n, *features) of clips, on disk where they are many."""
+    settings = settings_for(asked, where)
+    clips: list[Clip] = [one if isinstance(one, tuple) else (one, 0, None) for one in files]
+    stamps = [(str(file.resolve()), file.stat().st_mtime_ns, first, count) for file, first, count in clips]
+
+    def features(clip: Clip) -> np.ndarray[Any, Any]:
+        sound, rate = frontend.read_wave(*clip)
+        return frontend.features(frontend.resampled(sound, rate, settings.rate), settings)
+
+    return cache.cached([settings, *stamps], clips, settings.shape, np.float32, features)
+
+
+def read(path: Path, asked: Asked) -> Raw:
+    """The clips of a folder as features. Raises DataError for files that are no sound and for words that fit no class."""
+    tree = trees.classified(path, (".wav",), asked.classes)
+    front = settings_for(asked, str(path))
+    if not tree.classes:
+        parts = {part: Part((column(files, asked, str(path)),)) for part, (files, _) in tree.parts.items()}
+        return Raw(str(path), parts, kind="audio", reader="sounds", frontend=front.document())
+    classes, notes = _classes(path, tree.classes, asked)
+    by_part: dict[str, list[tuple[Path | Clip, int]]] = {}
+    for part, (files, labels) in tree.parts.items():
+        words = _word_files(files, labels or [], tree.classes, classes)
+        noise = [file for file, label in zip(files, labels or [], strict=True) if tree.classes[label] in _NOISE]
+        for name, examples in _parted(path, part, words, len(tree.parts) > 1).items():
+            by_part[name] = [*_unknown_thinned(examples, classes), *_silent(noise, examples, classes, front, name)]
+    parts = {}
+    for part in sorted(by_part, key=("train", "val", "test").index):
+        clips = by_part[part]
+        labels_of = np.array([label for _, label in clips], np.int64)
+        parts[part] = Part((column([clip for clip, _ in clips], asked, str(path)),), (labels_of,))
+    return Raw(str(path), parts, classes, "audio", "", "sounds", front.document(), (*tree.notes, *notes))
+
+
+def _classes(path: Path, words: Sequence[str], asked: Asked) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The classes of the model, by their names where they are known, else by how many there are."""
+    spoken = [word for word in words if word not in _NOISE]
+    if asked.classes:
+        return asked.classes, ()
+    if asked.n_classes == len(spoken):
+        return tuple(spoken), ()
+    if asked.n_classes == len(spoken) + 1 and len(spoken) < len(words):
+        return (*spoken, "silence"), (f"the last class is silence, pieces of {path}'s background noise",)
+    if asked.n_classes == len(_TEN) + 2 and set(_TEN) <= set(spoken):
+        return (*_TEN, "silence", "unknown"), (
+            "twelve classes: Speech Commands' ten words, silence, unknown (MLPerf Tiny's order)",
+        )
+    raise DataError(
+        f"{path}: has {len(spoken)} words ({', '.join(spoken[:12])}), the model {asked.n_classes} classes; "
+        "name the classes in their order, one a line, in a file: --classes FILE"
+    )
+
+
+def _word_files(
+    files: Sequence[Path], labels: Sequence[int], words: Sequence[str], classes: Sequence[str]
+) -> list[tuple[Path | Clip, int]]:
+    """Files with the number of their class; words without one are unknown, where there is such a class."""
+    number = {name: index for index, name in enumerate(classes)}
+    unknown = next((number[name] for name in _UNKNOWN if name in number), None)
+    found: list[tuple[Path | Clip, int]] = []
+    for file, label in zip(files, labels, strict=True):
+        word = words[label]
+        index = number.get(word, None if word in _NOISE else unknown)
+        if index is not None:
+            found.append((file, index))
+    return found
+
+
+def _parted(path: Path, part: str, examples: Sequence[tuple[Any, int]], whole: bool) -> dict[str, list[tuple[Any, int]]]:
+    """Examples by part: as the folder has them, by Speech Commands' lists, or by speakers; all to train on otherwise."""
+    if whole:
+        return {part: [*examples]}
+    listed = {name: _listed(path / file) for name, file in _LISTS.items() if (path / file).is_file()}
+    by_speaker = sum("_nohash_" in file.name for file, _ in examples) > len(examples) / 2
+    if not listed and not by_speaker:
+        return {part: [*examples]}
+    found: dict[str, list[tuple[Any, int]]] = {}
+    for file, label in examples:
+        if listed:
+            name = next((name for name, files in listed.items() if file.relative_to(path).as_posix() in files), "train")
+        else:
+            speaker = re.split("_nohash_", file.name)[0]
+            place = int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) % 100
+            name = "val" if place < _VAL else "test" if place < _VAL + _TEST else "train"
+        found.setdefault(name, []).append((file, label))
+    return found
+
+
+def _listed(path: Path) -> set[str]:
+    return set(path.read_text(encoding="utf-8", errors="replace").split())
+
+
+def _unknown_thinned(examples: list[tuple[Any, int]], classes: Sequence[str]) -> list[tuple[Any, int]]:
+    """Of unknown words only as many as other classes have on average: always the same ones."""
+    unknown = next((index for index, name in enumerate(classes) if name in _UNKNOWN), -1)
+    others = [one for one in examples if one[1] != unknown]
+    strange = [one for one in examples if one[1] == unknown]
+    wanted = round(len(others) / max(1, len({label for _, label in others})))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(strange))[: max(1, wanted)])
+    return [*others, *(strange[index] for index in chosen)]
+
+
+def _silent(
+    noise: Sequence[Path], examples: Sequence[tuple[Any, int]], classes: Sequence[str], front: frontend.Settings, part: str
+) -> list[tuple[Clip, int]]:
+    """Pieces of background noise, as many as a class has on average; every part takes another stretch of each file."""
+    silence = next((index for index, name in enumerate(classes) if name in _SILENCE), None)
+    if silence is None or not noise or any(label == silence for _, label in examples):
+        return []
+    wanted = max(1, round(len(examples) / max(1, len(classes) - 1)))
+    draw = np.random.default_rng(["train", "val", "test"].index(part))
+    low, high = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}[part]
+    found: list[tuple[Clip, int]] = []
+    lengths = {file: _length(file) for file in noise}
+    for index in range(wanted):
+        file = noise[index % len(noise)]
+        total, rate = lengths[file]
+        count = int(front.samples * rate / front.rate)
+        first, last = int(low * total), max(int(low * total), int(high * total) - count)
+        found.append(((file, int(draw.integers(first, last + 1)), count), silence))
+    return found
+
+
+def _length(file: Path) -> tuple[int, int]:
+    """(samples, samples a second) of a WAV file."""
+    import wave
+
+    try:
+        with wave.open(str(file), "rb") as opened:
+            return opened.getnframes(), opened.getframerate()
+    except (OSError, EOFError, wave.Error) as error:
+        raise DataError(f"{file}: not a readable WAV file ({error}); write it as PCM") from error
+
+
+READER = Reader(
+    "sounds",
+    "a folder of WAV files, one subfolder a word",
+    lambda path: path.is_dir() and trees.holds(path, (".wav",)),
+    read,
+)

@@ -1,0 +1,144 @@
+"""A table of files and their labels: CSV or JSON lines, one row an example; several columns of labels for several outputs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcuprune.data import pictures, trees
+from mcuprune.data.raw import Asked, Part, Raw, Reader
+from mcuprune.data.readers import images, sounds
+from mcuprune.errors import DataError
+
+_FILES = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path", "img", "wav", "audio")
+_SPLITS = ("split", "set", "subset", "part", "partition")
+_CSV, _JSON = (".csv", ".tsv"), (".jsonl", ".ndjson")
+_MOST_ROWS = 10**7
+
+
+def read(path: Path, asked: Asked) -> Raw:
+    """The examples that a table lists. Raises DataError, naming the row, for what it doesn't say."""
+    rows = _json_rows(path) if path.suffix.lower() in _JSON else _csv_rows(path)
+    if not rows:
+        raise DataError(f"{path}: no rows; give one for each example: a file and its label")
+    file_key = _column(path, rows[0], _FILES)
+    split_key = next((key for key in rows[0] if key.lower() in _SPLITS), None)
+    label_keys = [key for key in rows[0] if key not in (file_key, split_key)]
+    by_part: dict[str, list[dict[str, Any]]] = {}
+    for number, row in enumerate(rows, 1):
+        if row.keys() != rows[0].keys():
+            raise DataError(f"{path}: row {number} has columns {', '.join(row)}; the first has {', '.join(rows[0])}")
+        named = "train" if split_key is None else str(row[split_key])
+        part = trees.part_named(named)
+        if part is None:
+            raise DataError(f"{path}: row {number}: {split_key} is {named!r}; write train, val or test")
+        by_part.setdefault(part, []).append(row)
+    if "train" not in by_part:
+        raise DataError(f"{path}: no row is of split train")
+    columns = [_targets(path, key, rows, asked.classes if index == 0 else ()) for index, key in enumerate(label_keys)]
+    parts = {}
+    for part, some in by_part.items():
+        files = [_file(path, str(row[file_key])) for row in some]
+        targets = tuple(column([row[key] for row in some]) for key, (column, _) in zip(label_keys, columns, strict=True))
+        parts[part] = Part((_inputs(path, files, asked),), targets or None)
+    sound = str(rows[0][file_key]).lower().endswith(".wav")
+    names = columns[0][1] if columns else ()
+    front = sounds.settings_for(asked, str(path)).document() if sound else {}
+    return Raw(str(path), parts, names, "audio" if sound else "image", "" if sound else "NHWC", "table", front)
+
+
+def _inputs(path: Path, files: Sequence[Path], asked: Asked) -> Any:
+    if all(file.suffix.lower() == ".wav" for file in files):
+        return sounds.column(files, asked, str(path))
+    return images.column(files, asked, str(path))
+
+
+def _file(table: Path, name: str) -> Path:
+    """A file of the table, by its path from the table's folder."""
+    place = table.parent / name
+    if "\0" in name or not place.is_file() or place.suffix.lower() not in (*pictures.SUFFIXES, ".wav"):
+        raise DataError(f"{table}: {name!r} is no image or WAV file beside the table; paths start from its folder")
+    return place
+
+
+def _column(path: Path, row: dict[str, Any], names: Sequence[str]) -> str:
+    for key in row:
+        if key.lower() in names:
+            return key
+    raise DataError(f"{path}: no column of files (its columns: {', '.join(row)[:200]}); call it file")
+
+
+def _targets(path: Path, key: str, rows: Sequence[dict[str, Any]], known: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+    """(What turns values of a column into an array, the names of its classes): numbers stay, words are classes."""
+    values = [row[key] for row in rows]
+    if any(value is None or value == "" for value in values):
+        row = next(index for index, value in enumerate(values, 1) if value is None or value == "")
+        raise DataError(f"{path}: row {row} has no {key}")
+    if all(isinstance(value, list) for value in values):
+        return (lambda some: np.asarray(some)), ()
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        names = {str(value) for value in values}
+        classes, _ = trees.ordered(path.parent, names, known)
+        number = {name: index for index, name in enumerate(classes)}
+        return (lambda some: np.array([number[str(value)] for value in some], np.int64)), classes
+    whole = all(number.is_integer() for number in numbers) and not any("." in str(value) for value in values)
+    kind = np.int64 if whole else np.float64
+    return (lambda some: np.array([float(value) for value in some]).astype(kind)), ()
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            separator = max("\t;,", key=first.count)
+            file.seek(0)
+            lines = list(islice(csv.reader(file, delimiter=separator), _MOST_ROWS + 1))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable table ({error}); write it as CSV in UTF-8") from error
+    lines = [line for line in lines if line]
+    if len(lines) > _MOST_ROWS:
+        raise DataError(f"{path}: more than {_MOST_ROWS} rows")
+    if not lines:
+        return []
+    head = [name.strip() for name in lines[0]]
+    if not any(name.lower() in _FILES for name in head) and (path.parent / lines[0][0]).is_file():
+        head = ["file", *(f"label{index}" if index else "label" for index in range(len(head) - 1))]
+    else:
+        lines = lines[1:]
+    if len(set(head)) < len(head):
+        raise DataError(f"{path}: two columns of one name among {', '.join(head)[:200]}")
+    for number, line in enumerate(lines, 1):
+        if len(line) != len(head):
+            raise DataError(f"{path}: row {number} has {len(line)} columns, the head {len(head)}")
+    return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in islice(file, _MOST_ROWS + 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise ValueError(f"line {len(rows) + 1} is no object")
+                    rows.append(row)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as JSON lines ({error}); write one object a line") from error
+    return rows
+
+
+READER = Reader(
+    "table",
+    "a .csv or .jsonl of files and labels, with a column split where wanted; several columns for several outputs",
+    lambda path: path.is_file() and path.suffix.lower() in (*_CSV, *_JSON),
+    read,
+)

@@ -1,0 +1,130 @@
+"""Folders of files, one subfolder a class, with or without subfolders train, val and test above them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcuprune.errors import DataError
+
+#: What people call the parts of a data set, in small letters.
+SPELLINGS = {
+    **dict.fromkeys(("train", "training", "trn", "train_set", "trainset", "train_images", "training_set", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "val_set", "validation_set"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "test_set", "testset", "holdout"), "test"),
+}
+#: A file that lists class names in the order of labels, one a line.
+_LISTS = ("classes.txt", "labels.txt", "class_names.txt")
+_MOST_FILES = 10**7
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Files and labels by part. labels is None for a part whose files are in no class's folder."""
+
+    parts: dict[str, tuple[list[Path], list[int] | None]]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def part_named(name: str) -> str | None:
+    """The part that a folder's or file's name means; None for any other name."""
+    return SPELLINGS.get(name.lower().replace("-", "_"))
+
+
+def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
+    """Files with these suffixes anywhere in a folder, in an order that depends on names alone; hidden ones are left out."""
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(tuple(suffixes)) and not name.startswith("."):
+                yield Path(base, name)
+
+
+def holds(folder: Path, suffixes: Sequence[str]) -> bool:
+    """Whether a folder has such a file anywhere."""
+    return next(files_below(folder, suffixes), None) is not None
+
+
+def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = ()) -> Tree:
+    """The files of a folder, their classes by the names of subfolders; a flat folder has none.
+
+    known: names of classes whose order counts instead of that of the alphabet. Raises DataError for a folder without files, for
+    one that is half flat, and for classes that only one part has.
+    """
+    roots = parts_of(folder, suffixes)
+    inside = {part: _class_folders(root, suffixes) for part, root in roots.items()}
+    if not any(inside.values()):
+        flat = {part: (list(files_below(root, suffixes)), None) for part, root in roots.items()}
+        if not any(files for files, _ in flat.values()):
+            raise DataError(f"{folder}: no files {', '.join(suffixes)} in it")
+        return Tree({part: files for part, files in flat.items() if files[0]}, ())
+    found = {name for names in inside.values() for name in names}
+    classes, notes = ordered(folder, found, known)
+    number = {name: index for index, name in enumerate(classes)}
+    parts: dict[str, tuple[list[Path], list[int] | None]] = {}
+    for part, root in roots.items():
+        files: list[Path] = []
+        labels: list[int] = []
+        for name in sorted(inside[part], key=number.__getitem__):
+            of_class = list(files_below(root / name, suffixes))
+            files += of_class
+            labels += [number[name]] * len(of_class)
+        if not files:
+            raise DataError(f"{root}: no files {', '.join(suffixes)} in subfolders of classes, as other parts have")
+        if len(files) > _MOST_FILES:
+            raise DataError(f"{folder}: more than {_MOST_FILES} files")
+        parts[part] = files, labels
+    if missing := sorted(found - set(inside["train"])):
+        raise DataError(f"{folder}: no training examples of class {', '.join(missing[:10])}; every class needs some")
+    return Tree(parts, classes, notes)
+
+
+def parts_of(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The folder of each part; the folder itself as train where there are none."""
+    found: dict[str, Path] = {}
+    for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        part = part_named(name)
+        if part is not None and holds(folder / name, suffixes):
+            if part in found:
+                raise DataError(f"{folder}: both {found[part].name} and {name} may be its {part} part; rename one")
+            found[part] = folder / name
+    return found if "train" in found else {"train": folder}
+
+
+def _class_folders(root: Path, suffixes: Sequence[str]) -> list[str]:
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [name for name in names if holds(root / name, suffixes)]
+
+
+def ordered(folder: Path, names: set[str], known: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names in the order of labels, and what to say of it.
+
+    By ``known``, else by a list in the folder, else whole numbers by value, else by the alphabet.
+    """
+    if known and names <= set(known):
+        return tuple(known), ()
+    for name in _LISTS:
+        listed = read_list(folder / name) if (folder / name).is_file() else ()
+        if listed and names <= set(listed):
+            return listed, (f"labels are numbered by {folder / name}",)
+    if all(re.fullmatch(r"\d{1,9}", name) for name in names):
+        return tuple(sorted(names, key=int)), ()
+    classes = tuple(sorted(names))
+    return classes, (f"labels are numbered by the alphabet: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}",)
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """Names, one a line. Raises DataError for a file that is no such text."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(2**20)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable list of class names ({error})") from error
+    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: names a class twice")
+    return names

@@ -1,0 +1,155 @@
+"""The report of ``data``: one document, and what is drawn from it alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mcuprune import __version__, escape
+from mcuprune.data import pictures
+from mcuprune.data.firmware import few, formula
+from mcuprune.inspecting import Inspection, Range, sheet
+from mcuprune.report import profile as report
+
+FORMAT = 1
+_MOST_CLASSES = 60
+
+
+def document(seen: Inspection) -> dict[str, Any]:
+    """What was found, as JSON values; accuracies are shares of 1."""
+    data = seen.found.data
+    best = seen.found.labels
+    return {
+        "format": FORMAT,
+        "mcuprune": __version__,
+        "command": "data",
+        "ok": seen.ok,
+        "path": seen.path,
+        "input": {"name": seen.input, "shape": [1, *seen.shape]},
+        "data": data.name,
+        "kind": data.kind or None,
+        "classes": list(data.classes),
+        "splits": {
+            part: {"examples": count, "per_class": None if classes is None else list(classes)}
+            for part, (count, classes) in seen.counts.items()
+        },
+        "boxes": {part: len(boxes.kind) for part, boxes in data.boxes.items()} or None,
+        "stored": {"dtype": seen.dtype, **_range(seen.stored)},
+        "fed": _range(seen.fed),
+        "preprocessing": seen.found.preprocessing.document(),
+        "tried": [
+            {
+                "cause": way.cause,
+                "accuracy": round(way.accuracy, 5),
+                "examples": way.examples,
+                "preprocessing": way.preprocessing.document(),
+            }
+            for way in seen.found.tried
+        ],
+        "model": {
+            "accuracy": seen.accuracy,
+            "examples": seen.asked,
+            "trained": seen.trained,
+            "fresh": seen.fresh,
+            "confusion": None if seen.confusion is None else seen.confusion.tolist(),
+        },
+        "labels": None
+        if best is None
+        else {"cause": best.cause, "fix": best.fix, "number": list(best.number), "accuracy": round(best.accuracy, 5)},
+        "notes": list(seen.notes),
+    }
+
+
+def _range(found: Range) -> dict[str, Any]:
+    return {
+        key: [round(one, 6) for one in value] if isinstance(value, tuple) else value for key, value in asdict(found).items()
+    }
+
+
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    """What there is to say besides the table of classes."""
+    stored, fed, how = found["stored"], found["fed"], found["preprocessing"]
+    lines = [
+        f"stored: {stored['dtype']}, {stored['low']:g}...{stored['high']:g}, "
+        f"mean {few(stored['mean'])}, std {few(stored['std'])}",
+        f"fed to {found['input']['name']} {found['input']['shape']}: {fed['low']:.4g}...{fed['high']:.4g}, "
+        f"mean {few(fed['mean'])}, std {few(fed['std'])}",
+        f"how: {formula(how)}; found by {how['found_by']}",
+    ]
+    if how.get("frontend"):
+        lines.append("front end: " + ", ".join(f"{key} {value}" for key, value in how["frontend"].items()))
+    if found["boxes"]:
+        lines.append("boxes: " + ", ".join(f"{count} in {part}" for part, count in found["boxes"].items()))
+    model = found["model"]
+    if model["accuracy"] is not None:
+        knows = "knows these classes" if model["trained"] else "was never trained" if model["fresh"] else "knows nothing of it"
+        lines.append(f"the model {knows}: right on {model['accuracy']:.1%} of {model['examples']} test examples")
+    if found["tried"]:
+        lines.append("tried:")
+        lines += [f"  {way['accuracy']:6.1%} of {way['examples']}: {way['cause']}" for way in found["tried"][:6]]
+    if found["labels"]:
+        labels = found["labels"]
+        lines.append(f"LABELS: {labels['cause']}: then right on {labels['accuracy']:.1%}; to mend an array: {labels['fix']}")
+    return lines + [f"note: {note}" for note in found["notes"]]
+
+
+def _table(found: Mapping[str, Any]) -> list[list[str]]:
+    """Head and one row a class, and the sum."""
+    splits = found["splits"]
+    rows = [["class", *splits, "right"]]
+    per_class = splits["train"]["per_class"]
+    confusion = found["model"]["confusion"]
+    for label in range(min(_MOST_CLASSES, len(per_class or ()))):
+        name = found["classes"][label] if label < len(found["classes"]) else ""
+        asked = sum(confusion[label]) if confusion else 0
+        right = f"{confusion[label][label] / asked:.0%}" if asked else ""
+        counts = [str((split["per_class"] or per_class)[label]) for split in splits.values()]
+        rows.append([f"{label} {name}".rstrip(), *counts, right])
+    model = found["model"]
+    share = "" if model["accuracy"] is None else f"{model['accuracy']:.1%}"
+    return [*rows, ["all" if per_class else "no labels", *(str(split["examples"]) for split in splits.values()), share]]
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    kind = f" ({found['kind']})" if found["kind"] else ""
+    lines = [f"{escape.plain(found['data'])}{kind} for {escape.plain(found['path'])}", ""]
+    table = [[escape.plain(cell) for cell in row] for row in _table(found)]
+    return "\n".join([*lines, *report.align(table, "<>>>>"), "", *map(escape.plain, _lines(found))]) + "\n"
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """For a page."""
+    head, *rows = _table(found)
+    table = report.markdown_table(head, ["<", ">", ">", ">", ">"], [[escape.inline(cell) for cell in row] for row in rows])
+    lines = [f"# {escape.inline(found['data'])} for {escape.inline(found['path'])}", "", *table, ""]
+    return "\n".join([*lines, *(f"* {escape.inline(line.strip())}" for line in _lines(found))]) + "\n"
+
+
+def html(found: Mapping[str, Any], picture: bytes) -> str:
+    """A page of its own, with the contact sheet in it."""
+    head, *rows = _table(found)
+    image = base64.b64encode(picture).decode()
+    items = "".join(f"<li>{escape.markup(line.strip())}</li>" for line in _lines(found))
+    title = f"{escape.markup(found['data'])} for {escape.markup(found['path'])}"
+    return (
+        f"<!doctype html>\n<meta charset='utf-8'>\n<title>{title}</title>\n<h1>{title}</h1>\n"
+        f"{report.html_table(head, '<>>>>', rows)}\n<ul>{items}</ul>\n"
+        f"<img alt='training examples, one row a class' src='data:image/png;base64,{image}'>\n"
+    )
+
+
+def png(seen: Inspection) -> bytes:
+    """The contact sheet as a PNG file."""
+    return pictures.png(sheet(seen))
+
+
+#: How ``--format`` is written.
+FORMATS: Mapping[str, Callable[[Mapping[str, Any], Inspection], str]] = {
+    "text": lambda found, seen: text(found),
+    "markdown": lambda found, seen: markdown(found),
+    "json": lambda found, seen: report.dumped(found),
+    "html": lambda found, seen: html(found, png(seen)),
+}

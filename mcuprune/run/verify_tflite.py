@@ -1,0 +1,151 @@
+"""Whether a .tflite file, as it lies on disk, runs: in the arena that is predicted for it, and alike in all runtimes.
+
+The file says what it computes and where its inputs are, so no ONNX file is needed. Where the one that it was exported from lies
+beside it, under the same stem, and gives the same bytes, the verdict is that of ``verify`` on it: a comparison with
+onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcuprune.data import loading as datasets
+from mcuprune.data.sets import Given, Split
+from mcuprune.deploy import tflite_reader
+from mcuprune.deploy.qdq import HIGH, LOW
+from mcuprune.deploy.tflite import Converted, Port, convert
+from mcuprune.errors import DataError, McupruneError, ModelError
+from mcuprune.graph import network
+from mcuprune.graph.network import Shape
+from mcuprune.operators import table as ops
+from mcuprune.run import runners
+from mcuprune.run.verify import Compared, Tally, Verification, data_name, is_class, measured, predicted, verify
+from mcuprune.train.tasks.choice import AUTO
+from mcuprune.train.tasks.metrics import Classes, Metric
+
+Array = np.ndarray[Any, Any]
+#: The runtime that others are compared with: its reference kernels define what an operator computes.
+_DEFINES = "litert"
+
+
+def verify_file(
+    path: str | Path,
+    *,
+    examples: int = 200,
+    seed: int = 0,
+    input_shapes: Mapping[str, Shape] | None = None,
+    outputs: Sequence[str] = (),
+    data: Given | None = None,
+    task: str = AUTO,
+) -> Verification:
+    """``verify`` of whichever file it is, .onnx or .tflite. Arguments and errors are those of ``verify``."""
+    if Path(path).suffix != ".tflite":
+        return verify(path, examples=examples, seed=seed, input_shapes=input_shapes, outputs=outputs, data=data, task=task)
+    read = tflite_reader.read(path)
+    source = _source(Path(path), read, input_shapes, outputs)
+    if source is not None:
+        found = verify(source, examples=examples, seed=seed, input_shapes=input_shapes, outputs=outputs, data=data, task=task)
+        return replace(found, path=str(path), notes=(f"exported from {source}, which gives the same bytes", *found.notes))
+    if data is not None and task not in (AUTO, "classify"):
+        raise DataError(f"{path}: --task {task} needs the ONNX file that it was exported from beside it; or leave --data out")
+    return _alone(str(path), read, examples, seed, data)
+
+
+def _source(path: Path, read: Converted, input_shapes: Mapping[str, Shape] | None, outputs: Sequence[str]) -> Path | None:
+    """The ONNX file beside it that gives the same bytes, if there is one."""
+    beside = path.with_suffix(".onnx")
+    if not beside.is_file():
+        return None
+    try:
+        net = network.load(beside, input_shapes=input_shapes, outputs=outputs, accept=ops.accept(str(beside)))
+        same = any(convert(net, offline=True, names=names).content == read.content for names in (False, True))
+    except McupruneError:  # another model, and nothing that this file depends on
+        return None
+    return beside if same else None
+
+
+def _alone(path: str, read: Converted, examples: int, seed: int, data: Given | None) -> Verification:
+    """The file in the runtimes that read it, against each other."""
+    keys = runners.available(of_tflite=True)
+    split, read = _split(path, read, data, examples, seed)
+    random = np.random.default_rng(seed)
+    inputs: list[dict[str, Array]] = [
+        {port.name: runners.real(random.integers(LOW, HIGH + 1, port.shape), port) for port in read.inputs}
+        for _ in range(examples)
+    ]
+    counts = {"random": examples}
+    if split is not None and data is not None:
+        inputs += [{read.inputs[0].name: x[None]} for x in split.x[:]]
+        counts[data_name(data)] = len(split.y)
+    memory = predicted(read)
+    limit = 8 * memory.predicted + 2 * sum(prod(tensor.shape) for tensor in read.program.tensors) + 2**21
+    ran = {}
+    for key in keys:
+        ran[key] = runners.run(key, read, inputs, path, limit=limit)
+        memory = measured(memory, ran[key])
+    compared = []
+    for key, found in ran.items():
+        tallies = [Tally(port) for port in read.outputs]
+        for tally in tallies if key != _DEFINES and _DEFINES in ran else ():
+            for index, (mine, defined) in enumerate(
+                zip(found.outputs[tally.port.name], ran[_DEFINES].outputs[tally.port.name], strict=True)
+            ):
+                tally.add(mine, runners.real(defined, tally.port), judged=index >= examples)
+        metric = None
+        if split is not None and is_class(read.outputs[0].shape):
+            metric = _of_classes(found.outputs[read.outputs[0].name][examples:], split.y)
+        differences = tuple(tally.difference() for tally in tallies if tally.values)
+        compared.append(Compared(key, runners.RUNNERS[key].version() or "", differences, (), None, metric))
+    return Verification(
+        path=path,
+        examples=counts,
+        converted=read,
+        runtimes=tuple(compared),
+        onnxruntime=None,
+        metric=None,
+        default_session_metric=None,
+        memory=memory,
+        notes=_notes(path, keys, memory.ok),
+    )
+
+
+def _of_classes(outputs: Array, labels: Array) -> Metric:
+    """How many answers are right. outputs: (examples, ...), one number for each class."""
+    rows = outputs.reshape(len(labels), -1)
+    tally = Classes(rows.shape[1])
+    tally.add(rows.argmax(1), labels)
+    return tally.metric()
+
+
+def _notes(path: str, keys: Sequence[str], arena_ok: bool) -> tuple[str, ...]:
+    notes = [f"not compared with onnxruntime: no {Path(path).with_suffix('.onnx').name} that gives these bytes lies beside it"]
+    if len(keys) == 1:
+        notes.append(f"{runners.RUNNERS[keys[0]].title} is the only runtime here that reads it: nothing to compare it with")
+    return (*notes, *([] if arena_ok else ["the arena measured is above what is predicted for pointers of this size"]))
+
+
+def _split(path: str, read: Converted, data: Given | None, examples: int, seed: int) -> tuple[Split | None, Converted]:
+    """Test examples, and the file with its input in the layout that they have: channels first, or last as in the file."""
+    if data is None:
+        return None, read
+    if len(read.inputs) != 1:
+        raise DataError(f"{path}: --data feeds one input, and this file has {len(read.inputs)}; leave it out")
+    n_classes, refused = prod(read.outputs[0].shape[1:]), None
+    for port in dict.fromkeys((tflite_reader.channels_first(read.inputs[0]), read.inputs[0])):
+        try:
+            found = datasets.load(data, input_shape=port.shape[1:], n_classes=n_classes, seed=seed)
+        except DataError as error:
+            refused = refused or error
+            continue
+        return Split(found.test.x[:examples], found.test.y[:examples]), _with_input(read, port)
+    raise refused or ModelError(f"{path}: its input has no examples")
+
+
+def _with_input(read: Converted, port: Port) -> Converted:
+    return replace(read, program=replace(read.program, inputs=(port,)))

@@ -1,0 +1,214 @@
+"""How a data set's raw values are to reach a network: what flags and metadata say, else what a trained network shows by trial.
+
+A network that was trained is run on a few hundred examples in each plausible way; where it is clearly right in one of them,
+that one is used and named. Labels are never renumbered here: that is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mcuprune.data import fitting
+from mcuprune.data import loading as datasets
+from mcuprune.data.columns import Lazy
+from mcuprune.data.feed import Feed, class_names, only_layout, preprocessing
+from mcuprune.data.named import DATASETS
+from mcuprune.data.preprocessing import RANGES, Preprocessing, layout_of
+from mcuprune.data.sets import Data, Given
+from mcuprune.graph.network import Network
+from mcuprune.train import evaluate, feeding
+from mcuprune.train.feeding import Change, Explanation
+
+#: Examples of the play-off between the best ways, and how far from the best one those lie that take part.
+_PLAY_OFF, _NEAR = 1500, 0.06
+#: What pixels become for a network that knows nothing yet: on the chip it is the pixel minus 128.
+_FRESH = "-1-1"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A way of feeding, and how often the network was right on these examples. cause: in words, for people."""
+
+    cause: str
+    accuracy: float
+    examples: int
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A data set as it reaches the network. tried: ways, best first, where several were. labels: where labels are numbered
+    otherwise than the network's answers; notes: for the user."""
+
+    data: Data
+    preprocessing: Preprocessing
+    tried: tuple[Tried, ...] = ()
+    labels: Explanation | None = None
+    notes: tuple[str, ...] = ()
+
+
+def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed: int) -> Fed:
+    """The data set of a network of one classifying output, fed as flags, metadata or a trial say.
+
+    Raises what ``loading.opened`` raises, and DataError for flags that don't fit the network.
+    """
+    names = class_names(feed, net.metadata)
+    known = preprocessing(feed, net.metadata, wanted.inputs[0])
+    data = datasets.opened(given, replace(wanted, preprocessing=known, classes=names, frontend=feed.frontend or ""))
+    data = replace(data, classes=data.classes or names)
+    now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
+    found = Fed(data, now, notes=data.notes)
+    scaled = known is not None and (known.found_by != "flag" or not only_layout(feed))
+    if not scaled and _names_classes(net, data):
+        found = tried(net, found, seed)
+    found = _labels_checked(net, found, seed)
+    found = replace(found, preprocessing=replace(found.preprocessing, classes=found.data.classes))
+    return replace(found, data=replace(found.data, preprocessing=found.preprocessing, notes=found.notes))
+
+
+def _names_classes(net: Network, data: Data) -> bool:
+    """Whether examples of one input have labels that the only output names: what can be tried is about these alone."""
+    if data.train.targets is None or len(data.train.targets) != 1 or len(data.train.inputs) != 1 or len(net.outputs) != 1:
+        return False
+    y = data.train.targets[0]
+    row = sum(size > 1 for size in net.shapes[net.outputs[0]][1:]) == 1
+    return row and y.dtype.kind in "iu" and len(y.shape) == 1
+
+
+def tried(net: Network, fed: Fed, seed: int) -> Fed:
+    """The same data fed in the way in which the network knows most, if one is clear; else as it is, with the list."""
+    data, pixels = fed.data, _pixels(fed.data)
+    fresh = _with_range(fed.preprocessing, _FRESH) if pixels else fed.preprocessing
+    if feeding.looks_fresh(net) or data.n_classes < 2 or data.name in DATASETS:
+        return _used(fed, fresh)
+    model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
+    some = np.random.default_rng(seed).permutation(len(data.train))[:520]
+    as_it_is = feeding.Confusion.of(model(data.train.x[some]), data.train.y[some], data.n_classes)
+    if as_it_is.trained and not pixels:
+        return fed
+    causes = feeding.explanations(model, data.train, data.n_classes, seed, orders=not pixels)
+    ways = [Tried("as it is", as_it_is.accuracy, as_it_is.n, fed.preprocessing)]
+    ways += [
+        Tried(one.cause, one.accuracy, one.examples, changed)
+        for one in causes
+        if not one.number and (changed := composed(fed.preprocessing, one.changes)) is not None
+    ]
+    ways = _played_off(evaluate.Model(bytes(net.to_proto().SerializeToString())), fed, ways, seed)
+    best = ways[0]
+    right = round(best.accuracy * best.examples)
+    if feeding.learned(right, best.examples, as_it_is.frequent) and _clear(best.accuracy, as_it_is.frequent):
+        if best.preprocessing == fed.preprocessing:
+            return replace(_used(fed, replace(fed.preprocessing, found_by="trial")), tried=tuple(ways))
+        note = (
+            f"fed as the model knows it best: right on {best.accuracy:.1%} of {best.examples} training examples if "
+            f"{best.cause} (as stored: {as_it_is.accuracy:.1%})"
+        )
+        found = _used(fed, replace(best.preprocessing, found_by="trial"))
+        return replace(found, tried=tuple(ways), notes=(*fed.notes, note))
+    labels = next((one for one in causes if one.number and one.clear), None)
+    if labels is not None and (changed := composed(fed.preprocessing, labels.changes)) is not None:
+        found = _used(fed, replace(changed, found_by="trial"))
+        return replace(found, tried=tuple(ways), labels=labels)
+    listed = ", ".join(f"{way.accuracy:.1%} {way.cause}" for way in ways[:4])
+    note = f"no way of feeding makes the model clearly right ({listed})" if pixels else ""
+    return replace(_used(fed, fresh), tried=tuple(ways), notes=(*fed.notes, *([note] if note else [])))
+
+
+def _labels_checked(net: Network, fed: Fed, seed: int) -> Fed:
+    """The same, with a note where some labels are numbered otherwise than the network's answers, though it knows the others."""
+    data = fed.data
+    if fed.labels or not _names_classes(net, data) or data.n_classes < 2 or feeding.looks_fresh(net) or data.name in DATASETS:
+        return fed
+    some = np.random.default_rng(seed + 2).permutation(len(data.train))[:_PLAY_OFF]
+    model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
+    found = feeding.renumbered(model(data.train.x[some]), data.train.y[some], data.n_classes)
+    if found is None:
+        return fed
+    moved = [(old, new) for old, new in enumerate(found.number) if old != new]
+    name = dict(enumerate(data.classes))
+    said = ", ".join(f"the data's {name.get(old, old)} is the model's number {new}" for old, new in moved[:8])
+    note = (
+        f"labels are numbered otherwise than the model answers: {said}; it would be right on {found.accuracy:.1%} instead of "
+        f"{found.as_given:.1%}. Nothing was changed: give the classes in the model's order with --classes FILE"
+    )
+    return replace(fed, labels=found.explanation(), notes=(*fed.notes, note))
+
+
+def _clear(accuracy: float, frequent: float) -> bool:
+    return (accuracy - frequent) / max(1e-9, 1 - frequent) >= 0.4
+
+
+def _played_off(model: evaluate.Model, fed: Fed, ways: Sequence[Tried], seed: int) -> list[Tried]:
+    """The ways, best first; those near the best one are measured again, on the same examples, more of them."""
+    ranked = sorted(ways, key=lambda way: -way.accuracy)
+    near = [way for way in ranked if way.accuracy > ranked[0].accuracy - _NEAR][:5]
+    if len(near) > 1:
+        train = fed.data.train
+        some = np.random.default_rng(seed + 1).permutation(len(train))[:_PLAY_OFF]
+        again = []
+        for way in near:
+            split = fitting.refed(fed.data, way.preprocessing).train
+            found = feeding.Confusion.of(model(split.x[some]), train.y[some], fed.data.n_classes)
+            again.append(replace(way, accuracy=found.accuracy, examples=found.n))
+        # of equals the one that has a name, and the one that is simplest
+        near = sorted(
+            again, key=lambda way: (-round(way.accuracy, 3), not way.preprocessing.range, len(way.preprocessing.mean))
+        )
+    return [*near, *ranked[len(near) :]]
+
+
+def _used(fed: Fed, how: Preprocessing) -> Fed:
+    return fed if how == fed.preprocessing else replace(fed, data=fitting.refed(fed.data, how), preprocessing=how)
+
+
+def _pixels(data: Data) -> bool:
+    """Whether examples are images that we decoded, bytes in a known order."""
+    column = data.train.x
+    while isinstance(column, Lazy) and hasattr(column, "source"):
+        column = column.source
+    return data.kind == "image" and column.dtype == np.uint8
+
+
+def _with_range(how: Preprocessing, name: str) -> Preprocessing:
+    scale, mean = RANGES[name]
+    return replace(how, scale=scale, mean=(mean,), std=(1.0,))
+
+
+def composed(how: Preprocessing, changes: Sequence[Change]) -> Preprocessing | None:
+    """Preprocessing with changes after it, in the same form; None where it has none.
+
+    x * f + o with x = (raw * scale - mean) / std is (raw * scale - (mean - o * std / f)) / (std / f).
+    """
+    for change in changes:
+        if change.order is not None:
+            if how.reordered is not None or len(how.mean) > 1:
+                return None
+            how = replace(how, reordered=change.order)
+        if change.colours:
+            how = replace(how, colours="RGB" if how.colours == "BGR" else "BGR", mean=how.mean[::-1], std=how.std[::-1])
+        if change.affine is not None:
+            factor, offset = (np.array(each) for each in change.affine)
+            if not factor.all():
+                return None
+            std = np.array(how.std) / factor
+            mean = np.array(how.mean) - offset * std
+            how = _simple(replace(how, mean=tuple(np.ravel(mean).tolist()), std=tuple(np.ravel(std).tolist())))
+    return how
+
+
+def _simple(how: Preprocessing) -> Preprocessing:
+    """The same with all of the scaling in ``scale`` where every channel is scaled alike."""
+    size = max(len(how.mean), len(how.std))
+    mean, std = (np.broadcast_to(np.array(each), size) for each in (how.mean, how.std))
+    if not np.allclose(std, std[0], rtol=1e-9):
+        if how.scale == 1 and np.abs(std).min() > 3:  # of pixels: write them as one does, for values of 0...1
+            mean, std = mean / 255, std / 255
+            how = replace(how, scale=1 / 255)
+        return replace(how, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    mean = mean / std
+    alike = np.allclose(mean, mean[0], rtol=1e-9)
+    scale = how.scale / float(std[0])
+    return replace(how, scale=scale, mean=(float(mean[0]),) if alike else tuple(mean.tolist()), std=(1.0,))

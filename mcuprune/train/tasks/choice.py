@@ -1,0 +1,93 @@
+"""Which task it is: what was asked for, or what outputs and targets say together. Refuses before the work what doesn't fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mcuprune.errors import DataError
+from mcuprune.graph.network import Network
+from mcuprune.train.tasks import TASKS
+from mcuprune.train.tasks.distill import Distill
+from mcuprune.train.tasks.heads import Head
+from mcuprune.train.tasks.kind import Array, Kind
+from mcuprune.train.tasks.objective import Objective
+from mcuprune.train.tasks.own import OwnLoss
+
+#: Of ``--task``.
+AUTO = "auto"
+NAMES = (AUTO, *TASKS)
+
+
+def distilled(found: Sequence[Head], task: str = AUTO, own: OwnLoss | None = None) -> Objective:
+    """The objective without targets: the network's own answers. task: what the user says its outputs are."""
+    return Objective(tuple(Distill(head, alone=len(found) == 1, task=task) for head in found), own)
+
+
+def chosen(
+    net: Network,
+    found: Sequence[Head],
+    task: str,
+    where: str,
+    targets: Mapping[str, Sequence[Array]],
+    own: OwnLoss | None = None,
+) -> tuple[Objective, dict[str, list[Array]]]:
+    """The objective of these targets, and the targets as its losses take them.
+
+    found: the network's heads, with what their values tell. where: what messages call the data. targets: of each split, such as
+    "train", one array (examples, ...) for each output. Raises DataError for targets that don't go with the outputs.
+    """
+    for split, arrays in targets.items():
+        if len(arrays) != len(found):
+            raise DataError(
+                f"{where}: {split} has targets for {len(arrays)} output(s), the model has {len(found)} "
+                f"({', '.join(head.output for head in found[:8])}); give one array for each in this order, or let the model "
+                "teach itself without them: --unlabelled"
+            )
+    kinds, taken = [], {split: list[Array]() for split in targets}
+    for index, head in enumerate(found):
+        of_output = {split: np.asarray(arrays[index]) for split, arrays in targets.items()}
+        label = "" if len(found) == 1 else f" of output '{head.output}'"
+        kind = _kind(net, head, task, f"{where}: the targets{label}", of_output)
+        for split, array in _taken(kind, where, label, of_output).items():
+            taken[split].append(array)
+        kind.prepare(taken["train"][-1] if "train" in taken else next(iter(taken.values()))[-1])
+        kinds.append(kind)
+    return Objective(tuple(kinds), own), taken
+
+
+def _taken(kind: Kind, where: str, label: str, targets: Mapping[str, Array]) -> dict[str, Array]:
+    """Targets of every split as the loss takes them, in one form: what one of them shows, holds for all."""
+
+    def every() -> dict[str, Array]:
+        return {split: kind.taken(f"{where}: y_{split}{label}", array) for split, array in targets.items()}
+
+    before = kind.title
+    found = every()
+    return found if kind.title == before else every()
+
+
+def _kind(net: Network, head: Head, task: str, where: str, targets: Mapping[str, Array]) -> Kind:
+    """The kind of one output. Raises DataError where what was asked for, or anything, doesn't fit."""
+    everything = list(targets.values())
+    if task != AUTO:
+        reasons = [reason for array in everything if (reason := TASKS[task].fits(head, array)) is not None]
+        if reasons and task == "segment":
+            raise DataError(f"{where}: --task {task} doesn't fit {net.path}: {reasons[0]}")
+        if reasons and not (head.is_row or head.is_single) and task == "classify":
+            raise DataError(f"{where}: --task {task} doesn't fit {net.path}: {reasons[0]}; --task segment, perhaps")
+        return TASKS[task](head)
+    reasons = []
+    for name, kind in TASKS.items():
+        why = next((reason for array in everything if (reason := kind.fits(head, array)) is not None), None)
+        if why is None and name != "distill":
+            return kind(head)
+        if name != "distill":
+            reasons.append(f"{name}: {why}")
+    if head.is_row and all(np.asarray(array).ndim <= 2 for array in everything):
+        return TASKS["classify"](head)  # which says best what is wrong with labels
+    raise DataError(
+        f"{where} fit no task that the model's output '{head.output}' {list(head.shape)} has ({'; '.join(reasons)}); "
+        "mend them, or leave them out: --unlabelled"
+    )

@@ -1,0 +1,222 @@
+"""Classes: one of several, yes or no, or several labels at once; of the example as a whole, or of every place (segment)."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mcuprune.errors import DataError
+from mcuprune.train.tasks.heads import Head
+from mcuprune.train.tasks.kind import Array, Kind, classes_apart, log_odds, log_shares, matches, scores_apart
+from mcuprune.train.tasks.metrics import Classes, Labels, Overlap, Tally
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: How classes are told: a number for each class of which the largest counts, one number for yes or no, one for each label.
+Form = Literal["one", "binary", "labels"]
+#: What stands for "no class is known here" in masks of other tools; -1 does in ours.
+_VOID = 255
+
+
+class Classify(Kind):
+    """Classes of an example as a whole.
+
+    form: how the output tells them. axis: of the output without the batch, along which classes lie.
+    """
+
+    name = "classify"
+    title = "classification"
+    form: Form
+    axis: int
+    _smallest = 0
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head)
+        self.axis = self._class_axis(head)
+        self.form = "one" if head.shape and head.shape[self.axis] > 1 else "binary"
+
+    @classmethod
+    def _class_axis(cls, head: Head) -> int:
+        return int(np.argmax(head.shape)) if head.shape else 0
+
+    @classmethod
+    def fits(cls, head: Head, targets: Array) -> str | None:
+        if not (head.is_row or head.is_single):
+            return f"output '{head.output}' {list(head.shape)} has more than one row of numbers for an example"
+        if head.is_single:
+            if not _zero_or_one(targets) or prod(targets.shape[1:]) != 1:
+                return f"output '{head.output}' is a single number, and targets aren't all 0 or 1"
+            return None if head.ending in ("sigmoid", "units") or targets.dtype.kind in "bui" else "targets are fractions"
+        if targets.ndim == 1 or prod(targets.shape[1:]) == 1:
+            return None if _whole(targets) else "targets are fractions"
+        wide = targets.shape[1:]
+        return None if matches(wide, head.shape) and _zero_or_one(targets) else f"targets have shape {targets.shape}"
+
+    @property
+    def classes(self) -> int:
+        """How many classes, or labels, there are."""
+        return 2 if self.form == "binary" else self.head.shape[self.axis]
+
+    @property
+    def _places(self) -> tuple[int, ...]:
+        """The shape of one example's targets."""
+        return ()
+
+    def taken(self, where: str, targets: Array) -> Array:
+        wanted = f"whole-number labels from 0 to {self.classes - 1}"
+        if targets.dtype.kind not in "fiub":
+            raise DataError(f"{where} has dtype {targets.dtype}; it must hold {wanted}")
+        if self.form != "binary" and prod(targets.shape[1:]) == prod(self.head.shape) and _zero_or_one(targets):
+            return self._rows(targets.reshape(len(targets), *self.head.shape))
+        return self._numbers(where, targets, wanted)
+
+    def _rows(self, targets: Array) -> Array:
+        """Targets of the output's own shape: one-hot, or several labels at once."""
+        if self.form == "one" and (targets.sum(1 + self.axis, dtype=np.int64) == 1).all():
+            return np.asarray(targets.argmax(1 + self.axis), np.int64).reshape(len(targets), *self._places)
+        self.form, self.title = "labels", f"{type(self).title}, several labels at once"
+        return np.ascontiguousarray(targets, np.float32)
+
+    def _numbers(self, where: str, targets: Array, wanted: str) -> Array:
+        if not matches(targets.shape[1:], self._places):
+            shape = ", ".join(map(str, ("n", *self._places)))
+            raise DataError(f"{where} has shape {targets.shape}; the model's {self.title} wants ({shape}): {wanted}")
+        if not _whole(targets):
+            raise DataError(
+                f"{where} has fractions; {self.title} wants {wanted} (numbers to be learned as such: --task regress)"
+            )
+        found = targets.reshape(len(targets), *self._places).astype(np.int64)
+        if self._smallest < 0:
+            found = np.where(found == _VOID, -1, found) if self.classes <= _VOID else found
+        low, high = int(found.min()), int(found.max())
+        if low < self._smallest or high >= self.classes:
+            raise DataError(f"{where} has labels from {low} to {high}; the model has {self.classes} classes and wants {wanted}")
+        return found
+
+    def loss(self, answer: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        import torch.nn.functional as F  # noqa: N812
+
+        if self.form == "one":
+            logits = log_shares(self.head, answer)
+            if self._smallest == 0 and logits.ndim == 2:
+                return F.cross_entropy(logits, target, label_smoothing=smoothing)
+            return F.cross_entropy(logits.movedim(1 + self.axis, 1), target, ignore_index=-1, label_smoothing=smoothing)
+        logits = log_odds(self.head, answer)
+        known = target.reshape(logits.shape).to(logits.dtype)
+        weight = (known >= 0).to(logits.dtype)
+        wanted = known.clamp_min(0) * (1 - smoothing) + smoothing / 2
+        apart = F.binary_cross_entropy_with_logits(logits, wanted, weight=weight, reduction="sum")
+        return apart / weight.sum().clamp_min(1)
+
+    def teach(self, answer: Tensor, teacher: Tensor) -> Tensor:
+        if self.form == "one":
+            one, other = (log_shares(self.head, x) for x in (answer, teacher))
+            return classes_apart(one, other, 1 + self.axis)
+        one, other = (log_odds(self.head, x) for x in (answer, teacher))
+        return scores_apart(one, other)
+
+    def misses(self, answer: Tensor, target: Tensor) -> float:
+        found = self._named(answer.detach())
+        wrong = ((found != target.reshape(found.shape)) & (target.reshape(found.shape) >= 0)).sum()
+        return float(wrong) / max(1, found[0].numel())
+
+    def _named(self, answer: Tensor) -> Tensor:
+        """The classes that logits name, by their numbers."""
+        if self.form == "one":
+            return answer.argmax(1 + self.axis)
+        return (log_odds(self.head, answer) > 0).long()
+
+    def output(self, answer: Tensor) -> Tensor:
+        # the largest logit stays the largest: a Softmax has nothing to add
+        return answer if self.form == "one" or self.head.ending != "sigmoid" else answer.sigmoid()
+
+    def measured(self, outputs: Array) -> Array:
+        outputs = outputs.reshape(len(outputs), *self.head.shape)
+        if self.form == "one":
+            return np.asarray(outputs.argmax(1 + self.axis))
+        half = 0.0 if self.head.ending == "none" else 0.5  # a bare number is a logit
+        named = (outputs > half).astype(np.int64)
+        return named if self.form == "labels" else named.reshape(len(outputs), *self._places)
+
+    def truth(self, target: Array) -> Array:
+        return target.reshape(len(target), -1).astype(np.int64) if self.form == "labels" else target
+
+    def tally(self) -> Tally:
+        return _ByRow(self.classes) if self.form == "labels" else Classes(self.classes)
+
+    def shaped(self, answer: Tensor) -> Tensor:
+        return answer.flatten(1) if self.head.is_row else answer.reshape(len(answer), *self.head.shape)
+
+
+class _ByRow(Labels):
+    """Labels of examples, or of places: whatever lies beside the labels is flattened away."""
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        super().add(outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1))
+
+
+class Segment(Classify):
+    """Classes of every place: targets have the output's shape without the axis of classes; -1 and 255 are places unknown."""
+
+    name = "segment"
+    title = "segmentation"
+    moves = True
+    _smallest = -1
+
+    @classmethod
+    def _class_axis(cls, head: Head) -> int:
+        if head.ending in ("softmax", "log_softmax", "shares"):
+            return head.axis
+        # as the field has it: channels lie first, unless the last axis alone is as small as channels are
+        first, last = head.shape[0], head.shape[-1]
+        return 0 if len(head.shape) < 3 or first <= last else len(head.shape) - 1
+
+    @classmethod
+    def fits(cls, head: Head, targets: Array) -> str | None:
+        if head.is_row or head.is_single:
+            return f"output '{head.output}' {list(head.shape)} is an answer for the example, not for every place"
+        if len(head.shape) < 2:
+            return f"output '{head.output}' {list(head.shape)} has no axis of classes"
+        kind = cls(head)
+        places = matches(targets.shape[1:], kind._places)
+        if not (places and _whole(targets)) and not (matches(targets.shape[1:], head.shape) and _zero_or_one(targets)):
+            return f"targets of shape {targets.shape} and dtype {targets.dtype} aren't classes of places {list(kind._places)}"
+        if kind.form == "binary" and not set(np.unique(targets).tolist()) <= {-1, 0, 1, _VOID}:
+            return "a single channel tells two classes, 0 and 1"
+        return None
+
+    @property
+    def _places(self) -> tuple[int, ...]:
+        return self.head.shape[: self.axis] + self.head.shape[self.axis + 1 :]
+
+    def shaped(self, answer: Tensor) -> Tensor:
+        return answer.reshape(len(answer), *self.head.shape)
+
+    def tally(self) -> Tally:
+        return _Masks(self.head.shape[self.axis], self.axis) if self.form == "labels" else Overlap(self.classes)
+
+    def truth(self, target: Array) -> Array:
+        return target.astype(np.int64)
+
+
+class _Masks(Labels):
+    """Labels of places: each place is an example."""
+
+    def __init__(self, labels: int, axis: int) -> None:
+        super().__init__(labels)
+        self._axis = axis
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        n = len(self.true)
+        super().add(*(np.moveaxis(x, 1 + self._axis, -1).reshape(-1, n) for x in (outputs, targets)))
+
+
+def _whole(targets: Array) -> bool:
+    return targets.dtype.kind in "bui" or (targets.dtype.kind == "f" and bool(np.equal(targets, np.round(targets)).all()))
+
+
+def _zero_or_one(targets: Array) -> bool:
+    return bool(((targets == 0) | (targets == 1)).all())

@@ -1,0 +1,96 @@
+"""How a network ends: what each of its outputs is, and which tensor losses are taken of.
+
+Losses of classes and scores are taken of logits: their gradient doesn't vanish where an answer is sure and wrong. Where an
+output is what a last Softmax, LogSoftmax or Sigmoid gives, the logits are what that node reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+from mcuprune.graph.network import Network, Shape
+from mcuprune.operators.table import OPS
+
+#: What the values of an output are. "shares": probabilities of classes by nodes that no rule here knows; "units": numbers from
+#: 0 to 1, each by itself, by such nodes.
+Ending = Literal["softmax", "log_softmax", "sigmoid", "shares", "units", "none"]
+
+_ENDINGS: dict[str, Ending] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+#: Operators after which every element is where it was.
+_KEEP_PLACES = frozenset({"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"})
+#: By how much a sum of probabilities may miss 1.
+_SUM = 1e-3
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output of a network.
+
+    shape: of one example, without the batch. tensor: what the ending reads, the logits; the output itself where it has no
+    ending that is known. axis: of ``shape``, along which a Softmax shares out; 0 without one.
+    """
+
+    output: str
+    shape: Shape
+    tensor: str
+    ending: Ending
+    axis: int = 0
+
+    @property
+    def is_row(self) -> bool:
+        """Whether it is one row of several numbers for an example."""
+        return prod(self.shape) == max(self.shape, default=1) > 1
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one number for an example."""
+        return prod(self.shape) == 1
+
+
+def heads(net: Network) -> tuple[Head, ...]:
+    """The outputs of a network, in its order, by its nodes alone (``recognised`` adds what their values tell)."""
+    return tuple(_head(net, name) for name in net.outputs)
+
+
+def logits(net: Network) -> tuple[str, ...]:
+    """For each output the tensor that losses are taken of."""
+    return tuple(head.tensor for head in heads(net))
+
+
+def _head(net: Network, name: str) -> Head:
+    shape = net.shapes[name][1:]
+    is_row = prod(shape) == max(shape, default=1)
+    tensor = name
+    while (node := net.producer.get(tensor)) is not None and OPS[node.op].int8 == "same":
+        if not is_row and node.op not in _KEEP_PLACES:
+            break  # logits would lie in another order than the answers of the data
+        tensor = node.inputs[0]
+    if node is None or node.op not in _ENDINGS:
+        return Head(name, shape, name, "none")
+    read = node.inputs[0]
+    rank = len(net.shapes[read])
+    axis = int(node.attrs.get("axis", -1 if net.opset >= 13 else 1)) % rank
+    if is_row:
+        return Head(name, shape, read, _ENDINGS[node.op], int(np.argmax(shape)) if shape else 0)
+    return Head(name, shape, read, _ENDINGS[node.op], max(0, axis - 1))
+
+
+def recognised(found: tuple[Head, ...], outputs: list[np.ndarray[Any, Any]]) -> tuple[Head, ...]:
+    """The same heads; one whose values are probabilities, by whatever nodes, says so.
+
+    outputs: what the network answers to some examples: of each output one array (examples, ...).
+    """
+    return tuple(_by_values(head, values) for head, values in zip(found, outputs, strict=True))
+
+
+def _by_values(head: Head, values: np.ndarray[Any, Any]) -> Head:
+    if head.ending != "none" or not values.size or values.min() < 0 or values.max() > 1 + _SUM:
+        return head
+    for axis, size in enumerate(head.shape):
+        if size > 1 and np.abs(values.sum(axis + 1) - 1).max() < _SUM:
+            return replace(head, ending="shares", axis=axis)
+    return replace(head, ending="units")

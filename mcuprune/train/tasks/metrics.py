@@ -1,0 +1,243 @@
+"""What a network is measured by: figures on outputs as a file computes them, taken in batch by batch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+#: The most frequent class of uneven data has more than this many times its even share of the examples.
+_UNEVEN = 1.5
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure, and others beside it.
+
+    name: as in JSON. title: for people. unit: a "share" of 1, or "value" in the unit of the targets. better: which are.
+    more: other figures by their names, None where one has no value.
+    """
+
+    name: str
+    title: str
+    value: float
+    unit: Literal["share", "value"] = "share"
+    better: Literal["higher", "lower"] = "higher"
+    more: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """The figure so that higher is better."""
+        return self.value if self.better == "higher" else -self.value
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of right classes of a classifier, None for anything else."""
+        return self.value if self.name == "accuracy" else self.more.get("accuracy")
+
+    def floor(self, drop: float) -> float:
+        """The score that a network may fall to which loses ``drop``: points of a share (0.01 is one), or a part of an error."""
+        return self.score - (drop if self.unit == "share" else drop * abs(self.value))
+
+    def shown(self) -> str:
+        """The figure for people."""
+        return f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.4g}"
+
+
+class Tally(ABC):
+    """Takes in outputs and targets, arrays (batch, ...), as often as there are batches."""
+
+    @abstractmethod
+    def add(self, outputs: Array, targets: Array) -> None:
+        """Take in a batch."""
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """The figure on all that was taken in."""
+
+    def learned(self) -> bool:
+        """Whether it is above what the best constant answer gives, by more than chance."""
+        return True
+
+
+class Classes(Tally):
+    """A confusion matrix: outputs and targets are numbers of classes; targets below 0 don't count.
+
+    counts: int64 (classes, classes), of each target (row) how often each answer (column).
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.counts = np.zeros((classes, classes), np.int64)
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        n = len(self.counts)
+        known = targets >= 0
+        flat = np.bincount(targets[known].astype(np.int64) * n + outputs[known].astype(np.int64), minlength=n * n)
+        self.counts += flat.reshape(n, n)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return int(np.trace(self.counts)) / max(1, int(self.counts.sum()))
+
+    def f1(self) -> Array:
+        """Of each class 2 hits / (2 hits + false alarms + misses), NaN for a class that neither is nor is named."""
+        hits = np.diag(self.counts)
+        total = self.counts.sum(0) + self.counts.sum(1)
+        return np.where(total > 0, 2 * hits / np.maximum(total, 1), np.nan)
+
+    def iou(self) -> Array:
+        """Of each class hits / (hits + false alarms + misses): float (classes,), NaN as for ``f1``."""
+        hits = np.diag(self.counts)
+        union = self.counts.sum(0) + self.counts.sum(1) - hits
+        return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether one class has so many examples that naming it every time passes for an answer."""
+        rows = self.counts.sum(1)
+        return bool(rows.max() * len(rows) > _UNEVEN * rows.sum())
+
+    def metric(self) -> Metric:
+        f1 = float(np.nanmean(self.f1()))
+        if self.uneven:
+            return Metric("f1", "F1, mean of classes", f1, more={"accuracy": self.accuracy})
+        return Metric("accuracy", "accuracy", self.accuracy, more={"f1": f1})
+
+    def learned(self) -> bool:
+        n = int(self.counts.sum())
+        return _beats(self.accuracy, float(self.counts.sum(1).max()) / max(1, n), n)
+
+
+class Overlap(Classes):
+    """Classes of places: the mean over classes of intersection over union."""
+
+    def metric(self) -> Metric:
+        return Metric("miou", "mIoU", float(np.nanmean(self.iou())), more={"pixel_accuracy": self.accuracy})
+
+
+class Labels(Tally):
+    """Several labels at once: outputs and targets are 0 or 1, (batch, labels); targets below 0 don't count."""
+
+    def __init__(self, labels: int) -> None:
+        self.hits, self.named, self.true = (np.zeros(labels, np.int64) for _ in range(3))
+        self.right = self.known = 0
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        known = targets >= 0
+        named, true = (outputs > 0) & known, (targets > 0) & known
+        self.hits += (named & true).sum(0)
+        self.named += named.sum(0)
+        self.true += true.sum(0)
+        self.right += int((named == true)[known].sum())
+        self.known += int(known.sum())
+
+    def metric(self) -> Metric:
+        total = self.named + self.true
+        f1 = np.where(total > 0, 2 * self.hits / np.maximum(total, 1), np.nan)
+        mean = float(np.nanmean(f1)) if (total > 0).any() else 0.0
+        return Metric("f1", "F1, mean of labels", mean, more={"label_accuracy": self.right / max(1, self.known)})
+
+    def learned(self) -> bool:
+        per_label = self.known / max(1, len(self.true))
+        constant = float(np.maximum(self.true, per_label - self.true).sum()) / max(1, self.known)
+        return _beats(self.right / max(1, self.known), constant, self.known)
+
+
+class Errors(Tally):
+    """Numbers: the mean absolute error, with R2 (the share of the targets' variance that is explained)."""
+
+    def __init__(self, middle: Array | float = 0.0) -> None:
+        """middle: the best constant answer, as far as training examples tell, to compare with."""
+        self._middle = middle
+        self._absolute = self._square = self._constant = self._sum = self._squares = 0.0
+        self._gain: list[Array] = []
+        self._count = 0
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        outputs, targets = outputs.astype(np.float64), targets.astype(np.float64)
+        apart, constant = np.abs(outputs - targets), np.abs(self._middle - targets)
+        self._absolute += float(apart.sum())
+        self._square += float((apart**2).sum())
+        self._sum += float(targets.sum())
+        self._squares += float((targets**2).sum())
+        self._count += targets.size
+        self._gain.append((constant - apart).reshape(len(targets), -1).mean(1))
+
+    def metric(self) -> Metric:
+        count = max(1, self._count)
+        variance = self._squares / count - (self._sum / count) ** 2
+        r2 = 1 - self._square / count / variance if variance > 0 else None
+        more = {"r2": r2, "rmse": math.sqrt(self._square / count)}
+        return Metric("mae", "mean absolute error", self._absolute / count, "value", "lower", more)
+
+    def learned(self) -> bool:
+        gain = np.concatenate(self._gain)
+        return bool(gain.mean() > 3 * gain.std() / math.sqrt(len(gain)))
+
+
+class Agreement(Tally):
+    """Outputs against those of the network as it came: signal-to-noise ratio, and what the task makes of both.
+
+    The figure is the share of equal classes where the output has classes; else the explained share of its variance, which is
+    1 - 10^(-SNR/10). Of scores the F1 of what reaches one half goes along.
+    classes: the axis, the batch's included, of classes; None without. scores: whether values are scores from 0 to 1.
+    """
+
+    def __init__(self, classes: int | None, *, scores: bool) -> None:
+        self._classes, self._scores = classes, scores
+        self._same = self._places = self._hits = self._named = self._count = 0
+        self._noise = self._sum = self._squares = 0.0
+
+    def add(self, outputs: Array, targets: Array) -> None:
+        if self._classes is not None:
+            same = outputs.argmax(self._classes) == targets.argmax(self._classes)
+            self._same += int(same.sum())
+            self._places += same.size
+        if self._scores:
+            one, other = outputs >= 0.5, targets >= 0.5
+            self._hits += int((one & other).sum())
+            self._named += int(one.sum()) + int(other.sum())
+        wide = targets.astype(np.float64)
+        self._noise += float(((outputs - wide) ** 2).sum())
+        self._sum += float(wide.sum())
+        self._squares += float((wide**2).sum())
+        self._count += wide.size
+
+    def metric(self) -> Metric:
+        signal = self._squares - self._sum**2 / max(1, self._count)
+        explained = 1.0 if self._noise == 0 else max(0.0, 1 - self._noise / signal) if signal > 0 else 0.0
+        more: dict[str, float | None] = {"explained": explained}
+        more["snr_db"] = 10 * math.log10(signal / self._noise) if self._noise > 0 and signal > 0 else None
+        if self._scores:
+            more["f1"] = 2 * self._hits / self._named if self._named else None
+        if self._classes is not None:
+            same = self._same / max(1, self._places)
+            return Metric("agreement", "same class as the original", same, more=more)
+        return Metric("agreement", "agreement with the original", explained, more=more)
+
+
+def several(metrics: Mapping[str, Metric]) -> Metric:
+    """One figure of several outputs: the mean of theirs, as shares of 1; of a number its R2 counts. metrics: by output."""
+    if len(metrics) == 1:
+        return next(iter(metrics.values()))
+    shares = [one.value if one.unit == "share" else max(0.0, one.more.get("r2") or 0.0) for one in metrics.values()]
+    more: dict[str, float | None] = {}
+    for output, one in metrics.items():
+        more[f"{output}/{one.name}"] = one.value
+        more |= {f"{output}/{name}": value for name, value in one.more.items()}
+    names = {one.name for one in metrics.values()}
+    name, title = ("agreement", "agreement with the original") if names == {"agreement"} else ("mean", "mean of outputs")
+    return Metric(name, f"{title}, {len(metrics)} outputs" if name == "agreement" else title, float(np.mean(shares)), more=more)
+
+
+def _beats(accuracy: float, constant: float, n: int) -> bool:
+    from mcuprune.train.feeding import learned
+
+    return n > 0 and learned(round(accuracy * n), n, constant)

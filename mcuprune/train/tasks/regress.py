@@ -1,0 +1,73 @@
+"""Numbers: the loss is the mean square error in units of the targets' own spread, the figure the mean absolute error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mcuprune.errors import DataError
+from mcuprune.train.tasks.heads import Head
+from mcuprune.train.tasks.kind import Array, Kind, matches, numbers
+from mcuprune.train.tasks.metrics import Errors, Tally
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Outputs of no more numbers than this have a spread for each; larger ones, images, one for all.
+_ROW = 64
+
+
+class Regress(Kind):
+    """Numbers as they are, of any shape that the output has."""
+
+    name = "regress"
+    title = "regression"
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(replace(head, tensor=head.output, ending="none"))  # an error is one of the output, not of logits
+        self.moves = not (head.is_row or head.is_single)
+        self._middle: Array = np.zeros(1, np.float32)
+        self._spread: Array = np.ones(1, np.float32)
+
+    @classmethod
+    def fits(cls, head: Head, targets: Array) -> str | None:
+        if targets.dtype.kind not in "fiub" or not matches(targets.shape[1:], head.shape):
+            return f"targets have shape {targets.shape} and dtype {targets.dtype}, output '{head.output}' {list(head.shape)}"
+        return None
+
+    def taken(self, where: str, targets: Array) -> Array:
+        shape = ", ".join(map(str, ("n", *self.head.shape)))
+        if not matches(targets.shape[1:], self.head.shape):
+            raise DataError(f"{where} has shape {targets.shape}; the model's regression wants numbers of shape ({shape})")
+        found = numbers(where, targets, f"numbers of shape ({shape})")
+        return found.reshape(len(found), *self.head.shape)
+
+    def prepare(self, targets: Array) -> None:
+        rows = targets.reshape(len(targets), -1).astype(np.float64)
+        few = prod(self.head.shape) <= _ROW
+        spread = rows.std(0) if few else np.atleast_1d(rows.std())
+        middle = np.median(rows, 0) if few else np.atleast_1d(np.median(rows[:: max(1, len(rows) // 256)]))
+        shape = self.head.shape if few else [1] * len(self.head.shape)
+        self._spread = np.where(spread > 0, spread, 1.0).astype(np.float32).reshape(shape)
+        self._middle = middle.astype(np.float32).reshape(shape)
+
+    def loss(self, answer: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        return ((answer - target) / answer.new_tensor(self._spread)).square().mean()
+
+    def teach(self, answer: Tensor, teacher: Tensor) -> Tensor:
+        return self.loss(answer, teacher, 0.0)
+
+    def misses(self, answer: Tensor, target: Tensor) -> float:
+        return float((answer.detach() - target).abs().sum()) / max(1, prod(self.head.shape))
+
+    def output(self, answer: Tensor) -> Tensor:
+        return answer
+
+    def measured(self, outputs: Array) -> Array:
+        return outputs.reshape(len(outputs), *self.head.shape)
+
+    def tally(self) -> Tally:
+        return Errors(self._middle)

@@ -1,0 +1,130 @@
+"""Kernels among zeros: the same integers without a PAD operator, where the arena falls by more than that costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from conftest import feed, run
+from graphs import Graph
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_bands import answers, as_int8
+
+from mcuprune.bands.kernels import embedded, rows_to_add
+from mcuprune.channels.labelling import label
+from mcuprune.costs import banding, resources
+from mcuprune.costs.banding import Banding
+from mcuprune.costs.embedding import worthwhile
+from mcuprune.deploy import boards
+from mcuprune.graph.network import Network
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Network:
+    """One convolution between two others, padded in any way that ONNX can say."""
+    rows, columns = draw(st.integers(5, 12)), draw(st.integers(5, 12))
+    kernel = (draw(st.integers(1, 5)), draw(st.integers(1, 5)))
+    strides = [draw(st.integers(1, 3)), draw(st.integers(1, 3))]
+    dilations = [draw(st.integers(1, 2)), draw(st.integers(1, 2))] if strides == [1, 1] else [1, 1]
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pads = [draw(st.integers(0, span - 1)) for span in (*spans, *spans)]
+    g = Graph(1, 2, rows, columns)
+    x = g.add("Relu", g.conv("x", 2, 4))
+    group = draw(st.sampled_from([1, 4]))
+    x = g.add("Relu", g.conv(x, 4, 4, kernel, group=group, strides=strides, dilations=dilations, pads=pads))
+    return g.net(g.classifier(x, 4, 3))
+
+
+def operators(net: Network) -> list[str]:
+    return [operator.name for operator in boards.program(net).operators]
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(convolutions())
+def test_embedded_kernels_make_the_same_integers_without_a_pad(net: Network) -> None:
+    x = feed(net.to_proto(), seed=1)
+    plain = as_int8(net, x)
+    names = [node.name for node in plain.nodes if rows_to_add(node, plain)]
+    made = embedded(plain, names)
+    onnx.checker.check_model(made.to_proto(), full_check=True)
+    assert made.shapes.keys() == plain.shapes.keys()
+    assert all(made.shapes[output] == plain.shapes[output] for node in plain.nodes for output in node.outputs)
+    assert np.array_equal(run(made, x)[0], run(plain, x)[0])
+    if names:
+        assert "PAD" in operators(plain)
+        assert not {node.name for node in made.nodes if rows_to_add(node, made)}
+        in_tflm = [answers(one.to_proto(), x) for one in (plain, made)]
+        assert in_tflm[0] is None or np.array_equal(in_tflm[0], in_tflm[1])
+
+
+def strided(*, size: int = 24, wide: int = 24, narrow: int = 8) -> Network:
+    """A wide depthwise convolution with stride 2 at the worst moment of memory, and one that doesn't matter."""
+    g = Graph(1, 3, size, size)
+    x = g.add("Relu", g.conv("x", 3, narrow))
+    x = g.add("Relu", g.conv(x, narrow, wide, 1))
+    x = g.add("Relu", g.conv(x, wide, wide, group=wide, strides=[2, 2]))
+    x = g.add("Relu", g.conv(x, wide, narrow, 1))
+    x = g.add("Relu", g.conv(x, narrow, 16, strides=[2, 2]))
+    return g.net(g.classifier(x, 16, 4))
+
+
+def test_only_kernels_that_pay_are_embedded() -> None:
+    net = strided()
+    candidates = [node.name for node in net.nodes if rows_to_add(node, net)]
+    assert len(candidates) == 2
+    assert worthwhile(net, {}) == (candidates[0],)
+    made = embedded(net, candidates[:1])
+    before, after = resources.profile(net), resources.profile(made)
+    assert after.flash - before.flash == 24 * (4 * 4 - 3 * 3)
+    assert after.macs - before.macs == 12 * 12 * 24 * (4 * 4 - 3 * 3)
+    assert before.arena - after.arena > 24 * 25 * 25 - 24 * 24 * 24  # the padded image is gone, and the room for both
+    assert worthwhile(made, {}) == ()
+
+
+def test_limits_of_the_user_decide() -> None:
+    net = strided()
+    own = resources.profile(net)
+    for name, most in (("macs", own.macs + 100), ("flash", own.flash + 100)):
+        assert worthwhile(net, {name: most}) == ()
+        assert worthwhile(net, {name: most + 100_000})
+        found = banding.in_bands(net, Banding("tflm", {"sram": 1, name: most}))
+        assert not found.embedded
+        assert resources.profile(found.network).total[name] <= most
+
+
+def test_the_written_file_has_the_arena_that_was_chosen_by_and_makes_the_same_integers() -> None:
+    net = strided()
+    x = feed(net.to_proto(), seed=1)
+    plain = as_int8(net, x)
+    names = worthwhile(plain, {})
+    made = embedded(plain, names)
+    assert names == worthwhile(net, {})
+    assert resources.profile(made).arena == boards.arena_tflm(embedded(net, names)).total < resources.profile(plain).arena
+    assert np.array_equal(run(made, x)[0], run(plain, x)[0])
+    for share in (0.8, 0.6):  # with bands beside them, or instead of them
+        limit = int(boards.arena_tflm(plain).total * share)
+        found = banding.in_bands(plain, Banding("tflm", {"sram": limit}))
+        assert found.sram == boards.arena_tflm(found.network).total <= limit
+        assert np.array_equal(run(found.network, x)[0], run(plain, x)[0])
+
+
+def test_a_recipe_embeds_the_kernels_of_any_form_of_a_network() -> None:
+    net = strided()
+    names = worthwhile(net, {})
+    costs = banding.BandedCosts(label(net), Banding("tflm", {"sram": 1}))
+    form = costs._form(embedded(net, names), banding.Recipe((), names))
+    assert form is not None
+    for share in (1.0, 0.6):
+        chosen = np.maximum(costs.least, np.floor(costs.full * share)).astype(np.int64)
+        cut = costs.channels.cut(costs.channels.top(chosen, np.zeros(costs.channels.n_components + 1)))
+        written = embedded(cut, names)
+        assert form.sram(chosen) == boards.arena_tflm(written).total
+        assert form.sums(chosen).items() <= dict(resources.profile(written).total).items()
+
+
+def test_a_kernel_that_two_convolutions_share_stays() -> None:
+    g = Graph(1, 2, 8, 8)
+    shared = g.constant(2, 2, 3, 3)
+    a, b = (g.add("Conv", "x", shared, strides=[2, 2], pads=[1, 1, 1, 1]) for _ in range(2))
+    net = g.net(g.add("Add", a, b))
+    assert not any(rows_to_add(node, net) for node in net.nodes)

@@ -1,0 +1,371 @@
+"""How examples are fed: what is found by trial, said by flags and metadata, and written for those who come after."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from graphs import Graph
+
+from mcuprune import load as load_net
+from mcuprune.cli import main
+from mcuprune.data import augmenting, feed, preprocessing
+from mcuprune.data.feed import Feed
+from mcuprune.data.fitting import classifier
+from mcuprune.data.loading import load
+from mcuprune.data.preprocessing import Preprocessing
+from mcuprune.data.sets import Data
+from mcuprune.errors import DataError, UsageError
+from mcuprune.train import evaluate, feeding, preprocess
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
+
+
+def arrays(digits: Data, scale: str, turned: bool, renumbered: bool) -> dict[str, np.ndarray]:
+    """Digits as somebody else would have stored them."""
+    low, high = digits.train.x[:].min(), digits.train.x[:].max()
+    number = np.random.default_rng(0).permutation(10) if renumbered else np.arange(10)
+    found = {}
+    for part, split in (("train", digits.train), ("val", digits.val), ("test", digits.test)):
+        unit = (split.x[:] - low) / (high - low)
+        x = {"0-1": unit, "0-255": np.round(255 * unit).astype(np.uint8), "0-16": 16 * unit}[scale]
+        found[f"x_{part}"] = x.transpose(0, 1, 3, 2) if turned else x
+        found[f"y_{part}"] = number[split.y]
+    return found
+
+
+@pytest.mark.parametrize("name", ["dscnn_digits", "resnet8_digits"])
+@pytest.mark.parametrize(
+    ("scale", "turned", "renumbered"), list(itertools.product(("0-1", "0-255", "0-16"), (False, True), (False, True)))
+)
+def test_the_right_cause_is_named_and_what_is_no_label_is_used(
+    name: str, scale: str, turned: bool, renumbered: bool, digits: Data
+) -> None:
+    """Twelve pairings of scale, layout and order of labels, of two trained networks."""
+    net = load_net(MODELS / f"{name}.onnx")
+    fed = preprocess.opened(net, arrays(digits, scale, turned, renumbered), classifier((1, 16, 16), 10, 0), Feed(), 0)
+    assert fed.preprocessing.found_by == "trial"
+    assert (fed.preprocessing.reordered is not None) == turned
+    assert (fed.labels is not None) == renumbered
+    y = fed.data.test.y
+    if renumbered:
+        assert fed.labels is not None
+        assert fed.labels.number == tuple(np.argsort(np.random.default_rng(0).permutation(10)))
+        y = np.array(fed.labels.number)[y]
+    else:
+        assert any("fed as the model knows it best" in note for note in fed.notes)
+    model = evaluate.Model(MODELS / f"{name}.onnx")
+    assert feeding.Confusion.of(model(fed.data.test.x), y, 10).accuracy > 0.95
+
+
+def test_two_classes_in_each_others_place_are_reported_and_not_mended(digits: Data) -> None:
+    given = {f"x_{part}": split.x for part, split in (("train", digits.train), ("val", digits.val), ("test", digits.test))}
+    number = np.array([0, 1, 7, 3, 4, 5, 6, 2, 8, 9])
+    given |= {f"y_{part}": number[s.y] for part, s in (("train", digits.train), ("val", digits.val), ("test", digits.test))}
+    fed = preprocess.opened(load_net(MODELS / "resnet8_digits.onnx"), given, classifier((1, 16, 16), 10, 0), Feed(), 0)
+    assert fed.labels is not None
+    assert fed.labels.number == tuple(number)
+    assert "the data's 2 is the model's number 7" in " ".join(fed.notes)
+    np.testing.assert_array_equal(fed.data.test.y, given["y_test"])
+
+
+def test_labels_in_their_order_are_not_suspected(digits: Data) -> None:
+    given = {f"x_{part}": split.x for part, split in (("train", digits.train), ("val", digits.val), ("test", digits.test))}
+    given |= {f"y_{part}": split.y for part, split in (("train", digits.train), ("val", digits.val), ("test", digits.test))}
+    for name in ("dscnn_digits", "resnet8_digits", "branchy_digits"):
+        fed = preprocess.opened(load_net(MODELS / f"{name}.onnx"), given, classifier((1, 16, 16), 10, 0), Feed(), 0)
+        assert fed.labels is None
+        assert fed.preprocessing.plain
+
+
+def test_a_random_network_is_fed_as_it_comes() -> None:
+    random = np.random.default_rng(0)
+    g = Graph("batch", 3, 8, 8)  # type: ignore[arg-type]
+    g.draw = np.random.default_rng(1)
+    net = _net(g.model(g.dense(g.add("Flatten", g.conv("x", 3, 4)), 256, 4)))
+    given = {"x_train": random.normal(size=(400, 3, 8, 8)), "y_train": np.arange(400) % 4}
+    given |= {"x_test": given["x_train"], "y_test": given["y_train"]}
+    fed = preprocess.opened(net, given, classifier((3, 8, 8), 4, 0), Feed(), 0)
+    assert fed.preprocessing.plain
+    assert fed.labels is None
+
+
+def _net(model: onnx.ModelProto) -> Any:
+    from mcuprune.graph import network
+
+    return network.from_proto(model, "net.onnx")
+
+
+# ------------------------------------------------------------------------------------------------------ flags, metadata
+
+
+def test_flags_say_how_values_are_fed(digits: Data) -> None:
+    given = arrays(digits, "0-255", False, False)
+    asked = Feed(scale="0-1", mean="0.25", std="0.5")
+    fed = preprocess.opened(load_net(MODELS / "resnet8_digits.onnx"), given, classifier((1, 16, 16), 10, 0), asked, 0)
+    assert fed.preprocessing.found_by == "flag"
+    np.testing.assert_allclose(fed.data.test.x[:], (given["x_test"] / 255 - 0.25) / 0.5, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_arithmetic_is_that_of_its_formula(last: bool) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, (5, 7, 6, 3), np.uint8)
+    how = Preprocessing("NHWC" if last else "NCHW", 1 / 255, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "BGR")
+    found = how.function((7, 6, 3), (7, 6, 3) if last else (3, 7, 6), "NHWC")(raw)
+    wanted = (raw[..., ::-1] / 255 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 0.6, 0.7])
+    np.testing.assert_allclose(found, wanted if last else wanted.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_changes_become_one_preprocessing() -> None:
+    """Composed, it computes what one change after the other does."""
+    raw = np.random.default_rng(0).integers(0, 256, (5, 3, 6, 6), np.uint8)
+    how = Preprocessing("NCHW", 1 / 255, (0.5,), (2.0,))
+    x = how.function((3, 6, 6), (3, 6, 6), "")(raw)
+    shift = np.array([0.1, 0.2, 0.3]).reshape(1, 3, 1, 1)
+    changes = [
+        feeding.Change("", "", lambda x: x.transpose(0, 1, 3, 2), order=((3, 6, 6), (0, 1, 3, 2))),
+        feeding.Change("", "", lambda x: x[:, ::-1], colours=True),
+        feeding.Change("", "", lambda x: x * 3 + shift, affine=((3.0,), (0.1, 0.2, 0.3))),
+    ]
+    composed = preprocess.composed(how, changes)
+    assert composed is not None
+    for change in changes:
+        x = change.apply(x)
+    np.testing.assert_allclose(composed.function((3, 6, 6), (3, 6, 6), "")(raw), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "scale", "mean"),
+    [
+        ({"Image.NominalPixelRange": "Normalized_0_1", "Image.BitmapPixelFormat": "Bgr8"}, 1 / 255, (0.0,)),
+        ({"Image.NominalPixelRange": "Normalized_1_1"}, 2 / 255, (1.0,)),
+        ({"author": "Ultralytics", "names": "{0: 'a', 1: 'b'}"}, 1 / 255, (0.0,)),
+        ({"mean": "[0.485, 0.456, 0.406]", "std": "[0.229, 0.224, 0.225]"}, 1 / 255, (0.485, 0.456, 0.406)),
+        ({"mean": "123.7,116.3,103.5", "std": "58.4,57.1,57.4"}, 1.0, (123.7, 116.3, 103.5)),
+    ],
+)
+def test_what_other_tools_write_is_read(metadata: dict[str, str], scale: float, mean: tuple[float, ...]) -> None:
+    found = feed.preprocessing(Feed(), metadata, (3, 8, 8))
+    assert found is not None
+    assert (found.scale, found.mean, found.found_by, found.layout) == (pytest.approx(scale), mean, "metadata", "NCHW")
+    assert found.colours == ("BGR" if "Image.BitmapPixelFormat" in metadata else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('["a", "b"]', ("a", "b")),
+        ("{0: 'a', 1: 'b'}", ("a", "b")),
+        ('{"1": "b", "0": "a"}', ("a", "b")),
+        ("a, b", ("a", "b")),
+        ("{0: 'a', 2: 'b'}", ()),
+        ("__import__('os').abort()", ()),
+        ("[" * 10_000, ()),
+        ("[1, 2]", ()),
+        ("", ()),
+        ("a" * 10**6 + ",b", ()),
+    ],
+)
+def test_class_names_of_other_tools_are_data_and_never_code(text: str, names: tuple[str, ...]) -> None:
+    assert feed.class_names(Feed(), {"names": text}) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "3",
+        "{" * 9999,
+        '{"layout":"NCHW","scale":0,"mean":[0],"std":[1]}',
+        '{"layout":"X","scale":1,"mean":[0],"std":[1]}',
+        '{"layout":"NCHW","scale":1,"mean":[0],"std":[0]}',
+        '{"layout":"NCHW","scale":NaN,"mean":[0],"std":[1]}',
+    ],
+)
+def test_metadata_that_make_no_sense_are_left_alone(text: str) -> None:
+    assert preprocessing.from_metadata({preprocessing.KEY: text}) is None
+
+
+def test_preprocessing_survives_being_written() -> None:
+    how = Preprocessing(
+        "NHWC", 1 / 255, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "BGR", "trial", ("a", 'b"'), ((3, 4, 4), (0, 2, 3, 1))
+    )
+    again = preprocessing.from_metadata({preprocessing.KEY: how.text()})
+    assert again is not None
+    assert again.document() == {**how.document(), "found_by": "metadata"}
+
+
+@pytest.mark.parametrize("asked", [{"scale": "x"}, {"scale": "0"}, {"mean": "1,a"}, {"std": "0"}, {"frontend": "mfc"}])
+def test_values_of_flags_that_make_no_sense_are_refused(asked: dict[str, str]) -> None:
+    from mcuprune import options
+
+    with pytest.raises(UsageError):
+        options.check(Feed(**asked))
+
+
+def test_numbers_of_another_count_of_channels_are_refused() -> None:
+    with pytest.raises(DataError, match="has 3 channels"):
+        feed.preprocessing(Feed(mean="1,2"), {}, (3, 8, 8))
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+
+
+def _pictures(root: Path, digits: Data) -> Path:
+    image = pytest.importorskip("PIL.Image")
+    low, high = digits.train.x[:].min(), digits.train.x[:].max()
+    for part, split in (("train", digits.train), ("val", digits.val), ("test", digits.test)):
+        pixels = np.round(255 * (split.x[:,] - low) / (high - low)).astype(np.uint8)
+        for index, (picture, label) in enumerate(zip(pixels, split.y, strict=True)):
+            place = root / part / f"digit {label}"
+            place.mkdir(parents=True, exist_ok=True)
+            image.fromarray(picture[0]).save(place / f"{index}.png")
+    return root
+
+
+def test_from_a_folder_of_images_to_firmware(tmp_path: Path, digits: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    """One command each: look, prune without training, export; the file says how it is fed, and others believe it."""
+    root = _pictures(tmp_path / "photos", digits)
+    model = str(MODELS / "resnet8_digits.onnx")
+    assert main(["data", model, str(root), "--format", "json", "--sheet", str(tmp_path / "s.png")]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert seen["preprocessing"]["found_by"] == "trial"
+    assert seen["model"]["accuracy"] > 0.95
+    assert seen["splits"]["test"]["examples"] == 497
+    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+    out, report = tmp_path / "o.onnx", tmp_path / "r"
+    assert (
+        main(["prune", model, "--macs", "95%", "--no-train", "--data", str(root), "-o", str(out), "--report", str(report)]) == 0
+    )
+    how = json.loads((report / "report.json").read_text())["preprocessing"]
+    assert {"layout", "scale", "mean", "std", "classes", "found_by"} <= how.keys()
+    assert how["classes"] == [f"digit {n}" for n in range(10)]
+    written = preprocessing.from_metadata(load_net(out).metadata)
+    assert written is not None
+    assert written.document() == {**how, "found_by": "metadata"}
+    assert main(["export", str(out), "-o", str(tmp_path / "net.h")]) == 0
+    header = (tmp_path / "net.h").read_text()
+    assert f"#define NET_RAW_SCALE {how['scale']!r}f" in header
+    assert '#define NET_CLASSES {"digit 0", ' in header
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+def test_the_data_command_says_it_in_every_form(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", str(MODELS / "resnet8_digits.onnx"), "digits", "--format", form]) == 0
+    said = capsys.readouterr().out
+    assert "the model knows these classes: right on 99." in said
+    assert ("<img" in said) == (form == "html")
+
+
+def test_labels_of_another_order_are_a_no(tmp_path: Path, digits: Data, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "d.npz", **arrays(digits, "0-255", True, True))
+    assert main(["data", str(MODELS / "resnet8_digits.onnx"), str(tmp_path / "d.npz")]) == 1
+    said = capsys.readouterr().out
+    assert "LABELS: height and width are exchanged" in said
+
+
+# -------------------------------------------------------------------------------------------------------- augmentation
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 10), (12, 10, 3), (1, 49, 10), (9, 128), (16,)])
+@pytest.mark.parametrize("name", augmenting.KINDS)
+def test_every_variation_keeps_shape_type_and_seed(name: str, shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32)
+    before = x.copy()
+    kind = augmenting.KINDS[name]
+    vary = augmenting.augmentation(name + {"": "", "N": "9", "X": "0.3"}[kind.takes])
+    one, other = vary(x, np.random.default_rng(1)), vary(x, np.random.default_rng(1))
+    assert one.shape == x.shape
+    assert one.dtype == np.float32
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(x, before)
+    if len(shape) == 3:
+        assert not np.array_equal(one, x)
+
+
+def test_channels_stay_together_whatever_the_layout() -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3, 12, 10)).astype(np.float32)
+    for spec in ("flip", "crop3", "rotate20", "cutout4"):
+        vary = augmenting.augmentation(spec)
+        first = vary(x, np.random.default_rng(1))
+        last = vary(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), np.random.default_rng(1))
+        np.testing.assert_allclose(first.transpose(0, 2, 3, 1), last, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "spec", ["spin", "flip3", "crop", "crop0", "crop1.5", "rotate999", "noise1e9", "flip,,crop4", "auto,flip"]
+)
+def test_variations_that_nobody_knows_are_refused(spec: str) -> None:
+    with pytest.raises(UsageError, match="--augment"):
+        augmenting.augmentation(spec)
+
+
+def test_defaults_go_by_kind() -> None:
+    assert augmenting.default_for("image", (3, 96, 96)) == "flip,crop12"
+    assert augmenting.default_for("image", (1, 28, 28)) == "crop1"
+    assert augmenting.default_for("audio", (1, 49, 10)) == "shift4,mask1"
+    assert augmenting.default_for("", (9, 128)) == ""
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+
+TINY = """
+import resource, sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from graphs import Graph
+from onnx import save
+from mcuprune.cli import main
+g = Graph("batch", 3, {side}, {side})
+x = g.add("Relu", g.conv("x", 3, 8, kernel={side} // 8, strides=[{side} // 8] * 2, pads=[0] * 4))
+save(g.model(g.dense(g.add("Flatten", x), 8 * 8 * 8, 4)), "net.onnx")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+code = main(["prune", "net.onnx", "--macs", "80%", "--data", "d.npz", "--epochs", "1", "--float", "-o", "out.onnx", "-q"])
+print(code, before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def peak_megabytes(folder: Path, megabytes: int, side: int, *, compressed: bool) -> int:
+    """The most memory that a prune has, on an archive of so many megabytes of images."""
+    n = megabytes * 2**20 // (3 * side**2)
+    random = np.random.default_rng(0)
+    x = np.zeros((n, 3, side, side), np.uint8)
+    x[:, :, ::4, ::4] = random.integers(0, 256, (n, 3, side // 4, side // 4), np.uint8)
+    few = slice(0, 200)
+    save = np.savez_compressed if compressed else np.savez
+    save(folder / "d.npz", x_train=x, y_train=np.arange(n) % 4, x_test=x[few], y_test=np.arange(n)[few] % 4)
+    del x
+    source = TINY.format(tests=str(Path(__file__).parent), side=side)
+    ran = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, timeout=500)
+    code, _, peak = ran.stdout.split()[-3:]
+    assert code == "0", ran.stderr
+    return int(peak)
+
+
+def test_bytes_stay_bytes(tmp_path: Path) -> None:
+    """As float32, with what is held out a copy, these images would take another gigabyte."""
+    small, large = (tmp_path / name for name in ("small", "large"))
+    small.mkdir()
+    large.mkdir()
+    grown = peak_megabytes(large, 160, 96, compressed=False) - peak_megabytes(small, 4, 96, compressed=False)
+    assert grown < 1.6 * 156
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compressed", [False, True])
+def test_half_a_gigabyte_of_images_trains_in_less_than_one_and_a_half(tmp_path: Path, compressed: bool) -> None:
+    assert peak_megabytes(tmp_path, 559, 96, compressed=compressed) < 1500

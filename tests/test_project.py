@@ -1,0 +1,168 @@
+"""Folders of ``export --project``: what Arduino, Zephyr and ESP-IDF ask of their files, and that the code in them runs.
+
+The rules are those that the makers publish: Arduino's library specification (1.5 format), Zephyr's application and twister
+documentation, and ESP-IDF's build system and component manager documentation.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import small_nets
+from hypothesis import given
+from hypothesis import strategies as st
+from test_tflite import int8
+
+from mcuprune import exporting
+from mcuprune.deploy import project
+from mcuprune.deploy.project import PROJECTS, name_of
+from mcuprune.run import runners
+
+if runners.compiler() is None:
+    pytest.skip("no C compiler here", allow_module_level=True)
+
+#: Stems of files that would break some project if they were taken as they are.
+STEMS = ("main", "9 lives", "n" * 90)
+FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror")
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return Path(int8(small_nets.residual(), tmp_path_factory.mktemp("int8") / "net.onnx")).read_bytes()
+
+
+def written(kind: str, stem: str, quantised: bytes, folder: Path) -> Path:
+    model, out = folder / f"{stem}.onnx", folder / "out"
+    model.write_bytes(quantised)
+    exporting.export(exporting.Request(str(model), None, project=(kind, str(out))))
+    return out
+
+
+def network_of(folder: Path, place: str) -> str:
+    """The name that the files carry: of the one header beside the example's."""
+    (header,) = (path for path in (folder / place).glob("*.h") if path.name != "example.h")
+    assert header.with_suffix(".c").exists()
+    return header.stem
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """The commands of a CMakeLists.txt in order, each with its words."""
+    return [(name.lower(), words.split()) for name, words in re.findall(r"^\s*(\w+)\(([^)]*)\)", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_an_arduino_library_keeps_the_librarys_specification(stem: str, quantised: bytes, tmp_path: Path) -> None:
+    folder = written("arduino", stem, quantised, tmp_path)
+    lines = (folder / "library.properties").read_text().splitlines()
+    fields = dict(line.split("=", 1) for line in lines)
+    assert len(fields) == len(lines)
+    required = {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"}
+    assert required <= set(fields) <= required | {"includes", "depends", "dot_a_linkage", "precompiled", "ldflags"}
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}", fields["name"])
+    assert not fields["name"].lower().startswith("arduino")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fields["version"])
+    categories = "Display|Communication|Signal Input/Output|Sensors|Device Control|Timing|Data Storage|Data Processing|Other"
+    assert fields["category"] in categories.split("|")
+    assert fields["url"].startswith("https://")
+    assert re.fullmatch(r"\*|[a-z0-9_]+(,[a-z0-9_]+)*", fields["architectures"])
+    assert fields["includes"] == f"{network_of(folder, 'src')}.h"
+    for sketch in (folder / "examples").iterdir():
+        assert (sketch / f"{sketch.name}.ino").exists()
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_zephyr_application_has_its_files(stem: str, quantised: bytes, tmp_path: Path) -> None:
+    folder = written("zephyr", stem, quantised, tmp_path)
+    listed = commands((folder / "CMakeLists.txt").read_text())
+    assert [name for name, _ in listed] == ["cmake_minimum_required", "find_package", "project", "target_sources"]
+    assert listed[1][1][:2] == ["Zephyr", "REQUIRED"]
+    target, scope, *sources = listed[3][1]
+    assert (target, scope) == ("app", "PRIVATE")
+    assert set(sources) == {path.relative_to(folder).as_posix() for path in folder.rglob("*.c")}
+    for line in (folder / "prj.conf").read_text().splitlines():
+        assert re.fullmatch(r'CONFIG_[A-Z0-9_]+=(y|n|\d+|0x[0-9a-fA-F]+|".*")', line)
+    assert re.findall(r'^source "Kconfig.zephyr"$', (folder / "Kconfig").read_text(), re.MULTILINE)
+    yaml = pytest.importorskip("yaml")
+    sample = yaml.safe_load((folder / "sample.yaml").read_text())
+    assert set(sample) == {"sample", "tests"}
+    assert sample["sample"]["name"]
+    for scenario, settings in sample["tests"].items():
+        assert re.fullmatch(r"[a-zA-Z0-9_-]+(\.[a-zA-Z0-9_-]+)+", scenario)
+        assert set(settings) <= {"tags", "integration_platforms", "platform_allow", "harness", "harness_config", "min_ram"}
+        assert all(re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_]+)*", board) for board in settings["integration_platforms"])
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_an_esp_idf_project_has_its_files(stem: str, quantised: bytes, tmp_path: Path) -> None:
+    folder = written("esp-idf", stem, quantised, tmp_path)
+    listed = commands((folder / "CMakeLists.txt").read_text())
+    assert [name for name, _ in listed] == ["cmake_minimum_required", "include", "project"]
+    assert tuple(map(int, listed[0][1][1].split("."))) >= (3, 16)
+    assert listed[1][1] == ["$ENV{IDF_PATH}/tools/cmake/project.cmake"]
+    ((name, words),) = commands((folder / "main" / "CMakeLists.txt").read_text())
+    assert name == "idf_component_register"
+    assert words[0] == "SRCS"
+    named = {word.strip('"') for word in words[1 : words.index("INCLUDE_DIRS")]}
+    assert named == {path.name for path in (folder / "main").glob("*.c")}
+    yaml = pytest.importorskip("yaml")
+    manifest = yaml.safe_load((folder / "main" / "idf_component.yml").read_text())
+    known = (
+        "version description url repository documentation issues discussion license targets dependencies files tags maintainers"
+    )
+    assert set(manifest) <= {*known.split(), "examples"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+(~\d+)?", manifest["version"])
+    assert re.fullmatch(r"(>=|~|\^|==)?\d+(\.\d+)*", manifest["dependencies"]["idf"])
+    assert re.search(r"^void app_main\(void\)", (folder / "main" / "main.c").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("stem", ["string", "example"])
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_the_code_of_a_project_compiles_and_gives_the_stored_answer(
+    kind: str, stem: str, quantised: bytes, tmp_path: Path
+) -> None:
+    """As the kind's tools call the compiler: with the folder of the sources on the path for headers."""
+    folder = written(kind, stem, quantised, tmp_path)
+    place = {"arduino": "src", "cmake": ".", "esp-idf": "main", "zephyr": "src"}[kind]
+    sources = [str(path) for path in (folder / place).glob("*.c")]
+    build = [*(runners.compiler() or []), *FLAGS, "-I", str(folder / place)]
+    if kind == "arduino":
+        if shutil.which("g++") is None:
+            pytest.skip("no C++ compiler here")
+        (tmp_path / "Arduino.h").write_text(
+            "#include <stdlib.h>\n#include <stdio.h>\nstruct Port {\n  void begin(long) {}\n"
+            "  explicit operator bool() { return true; }\n  void print(const char *s) { fputs(s, stdout); }\n} Serial;\n"
+            "static void delay(int) { exit(0); }\nvoid setup(void);\nvoid loop(void);\n"
+            "int main(void) { setup(); loop(); }\n"
+        )
+        subprocess.run([*build, "-c", *sources, "-o", "net.o"], cwd=tmp_path, check=True)
+        sketch = str(folder / "examples" / "run_one" / "run_one.ino")
+        build = ["g++", "-Wall", "-Wextra", "-Werror", "-I", str(folder / place), "-include", "Arduino.h"]
+        sources = ["net.o", "-x", "c++", sketch]
+    if kind == "esp-idf":
+        (tmp_path / "entry.c").write_text("void app_main(void);\nint main(void) { app_main(); return 0; }\n")
+        sources.append("entry.c")
+    subprocess.run([*build, *sources, "-o", "run"], cwd=tmp_path, check=True)
+    ran = subprocess.run(["./run"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\w+: class \d+, as stored\n", ran.stdout)
+
+
+@given(st.one_of(st.text(max_size=12), st.sampled_from(["Main", "string", "_", "", "__test__", "9", "arm", "STDIO", "int"])))
+def test_a_projects_name_is_a_word_that_nothing_else_has(stem: str) -> None:
+    name = name_of(stem)
+    assert re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII)
+    assert name.casefold() not in project._TAKEN
+    assert not name.casefold().startswith("arduino")
+
+
+def test_a_cmake_project_builds_without_a_warning(quantised: bytes, tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake here")
+    folder = written("cmake", "test", quantised, tmp_path)
+    for command in (["cmake", "-B", "build", "-DCMAKE_C_FLAGS=-Werror"], ["cmake", "--build", "build"]):
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert subprocess.run([folder / "build" / "run_one"], check=False).returncode == 0

@@ -1,0 +1,698 @@
+"""Every format of files that data comes in: written here by other libraries or by hand, read back by ours."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import struct
+import tarfile
+import time
+import wave
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcuprune.data import cache, frontend, loading, pictures
+from mcuprune.data.fitting import Wanted, classifier, label_check
+from mcuprune.data.readers.table import READERS
+from mcuprune.data.sets import Data
+from mcuprune.errors import DataError, MissingExtra, UsageError
+
+Image = pytest.importorskip("PIL.Image")
+SIZE = (8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCUPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def picture(value: int, size: tuple[int, int] = SIZE) -> Any:
+    """An image of three planes: its number, its number doubled, a gradient."""
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1], pixels[..., 2] = value, 2 * value % 256, np.arange(size[1]) * 3
+    return Image.fromarray(pixels)
+
+
+def folder_of(root: Path, classes: list[str], count: int = 6, suffix: str = "png") -> Path:
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            picture(10 * number + index).save(root / name / f"{index}.{suffix}")
+    return root
+
+
+def opened(path: Path | str, n_classes: int = 3, shape: tuple[int, ...] = (3, *SIZE), **more: Any) -> Data:
+    return loading.opened(str(path), Wanted((shape,), (label_check(n_classes),), n_classes, 0, **more))
+
+
+def everything(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    splits = (data.train, data.val, data.test)
+    return np.concatenate([split.x[:] for split in splits]), np.concatenate([split.y for split in splits])
+
+
+# -------------------------------------------------------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "jpg"])
+def test_a_folder_of_classes_gives_every_image_its_label(tmp_path: Path, suffix: str) -> None:
+    data = opened(folder_of(tmp_path / "d", ["ant", "bee", "cat"], 10, suffix))
+    x, y = everything(data)
+    assert data.classes == ("ant", "bee", "cat")
+    assert sorted(y) == [0] * 10 + [1] * 10 + [2] * 10
+    red = x[:, 0].mean((1, 2))
+    assert np.abs(red // 10 - y).max() <= (0 if suffix in ("png", "bmp") else 1)
+    if suffix in ("png", "bmp"):
+        assert sorted(red) == sorted(10 * number + index for number in range(3) for index in range(10))
+
+
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "validation", "testing"), ("trn", "dev", "tst")])
+def test_parts_are_found_in_common_spellings(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for name, count in zip(names, (5, 3, 4), strict=True):
+        folder_of(tmp_path / name, ["a", "b", "c"], count)
+    data = opened(tmp_path)
+    assert [len(split) for split in (data.train, data.val, data.test)] == [15, 9, 12]
+
+
+def test_a_split_that_nobody_brings_is_the_same_for_every_seed(tmp_path: Path) -> None:
+    folder_of(tmp_path / "d", ["a", "b", "c"], 10)
+    splits = [loading.opened(str(tmp_path / "d"), classifier((3, *SIZE), 3, seed)) for seed in (0, 1)]
+    np.testing.assert_array_equal(splits[0].test.x[:], splits[1].test.x[:])
+    assert np.bincount(splits[0].test.y).tolist() == [2, 2, 2]
+    assert not np.array_equal(splits[0].val.x[:], splits[1].val.x[:])
+
+
+def test_folders_of_numbers_are_labels_by_value(tmp_path: Path) -> None:
+    data = opened(folder_of(tmp_path / "d", [str(n) for n in range(11)], 4), 11)
+    assert data.classes == tuple(str(n) for n in range(11))
+    x, y = everything(data)
+    np.testing.assert_array_equal(x[:, 0].mean((1, 2)) // 10, y)
+
+
+def test_the_models_names_number_the_labels(tmp_path: Path) -> None:
+    folder_of(tmp_path / "d", ["ant", "bee", "cat"], 10)
+    data = opened(tmp_path / "d", classes=("cat", "ant", "bee"))
+    x, y = everything(data)
+    np.testing.assert_array_equal(np.array([1, 2, 0])[(x[:, 0].mean((1, 2)) // 10).astype(int)], y)
+    assert data.classes == ("cat", "ant", "bee")
+
+
+def test_names_that_the_model_does_not_know_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has classes bee that the model doesn't name"):
+        opened(folder_of(tmp_path / "d", ["ant", "bee", "cat"], 10), classes=("ant", "cat", "dog"))
+
+
+def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
+    for index in range(20):
+        picture(index).save(tmp_path / f"{index}.png")
+    assert opened(tmp_path, unlabelled=True).train.targets is None
+    with pytest.raises(DataError, match="no labels"):
+        opened(tmp_path)
+
+
+def test_images_are_resized_as_pillow_does_and_grey_ones_made_grey(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for index in range(12):
+        picture(index, (30, 20)).save(tmp_path / "a" / f"{index}.png")
+    data = opened(tmp_path, 1, (1, 8, 8))
+    x, _ = everything(data)
+    wanted = [
+        np.asarray(picture(index, (30, 20)).convert("L").resize((8, 8), Image.Resampling.BILINEAR)) for index in range(12)
+    ]
+    assert sorted(map(bytes, x.astype(np.uint8))) == sorted(bytes(np.ascontiguousarray(one)) for one in wanted)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"\xff\xd8\xff\xe0" + b"\0" * 100])
+def test_what_is_no_image_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
+    folder_of(tmp_path / "d", ["a", "b", "c"], 10)
+    (tmp_path / "d" / "a" / "3.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a/3\.png: not a readable image"):
+        opened(tmp_path / "d")
+
+
+def huge_png(side: int) -> bytes:
+    """A PNG of a few kilobytes that claims side x side pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 10**6)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9000, 12_000, 60_000, 2**30])
+def test_a_picture_that_would_be_huge_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "bomb.png").write_bytes(huge_png(side))
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"bomb\.png"):
+        opened(tmp_path, 1)
+    assert time.monotonic() - started < 1
+
+
+def test_formats_that_pillow_knows_and_nobody_needs_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    picture(1).save(tmp_path / "a" / "x.gif")
+    (tmp_path / "a" / "x.gif").rename(tmp_path / "a" / "x.png")
+    with pytest.raises(DataError, match="not a readable image"):
+        opened(tmp_path, 1)
+
+
+def test_damaged_images_raise_nothing_but_dataerror() -> None:
+    random = np.random.default_rng(0)
+    for kind in ("PNG", "JPEG", "BMP", "WEBP"):
+        file = io.BytesIO()
+        picture(7, (20, 30)).save(file, kind)
+        content = bytearray(file.getvalue())
+        for _ in range(60):
+            damaged = bytearray(content)
+            for place in random.integers(0, len(damaged), 4):
+                damaged[place] = random.integers(0, 256)
+            with contextlib.suppress(DataError):
+                assert pictures.decoded(bytes(damaged[: random.integers(1, len(damaged) + 1)]), 8, 8, 3, "x").shape == (8, 8, 3)
+
+
+def test_many_images_are_decoded_once_and_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_SMALL", 0)
+    root = folder_of(tmp_path / "d", ["a", "b", "c"], 10)
+    first, _ = everything(opened(root))
+    monkeypatch.setattr(pictures, "decoded", None)
+    again, _ = everything(opened(root))
+    np.testing.assert_array_equal(first, again)
+    picture(99).save(root / "a" / "0.png")
+    with pytest.raises(TypeError):  # a changed file is decoded again
+        opened(root)
+
+
+def test_threads_keep_the_order_of_what_they_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+
+    def slow(index: int) -> int:
+        time.sleep(0.002 * (index % 3))
+        return index * index
+
+    assert list(cache.in_order(slow, range(600))) == [index * index for index in range(600)]
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_a_csv_of_files_and_labels(tmp_path: Path) -> None:
+    folder_of(tmp_path / "pictures", ["x", "y"], 10)
+    with (tmp_path / "d.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["filename", "label", "split"])
+        for number, name in enumerate(("x", "y")):
+            for index in range(10):
+                rows.writerow([f"pictures/{name}/{index}.png", ["zebra", "ape"][number], "train" if index < 7 else "test"])
+    data = opened(tmp_path / "d.csv", 2)
+    assert data.classes == ("ape", "zebra")
+    np.testing.assert_array_equal(1 - data.test.x[:][:, 0].mean((1, 2)) // 10, data.test.y)
+    assert len(data.test) == 6
+
+
+def test_json_lines_with_several_columns_give_several_outputs(tmp_path: Path) -> None:
+    folder_of(tmp_path / "p", ["x"], 20)
+    rows = [{"file": f"p/x/{index}.png", "colour": ["red", "blue"][index % 2], "age": index / 2} for index in range(20)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    numbers: Callable[[str, str, Any], np.ndarray] = lambda where, name, values: np.asarray(values, np.float32)  # noqa: E731
+    wanted = Wanted(((3, *SIZE),), (label_check(2), numbers), 2, 0)
+    data = loading.opened(str(tmp_path / "d.jsonl"), wanted)
+    colour, age = (np.concatenate([s.targets[i] for s in (data.train, data.val, data.test)]) for i in (0, 1))
+    np.testing.assert_array_equal(1 - (2 * age) % 2, colour)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no rows"),
+        ("name,label\nx.png,1\n", "no column of files"),
+        ("file,label\nx.png,1,2\n", "row 1 has 3 columns, the head 2"),
+        ("file,label\nx.png,\n", "row 1 has no label"),
+        ("file,label\n../../etc/passwd,1\n", "is no image or WAV file"),
+        ("file,file\nx.png,1\n", "two columns of one name"),
+        ("file,label,split\nx.png,1,maybe\n", "split is 'maybe'"),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(tmp_path: Path, text: str, says: str) -> None:
+    picture(1).save(tmp_path / "x.png")
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(DataError, match=says):
+        opened(tmp_path / "d.csv")
+
+
+# -------------------------------------------------------------------------------------------------------------- arrays
+
+
+def arrays(n: int = 30, shape: tuple[int, ...] = (3, *SIZE)) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    sizes = {"train": n, "test": n // 2}
+    return {
+        key: value
+        for part, size in sizes.items()
+        for key, value in (
+            (f"x_{part}", random.integers(0, 256, (size, *shape), np.uint8)),
+            (f"y_{part}", np.arange(size) % 3),
+        )
+    }
+
+
+@pytest.mark.parametrize("name", ["{letter}_{part}", "{letter}-{part}", "{part}_{letter}", "{part}_{word}", "{word}.{part}"])
+def test_npy_pairs_stay_on_disk(tmp_path: Path, name: str) -> None:
+    given = arrays()
+    for key, value in given.items():
+        letter, part = key.split("_")
+        word = {"x": "images", "y": "labels"}[letter]
+        np.save(tmp_path / f"{name.format(letter=letter.upper(), part=part, word=word)}.npy", value)
+    data = opened(tmp_path)
+    np.testing.assert_array_equal(data.test.x[:], given["x_test"])
+    np.testing.assert_array_equal(data.test.y, given["y_test"])
+    assert isinstance(data.test.x.source, np.memmap)  # type: ignore[attr-defined]
+
+
+def test_stored_arrays_of_an_archive_stay_in_it(tmp_path: Path) -> None:
+    given = arrays(40_000)
+    np.savez(tmp_path / "d.npz", **{**given, "x_train": np.asfortranarray(given["x_train"])})
+    data = opened(tmp_path / "d.npz")
+    np.testing.assert_array_equal(data.test.x[:], given["x_test"])
+    assert isinstance(data.train.x.source.source, np.memmap)  # type: ignore[attr-defined]
+    rows = np.arange(0, 40_000, 777)
+    kept = data.train.x.indices  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(data.train.x[np.searchsorted(kept, kept[rows // 2])], given["x_train"][kept[rows // 2]])
+
+
+def test_an_archive_that_would_swell_is_refused_unread(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, value in arrays().items():
+            with archive.open(f"{key}.npy", "w") as file:
+                if key == "x_train":
+                    shape = (300 * 2**20 // 192, 3, 8, 8)
+                    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                    for _ in range(300):
+                        file.write(bytes(2**20))
+                else:
+                    np.lib.format.write_array(file, value)
+    started = time.monotonic()
+    with pytest.raises(DataError, match="no real data is that dense"):
+        opened(tmp_path / "d.npz")
+    assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.slow
+def test_a_bomb_of_three_gigabytes_is_refused_within_two_seconds(tmp_path: Path) -> None:
+    size = 3 * 10**9 // 192
+    with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, count in (("x_train", size), ("y_train", size), ("x_test", 9), ("y_test", 9)):
+            shape = (count, 3, 8, 8) if key[0] == "x" else (count,)
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                left = int(np.prod(shape))
+                while left:
+                    left -= file.write(bytes(min(left, 2**22)))
+    started = time.monotonic()
+    with pytest.raises(DataError, match="no real data is that dense"):
+        opened(tmp_path / "d.npz")
+    assert time.monotonic() - started < 2
+
+
+def test_several_inputs_and_outputs_have_numbers(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    given = {"x0_train": random.normal(size=(20, 4)), "x1_train": random.normal(size=(20, 2, 3)), "y0_train": np.arange(20) % 2}
+    given |= {"y1_train": random.normal(size=(20, 2))}
+    np.savez(tmp_path / "d.npz", **given)
+    numbers: Callable[[str, str, Any], np.ndarray] = lambda where, name, values: np.asarray(values, np.float32)  # noqa: E731
+    wanted = Wanted(((4,), (2, 3)), (label_check(2), numbers), 2, 0)
+    data = loading.opened(str(tmp_path / "d.npz"), wanted)
+    assert [column.shape[1:] for column in data.train.inputs] == [(4,), (2, 3)]
+    assert data.train.targets is not None
+    order = {tuple(row): index for index, row in enumerate(given["x0_train"].astype(np.float32).tolist())}
+    rows = [order[tuple(row)] for row in data.test.inputs[0][:].tolist()]
+    np.testing.assert_allclose(data.test.inputs[1][:], given["x1_train"][rows], rtol=1e-6)
+
+
+def idx(array: np.ndarray, kind: int) -> bytes:
+    return bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("form", ["{part}-{what}-idx{rank}-ubyte", "{part}-{what}.idx{rank}-ubyte"])
+def test_mnists_format(tmp_path: Path, zipped: bool, form: str) -> None:
+    given = arrays(shape=SIZE)
+    for part, name in (("train", "train"), ("test", "t10k")):
+        for what, rank, array in (("images", 3, given[f"x_{part}"]), ("labels", 1, given[f"y_{part}"].astype(np.uint8))):
+            place = tmp_path / (form.format(part=name, what=what, rank=rank) + (".gz" if zipped else ""))
+            content = idx(array, 8)
+            place.write_bytes(gzip.compress(content) if zipped else content)
+    data = opened(tmp_path, shape=(1, *SIZE))
+    np.testing.assert_array_equal(data.test.x[:][:, 0], given["x_test"])
+    np.testing.assert_array_equal(data.test.y, given["y_test"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0\x08",
+        b"\0\0\x07\x01\0\0\0\x01a",
+        b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        idx(np.zeros((30, 8, 8), np.uint8), 8)[:-1],
+        gzip.compress(idx(np.zeros((30, 8, 8), np.uint8), 8))[:-9],
+        gzip.compress(idx(np.zeros((30, 8, 8), np.uint8), 8) + b"x"),
+        gzip.compress(b"\0\0\x08\x03" + struct.pack(">III", 2**20, 32, 32)),
+    ],
+)
+def test_lying_idx_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match="train-images"):
+        opened(tmp_path, shape=(1, *SIZE), unlabelled=True)
+
+
+def test_cifars_binary_format(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (70, 3, 32, 32), np.uint8), (np.arange(70) % 10).astype(np.uint8)
+    records = np.concatenate([labels[:, None], images.reshape(70, -1)], 1)
+    for number in (1, 2, 3):
+        (tmp_path / f"data_batch_{number}.bin").write_bytes(records[20 * (number - 1) : 20 * number].tobytes())
+    (tmp_path / "test_batch.bin").write_bytes(records[60:].tobytes())
+    (tmp_path / "batches.meta.txt").write_text("\n".join(f"kind {n}" for n in range(10)))
+    data = opened(tmp_path, 10, (3, 32, 32))
+    np.testing.assert_array_equal(data.test.x[:], images[60:])
+    assert data.classes[3] == "kind 3"
+    x, y = everything(data)
+    assert sorted(zip(map(bytes, x.astype(np.uint8)), y.tolist(), strict=True)) == sorted(
+        zip(map(bytes, images), labels.tolist(), strict=True)
+    )
+    (tmp_path / "test_batch.bin").write_bytes(b"123")
+    with pytest.raises(DataError, match="no whole number of records"):
+        opened(tmp_path, 10, (3, 32, 32))
+
+
+# ----------------------------------------------------------------------------------------------------- other libraries
+
+
+def test_coco_gives_images_and_their_boxes(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    for part, count in (("train", 20), ("val", 6)):
+        (tmp_path / f"{part}2017").mkdir()
+        listed, boxes = [], []
+        for index in range(count):
+            picture(index, (20, 40)).save(tmp_path / f"{part}2017" / f"{index}.png")
+            listed.append({"id": 100 + index, "file_name": f"{index}.png", "width": 40, "height": 20})
+            boxes.append({"image_id": 100 + index, "category_id": 7, "bbox": [10, 5, 20, 10]})
+        found = {"images": listed, "annotations": boxes, "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]}
+        (tmp_path / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(found))
+    data = opened(tmp_path, unlabelled=True)
+    assert data.train.targets is None
+    assert data.classes == ("cat", "dog")
+    np.testing.assert_allclose(data.boxes["val"].corners, [[0.25, 0.25, 0.75, 0.75]] * 6)
+    assert set(data.boxes["val"].kind) == {1}
+
+
+def test_coco_opens_no_file_outside_the_data_set(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "secret.png")
+    (tmp_path / "d" / "annotations").mkdir(parents=True)
+    found = {"images": [{"id": 1, "file_name": "../../secret.png", "width": 8, "height": 8}]}
+    (tmp_path / "d" / "annotations" / "train.json").write_text(json.dumps(found))
+    with pytest.raises(DataError, match="no image"):
+        opened(tmp_path / "d", unlabelled=True)
+
+
+@pytest.mark.parametrize("form", ["{part}/{what}", "{what}/{part}"])
+@pytest.mark.parametrize("names", ["names: ['cat', \"dog\"]", "names:\n  - cat\n  - dog", "names:\n  0: cat\n  1: dog"])
+def test_yolo_gives_images_and_their_boxes(tmp_path: Path, form: str, names: str) -> None:
+    for part, count in (("train", 20), ("valid", 6)):
+        for what in ("images", "labels"):
+            (tmp_path / form.format(part=part, what=what)).mkdir(parents=True)
+        for index in range(count):
+            picture(index).save(tmp_path / form.format(part=part, what="images") / f"{index}.jpg")
+            (tmp_path / form.format(part=part, what="labels") / f"{index}.txt").write_text("1 0.5 0.5 0.5 0.25\n")
+    (tmp_path / "data.yaml").write_text(f"train: x\n{names}\nnc: 2\n")
+    data = opened(tmp_path, unlabelled=True)
+    assert data.classes == ("cat", "dog")
+    assert len(data.val) == 6
+    np.testing.assert_allclose(data.boxes["val"].corners, [[0.25, 0.375, 0.75, 0.625]] * 6)
+
+
+@pytest.mark.parametrize("label", ["cls", "json"])
+def test_webdataset_shards(tmp_path: Path, label: str) -> None:
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"train-{shard:06}.tar", "w") as archive:
+            for index in range(10):
+                file = io.BytesIO()
+                picture(10 * shard + index).save(file, "PNG")
+                text = json.dumps({"label": shard}) if label == "json" else str(shard)
+                for suffix, content in (("png", file.getvalue()), (label, text.encode())):
+                    member = tarfile.TarInfo(f"{index:05}.{suffix}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    x, y = everything(opened(tmp_path))
+    np.testing.assert_array_equal(x[:, 0].mean((1, 2)) // 10, y)
+    assert len(y) == 30
+
+
+def test_hugging_face_data_sets_on_disk(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for part, count in (("train", 30), ("test", 9)):
+        (tmp_path / part).mkdir()
+        cells = []
+        for index in range(count):
+            file = io.BytesIO()
+            picture(index).save(file, "PNG")
+            cells.append({"bytes": file.getvalue(), "path": None})
+        table = pa.table({"image": cells, "label": [index % 3 for index in range(count)]})
+        place = str(tmp_path / part / "data-00000-of-00001.arrow")
+        with pa.OSFile(place, "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=7)
+        info = {"features": {"label": {"names": ["ant", "bee", "cat"], "_type": "ClassLabel"}}}
+        (tmp_path / part / "dataset_info.json").write_text(json.dumps(info))
+    data = opened(tmp_path)
+    assert data.classes == ("ant", "bee", "cat")
+    np.testing.assert_array_equal(data.test.x[:][:, 0].mean((1, 2)), np.arange(9))
+    np.testing.assert_array_equal(data.test.y, np.arange(9) % 3)
+
+
+def test_arrow_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.arrow").write_bytes(b"x")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(MissingExtra, match=r"mcuprune\[arrow\]"):
+        opened(tmp_path)
+
+
+def test_a_table_of_lists_of_numbers(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    x = np.random.default_rng(0).normal(size=(30, 2, 3))
+    parquet.write_table(pa.table({"x": x.tolist(), "label": [n % 3 for n in range(30)]}), tmp_path / "train-0.parquet")
+    found, _ = everything(opened(tmp_path, shape=(2, 3)))
+    assert sorted(map(bytes, found)) == sorted(map(bytes, x.astype(np.float32)))
+
+
+# ------------------------------------------------------------------------------------------------------------- objects
+
+
+class Items:
+    """What a torch Dataset is, without torch."""
+
+    classes = ("ant", "bee", "cat")
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= 30:
+            raise IndexError(index)
+        return np.full((3, *SIZE), index, np.float32), index % 3
+
+
+def batches() -> Any:
+    for start in range(0, 30, 8):
+        rows = np.arange(start, min(30, start + 8))
+        yield np.tile(rows[:, None, None, None], (1, 3, *SIZE)).astype(np.float32), rows % 3
+
+
+FORMS: dict[str, Callable[[], Any]] = {
+    "a Dataset": Items,
+    "Datasets by part": lambda: {"train": Items(), "test": Items()},
+    "an iterator of examples": lambda: iter([Items()[index] for index in range(30)]),
+    "an iterator of batches": batches,
+    "a list of two Datasets": lambda: (Items(), Items()),
+    "two arrays": lambda: (np.stack([Items()[i][0] for i in range(30)]), np.arange(30) % 3),
+    "items as mappings": lambda: [{"image": Items()[i][0], "label": i % 3} for i in range(30)].__iter__(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_function_may_return(form: str) -> None:
+    data = loading.opened(FORMS[form](), classifier((3, *SIZE), 3, 0))
+    x, y = everything(data)
+    np.testing.assert_array_equal(x[:, 0, 0, 0] % 3, y)
+    assert sorted(set(x[:, 0, 0, 0])) == list(range(30))
+
+
+def test_a_torch_loader() -> None:
+    torch = pytest.importorskip("torch")
+    loader = torch.utils.data.DataLoader(Items(), batch_size=7, shuffle=True)
+    x, y = everything(loading.opened(loader, classifier((3, *SIZE), 3, 0)))
+    np.testing.assert_array_equal(x[:, 0, 0, 0] % 3, y)
+    assert len(y) == 30
+
+
+@pytest.mark.parametrize(
+    "given", [3, None, [], (1, 2, 3), iter([]), {"test": Items()}, iter([(np.zeros(2), 1), (np.zeros(3), 1)])]
+)
+def test_objects_that_are_no_data_are_refused(given: Any) -> None:
+    with pytest.raises(DataError):
+        loading.opened(given, classifier((3, *SIZE), 3, 0))
+
+
+# --------------------------------------------------------------------------------------------------------------- sound
+
+
+def write_wave(path: Path, sound: np.ndarray, rate: int = 16000, width: int = 2, channels: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        values = np.repeat(np.round(sound * (2 ** (8 * width - 1) - 1)).astype(np.int64), channels)
+        if width == 1:
+            file.writeframes((values + 128).astype(np.uint8).tobytes())
+        else:
+            file.writeframes(values.astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width].tobytes())
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_of_every_width_are_read(tmp_path: Path, width: int, channels: int) -> None:
+    sound = np.sin(np.arange(4000) / 7) * 0.8
+    write_wave(tmp_path / "x.wav", sound, 8000, width, channels)
+    found, rate = frontend.read_wave(tmp_path / "x.wav")
+    assert rate == 8000
+    np.testing.assert_allclose(found, sound, atol=2.0 ** (2 - 8 * width))
+
+
+@pytest.mark.parametrize(("old", "new"), [(8000, 16000), (44100, 16000), (48000, 16000), (16000, 22050)])
+def test_resampled_tones_are_the_same_tones(old: int, new: int) -> None:
+    found = frontend.resampled(np.sin(2 * np.pi * 440 * np.arange(old // 2) / old), old, new)
+    wanted = np.sin(2 * np.pi * 440 * np.arange(len(found)) / new)
+    assert abs(len(found) - new // 2) <= 1
+    np.testing.assert_allclose(found[200:-200], wanted[200:-200], atol=2e-3)
+
+
+def test_what_a_lower_rate_cannot_hold_is_filtered_out() -> None:
+    high = np.sin(2 * np.pi * 11_000 * np.arange(44_100) / 44_100)
+    assert np.abs(frontend.resampled(high, 44_100, 16_000)[500:-500]).max() < 0.02
+
+
+def test_features_are_what_a_loop_over_the_definitions_gives() -> None:
+    """Frames, window, discrete Fourier sums, triangles on the mel scale and cosines, each by its formula."""
+    s = frontend.Settings(samples=2000, window=400, hop=300, fft=512, mels=12, coefficients=5)
+    sound = np.random.default_rng(0).normal(0, 0.1, 2000)
+    rows = []
+    for start in range(0, 2000 - 400 + 1, 300):
+        frame = [sound[start + n] * (0.5 - 0.5 * np.cos(2 * np.pi * n / 400)) for n in range(400)]
+        spectrum = [abs(sum(v * np.exp(-2j * np.pi * k * n / 512) for n, v in enumerate(frame))) for k in range(257)]
+        mel = [1127 * np.log(1 + k * 16000 / 512 / 700) for k in range(257)]
+        edges = np.linspace(1127 * np.log(1 + 20 / 700), 1127 * np.log(1 + 4000 / 700), 14)
+        bands = []
+        for band in range(12):
+            left, middle, right = edges[band : band + 3]
+            weights = [max(0, min((m - left) / (middle - left), (right - m) / (right - middle))) for m in mel]
+            bands.append(np.log(sum(w * v for w, v in zip(weights[1:], spectrum[1:], strict=True)) + 1e-6))
+        scale = 1 / np.sqrt(2 * 12)
+        rows.append([2 * scale * sum(b * np.cos(np.pi * k * (2 * n + 1) / 24) for n, b in enumerate(bands)) for k in range(5)])
+    np.testing.assert_allclose(frontend.features(sound, s), rows, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "window", "hop"),
+    [
+        ((1, 49, 10), "mfcc", 480, 320),
+        ((49, 10), "mfcc", 480, 320),
+        ((1, 98, 40), "logmel", 400, 160),
+        ((1, 40, 98), "logmel", 400, 160),
+        ((1, 101, 64), "logmel", 400, 160),
+        ((1, 61, 13), "mfcc", 512, 256),
+        ((1, 16000), "raw", 480, 320),
+    ],
+)
+def test_front_ends_are_found_by_the_models_input(shape: tuple[int, ...], kind: str, window: int, hop: int) -> None:
+    found = frontend.settings_for(shape, {}, "x")
+    assert (found.kind, found.window, found.hop) == (kind, window, hop)
+    sound = np.random.default_rng(0).normal(size=9000)
+    assert frontend.features(sound, found).shape == tuple(size for size in shape if size != 1)
+
+
+def test_a_front_end_that_is_asked_for_counts() -> None:
+    asked = frontend.parsed("mfcc,window=40ms,hop=20ms,mels=20,rate=8000,samples=8000")
+    found = frontend.settings_for((1, 49, 10), asked, "x")
+    assert (found.rate, found.window, found.hop, found.mels, found.fft) == (8000, 320, 160, 20, 512)
+    with pytest.raises(DataError, match="--frontend"):
+        frontend.settings_for((1, 77, 10), {}, "x")
+    for wrong in ("mfc", "window=", "window=x", "window=1h", "kind=3", "fft=1e999999999999999999999"):
+        with pytest.raises(UsageError, match="--frontend"):
+            frontend.parsed(wrong)
+
+
+def words(root: Path, names: list[str], speakers: int = 12) -> Path:
+    random = np.random.default_rng(0)
+    for number, name in enumerate(names):
+        for speaker in range(speakers):
+            tone = 0.5 * np.sin(2 * np.pi * (300 + 150 * number) * np.arange(8000) / 8000)
+            write_wave(root / name / f"{speaker:08x}_nohash_0.wav", tone + random.normal(0, 0.01, 8000), 8000)
+    return root
+
+
+def test_words_are_classes_and_speakers_stay_together(tmp_path: Path) -> None:
+    root = words(tmp_path / "d", ["go", "no", "yes"], 40)
+    data = opened(root, 3, (1, 49, 10))
+    assert data.classes == ("go", "no", "yes")
+    assert data.kind == "audio"
+    assert len(data.test) % 3 == 0
+    assert {split.x.shape[1:] for split in (data.train, data.val, data.test)} == {(1, 49, 10)}
+
+
+def test_strange_words_are_unknown_and_noise_is_silence(tmp_path: Path) -> None:
+    root = words(tmp_path / "d", ["go", "no", "tree", "wow", "yes"])
+    noise = np.random.default_rng(0).normal(0, 0.1, 40_000)
+    write_wave(root / "_background_noise_" / "hiss.wav", noise)
+    names = ("yes", "no", "go", "silence", "unknown")
+    data = opened(root, 5, (1, 49, 10), classes=names)
+    assert data.classes == names
+    _, y = everything(data)
+    counts = np.bincount(y, minlength=5)
+    assert counts[:3].tolist() == [12, 12, 12]
+    assert counts[4] <= 14
+    assert counts[3] >= 8
+
+
+def test_words_that_fit_no_class_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 3 words .* the model 7 classes; name the classes"):
+        opened(words(tmp_path / "d", ["go", "no", "yes"], 3), 7, (1, 49, 10))
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"RIFF\xff\xff\xff\x7fWAVEfmt \x10\0\0\0\x03\0\x01\0" + b"\0" * 40])
+def test_what_is_no_sound_is_refused(tmp_path: Path, content: bytes) -> None:
+    root = words(tmp_path / "d", ["go", "no"], 4)
+    (root / "go" / "00000001_nohash_0.wav").write_bytes(content)
+    with pytest.raises(DataError, match="not a readable WAV file"):
+        opened(root, 2, (1, 49, 10))
+
+
+# ----------------------------------------------------------------------------------------------------------- the table
+
+
+def test_every_reader_has_its_words_and_an_empty_folder_is_refused_with_all_of_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        opened(tmp_path)
+    for reader in READERS:
+        assert reader.what in str(refused.value) or "..." in str(refused.value)

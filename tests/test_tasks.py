@@ -1,0 +1,410 @@
+"""Kinds of tasks: what targets each takes, its loss and its figure against hand counts, and whole prunes of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tasks_data
+import torch
+from test_pruning import limits
+
+from mcuprune import pruning
+from mcuprune.errors import DataError, UsageError
+from mcuprune.graph.network import Network
+from mcuprune.pruning import Request
+from mcuprune.report import prune as outcome
+from mcuprune.run.verify import verify
+from mcuprune.train import evaluate
+from mcuprune.train.tasks.choice import chosen, distilled
+from mcuprune.train.tasks.classify import Classify, Segment
+from mcuprune.train.tasks.distill import Distill
+from mcuprune.train.tasks.heads import Head, heads, recognised
+from mcuprune.train.tasks.kind import Kind
+from mcuprune.train.tasks.metrics import Agreement, Classes, Errors, Labels, Metric, Overlap, several
+from mcuprune.train.tasks.regress import Regress
+
+torch.set_num_threads(1)
+DRAW = np.random.default_rng(0)
+
+
+def pruned(net: Network, arrays: dict[str, np.ndarray], folder: Path, macs: str = "50%", **wishes: Any) -> pruning.Result:
+    return pruning.prune(Request("net.onnx", limits(macs=macs), str(folder / "o.onnx"), **wishes), net=net, data_set=arrays)
+
+
+def kind_of(net: Network, task: str, targets: np.ndarray) -> Kind:
+    """The kind that is chosen for the targets of a network's only output."""
+    return chosen(net, heads(net), task, "data", {"train": [targets]})[0].kinds[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ recognised
+
+
+@pytest.mark.parametrize(
+    ("net", "targets", "name", "form"),
+    [
+        (tasks_data.vector_net(4), np.arange(8) % 4, "classify", "one"),
+        (tasks_data.vector_net(4, "Softmax"), np.eye(4)[np.arange(8) % 4], "classify", "one"),
+        (tasks_data.vector_net(4, "Sigmoid"), (DRAW.random((8, 4)) > 0.4).astype(int), "classify", "labels"),
+        (tasks_data.vector_net(1, "Sigmoid"), np.arange(8) % 2, "classify", "binary"),
+        (tasks_data.vector_net(1), np.arange(8) % 2, "classify", "binary"),
+        (tasks_data.vector_net(1), np.linspace(0, 1, 8), "regress", None),
+        (tasks_data.vector_net(3), DRAW.random((8, 3)), "regress", None),
+        (tasks_data.unet(), tasks_data.shapes(8)[1], "segment", "one"),
+        (tasks_data.unet(classes=1, ending="Sigmoid"), tasks_data.shapes(8)[1] > 0, "segment", "binary"),
+        (tasks_data.unet(classes=2), (DRAW.random((8, 2, 16, 16)) > 0.5), "segment", "labels"),
+        (tasks_data.unet(classes=2), DRAW.random((8, 2, 16, 16)), "regress", None),
+    ],
+)
+def test_the_task_is_what_outputs_and_targets_say(net: Network, targets: np.ndarray, name: str, form: str | None) -> None:
+    kind = kind_of(net, "auto", np.asarray(targets))
+    assert (kind.name, getattr(kind, "form", None)) == (name, form)
+
+
+def test_what_one_split_shows_of_labels_holds_for_all() -> None:
+    """Rows with one label each may be one of several labels at once: the training examples tell."""
+    net, ones = tasks_data.vector_net(4, "Sigmoid"), np.eye(4, dtype=int)
+    objective, taken = chosen(net, heads(net), "auto", "data", {"val": [ones], "train": [1 - ones]})
+    assert isinstance(objective.kinds[0], Classify)
+    assert objective.kinds[0].form == "labels"
+    np.testing.assert_array_equal(taken["val"][0], ones)
+
+
+@pytest.mark.parametrize("ending", ["softmax", "sigmoid", "none"])
+def test_probabilities_are_recognised_by_their_values_whatever_makes_them(ending: str) -> None:
+    logits = DRAW.standard_normal((20, 5))
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    values = {"softmax": shares, "sigmoid": 1 / (1 + np.exp(-logits)), "none": logits}[ending]
+    (head,) = recognised((Head("y", (5,), "y", "none"),), [values.astype(np.float32)])
+    assert head.ending == {"softmax": "shares", "sigmoid": "units", "none": "none"}[ending]
+
+
+def test_a_loss_of_probabilities_is_that_of_the_logits_behind_them() -> None:
+    logits = torch.randn(6, 5, dtype=torch.float64)
+    target = torch.arange(6) % 5
+    by_logits = Classify(Head("y", (5,), "y", "none")).loss(logits, target, 0.0)
+    by_shares = Classify(Head("y", (5,), "y", "shares")).loss(logits.softmax(1), target, 0.0)
+    assert float(by_shares) == pytest.approx(float(by_logits), rel=1e-9)
+    one = torch.randn(6, 1, dtype=torch.float64)
+    binary = [Classify(Head("y", (1,), "y", ending)) for ending in ("none", "units")]
+    pair = [float(kind.loss(x, target % 2, 0.0)) for kind, x in zip(binary, (one, one.sigmoid()), strict=True)]
+    assert pair[0] == pytest.approx(pair[1], rel=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------------------- losses
+
+
+def test_the_loss_of_places_counts_each_known_place_once() -> None:
+    kind = Segment(Head("y", (3, 4, 5), "y", "none"))
+    logits, target = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(-1, 3, (2, 4, 5))
+    rows = logits.permute(0, 2, 3, 1).reshape(-1, 3).log_softmax(1)
+    known = target.flatten() >= 0
+    by_hand = -rows[known, target.flatten()[known]].mean()
+    assert float(kind.loss(logits, target, 0.0)) == pytest.approx(float(by_hand), rel=1e-9)
+
+
+def test_classes_of_places_may_lie_on_the_last_axis() -> None:
+    first, last = Segment(Head("y", (3, 8, 9), "y", "none")), Segment(Head("y", (8, 9, 3), "y", "none"))
+    logits, target = torch.randn(2, 3, 8, 9), torch.randint(0, 3, (2, 8, 9))
+    assert torch.allclose(first.loss(logits, target, 0.0), last.loss(logits.permute(0, 2, 3, 1), target, 0.0))
+
+
+def test_an_error_is_measured_in_units_of_the_targets_own_spread() -> None:
+    kind = Regress(Head("y", (2,), "y", "none"))
+    targets = np.array([[0.0, 0.0], [2.0, 200.0]], np.float32)
+    kind.prepare(targets)
+    loss = kind.loss(torch.tensor([[1.0, 100.0]]), torch.zeros(1, 2), 0.0)
+    assert float(loss) == pytest.approx(1.0)  # each is one standard deviation off
+
+
+@pytest.mark.parametrize("ending", ["softmax", "sigmoid", "none"])
+@pytest.mark.parametrize("shape", [(5,), (5, 4, 4)])
+def test_a_network_that_answers_as_its_teacher_has_no_loss_and_full_agreement(ending: Any, shape: tuple[int, ...]) -> None:
+    kind = Distill(Head("y", shape, "y", ending))
+    answer = torch.randn(16, *shape)
+    kind.prepare(answer.numpy())
+    other = answer + 0.5 * torch.randn(16, *shape)
+    assert abs(float(kind.teach(answer, answer))) < 1e-5
+    assert float(kind.teach(other, answer)) > 0.01
+    output = kind.output(answer)
+    assert abs(float(kind.loss(answer, output, 0.0))) < 1e-4  # targets are outputs, losses are taken of logits
+    tally = kind.tally()
+    tally.add(kind.measured(output.numpy()), kind.truth(output.numpy()))
+    assert tally.metric().value == 1.0
+
+
+def test_no_output_drowns_the_others() -> None:
+    """Losses of numbers are divided by what the best constant answer has, whatever their unit."""
+    small, large = Distill(Head("a", (4, 2), "a", "none"), alone=False), Distill(Head("b", (4, 2), "b", "none"), alone=False)
+    answers = torch.randn(64, 4, 2)
+    small.prepare(answers.numpy())
+    large.prepare(1000 * answers.numpy())
+    wrong = torch.zeros(64, 4, 2)
+    assert float(small.teach(wrong, answers)) == pytest.approx(float(large.teach(wrong, 1000 * answers)), rel=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------- figures
+
+
+def test_figures_of_classes_are_those_counted_by_hand() -> None:
+    outputs, targets = np.array([0, 0, 1, 1, 2, 0]), np.array([0, 1, 1, 1, -1, 2])
+    tally = Classes(3)
+    tally.add(outputs[:3], targets[:3])
+    tally.add(outputs[3:], targets[3:])
+    assert tally.accuracy == 3 / 5
+    # class 0: 1 hit, 2 false alarms, 0 misses; class 1: 2 hits, 0, 1; class 2: 0, 0, 1
+    np.testing.assert_allclose(tally.f1(), [2 / 4, 4 / 5, 0.0])
+    np.testing.assert_allclose(tally.iou(), [1 / 3, 2 / 3, 0.0])
+    masks = Overlap(3)
+    masks.add(outputs, targets)
+    assert masks.metric().value == pytest.approx((1 / 3 + 2 / 3 + 0) / 3)
+
+
+@pytest.mark.parametrize(("counts", "name"), [((50, 50), "accuracy"), ((90, 10), "f1"), ((30, 35, 35), "accuracy")])
+def test_uneven_classes_are_measured_by_f1_and_their_accuracy_goes_along(counts: tuple[int, ...], name: str) -> None:
+    tally, labels = Classes(len(counts)), np.repeat(np.arange(len(counts)), counts)
+    tally.add(np.zeros_like(labels), labels)
+    metric = tally.metric()
+    assert metric.name == name
+    assert metric.accuracy == counts[0] / sum(counts)
+    assert not tally.learned()
+
+
+def test_figures_of_several_labels_and_of_numbers_are_those_counted_by_hand() -> None:
+    labels = Labels(2)
+    labels.add(np.array([[1, 0], [1, 1], [0, 0]]), np.array([[1, 1], [0, 1], [0, 0]]))
+    assert labels.metric().value == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert labels.metric().more["label_accuracy"] == pytest.approx(4 / 6)
+    errors = Errors(2.0)
+    errors.add(np.array([[1.0], [2.0], [6.0]]), np.array([[1.0], [3.0], [5.0]]))
+    found = errors.metric()
+    assert found.value == pytest.approx(2 / 3)
+    assert found.more["r2"] == pytest.approx(1 - 2 / 8)
+    assert found.floor(0.1) == pytest.approx(-(2 / 3) * 1.1)
+
+
+def test_agreement_is_the_explained_share_of_the_originals_variance() -> None:
+    original = DRAW.standard_normal((1000, 4))
+    tally = Agreement(None, scores=False)
+    tally.add(original + 0.1 * DRAW.standard_normal((1000, 4)), original)
+    metric = tally.metric()
+    assert metric.value == pytest.approx(0.99, abs=0.002)
+    assert metric.more["snr_db"] == pytest.approx(20, abs=1)
+
+
+def test_one_figure_of_several_outputs_is_their_mean_as_shares() -> None:
+    found = several({"a": Metric("accuracy", "", 0.9), "b": Metric("mae", "", 3.0, "value", "lower", {"r2": 0.5})})
+    assert found.value == pytest.approx(0.7)
+    assert found.more["b/mae"] == 3.0
+
+
+# -------------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("net", "task", "targets", "said"),
+    [
+        (tasks_data.vector_net(4), "classify", np.array([0, 4]), "labels from 0 to 4"),
+        (tasks_data.vector_net(4), "classify", np.array([0.5, 1.0]), "--task regress"),
+        (tasks_data.vector_net(3), "regress", np.zeros((2, 4)), r"wants numbers of shape \(n, 3\)"),
+        (tasks_data.vector_net(3), "regress", np.full((2, 3), np.nan), "NaN or infinite values in 2 of 2"),
+        (tasks_data.unet(), "segment", np.zeros((2, 8, 8), int), r"classes of places \[16, 16\]"),
+        (tasks_data.unet(), "auto", np.zeros((2, 8, 8), int), "--unlabelled"),
+        (tasks_data.unet(), "segment", np.full((2, 16, 16), 3), "labels from 3 to 3"),
+        (tasks_data.unet(), "classify", np.zeros(2, int), "--task segment"),
+        (tasks_data.vector_net(4), "auto", np.array(["a", "b"]), "dtype"),
+    ],
+)
+def test_targets_that_do_not_go_with_the_output_are_refused(net: Network, task: str, targets: np.ndarray, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        kind_of(net, task, targets)
+    assert str(caught.value).startswith("data: ")
+
+
+def test_places_that_nobody_knows_may_be_255_or_minus_1() -> None:
+    targets = tasks_data.shapes(4)[1].astype(np.uint8)
+    targets[0, :3] = 255
+    kind = kind_of(tasks_data.unet(), "auto", targets)
+    assert (kind.taken("data", targets)[0, :3] == -1).all()
+
+
+def test_moving_what_is_in_an_input_but_not_its_mask_is_refused(tmp_path: Path) -> None:
+    arrays = tasks_data.split(lambda n, seed: tasks_data.shapes(n, seed=seed), 32, 16)
+    with pytest.raises(UsageError, match=r"--augment flip: moves .* segmentation"):
+        pruned(tasks_data.unet(), arrays, tmp_path, augment="flip,noise0.1", epochs=1)
+
+
+@pytest.mark.parametrize("wishes", [{"from_scratch": True}, {"distill": False}])
+def test_without_targets_there_must_be_something_to_learn_from(wishes: dict[str, Any], tmp_path: Path) -> None:
+    arrays = tasks_data.split(tasks_data.curves, 64, 32)
+    with pytest.raises((DataError, UsageError), match="to learn from"):
+        pruned(tasks_data.vector_net(2), arrays, tmp_path, unlabelled=True, epochs=1, **wishes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_targets_for_too_few_outputs_are_refused_with_the_way_out() -> None:
+    layers = tasks_data.Layers()
+    body = layers.dense("x", 8, 8, relu=True)
+    outputs = {name: (layers.dense(body, 8, 2), [2]) for name in ("a", "b")}
+    net = layers.net({"x": [8]}, outputs)
+    with pytest.raises(DataError, match=r"1 output\(s\), the model has 2 \(a, b\).*--unlabelled"):
+        chosen(net, heads(net), "auto", "data", {"train": [np.zeros(4, int)]})
+
+
+# ----------------------------------------------------------------------------------------------------------- whole prunes
+
+
+@pytest.mark.parametrize(
+    ("net", "make", "epochs", "name", "worst"),
+    [
+        (tasks_data.vector_net(2), tasks_data.curves, 12, "mae", 0.3),
+        (tasks_data.vector_net(1, "Sigmoid"), tasks_data.yes_or_no, 12, "accuracy", 0.9),
+        (tasks_data.vector_net(4, "Sigmoid"), tasks_data.several_labels, 12, "f1", 0.9),
+        (tasks_data.unet(width=6), lambda n, seed: tasks_data.shapes(n, seed=seed), 3, "miou", 0.7),
+    ],
+    ids=["regress", "sigmoid", "labels", "segment"],
+)
+def test_every_kind_is_trained_pruned_quantised_and_measured(
+    net: Network, make: Any, epochs: int, name: str, worst: float, tmp_path: Path
+) -> None:
+    arrays = tasks_data.split(make, 256, 128)
+    result = pruned(net, arrays, tmp_path, epochs=epochs, batch=16, seed=1)
+    document = outcome.document(result)
+    metric = document["metric"]
+    assert result.ok
+    assert metric["name"] == name
+    assert document["after"]["accuracy_int8"] == (metric["after_int8"]["value"] if name == "accuracy" else None)
+    value = metric["after_int8"]["value"]
+    assert value < worst if metric["better"] == "lower" else value > worst
+    # what is reported is what the file computes: counted anew from its outputs
+    outputs = evaluate.Model(tmp_path / "o.onnx")(arrays["x_test"])
+    y = arrays["y_test"]
+    if name == "mae":
+        assert value == pytest.approx(np.abs(outputs - y).mean(), rel=1e-5)
+    if name == "accuracy":
+        assert value == pytest.approx(((outputs[:, 0] > 0.5) == y).mean())
+    if name == "miou":
+        named = outputs.argmax(1)
+        iou = [((named == c) & (y == c)).sum() / ((named == c) | (y == c)).sum() for c in range(3)]
+        assert value == pytest.approx(np.mean(iou))
+    assert metric["shown_as"] in outcome.text(document)
+    assert [step["metric"] for step in document["history"] if step["metric"] is not None]
+    json.dumps(document)
+
+
+def test_a_network_of_two_inputs_is_pruned_and_verified_on_both(tmp_path: Path) -> None:
+    arrays = tasks_data.fused(256, 128)
+    result = pruned(tasks_data.fusion(), arrays, tmp_path, epochs=10, batch=16)
+    assert result.ok
+    assert result.accuracy_int8 is not None
+    assert result.accuracy_int8 > 0.8
+    found = verify(result.network.path, data=arrays, examples=16)
+    assert found.ok
+    assert found.metric is not None
+    assert found.examples["arrays"] == 16
+
+
+def test_a_network_teaches_itself_without_targets(tmp_path: Path) -> None:
+    """Trained first with targets; then pruned without any, and held against its own answers."""
+    arrays = tasks_data.split(tasks_data.yes_or_no, 256, 128)
+    trained = pruned(
+        tasks_data.vector_net(1, "Sigmoid"), arrays, tmp_path, macs="100%", epochs=10, batch=16, int8=False
+    ).network
+    inputs = {key: x for key, x in arrays.items() if key.startswith("x")}
+    result = pruned(trained, inputs, tmp_path, epochs=10, batch=16)
+    assert result.figures is not None
+    assert (result.figures.task, result.figures.labelled) == ("distill", False)
+    assert result.figures.before.value == 1.0
+    assert result.figures.after.value > 0.7
+    assert result.accuracy is None
+    same = (evaluate.Model(tmp_path / "o.onnx")(arrays["x_test"]) > 0.5) == arrays["y_test"][:, None]
+    assert same.mean() > 0.85
+
+
+def test_inputs_without_targets_calibrate_where_nothing_is_trained(tmp_path: Path) -> None:
+    arrays = tasks_data.split(tasks_data.curves, 256, 128)
+    inputs = {key: x for key, x in arrays.items() if key.startswith("x")}
+    result = pruned(tasks_data.vector_net(2), inputs, tmp_path, macs="100%", train=False)
+    assert result.figures is not None
+    assert result.figures.after.value > 0.97  # eight bits, ranges of the examples
+    assert not any("no data" in note for note in result.notes)
+
+
+def test_several_outputs_have_a_task_each(tmp_path: Path) -> None:
+    layers = tasks_data.Layers()
+    body = layers.dense(layers.dense("x", 8, 24, relu=True), 24, 16, relu=True)
+    net = layers.net({"x": [8]}, {"side": (layers.dense(body, 16, 2), [2]), "size": (layers.dense(body, 16, 2), [2])})
+    arrays: dict[str, np.ndarray] = {}
+    for part, count, seed in (("train", 256, 1), ("val", 64, 2), ("test", 64, 3)):
+        arrays[f"x_{part}"], arrays[f"y0_{part}"] = tasks_data.yes_or_no(count, seed)
+        arrays[f"y1_{part}"] = tasks_data.curves(count, seed)[1]
+    result = pruned(net, arrays, tmp_path, epochs=10, batch=16)
+    assert result.figures is not None
+    assert result.figures.task == "several"
+    assert result.figures.after.more["side/accuracy"] > 0.8  # type: ignore[operator]
+    assert result.figures.after.more["size/mae"] < 0.5  # type: ignore[operator]
+
+
+def test_distillation_needs_no_idea_of_what_outputs_mean() -> None:
+    net = tasks_data.unet(ending="Sigmoid")
+    objective = distilled(heads(net))
+    assert objective.taught_only
+    assert objective.moves
+    assert objective.tensors != net.outputs  # losses are taken of what the Sigmoid reads
+
+
+# -------------------------------------------------------------------------------------------------------- a loss of one's own
+
+
+def test_a_loss_of_ones_own_trains_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mylosses_of_tests.py").write_text(
+        "import torch\ncalls = []\ndef pinball(output, target):\n    calls.append(output.shape)\n"
+        "    apart = target - output\n    return torch.maximum(0.9 * apart, -0.1 * apart).mean()\n"
+    )
+    arrays = tasks_data.split(lambda n, seed: (tasks_data.rows(n, seed), tasks_data.rows(n, seed + 9, 1)), 256, 128)
+    request = Request("net.onnx", limits(macs="60%"), "o.onnx", epochs=10, loss_function="mylosses_of_tests:pinball")
+    result = pruning.prune(request, net=tasks_data.vector_net(1), data_set=arrays)
+    assert result.ok
+    above = (evaluate.Model("o.onnx")(arrays["x_train"]) > arrays["y_train"]).mean()
+    assert 0.8 < above < 0.97  # the 0.9 quantile, which no other loss here would find
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return output", "returned .*must return one number"),
+        ("return 1.0", "returned float"),
+        ("return (output - target[:, :3]).missing()", "raised AttributeError.*called with float32"),
+        ("return (output * float('nan')).sum()", "must be finite"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused_before_the_work(
+    body: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"loss{abs(hash(body))}"
+    Path(f"{name}.py").write_text(f"def loss(output, target):\n    {body}\n")
+    arrays = tasks_data.split(tasks_data.curves, 64, 32)
+    request = Request("net.onnx", limits(macs="50%"), "o.onnx", epochs=1, loss_function=f"{name}:loss")
+    with pytest.raises(UsageError, match=said):
+        pruning.prune(request, net=tasks_data.vector_net(2), data_set=arrays)
+    assert not Path("o.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("nolosses:mse", "no module 'nolosses'"),
+        ("json:nothing", "has no 'nothing'"),
+        ("mine.py:loss", "without .py: --loss-function mine:loss"),
+        ("loss", "module:function"),
+    ],
+)
+def test_a_loss_that_is_not_there_is_told(spec: str, said: str, tmp_path: Path) -> None:
+    arrays = tasks_data.split(tasks_data.curves, 64, 32)
+    with pytest.raises(UsageError, match=said):
+        pruned(tasks_data.vector_net(2), arrays, tmp_path, loss_function=spec, epochs=1)

@@ -1,0 +1,109 @@
+"""``verify OUT.tflite``: the file on disk runs in its predicted arena, whoever wrote it; a damaged one is refused in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import mcuprune
+from mcuprune import exporting
+from mcuprune.cli import main
+from mcuprune.deploy import tflite, tflite_reader
+from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.graph import network
+
+pytest.importorskip("tflite_micro")
+
+MODELS = Path(__file__).parents[1] / "models"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """branchy_digits as int8 ONNX and, alone in a folder of its own, as .tflite."""
+    folder = tmp_path_factory.mktemp("written")
+    (folder / "alone").mkdir()
+    exporting.export(exporting.Request(str(MODELS / "branchy_digits.onnx"), str(folder / "net.onnx"), data="digits"))
+    exporting.export(exporting.Request(str(folder / "net.onnx"), str(folder / "alone" / "net.tflite")))
+    return folder
+
+
+def test_a_file_alone_runs_in_the_arena_that_is_predicted_for_it(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(written / "alone" / "net.tflite")
+    assert main(["verify", path, "--data", "digits", "--examples", "60", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+    assert found["runtimes"]["onnxruntime"] is None
+    assert found["runtimes"]["tflm"]["accuracy"] > 0.9
+    assert found["arena"]["measured"] <= found["arena"]["predicted_same_pointers"] <= 1.02 * found["arena"]["measured"]
+    assert found["arena"]["head_measured"] == found["arena"]["head_predicted"]
+    assert found["tflite"]["bytes"] == Path(path).stat().st_size
+    own = mcuprune.profile(written / "net.onnx")
+    assert found["arena"]["predicted"] == own.arena
+    assert mcuprune.verify(path, examples=4).ok
+
+
+def test_the_file_that_is_written_is_the_one_that_verify_of_its_onnx_judges(written: Path) -> None:
+    """It has a memory plan, without which its head would be larger."""
+    alone, source = written / "alone" / "net.tflite", written / "net.onnx"
+    found = mcuprune.verify(source, examples=4)
+    assert found.converted.content == alone.read_bytes()
+    assert found.converted.plan
+    assert found.memory.head_measured == found.memory.head_predicted
+    assert found.memory.predicted == mcuprune.verify(alone, examples=4).memory.predicted
+
+
+def test_beside_its_onnx_file_it_is_compared_with_onnxruntime(written: Path, tmp_path: Path) -> None:
+    for file in (written / "net.onnx", written / "alone" / "net.tflite"):
+        shutil.copy(file, tmp_path)
+    found = mcuprune.verify(tmp_path / "net.tflite", examples=4)
+    assert found.ok
+    assert found.onnxruntime is not None
+    assert found.path.endswith("net.tflite")
+    shutil.copy(MODELS / "dscnn_digits.onnx", tmp_path / "net.onnx")  # another model under the same name vouches for nothing
+    assert mcuprune.verify(tmp_path / "net.tflite", examples=4).onnxruntime is None
+
+
+@pytest.mark.parametrize("name", ["branchy_digits", "dscnn_digits", "mbv2se_digits", "resnet8_digits"])
+def test_what_is_read_is_what_was_written(name: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "net.onnx")
+    exporting.export(exporting.Request(str(MODELS / f"{name}.onnx"), out, data="digits"))
+    for names in (False, True):
+        made = tflite.convert(network.load(out), offline=True, names=names)
+        read = tflite_reader.parsed(made.content, "net.tflite")
+        assert read.plan == made.plan
+        assert [operator.name for operator in read.program.operators] == [o.name for o in made.program.operators]
+        assert read.program.arena(plan=read.plan).total == made.program.arena(plan=made.plan).total
+        for one, other in zip(read.program.tensors, made.program.tensors, strict=True):
+            assert (one.shape, one.dtype, one.quantizer) == (other.shape, other.dtype, other.quantizer)
+            if one.content is not None and other.content is not None:
+                assert np.array_equal(one.content().data, other.content().data)
+                assert np.array_equal(one.content().scales, np.asarray(other.content().scales, np.float32))
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.tflite").write_bytes(b"ONNX" * 20)
+    assert main(["verify", str(tmp_path / "net.tflite")]) == 2
+    with pytest.raises(ModelError, match=r"no \.tflite file"):
+        tflite_reader.read(tmp_path / "net.tflite")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_file_is_refused_in_words_or_read(written: Path, data: st.DataObject) -> None:
+    content = bytearray((written / "alone" / "net.tflite").read_bytes())
+    first = len(content) - 12_000  # tables lie in front of weights, and so does what can be broken
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.one_of(st.integers(8, 9_000), st.integers(first, len(content) - 1)))
+        content[at] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(8, len(content) - 1)) :]
+    with suppress(ModelError, UnsupportedOperator):  # anything else is a bug
+        read = tflite_reader.parsed(bytes(content), "net.tflite")
+        read.program.arena(plan=read.plan)
