@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import functools
 import gc
 import json
@@ -32,7 +33,7 @@ from mcuprune.data.sets import Data
 from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
 from mcuprune.graph import network
 from mcuprune.passes.canonical import canonical
-from mcuprune.portfolio import independent, manifest, policies, wanted
+from mcuprune.portfolio import independent, manifest, policies, serving, wanted
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.run import runners
 from mcuprune.sweep.executors import Ended
@@ -246,6 +247,16 @@ def test_a_folder_with_files_is_refused(made, capsys):
     assert "holds a portfolio already" in capsys.readouterr().err
 
 
+def test_sparse_networks_are_measured_against_the_same_budgets(tmp_path):
+    words = ["portfolio", str(MODEL), "--data", "digits", "--macs", "50%", "--epochs", "2", "--sparse", "-q"]
+    code = main([*words, "-o", str(tmp_path / "out")])
+    (entry,) = document(tmp_path / "out")["variants"]
+    written = resources.profile(network.load(tmp_path / "out" / entry["path"]))
+    assert entry["total"]["macs"] == written.macs
+    assert entry["ok"] == (written.macs <= entry["budget"]["macs"]) == (code == 0)
+    assert any(" parameters are physically left of " in note for note in document(tmp_path / "out")["notes"])
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -402,6 +413,12 @@ def test_a_portfolio_picks_the_most_accurate_variant_within_limits(made):
     for wrong in ({"ram": 3}, {"sram": "much"}, {"latency": "soon"}):
         with pytest.raises(UsageError):
             family.pick(**wrong)
+
+
+def test_the_example_in_the_reference_runs(made):
+    found = doctest.testmod(serving, extraglobs={"folder": made})
+    assert found.attempted > 2
+    assert not found.failed
 
 
 def test_policies_name_variants(made):

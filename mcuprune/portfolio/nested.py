@@ -247,6 +247,7 @@ def _quantized(
         data=family.data,
         schedule=schedule,
         objective=family.goal.objective,
+        answers=run.teacher,
         basis=request.basis,
         full_macs=run.before.total["macs"],
         checkpoint=state,

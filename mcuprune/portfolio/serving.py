@@ -87,14 +87,9 @@ class _Served:
 class Portfolio:
     """The networks that ``mcuprune portfolio`` made, one of which answers. All methods may be called from any thread.
 
-    >>> import mcuprune, numpy, tempfile
-    >>> from mcuprune.cli import main
-    >>> words = "portfolio models/dscnn_digits.onnx --data digits --macs 20%,50% --epochs 2 -q -o".split()
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     code = main([*words, folder])
-    ...     family = mcuprune.Portfolio(folder)
+    >>> family = Portfolio(folder)  # of mcuprune portfolio models/dscnn_digits.onnx --data digits --macs 20%,50% -o FOLDER
     >>> family.switch(family.pick(macs="30%"))
-    >>> family.run({"image": numpy.zeros((1, 1, 16, 16))}).variant
+    >>> family.run({"image": np.zeros((1, 1, 16, 16))}).variant
     'macs-20pct'
 
     variants: by their names, in the order in which they were asked for.

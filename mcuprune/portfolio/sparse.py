@@ -38,7 +38,9 @@ def sparse(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate],
             + ("" if caught else "; no sparsity on the way emptied enough channels for its budget")
         )
         keep = _selection(run.labelled, taken.kept)
-        candidates.append(Candidate(label(taken.network), keep, macs, full, 0, (*trainer.notes, note), steps=trainer.step))
+        candidates.append(
+            Candidate(label(taken.network), keep, macs, full, 0, (*trainer.notes, note), trainer.taught, steps=trainer.step)
+        )
     return candidates, {"training_macs": macs, "full_training_macs": full}
 
 
