@@ -247,6 +247,14 @@ def test_a_folder_with_files_is_refused(made, capsys):
     assert "holds a portfolio already" in capsys.readouterr().err
 
 
+def test_without_targets_the_network_as_it_came_teaches_all_variants(tmp_path):
+    words = ["portfolio", str(MODEL), "--data", "digits", "--unlabelled", "--macs", "60%", "--epochs", "2", "-q"]
+    assert main([*words, "-o", str(tmp_path / "out")]) == 0
+    (entry,) = document(tmp_path / "out")["variants"]
+    assert entry["metric"]["int8"] > 0.5
+    assert mcuprune.Portfolio(tmp_path / "out").pick() == "macs-60pct"
+
+
 def test_sparse_networks_are_measured_against_the_same_budgets(tmp_path):
     words = ["portfolio", str(MODEL), "--data", "digits", "--macs", "50%", "--epochs", "2", "--sparse", "-q"]
     code = main([*words, "-o", str(tmp_path / "out")])

@@ -173,7 +173,14 @@ def nested(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate],
     notes = (*trainer.notes, *narrowing.untrained(Trainable(run.labelled)))
     candidates = [
         Candidate(
-            reestimated(part, examples, family.schedule.batch, request.device), keep, macs, full, 0, notes, steps=trainer.step
+            reestimated(part, examples, family.schedule.batch, request.device),
+            keep,
+            macs,
+            full,
+            0,
+            notes,
+            trainer.taught,
+            steps=trainer.step,
         )
         for part, keep in zip(hooks.networks(trainer), hooks.keeps, strict=True)
     ]
