@@ -139,7 +139,7 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
         "held": result.ok,
         "accuracy_float": round(result.accuracy_float, 5),
         "accuracy_int8": round(result.accuracy_int8, 5),
-        "full": {name: result.before.total[name] for name in RESOURCES},
+        "full": {name: result.before.total[name] for name in RESOURCES if name in result.before.total},
         "used": {name: result.verdict.used[name] for name in result.budget.limits},
         "limits": dict(result.budget.limits),
         "widths": [group.after for group in result.groups],
