@@ -100,6 +100,9 @@ device-test: $(BIN)/.dev ## generated C on emulated Cortex-M cores (needs gcc-ar
 code-size: $(BIN)/.dev ## the code of each kernel of generated C (needs gcc-arm-none-eabi); writes mcuprune/deploy/codesize.json
 	$(BIN)/python tests/benchmarks/bench_code_size.py
 
+bench-portfolio: $(BIN)/.bench ## several networks from one training (goes on where it stopped); DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_portfolio.py --data $(DATA)
+
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)
 
