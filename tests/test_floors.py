@@ -24,7 +24,7 @@ FLOORS = (
     ("run", "pruning", "sweep"),
     ("dropping", "inspecting"),
     ("exporting", "report", "config"),
-    ("sweeping",),
+    ("sweeping", "portfolio"),
     ("face",),
     ("pruner",),
     ("cli",),
