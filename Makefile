@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-gpu device-test clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -99,6 +99,9 @@ device-test: $(BIN)/.dev ## generated C on emulated Cortex-M cores (needs gcc-ar
 
 code-size: $(BIN)/.dev ## the code of each kernel of generated C (needs gcc-arm-none-eabi); writes mcuprune/deploy/codesize.json
 	$(BIN)/python tests/benchmarks/bench_code_size.py
+
+bench-portfolio: $(BIN)/.bench ## several networks from one training (goes on where it stopped); DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_portfolio.py --data $(DATA)
 
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)

@@ -78,6 +78,7 @@ _HOMES = {
         "verify",
     ),
     "graph.network": ("Network",),
+    "portfolio.serving": ("Portfolio",),
     "pruner": ("Pruner",),
     "result": ("Result",),
     "costs.resources": ("Profile", "Verdict"),

@@ -352,7 +352,7 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
     converted = tflite.convert(net)
     name = name_of(Path(request.model).stem)
     source = c.generate(converted.program, name, bands=_c_bands(request))
-    example, where, label = _example(net, request, data_set)
+    example, where, label = example_of(net, request, data_set)
     if runners.compiler() is None:
         raise MissingExtra("a project stores what its C answers, and no C compiler was found here (cc, gcc or clang)")
     ran = runners.run("c", converted, [example], request.model, limit=0)
@@ -362,7 +362,7 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
     return {path: text.encode() for path, text in project(kind, contents).items()}
 
 
-def _example(net: Network, request: Request, data_set: Given | None) -> tuple[dict[str, Array], str, int | None]:
+def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[dict[str, Array], str, int | None]:
     """One input for each of the network's, where it comes from, and its class where that is known."""
     spec: Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
     if spec is not None and len(net.inputs) == 1:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -594,8 +594,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     request, data, labelled = run.request, run.data, run.labelled
     assert data is not None
     assert run.schedule is not None
-    chosen = np.random.default_rng(request.seed).permutation(len(data.train))[:_CALIBRATION]
-    calibration = [np.asarray(array[chosen]) for array in data.train.inputs]
+    calibration = calibration_examples(data, request.seed)
     normal = narrowing.normalized(labelled, calibration, request.device)
     model = _cost_model(normal, request, run.budget, run.banding)
     task = Task(
@@ -624,3 +623,15 @@ def _idle(request: Request) -> list[str]:
     """The flags that were given and lead the widths of a method that doesn't run."""
     gradients = [] if request.method == Request.method else options.without_effect(request, "gradients")
     return gradients + ([] if request.method == AT_INIT else options.without_effect(request, "scores"))
+
+
+def calibration_examples(data: Data, seed: int) -> list[np.ndarray]:
+    """Training examples that BatchNormalization statistics are measured on: one array (examples, ...) for each input."""
+    chosen = np.random.default_rng(seed).permutation(len(data.train))[:_CALIBRATION]
+    return [np.asarray(array[chosen]) for array in data.train.inputs]
+
+
+#: For another road that begins and ends as a prune does, and trains otherwise.
+Run: TypeAlias = _Run
+Record: TypeAlias = _Record
+prepared, cost_model, figure, with_preprocessing = _prepared, _cost_model, _figure, _with_preprocessing

@@ -46,6 +46,7 @@ import bench_budgets  # noqa: E402
 import bench_compute  # noqa: E402
 import bench_device  # noqa: E402
 import bench_mutations  # noqa: E402
+import bench_portfolio  # noqa: E402
 import bench_quant_lr  # noqa: E402
 import bench_studies  # noqa: E402
 import bench_weight_bits  # noqa: E402
@@ -65,6 +66,7 @@ BENCHES = (
     bench_compute,
     bench_device,
     bench_mutations,
+    bench_portfolio,
     bench_quant_lr,
     bench_studies,
     bench_weight_bits,

@@ -24,7 +24,7 @@ FLOORS = (
     ("run", "pruning", "rerun", "sweep"),
     ("dropping", "inspecting", "tracking"),
     ("exporting", "report", "config"),
-    ("sweeping",),
+    ("sweeping", "portfolio"),
     ("face",),
     ("pruner",),
     ("cli",),

@@ -30,7 +30,10 @@ from mcuprune.places import Output, Source
 from mcuprune.report import profile as report
 
 #: In the order of the help. The module of a command is imported when somebody asks for that command.
-COMMANDS = ("profile", "check", "prune", "report", "export", "verify", "bands", "data", "sweep", "boards", "completion")
+COMMANDS = (
+    *("profile", "check", "prune", "report", "export", "verify", "bands", "data", "portfolio", "sweep"),
+    *("boards", "completion"),
+)
 _EXITS = "Exit codes: 0 the answer is yes, 1 it is no, 2 there is no answer, 130 interrupted."
 
 

@@ -28,7 +28,7 @@ _OWN = ("output", "report", "method", "seed", "resume")
 RunOptions = options.without(Request, *_OWN)
 
 
-def _several(text: str, read: Callable[[str], object]) -> tuple[str, ...]:
+def several(text: str, read: Callable[[str], object]) -> tuple[str, ...]:
     """Values with commas between them, as they were typed; ``read`` refuses one that makes no sense."""
     values = tuple(part.strip() for part in text.split(",") if part.strip())
     if not values:
@@ -48,7 +48,7 @@ class Flags(Spoken, TextOrJson, Shaped, OneModel):
                 help=f"{resource.meaning[0].upper()}{resource.meaning[1:]}; several, with commas.",
                 group="Limits",
                 metavar=f"{resource.metavar},...",
-                parse=partial(_several, read=partial(units.parse, unit=resource.unit)),
+                parse=partial(several, read=partial(units.parse, unit=resource.unit)),
             )
             for name, resource in RESOURCES.items()
         }
@@ -62,7 +62,7 @@ class Flags(Spoken, TextOrJson, Shaped, OneModel):
         help="Methods, with commas.",
         group="Sweep",
         metavar="NAME,...",
-        parse=partial(_several, read=lambda name: name),
+        parse=partial(several, read=lambda name: name),
     )
     seeds: Sequence[int] = option((0,), help="How many, or which ones.", group="Sweep", metavar="N|0,4,7", parse=grid.seeds)
     executor: Literal["local", "ray"] = option("local", help="Who runs them: processes here, or Ray.", group="Sweep")
@@ -83,7 +83,7 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     runs = grid.Grid(
         model=flags.model,
         folder=flags.output,
-        options=(*_reading(wanted), *options.words(Request, given)),
+        options=(*reading(wanted), *options.words(Request, given)),
         limits={name: flags.limits.get(name, (units.write(limit),)) for name, limit in wanted.limits.items()},
         methods=flags.method,
         seeds=flags.seeds,
@@ -126,7 +126,7 @@ def _wanted(flags: Flags, settings: Config) -> Wanted:
     ).over(settings.wanted(flags.model))
 
 
-def _reading(wanted: Wanted) -> list[str]:
+def reading(wanted: Wanted) -> list[str]:
     """The words that say how the model is read and what limits mean."""
     words = [f"--input-shape={name}={','.join(map(str, shape))}" for name, shape in wanted.input_shapes.items()]
     words += [f"--outputs={name}" for name in wanted.outputs]

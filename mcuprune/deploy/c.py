@@ -71,8 +71,14 @@ def generate(program: Program, stem: str, *, channels_last: bool = False, bands:
     return written(selection, Planner(selection).best(bands), stem, channels_last=channels_last)
 
 
-def written(selection: Selection, plan: Plan, stem: str, *, channels_last: bool = False) -> Source:
-    """The files of a program that runs as ``plan`` says."""
+def written(
+    selection: Selection, plan: Plan, stem: str, *, channels_last: bool = False, shared_arena: str | None = None
+) -> Source:
+    """The files of a program that runs as ``plan`` says.
+
+    shared_arena: the name of an int8_t array of another file, which lends its memory to networks that never run at once; by
+    default the network has an arena of its own.
+    """
     name, inputs, outputs = identifier(stem), selection.program.inputs, selection.program.outputs
     writer = _Writer(selection, plan, name)
     copies_in = [writer.copy(port, f"inputs[{i}]", channels_last, into=True) for i, port in enumerate(inputs)]
@@ -92,7 +98,7 @@ def written(selection: Selection, plan: Plan, stem: str, *, channels_last: bool 
             "#endif",
             *writer.kernels(),
             *writer.constants(),
-            f"static int8_t arena[{name.upper()}_ARENA_BYTES];",
+            _arena(name, shared_arena),
             "",
             _signature(name) + " {",
             *(f"  {line}" for line in lines),
@@ -118,6 +124,12 @@ def pieces_of(kernels: Iterable[str]) -> list[str]:
 def piece(name: str, upper: str) -> str:
     """A piece of C. upper: the network's name in capitals."""
     return (resources.files("mcuprune.deploy") / "ckernels" / f"{name}.c").read_text().replace("NAME_", f"{upper}_")
+
+
+def _arena(name: str, shared: str | None) -> str:
+    if shared is None:
+        return f"static int8_t arena[{name.upper()}_ARENA_BYTES];"
+    return f"extern int8_t {shared}[]; /* of {name.upper()}_ARENA_BYTES or more */\n#define arena {shared}"
 
 
 def identifier(stem: str) -> str:

@@ -83,6 +83,10 @@ class Trainable(nn.Module):
         found: Tensor = self.params[key] if key in self.params else getattr(self, key)
         return found
 
+    def key(self, name: str) -> str:
+        """What a constant is called among the parameters and buffers of this module, by its ONNX name."""
+        return self._key[name]
+
     def named_weights(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Every trained constant under its ONNX name."""
         return ((name, self.params[key]) for name, key in self._key.items() if key in self.params)

@@ -191,15 +191,14 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(len(chosen))
         self.module.train()
-        answers = self.answers(inputs)
-        loss = self._loss(answers, targets, None if self._teacher is None else self._teacher(chosen, inputs))
+        answers, loss = self._pass(inputs, targets, None if self._teacher is None else self._teacher(chosen, inputs))
         self._refuse_divergence("the loss is", loss)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
-        self.training_macs += self._macs * len(chosen)
+        self.training_macs += self.step_macs(len(chosen))
         counts = {"steps": self.step, "macs": self.training_macs, "milliseconds": int(1000 * self._seconds)}
         self.position = counts[self.length.unit]
         if self._teacher is not None and targets is not None:
@@ -210,9 +209,23 @@ class Trainer:
                 self._refuse_divergence("an output is", torch.stack([answer.sum() for answer in self.answers(inputs)]).sum())
         return float(loss.detach())
 
+    def step_macs(self, examples: int) -> int:
+        """Forward multiply-accumulates of the step that comes, on so many examples."""
+        return self._macs * examples
+
+    def _pass(
+        self, inputs: Sequence[np.ndarray], targets: Sequence[Tensor] | None, taught: Sequence[Tensor] | None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The forward pass of a step: the network's answers, and the loss whose gradient the step takes.
+
+        taught: a teacher's answers to the same examples; None where nobody teaches.
+        """
+        answers = self.answers(inputs)
+        return answers, self._loss(answers, targets, taught)
+
     def _rate(self, examples: int) -> float:
         """The learning rate of the step that comes, on so many examples."""
-        stride = self._macs * examples if self.length.unit == "macs" else 1
+        stride = self.step_macs(examples) if self.length.unit == "macs" else 1
 
         def planned(position: int) -> float:
             return cosine(position, self.length.amount, peak=self.lr, warm_up=self._warm_up, stride=stride)
@@ -379,10 +392,10 @@ def _macs(net: Network) -> int:
     return sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
 
 
-def trainer_for(task: Task, channels: Channels) -> Trainer:
+def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer) -> Trainer:
     """A trainer of ``channels``, the task's network or a cut of it, for the float epochs of the task's schedule."""
     schedule = task.schedule
-    trainer = Trainer(
+    trainer = kind(
         channels,
         task.data.train,
         total=1,

@@ -1,0 +1,150 @@
+"""``mcuprune portfolio``: several networks from one training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+from mcuprune import console, face, options, units
+from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
+from mcuprune.cli.outputs import show
+from mcuprune.cli.parser import command
+from mcuprune.cli.progress import Progress
+from mcuprune.cli.sweep import reading, several
+from mcuprune.config import Wanted
+from mcuprune.console import NO, YES
+from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
+from mcuprune.deploy.codesize import Runtime
+from mcuprune.errors import UsageError
+from mcuprune.options import flags_of, option
+from mcuprune.places import Source
+from mcuprune.train.request import Request
+
+#: What a portfolio settles by itself, and what leads the widths of one training to one budget.
+_OWN = (
+    *("output", "report", "method", "train", "int8", "resume", "bands", "max_drop", "minimise", "score", "patience"),
+    *("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "recipe", "pace", "pi_lr", "feedback", "cut"),
+)
+RunOptions = options.without(Request, *_OWN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Spoken, TextOrJson, Shaped, OneModel):
+    """Options of ``portfolio`` beside those of its training."""
+
+    limits: Mapping[str, Sequence[str]] = flags_of(
+        {
+            name: option(
+                help=f"{resource.meaning[0].upper()}{resource.meaning[1:]}; one for each variant, with commas, or one for all.",
+                group="Limits",
+                metavar=f"{resource.metavar},...",
+                parse=partial(several, read=partial(units.parse, unit=resource.unit)),
+            )
+            for name, resource in RESOURCES.items()
+        }
+    )
+    budgets: str | None = option(
+        None, help="Variants by name, each a table of limits, in place of the flags.", group="Limits", metavar="FILE.toml"
+    )
+    board: str | None = option(
+        None, help="A board's SRAM and flash as limits of every variant.", group="Limits", metavar="NAME"
+    )
+    sram_model: SramModel | None = option(None, help="What --sram limits, as for prune.", group="Limits")
+    flash_model: FlashModel | None = option(None, help="What --flash limits, as for prune.", group="Limits")
+    runtime: Runtime | None = option(None, help="Whose code and speed are counted, as for prune.", group="Limits")
+    independent: bool = option(False, help="Train every variant for itself, as prune does.", group="Portfolio")
+    sparse: bool = option(
+        False, help="Let weights vanish while one network trains, and cut what channels die, to compare.", group="Portfolio"
+    )
+    jobs: int | None = option(
+        None, help="Runs at a time, with --independent; by default one a core.", group="Portfolio", metavar="N", least=1
+    )
+    export: Sequence[str] = option(
+        (),
+        help="Write every variant as tflite and as c, too, with commas.",
+        group="Output",
+        metavar="tflite,c",
+        parse=partial(several, read=lambda name: name),
+    )
+    resume: bool = option(False, help="Go on with the portfolio in the folder.", group="Portfolio")
+    output: str = option(help="The folder of the portfolio.", group="Output", short="-o", metavar="DIR")
+
+
+@command(Flags, asks=RunOptions)
+def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
+    """Make several networks of one model, each for a budget, by one training."""
+    settings = configuration(flags)
+    face.engine()
+    from mcuprune.portfolio import making, wanted
+    from mcuprune.report import portfolio as report
+
+    if flags.budgets is not None and flags.limits:
+        raise UsageError(f"--budgets, --{next(iter(flags.limits))}: each says what is wanted; give one of them")
+    if flags.independent and flags.sparse:
+        raise UsageError("--independent, --sparse: they contradict each other; give one of them")
+    if flags.budgets is None and not flags.limits:
+        raise UsageError(f"a portfolio needs limits: {', '.join(f'--{name}' for name in RESOURCES)} or --budgets")
+    variants = wanted.of_flags(flags.limits) if flags.budgets is None else wanted.of_file(flags.budgets)
+    on_board = board_limits(flags.board)
+    variants = tuple(replace(variant, limits={**on_board, **variant.limits}) for variant in variants)
+    reads = Wanted(
+        board=flags.board,
+        sram_model=flags.sram_model,
+        flash_model=flags.flash_model,
+        runtime=flags.runtime,
+        input_shapes=shapes(flags.input_shape),
+        outputs=tuple(flags.outputs),
+    ).over(settings.wanted(flags.model))
+    set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
+    given = {**{name: value for name, value in set_by_file.items() if name not in _OWN}, **asked}
+    pruning = Request(
+        model=flags.model,
+        limits={},
+        output=f"{flags.output}/training",
+        input_shapes=reads.input_shapes,
+        outputs=reads.outputs,
+        basis=reads.gate,
+        resume=flags.resume,
+        configuration=None if settings.source is None else str(settings.source),
+        **given,
+    )
+    mode: Literal["nested", "sparse", "independent"] = (
+        "independent" if flags.independent else "sparse" if flags.sparse else "nested"
+    )
+    sources = [Source("the budgets", flags.budgets)] if flags.budgets is not None else []
+    words = (*reading(reads), *options.words(Request, {name: v for name, v in given.items() if name != "seed"}))
+    request = making.Request(pruning, variants, flags.output, mode, flags.export, words, _executor(flags), sources)
+    return _answer(flags, request, making.make, report)
+
+
+def _executor(flags: Flags) -> Any:
+    if not flags.independent:
+        if flags.jobs is not None:
+            raise UsageError("--jobs goes with --independent: one training is one process")
+        return None
+    from mcuprune.sweep.executors import Processes
+
+    return Processes(flags.jobs)
+
+
+def _answer(flags: Flags, request: Any, make: Any, report: Any) -> int:
+    """Do it, show what came out, and turn that into an exit code."""
+
+    def said(run: Any, left: int) -> None:
+        if not flags.quiet:
+            console.remark(f"{run.run.name}: {'done' if run.report is not None else 'no answer'} ({left} to go)\n")
+
+    with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
+        try:
+            document = make(request, progress.show, said)
+        except KeyboardInterrupt:
+            console.say("the same command with --resume goes on from the last finished epoch")
+            raise
+    if flags.format == "json":
+        show(report.PAGES["portfolio.json"](document))
+    elif not (flags.quiet and document["ok"]):
+        show(report.text(document))
+        console.say(f"written: {', '.join(f'{flags.output}/{name}' for name in report.PAGES)}")
+    return YES if document["ok"] else NO

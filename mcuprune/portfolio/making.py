@@ -1,0 +1,133 @@
+"""The road of one ``portfolio``: its networks by one of three roads, their exports, and the document and pages about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mcuprune import exporting, places, pruning
+from mcuprune.costs import resources
+from mcuprune.errors import UnsupportedOperator, UsageError
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
+from mcuprune.places import Output, Source
+from mcuprune.portfolio import independent, manifest, nested, onchip
+from mcuprune.portfolio.independent import OnRun
+from mcuprune.portfolio.wanted import Variant
+from mcuprune.report import portfolio as report
+from mcuprune.sweep.executors import Executor
+from mcuprune.train.request import Request as Pruning
+from mcuprune.train.task import OnStep
+
+Mode = Literal["nested", "sparse", "independent"]
+#: What variants are exported as, beside ONNX.
+EXPORTS = ("tflite", "c")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    pruning: what all variants have in common; its limits and places don't count. folder: where everything goes.
+    export: of EXPORTS. words, executor: for separate runs. sources: further files that nothing may replace.
+    """
+
+    pruning: Pruning
+    variants: Sequence[Variant]
+    folder: str
+    mode: Mode = "nested"
+    export: Sequence[str] = ()
+    words: Sequence[str] = ()
+    executor: Executor | None = None
+    sources: Sequence[Source] = field(default_factory=tuple)
+
+
+def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = lambda run, left: None) -> Mapping[str, Any]:
+    """Make the networks, write all files into the folder, and return what ``portfolio.json`` says.
+
+    Raises a McupruneError where no answer is possible: what ``pruning.prune`` raises; UsageError for a folder that holds
+    something else.
+    """
+    folder = Path(request.folder)
+    _settle(request, folder)
+    if request.export:
+        _refuse_export(request)
+    if request.mode == "independent":
+        assert request.executor is not None
+        made = independent.make(request.pruning, request.variants, folder, request.words, request.executor, on_run)
+    elif request.mode == "sparse":
+        from mcuprune.portfolio.sparse import sparse
+
+        made = nested.make(request.pruning, request.variants, folder, on_step, sparse)
+    else:
+        made = nested.make(request.pruning, request.variants, folder, on_step)
+    exported = _export(request, folder, made.variants)
+    made = replace(made, variants=[_with_files(entry, exported[entry["name"]]) for entry in made.variants])
+    document = manifest.document(
+        made,
+        model=request.pruning.model,
+        mode=request.mode,
+        seed=request.pruning.seed,
+        basis=request.pruning.basis,
+        bytes_in=_bytes_by_suffix(folder, made.variants),
+    )
+    for name, page in report.PAGES.items():
+        places.write_bytes(page(document).encode(), folder / name)
+    return document
+
+
+def _settle(request: Request, folder: Path) -> None:
+    """Refuse a folder that the work would destroy something in."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {folder}: is no folder; name one for the networks")
+    if not request.pruning.resume and folder.is_dir() and any(folder.iterdir()):
+        earlier = (folder / manifest.DOCUMENT).exists() or any(folder.glob("*.checkpoint"))
+        hint = "--resume goes on with it" if earlier else "name an empty one, or a new one"
+        raise UsageError(f"-o {folder}: holds {'a portfolio' if earlier else 'files'} already; {hint}")
+    suffixes = ["onnx", *(["tflite"] if "tflite" in request.export else [])]
+    names = [*report.PAGES, *(f"{variant.name}.{suffix}" for variant in request.variants for suffix in suffixes)]
+    outputs = [Output("-o", str(folder / name), make_folder=True) for name in names]
+    places.settle(outputs, [*pruning.sources(replace(request.pruning, output=str(folder / "training"))), *request.sources])
+
+
+def _refuse_export(request: Request) -> None:
+    """Raise UsageError or UnsupportedOperator, before the work, for what can't be exported at its end."""
+    asked = request.pruning
+    for kind in request.export:
+        if kind not in EXPORTS:
+            raise UsageError(f"--export {kind}: unknown; choose one of {', '.join(EXPORTS)}, or both with a comma")
+    net = network.load(asked.model, input_shapes=asked.input_shapes, outputs=asked.outputs, accept=ops.accept(asked.model))
+    if lacking := resources.profile(net).memory.unsupported:
+        raise UnsupportedOperator(f"{asked.model}: --export: {lacking[0]}; leave --export out")
+    if "c" in request.export:
+        onchip.need_compiler()
+
+
+def _export(request: Request, folder: Path, entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Sequence[str]]:
+    """Write what was asked for beside ONNX; paths within the folder, by variant."""
+    written: dict[str, list[str]] = {entry["name"]: [] for entry in entries}
+    if "tflite" in request.export:
+        for name, files in written.items():
+            exporting.export(exporting.Request(str(folder / f"{name}.onnx"), str(folder / f"{name}.tflite")))
+            files.append(f"{name}.tflite")
+    if "c" in request.export:
+        found = onchip.write(folder, [entry["name"] for entry in entries], request.pruning)
+        for name, files in written.items():
+            files += found[name]
+    return written
+
+
+def _with_files(entry: Mapping[str, Any], folder_files: Sequence[str]) -> dict[str, Any]:
+    return dict(entry) | {"exported": list(folder_files)}
+
+
+def _bytes_by_suffix(folder: Path, entries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Bytes of all files of the variants together, by suffix."""
+    total: dict[str, int] = {}
+    for entry in entries:
+        for file in (entry["path"], *entry["exported"]):
+            suffix = Path(file).suffix
+            total[suffix] = total.get(suffix, 0) + (folder / file).stat().st_size
+    return total

@@ -1,0 +1,287 @@
+"""A portfolio that answers: one of its variants at a time, another one whenever somebody says so.
+
+Requests take no lock: each reads one reference, to the variant that is active at that moment, and is answered by it whatever
+happens meanwhile. ``switch`` has the new session ready before it changes the reference; the old session ends with its last
+reader, by the count of references to it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+
+from mcuprune import units
+from mcuprune.costs.resources import RESOURCES
+from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
+from mcuprune.options import nearest
+from mcuprune.portfolio import manifest
+from mcuprune.train import evaluate
+
+Array = np.ndarray[Any, Any]
+#: Which variants have a session: ``all`` of them, or the ``active`` one alone.
+Resident = Literal["all", "active"]
+#: Answers that a latency is the median of.
+_TRIALS = 15
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network of a portfolio.
+
+    used: what it costs, by the names of resources, in base units; SRAM as the portfolio's limits were meant.
+    accuracy: of the int8 file on the test set, as a share of 1; None for what is no classifier. score: its figure, so that more
+    is better. pareto: whether no other variant beats it.
+    """
+
+    name: str
+    used: Mapping[str, int]
+    accuracy: float | None
+    score: float
+    pareto: bool
+    content: bytes = field(repr=False, compare=False)
+
+
+class Answer(dict[str, Array]):
+    """Outputs by their names. variant: the name of the variant that gave them."""
+
+    def __init__(self, variant: str, outputs: Mapping[str, Array]) -> None:
+        super().__init__(outputs)
+        self.variant = variant
+
+
+class _Served:
+    """A variant with a session."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+        # without this option the integer kernels of some processors saturate, and answers are wrong there
+        option = {"session.x64quantprecision": "1"}
+        self.session = evaluate.session(variant.content, "default", name=variant.name, **option)
+        self.inputs = {port.name: port for port in self.session.get_inputs()}
+        self.outputs = [port.name for port in self.session.get_outputs()]
+
+    def answer(self, inputs: Mapping[str, Any]) -> Answer:
+        if inputs.keys() != self.inputs.keys():
+            raise DataError(f"run: the networks take {', '.join(self.inputs)}, not {', '.join(map(str, inputs)) or 'nothing'}")
+        fed = {name: np.asarray(value, np.float32) for name, value in inputs.items()}
+        try:
+            outputs = self.session.run(self.outputs, fed)
+        except Exception as error:  # onnxruntime raises its own kinds, none of them public
+            shapes = {name: list(self.inputs[name].shape) for name in fed}
+            given = {name: list(value.shape) for name, value in fed.items()}
+            raise DataError(
+                f"run: {self.variant.name} takes arrays of shape {shapes}, not {given} ({str(error).splitlines()[0]})"
+            ) from None
+        return Answer(self.variant.name, dict(zip(self.outputs, outputs, strict=True)))
+
+
+class Portfolio:
+    """The networks that ``mcuprune portfolio`` made, one of which answers. All methods may be called from any thread.
+
+    >>> family = Portfolio(folder)  # of mcuprune portfolio models/dscnn_digits.onnx --data digits --macs 20%,50% -o FOLDER
+    >>> family.switch(family.pick(macs="30%"))
+    >>> family.run({"image": np.zeros((1, 1, 16, 16))}).variant
+    'macs-20pct'
+
+    variants: by their names, in the order in which they were asked for.
+    """
+
+    def __init__(self, path: str | Path, *, active: str | None = None, resident: Resident = "all") -> None:
+        """Read a portfolio from its folder, or from ``portfolio.json`` in it. Files may go afterwards.
+
+        active: the variant that answers first; by default the most accurate one.
+        resident: ``all`` variants have a session ready, so that a switch takes no time; with ``active`` only the one that
+        answers has, the others are the bytes of their files, and a switch builds a session.
+        Raises UsageError for a folder without a portfolio, ModelError for a file that isn't what it was.
+        """
+        if resident not in ("all", "active"):
+            raise UsageError(f"Portfolio: resident is {resident!r}; choose all or active")
+        self.variants: Mapping[str, Variant]
+        self.variants, self._whole = _read(Path(path))
+        self._resident = resident
+        self._switching = threading.Lock()
+        self._ready: dict[str, _Served] = {}
+        self._latency: dict[str, float] = {}
+        if resident == "all":
+            self._ready = {name: _Served(variant) for name, variant in self.variants.items()}
+        best = max(self.variants.values(), key=lambda variant: variant.score).name
+        self._active = self._served(best if active is None else active)
+
+    @property
+    def active(self) -> str:
+        """The name of the variant that answers a request that begins now."""
+        return self._active.variant.name
+
+    def run(self, inputs: Mapping[str, Any]) -> Answer:
+        """The outputs for inputs (batch, ...) by their names, by the variant that is active when this is called.
+
+        Raises DataError for inputs that the network doesn't take.
+        """
+        return self._active.answer(inputs)  # one read of one reference: what it holds stays alive until it has answered
+
+    def switch(self, name: str) -> None:
+        """Let another variant answer from now on. Requests that have begun are answered by the one that they began with.
+
+        Raises UsageError for a name that no variant has.
+        """
+        if name == self.active:
+            return
+        with self._switching:  # of two that switch at once, the later one counts; nobody who runs waits for either
+            self._active = self._served(name)
+
+    def pick(self, *, latency: str | float | None = None, accuracy: float | None = None, **limits: str | int) -> str:
+        """The name of the most accurate variant within limits; of several the one of fewest multiply-accumulates.
+
+        limits: by the names of resources, as for ``mcuprune.Budget``; shares are of the network that the portfolio is of.
+        latency: of one answer, ``"2ms"`` or in seconds: as estimated for the board that the portfolio was made for, or else on
+        this machine, measured when it is first asked for.
+        accuracy: the least, as a share of 1; the variant of fewest multiply-accumulates is then picked.
+        Raises BudgetError where no variant is within them, UsageError for a limit that isn't known.
+        """
+        within = [variant for variant in self.variants.values() if self._holds(variant, limits)]
+        if latency is not None:
+            most = _seconds(latency)
+            within = [variant for variant in within if self._time(variant) <= most]
+        if accuracy is not None:
+            within = [variant for variant in within if variant.accuracy is not None and variant.accuracy >= accuracy]
+        if not within:
+            wanted = {**limits, **({"latency": latency} if latency else {}), **({"accuracy": accuracy} if accuracy else {})}
+            cheapest = {
+                name: units.show(min(variant.used[name] for variant in self.variants.values()), RESOURCES[name].unit)
+                for name in limits
+            }
+            least = f"; the least are {cheapest}" if cheapest else ""
+            raise BudgetError(f"pick: no variant holds {wanted}{least}; allow more, or make a portfolio with a smaller variant")
+        if accuracy is not None:
+            return min(within, key=lambda variant: (variant.used["macs"], -variant.score)).name
+        return max(within, key=lambda variant: (variant.score, -variant.used["macs"])).name
+
+    def _time(self, variant: Variant) -> float:
+        """Seconds for an answer: on the board that the portfolio is for, or else here."""
+        return variant.used["latency"] / 1e6 if "latency" in variant.used else self.latency(variant.name)
+
+    def latency(self, name: str) -> float:
+        """Seconds that a variant takes for one answer on this machine: the median of some, measured once."""
+        if name not in self._latency:
+            served = self._ready.get(name) or _Served(self._known(name))
+            inputs = {
+                port.name: np.zeros([size if isinstance(size, int) else 1 for size in port.shape], np.float32)
+                for port in served.inputs.values()
+            }
+            times = []
+            for _ in range(_TRIALS + 1):
+                began = time.perf_counter()
+                served.answer(inputs)
+                times.append(time.perf_counter() - began)
+            self._latency[name] = median(times[1:])  # the first one allocates
+        return self._latency[name]
+
+    def follow(self, policy: Callable[[Portfolio], str]) -> str:
+        """Switch to the variant that a policy names (``mcuprune.portfolio.policies`` has some). Returns its name."""
+        name = policy(self)
+        self.switch(name)
+        return name
+
+    @contextmanager
+    def following(self, policy: Callable[[Portfolio], str], *, every: float = 1.0) -> Iterator[None]:
+        """Follow a policy in a thread of its own while the block runs. every: seconds between two looks.
+
+        What the policy raises ends the following, and is raised at the end of the block.
+        """
+        done, errors = threading.Event(), list[BaseException]()
+
+        def look() -> None:
+            try:
+                while not done.is_set():
+                    self.follow(policy)
+                    done.wait(every)
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=look, name="mcuprune-portfolio", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def _known(self, name: str) -> Variant:
+        if name not in self.variants:
+            raise UsageError(f"no variant {name!r}; {nearest(name, self.variants)}")
+        return self.variants[name]
+
+    def _served(self, name: str) -> _Served:
+        """A variant with a session: the one that is ready, or a new one."""
+        variant = self._known(name)
+        return self._ready[name] if self._resident == "all" else _Served(variant)
+
+    def _holds(self, variant: Variant, limits: Mapping[str, str | int]) -> bool:
+        for name, text in limits.items():
+            if name not in self._whole:
+                raise UsageError(f"pick: no resource {name!r} can be limited; {nearest(name, self._whole)}")
+            try:
+                limit = units.parse(str(text), RESOURCES[name].unit)
+            except UsageError as error:
+                raise UsageError(f"pick: {name}: {error}") from None
+            if variant.used[name] > limit.of(self._whole[name]):
+                return False
+        return True
+
+
+def _seconds(latency: str | float) -> float:
+    if isinstance(latency, str):
+        try:
+            limit = units.parse(latency, "time")
+        except UsageError as error:
+            raise UsageError(f"pick: latency: {error}, or as a number of seconds") from None
+        if limit.relative:
+            raise UsageError(f"pick: latency: {latency!r} is a share; write a time, like 2ms")
+        return float(limit.value) / 1e6
+    return float(latency)
+
+
+def _read(path: Path) -> tuple[dict[str, Variant], Mapping[str, int]]:
+    """The variants of a portfolio with the contents of their files, and what the network costs that they are of."""
+    place = path / manifest.DOCUMENT if path.is_dir() else path
+    try:
+        document = json.loads(place.read_bytes())
+        if document["command"] != "portfolio" or document["format"] != manifest.FORMAT:
+            raise ValueError(f"format {document['format']!r} of {document['command']!r}")
+        whole = {name: int(value) for name, value in document["before"]["used"].items() if name in RESOURCES}
+        entries = [dict(entry) for entry in document["variants"]]
+        found = {str(entry["name"]): _variant(entry, place.parent) for entry in entries}
+    except OSError as error:
+        raise UsageError(f"{place}: can't be read ({error.strerror}); name a folder that mcuprune portfolio wrote") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"{place}: is no portfolio ({type(error).__name__}: {error}); make one with mcuprune portfolio"
+        ) from None
+    if not found:
+        raise UsageError(f"{place}: has no variants; make one with mcuprune portfolio")
+    return found, whole
+
+
+def _variant(entry: Mapping[str, Any], folder: Path) -> Variant:
+    file = str(entry["path"])
+    if Path(file).name != file or file in ("", ".", ".."):
+        raise ValueError(f"{file!r} is not a file in the folder")
+    content = (folder / file).read_bytes()
+    if manifest.digest_of(content) != entry["files"][file]:
+        raise ModelError(f"{folder / file}: is not the file that {manifest.DOCUMENT} is about; make the portfolio again")
+    used, accuracy = {name: int(value) for name, value in entry["used"].items() if name in RESOURCES}, entry["accuracy_int8"]
+    if "macs" not in used:
+        raise ValueError("a variant of unknown cost")
+    known = None if accuracy is None else float(accuracy)
+    return Variant(str(entry["name"]), used, known, manifest.score(entry), bool(entry["pareto"]), content)
