@@ -48,7 +48,7 @@ class Hooks(ABC):
     def costs(self) -> Mapping[str, int]:
         """What the network costs now, by resource, in base units. Asked for at the start and whenever widths have changed."""
 
-    def widths(self) -> Sequence[int] | None:
+    def widths_now(self) -> Sequence[int] | None:
         """Channels of each group now; None for hooks that change none."""
         return None
 
@@ -96,7 +96,7 @@ class Method(Hooks):
     def costs(self) -> Mapping[str, int]:
         return self.task.model.at(self.task.channels.widths(self.keep))
 
-    def widths(self) -> Sequence[int] | None:
+    def widths_now(self) -> Sequence[int] | None:
         return [int(width) for width in self.task.channels.widths(self.keep)]
 
     def state(self) -> State:
@@ -161,11 +161,11 @@ def train(
         loss = trainer.train_step()
         if hooks.after_step(trainer):
             costs = hooks.costs()
-            on_step(replace(trainer.line(loss, costs, "prune"), widths=hooks.widths()))
+            on_step(replace(trainer.line(loss, costs, "prune"), widths=hooks.widths_now()))
         due = trainer.length.evaluations(trainer.position)
         if _evaluates(trainer, due > evaluated):
             evaluated = due
-            line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths())
+            line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths_now())
             on_step(line)
             if plateau is not None and hooks.settled and not trainer.winds_down and plateau.reached(line.accuracy or 0.0):
                 trainer.wind_down()
