@@ -36,7 +36,7 @@ from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.places import Output, Source
 from mcuprune.result import Bands, Figures, GroupResult, Result, Start, Training
-from mcuprune.train import engine, evaluate
+from mcuprune.train import engine, evaluate, ranks
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.feeding import looks_fresh
@@ -76,7 +76,10 @@ def prune(
     """
     started = time.monotonic()
     run = _prepared(request, net, request.data if data_set is None else data_set, start)
-    record = _Record(run, course(run.request, net, run.data), started, on_step)
+    of = course(run.request, net, run.data)
+    if not ranks.all_have(repr(sorted(of.items())).encode()):
+        raise UsageError("the ranks have other options, models, data or versions of mcuprune; give all of them the same")
+    record = _Record(run, of, started, on_step)
     candidate = _float_candidate(run, record)
     console.doing("measuring the cut network")
     small = folding.folded(candidate.channels.network)

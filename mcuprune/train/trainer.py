@@ -22,6 +22,7 @@ from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
+from mcuprune.train import ranks
 from mcuprune.train.batches import Batches, Made
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
@@ -92,6 +93,8 @@ class Trainer:
         self._alone_since: int | None = None
         self.length = Length("steps", total)
         self.batch, self.lr, self.weight_decay = min(batch, len(train)), lr, weight_decay
+        if self.batch < ranks.size():
+            raise UsageError(f"a batch of {self.batch} is too small for {ranks.size()} ranks; give a larger --batch or start fewer")
         self.step = 0
         self.training_macs = 0
         self.position = 0  # in the unit of the length
@@ -156,6 +159,7 @@ class Trainer:
 
     def _start(self, channels: Channels) -> None:
         self.module = self._make(channels).to(self._device)
+        self.module.over_ranks = True
         self.module.want(self.objective.tensors)
         net = channels.network
         self._macs = _macs(net)
@@ -189,26 +193,37 @@ class Trainer:
         chosen, inputs = self._next_batch()
         targets = None if self._train.targets is None else self.tensors([array[chosen] for array in self._train.targets])
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(len(chosen))
+            group["lr"] = self._rate(self.batch)
         self.module.train()
         answers = self.answers(inputs)
         loss = self._loss(answers, targets, None if self._teacher is None else self._teacher(chosen, inputs))
-        self._refuse_divergence("the loss is", loss)
+        wrong = 0.0 if self._teacher is None or targets is None else self.objective.misses(answers, targets)
+        total, wrong = self._over_ranks(loss.detach(), wrong)
+        self._refuse_divergence("the loss is", total)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if ranks.size() == 1 else loss * ranks.share(self.batch)).backward()  # type: ignore[no-untyped-call]
+        ranks.sum_gradients(self.module)
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
-        self.training_macs += self._macs * len(chosen)
+        self.training_macs += self._macs * self.batch
         counts = {"steps": self.step, "macs": self.training_macs, "milliseconds": int(1000 * self._seconds)}
-        self.position = counts[self.length.unit]
+        self.position = counts[self.length.unit] if self.length.unit != "milliseconds" else ranks.of_first(counts["milliseconds"])
         if self._teacher is not None and targets is not None:
-            self._weigh_teacher(self.objective.misses(answers, targets))
+            self._weigh_teacher(wrong)
         if self.finished:  # of the last step's weights no further loss tells
             self.module.eval()
             with torch.no_grad():
-                self._refuse_divergence("an output is", torch.stack([answer.sum() for answer in self.answers(inputs)]).sum())
-        return float(loss.detach())
+                outputs = torch.stack([answer.sum() for answer in self.answers(inputs)]).sum()
+                self._refuse_divergence("an output is", ranks.summed(outputs))
+        return float(total)
+
+    def _over_ranks(self, loss: Tensor, wrong: float) -> tuple[Tensor, float]:
+        """The loss of the whole batch and how wrong it is in all, from those of this rank's part."""
+        if ranks.size() == 1:
+            return loss, wrong
+        both = ranks.summed(torch.stack([loss.double() * ranks.share(self.batch), loss.new_tensor(wrong).double()]))
+        return both[0], float(both[1])
 
     def _rate(self, examples: int) -> float:
         """The learning rate of the step that comes, on so many examples."""
@@ -280,8 +295,10 @@ class Trainer:
         self.module.eval()
         tallies = self.objective.tallies()
         for chosen in batches(len(split), 256):
-            answers = self.answers([array[chosen] for array in split.inputs])
+            own = chosen[ranks.part(len(chosen))]
+            answers = self.answers([array[own] for array in split.inputs])
             outputs = [kind.output(x).cpu().numpy() for kind, x in zip(self.objective.kinds, answers, strict=True)]
+            outputs = [ranks.gathered(output, len(chosen)) for output in outputs]
             self.objective.count(tallies, outputs, [np.asarray(array[chosen]) for array in split.targets])
         return self.objective.metric(tallies)
 
