@@ -90,17 +90,21 @@ def trained(make: type[Trainable], steps: int) -> dict[str, np.ndarray]:
     return found
 
 
+def both() -> dict[str, np.ndarray]:
+    """Of a float training and of a fake-quantised one."""
+    parts = {"float": trained(Trainable, 6), "int8": trained(QuantTrainable, 3)}
+    return {f"{kind} {name}": value for kind, found in parts.items() for name, value in found.items()}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with ranks.joined(60):
-        found = {f"float {name}": value for name, value in trained(Trainable, 6).items()}
+        found = both()
         if ranks.size() == 2:
-            # of two ranks with other numbers, both say so
-            try:
+            try:  # of two ranks with other numbers, both say so
                 ranks.refuse_drift(7, {"w": np.array([ranks.part(2).start])})
             except RuntimeError:
                 found["drift"] = np.array(1)
-        found |= {f"int8 {name}": value for name, value in trained(QuantTrainable, 3).items()}
         np.savez(f"{sys.argv[1]}-{ranks.part(ranks.size()).start}.npz", **found)  # type: ignore[arg-type]
 
 

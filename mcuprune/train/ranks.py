@@ -111,7 +111,9 @@ def refuse_several(command: str) -> None:
     """Raise UsageError for a command that several ranks can't share."""
     told = _told(os.environ)
     if told is not None:
-        raise UsageError(f"{command}: {told.size} processes were started to do it together, as only prune can; start it without torchrun")
+        raise UsageError(
+            f"{command}: {told.size} processes were started to do it together, as only prune can; start it without torchrun"
+        )
 
 
 def _met(told: _Group, patience: float) -> _Group:
@@ -136,7 +138,7 @@ def _met(told: _Group, patience: float) -> _Group:
             f"rank {told.rank} of {told.size} can't meet the others at {where} ({_line(error)}); start all of them within "
             f"{patience:.0f} s of each other, with the same MASTER_ADDR and MASTER_PORT"
         ) from None
-    return _Group(told.rank, told.size, told.local, dist.PrefixStore("mcuprune", store))
+    return _Group(told.rank, told.size, told.local, dist.PrefixStore("mcuprune", store))  # type: ignore[attr-defined]
 
 
 def _leave() -> None:
@@ -186,7 +188,9 @@ def device(wanted: str) -> str:
     import torch
 
     if wanted != "cuda":
-        raise UsageError(f"--device {wanted}: names one GPU for {_group.size} ranks; write --device cuda, which gives each its own")
+        raise UsageError(
+            f"--device {wanted}: names one GPU for {_group.size} ranks; write --device cuda, which gives each its own"
+        )
     if _group.local >= torch.cuda.device_count():
         raise UsageError(
             f"--device cuda: rank {_group.rank} is number {_group.local} on its machine, which has "

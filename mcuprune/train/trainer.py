@@ -94,7 +94,9 @@ class Trainer:
         self.length = Length("steps", total)
         self.batch, self.lr, self.weight_decay = min(batch, len(train)), lr, weight_decay
         if self.batch < ranks.size():
-            raise UsageError(f"a batch of {self.batch} is too small for {ranks.size()} ranks; give a larger --batch or start fewer")
+            raise UsageError(
+                f"a batch of {self.batch} is too small for {ranks.size()} ranks; give a larger --batch or start fewer"
+            )
         self.step = 0
         self.training_macs = 0
         self.position = 0  # in the unit of the length
@@ -208,7 +210,9 @@ class Trainer:
         self.step += 1
         self.training_macs += self._macs * self.batch
         counts = {"steps": self.step, "macs": self.training_macs, "milliseconds": int(1000 * self._seconds)}
-        self.position = counts[self.length.unit] if self.length.unit != "milliseconds" else ranks.of_first(counts["milliseconds"])
+        self.position = (
+            counts[self.length.unit] if self.length.unit != "milliseconds" else ranks.of_first(counts["milliseconds"])
+        )
         if self._teacher is not None and targets is not None:
             self._weigh_teacher(wrong)
         if self.finished:  # of the last step's weights no further loss tells
