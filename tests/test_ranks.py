@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ranks_step
-
 from test_same_bytes import model_file
 
 from mcuprune.errors import UsageError

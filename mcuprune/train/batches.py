@@ -52,7 +52,10 @@ class Waiting:
 
 
 class Batches:
-    """The examples of an epoch's batches, of each this rank's part. train: where they are. augment: varies them; None leaves them as they are."""
+    """The examples of an epoch's batches, of each this rank's part.
+
+    train: where they are. augment: varies them; None leaves them as they are.
+    """
 
     def __init__(self, train: Split, augment: Augment | None) -> None:
         self._train, self._augment = train, augment

@@ -71,7 +71,7 @@ def joined(patience: float = _PATIENCE) -> Iterator[None]:
     patience: seconds to wait for them, at the beginning and later. Raises UsageError for an environment that makes no sense or
     ranks that can't be met, and RankLost, from inside, where another rank has ended.
     """
-    global _group  # noqa: PLW0603 (there is one process, which has one place among all)
+    global _group
     told = _told(os.environ)
     if told is None:
         yield
