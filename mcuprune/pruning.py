@@ -198,7 +198,7 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
     console.doing("starting torch" if request.train or request.int8 else "cutting the model")
     request = _with_engine(request, before.total["macs"])
     console.doing("walking the whole road once")
-    rehearse(labelled, int8=request.int8, train=request.train)
+    rehearse(labelled, int8=request.int8, train=request.train, precision=request.precision)
     own = None if request.loss_function is None else own_loss(request.loss_function)
     console.doing("reading the data")
     data = training_data(
@@ -642,6 +642,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         objective=None if run.goal is None else run.goal.objective,
         answers=run.teacher,
         device=request.device,
+        precision=request.precision,
     )
     candidate = narrowing.narrowed(request.method, task, calibration, on_step)
     notes = list(candidate.notes)

@@ -69,11 +69,19 @@ def shifted(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.asarray(x + random.standard_normal((len(x), 1, 1, 1)).astype(np.float32) * 0.1)
 
 
-def trained(make: type[Trainable], steps: int) -> dict[str, np.ndarray]:
+def trained(make: type[Trainable], steps: int, precision: str = "float32") -> dict[str, np.ndarray]:
     """All that the training has become, its losses, and the gradient that widths would follow."""
     channels, data = tiny(), split()
     teacher = np.random.default_rng(5).standard_normal((EXAMPLES, CLASSES)).astype(np.float32)
-    settings = {"batch": BATCH, "lr": 0.05, "weight_decay": 5e-4, "seed": 1, "make": make, "augment": shifted}
+    settings = {
+        "batch": BATCH,
+        "lr": 0.05,
+        "weight_decay": 5e-4,
+        "seed": 1,
+        "make": make,
+        "augment": shifted,
+        "precision": precision,
+    }
     trainer = Trainer(channels, data, total=20, answers=teacher, **settings)  # type: ignore[arg-type]
     if isinstance(trainer.module, QuantTrainable):
         calibrate(trainer.module, [(data.x,)])
@@ -96,10 +104,16 @@ def both() -> dict[str, np.ndarray]:
     return {f"{kind} {name}": value for kind, found in parts.items() for name, value in found.items()}
 
 
+def halved() -> dict[str, np.ndarray]:
+    """Of a training in lower precision: its losses and its weights."""
+    found = trained(Trainable, 3, "bfloat16")
+    return {f"half {name}": value for name, value in found.items()}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     with ranks.joined(60):
-        found = both()
+        found = both() | halved()
         if ranks.size() == 2:
             try:  # of two ranks with other numbers, both say so
                 ranks.refuse_drift(7, {"w": np.array([ranks.part(2).start])})

@@ -43,7 +43,7 @@ def started(name: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
         # of torchvision's for ImageNet, less what 990 classes more take
         ("mobilenet_v2", 3_504_872 - 990 * 1_281),
         ("efficientnet_b0", 5_288_548 - 990 * 1_281),
-        # Tang & Lin 2018, table 2, in thousands: 110 and 238
+        # Tang & Lin 2018, in thousands: 110 and 238
         ("res8", 45 * 9 + 6 * 45 * 45 * 9 + 46 * 12),
         ("res15", 45 * 9 + 13 * 45 * 45 * 9 + 46 * 12),
     ],
@@ -64,7 +64,7 @@ def test_vgg16_costs_what_the_paper_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kilobytes"),
-    # Zhang et al. 2017, table 4: weights, biases, and the two largest maps that are there at once, 8 bits each
+    # Zhang et al. 2017: weights, biases, and the two largest maps that are there at once, 8 bits each
     [("dscnn_s", 38.6), ("dscnn_m", 189.2), ("dscnn_l", 497.6)],
 )
 def test_a_keyword_network_takes_the_memory_of_its_paper(name: str, kilobytes: float, tmp_path: Path) -> None:

@@ -82,20 +82,21 @@ def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], alone: 
     assert len(alone) > 50
     for name, value in alone.items():
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-        np.testing.assert_allclose(one[name], value, rtol=2e-3, atol=2e-4, err_msg=name)
+        near = 0.05 if name.startswith("half ") else 2e-4  # eight bits of mantissa
+        np.testing.assert_allclose(one[name], value, rtol=10 * near, atol=near, err_msg=name)
 
 
 def test_two_ranks_make_the_steps_of_one_process(tmp_path: Path) -> None:
     """BatchNormalization, gradients, a teacher, variation, fake quantisation, the gradient of the masks; bit by bit on both."""
     one, other = states(tmp_path, 2)
     assert one.pop("drift") == other.pop("drift") == 1
-    same(one, other, ranks_step.both())
+    same(one, other, ranks_step.both() | ranks_step.halved())
 
 
 @pytest.mark.slow
 def test_three_ranks_make_the_steps_of_one_process(tmp_path: Path) -> None:
     first, second, third = states(tmp_path, 3)
-    alone = ranks_step.both()
+    alone = ranks_step.both() | ranks_step.halved()
     same(first, second, alone)
     same(first, third, alone)
 

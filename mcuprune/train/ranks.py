@@ -214,8 +214,8 @@ def share(count: int) -> float:
     """What a mean over this rank's ``part`` counts for in the sum over all ranks that is the mean over the batch."""
     if count < _group.size:
         return 1 / _group.size
-    own = part(count)
-    return (own.stop - own.start) / count
+    own = range(count)[part(count)]
+    return len(own) / count
 
 
 def summed(value: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class _Normalized(torch.autograd.Function):
         epsilon, count = more
         ctx.save_for_backward(x, scale, mean, (variance + epsilon).rsqrt())
         ctx.count = count
-        return F.batch_norm(x, mean.to(x.dtype), variance.to(x.dtype), scale, shift, training=False, eps=epsilon)
+        return F.batch_norm(x, mean.to(scale.dtype), variance.to(scale.dtype), scale, shift, training=False, eps=epsilon)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -41,12 +41,13 @@ class _Normalized(torch.autograd.Function):
         (of_y,) = gradients
         axes = [axis for axis in range(x.ndim) if axis != 1]
         wide = [1, -1, *[1] * (x.ndim - 2)]
-        level = (x - mean.to(x.dtype).view(wide)) * inverse.to(x.dtype).view(wide)
+        level = (x - mean.to(scale.dtype).view(wide)) * inverse.to(scale.dtype).view(wide)
+        of_y = of_y.to(scale.dtype)
         of_shift, of_scale = of_y.sum(axes), (of_y * level).sum(axes)
         whole_shift, whole_scale = (ranks.summed(torch.cat([of_shift, of_scale])) / ctx.count).chunk(2)
         factor = (scale * inverse.to(scale.dtype)).view(wide)
         of_x = factor * (of_y - whole_shift.view(wide) - level * whole_scale.view(wide))
-        return of_x, of_scale, of_shift, None, None, None, None
+        return of_x.to(x.dtype), of_scale, of_shift, None, None, None, None
 
 
 def normalized(

@@ -27,7 +27,7 @@ from mcuprune.train.batches import Batches, Made
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.optimizer import OPTIMIZERS
-from mcuprune.train.task import Step, Task
+from mcuprune.train.task import PRECISIONS, Step, Task
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import Objective, classification
 from mcuprune.train.teacher import Teacher, batches
@@ -61,6 +61,7 @@ class Trainer:
         much as the targets, until the network has been less wrong in an epoch than the teacher is on average: then targets
         alone teach. Without targets there is nothing but a teacher to learn from.
     device: where all of it happens; everything that leaves is a numpy array.
+    precision: of PRECISIONS, in which layers are computed while training; weights, their gradients and losses are float32.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Trainer:
         answers: np.ndarray | Teacher | None = None,
         objective: Objective | None = None,
         device: str = "cpu",
+        precision: str = PRECISIONS[0],
     ) -> None:
         torch.manual_seed(seed)
         self.objective = objective or classification(channels.network)
@@ -102,6 +104,7 @@ class Trainer:
         self.position = 0  # in the unit of the length
         self._ending: tuple[int, int] | None = None  # from which position to which training winds down
         self._earlier, self._began = 0.0, -1.0  # seconds of earlier sittings; when this one took its first step
+        self._half = precision == "bfloat16"
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
         self._batches, self._next = Batches(train, augment), -1
         self._start(channels)
@@ -197,7 +200,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.batch)
         self.module.train()
-        answers = self.answers(inputs)
+        answers = self._computed(inputs)
         loss = self._loss(answers, targets, None if self._teacher is None else self._teacher(chosen, inputs))
         wrong = 0.0 if self._teacher is None or targets is None else self.objective.misses(answers, targets)
         total, wrong = self._over_ranks(loss.detach(), wrong)
@@ -221,6 +224,13 @@ class Trainer:
                 outputs = torch.stack([answer.sum() for answer in self.answers(inputs)]).sum()
                 self._refuse_divergence("an output is", ranks.summed(outputs))
         return float(total)
+
+    def _computed(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+        """What losses are taken of, in the precision of the training."""
+        if not self._half:
+            return self.answers(inputs)
+        with torch.autocast(torch.device(self._device).type, torch.bfloat16):
+            return tuple(answer.float() for answer in self.answers(inputs))
 
     def _over_ranks(self, loss: Tensor, wrong: float) -> tuple[Tensor, float]:
         """The loss of the whole batch and how wrong it is in all, from those of this rank's part."""
@@ -417,6 +427,7 @@ def trainer_for(task: Task, channels: Channels) -> Trainer:
         answers=task.answers,
         objective=task.objective,
         device=task.device,
+        precision=task.precision,
     )
     full = task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.steps_per_epoch
     trainer.length = schedule.length(trainer.steps_per_epoch, full)

@@ -4,9 +4,10 @@ The former take images (3, 32, 32) and have ten classes, the latter take 49 rows
 twelve. VGG-16 and ResNet-18 are what the literature on CIFAR-10 means by them:
 BatchNormalization and one fully connected layer in the former, a 3 x 3 stem without pooling in the latter. MobileNet-v2 and
 EfficientNet-B0 are those of their papers at width 1, but for a stem of stride 1: from 32 x 32 images, their feature maps then
-are about as large as the paper's are from 50 x 50 (32 against 25 pixels at the widest, 2 at the narrowest in both). EtinyNet likewise has neither its stem's stride
-nor the pooling behind it. MCUNet's networks were found by a search and are published as files; ``mcunet`` is a network of the
-space that was searched, of their kind and about their size, and none of them.
+are about as large as the paper's are from 50 x 50 (32 against 25 pixels at the widest, 2 at the narrowest in both).
+
+EtinyNet likewise has neither its stem's stride nor the pooling behind it. MCUNet's networks were found by a search and are
+published as files; ``mcunet`` is a network of the space that was searched, of their kind, and none of them.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def efficientnet_b0() -> nn.Module:
 
 
 def mcunet() -> nn.Module:
-    """Inverted residuals with kernels of 3, 5 and 7 and mixed expansions, as of Lin et al. 2020, section 3.1."""
+    """Inverted residuals with kernels of 3, 5 and 7 and mixed expansions, as in the space of Lin et al. 2020."""
     layers = [*convolution(3, 16, 3, act=nn.ReLU6), Inverted(16, 8, 1, 1)]
     channels = 8
     stages = (  # width, stride of the first block, (expansion, kernel) of each block
@@ -159,7 +160,7 @@ def mcunet() -> nn.Module:
 
 
 class LinearDepthwise(nn.Module):
-    """Filter each channel, mix, filter each again; ``dense``: shortcuts around both halves (Xu et al. 2022, figure 2)."""
+    """Filter each channel, mix, filter each again; ``dense``: shortcuts around both halves (Xu et al. 2022)."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, *, dense: bool) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ class LinearDepthwise(nn.Module):
 
 
 def etinynet() -> nn.Module:
-    """Xu et al. 2022, table 1, at width 1."""
+    """Xu et al. 2022, at width 1."""
     layers = convolution(3, 32, 3)
     channels = 32
     table = ((32, 4, 1, False), (128, 4, 2, False), (192, 3, 2, True), (256, 2, 2, True), (512, 1, 1, True))
@@ -185,7 +186,7 @@ def etinynet() -> nn.Module:
 
 
 def dscnn(width: int, blocks: int, strides: tuple[int, int], second: int) -> nn.Module:
-    """Zhang et al. 2017, table 8: one convolution of 10 x 4, then depthwise separable ones, the first with stride ``second``."""
+    """Zhang et al. 2017 (Hello Edge): 10 x 4, then depthwise separable. second: the stride of the first of these."""
     rows, columns = strides
     pad = nn.ZeroPad2d((1, 4 - columns - 1, 4, 5))  # as TensorFlow pads 49 x 10
     layers: list[nn.Module] = [pad, nn.Conv2d(1, width, (10, 4), (rows, columns), bias=False), nn.BatchNorm2d(width), nn.ReLU()]
