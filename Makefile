@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-gpu device-test clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-gpu device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -75,6 +75,9 @@ bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/m
 
 bench: $(BIN)/.bench ## accuracy at equal budgets (hours; goes on where it stopped); DATA=folder of cifar10-*.npz, kws12-mfcc.npz
 	$(BIN)/python tests/benchmarks/bench_accuracy.py --data $(DATA)
+
+bench-compute: $(BIN)/.dev ## accuracy at equal training compute (hours; goes on where it stopped); DATA as for bench
+	$(BIN)/python tests/benchmarks/bench_compute.py --data $(DATA)
 
 bench-studies: $(BIN)/.bench ## what each part of the method is worth; DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_studies.py --data $(DATA)

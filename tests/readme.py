@@ -1,7 +1,7 @@
 """Write generated text into README.md, docs/ and the pages of benchmarks, or check (--check) that it is what stands behind it.
 
-docs/operators.md is the operator table, docs/images/ has pictures of real profiles. README.md and the pages of docs/ have
-generated blocks of these kinds:
+docs/operators.md is the operator table, docs/images/ has pictures of real profiles and runs. README.md and the pages of docs/
+have generated blocks of these kinds:
 
 * ``console``, first line ``$ mcuprune ...``: the command with its output;
 * ``python``, first line ``# docs/examples/NAME.py``: that file, whose code the tests run;
@@ -43,6 +43,7 @@ import bench_accuracy  # noqa: E402
 import bench_at_init  # noqa: E402
 import bench_bands  # noqa: E402
 import bench_budgets  # noqa: E402
+import bench_compute  # noqa: E402
 import bench_device  # noqa: E402
 import bench_mutations  # noqa: E402
 import bench_quant_lr  # noqa: E402
@@ -61,6 +62,7 @@ BENCHES = (
     bench_at_init,
     bench_bands,
     bench_budgets,
+    bench_compute,
     bench_device,
     bench_mutations,
     bench_quant_lr,
@@ -214,6 +216,7 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators(), PICTURE: picture(), BANDS: bands_picture()}
+    pages[bench_compute.PICTURE] = bench_compute.picture(bench_compute.stored())
     pages |= {bench.PAGE: bench.page(bench.stored()) for bench in BENCHES if bench.stored()}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,15 @@ def test_weights_of_seven_bits_leave_room_in_sixteen(path: Path) -> None:
     assert profile(network.from_proto(found, "int8.onnx")).total == profile(label(net).network).total
 
 
+def assert_priced(written: Mapping[str, int], priced: Mapping[str, int]) -> None:
+    """What a float network is said to cost, and what its int8 file does: quantisers that come to be shared save a little."""
+    for name, value in priced.items():
+        if name in ("file", "image"):
+            assert 0.97 * value <= written[name] <= value
+        else:
+            assert written[name] == value
+
+
 @pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
 def test_real_files_compute_what_was_simulated(path: Path) -> None:
     """Random deep networks amplify one rounding on an edge, so an example in four may stray, and a tenth of an output.
@@ -191,7 +201,7 @@ def test_real_files_compute_what_was_simulated(path: Path) -> None:
     model = quantized(*module.quantized_network()).to_proto()
     onnx.checker.check_model(model, full_check=True)
     again = network.from_proto(model, "int8.onnx", input_shapes={name: net.shapes[name] for name in net.inputs})
-    assert profile(again).total == profile(net).total
+    assert_priced(profile(again).total, profile(net).total)
     agree = []
     for seed in range(2, 6):
         inputs = inputs_of(net, 1, seed=seed)

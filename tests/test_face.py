@@ -206,7 +206,7 @@ def test_arrays_in_memory_train_the_file_that_an_archive_of_them_trains(in_memor
 def test_arrays_that_do_not_fit_are_refused_by_name(in_memory: Network) -> None:
     for wrong, said in (
         ({**arrays(), "x_test": np.zeros((20, 3, 9, 9))}, "x_test has shape"),
-        ({key: value for key, value in arrays().items() if key != "y_train"}, "x_train has shape"),
+        ({key: value for key, value in arrays().items() if key != "y_train"}, "no array 'y_train'"),
         (SimpleNamespace(x_train=np.zeros(3)), "x_train has shape"),
         ({**arrays(), "y_train": np.full(60, 11)}, "labels from 11 to 11"),
     ):

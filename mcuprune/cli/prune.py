@@ -75,7 +75,7 @@ def _run(flags: Flags, request: Request) -> int:
             result = dropping.prune(request, progress.show, on_stage=progress.stage)
         except KeyboardInterrupt:
             if os.path.exists(f"{request.output}.checkpoint") or os.path.exists(f"{request.output}.stages"):
-                console.say("the same command with --resume goes on from the last finished epoch")
+                console.say("the same command with --resume goes on from the last state that was stored")
             raise
     if to_export is not None:
         written = exporting.export(to_export)

@@ -233,7 +233,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                 [
                     step["phase"],
                     f"{step['epoch']:g}",
-                    units.show(step["training_macs"], "count"),
+                    units.show(step.get("training_macs", 0), "count"),
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in known),
                     _value(_task(found) or {}, _score(step)),
@@ -329,8 +329,8 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
     if cost["full_training_macs"]:
         share = cost["training_macs"] / cost["full_training_macs"]
         before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
-        lines.append(f"training: {share:.0%} of the multiply-accumulates that the same steps take at full width{before}")
-        lines += _compute(found)
+        epochs = f"{_epochs(found):.3g} epochs of the whole model"
+        lines.append(f"training: as many multiply-accumulates as {epochs}; {share:.0%} of the same steps at full width{before}")
     if found.get("bands") is not None:  # reports stored before there were bands have none
         lines += _in_bands(found["bands"])
     if cost.get("data_wait") is not None and cost["data_wait"] >= _SLOW_DATA:
@@ -404,13 +404,11 @@ def _beside(metric: Mapping[str, Any]) -> list[str]:
     return [f"of the file written: {', '.join(said)}"] if said else []
 
 
-def _compute(found: Mapping[str, Any]) -> list[str]:
+def _epochs(found: Mapping[str, Any]) -> float:
     """What training cost in epochs of the whole model: the number that ``--train-compute`` takes."""
-    if not (training := found["training"]):
-        return []
-    epoch = max(1, training["examples"] // training["batch"]) * training["batch"] * found["before"]["total"]["macs"]
-    spent = found["cost"]["training_macs"] / max(1, epoch)
-    return [f"compute: as many multiply-accumulates as {spent:.3g} epochs of training the whole model"]
+    training = found["training"]
+    per_epoch = max(1, training["examples"] // training["batch"]) * training["batch"]
+    return float(found["cost"]["training_macs"] / max(1, per_epoch * found["before"]["total"]["macs"]))
 
 
 __all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

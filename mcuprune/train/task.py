@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,7 +157,7 @@ class Step:
     score: float | None = None
     training_macs: int = 0
     share: float | None = None
-    waited: float | None = None
+    waited: float | None = field(default=None, compare=False)
 
 
 OnStep = Callable[[Step], None]

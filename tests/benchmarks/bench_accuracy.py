@@ -201,8 +201,16 @@ def add_peers(*, trained: bool) -> None:
     methods.METHODS = {**methods.METHODS, **torch_pruning_peer.methods(trained=trained)}
 
 
-def measured(model: Path, data: Path, work: Path, limits: dict[str, str], seed: int, **wishes: Any) -> dict[str, Any]:
-    """One whole ``mcuprune prune`` of a file, and what is stored of it. wishes: further fields of its Request."""
+def measured(
+    model: Path,
+    data: Path,
+    work: Path,
+    limits: dict[str, str],
+    seed: int,
+    also: Callable[[pruning.Result], dict[str, Any]] = lambda result: {},
+    **wishes: Any,
+) -> dict[str, Any]:
+    """One whole ``mcuprune prune`` of a file, and what is stored of it. also: more of that. wishes: fields of its Request."""
     out = work / "out.onnx"
     wanted = {name: units.parse(text, RESOURCES[name].unit) for name, text in limits.items()}
     began = time.process_time()
@@ -218,7 +226,7 @@ def measured(model: Path, data: Path, work: Path, limits: dict[str, str], seed: 
         "accuracy_float": round(result.accuracy_float, 5),
         "accuracy_int8": None if result.accuracy_int8 is None else round(result.accuracy_int8, 5),
         "pooled_int8": round(evaluate.accuracy_of(out, pooled), 5),
-        "used": {name: result.after.total[name] for name in RESOURCES},
+        "used": {name: result.after.total[name] for name in BUDGETS["B1"]},
         "limits": dict(result.budget.limits),
         "widths": [group.after for group in result.groups],
         "training_macs": result.training_macs,
@@ -226,6 +234,7 @@ def measured(model: Path, data: Path, work: Path, limits: dict[str, str], seed: 
         "cpu_seconds": round(seconds),
         "notes": list(result.notes),
         "versions": {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        **also(result),
     }
 
 

@@ -14,7 +14,7 @@ here counts eight bytes a channel more for bias and scale: the same number is a 
 and EfficientNet-B0 on Visual Wake Words, at 50 x 50 and 160 x 160. Here they train on CIFAR-10 at its own 32 x 32, for larger
 images would cost more and show no more, under the same shares of what they cost unpruned; there is no accuracy to compare.
 EfficientNet-B0's row at 50 x 50 is left out: the unpruned size that it gives is a tenth of what it gives at 160 x 160.
-EtinyNet's row is that of its ImageNet model, as shares. The paper's DS-CNN rows begin with the wider networks of MicroNets; here
+EtinyNet's row is that of its ImageNet model, as shares. The paper's DS-CNN rows begin with wider networks, of MicroNets; here
 those of Zhang et al. are cut to the budgets that lie below them. Where table 3 has no row, all limits are a half. The keywords
 are a part of Speech Commands, so that there, too, no accuracy of the paper can be compared.
 """

@@ -1,0 +1,212 @@
+"""Accuracy at equal training compute: every method may spend the same multiply-accumulates, at whatever widths it likes.
+
+``python tests/benchmarks/bench_compute.py --data DIR [--tasks T1 T2 T3] [--budgets B1 B2] [--compute 0.3 1.0] [--seeds 0 1 2]``
+
+Tasks, budgets and data are those of ``bench_accuracy.py``. A compute of 1.0 is what its epochs take at full width, fake-quant
+training included; runs are ``mcuprune prune --train-compute`` with all else as it is by default, from an untrained file.
+``--budgets full`` is the whole network, trained: what the others' time is a share of. Finished runs are appended to
+``compute.jsonl`` and not run again; ``compute.md`` and ``docs/images/compute.svg`` are drawn from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from bench_accuracy import BUDGETS, TASKS, files, measured, spread
+
+from mcuprune.pruning import Result
+
+HERE = Path(__file__).resolve().parent
+ROWS, PAGE = HERE / "compute.jsonl", HERE / "compute.md"
+PICTURE = HERE.parents[1] / "docs" / "images" / "compute.svg"
+METHODS = ("differentiable", "uniform")
+KEY = ("task", "budget", "compute", "method", "seed")
+
+
+def row(task_name: str, budget: str, compute: float, method: str, seed: int, data: Path, work: Path) -> dict[str, Any]:
+    """One run of the benchmark."""
+    task = TASKS[task_name]
+    start, archive = files(task_name, seed, data, work)
+    limits = BUDGETS.get(budget, {"macs": "100%"})
+    wishes: dict[str, Any] = {"batch": task.batch, "augment": task.augment, "train_compute": compute * task.epochs}
+
+    def also(result: Result) -> dict[str, Any]:
+        """The share of a full run that the training was, its window, and validation on the way: [share, accuracy]."""
+        assert result.training is not None
+        whole = task.epochs * max(1, result.training.examples // task.batch) * task.batch * result.before.total["macs"]
+        seen = [(line.training_macs / whole, line.accuracy) for line in result.history if line.accuracy is not None]
+        schedule = result.training.schedule
+        return {
+            "spent": round(result.training_macs / whole, 4),
+            "wide": [round(schedule.prune_start, 4), round(schedule.prune_stop, 4)],
+            "curve": [[round(share, 4), round(accuracy, 4)] for share, accuracy in seen],
+        }
+
+    found = measured(start, archive, work, limits, seed, also, method=method, **wishes)
+    return {**dict(zip(KEY, (task_name, budget, compute, method, seed), strict=True)), **found}
+
+
+def key(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(found[name] for name in KEY)
+
+
+def stored() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, float], dict[str, list[dict[str, Any]]]]]:
+    """Rows by task, budget and compute, and in each of these by method, in order."""
+    for of in sorted({(found["task"], found["budget"], found["compute"]) for found in rows if found["budget"] in BUDGETS}):
+        here = [found for found in rows if (found["task"], found["budget"], found["compute"]) == of]
+        yield of, {method: [found for found in here if found["method"] == method] for method in METHODS}
+
+
+def _paired(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> str:
+    """Mean and standard error of the difference on the seeds that both have."""
+    other = {found["seed"]: found["pooled_int8"] for found in second}
+    apart = [100 * (found["pooled_int8"] - other[found["seed"]]) for found in first if found["seed"] in other]
+    if not apart:
+        return ""
+    return f"{mean(apart):+.1f}" + (f" ± {stdev(apart) / len(apart) ** 0.5:.1f}" if len(apart) > 1 else "")
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table of all stored runs."""
+    lines = [
+        "# Accuracy at equal training compute",
+        "",
+        "Made by `make bench-compute` (`tests/benchmarks/bench_compute.py`) from `compute.jsonl`, which has every run with its",
+        "seed, widths, versions and validation on the way. Tasks and budgets are those of [Accuracy](accuracy.md). A compute",
+        "of 1.0 is the multiply-accumulates that the epochs of that page take at full width. Accuracies are those of the",
+        "int8 file, validation and test examples together, in per cent: mean and standard deviation over seeds; the",
+        "difference is of the same seeds, with its standard error. *Wide until* is the share of the compute by which the",
+        "network has its final widths. CPU is that of the whole run, evaluation included, as a share of a run at full width,",
+        "both on a machine that others used too: a rough figure.",
+        "",
+        "| task | budget | compute | differentiable | uniform | difference | seeds | wide until | CPU | CPU, uniform |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    whole = {
+        task: mean(
+            found["cpu_seconds"] / found["compute"] for found in rows if (found["task"], found["budget"]) == (task, "full")
+        )
+        for task in {found["task"] for found in rows if found["budget"] == "full"}
+    }
+    for (task, budget, compute), by in _cells(rows):
+        means = [spread([100 * found["pooled_int8"] for found in by[method]]) if by[method] else "" for method in METHODS]
+        seeds = sorted({found["seed"] for found in by["differentiable"]} & {found["seed"] for found in by["uniform"]})
+        wide = sorted({found["wide"][1] for found in by["differentiable"]})
+        cpu = [
+            f"{mean(found['cpu_seconds'] for found in by[method]) / whole[task]:.2f}" if task in whole and by[method] else ""
+            for method in METHODS
+        ]
+        cells = [task, budget, f"{compute:g}", *means, _paired(by["differentiable"], by["uniform"]), str(len(seeds))]
+        lines.append("| " + " | ".join([*cells, ", ".join(f"{share:.2f}" for share in wide), *cpu]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------- the picture
+
+_SIZE, _MARGIN, _STYLES = (340, 220), (44, 30), {"differentiable": "#2f7ed8", "uniform": "#d8762f"}
+
+
+def picture(rows: list[dict[str, Any]]) -> str:
+    """Validation accuracy against training compute, a panel for each task and budget, readable on light and on dark."""
+    curves: dict[tuple[str, str], dict[str, list[list[list[float]]]]] = {}
+    for (task, budget, _), by in _cells(rows):
+        for method, found in by.items():
+            curves.setdefault((task, budget), {}).setdefault(method, []).extend(one["curve"] for one in found)
+    width, height = _SIZE
+    panels = [_panel(f"{TASKS[task].title}, {budget}", of) for (task, budget), of in sorted(curves.items())]
+    columns = min(2, max(1, len(panels)))
+    placed = "".join(
+        f'<g transform="translate({(i % columns) * width} {i // columns * height})">{one}</g>' for i, one in enumerate(panels)
+    )
+    total = (width * columns, height * -(-len(panels) // columns) + 24)
+    legend = "".join(
+        f'<text x="{_MARGIN[0] + 130 * i}" y="{total[1] - 8}" style="fill:{colour}">{method}</text>'
+        for i, (method, colour) in enumerate(_STYLES.items())
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}" width="{total[0]}" height="{total[1]}" '
+        'role="img" aria-label="validation accuracy against training compute"><style>text{font:12px system-ui,sans-serif;'
+        "fill:#404040}path{fill:none;stroke-width:1.5;opacity:.8}line{stroke:#b0b0b0}"
+        "@media(prefers-color-scheme:dark){text{fill:#d0d0d0}line{stroke:#606060}}</style>"
+        f"{placed}{legend}</svg>\n"
+    )
+
+
+def _panel(title: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> str:
+    """One diagram: a line for each run. The lower end of the accuracies is cut off where nothing is decided."""
+    (width, height), (left, below) = _SIZE, _MARGIN
+    every = [point for lines in curves.values() for line in lines for point in line]
+    most = max(share for share, _ in every)
+    high = max(accuracy for _, accuracy in every)
+    low = high - 0.25
+
+    def at(share: float, accuracy: float) -> str:
+        x = left + share / most * (width - left - 12)
+        y = 24 + (high - max(accuracy, low)) / (high - low) * (height - 24 - below)
+        return f"{x:.1f} {y:.1f}"
+
+    base = height - below
+    parts = [
+        f'<text x="{left}" y="14">{title}</text>',
+        f'<line x1="{left}" y1="{base}" x2="{width - 12}" y2="{base}"/><line x1="{left}" y1="24" x2="{left}" y2="{base}"/>',
+        f'<text x="{width - 12}" y="{base + 16}" text-anchor="end">compute, {most:.2g} of a full run</text>',
+        *(
+            f'<text x="{left - 5}" y="{float(at(0, share).split()[1]) + 4:.0f}" text-anchor="end">{100 * share:.0f}</text>'
+            for share in (high, low)
+        ),
+    ]
+    for method, lines in curves.items():
+        for line in lines:
+            path = "L".join(at(share, accuracy) for share, accuracy in line)
+            parts.append(f'<path d="M{path}" style="stroke:{_STYLES[method]}"/>')
+    return "".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "bench-compute")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--budgets", nargs="+", default=["B1", "B2"], choices=[*BUDGETS, "full"])
+    parser.add_argument("--compute", nargs="+", type=float, default=[0.3, 1.0])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--table", action="store_true", help="draw the page and the picture anew and run nothing")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.work.mkdir(parents=True, exist_ok=True)
+    wanted = [
+        (task, budget, compute, method, seed)
+        for seed in given.seeds
+        for task in given.tasks
+        for compute in given.compute
+        for budget in given.budgets
+        for method in given.methods
+        if budget in BUDGETS or method == "uniform"
+    ]
+    done = {key(found) for found in stored()}
+    for one in wanted if not given.table else ():
+        if one in done:
+            continue
+        found = row(*one, given.data, given.work)
+        with ROWS.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+        print(json.dumps(found), flush=True)
+    PAGE.write_text(page(stored()))
+    PICTURE.write_text(picture(stored()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

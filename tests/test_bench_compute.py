@@ -1,0 +1,44 @@
+"""The page and the picture of accuracy at equal compute, from rows that a hand can count."""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+bench_compute = pytest.importorskip("bench_compute")
+
+
+def row(method: str, seed: int, accuracy: float, budget: str = "B2", cpu: int = 50) -> dict[str, Any]:
+    of = {"task": "T2", "budget": budget, "compute": 0.5 if budget == "B2" else 1.0, "method": method, "seed": seed}
+    return {**of, "pooled_int8": accuracy, "cpu_seconds": cpu, "wide": [0.1, 0.6], "curve": [[0.1, 0.2], [0.5, accuracy]]}
+
+
+ROWS = [
+    row("differentiable", 0, 0.85),
+    row("uniform", 0, 0.84),
+    row("differentiable", 1, 0.86),
+    row("uniform", 1, 0.83),
+    row("uniform", 2, 0.10),  # has no counterpart: counts in its mean alone
+    row("uniform", 0, 0.89, budget="full", cpu=100),
+]
+
+
+def test_differences_are_of_the_seeds_that_both_have() -> None:
+    (line,) = [line for line in bench_compute.page(ROWS).splitlines() if line.startswith("| T2 |")]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        *("T2", "B2", "0.5", "85.5 ± 0.7", "59.0 ± 42.4", "+2.0 ± 1.0", "2", "0.60", "0.50", "0.50"),
+    ]
+
+
+def test_the_picture_has_a_line_for_each_run_and_colours_for_light_and_dark() -> None:
+    drawn = bench_compute.picture(ROWS)
+    tree = ElementTree.fromstring(drawn)
+    assert len(tree.findall(".//{http://www.w3.org/2000/svg}path")) == 5
+    assert "prefers-color-scheme:dark" in drawn
+    assert bench_compute.picture([]).startswith("<svg")
