@@ -93,7 +93,7 @@ def trained(make: type[Trainable], steps: int, precision: str = "float32") -> di
     found = trainer.state() | {"losses": np.array(losses), "gradient": gradient, "loss": np.array(loss)}
     found["accuracy"] = np.array(trainer.accuracy(replace(data)))
     trainer.shrink(keep)
-    ranks.refuse_drift(trainer.step, trainer.state())
+    ranks.refuse_drift(trainer.step, trainer.learned)
     found["losses of the cut"] = np.array([trainer.train_step() for _ in range(2)])
     return found
 
@@ -116,7 +116,7 @@ def main() -> None:
         found = both() | halved()
         if ranks.size() == 2:
             try:  # of two ranks with other numbers, both say so
-                ranks.refuse_drift(7, {"w": np.array([ranks.part(2).start])})
+                ranks.refuse_drift(7, lambda: {"w": np.array([ranks.part(2).start])})
             except RuntimeError:
                 found["drift"] = np.array(1)
         np.savez(f"{sys.argv[1]}-{ranks.part(ranks.size()).start}.npz", **found)  # type: ignore[arg-type]

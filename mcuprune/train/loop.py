@@ -158,7 +158,7 @@ def train(
         due = trainer.length.evaluations(trainer.position)
         if _evaluates(trainer, due > evaluated):
             evaluated = due
-            ranks.refuse_drift(trainer.step, trainer.state())
+            ranks.refuse_drift(trainer.step, trainer.learned)
             line = trainer.line(loss, costs, hooks.phase, val)
             on_step(line)
             if plateau is not None and hooks.settled and not trainer.winds_down and plateau.reached(line.accuracy or 0.0):

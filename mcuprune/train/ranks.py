@@ -81,7 +81,7 @@ def joined(patience: float = _PATIENCE) -> Iterator[None]:
     _group = _met(told, patience)
     try:
         yield
-        _run("all have finished", lambda dist: dist.barrier())
+        all_have(b"finished")
     except McupruneError as error:
         last_word = _has_the_last_word(error)
         console.hush(answers=not first(), messages=not last_word)
@@ -299,11 +299,11 @@ def all_have(content: bytes) -> bool:
     return bool((highest(digest) == -highest(-digest)).all())
 
 
-def refuse_drift(step: int, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise RuntimeError where ranks don't hold the same numbers: they would go on to write a network that none has trained."""
+def refuse_drift(step: int, learned: Callable[[], Mapping[str, np.ndarray]]) -> None:
+    """Raise RuntimeError where ranks haven't learned the same: nobody has trained the network that would be written."""
     if _group.size == 1:
         return
-    held = hashlib.sha256()
+    held, arrays = hashlib.sha256(), learned()
     for name in sorted(arrays):
         held.update(name.encode() + b"\0" + np.ascontiguousarray(arrays[name]).tobytes())
     if not all_have(held.digest()):

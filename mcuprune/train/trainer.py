@@ -327,7 +327,11 @@ class Trainer:
         milliseconds = int(1000 * self._seconds) if self.length.unit == "milliseconds" else 0
         found = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
         found["ending"] = np.array(self._ending or (), dtype=np.int64)
-        found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
+        return found | self.learned()
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """The part of ``state`` that steps have made: weights, the optimiser's memory, ranges."""
+        found = {f"constant/{name}": value for name, value in self.module.network().constants.items()}
         found |= {f"moment/{name}": value for name, value in self._moments().items()}
         return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
 
