@@ -149,7 +149,8 @@ def test_a_finished_run_is_not_run_again(nothing_stored: Path, monkeypatch: pyte
 
     def row(network: str, budget: str, asked: pruning.Request) -> dict[str, object]:
         ran.append((budget, asked.method))
-        return {"network": network, "budget": budget, "method": asked.method, "seed": asked.seed, "epochs": asked.epochs}
+        named = {"network": network, "budget": budget}
+        return named | {name: getattr(asked, name) for name in ("method", "seed", "epochs", "precision")}
 
     monkeypatch.setattr(bench, "row", row)
     monkeypatch.setattr(bench, "page", lambda rows: f"{len(rows)} rows")
@@ -161,4 +162,6 @@ def test_a_finished_run_is_not_run_again(nothing_stored: Path, monkeypatch: pyte
     assert len(ran) == 3
     assert started("vgg16", monkeypatch, "--methods", "uniform", "--work", work, "--epochs", "9") == 0
     assert len(ran) == 6
-    assert (nothing_stored / "gpu.md").read_text() == "6 rows"
+    assert started("vgg16", monkeypatch, "--methods", "uniform", "--work", work, "--precision", "bfloat16") == 0
+    assert len(ran) == 9
+    assert (nothing_stored / "gpu.md").read_text() == "9 rows"

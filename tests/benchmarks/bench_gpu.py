@@ -55,6 +55,7 @@ from torch import nn
 
 from mcuprune import __version__, pruning, units
 from mcuprune.costs.resources import RESOURCES
+from mcuprune.train.task import PRECISIONS
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "gpu.jsonl", HERE / "gpu.md"
@@ -62,7 +63,7 @@ METHODS = ("differentiable", "magnitude", "uniform")
 SHAPE = (3, 32, 32)
 #: What table 3 tells of a network.
 LIMITED = ("flash", "sram", "macs")
-KEY = ("network", "budget", "method", "seed", "epochs")
+KEY = ("network", "budget", "method", "seed", "epochs", "precision")
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
         "method": asked.method,
         "seed": asked.seed,
         "epochs": asked.epochs,
+        "precision": asked.precision,
         "trained_epochs": result.history[-1].epochs,
         "batch": asked.batch,
         "held": result.ok,
@@ -221,14 +223,14 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     ]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for found in rows:
-        name = tuple(found[part] for part in ("network", "budget", "method", "trained_epochs", "device"))
+        name = tuple(found[part] for part in ("network", "budget", "method", "trained_epochs", "device", "precision"))
         groups.setdefault(name, []).append(found)
 
     def spread(found: list[dict[str, Any]], name: str) -> str:
         values = [100 * one[name] for one in found]
         return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
-    for (network, budget, method, epochs, device), found in sorted(groups.items()):
+    for (network, budget, method, epochs, device, precision), found in sorted(groups.items()):
         paper = NETWORKS[network][1][budget].paper
         cells = [network, budget, method, f"{epochs:.0f}", str(len(found))]
         cells.append("yes" if all(one["held"] for one in found) else "NO")
@@ -237,7 +239,10 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         for name in LIMITED:
             cells.append(f"{mean(one['used'][name] / one['limits'][name] for one in found):.1%}")
         cells.append(f"{mean(one['training_macs'] / one['full_training_macs'] for one in found):.2f}")
-        cells += [f"{mean(one['seconds'] for one in found) / 60:.1f}", device]
+        cells += [
+            f"{mean(one['seconds'] for one in found) / 60:.1f}",
+            device if precision == PRECISIONS[0] else f"{device}, {precision}",
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -265,6 +270,7 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, help="instead of the tool's own number, which is meant for a CPU")
     parser.add_argument("--device", default="auto", help="as of mcuprune prune")
+    parser.add_argument("--precision", default=PRECISIONS[0], choices=PRECISIONS, help="as of mcuprune prune")
     parser.add_argument("--toy", action="store_true", help="a few steps on noise, on the CPU; nothing is stored")
     parser.add_argument("--table", action="store_true", help="draw gpu.md anew and run nothing")
     given = parser.parse_args()
@@ -279,11 +285,11 @@ def main() -> int:
         for method in given.methods
     ]
     for one in wanted if not given.table else ():
-        if (*one, given.epochs) in done:
+        if (*one, given.epochs, given.precision) in done:
             continue
         given.work.mkdir(parents=True, exist_ok=True)
         asked = request(*one, task=task_of(one[0]), data=given.data, work=given.work)
-        found = row(*one[:2], replace(asked, epochs=given.epochs, device=given.device))
+        found = row(*one[:2], replace(asked, epochs=given.epochs, device=given.device, precision=given.precision))
         with ROWS.open("a") as file:
             file.write(json.dumps(found) + "\n")
         print(json.dumps(found), flush=True)
