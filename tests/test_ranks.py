@@ -50,7 +50,7 @@ def started(size: int, words: Sequence[str]) -> list[subprocess.Popen[str]]:
     ]
 
 
-def ended(processes: Sequence[subprocess.Popen[str]], within: float = 120) -> list[tuple[int, str, str]]:
+def ended(processes: Sequence[subprocess.Popen[str]], within: float = 400) -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each."""
     until = time.monotonic() + within
     try:
@@ -130,12 +130,12 @@ def test_ranks_have_one_clock(tmp_path: Path) -> None:
 def test_a_lost_rank_ends_all_with_one_message_and_any_number_goes_on(size: int, lost: int, tmp_path: Path) -> None:
     checkpoint = tmp_path / "o.onnx.checkpoint"
     processes = prune(tmp_path, size, "--epochs", "400")
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while not checkpoint.exists() and time.monotonic() < until:
         time.sleep(0.05)
     assert checkpoint.exists()
     processes[lost].send_signal(signal.SIGKILL)
-    outcome = ended(processes, 60)
+    outcome = ended(processes, 200)
     assert outcome[lost][0] == -signal.SIGKILL
     left = [outcome[rank] for rank in range(size) if rank != lost]
     assert [code for code, _, _ in left] == [2] * (size - 1), left
@@ -158,7 +158,7 @@ def test_a_lost_rank_ends_all_with_one_message_and_any_number_goes_on(size: int,
 def test_a_state_of_one_process_is_resumed_by_two_ranks(tmp_path: Path) -> None:
     checkpoint = tmp_path / "o.onnx.checkpoint"
     (process,) = prune(tmp_path, 1, "--epochs", "400")
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while not checkpoint.exists() and time.monotonic() < until:
         time.sleep(0.05)
     process.kill()
@@ -214,7 +214,7 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -244,7 +244,7 @@ def test_on_digits_two_ranks_learn_as_much_as_one_process(tmp_path: Path) -> Non
                 "6",
             ]
             more = ["--seed", str(seed), "-o", f"{report}.onnx", "--report", str(report)]
-            outcome = ended(started(size, ["-m", "mcuprune", *words, *more]), 300)
+            outcome = ended(started(size, ["-m", "mcuprune", *words, *more]), 900)
             assert [code for code, _, _ in outcome] == [0] * size, outcome
             figures.append(json.loads((report / "report.json").read_text())["after"]["accuracy_int8"])
     print(found)
