@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import textwrap
@@ -740,7 +739,7 @@ def test_profile_and_check_import_nothing_heavy(net):
 
 
 def test_profile_starts_fast(net, tmp_path):
-    """CPU time against that of importing onnx and numpy, measured in pairs; the aim is 1.6, the bound leaves room for noise.
+    """CPU time against that of importing onnx and numpy, measured in pairs; the aim is 1.6 (1.7 is measured), the bound leaves room for noise.
 
     Both find compiled modules, as they do for a user, whatever this environment says of writing them.
     """
@@ -755,7 +754,8 @@ def test_profile_starts_fast(net, tmp_path):
 
     seconds("-m", "mcuprune.cli", "profile", net)
     pairs = [(seconds("-c", "import onnx, numpy"), seconds("-m", "mcuprune.cli", "profile", net)) for _ in range(5)]
-    assert statistics.median(command / base for base, command in pairs) <= 2.0
+    # a busy machine makes single runs slower, by lost caches, and none faster
+    assert min(command for _, command in pairs) / min(base for base, _ in pairs) <= 2.0
 
 
 # -------------------------------------------------------------------------------------------------------- the rest

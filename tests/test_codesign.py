@@ -21,7 +21,7 @@ from mcuprune.bands.plan import BandPlanner
 from mcuprune.channels.labelling import label
 from mcuprune.costs import banding, resources, widths
 from mcuprune.costs.banding import BandedCosts, Banding
-from mcuprune.costs.resources import CostModel
+from mcuprune.costs.resources import Basis, CostModel
 from mcuprune.deploy import boards
 from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import network
@@ -74,7 +74,7 @@ def cut_to(model: CostModel, chosen: np.ndarray) -> Network:
 def needs(net: Network, model: banding.Model) -> int:
     """Bytes in the order of the file: counted step by step, or laid out as TensorFlow Lite Micro does."""
     if model == "tflm":
-        return boards.arena_tflm(net).total
+        return boards.arena_tflm(net, offline=True).total
     return max(step.bytes for step in buffers(net).file_steps())
 
 
@@ -231,10 +231,10 @@ def test_a_banded_file_makes_the_integers_of_the_plain_one(files: dict[str, str]
 def test_an_arena_that_needs_bands_holds_in_the_written_file(files: dict[str, str], tmp_path: Path) -> None:
     output = str(tmp_path / "out.onnx")
     before = resources.profile(loaded(files["branching"])).arena
-    request = Request(files["branching"], limits(sram=f"{int(before * 0.6)}"), output, train=False, sram_model="tflm")
+    request = Request(files["branching"], limits(sram=f"{int(before * 0.6)}"), output, train=False, basis=Basis(sram="tflm"))
     result = pruning.prune(replace(request, bands="auto"))
     assert result.ok
-    assert boards.arena_tflm(loaded(output)).total == result.verdict.used["sram"]
+    assert boards.arena_tflm(loaded(output), offline=True).total == result.verdict.used["sram"]
 
 
 def test_where_the_limit_holds_as_it_is_the_file_is_that_without_bands(tmp_path: Path) -> None:
@@ -325,7 +325,9 @@ def test_other_words_are_refused(wrong: str, capsys: pytest.CaptureFixture[str],
 
 
 def test_bands_need_a_model_of_sram_that_sees_them(tmp_path: Path) -> None:
-    request = Request(RESNET, limits(sram="50%"), str(tmp_path / "o.onnx"), train=False, sram_model="max-in-out", bands="auto")
+    request = Request(
+        RESNET, limits(sram="50%"), str(tmp_path / "o.onnx"), train=False, basis=Basis(sram="max-in-out"), bands="auto"
+    )
     with pytest.raises(UsageError, match="max-in-out"):
         pruning.prune(request)
 
@@ -375,6 +377,9 @@ def test_export_writes_bands_that_need_less(int8: str, suffix: str, tmp_path: Pa
     output = str(tmp_path / f"out{suffix}")
     assert cli.main(["export", int8, "-o", output, "--bands", "auto", "--format", "json"]) == 0
     said = json.loads(capsys.readouterr().out)
+    if suffix == ".c":
+        assert said["rows"]["regions"]
+        return
     assert said["bands"]["regions"]
     if suffix == ".onnx":
         plain, written = loaded(int8), loaded(output)

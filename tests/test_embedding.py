@@ -99,12 +99,16 @@ def test_the_written_file_has_the_arena_that_was_chosen_by_and_makes_the_same_in
     names = worthwhile(plain, {})
     made = embedded(plain, names)
     assert names == worthwhile(net, {})
-    assert resources.profile(made).arena == boards.arena_tflm(embedded(net, names)).total < resources.profile(plain).arena
+    assert (
+        resources.profile(made).arena
+        == boards.arena_tflm(embedded(net, names), offline=True).total
+        < resources.profile(plain).arena
+    )
     assert np.array_equal(run(made, x)[0], run(plain, x)[0])
     for share in (0.8, 0.6):  # with bands beside them, or instead of them
-        limit = int(boards.arena_tflm(plain).total * share)
+        limit = int(boards.arena_tflm(plain, offline=True).total * share)
         found = banding.in_bands(plain, Banding("tflm", {"sram": limit}))
-        assert found.sram == boards.arena_tflm(found.network).total <= limit
+        assert found.sram == boards.arena_tflm(found.network, offline=True).total <= limit
         assert np.array_equal(run(found.network, x)[0], run(plain, x)[0])
 
 
@@ -118,7 +122,7 @@ def test_a_recipe_embeds_the_kernels_of_any_form_of_a_network() -> None:
         chosen = np.maximum(costs.least, np.floor(costs.full * share)).astype(np.int64)
         cut = costs.channels.cut(costs.channels.top(chosen, np.zeros(costs.channels.n_components + 1)))
         written = embedded(cut, names)
-        assert form.sram(chosen) == boards.arena_tflm(written).total
+        assert form.sram(chosen) == boards.arena_tflm(written, offline=True).total
         assert form.sums(chosen).items() <= dict(resources.profile(written).total).items()
 
 

@@ -23,7 +23,7 @@ from test_tflite import CASES, converted, int8, model_of
 
 from mcuprune.deploy import c, sums
 from mcuprune.deploy.fixedpoint import Factor, clamped, factor, scaled
-from mcuprune.deploy.program import Constant, Operator, Port, Program, Tensor
+from mcuprune.deploy.program import Constant, Operator, Port, Program, Storage, Tensor
 from mcuprune.deploy.qdq import Quantizer
 from mcuprune.deploy.steps import Selection
 from mcuprune.deploy.sums import Sums
@@ -271,8 +271,8 @@ def convolution_program(bias: Sequence[int], scales: Sequence[float], fused: int
     numbers = Constant(np.array(bias, np.int32), 0.05 * np.array(scales), np.zeros(outs, np.int64))
     tensors = (
         Tensor("x", (1, 4, 5, 3), (1, 4, 5, 3), "int8", x),
-        Tensor("w", weights.shape, weights.shape, "int8", None, lambda: content),
-        Tensor("b", (outs,), (outs,), "int32", None, lambda: numbers),
+        Tensor("w", weights.shape, weights.shape, "int8", None, lambda: content, Storage(outs)),
+        Tensor("b", (outs,), (outs,), "int32", None, lambda: numbers, Storage(outs)),
         Tensor("y", (1, 4, 5, outs), (1, 4, 5, outs), "int8", y),
     )
     options = {"padding": 1, "stride_h": 1, "stride_w": 1, "fused": fused, "dilation_h": 1, "dilation_w": 1, "before": (0, 0)}

@@ -24,7 +24,6 @@ import onnxruntime
 import pytest
 import torch
 from conftest import run
-from graphs import Graph
 from onnx import helper, numpy_helper
 
 from mcuprune import pruning, units
@@ -101,7 +100,9 @@ def test_names_metadata_opset_and_interface_of_the_users_model_survive(demo: Res
     before, after = onnx.load(demo.request.model), onnx.load(demo.request.output)
     assert [v.SerializeToString() for v in before.graph.input] == [v.SerializeToString() for v in after.graph.input]
     assert [v.SerializeToString() for v in before.graph.output] == [v.SerializeToString() for v in after.graph.output]
-    assert {p.key: p.value for p in before.metadata_props} == {p.key: p.value for p in after.metadata_props}
+    kept = {p.key: p.value for p in after.metadata_props}
+    assert json.loads(kept.pop("mcuprune.preprocessing"))["layout"] == "NCHW"
+    assert {p.key: p.value for p in before.metadata_props} == kept
     assert before.opset_import[0].version == after.opset_import[0].version
     quantizers = ("QuantizeLinear", "DequantizeLinear")
     assert {n.name for n in after.graph.node if n.op_type not in quantizers} <= {n.name for n in before.graph.node}
@@ -197,7 +198,7 @@ def test_a_flag_that_a_baseline_has_no_use_for_is_noted(tmp_path: Path) -> None:
         gradients="task",
         prune_stop=0.5,
     )
-    assert "no effect on method uniform: --prune-stop, --loss" in pruning.prune(request).notes
+    assert "no effect on method uniform: --prune-stop, --gradients" in pruning.prune(request).notes
 
 
 @pytest.mark.parametrize("name", DEMOS)
@@ -329,7 +330,7 @@ def test_a_model_that_is_wrong_on_some_classes_does_not_hold_its_pupil_back(tmp_
     assert result.training.trained
     assert result.accuracy_int8 is not None
     assert result.accuracy_int8 > 0.9
-    assert any("right on 5" in note and "until the pruned one knew more" in note for note in result.notes)
+    assert any("right on 5" in note and "until the pruned network knew more" in note for note in result.notes)
 
 
 def test_fake_quant_training_that_makes_validation_worse_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +349,9 @@ def test_fake_quant_training_that_makes_validation_worse_is_undone(tmp_path: Pat
     result = pruning.prune(request)
     assert any("fake-quant training was undone" in note for note in result.notes)
     assert result.training_macs > 0
-    assert Path(request.output).read_bytes() == calibrated[0]
+    written = onnx.load(request.output)
+    del written.metadata_props[-1]  # how values are fed, which is no part of quantising
+    assert written == onnx.load_from_string(calibrated[0])
 
 
 def _digits_file(path: Path, *, pixels: bool = False, turned: bool = False, first: int = 0) -> str:
@@ -421,42 +424,6 @@ def test_flags_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     request = Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / "o.onnx"))
     with pytest.raises(UsageError, match="--from-scratch, --keep-weights"):
         pruning.prune(replace(request, from_scratch=True, keep_weights=True))
-
-
-@pytest.mark.parametrize(
-    ("shape", "says"),
-    [
-        ((1, 4, 6, 6), "an answer for every place"),
-        ((1, 1, 6, 6), "an answer for every place"),
-        ((1, 6, 6, 4), "an answer for every place"),
-        ((1, 4, 6), "an answer for every place"),
-        ((1, 1), "a single number"),
-        ((1, 1, 1, 1), "a single number"),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("train", [True, False])
-def test_what_is_no_classifier_is_refused_before_any_work(
-    shape: tuple[int, ...], says: str, train: bool, tmp_path: Path
-) -> None:
-    g = Graph(1, 2, 6, 6)
-    x = g.add("Relu", g.conv("x", 2, 8))
-    if shape[1:] in ((1,), (1, 1, 1)):
-        y = g.classifier(x, 8, 1) if len(shape) == 2 else g.conv(g.add("GlobalAveragePool", x), 8, 1, 1)
-    elif len(shape) == 3:
-        y = g.add("ReduceMean", g.conv(x, 8, 4), axes=[3], keepdims=0)
-    else:
-        y = g.add("Softmax", g.conv(x, 8, 1 if shape[1] == 1 else 4), axis=1)
-        y = g.add("Transpose", y, perm=[0, 2, 3, 1]) if shape[3] == 4 else y
-    model = tmp_path / "m.onnx"
-    onnx.save(g.model(y), model)
-    assert network.load(str(model)).shapes[y] == shape
-    np.savez(tmp_path / "d.npz", x_train=np.zeros((40, 2, 6, 6)), y_train=np.arange(40) % 4, x_test=np.zeros((9, 2, 6, 6)))
-    request = Request(str(model), limits(macs="70%"), str(tmp_path / "o.onnx"), data=str(tmp_path / "d.npz"), train=train)
-    with pytest.raises(DataError, match=says) as refused:
-        pruning.prune(request)
-    assert "--no-train" in str(refused.value)
-    assert pruning.prune(replace(request, data=None, train=False)).ok
 
 
 def test_to_name_the_most_frequent_class_is_not_to_be_trained(tmp_path: Path) -> None:
@@ -540,8 +507,8 @@ def test_a_budget_of_the_widest_operator_does_not_hold_the_peak_of_a_branched_ne
 
 
 WAYS: tuple[dict[str, object], ...] = (
-    {"loss": "task"},
-    {"loss": "resource"},
+    {"gradients": "task"},
+    {"gradients": "resource"},
     {"objectives": "sum"},
     {"freeze_at_budget": False},
     {"prune_start": 0.0, "prune_stop": 1.0},
@@ -844,16 +811,17 @@ def test_biases_that_training_adds_count_where_a_budget_is_refused(tmp_path: Pat
 def test_an_arena_that_no_cut_is_found_for_is_refused_and_the_smallest_found_is_held(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Layouts leave gaps: between what no layout undercuts and what some cut takes there is room for vain hopes."""
+    """Layouts may leave gaps: between what no layout undercuts and what some cut takes there is room for vain hopes."""
     command = ["prune", str(MODELS / "branchy_digits.onnx"), "--sram-model", "tflm", "--multiple-of", "8"]
     command += ["-o", str(tmp_path / "o.onnx")]
-    bounds = re.search(r"can't go below (\d+), and no cut", refused([*command, "--sram", "1000", "--epochs", "2"], capsys))
+    message = refused([*command, "--sram", "1000", "--epochs", "2"], capsys)
+    bounds = re.search(r"can't go below (\d+)(?:, and no cut was found below (\d+))?", message)
     assert bounds
-    message = refused([*command, "--sram", bounds[1], "--epochs", "2"], capsys)
-    found = re.search(rf"no cut was found with SRAM below (\d+) \(limit {bounds[1]}\)", message)
-    assert found
+    smallest = bounds[2] or bounds[1]
+    below = refused([*command, "--sram", str(int(smallest) - 1), "--epochs", "2"], capsys)
+    assert smallest in below
     assert not (tmp_path / "o.onnx").exists()
-    assert main([*command, "--sram", found[1], "--epochs", "2", "-q"]) == 0
+    assert main([*command, "--sram", smallest, "--epochs", "2", "-q"]) == 0
 
 
 def test_a_model_without_a_data_set_asks_for_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -881,7 +849,7 @@ def test_an_unsupported_operator_is_named_with_its_node(tmp_path: Path) -> None:
 
 
 def test_no_limit_at_all_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--sram, --flash or --macs"):
+    with pytest.raises(UsageError, match="--sram, --flash, --macs or --latency"):
         pruning.prune(Request(str(MODELS / "resnet8_digits.onnx"), {}, str(tmp_path / "o.onnx")))
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from mcuprune.channels.labelling import label
-from mcuprune.costs.resources import Basis, Budget, CostModel, budget, profile
+from mcuprune.costs.resources import Basis, Budget, CostModel, Profile, budget, profile
 from mcuprune.deploy import boards as runtimes
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -181,12 +181,17 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     return found
 
 
+def as_the_paper_counts(found: Profile) -> dict[str, int]:
+    """All totals but those of the written file, which depend on which tensors somebody has quantised."""
+    return {name: value for name, value in found.total.items() if name not in ("file", "image")}
+
+
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_a_quantised_file_counts_as_the_float_one(path):
     plain = network.from_proto(load(path).to_proto(opset=17), "float.onnx")
     quantised_net = network.from_proto(quantised(plain.to_proto()), "int8.onnx", accept=ops.accept("int8.onnx"))
     one, other = profile(plain), profile(quantised_net)
-    assert one.total == other.total
+    assert as_the_paper_counts(one) == as_the_paper_counts(other)
     assert [(m.bytes, m.node) for m in one.memory.timeline] == [(m.bytes, m.node) for m in other.memory.timeline]
 
 
@@ -195,7 +200,7 @@ def test_a_bias_and_a_pad_are_found_through_quantisation():
     padded = g.add("Pad", "x", g.value(np.array([0, 0, 1, 1, 0, 0, 1, 1])))
     net = g.net(g.add("Add", g.conv(padded, 4, 4, bias=False, pads=[0] * 4), g.constant(4, 1, 1)))
     int8 = network.from_proto(quantised_except_shapes(net.to_proto()), "int8.onnx")
-    assert profile(int8).total == profile(net).total
+    assert as_the_paper_counts(profile(int8)) == as_the_paper_counts(profile(net))
     assert profile(net).total["flash"] == 4 * 4 * 9 + 8 * 4
     assert profile(net).total["sram"] == 2 * 4 * 64
 

@@ -679,10 +679,10 @@ def test_a_resize_that_would_be_wrong_is_refused(attrs: dict[str, Any]) -> None:
         Trainable(channels_of(model))
 
 
-def test_training_takes_one_float_input() -> None:
+def test_inputs_of_half_precision_are_computed_with_in_full() -> None:
     net = network.from_proto(graph([helper.make_node("Relu", ["x"], ["y"])], {}, (3,), dtype=TensorProto.FLOAT16), "net.onnx")
-    with pytest.raises(UnsupportedOperator, match="one float input"):
-        as_inputs(net, drawn(1, 3))
+    (fed,) = as_inputs(net, drawn(1, 3))
+    assert fed.dtype == torch.float32
 
 
 # ----------------------------------------------------------------------------------------------- onnx2torch, torchvision

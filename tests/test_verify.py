@@ -140,8 +140,8 @@ def test_the_first_layer_that_differs_is_named_and_no_later_one(dscnn: str, monk
     weight = next(node.input[1] for node in onnx.load(dscnn).graph.node if node.name == "/block2/pointwise/conv/Conv")
     real = tflite.convert
 
-    def convert(net: Network, stored: Any) -> tflite.Converted:
-        return real(net, {**stored, weight: replace(stored[weight], integers=stored[weight].integers[::-1])})
+    def convert(net: Network, stored: Any, **more: Any) -> tflite.Converted:
+        return real(net, {**stored, weight: replace(stored[weight], integers=stored[weight].integers[::-1])}, **more)
 
     monkeypatch.setattr(tflite, "convert", convert)
     (compared,) = [found for found in verify.verify(dscnn, examples=20).runtimes if found.key == "tflm"]
@@ -258,7 +258,7 @@ def test_data_that_does_not_fit_is_an_error_where_it_was_asked_for(dscnn: str, t
         verify.verify(dscnn, examples=2, data=str(tmp_path / "set.npz"))
     graph = Graph(1, 4, 6, 5)
     y = graph.add("Add", "x", graph.input("z", 1, 4, 6, 5))
-    with pytest.raises(DataError, match="--data feeds one input, and this file has x, z"):
+    with pytest.raises(DataError, match="--data digits: ten classes, but the model has 120 outputs"):
         verify.verify(int8(model_of(graph, y), tmp_path / "net.onnx"), data="digits")
 
 

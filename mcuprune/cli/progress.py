@@ -53,6 +53,7 @@ class Progress:
         if self._doing is None:
             self._doing = self._bar.add_task("", total=None, shown="")
         self._bar.update(self._doing, description=console.printable(what), shown="...")
+        self._bar.refresh()  # what comes next may keep the thread that draws from its turn
 
     def _done(self) -> None:
         if self._doing is not None:

@@ -186,7 +186,7 @@ class Measured:
 
 def measured(net: Network, profile: Profile | None = None) -> Measured:
     """profile: the network's, where it is known. Raises what ``resources.profile`` does."""
-    return Measured(profile or resources.profile(net), runtimes.arena_tflm(net), operators(net))
+    return Measured(profile or resources.profile(net), runtimes.arena_tflm(net, offline=True), operators(net))
 
 
 # ------------------------------------------------------------------------------------------------- a network, in bands
@@ -275,7 +275,7 @@ def least(net: Network, model: Model, count: int | None = None) -> Run:
 def sram_of(net: Network, model: Model) -> int:
     """Bytes that a network needs: the peak in the best order found with little effort, or the arena."""
     if model == "tflm":
-        return runtimes.arena_tflm(net).total
+        return runtimes.arena_tflm(net, offline=True).total
     plan = buffers(net)
     in_file_order = max((step.bytes for step in plan.file_steps()), default=0)
     return min(in_file_order, memory.schedule(plan.graph, cpu_seconds=_ORDERING).peak)

@@ -126,7 +126,8 @@ def _split(raw: Raw, name: str, part: Part, wanted: Wanted) -> Split:
         if len(keys) != len(wanted.targets):
             raise DataError(
                 f"{raw.where}: has {len(keys)} arrays of targets; the model has {len(wanted.targets)} outputs: call them "
-                f"{', '.join(input_keys(len(wanted.targets), name, 'y'))}"
+                f"{', '.join(input_keys(len(wanted.targets), name, 'y'))}, let the model teach with --unlabelled, or cut it "
+                "without training: --no-train"
             )
         targets = [check(raw.where, key, y) for check, key, y in zip(wanted.targets, keys, part.targets, strict=True)]
     for key, column in zip(input_keys(len(inputs), name), inputs, strict=True):

@@ -515,8 +515,9 @@ def _metric(found: Metric | None) -> dict[str, Any] | None:
 
 def _right(runtime: Mapping[str, Any]) -> str:
     """The figure of a runtime in brackets; empty without one."""
-    if (metric := runtime["metric"]) is None:
-        return ""
+    metric = runtime.get("metric")  # a document that was stored before there were any but accuracies has none
+    if metric is None:
+        return "" if runtime["accuracy"] is None else f" ({runtime['accuracy']:.1%} right)"
     return f" ({runtime['accuracy']:.1%} right)" if metric["name"] == "accuracy" else f" ({metric['shown']})"
 
 

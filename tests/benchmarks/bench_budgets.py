@@ -58,7 +58,7 @@ ROOT = HERE.parents[1]
 ROWS, PAGE = HERE / "budgets.jsonl", HERE / "budgets.md"
 #: Seeds of refusals start here.
 REFUSALS = 1_000_000
-NAMES = tuple(resources.RESOURCES)
+NAMES = tuple(name for name, resource in resources.RESOURCES.items() if not resource.lacks(resources.Basis()))
 METHODS = ("differentiable", "magnitude", "uniform")
 
 

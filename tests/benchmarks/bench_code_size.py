@@ -17,7 +17,7 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
-from bench_device import COMPILER, CORES, NETWORKS, SIZE, quantised
+from bench_device import COMPILER, CORES, DIGITS, SIZE, quantised
 
 from mcuprune.deploy import c
 from mcuprune.deploy.steps import Selection
@@ -59,7 +59,7 @@ def main() -> None:
         "toolchain": f"{COMPILER} {version} -Os -mcpu=cortex-m4",
         "source": "the kernels of this package, each with the pieces that it stands on",
         "core": 0,
-        "call": math.ceil(max(call_bytes(quantised(name)[0]) for name in NETWORKS)),
+        "call": math.ceil(max(call_bytes(quantised(name)[0]) for name in DIGITS)),
         "operators": {name: kernel_bytes(name) for name in c.kernel_names()},
     }
     TABLE.write_text(json.dumps(table, indent=1) + "\n")

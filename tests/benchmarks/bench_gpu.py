@@ -155,11 +155,8 @@ def request(network: str, budget: str, method: str, seed: int, *, task: Task, da
         np.savez(archive, **task.arrays(data))
     if not start.exists():
         untrained(replace(task, build=build), seed, start)
-    limits = {
-        name: units.parse(getattr(targets[budget], name), resource.unit)
-        for name, resource in RESOURCES.items()
-        if name in LIMITED
-    }
+    asked = vars(targets[budget])
+    limits = {name: units.parse(asked[name], resource.unit) for name, resource in RESOURCES.items() if name in asked}
     name = f"{network}-{''.join(filter(str.isalnum, budget))}-{method}-{seed}.onnx"
     return pruning.Request(
         str(start),
