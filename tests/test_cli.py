@@ -739,7 +739,7 @@ def test_profile_and_check_import_nothing_heavy(net):
 
 
 def test_profile_starts_fast(net, tmp_path):
-    """CPU time against that of importing onnx and numpy, measured in pairs; the aim is 1.6 (1.7 is measured), the bound leaves room for noise.
+    """CPU time against that of importing onnx and numpy; the aim is 1.6 (1.7 is measured), the bound leaves room for noise.
 
     Both find compiled modules, as they do for a user, whatever this environment says of writing them.
     """

@@ -133,6 +133,7 @@ def test_bands_are_taken_only_where_the_limit_needs_them() -> None:
     assert costs.at(narrow) == plain.at(narrow)
 
 
+@pytest.mark.slow
 def test_bands_never_take_what_another_limit_has_not() -> None:
     net = branching()
     own = resources.profile(net).total["macs"]

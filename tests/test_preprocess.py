@@ -119,6 +119,18 @@ def test_flags_say_how_values_are_fed(digits: Data) -> None:
     np.testing.assert_allclose(fed.data.test.x[:], (given["x_test"] / 255 - 0.25) / 0.5, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("stored", "refused"), [("0-255", False), ("0-1", True)])
+def test_values_that_are_scaled_already_are_not_scaled_twice(digits: Data, stored: str, refused: bool) -> None:
+    net = load_net(MODELS / "resnet8_digits.onnx").with_metadata("Image.NominalPixelRange", "Normalized_0_1")
+    given = arrays(digits, stored, False, False)
+    if not refused:
+        assert preprocess.opened(net, given, classifier((1, 16, 16), 10, 0), Feed(), 0).preprocessing.found_by == "metadata"
+        return
+    with pytest.raises(DataError, match="scaled twice"):
+        preprocess.opened(net, given, classifier((1, 16, 16), 10, 0), Feed(), 0)
+    assert preprocess.opened(net, given, classifier((1, 16, 16), 10, 0), Feed(scale="0-255"), 0).preprocessing.plain
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_the_arithmetic_is_that_of_its_formula(last: bool) -> None:
     raw = np.random.default_rng(0).integers(0, 256, (5, 7, 6, 3), np.uint8)

@@ -13,6 +13,7 @@ from mcuprune.data.columns import Lazy, chunks
 from mcuprune.data.preprocessing import LAYOUTS
 from mcuprune.data.sets import Column
 from mcuprune.errors import DataError
+from mcuprune.usercode import one_line
 
 #: Of all arrays in memory together. No microcontroller's data set is larger; a damaged or hostile header easily says so.
 MAX_BYTES = 8 * 1024**3
@@ -132,10 +133,6 @@ def labels(where: str, name: str, values: Any, n_classes: int) -> np.ndarray[Any
             f"{where}: {name} has labels from {low} to {high}; the model has {n_classes} outputs and wants {wanted}"
         )
     return array.astype(np.int64)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def bounded(where: str, headers: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:

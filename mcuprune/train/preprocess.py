@@ -18,12 +18,15 @@ from mcuprune.data.feed import Feed, class_names, only_layout, preprocessing
 from mcuprune.data.named import DATASETS
 from mcuprune.data.preprocessing import RANGES, Preprocessing, layout_of
 from mcuprune.data.sets import Data, Given
+from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
 from mcuprune.train import evaluate, feeding
 from mcuprune.train.feeding import Change, Explanation
 
 #: Examples of the play-off between the best ways, and how far from the best one those lie that take part.
 _PLAY_OFF, _NEAR = 1500, 0.06
+#: Scales from here on down are for pixels of 0 to 255.
+_SMALL = 1 / 100
 #: What pixels become for a network that knows nothing yet: on the chip it is the pixel minus 128.
 _FRESH = "-1-1"
 
@@ -59,6 +62,8 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     known = preprocessing(feed, net.metadata, wanted.inputs[0])
     data = datasets.opened(given, replace(wanted, preprocessing=known, classes=names, frontend=feed.frontend or ""))
     data = replace(data, classes=data.classes or names)
+    if known is not None and known.found_by == "metadata":
+        _refuse_scaled_twice(net, data, known)
     now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
     found = Fed(data, now, notes=data.notes)
     scaled = known is not None and (known.found_by != "flag" or not only_layout(feed))
@@ -67,6 +72,19 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     found = _labels_checked(net, found, seed)
     found = replace(found, preprocessing=replace(found.preprocessing, classes=found.data.classes))
     return replace(found, data=replace(found.data, preprocessing=found.preprocessing, notes=found.notes))
+
+
+def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None:
+    """Raise DataError where the file's metadata bring pixels down to small numbers, and the data's are that small already."""
+    if known.scale / max(map(abs, known.std)) > _SMALL:
+        return
+    raw = fitting.refed(data, replace(known, scale=1.0, mean=(0.0,), std=(1.0,))).train.x
+    if float(np.abs(raw[: min(len(raw), _PLAY_OFF)]).max(initial=0.0)) <= 1:
+        raise DataError(
+            f"{data.name}: its values are within 1 of 0, and by the metadata of {net.path} they are multiplied by "
+            f"{known.scale:g}, as pixels of 0 to 255 are: they would be scaled twice. Give the pixels as they were, or leave "
+            "values as they are with --scale 0-255"
+        )
 
 
 def _names_classes(net: Network, data: Data) -> bool:

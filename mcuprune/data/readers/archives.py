@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.data.arrays import bounded, known, one_line
+from mcuprune.data.arrays import bounded, known
 from mcuprune.data.raw import PARTS, Part, Raw, Reader
 from mcuprune.errors import DataError
+from mcuprune.usercode import one_line
 
 #: Bytes that may become any number of times as many; beyond, real data grows no more than so many times.
 _HARMLESS, _MOST_DENSE = 2**28, 100

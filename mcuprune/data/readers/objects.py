@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from mcuprune.data import cache, trees
-from mcuprune.data.arrays import NEEDED, known, one_line
+from mcuprune.data.arrays import NEEDED, known
 from mcuprune.data.raw import PARTS, Asked, Part, Raw
 from mcuprune.data.readers.archives import of_arrays
 from mcuprune.errors import DataError
+from mcuprune.usercode import one_line
 
 _X = ("image", "img", "x", "input", "inputs", "pixel_values", "features")
 _Y = ("label", "labels", "y", "target", "targets")
