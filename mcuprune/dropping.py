@@ -29,6 +29,7 @@ from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.result import Bisection, GroupResult, Result, Stage, Start
+from mcuprune.train import ranks
 from mcuprune.train.checkpoint import differences
 from mcuprune.train.request import Request, check, drop
 from mcuprune.train.task import OnStep
@@ -58,6 +59,8 @@ def prune(
             return pruning.prune(request, on_step)
         return pruning.prune(request, on_step, net=net, data_set=data_set)
     check(request)
+    if request.resume and ranks.size() > 1:
+        raise UsageError("--max-drop, --resume: a search is resumed by one process; start it without torchrun")
     return _Bisecting(request, on_step, on_stage, net, data_set).result()
 
 

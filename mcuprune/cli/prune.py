@@ -18,6 +18,7 @@ from mcuprune.console import NO, YES
 from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.places import Output
+from mcuprune.train import ranks
 from mcuprune.train.request import Request
 
 
@@ -29,6 +30,15 @@ class Flags(Spoken, TextOrJson, Shaped, Limited, OneModel):
 @command(Flags, asks=Request)
 def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Make a model fit: train it down to a budget, write int8 ONNX."""
+    with ranks.joined():
+        request = _request(flags, asked)
+        with ranks.own_place(request.output) as place:
+            own = request if ranks.first() else replace(request, output=place, report=None)
+            return ranks.of_first(_run(flags, own))
+
+
+def _request(flags: Flags, asked: Mapping[str, Any]) -> Request:
+    """What is asked for, by flags and configuration."""
     settings = configuration(flags)
     wanted = Wanted(
         limits={**board_limits(flags.board), **flags.limits},
@@ -40,7 +50,7 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
         outputs=tuple(flags.outputs),
     ).over(settings.wanted(flags.model))
     set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
-    request = Request(
+    return Request(
         model=flags.model,
         limits=wanted.limits,
         input_shapes=wanted.input_shapes,
@@ -49,7 +59,12 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
         configuration=None if settings.source is None else str(settings.source),
         **{"output": _pruned(flags.model), **set_by_file, **asked},
     )
-    with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
+
+
+def _run(flags: Flags, request: Request) -> int:
+    """Prune, export, report; the exit code. Of several ranks the first alone shows anything."""
+    quiet = flags.quiet or not ranks.first()
+    with Progress(quiet=quiet, no_color=flags.no_color) as progress:
         console.doing(f"reading {flags.model}")  # before anything is imported that takes its time
         refuse_unknown(request.data)
         face.engine()
@@ -65,7 +80,7 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
     if to_export is not None:
         written = exporting.export(to_export)
         console.say(f"written: {', '.join(written.files)}, from {request.output}")
-    return _emit(result, as_json=flags.format == "json", quiet=flags.quiet)
+    return _emit(result, as_json=flags.format == "json", quiet=quiet)
 
 
 def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
