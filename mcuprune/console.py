@@ -45,8 +45,19 @@ def reserve_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
+#: What this process keeps to itself, as one of several that do the same: answers, messages.
+_hushed = {"answers": False, "messages": False}
+
+
+def hush(*, answers: bool, messages: bool) -> None:
+    """Keep answers and messages to oneself, or not any more: of several processes that do the same, one speaks."""
+    _hushed.update(answers=answers, messages=messages)
+
+
 def answer(written: str) -> None:
     """An answer to stdout. A reader that has gone away, as ``head`` does, is no error. Raises OutputError for all else."""
+    if _hushed["answers"]:
+        return
     stream: TextIO | None = sys.stdout
     try:
         if stream is None:
@@ -79,6 +90,8 @@ def remark(line: str) -> None:
 
 def say(message: str) -> None:
     """One message for the person, on one line of stderr."""
+    if _hushed["messages"]:
+        return
     remark(f"mcuprune: {plain(message)}\n")
 
 

@@ -30,6 +30,7 @@ from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.pruning import OnStart
 from mcuprune.result import Bisection, GroupResult, Result, Stage, Start
+from mcuprune.train import ranks
 from mcuprune.train.checkpoint import differences
 from mcuprune.train.course import course
 from mcuprune.train.request import Request, check, drop
@@ -61,6 +62,8 @@ def prune(
             return pruning.prune(request, on_step, on_start=on_start)
         return pruning.prune(request, on_step, net=net, data_set=data_set, on_start=on_start)
     check(request)
+    if request.resume and ranks.size() > 1:
+        raise UsageError("--max-drop, --resume: a search is resumed by one process; start it without torchrun")
     return _Bisecting(request, on_step, on_stage, on_start, net, data_set).result()
 
 

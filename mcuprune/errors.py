@@ -51,5 +51,9 @@ class MissingExtra(McupruneError):
     """A command needs packages that only an extra installs."""
 
 
+class RankLost(McupruneError):
+    """Another process of a training on several has ended or doesn't answer, so that this one can't go on."""
+
+
 class OutputError(McupruneError):
     """A result can't be written where the user asked for it."""

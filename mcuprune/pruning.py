@@ -34,7 +34,7 @@ from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.places import Output, Source
 from mcuprune.result import Bands, Figures, GroupResult, Result, Start, Training
-from mcuprune.train import engine, evaluate
+from mcuprune.train import engine, evaluate, ranks
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.course import DATA, MODEL, course, refuse_changed
@@ -80,7 +80,10 @@ def prune(
     started = time.monotonic()
     run = _prepared(request, net, request.data if data_set is None else data_set, start)
     on_start(run.budget, run.before.used(request.basis))
-    record = _Record(run, course(run.request, net, run.data), started, on_step)
+    of = course(run.request, net, run.data)
+    if not ranks.all_have(repr(sorted(of.items())).encode()):
+        raise UsageError("the ranks have other options, models, data or versions of mcuprune; give all of them the same")
+    record = _Record(run, of, started, on_step)
     candidate = _float_candidate(run, record)
     console.doing("measuring the cut network")
     small = folding.folded(candidate.channels.network)
@@ -199,7 +202,7 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
     console.doing("starting torch" if request.train or request.int8 else "cutting the model")
     request = _with_engine(request, before.total["macs"])
     console.doing("walking the whole road once")
-    rehearse(labelled, int8=request.int8, train=request.train)
+    rehearse(labelled, int8=request.int8, train=request.train, precision=request.precision)
     own = None if request.loss_function is None else own_loss(request.loss_function)
     console.doing("reading the data")
     data = training_data(
@@ -611,6 +614,7 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         objective=None if run.goal is None else run.goal.objective,
         answers=run.teacher,
         device=request.device,
+        precision=request.precision,
     )
     candidate = narrowing.narrowed(request.method, task, calibration, on_step)
     notes = list(candidate.notes)

@@ -43,6 +43,9 @@ def started(name: str, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
         # of torchvision's for ImageNet, less what 990 classes more take
         ("mobilenet_v2", 3_504_872 - 990 * 1_281),
         ("efficientnet_b0", 5_288_548 - 990 * 1_281),
+        # Tang & Lin 2018, in thousands: 110 and 238
+        ("res8", 45 * 9 + 6 * 45 * 45 * 9 + 46 * 12),
+        ("res15", 45 * 9 + 13 * 45 * 45 * 9 + 46 * 12),
     ],
 )
 def test_a_network_has_the_parameters_of_its_namesake(name: str, parameters: int) -> None:
@@ -59,16 +62,62 @@ def test_vgg16_costs_what_the_paper_says(tmp_path: Path) -> None:
     assert total["macs"] == pytest.approx(313.3e6, rel=0.001)
 
 
-@pytest.mark.parametrize(("name", "budget"), [("vgg16", "A/C #1"), ("efficientnet_b0", "VWW-1")])
+@pytest.mark.parametrize(
+    ("name", "kilobytes"),
+    # Zhang et al. 2017: weights, biases, and the two largest maps that are there at once, 8 bits each
+    [("dscnn_s", 38.6), ("dscnn_m", 189.2), ("dscnn_l", 497.6)],
+)
+def test_a_keyword_network_takes_the_memory_of_its_paper(name: str, kilobytes: float, tmp_path: Path) -> None:
+    asked = bench.request(
+        name, "half" if name == "dscnn_s" else "KWS-S", "uniform", 0, task=bench.TOY_SOUND, data=tmp_path, work=tmp_path
+    )
+    total = resources.profile(network.load(asked.model, accept=ops.accept(name))).total
+    weights = sum(p.numel() for n, p in bench.NETWORKS[name][0]().named_parameters() if p.ndim > 1)
+    biases = (total["flash"] - weights) // 8  # which flash counts with a scale each, at eight bytes a channel
+    assert (weights + biases + total["sram"]) / 1000 == pytest.approx(kilobytes, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "sram", "macs"),
+    # Table 3: 23.7 KB and 4.162 M; 66.1 KB and 116.4 M
+    [("res8", 23.7e3, 4.162e6), ("res15", 66.1e3, 116.4e6)],
+)
+def test_a_residual_keyword_network_costs_what_the_paper_says(name: str, sram: float, macs: float, tmp_path: Path) -> None:
+    (budget,) = bench.NETWORKS[name][1]
+    asked = bench.request(name, budget, "uniform", 0, task=bench.TOY_SOUND, data=tmp_path, work=tmp_path)
+    total = resources.profile(network.load(asked.model, accept=ops.accept(name))).total
+    assert total["sram"] == pytest.approx(sram, rel=0.002)
+    assert total["macs"] == pytest.approx(macs, rel=0.01)
+
+
+def test_etinynet_has_the_weights_of_its_paper() -> None:
+    """979 K with a thousand classes, by table 3."""
+    build, _ = bench.NETWORKS["etinynet"]
+    assert sum(parameter.numel() for parameter in build().parameters()) + 990 * 513 == pytest.approx(979e3, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "budget"), [("vgg16", "A/C #1"), ("efficientnet_b0", "VWW-1"), ("dscnn_l", "KWS-S")])
 def test_a_network_can_be_cut_to_its_budget(name: str, budget: str, tmp_path: Path) -> None:
-    asked = bench.request(name, budget, "differentiable", 0, task=bench.TOY, data=tmp_path, work=tmp_path)
+    toy = bench.task_of(name, toy=True)
+    asked = bench.request(name, budget, "differentiable", 0, task=toy, data=tmp_path, work=tmp_path)
     result = pruning.prune(replace(asked, train=False, int8=False, data=None, output=str(tmp_path / "o.onnx")))
     assert result.ok
     assert set(result.budget.limits) == {"sram", "flash", "macs"}
 
 
 @pytest.mark.parametrize(
-    ("name", "budget", "method"), [("resnet18", "MCU", "differentiable"), ("mobilenet_v2", "VWW-2", "uniform")]
+    ("name", "budget", "method"),
+    [
+        ("resnet18", "MCU", "differentiable"),
+        ("mobilenet_v2", "VWW-2", "uniform"),
+        ("mcunet", "half", "differentiable"),
+        ("etinynet", "x0.75", "uniform"),
+        ("dscnn_s", "half", "differentiable"),
+        ("dscnn_m", "KWS-S", "differentiable"),
+        ("dscnn_l", "KWS-M", "uniform"),
+        ("res8", "KWS-S", "differentiable"),
+        ("res15", "KWS-M", "uniform"),
+    ],
 )
 def test_a_toy_run_holds_the_budget_and_is_not_stored(
     name: str,
@@ -100,7 +149,8 @@ def test_a_finished_run_is_not_run_again(nothing_stored: Path, monkeypatch: pyte
 
     def row(network: str, budget: str, asked: pruning.Request) -> dict[str, object]:
         ran.append((budget, asked.method))
-        return {"network": network, "budget": budget, "method": asked.method, "seed": asked.seed, "epochs": asked.epochs}
+        named = {"network": network, "budget": budget}
+        return named | {name: getattr(asked, name) for name in ("method", "seed", "epochs", "precision")}
 
     monkeypatch.setattr(bench, "row", row)
     monkeypatch.setattr(bench, "page", lambda rows: f"{len(rows)} rows")
@@ -112,4 +162,6 @@ def test_a_finished_run_is_not_run_again(nothing_stored: Path, monkeypatch: pyte
     assert len(ran) == 3
     assert started("vgg16", monkeypatch, "--methods", "uniform", "--work", work, "--epochs", "9") == 0
     assert len(ran) == 6
-    assert (nothing_stored / "gpu.md").read_text() == "6 rows"
+    assert started("vgg16", monkeypatch, "--methods", "uniform", "--work", work, "--precision", "bfloat16") == 0
+    assert len(ran) == 9
+    assert (nothing_stored / "gpu.md").read_text() == "9 rows"

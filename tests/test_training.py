@@ -21,6 +21,7 @@ from mcuprune.costs import widths
 from mcuprune.costs.resources import Budget, CostModel, profile
 from mcuprune.data import loading as data
 from mcuprune.data.sets import Data, Split
+from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.passes import batchnorm as folding
 from mcuprune.train import loop
@@ -28,6 +29,7 @@ from mcuprune.train.fake_quant import QuantTrainable
 from mcuprune.train.methods import METHODS
 from mcuprune.train.module import Trainable
 from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.rehearsal import rehearse
 from mcuprune.train.task import History, Schedule, Task
 from mcuprune.train.trainer import Trainer, answers_of, cosine, output_moments
 
@@ -344,3 +346,20 @@ def test_answers_are_the_logits_of_the_network_in_onnxruntime() -> None:
     x = digits().train.x[:300]
     expected = np.concatenate([session.run(None, {net.inputs[0]: x[i : i + 1]})[0] for i in range(300)])
     np.testing.assert_allclose(answers_of(label(net), x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_lower_precision_trains_the_same_network_in_float32_weights() -> None:
+    channels = normal(MODELS[0])
+    trainers = [trainer(channels, precision=precision) for precision in ("float32", "bfloat16")]
+    whole, half = ([each.train_step() for _ in range(6)] for each in trainers)
+    assert whole != half
+    np.testing.assert_allclose(half, whole, rtol=0.1)
+    assert all(weight.dtype == weight.grad.dtype == torch.float32 for _, weight in trainers[1].module.named_weights())
+
+
+def test_a_network_that_lower_precision_cannot_compute_is_refused_before_the_work() -> None:
+    """Whatever torch raises is a message."""
+    channels = normal(MODELS[0])
+    rehearse(channels, int8=True, train=True, precision="bfloat16")
+    with pytest.raises(UnsupportedOperator, match="can't compute the network in no_such_type"):
+        rehearse(channels, int8=True, train=True, precision="no_such_type")

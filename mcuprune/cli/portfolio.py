@@ -20,6 +20,7 @@ from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
 from mcuprune.options import flags_of, option
 from mcuprune.places import Source
+from mcuprune.train import ranks
 from mcuprune.train.request import Request
 
 #: What a portfolio settles by itself, and what leads the widths of one training to one budget.
@@ -75,6 +76,7 @@ class Flags(Spoken, TextOrJson, Shaped, OneModel):
 @command(Flags, asks=RunOptions)
 def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Make several networks of one model, each for a budget, by one training."""
+    ranks.refuse_several("portfolio")
     settings = configuration(flags)
     face.engine()
     from mcuprune.portfolio import making, wanted

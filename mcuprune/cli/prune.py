@@ -19,6 +19,7 @@ from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.options import argument, option
 from mcuprune.places import Output
+from mcuprune.train import ranks
 from mcuprune.train.request import Repeats, Request
 from mcuprune.train.task import Step
 
@@ -40,8 +41,17 @@ class Flags(Spoken, TextOrJson, Shaped, Limited):
 @command(Flags, asks=Request)
 def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Make a model fit: train it down to a budget, write int8 ONNX."""
-    request = _configured(flags, asked) if flags.repeat is None else _repeated(flags, flags.repeat, asked)
-    with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
+    with ranks.joined():
+        request = _configured(flags, asked) if flags.repeat is None else _repeated(flags, flags.repeat, asked)
+        with ranks.own_place(request.output) as place:
+            own = request if ranks.first() else replace(request, output=place, report=None, track=())
+            return ranks.of_first(_run(flags, own))
+
+
+def _run(flags: Flags, request: Request) -> int:
+    """Prune, export, report; the exit code. Of several ranks the first alone shows anything."""
+    quiet = flags.quiet or not ranks.first()
+    with Progress(quiet=quiet, no_color=flags.no_color) as progress:
         console.doing(f"reading {request.model}")  # before anything is imported that takes its time
         refuse_unknown(request.data)
         face.engine()
@@ -63,7 +73,7 @@ def prune(flags: Flags, asked: Mapping[str, Any]) -> int:
     if to_export is not None:
         written = exporting.export(to_export)
         console.say(f"written: {', '.join(written.files)}, from {request.output}")
-    return _emit(result, as_json=flags.format == "json", quiet=flags.quiet)
+    return _emit(result, as_json=flags.format == "json", quiet=quiet)
 
 
 def _configured(flags: Flags, asked: Mapping[str, Any]) -> Request:
@@ -92,7 +102,7 @@ def _repeated(flags: Flags, report: str, asked: Mapping[str, Any]) -> Request:
         stored.refuse_overwriting()
     anew = [options.of_name(Request, name).flag for name in asked if name not in ("output", "report")]
     anew += [*(["MODEL.onnx"] if flags.model else []), *(f"--{name}" for name in flags.limits)]
-    if not flags.quiet:
+    if not flags.quiet and ranks.first():
         console.say(f"repeating the run of {report}{_but(anew)}")
         if stored.version != __version__:
             console.say(f"that was mcuprune {stored.version}, this is {__version__}: the same files are not promised")

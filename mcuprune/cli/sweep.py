@@ -21,6 +21,7 @@ from mcuprune.places import Source
 from mcuprune.sweep import grid
 from mcuprune.sweep.executors import Executor, Processes
 from mcuprune.sweep.outcome import Finished
+from mcuprune.train import ranks
 from mcuprune.train.request import Request
 
 #: What a sweep says of every run by itself.
@@ -76,6 +77,7 @@ class Flags(Spoken, TextOrJson, Shaped, OneModel):
 @command(Flags, asks=RunOptions)
 def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Prune a model to many budgets, by several methods and seeds, and compare."""
+    ranks.refuse_several("sweep")
     settings = configuration(flags)
     wanted = _wanted(flags, settings)
     set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")

@@ -15,12 +15,13 @@ import numpy as np
 
 from mcuprune.data.columns import Lazy
 from mcuprune.data.sets import Augment, Split
+from mcuprune.train import ranks
 
 #: Batches that wait to be taken at most.
 _AHEAD = 3
 
 Array = np.ndarray[Any, Any]
-#: Indices (batch,), and an array (batch, ...) for each input.
+#: Indices (part of the batch,) of this rank's examples, and an array (batch, ...) for each input.
 Made = tuple[Array, list[Array]]
 
 
@@ -51,7 +52,10 @@ class Waiting:
 
 
 class Batches:
-    """The examples of an epoch's batches. train: where they are. augment: varies them; None leaves them as they are."""
+    """The examples of an epoch's batches, of each this rank's part.
+
+    train: where they are. augment: varies them; None leaves them as they are.
+    """
 
     def __init__(self, train: Split, augment: Augment | None) -> None:
         self._train, self._augment = train, augment
@@ -72,8 +76,12 @@ class Batches:
         return self.waiting.fetch(lambda: next(self._coming))  # type: ignore[no-any-return,arg-type]
 
     def _made(self, chosen: Array, random: np.random.Generator) -> Made:
+        own = ranks.part(len(chosen))
+        if self._augment is None:
+            return chosen[own], [np.asarray(column[chosen[own]]) for column in self._train.inputs]
+        # chance is drawn for the whole batch, so that an example is varied alike whatever the number of ranks
         inputs = [np.asarray(column[chosen]) for column in self._train.inputs]
-        return chosen, inputs if self._augment is None else [self._augment(x, random) for x in inputs]
+        return chosen[own], [self._augment(x, random)[own] for x in inputs]
 
     def _plain(self, every: list[Array], random: np.random.Generator) -> Iterator[Made]:
         for chosen in every:

@@ -21,6 +21,7 @@ import numpy as np
 
 from mcuprune.errors import OutputError, UsageError
 from mcuprune.places import write_bytes
+from mcuprune.train import ranks
 
 _META = "meta"
 
@@ -47,7 +48,9 @@ class Checkpoint:
     also: Callable[[], Any] = lambda: None
 
     def save(self, phase: str, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
-        """Replace the stored state. Raises OutputError where the file can't be written."""
+        """Replace the stored state; of several ranks the first does. Raises OutputError where the file can't be written."""
+        if not ranks.first():
+            return
         meta = json.dumps({"of": dict(self.of), "phase": phase, "values": dict(values), "also": self.also()})
         content = io.BytesIO()
         members = {_META: np.frombuffer(meta.encode(), np.uint8), **{f"a/{name}": value for name, value in arrays.items()}}
@@ -75,14 +78,11 @@ class Checkpoint:
     def read(self) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]] | None:
         """The arrays of a stored state and what is said of them, whoever's it is; None where there is none.
 
-        Raises UsageError where it is damaged.
+        Of several ranks the first reads it for all. Raises UsageError where it is damaged.
         """
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
+        content = ranks.bytes_of_first(self._content)
+        if content is None:
             return None
-        except OSError as error:
-            raise UsageError(f"{self.path}: can't be read ({error.strerror}); leave --resume out to start anew") from None
         stored = content[: -len(_seal(b""))]
         if content != stored + _seal(stored):
             raise self._damaged("cut short, or changed since it was written")
@@ -98,6 +98,14 @@ class Checkpoint:
             raise
         except Exception as error:  # whatever an archive that somebody has sealed anew makes numpy and zipfile raise
             raise self._damaged(f"{type(error).__name__}: {error}") from None
+
+    def _content(self) -> bytes | None:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"{self.path}: can't be read ({error.strerror}); leave --resume out to start anew") from None
 
     def _damaged(self, how: str) -> UsageError:
         return UsageError(

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.train import ranks
 from mcuprune.train.request import device_asked
 
 #: Networks of fewer multiply-accumulates train faster on one thread than on several that wait for each other, and on a CPU.
@@ -69,7 +70,7 @@ def device(wanted: str, *, train: bool, macs: int) -> str:
         return "cpu"
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
-        return _repeating("cuda") if there and train and macs >= SMALL else "cpu"
+        return _repeating(ranks.device("cuda")) if there and train and macs >= SMALL else "cpu"
     if not there:
         raise UsageError(
             f"--device {wanted}: torch {torch.__version__} finds no CUDA device; "
@@ -77,7 +78,7 @@ def device(wanted: str, *, train: bool, macs: int) -> str:
         )
     if int(found[1] or 0) >= there:
         raise UsageError(f"--device {wanted}: torch finds {there} CUDA device(s), the last is cuda:{there - 1}")
-    return _repeating(wanted)
+    return _repeating(ranks.device(wanted))
 
 
 def _repeating(where: str) -> str:

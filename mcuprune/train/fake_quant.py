@@ -27,6 +27,7 @@ from mcuprune.deploy.qdq import (
     weight_users,
 )
 from mcuprune.graph.network import Network, Node
+from mcuprune.train import ranks
 from mcuprune.train.module import Trainable
 
 
@@ -83,7 +84,7 @@ class QuantTrainable(Trainable):
         return super().forward(*inputs)
 
     def _observe(self, name: str, value: Tensor) -> None:
-        low, high = (float(x) for x in torch.aminmax(value.detach()))
+        low, high = (float(x) for x in self._extremes(value.detach()))
         if name in self._seen:  # of the tensors that share a quantiser, the widest of a batch counts
             low, high = min(low, self._seen[name][0]), max(high, self._seen[name][1])
         self._seen[name] = (low, high)
@@ -96,6 +97,14 @@ class QuantTrainable(Trainable):
                 low, high = min(low, old_low), max(high, old_high)
         self._ranges[name] = (low, high)
         self._quantizers[name] = quantizer(low, high)
+
+    def _extremes(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest number of a tensor, in training those of all ranks' parts of the batch."""
+        low, high = torch.aminmax(value)
+        if not (self.over_ranks and self.training and ranks.size() > 1):
+            return low, high
+        lowest, highest = ranks.highest(torch.stack([-low, high]))
+        return -lowest, highest
 
     def _scale(self, node: Node) -> np.ndarray:
         weight, axis = super().weight(node).detach().cpu().numpy(), weight_axis(node, self.source)

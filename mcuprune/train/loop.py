@@ -18,6 +18,7 @@ import numpy as np
 
 from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.data.sets import Split
+from mcuprune.train import ranks
 from mcuprune.train.checkpoint import Checkpoint, Saved
 from mcuprune.train.task import Candidate, OnStep, Task
 from mcuprune.train.trainer import Trainer, trainer_for
@@ -165,6 +166,7 @@ def train(
         due = trainer.length.evaluations(trainer.position)
         if _evaluates(trainer, due > evaluated):
             evaluated = due
+            ranks.refuse_drift(trainer.step, trainer.learned)
             line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths_now())
             on_step(line)
             if plateau is not None and hooks.settled and not trainer.winds_down and plateau.reached(line.accuracy or 0.0):

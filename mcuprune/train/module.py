@@ -25,6 +25,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network, Node, is_float
 from mcuprune.operators.fusion import is_bias, is_mixer
 from mcuprune.operators.table import OPS, Mixer
+from mcuprune.train import ranks, shared_norm
 from mcuprune.train.batching import VIEWS, drops_axis, places, spreader, view
 from mcuprune.train.converted import converted
 from mcuprune.train.kernels import MIXERS, OWN, Kernel
@@ -37,12 +38,14 @@ class Trainable(nn.Module):
     gates: float (n_components + 1,), 1 where a component is kept; None computes the whole network. Set it before a call;
         let it require grad to get dLoss/dMask.
     norm_momentum: how far a call in training mode moves BatchNormalization's statistics towards those of its batch.
+    over_ranks: whether what a call is given is this rank's part of a batch: statistics of the batch are then those of all.
     norm_of_batch: whether a call in evaluation mode normalises by the statistics of its batch, as constants: no gradient flows
         through them, and those that the network keeps stay as they are.
     Raises UnsupportedOperator, on construction, for a node that neither onnx2torch nor a kernel of ours can run.
     """
 
     norm_momentum = 0.1
+    over_ranks = False
     norm_of_batch = False
 
     def __init__(self, channels: Channels) -> None:
@@ -197,9 +200,10 @@ class Trainable(nn.Module):
             several = x.numel() > x.shape[1]
             known = self.constant(mean), self.constant(variance)
             if self.norm_of_batch and several and not self.training:
-                axes = [axis for axis in range(x.ndim) if axis != 1]
-                spread, middle = torch.var_mean(x.detach(), axes, correction=0)
-                known = middle, spread
+                known = self._batch_moments(x)
+            if self.training and self.over_ranks and ranks.size() > 1:
+                learned = self.constant(scale), self.constant(shift)
+                return shared_norm.normalized(x, *known, *learned, self.norm_momentum, epsilon)
             return F.batch_norm(
                 x,
                 *known,
@@ -211,6 +215,15 @@ class Trainable(nn.Module):
             )
 
         return kernel
+
+    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance, per channel, of a batch (batch, channel, ...), as constants."""
+        if self.over_ranks and ranks.size() > 1:
+            mean, variance, _ = shared_norm.moments(x)
+            return mean.to(x.dtype), variance.to(x.dtype)
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        spread, middle = torch.var_mean(x.detach(), axes, correction=0)
+        return middle, spread
 
 
 def _last_uses(net: Network) -> dict[int, list[str]]:
@@ -264,5 +277,10 @@ def as_tensors(arrays: Sequence[np.ndarray], device: torch.device | str = "cpu")
     Images lie in memory pixel by pixel, and what convolutions make of them follows: on a CPU a step then takes three quarters
     to nine tenths of the time. Values and shapes are the same.
     """
-    tensors = [torch.from_numpy(array).to(device) for array in arrays]
+    tensors = [_moved(torch.from_numpy(array), torch.device(device)) for array in arrays]
     return tuple(x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in tensors)
+
+
+def _moved(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; to a GPU by way of pinned memory, so that nobody waits for the copy."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

@@ -16,15 +16,17 @@ from mcuprune.deploy.qdq import Quantizer, quantized, scheme
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, is_float
 from mcuprune.passes import batchnorm as folding
+from mcuprune.train.task import PRECISIONS
 
 #: Any range will do: what is tried here doesn't depend on it.
 _ANY = Quantizer(2**-5, 0)
 
 
-def rehearse(channels: Channels, *, int8: bool, train: bool) -> None:
+def rehearse(channels: Channels, *, int8: bool, train: bool, precision: str = PRECISIONS[0]) -> None:
     """Raise ModelError or UnsupportedOperator, with the node and the reason, for what can't be finished.
 
-    int8, train: whether it is to be quantised and trained; both need float32 and finite weights.
+    int8, train: whether it is to be quantised and trained; both need float32 and finite weights. precision: of
+    PRECISIONS, in which it is to be trained.
     """
     net = channels.network
     if int8 or train:
@@ -35,6 +37,8 @@ def rehearse(channels: Channels, *, int8: bool, train: bool) -> None:
     _refuse_unrunnable(small, "as float")
     if int8 or train:
         _refuse_unknown_to_torch(small)
+    if train and precision != PRECISIONS[0]:
+        _refuse_without_half(small, precision)
     if int8:
         quantizers = dict.fromkeys(scheme(small).quantizer.values(), _ANY)
         written = quantized(small, scheme(small), quantizers)
@@ -134,3 +138,21 @@ def _refuse_unknown_to_torch(net: Network) -> None:
             f"{net.path}: node '{maker.name}' ({maker.op}): '{endless[0]}' is no finite number on ordinary inputs: it has no "
             "range to quantise or train in; mend its weights, or cut it as it is: --no-train --float"
         )
+
+
+def _refuse_without_half(net: Network, precision: str) -> None:
+    """Refuse what can't be computed in a lower precision."""
+    import torch
+
+    from mcuprune.train.batchproof import drawn
+    from mcuprune.train.module import Trainable
+
+    draw = np.random.default_rng(0)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", getattr(torch, precision)):
+            Trainable(label(net)).eval()(*[torch.from_numpy(drawn(net, name, draw)) for name in net.inputs])
+    except Exception as error:  # torch raises whatever its kernels do
+        raise UnsupportedOperator(
+            f"{net.path}: torch can't compute the network in {precision} ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); leave --precision out"
+        ) from None

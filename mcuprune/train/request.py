@@ -28,6 +28,7 @@ from mcuprune.train.task import (
     LOSSES,
     OBJECTIVES,
     PACES,
+    PRECISIONS,
     RECIPES,
     SCORES,
     SLACKS,
@@ -354,6 +355,13 @@ class Request(Feed):
         group="Training",
         metavar="auto|cpu|cuda[:N]",
         check=device_asked,
+    )
+    precision: str = option(
+        PRECISIONS[0],
+        help="In which float training computes layers; bfloat16 is for GPUs, weights stay float32.",
+        group="Training",
+        choices=PRECISIONS,
+        needs="training",
     )
     configuration: str | None = unasked(None, changes_run=False)
     repeats: Repeats | None = unasked(None, changes_run=False)

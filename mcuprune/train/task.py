@@ -85,6 +85,8 @@ OBJECTIVES = ("random", "sum")
 #: How channels are scored before any training; ``scores.RATINGS`` has what they mean.
 SCORES = ("synflow", "snip", "grasp", "magnitude", "random")
 PACES = ("schedule", "rate")
+#: In which layers are computed in float training; the first without being asked.
+PRECISIONS = ("float32", "bfloat16")
 FEEDBACKS = ("mean", "each")
 FLOORS = ("uniform", "one")
 SLACKS = ("grow", "leave")
@@ -175,7 +177,7 @@ class Task:
     objective: what the network is trained towards; None: to name the class.
     answers: a teacher, or its answers to every training example, such as logits, float32 (examples, classes), which the network
     learns beside the targets for as long as the teacher knows more than it; None for targets alone.
-    device: what torch calls the place to train on.
+    device: what torch calls the place to train on. precision: of PRECISIONS.
     checkpoint: where to keep the run's state after every epoch, and to look for that of an interrupted one.
     """
 
@@ -192,6 +194,7 @@ class Task:
     objective: Objective | None = None
     answers: np.ndarray | Teacher | None = None
     device: str = "cpu"
+    precision: str = PRECISIONS[0]
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
+from mcuprune.train import ranks
 from mcuprune.train.batches import Batches, Made
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.optimizer import OPTIMIZERS
-from mcuprune.train.task import Step, Task
+from mcuprune.train.task import PRECISIONS, Step, Task
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import Objective, classification
 from mcuprune.train.teacher import Teacher, batches
@@ -60,6 +61,7 @@ class Trainer:
         much as the targets, until the network has been less wrong in an epoch than the teacher is on average: then targets
         alone teach. Without targets there is nothing but a teacher to learn from.
     device: where all of it happens; everything that leaves is a numpy array.
+    precision: of PRECISIONS, in which layers are computed while training; weights, their gradients and losses are float32.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Trainer:
         answers: np.ndarray | Teacher | None = None,
         objective: Objective | None = None,
         device: str = "cpu",
+        precision: str = PRECISIONS[0],
     ) -> None:
         torch.manual_seed(seed)
         self.objective = objective or classification(channels.network)
@@ -92,11 +95,16 @@ class Trainer:
         self._alone_since: int | None = None
         self.length = Length("steps", total)
         self.batch, self.lr, self.weight_decay = min(batch, len(train)), lr, weight_decay
+        if self.batch < ranks.size():
+            raise UsageError(
+                f"a batch of {self.batch} is too small for {ranks.size()} ranks; give a larger --batch or start fewer"
+            )
         self.step = 0
         self.training_macs = 0
         self.position = 0  # in the unit of the length
         self._ending: tuple[int, int] | None = None  # from which position to which training winds down
         self._earlier, self._began = 0.0, -1.0  # seconds of earlier sittings; when this one took its first step
+        self._half = precision == "bfloat16"
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
         self._batches, self._next = Batches(train, augment), -1
         self._start(channels)
@@ -156,6 +164,7 @@ class Trainer:
 
     def _start(self, channels: Channels) -> None:
         self.module = self._make(channels).to(self._device)
+        self.module.over_ranks = True
         self.module.want(self.objective.tensors)
         net = channels.network
         self._macs = _macs(net)
@@ -189,25 +198,45 @@ class Trainer:
         chosen, inputs = self._next_batch()
         targets = None if self._train.targets is None else self.tensors([array[chosen] for array in self._train.targets])
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(len(chosen))
+            group["lr"] = self._rate(self.batch)
         self.module.train()
         answers, loss = self._pass(inputs, targets, None if self._teacher is None else self._teacher(chosen, inputs))
-        self._refuse_divergence("the loss is", loss)
+        wrong = 0.0 if self._teacher is None or targets is None else self.objective.misses(answers, targets)
+        total, wrong = self._over_ranks(loss.detach(), wrong)
+        self._refuse_divergence("the loss is", total)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if ranks.size() == 1 else loss * ranks.share(self.batch)).backward()  # type: ignore[no-untyped-call]
+        ranks.sum_gradients(self.module)
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
-        self.training_macs += self.step_macs(len(chosen))
+        self.training_macs += self.step_macs(self.batch)
         counts = {"steps": self.step, "macs": self.training_macs, "milliseconds": int(1000 * self._seconds)}
-        self.position = counts[self.length.unit]
+        self.position = (
+            counts[self.length.unit] if self.length.unit != "milliseconds" else ranks.of_first(counts["milliseconds"])
+        )
         if self._teacher is not None and targets is not None:
-            self._weigh_teacher(self.objective.misses(answers, targets))
+            self._weigh_teacher(wrong)
         if self.finished:  # of the last step's weights no further loss tells
             self.module.eval()
             with torch.no_grad():
-                self._refuse_divergence("an output is", torch.stack([answer.sum() for answer in self.answers(inputs)]).sum())
-        return float(loss.detach())
+                outputs = torch.stack([answer.sum() for answer in self.answers(inputs)]).sum()
+                self._refuse_divergence("an output is", ranks.summed(outputs))
+        return float(total)
+
+    def _computed(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+        """What losses are taken of, in the precision of the training."""
+        if not self._half:
+            return self.answers(inputs)
+        with torch.autocast(torch.device(self._device).type, torch.bfloat16):
+            return tuple(answer.float() for answer in self.answers(inputs))
+
+    def _over_ranks(self, loss: Tensor, wrong: float) -> tuple[Tensor, float]:
+        """The loss of the whole batch and how wrong it is in all, from those of this rank's part."""
+        if ranks.size() == 1:
+            return loss, wrong
+        both = ranks.summed(torch.stack([loss.double() * ranks.share(self.batch), loss.new_tensor(wrong).double()]))
+        return both[0], float(both[1])
 
     def step_macs(self, examples: int) -> int:
         """Forward multiply-accumulates of the step that comes, on so many examples."""
@@ -220,7 +249,7 @@ class Trainer:
 
         taught: a teacher's answers to the same examples; None where nobody teaches.
         """
-        answers = self.answers(inputs)
+        answers = self._computed(inputs)
         return answers, self._loss(answers, targets, taught)
 
     def _rate(self, examples: int) -> float:
@@ -293,8 +322,10 @@ class Trainer:
         self.module.eval()
         tallies = self.objective.tallies()
         for chosen in batches(len(split), 256):
-            answers = self.answers([array[chosen] for array in split.inputs])
+            own = chosen[ranks.part(len(chosen))]
+            answers = self.answers([array[own] for array in split.inputs])
             outputs = [kind.output(x).cpu().numpy() for kind, x in zip(self.objective.kinds, answers, strict=True)]
+            outputs = [ranks.gathered(output, len(chosen)) for output in outputs]
             self.objective.count(tallies, outputs, [np.asarray(array[chosen]) for array in split.targets])
         return self.objective.metric(tallies)
 
@@ -309,7 +340,11 @@ class Trainer:
         milliseconds = int(1000 * self._seconds) if self.length.unit == "milliseconds" else 0
         found = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
         found["ending"] = np.array(self._ending or (), dtype=np.int64)
-        found |= {f"constant/{name}": value for name, value in self.module.network().constants.items()}
+        return found | self.learned()
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """The part of ``state`` that steps have made: weights, the optimiser's memory, ranges."""
+        found = {f"constant/{name}": value for name, value in self.module.network().constants.items()}
         found |= {f"moment/{name}": value for name, value in self._moments().items()}
         return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
 
@@ -409,6 +444,7 @@ def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer) -
         answers=task.answers,
         objective=task.objective,
         device=task.device,
+        precision=task.precision,
     )
     full = task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.steps_per_epoch
     trainer.length = schedule.length(trainer.steps_per_epoch, full)

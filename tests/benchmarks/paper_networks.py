@@ -1,9 +1,13 @@
-"""The networks of the paper's table 3 that CIFAR-10 can train, in torch: VGG-16, ResNet-18, MobileNet-v2, EfficientNet-B0.
+"""The networks of the paper's table 3, in torch: those that CIFAR-10 can train, and those for keywords.
 
-All take images (3, 32, 32) and have ten classes. VGG-16 and ResNet-18 are what the literature on CIFAR-10 means by them:
+The former take images (3, 32, 32) and have ten classes, the latter take 49 rows of ten coefficients, (1, 49, 10), and have
+twelve. VGG-16 and ResNet-18 are what the literature on CIFAR-10 means by them:
 BatchNormalization and one fully connected layer in the former, a 3 x 3 stem without pooling in the latter. MobileNet-v2 and
 EfficientNet-B0 are those of their papers at width 1, but for a stem of stride 1: from 32 x 32 images, their feature maps then
 are about as large as the paper's are from 50 x 50 (32 against 25 pixels at the widest, 2 at the narrowest in both).
+
+EtinyNet likewise has neither its stem's stride nor the pooling behind it. MCUNet's networks were found by a search and are
+published as files; ``mcunet`` is a network of the space that was searched, of their kind, and none of them.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 CLASSES = 10
+#: Ten words, silence, and any other word.
+KEYWORDS = 12
 
 
 def convolution(
@@ -24,8 +30,8 @@ def convolution(
     return layers if act is None else [*layers, act()]
 
 
-def classifier(n_in: int) -> list[nn.Module]:
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_in, CLASSES)]
+def classifier(n_in: int, classes: int = CLASSES) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n_in, classes)]
 
 
 def vgg16() -> nn.Module:
@@ -132,3 +138,103 @@ def efficientnet_b0() -> nn.Module:
             layers.append(Inverted(channels, width, step, expand, kernel, squeeze=True, act=nn.SiLU))
             channels = width
     return nn.Sequential(*layers, *convolution(channels, 1280, 1, act=nn.SiLU), *classifier(1280))
+
+
+def mcunet() -> nn.Module:
+    """Inverted residuals with kernels of 3, 5 and 7 and mixed expansions, as in the space of Lin et al. 2020."""
+    layers = [*convolution(3, 16, 3, act=nn.ReLU6), Inverted(16, 8, 1, 1)]
+    channels = 8
+    stages = (  # width, stride of the first block, (expansion, kernel) of each block
+        (16, 2, ((3, 7), (5, 3), (5, 7), (4, 5))),
+        (24, 2, ((5, 5), (5, 5), (4, 5))),
+        (40, 2, ((5, 7), (5, 7))),
+        (48, 1, ((4, 7), (4, 3))),
+        (96, 2, ((6, 3), (5, 7), (4, 3))),
+        (160, 1, ((5, 7),)),
+    )
+    for width, stride, blocks in stages:
+        for index, (expand, kernel) in enumerate(blocks):
+            layers.append(Inverted(channels, width, 1 if index else stride, expand, kernel))
+            channels = width
+    return nn.Sequential(*layers, *classifier(channels))
+
+
+class LinearDepthwise(nn.Module):
+    """Filter each channel, mix, filter each again; ``dense``: shortcuts around both halves (Xu et al. 2022)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int, *, dense: bool) -> None:
+        super().__init__()
+        self.mixed = nn.Sequential(*convolution(n_in, n_in, 3, stride, n_in, None), *convolution(n_in, n_out, 1))
+        self.filtered = nn.Sequential(*convolution(n_out, n_out, 3, 1, n_out))
+        self.around_mixed, self.around_filtered = dense and stride == 1 and n_in == n_out, dense
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.mixed(x) if self.around_mixed else self.mixed(x)
+        return y + self.filtered(y) if self.around_filtered else self.filtered(y)
+
+
+def etinynet() -> nn.Module:
+    """Xu et al. 2022, at width 1."""
+    layers = convolution(3, 32, 3)
+    channels = 32
+    table = ((32, 4, 1, False), (128, 4, 2, False), (192, 3, 2, True), (256, 2, 2, True), (512, 1, 1, True))
+    for width, depth, stride, dense in table:
+        for index in range(depth):
+            layers.append(LinearDepthwise(channels, width, 1 if index else stride, dense=dense))
+            channels = width
+    return nn.Sequential(*layers, *classifier(channels))
+
+
+def dscnn(width: int, blocks: int, strides: tuple[int, int], second: int) -> nn.Module:
+    """Zhang et al. 2017 (Hello Edge): 10 x 4, then depthwise separable. second: the stride of the first of these."""
+    rows, columns = strides
+    pad = nn.ZeroPad2d((1, 4 - columns - 1, 4, 5))  # as TensorFlow pads 49 x 10
+    layers: list[nn.Module] = [pad, nn.Conv2d(1, width, (10, 4), (rows, columns), bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    for index in range(blocks):
+        layers += convolution(width, width, 3, 1 if index else second, width) + convolution(width, width, 1)
+    return nn.Sequential(*layers, *classifier(width, KEYWORDS))
+
+
+def dscnn_s() -> nn.Module:
+    return dscnn(64, 4, (2, 2), 1)
+
+
+def dscnn_m() -> nn.Module:
+    return dscnn(172, 4, (2, 1), 2)
+
+
+def dscnn_l() -> nn.Module:
+    return dscnn(276, 5, (2, 1), 2)
+
+
+class Res(nn.Module):
+    """Tang & Lin 2018: 45 channels throughout, a shortcut around every two convolutions, BatchNormalization after each sum.
+
+    convolutions: after the stem. dilations: of each. pool: of what the stem gives.
+    """
+
+    def __init__(self, dilations: tuple[int, ...], pool: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 45, 3, padding=1, bias=False), nn.ReLU())
+        self.pool = nn.Identity() if pool is None else nn.AvgPool2d(pool)
+        self.layers = nn.ModuleList(nn.Conv2d(45, 45, 3, padding=d, dilation=d, bias=False) for d in dilations)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(45, affine=False) for _ in dilations)
+        self.head = nn.Sequential(*classifier(45, KEYWORDS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = shortcut = self.pool(self.stem(x))
+        for index, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            x = torch.relu(layer(x))
+            if index % 2:
+                x = shortcut = x + shortcut
+            x = norm(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+def res8() -> nn.Module:
+    return Res((1,) * 6, (4, 3))
+
+
+def res15() -> nn.Module:
+    return Res(tuple(2 ** (index // 3) for index in range(13)), None)

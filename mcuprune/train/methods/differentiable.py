@@ -43,6 +43,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.channels.salience import salience
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.train import ranks
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Method, State
 from mcuprune.train.module import Trainable
@@ -259,11 +260,14 @@ def task_loss(
     keep: bool (components,), what the masks leave. scores: float (components,), each one's salience.
     """
     x, y = ([one] if isinstance(one, np.ndarray) else list(one) for one in (inputs, targets))
+    own, share = ranks.part(len(x[0])), ranks.share(len(x[0]))
     with with_measured_masks(trainer.module, keep) as gates:
-        loss = trainer.objective.loss(trainer.answers(x), trainer.tensors(y))
+        loss = trainer.objective.loss(trainer.answers([one[own] for one in x]), trainer.tensors([one[own] for one in y]))
+        if ranks.size() > 1:
+            loss = loss * share
         (of_mask,) = torch.autograd.grad(loss, gates)
-    found = of_multipliers(of_mask.double().cpu().numpy(), trainer.module.channels, keep, scores)
-    return found, float(loss.detach())
+    of_mask, loss = ranks.summed(of_mask.double()), ranks.summed(loss.detach())
+    return of_multipliers(of_mask.cpu().numpy(), trainer.module.channels, keep, scores), float(loss)
 
 
 @contextmanager
