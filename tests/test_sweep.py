@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcuprune import options, units
@@ -175,6 +175,7 @@ def test_hostile_names_stay_text_on_the_page():
     assert "prefers-color-scheme:dark" in written
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=5), st.lists(st.floats(0, 1), min_size=5, max_size=5))
 def test_points_lie_within_their_drawing(xs, ys):
     drawn = page.scatter([page.Point(x, y, "k", "l") for x, y in zip(xs, ys, strict=False)], [], str)
