@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +76,37 @@ class Limited:
         group="Limits",
     )
     runtime: Runtime | None = _RUNTIME
+
+
+def several(text: str, read: Callable[[str], object]) -> tuple[str, ...]:
+    """Values with commas between them, as they were typed; ``read`` refuses one that makes no sense."""
+    values = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not values:
+        raise UsageError(f"{text!r} names no value")
+    for value in values:
+        read(value)
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyLimited:
+    """Several limits of each resource, with commas between them, or a board; kept as they were typed."""
+
+    limits: Mapping[str, Sequence[str]] = flags_of(
+        {
+            name: option(
+                help=f"{resource.meaning[0].upper()}{resource.meaning[1:]}; several, with commas.",
+                group="Limits",
+                metavar=f"{resource.metavar},...",
+                parse=partial(several, read=partial(units.parse, unit=resource.unit)),
+            )
+            for name, resource in RESOURCES.items()
+        }
+    )
+    board: str | None = option(None, help="A board's SRAM and flash as limits.", group="Limits", metavar="NAME")
+    sram_model: SramModel | None = option(None, help="What --sram limits, as for prune.", group="Limits")
+    flash_model: FlashModel | None = option(None, help="What --flash limits, as for prune.", group="Limits")
+    runtime: Runtime | None = option(None, help="Whose code and speed are counted, as for prune.", group="Limits")
 
 
 @dataclass(frozen=True, kw_only=True)

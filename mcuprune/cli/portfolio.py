@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from mcuprune import console, face, options, units
-from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
+from mcuprune import console, face, options
+from mcuprune.cli.flags import ManyLimited, OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, several, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
-from mcuprune.cli.sweep import reading, several
+from mcuprune.cli.sweep import reading
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
-from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
-from mcuprune.deploy.codesize import Runtime
+from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
-from mcuprune.options import flags_of, option
+from mcuprune.options import option
 from mcuprune.places import Source
 from mcuprune.train import ranks
 from mcuprune.train.request import Request
@@ -32,29 +31,12 @@ RunOptions = options.without(Request, *_OWN)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Spoken, TextOrJson, Shaped, OneModel):
+class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
     """Options of ``portfolio`` beside those of its training."""
 
-    limits: Mapping[str, Sequence[str]] = flags_of(
-        {
-            name: option(
-                help=f"{resource.meaning[0].upper()}{resource.meaning[1:]}; one for each variant, with commas, or one for all.",
-                group="Limits",
-                metavar=f"{resource.metavar},...",
-                parse=partial(several, read=partial(units.parse, unit=resource.unit)),
-            )
-            for name, resource in RESOURCES.items()
-        }
-    )
     budgets: str | None = option(
         None, help="Variants by name, each a table of limits, in place of the flags.", group="Limits", metavar="FILE.toml"
     )
-    board: str | None = option(
-        None, help="A board's SRAM and flash as limits of every variant.", group="Limits", metavar="NAME"
-    )
-    sram_model: SramModel | None = option(None, help="What --sram limits, as for prune.", group="Limits")
-    flash_model: FlashModel | None = option(None, help="What --flash limits, as for prune.", group="Limits")
-    runtime: Runtime | None = option(None, help="Whose code and speed are counted, as for prune.", group="Limits")
     independent: bool = option(False, help="Train every variant for itself, as prune does.", group="Portfolio")
     sparse: bool = option(
         False, help="Let weights vanish while one network trains, and cut what channels die, to compare.", group="Portfolio"

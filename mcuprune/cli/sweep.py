@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from mcuprune import console, face, options, units
-from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
+from mcuprune.cli.flags import ManyLimited, OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, several, shapes
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.config import Config, Wanted
 from mcuprune.console import NO, NO_ANSWER, YES
-from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
-from mcuprune.deploy.codesize import Runtime
+from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
-from mcuprune.options import flags_of, option
+from mcuprune.options import option
 from mcuprune.places import Source
 from mcuprune.sweep import grid
 from mcuprune.sweep.executors import Executor, Processes
@@ -29,35 +28,10 @@ _OWN = ("output", "report", "method", "seed", "resume")
 RunOptions = options.without(Request, *_OWN)
 
 
-def several(text: str, read: Callable[[str], object]) -> tuple[str, ...]:
-    """Values with commas between them, as they were typed; ``read`` refuses one that makes no sense."""
-    values = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not values:
-        raise UsageError(f"{text!r} names no value")
-    for value in values:
-        read(value)
-    return values
-
-
 @dataclass(frozen=True, kw_only=True)
-class Flags(Spoken, TextOrJson, Shaped, OneModel):
+class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
     """Options of ``sweep`` beside those that every run gets."""
 
-    limits: Mapping[str, Sequence[str]] = flags_of(
-        {
-            name: option(
-                help=f"{resource.meaning[0].upper()}{resource.meaning[1:]}; several, with commas.",
-                group="Limits",
-                metavar=f"{resource.metavar},...",
-                parse=partial(several, read=partial(units.parse, unit=resource.unit)),
-            )
-            for name, resource in RESOURCES.items()
-        }
-    )
-    board: str | None = option(None, help="A board's SRAM and flash as limits.", group="Limits", metavar="NAME")
-    sram_model: SramModel | None = option(None, help="What --sram limits, as for prune.", group="Limits")
-    flash_model: FlashModel | None = option(None, help="What --flash limits, as for prune.", group="Limits")
-    runtime: Runtime | None = option(None, help="Whose code and speed are counted, as for prune.", group="Limits")
     method: Sequence[str] = option(
         (Request.method,),
         help="Methods, with commas.",
