@@ -27,7 +27,7 @@ from mcuprune.errors import McupruneError, UsageError
 from mcuprune.graph import external
 from mcuprune.options import nearest
 from mcuprune.places import Output, Source
-from mcuprune.report import profile as report
+from mcuprune.report import profile as answers  # not as `report`: a command has that name in this package
 
 #: In the order of the help. The module of a command is imported when somebody asks for that command.
 COMMANDS = (
@@ -148,7 +148,7 @@ def _no_answer(kind: str, message: str, args: Sequence[str], *, said: bool = Fal
                 write(console.json_error(kind, message).encode(), file)
     if ("github", "") in formats or ("github", "-") in formats:
         with suppress(McupruneError):
-            console.answer(report.annotation("error", message, title="mcuprune") + "\n")
+            console.answer(answers.annotation("error", message, title="mcuprune") + "\n")
     if not said:
         console.say(message)
     return NO_ANSWER
@@ -159,7 +159,7 @@ def _may_hold_an_error(file: str, args: Sequence[str]) -> bool:
 
     The command may have failed before it settled its places; so whatever might be read counts.
     """
-    others = [arg for arg in args if arg.removeprefix("--format=").partition("=")[0] not in report.FORMATS]
+    others = [arg for arg in args if arg.removeprefix("--format=").partition("=")[0] not in answers.FORMATS]
     named = [value for arg in others for value in (arg, arg.partition("=")[2]) if value]
     files = [Source("an argument", one) for value in named for one in (value, *external.files(value))]
     try:
