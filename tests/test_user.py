@@ -178,7 +178,7 @@ def test_quiet_says_nothing_of_a_report_either(capsys):
 
 
 def test_an_interrupt_before_the_first_epoch_promises_nothing(monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mcuprune.pruning.prune", interrupted)
