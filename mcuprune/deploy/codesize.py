@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mcuprune.deploy.program import Program
-from mcuprune.deploy.steps import Call, Constant, Selection, Window
 from mcuprune.errors import UsageError
+
+if TYPE_CHECKING:  # every command names a runtime, and only generated C needs what makes its calls
+    from mcuprune.deploy.program import Program
+    from mcuprune.deploy.steps import Call
 
 #: tflm: TensorFlow Lite Micro with CMSIS-NN. tflm-ref: with its reference kernels. cube-ai: ST's X-CUBE-AI. microtvm: TVM's,
 #: with CMSIS-NN. c: the C that is generated here.
@@ -28,7 +30,7 @@ Runtime = Literal["tflm", "tflm-ref", "cube-ai", "microtvm", "c"]
 @cache
 def table() -> Mapping[str, Any]:
     """Runtime -> toolchain, source, ``core`` in bytes, ``operators`` -> bytes, ``call`` in bytes."""
-    found: Mapping[str, Any] = json.loads((resources.files("mcuprune.deploy") / "codesize.json").read_text())
+    found: Mapping[str, Any] = json.loads(Path(__file__).with_name("codesize.json").read_text())
     return found
 
 
@@ -53,6 +55,8 @@ def of_program(program: Program, runtime: Runtime) -> int:
 
 def c_constants(program: Program) -> int:
     """Bytes of the constants of generated C: weights, factors, descriptions of layers, tables."""
+    from mcuprune.deploy.steps import Constant, Window
+
     arrays: dict[int, Constant] = {}
     windows: dict[int, Window] = {}
     for argument in (argument for call in _c_calls(program) for argument in call.arguments):
@@ -67,6 +71,8 @@ def c_constants(program: Program) -> int:
 
 def _c_calls(program: Program) -> list[Call]:
     """The calls of generated C."""
+    from mcuprune.deploy.steps import Selection
+
     with np.errstate(all="ignore"):  # a float network's scales stand in for others, and no number of it is used
         return [call for step in Selection(program).run().steps for call in step.calls]
 
