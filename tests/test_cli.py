@@ -739,7 +739,7 @@ def test_profile_and_check_import_nothing_heavy(net):
 
 
 def test_profile_starts_fast(net, tmp_path):
-    """CPU time against that of importing onnx and numpy; the aim is 1.6; 1.65 to 2.01 is measured, now that profile prices the file.
+    """CPU time against importing onnx and numpy: 1.6 is the aim; 1.65 to 2.01 is measured, now that profile prices the file.
 
     Both find compiled modules, as they do for a user, whatever this environment says of writing them.
     """
