@@ -739,7 +739,7 @@ def test_profile_and_check_import_nothing_heavy(net):
 
 
 def test_profile_starts_fast(net, tmp_path):
-    """CPU time against importing onnx and numpy: 1.6 is the aim; 1.65 to 2.01 is measured, now that profile prices the file.
+    """CPU time against importing onnx and numpy: 1.6 is the aim; 1.7 to 1.8 is measured, now that profile prices the file.
 
     Both find compiled modules, as they do for a user, whatever this environment says of writing them.
     """
@@ -755,7 +755,7 @@ def test_profile_starts_fast(net, tmp_path):
     seconds("-m", "mcuprune.cli", "profile", net)
     pairs = [(seconds("-c", "import onnx, numpy"), seconds("-m", "mcuprune.cli", "profile", net)) for _ in range(5)]
     # a busy machine makes single runs slower, by lost caches, and none faster
-    assert min(command for _, command in pairs) / min(base for base, _ in pairs) <= 2.2
+    assert min(command for _, command in pairs) / min(base for base, _ in pairs) <= 2.0
 
 
 # -------------------------------------------------------------------------------------------------------- the rest
