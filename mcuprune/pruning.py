@@ -482,13 +482,11 @@ def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding 
 
     wanted: the row bands that the file may run in.
     """
-    feasible = partial(
-        widths.feasible, label(net), budget, keep=request.keep, least=request.min_channels, multiple=request.multiple_of
-    )
+    feasible = partial(widths.feasible, label(net), keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
     if wanted is not None:
-        return feasible(make=partial(BandedCosts, banding=wanted))
+        return feasible(budget, make=partial(BandedCosts, banding=wanted))
     try:
-        return feasible(basis=request.basis)
+        return feasible(budget, basis=request.basis)
     except BudgetError as error:
         if "sram" not in budget.limits or not _bands_would_hold(feasible, request, budget):
             raise
@@ -496,11 +494,13 @@ def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding 
 
 
 def _bands_would_hold(feasible: Callable[..., CostModel], request: Request, budget: Budget) -> bool:
-    """Whether a budget that can't be held otherwise can be in row bands."""
+    """Whether a budget that can't be held otherwise can be in row bands. They lower SRAM alone: the rest first."""
+    rest = Budget({name: limit for name, limit in budget.limits.items() if name != "sram"})
     try:
+        feasible(rest, basis=request.basis)
         wanted = banding.banding_of("auto", request.basis, budget.limits)
         if wanted is not None:
-            feasible(make=partial(BandedCosts, banding=wanted))
+            feasible(budget, make=partial(BandedCosts, banding=wanted))
     except (BudgetError, UsageError):
         return False
     return wanted is not None
