@@ -182,10 +182,15 @@ def test_weights_of_seven_bits_leave_room_in_sixteen(path: Path) -> None:
 
 
 def assert_priced(written: Mapping[str, int], priced: Mapping[str, int]) -> None:
-    """What a float network is said to cost, and what its int8 file does: quantisers that come to be shared save a little."""
+    """What a float network is said to cost, and what its int8 file does.
+
+    Less where ranges come out equal by chance: of a Concat and of what goes elsewhere too, or on both sides of an average. Then
+    there is a QUANTIZE less in the file, and perhaps its code in the image.
+    """
+    least = {"file": 0.985, "image": 0.96}
     for name, value in priced.items():
-        if name in ("file", "image"):
-            assert 0.97 * value <= written[name] <= value
+        if name in least:
+            assert least[name] * value <= written[name] <= value
         else:
             assert written[name] == value
 
@@ -368,10 +373,42 @@ def test_a_clamp_does_the_work_of_what_it_alone_reads() -> None:
     assert plan.quantizer["b"] == plan.quantizer["p"] == plan.quantizer["d"]
 
 
-def test_signed_and_clamped_inputs_of_a_concat_keep_their_own_ranges() -> None:
+def test_a_concat_shares_its_range_with_what_it_alone_reads() -> None:
     nodes, constants, shape = SMALL["Concat of clamped and signed"]
     plan = scheme(network.from_proto(graph(nodes, constants, shape), "net.onnx"))
-    assert len({plan.quantizer[name] for name in ("b", "x", "d")}) == 3
+    assert plan.quantizer["b"] == plan.quantizer["d"] != plan.quantizer["x"]
+
+
+def test_what_others_read_too_keeps_its_range_before_a_concat_of_several_signs() -> None:
+    nodes = [_N("Conv", ["x", "w"], ["a"]), _N("Relu", ["a"], ["b"]), _N("Conv", ["x", "w"], ["c"])]
+    nodes += [_N("Concat", ["b", "c"], ["d"], axis=1), _N("Conv", ["b", "v"], ["e"]), _N("Add", ["d", "e"], ["y"])]
+    net = network.from_proto(graph(nodes, {"w": drawn(4, 4, 1, 1), "v": drawn(8, 4, 1, 1)}, (4, 6, 6)), "net.onnx")
+    plan = scheme(net)
+    assert plan.quantizer["c"] == plan.quantizer["d"] != plan.quantizer["b"]
+
+
+def test_what_is_only_moved_before_a_concat_shares_its_range_all_the_same() -> None:
+    """The pyramid of pools of YOLO: each pool is read by the next and by the Concat."""
+    pool = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    nodes = [_N("Conv", ["x", "w"], ["a"]), _N("MaxPool", ["a"], ["b"], **pool), _N("MaxPool", ["b"], ["c"], **pool)]
+    nodes += [_N("Concat", ["a", "b", "c"], ["d"], axis=1), _N("Conv", ["d", "v"], ["y"])]
+    net = network.from_proto(graph(nodes, {"w": drawn(4, 4, 1, 1), "v": drawn(3, 12, 1, 1)}, (4, 6, 6)), "net.onnx")
+    assert len({scheme(net).quantizer[name] for name in "abcd"}) == 1
+
+
+def test_a_concat_of_what_lies_between_0_and_1_has_that_scale() -> None:
+    nodes = [_N("Sigmoid", ["x"], ["a"]), _N("Flatten", ["a"], ["b"]), _N("Flatten", ["x"], ["c"]), _N("Softmax", ["c"], ["d"])]
+    net = network.from_proto(graph([*nodes, _N("Concat", ["b", "d"], ["y"], axis=1)], {}, (4, 2, 2)), "net.onnx")
+    plan = scheme(net)
+    assert {plan.quantizer[name] for name in "abdy"} == plan.unit
+
+
+@pytest.mark.parametrize(("mode", "shares"), [("nearest", True), ("linear", True), ("cubic", False)])
+def test_a_resize_keeps_its_scale_where_it_makes_nothing_larger(mode: str, shares: bool) -> None:
+    nodes = [_N("Relu", ["x"], ["a"]), _N("Resize", ["a", "", "by"], ["y"], mode=mode)]
+    net = network.from_proto(graph(nodes, {"by": np.float32([1, 1, 2, 2])}, (4, 3, 3)), "net.onnx")
+    plan = scheme(net)
+    assert (plan.quantizer["a"] == plan.quantizer["y"]) == shares
 
 
 def test_a_network_whose_product_reads_no_float_is_refused() -> None:

@@ -20,7 +20,7 @@ from onnx import TensorProto
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Stored
 from mcuprune.operators.fusion import is_bias
-from mcuprune.operators.table import OPS, MatMul, Mixer
+from mcuprune.operators.table import OPS, Int8, MatMul, Mixer
 
 #: The first opset in which DequantizeLinear has an axis.
 QDQ_OPSET = 13
@@ -60,8 +60,9 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
     """How to quantise a network whose BatchNormalizations are folded; weight_bits: one of ``WEIGHT_BITS``.
 
     What a clamp (Relu, Clip) alone reads has no quantiser of its own: the clamp's does the work. Movements and max pools share
-    their input's. A Concat shares one range among its inputs only where all of them come out of clamps; ranges of different
-    sign would waste each other's steps.
+    their input's. A Concat shares its range with those of its inputs that nothing else reads: they are rounded to it anyway,
+    and so only once. It shares it with all where all come out of clamps, or all have the scale of what lies in
+    [0, 1]. Others would lose steps for their other readers.
     """
     parent: dict[str, str] = {}
 
@@ -75,21 +76,35 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
         if net.dtypes[name] == TensorProto.FLOAT:
             parent[name] = name
     for node in net.nodes:
-        kind = OPS[node.op].int8
+        kind = OPS[node.op].scale(node)
         for output in node.outputs:
             if not output or net.dtypes.get(output) != TensorProto.FLOAT:
                 continue
             reader = net.sole_consumer(output)
-            if kind == "own" and reader is not None and OPS[reader.op].int8 == "clamp":
+            if kind == "own" and reader is not None and OPS[reader.op].scale(reader) == "clamp":
                 continue
             parent[output] = output
             if kind == "same" and node.inputs[0] in parent:
                 parent[output] = root(node.inputs[0])
             elif kind == "unit":
                 unit.add(output)
-        if node.op == "Concat" and node.outputs[0] in parent and all(_clamped(net, name) for name in node.inputs):
-            for name in node.inputs:
+        if node.op == "Concat" and node.outputs[0] in parent:
+            origins = {_origin(net, name) for name in node.inputs}
+            unit |= {node.outputs[0]} if origins == {"unit"} else set()
+            for name in node.inputs if origins in ({"unit"}, {"clamp"}) else ():
                 parent[root(name)] = root(node.outputs[0])
+    fixed = {root(tensor) for tensor in unit}
+    classes: dict[str, list[str]] = {}
+    for tensor in parent:
+        classes.setdefault(root(tensor), []).append(tensor)
+    for node in net.nodes:
+        for name in node.inputs if node.op == "Concat" and node.outputs[0] in parent else ():
+            own, joined = (root(tensor) if tensor in parent else "" for tensor in (name, node.outputs[0]))
+            if own in ("", joined) or fixed & {own, joined}:
+                continue
+            if all(_moved_or(node, net, tensor) for tensor in classes[own]):
+                parent[own] = joined
+                classes[joined] += classes.pop(own)
     data = frozenset(
         (node.name, index)
         for node in net.nodes
@@ -102,11 +117,18 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
     return Scheme({tensor: root(tensor) for tensor in parent}, units, data, 2 ** (weight_bits - 1) - 1)
 
 
-def _clamped(net: Network, tensor: str) -> bool:
+def _moved_or(node: Node, net: Network, tensor: str) -> bool:
+    """Whether all that reads the tensor is ``node``, or moves it within one scale."""
+    readers = net.consumers.get(tensor, ())
+    return tensor not in net.outputs and all(one is node or OPS[one.op].scale(one) == "same" for one in readers)
+
+
+def _origin(net: Network, tensor: str) -> Int8 | None:
+    """What gave the tensor its scale, before it was moved; None where it is an input or a constant."""
     maker = net.producer.get(tensor)
-    while maker is not None and OPS[maker.op].int8 == "same":
+    while maker is not None and OPS[maker.op].scale(maker) == "same":
         maker = net.producer.get(maker.inputs[0])
-    return maker is not None and OPS[maker.op].int8 == "clamp"
+    return None if maker is None else OPS[maker.op].scale(maker)
 
 
 def _is_product(net: Network, tensor: str) -> bool:

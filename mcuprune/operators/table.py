@@ -107,6 +107,10 @@ class Op:
         """Whether the output is a new tensor, may overwrite an input that dies, or is a view of input 0."""
         return self.memory_kind
 
+    def scale(self, node: Node) -> Int8:
+        """What the operator does to scales in this form."""
+        return self.int8
+
     def cut(self, node: Node, cut: Cut) -> Node:
         """The node with its attributes fitted to the shapes after a cut."""
         return node
@@ -606,9 +610,13 @@ class Tile(Op):
 
 
 class Resize(Op):
-    """Resize and Upsample: changes space, never channels."""
+    """Resize and Upsample: changes space, never channels. Cubic interpolation alone leaves the range of its input."""
 
     channels = "pass"
+    int8: Int8 = "same"
+
+    def scale(self, node: Node) -> Int8:
+        return "own" if node.attrs.get("mode") == "cubic" else self.int8
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])

@@ -65,7 +65,7 @@ def _head(net: Network, name: str) -> Head:
     shape = net.shapes[name][1:]
     is_row = prod(shape) == max(shape, default=1)
     tensor = name
-    while (node := net.producer.get(tensor)) is not None and OPS[node.op].int8 == "same":
+    while (node := net.producer.get(tensor)) is not None and OPS[node.op].scale(node) == "same":
         if not is_row and node.op not in _KEEP_PLACES:
             break  # logits would lie in another order than the answers of the data
         tensor = node.inputs[0]
