@@ -14,7 +14,8 @@ from mcuprune.deploy.layout import TRIES, Body, laid_out, most_alive
 from mcuprune.deploy.regions import Region, Rows
 from mcuprune.deploy.rings import RowOp
 from mcuprune.deploy.rowcalls import RowForm, row_form, rows_of
-from mcuprune.deploy.steps import Selection, Step
+from mcuprune.deploy.steps.calls import Step
+from mcuprune.deploy.steps.selection import Selection
 from mcuprune.schedule import search as memory
 
 #: Whether parts of a network run row by row: where that needs least, nowhere, or in this many bands.

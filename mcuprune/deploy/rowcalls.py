@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mcuprune.deploy.rings import Interval, RowOp
-from mcuprune.deploy.steps import Call, Constant, Loop, Place, Selection, Step, Window
+from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, Step, Window
+from mcuprune.deploy.steps.selection import Selection
 
 #: Kernels that make any rows of their output from rows in a ring.
 _SLIDING = ("conv", "conv_grouped", "conv_short", "conv_transpose", "depthwise", "pointwise", "pool")
