@@ -10,6 +10,7 @@ option is a new field and nothing else.
 
 A *flag* is an option as one types it, ``--epochs``; a *key* is its name in the configuration, the flag without its dashes. The
 type of the field is one of str, int, float, bool, any of them with ``| None``, or a sequence of str, whose flag is repeatable.
+Where a script may give another type as well, the flag's stands first: ``str | int``.
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ def _named(one: dataclasses.Field[Any], hint: Any) -> Option:
     if declared.entries or declared.parse:
         return known
     is_union = get_origin(hint) in (Union, types.UnionType)
-    (kind,) = (kind for kind in get_args(hint) if kind is not types.NoneType) if is_union else (hint,)
+    kind, *_ = (kind for kind in get_args(hint) if kind is not types.NoneType) if is_union else (hint,)
     if get_origin(kind) is Literal:
         return replace(known, choices=declared.choices or get_args(kind))
     origin = get_origin(kind)

@@ -64,8 +64,9 @@ class Recipe(NamedTuple):
         return bool(self.parts or self.embedded)
 
 
-def parsed(text: str) -> int | Literal[False] | None:
+def parsed(bands: str | int) -> int | Literal[False] | None:
     """``--bands``: False for "off", None for "auto", or how many. Raises UsageError."""
+    text = str(bands)
     if text in ("off", "auto"):
         return None if text == "auto" else False
     if text.isascii() and text.isdecimal() and 2 <= int(text[:6]) <= 10_000:
@@ -95,7 +96,7 @@ class Banding:
         return all(sums[name] <= max(limit, plain[name]) for name, limit in self.limits.items() if name in sums)
 
 
-def banding_of(bands: str, basis: Basis, limits: Mapping[str, int]) -> Banding | None:
+def banding_of(bands: str | int, basis: Basis, limits: Mapping[str, int]) -> Banding | None:
     """What ``--bands`` asks for under these limits; None for no bands. Raises UsageError for what can't be had together."""
     count = parsed(bands)
     if count is False:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mcuprune.channels.labelling import Channels, Group, label
@@ -11,11 +11,12 @@ from mcuprune.costs.measured import Layer, Measured, Memory, Moment
 from mcuprune.costs.nodes import Terms
 from mcuprune.costs.rows import RESOURCES, Additive, Resource, totals
 from mcuprune.deploy.lower import lower
+from mcuprune.deploy.program import Program
 from mcuprune.errors import BudgetError, McupruneError
 from mcuprune.graph.network import Network, Node, Shape
 from mcuprune.notebook import Drawn
 from mcuprune.operators.fusion import Buffers, buffers
-from mcuprune.schedule import search as memory
+from mcuprune.schedule import search
 
 
 @dataclass(frozen=True)
@@ -102,42 +103,18 @@ def profile(net: Network, basis: Basis | SramModel = "peak") -> Profile:
     Raises UnsupportedOperator for a node whose cost or channels are unknown.
     """
     basis = Basis.of(basis)
-    found = label(net)  # first: it refuses nodes whose shapes don't fit together
+    channels = label(net)  # first: it refuses nodes whose shapes don't fit together
     seen = buffers(net)
-    schedule = memory.schedule(seen.graph)
-    timeline = tuple(
-        Moment(
-            net.nodes[seen.nodes[step.op]].name,
-            step.bytes,
-            tuple((seen.tensors[b], seen.graph.sizes[b]) for b in step.buffers),
-        )
-        for step in schedule.steps
-    )
-    layers = _layers(net, {moment.node: moment.bytes for moment in timeline})
-    worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
+    schedule = search.schedule(seen.graph)
     program = lower(net)
     plan = program.planned()
-    arena = program.arena(plan=plan)
+    memory = _memory(net, seen, schedule, program, plan)
+    layers = _layers(net, {moment.node: moment.bytes for moment in memory.timeline})
     measured = Measured(
         network=net,
         layers=layers,
         program=program,
-        memory=Memory(
-            peak=schedule.peak,
-            exact=schedule.exact,
-            lower_bound=schedule.lower_bound,
-            file_order=max((step.bytes for step in seen.file_steps()), default=schedule.peak),
-            max_in_out=memory.max_in_out(seen.graph),
-            order=full_order(net, seen, schedule.order),
-            peak_node=worst.node if worst else None,
-            peak_tensors=worst.tensors if worst else (),
-            timeline=timeline,
-            arena_tflm=arena.total,
-            arena_head=arena.head,
-            tail=program.tail_by_cause(),
-            copies=program.copies,
-            unsupported=tuple(operator.why for operator in program.operators if operator.why),
-        ),
+        memory=memory,
         plan=plan,
         basis=basis,
     )
@@ -151,12 +128,42 @@ def profile(net: Network, basis: Basis | SramModel = "peak") -> Profile:
         inputs=tuple((name, net.shapes[name]) for name in net.inputs),
         outputs=tuple((name, net.shapes[name]) for name in net.outputs),
         total=total,
-        memory=measured.memory,
-        groups=in_order(found),
+        memory=memory,
+        groups=in_order(channels),
         layers=layers,
         alternatives=alternatives,
         unknown=unknown,
         basis=basis,
+    )
+
+
+def _memory(net: Network, seen: Buffers, schedule: search.Schedule, program: Program, plan: Sequence[int]) -> Memory:
+    """What is alive when, in the order of the schedule, and the arena of the program. plan: as the program gives it."""
+    timeline = tuple(
+        Moment(
+            net.nodes[seen.nodes[step.op]].name,
+            step.bytes,
+            tuple((seen.tensors[b], seen.graph.sizes[b]) for b in step.buffers),
+        )
+        for step in schedule.steps
+    )
+    worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
+    arena = program.arena(plan=plan)
+    return Memory(
+        peak=schedule.peak,
+        exact=schedule.exact,
+        lower_bound=schedule.lower_bound,
+        file_order=max((step.bytes for step in seen.file_steps()), default=schedule.peak),
+        max_in_out=search.max_in_out(seen.graph),
+        order=full_order(net, seen, schedule.order),
+        peak_node=worst.node if worst else None,
+        peak_tensors=worst.tensors if worst else (),
+        timeline=timeline,
+        arena_tflm=arena.total,
+        arena_head=arena.head,
+        tail=program.tail_by_cause(),
+        copies=program.copies,
+        unsupported=tuple(operator.why for operator in program.operators if operator.why),
     )
 
 

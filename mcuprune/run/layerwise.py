@@ -112,6 +112,6 @@ class Layers:
                 apart = np.abs(runners.stored(one, self._ports[name]) - computed[name].astype(np.int64))
                 self._most[name] = max(self._most[name], int(apart.max(initial=0)))
 
-    def found(self) -> Sequence[Layer]:
+    def differences(self) -> Sequence[Layer]:
         """The layers in the order of the file, with the largest differences of all examples so far."""
         return [Layer(node, name, self._most[name]) for name, node in self._nodes.items()]
