@@ -53,7 +53,7 @@ class Flow(Protocol):
     def labels(self, tensor: str) -> Along | None: ...
     def put(self, tensor: str, along: Along | None) -> None: ...
     def fresh(self, count: int) -> np.ndarray: ...
-    def tie(self, one: np.ndarray, other: np.ndarray) -> None: ...
+    def tie(self, first: np.ndarray, other: np.ndarray) -> None: ...
     def freeze(self, labels: np.ndarray, why: str) -> None: ...
     def slot(self, node: Node, index: int, axis: int, labels: np.ndarray, *, mixes: bool = False) -> None:
         """Constant ``index`` of ``node`` is cut along ``axis`` by ``labels``: (slices,), or (groups, slices) where each group
@@ -138,34 +138,34 @@ class Elementwise(Op):
         out = flow.net.shapes[node.outputs[0]]
         rank = len(out)
         operands = [(i, name) for i, name in enumerate(node.inputs) if name]
-        found = {}
+        carried = {}
         for index, name in operands:
             along = flow.labels(name)
             if along is None:
                 continue
             axis = along.axis + rank - len(flow.net.shapes[name])
             if len(along.labels) == out[axis]:
-                found[index] = Along(axis, along.labels)
+                carried[index] = Along(axis, along.labels)
             else:
                 flow.freeze(along.labels, f"{node.op} '{node.name}' spreads it over {out[axis]} channels")
         for tensor in node.outputs[1:]:
             flow.put(tensor, None)
-        axes = {along.axis for along in found.values()}
+        axes = {along.axis for along in carried.values()}
         if len(axes) > 1:
-            for along in found.values():
+            for along in carried.values():
                 flow.freeze(along.labels, f"{node.op} '{node.name}' combines channels of different axes")
-            found = {}
-        if not found:
+            carried = {}
+        if not carried:
             flow.put(node.outputs[0], None)
             return
         axis = axes.pop()
-        labels = next(iter(found.values())).labels
+        labels = next(iter(carried.values())).labels
         for index, name in operands:
             shape = flow.net.shapes[name]
             own = axis - rank + len(shape)
             spans = own >= 0 and shape[own] == out[axis] > 1
-            if index in found:
-                flow.tie(labels, found[index].labels)
+            if index in carried:
+                flow.tie(labels, carried[index].labels)
             elif flow.net.is_constant(name):
                 if spans:
                     flow.slot(node, index, own, labels)
@@ -421,16 +421,16 @@ class Concat(Op):
     def label(self, node: Node, flow: Flow) -> None:
         shapes = [flow.net.shapes[name] for name in node.inputs]
         axis = node.attrs["axis"] % len(shapes[0])
-        found = [flow.labels(name) for name in node.inputs]
-        along = [a for a in found if a is not None]
+        flows = [flow.labels(name) for name in node.inputs]
+        along = [a for a in flows if a is not None]
         if not along:
             flow.put(node.outputs[0], None)
         elif all(a.axis == axis for a in along):
-            parts = [_fixed(s[axis]) if a is None else a.labels for a, s in zip(found, shapes, strict=True)]
+            parts = [_fixed(s[axis]) if a is None else a.labels for a, s in zip(flows, shapes, strict=True)]
             flow.put(node.outputs[0], Along(axis, np.concatenate(parts)))
         elif len({a.axis for a in along}) == 1:
             labels, own = along[0].labels, along[0].axis
-            for index, (name, a) in enumerate(zip(node.inputs, found, strict=True)):
+            for index, (name, a) in enumerate(zip(node.inputs, flows, strict=True)):
                 if a is not None:
                     flow.tie(labels, a.labels)
                 elif flow.net.is_constant(name):
@@ -839,9 +839,9 @@ class MatMul(Mixer):
         last = len(flow.net.shapes[node.inputs[0]]) - 1
         if not self.is_layer(node, flow.net):
             for name in node.inputs:
-                found = flow.labels(name)
-                if found is not None:
-                    flow.freeze(found.labels, f"MatMul '{node.name}' multiplies data with data")
+                labelled = flow.labels(name)
+                if labelled is not None:
+                    flow.freeze(labelled.labels, f"MatMul '{node.name}' multiplies data with data")
             flow.put(node.outputs[0], None)
         elif along is not None and along.axis != last:
             flow.put(node.outputs[0], along)  # rows of a matrix product pass; its columns stay whole
