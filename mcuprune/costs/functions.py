@@ -86,8 +86,8 @@ class Structure:
     def files(self) -> Mapping[bool, tuple[FileSize, Compiled]]:
         """With and without a memory plan in it: the size of the file, and the lengths that it depends on."""
         self.program.check()
-        found = {planned: file_size(self.program, planned=planned) for planned in (False, True)}
-        return {planned: (size, self._model.compiled(size.counts)) for planned, size in found.items()}
+        sizes = {planned: file_size(self.program, planned=planned) for planned in (False, True)}
+        return {planned: (size, self._model.compiled(size.counts)) for planned, size in sizes.items()}
 
 
 class CostFunction(Protocol):

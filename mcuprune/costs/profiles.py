@@ -74,16 +74,16 @@ class Profile(Drawn):
 
         Asking it for what isn't known of this network raises BudgetError with the reason.
         """
-        found, known = _Used(self.total), {**self.total, **self.alternatives}
+        used, known = _Used(self.total), {**self.total, **self.alternatives}
         for name, resource in RESOURCES.items():
             under = resource.under(Basis.of(basis).models.get(name)).name
             if under in known:
-                found[name] = known[under]
+                used[name] = known[under]
             else:
-                found.pop(name, None)
+                used.pop(name, None)
                 why = self.unknown.get(under, "nobody counted it")
-                found.unknown[name] = f"{self.path}: no limit of {resource.title} can be held: {why}"
-        return found
+                used.unknown[name] = f"{self.path}: no limit of {resource.title} can be held: {why}"
+        return used
 
 
 class _Used(dict[str, int]):
@@ -169,23 +169,23 @@ def _memory(net: Network, seen: Buffers, schedule: search.Schedule, program: Pro
 
 def _counted(resources: Mapping[str, Resource], measured: Measured, unknown: dict[str, str]) -> dict[str, int]:
     """The costs that are known; ``unknown`` gets the reasons for the others."""
-    found: dict[str, int] = {}
+    costs: dict[str, int] = {}
     for name, resource in resources.items():
         if lacking := resource.lacks(measured.basis):
             unknown[name] = lacking
             continue
         try:
-            found[name] = resource.measure(measured)
+            costs[name] = resource.measure(measured)
         except McupruneError as error:
             unknown[name] = str(error)
-    return found
+    return costs
 
 
 def in_order(channels: Channels) -> tuple[Group, ...]:
     """All groups, those that can't be cut too, in the order of the nodes that bear their channels."""
     position = {node.name: index for index, node in enumerate(channels.network.nodes)}
-    found = (*channels.groups, *channels.frozen)
-    return tuple(sorted(found, key=lambda group: min((position[node] for node in group.nodes), default=0)))
+    groups = (*channels.groups, *channels.frozen)
+    return tuple(sorted(groups, key=lambda group: min((position[node] for node in group.nodes), default=0)))
 
 
 def _layers(net: Network, live: Mapping[str, int]) -> tuple[Layer, ...]:

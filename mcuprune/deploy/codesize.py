@@ -30,8 +30,8 @@ Runtime = Literal["tflm", "tflm-ref", "cube-ai", "microtvm", "c"]
 @cache
 def table() -> Mapping[str, Any]:
     """Runtime -> toolchain, source, ``core`` in bytes, ``operators`` -> bytes, ``call`` in bytes."""
-    found: Mapping[str, Any] = json.loads(Path(__file__).with_name("codesize.json").read_text())
-    return found
+    sizes: Mapping[str, Any] = json.loads(Path(__file__).with_name("codesize.json").read_text())
+    return sizes
 
 
 def of_program(program: Program, runtime: Runtime) -> int:
