@@ -96,9 +96,9 @@ if not TYPE_CHECKING:  # for a type checker it would be every name that there is
         """Import what a public name needs, once. Raises AttributeError for any other name."""
         if name not in _HOME_OF:
             raise AttributeError(f"module 'mcuprune' has no attribute {name!r}")
-        found = getattr(import_module(f"mcuprune.{_HOME_OF[name]}"), name)
-        globals()[name] = found
-        return found
+        value = getattr(import_module(f"mcuprune.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -241,11 +241,11 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None,
     named, given = (spec, None) if isinstance(spec, str) else (None, spec)
     request = exporting.Request(source, output=str(target), data=named, bands=str(bands))
     places.settle([Output("export", str(target), make_folder=True)], exporting.sources(request))
-    found = _read(net)
+    read = _read(net)
     if target.suffix == ".onnx" and data is None and bands == "off":
-        network.write_model(found.to_proto(), target)
+        network.write_model(read.to_proto(), target)
     else:
-        exporting.export(request, net=found, data_set=given)
+        exporting.export(request, net=read, data_set=given)
     return target
 
 

@@ -76,17 +76,17 @@ def summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
     return head, ["<", *[">"] * (len(head) - 1)], rows
 
 
-def cells(found: Table, view: View, name: Callable[[str], str]) -> tuple[list[str], list[str], list[list[str]]]:
+def cells(shown: Table, view: View, name: Callable[[str], str]) -> tuple[list[str], list[str], list[list[str]]]:
     """Head, sides and rows of a cost table; ``name`` writes a name in the format's way."""
-    diff, by_node = found.total.was is not None, view.by == "node"
+    diff, by_node = shown.total.was is not None, view.by == "node"
     head = [view.by, *(["op", "shape"] if by_node else ["nodes"])]
     sides = ["<", *(["<", "<"] if by_node else [">"])]
     for resource in columns().values():
         head += [resource.title, "change"] if diff else [resource.title]
     sides += [">"] * (len(head) - len(sides))
     rows = []
-    for row in [*found.rows, *filter(None, [found.others]), found.total]:
-        plain = row is found.others or row is found.total
+    for row in [*shown.rows, *filter(None, [shown.others]), shown.total]:
+        plain = row is shown.others or row is shown.total
         state = f" ({row.state})" if row.state else ""
         line = [row.name if plain else name(row.name) + state]
         line += [row.op, dimensions(row.shape)] if by_node else [str(row.count)]

@@ -123,7 +123,7 @@ class Verification:
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
-        sides = ", ".join(f"{one.key} {'as stored' if one.ok else 'DIFFERS'}" for one in self.runtimes)
+        sides = ", ".join(f"{compared.key} {'as stored' if compared.ok else 'DIFFERS'}" for compared in self.runtimes)
         return f"<Verification of {self.path!r}: {'ok' if self.ok else 'not ok'}: {sides}, arena {self.memory.predicted}>"
 
     @property

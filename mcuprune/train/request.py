@@ -56,11 +56,11 @@ def device_asked(device: str) -> re.Match[str]:
 
 def drop(text: str) -> float:
     """How much a figure may fall, as a share of 1: ``1%`` is 0.01. Raises UsageError for anything else."""
-    found = re.fullmatch(r"\s*(\d{1,2}(?:\.\d{1,6})?)\s*%\s*", text, re.ASCII)
-    if not found:
+    share = re.fullmatch(r"\s*(\d{1,2}(?:\.\d{1,6})?)\s*%\s*", text, re.ASCII)
+    if not share:
         close = f"; did you mean {text.strip()}%" if re.fullmatch(r"\d{1,2}(\.\d{1,6})?", text.strip(), re.ASCII) else ""
         raise UsageError(f"--max-drop {text}: is not a share; write it like 1% or 0.5%{close}")
-    return float(found[1]) / 100
+    return float(share[1]) / 100
 
 
 def _compute(epochs: float) -> None:
