@@ -13,6 +13,9 @@ from mcuprune.deploy.steps.movement import strides
 from mcuprune.deploy.steps.selection import Selection
 from mcuprune.deploy.tables import activation_range
 
+#: The sum of a softmax has so many integer bits, and a class adds at most 1.
+_MOST_CLASSES = 2**13 - 1
+
 
 def _broadcast(s: Selection, operator: Operator, kernel: str, parameters: Sequence[int]) -> None:
     """A kernel of two operands: loops over axes along which one stands still, the innermost in the kernel."""
@@ -146,6 +149,8 @@ def softmax(s: Selection, operator: Operator) -> None:
     """Along the last axis, with a table of the powers that steps of the input make."""
     source, output = operator.inputs[0], operator.outputs[0]
     n = s.shape(output)[-1]
+    if n > _MOST_CLASSES:
+        s.refuse(operator, f"over {n:,} classes has no kernel")
     beta = float(operator.options.get("beta", 1.0))
     by = factor(min(beta * s.quantizer(source).scale * 2**26, 2.0**31 - 1))
     radius = floor(31 * 2**26 / 2.0**by.shift)
