@@ -67,6 +67,7 @@ class MaskedModule(Trainable):
         self._original: tuple[MaskedModule] | None = None  # in a tuple, or torch would take it for a part of this module
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs in the file's order; a pass with gradients is noted for the next update of the widths."""
         if self._original is not None:
             self.gates = self._original[0].gates
         if self.gates is not None and (like := next(self.parameters(), None)) is not None:

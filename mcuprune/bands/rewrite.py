@@ -391,10 +391,12 @@ class Choice:
 
     @cached_property
     def tape(self) -> Tape:
+        """Its steps in the order in which they run."""
         return Tape(self.region, self.bands, self.mode)
 
     @cached_property
     def price(self) -> Price:
+        """What the region costs so."""
         return price(self.tape)
 
 

@@ -88,6 +88,7 @@ class Group:
 
     @property
     def removable(self) -> bool:
+        """Whether channels of it may go."""
         return self.why is None
 
 

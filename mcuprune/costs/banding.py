@@ -182,6 +182,7 @@ class Measured:
     operators: int
 
     def sram(self, model: Model) -> int:
+        """Bytes of SRAM in this meaning: the arena, or the peak of activations."""
         return self.arena.total if model == "tflm" else self.profile.memory.peak
 
 

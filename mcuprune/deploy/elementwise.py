@@ -191,6 +191,7 @@ def _wide(first: Quantizer, other: Quantizer) -> Quantizer:
 
 
 def pow_(w: Lowering, node: Node) -> None:
+    """A square, as a product; raises UnsupportedOperator for any other power."""
     exponent = w.net.constants.get(node.inputs[1])
     if exponent is None or exponent.size != 1 or float(exponent.reshape(())) != 2.0:
         w.refuse("other than a square has no int8 operator in TensorFlow Lite Micro")
@@ -199,6 +200,7 @@ def pow_(w: Lowering, node: Node) -> None:
 
 
 def neg(w: Lowering, node: Node) -> None:
+    """A product with -1."""
     _combine(w, "MUL", [w.data(node), _number(-127, 1 / 127)], w.target(node))
 
 
@@ -223,18 +225,21 @@ def free(operator: str) -> Lower:
 
 
 def leaky_relu(w: Lowering, node: Node) -> None:
+    """LEAKY_RELU, which writes any quantiser."""
     value, target = w.data(node), w.target(node)
     alpha = float(node.attrs.get("alpha", 0.01))
     w.finish(target, w.unary("LEAKY_RELU", value, target, target.quantizer, alpha=alpha))
 
 
 def elu(w: Lowering, node: Node) -> None:
+    """ELU with an alpha of 1; raises UnsupportedOperator for any other."""
     if float(node.attrs.get("alpha", 1.0)) != 1.0:
         w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
     free("ELU")(w, node)
 
 
 def prelu(w: Lowering, node: Node) -> None:
+    """PRELU with constant slopes; raises UnsupportedOperator for computed ones."""
     if not w.net.is_constant(node.inputs[1]):
         w.refuse("has a slope that is computed")
     target = w.target(node)
@@ -242,6 +247,7 @@ def prelu(w: Lowering, node: Node) -> None:
 
 
 def softmax(w: Lowering, node: Node) -> None:
+    """SOFTMAX or LOG_SOFTMAX over one axis, which is moved to the end."""
     value = w.ordered(w.data(node))
     axes = [axis for axis in attributes.softmax_axes(node, w.net) if value.shape[axis] > 1]
     if len(axes) > 1:
@@ -268,6 +274,7 @@ def hard_sigmoid(w: Lowering, node: Node) -> None:
 
 
 def swish(w: Lowering, node: Node) -> None:
+    """The product of the data and its sigmoid."""
     if float(node.attrs.get("alpha", 1.0)) != 1.0:
         w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
     value, target = w.data(node), w.target(node)

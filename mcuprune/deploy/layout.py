@@ -34,6 +34,7 @@ class Body:
 
     @property
     def size(self) -> int:
+        """Bytes from its lowest part's beginning to its highest part's end."""
         return max((part.offset + part.size for part in self.parts), default=0)
 
     @property

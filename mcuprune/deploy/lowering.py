@@ -43,14 +43,17 @@ _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def sizes_of(axes: Axes, shape: Shape) -> Shape:
+    """The sizes that a tensor has in a layout; None stands for an axis of size 1."""
     return tuple(1 if axis is None else shape[axis] for axis in axes)
 
 
 def without_ones(axes: Sequence[int | None], shape: Shape) -> Axes:
+    """A layout in which None stands for every axis of size 1."""
     return tuple(None if axis is None or shape[axis] == 1 else axis for axis in axes)
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
+    """The axes (batch, channel, ...) of a rank with channels at the end."""
     return (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
 
 
@@ -130,6 +133,7 @@ class Lowering:
     node: Node | None = None
 
     def run(self) -> Program:
+        """The whole network as a program; what has no operator in TFLM is among its problems."""
         inputs = [self.graph_input(name) for name in self.net.inputs]
         for node in self.net.nodes:
             self.node = node
@@ -163,6 +167,7 @@ class Lowering:
             self.placeholder(node, str(error))
 
     def placeholder(self, node: Node, why: str) -> None:
+        """One operator that stands for a node without a kernel: it reads and writes the node's tensors. why: of its refusal."""
         read = [self.values[name].tensor for name in dict.fromkeys(node.inputs) if name in self.values]
         written = []
         for name in node.outputs:
@@ -178,6 +183,7 @@ class Lowering:
         self.operators.append(Operator(node.op, tuple(read), tuple(written), {}, node.name, why))
 
     def refuse(self, what: str) -> Any:
+        """Raise UnsupportedOperator for the node at hand. what: follows on the operator's name."""
         node = self.node
         assert node is not None
         raise UnsupportedOperator(f"{self.net.path}: node '{node.name}': {node.op} {what}")
@@ -242,6 +248,7 @@ class Lowering:
         return (*(axis for axis in range(rank) if axis not in kept), *kept)
 
     def graph_output(self, name: str) -> Value:
+        """An output of the network in ONNX's order; a problem where it isn't quantised."""
         if name not in self.values:
             self.problems.append(ModelError(f"{self.net.path}: output '{name}' isn't quantised"))
             return next(iter(self.values.values()))
@@ -305,13 +312,16 @@ class Lowering:
         return self.constant(name, (1,), (1,), "int8", Storage(1, symmetric=False), lambda: content)
 
     def emit(self, operator: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any) -> None:
+        """Add an operator. inputs, outputs: tensors of the program, by number."""
         node = self.node.name if self.node else ""
         self.operators.append(Operator(operator, tuple(inputs), tuple(outputs), options, node))
 
     def name(self, value: Value) -> str:
+        """What the value's tensor is called in the program."""
         return self.tensors[value.tensor].name
 
     def quantizer(self, value: Value) -> Quantizer:
+        """Scale and zero point of the value's integers."""
         return self.tensors[value.tensor].quantizer or _NO_QUANTIZER
 
     def parameters(self, node: Node) -> Quantizer:
@@ -389,6 +399,7 @@ class Lowering:
         return replace(result, shuffle=value.shuffle, pads=value.pads)
 
     def requantized(self, value: Value, quantizer: Quantizer, why: str = "another scale") -> Value:
+        """The value with another quantiser, by a QUANTIZE. why: for the report of copies."""
         result = self.like(value, f"{self.name(value)}/requantized", quantizer)
         self.emit("QUANTIZE", [value.tensor], [result.tensor], copy=why)
         return result

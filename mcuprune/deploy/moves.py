@@ -30,6 +30,7 @@ from mcuprune.operators.table import OPS
 
 
 def quantize(w: Lowering, node: Node) -> None:
+    """QuantizeLinear of what is quantised already: the same integers, or a QUANTIZE to another scale."""
     value, wanted = w.data(node), w.parameters(node)
     w.values[node.outputs[0]] = value if w.quantizer(value) == wanted else w.requantized(value, wanted)
 
@@ -42,6 +43,7 @@ def dequantize(w: Lowering, node: Node) -> None:
 
 
 def passing(w: Lowering, node: Node) -> None:
+    """An operator that hands its data on, such as Identity; raises UnsupportedOperator where it changes their type."""
     if OPS[node.op].memory(node, w.net) != "view":
         w.refuse("changes its data's type")
     value = w.data(node)
@@ -75,6 +77,7 @@ def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
 
 
 def reshape(w: Lowering, node: Node) -> None:
+    """Another name for the same bytes, after a TRANSPOSE where an axis that is merged isn't in one piece."""
     value = w.data(node)
     target = w.target(node, same=value)
     before, after = value.shape, target.shape
@@ -114,6 +117,7 @@ def _shuffle(value: Value) -> Array | None:
 
 
 def transpose(w: Lowering, node: Node) -> None:
+    """No operator: the axes of the same bytes are called otherwise."""
     value = w.ordered(w.data(node))
     target = w.target(node, same=value)
     perm = attributes.permutation(node, len(value.shape))
@@ -122,6 +126,7 @@ def transpose(w: Lowering, node: Node) -> None:
 
 
 def concat(w: Lowering, node: Node) -> None:
+    """CONCATENATION of inputs that are brought into one layout and one quantiser."""
     target = w.target(node)
     axis = node.attrs["axis"] % len(target.shape)
     computed = [w.data(node, i) for i, name in enumerate(node.inputs) if not w.net.is_constant(name)]
@@ -161,6 +166,7 @@ def _place(w: Lowering, value: Value, axis: int) -> tuple[Value, int]:
 
 
 def split(w: Lowering, node: Node) -> None:
+    """SPLIT_V along one axis."""
     axis = node.attrs.get("axis", 0) % len(w.net.shapes[node.inputs[0]])
     value, place = _place(w, w.ordered(w.data(node)), axis)
     targets = [w.target(node, index=i, same=value) for i, name in enumerate(node.outputs) if name]
@@ -177,6 +183,7 @@ def split(w: Lowering, node: Node) -> None:
 
 
 def slice_(w: Lowering, node: Node) -> None:
+    """SLICE, or with steps STRIDED_SLICE; nothing where all is kept."""
     value = w.ordered(w.data(node))
     target = w.target(node, same=value)
     taken = attributes.slice_ranges(node, value.shape)
@@ -196,6 +203,7 @@ def slice_(w: Lowering, node: Node) -> None:
 
 
 def gather(w: Lowering, node: Node) -> None:
+    """GATHER of constant indices along one axis; raises UnsupportedOperator for a table of indices."""
     axis = node.attrs.get("axis", 0) % len(w.net.shapes[node.inputs[0]])
     value, place = _place(w, w.ordered(w.data(node)), axis)
     target = w.target(node, same=value)
@@ -214,6 +222,7 @@ def gather(w: Lowering, node: Node) -> None:
 
 
 def pad(w: Lowering, node: Node) -> None:
+    """PAD, PADV2 or MIRROR_PAD; nothing where the operator that reads it pads by itself."""
     value = w.ordered(w.data(node))
     target = w.target(node, same=value)
     rank, mode = len(value.shape), node.attrs.get("mode", "constant")
@@ -243,6 +252,7 @@ def pad(w: Lowering, node: Node) -> None:
 
 
 def resize(w: Lowering, node: Node) -> None:
+    """RESIZE_NEAREST_NEIGHBOR or RESIZE_BILINEAR; raises UnsupportedOperator for a form that has no kernel."""
     value = w.data(node)
     target = w.target(node, same=value)
     if value.shape == target.shape:
@@ -306,6 +316,7 @@ def _nearest_tflite(align: bool, half: bool, size: int, out: int) -> list[int]:
 
 
 def depth_to_space(w: Lowering, node: Node) -> None:
+    """DEPTH_TO_SPACE or SPACE_TO_DEPTH, after a GATHER that brings channels into the kernel's order."""
     value = w.spatial(w.data(node))
     target = w.target(node, same=value)
     block, opens = node.attrs["blocksize"], node.op == "DepthToSpace"

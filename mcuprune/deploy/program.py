@@ -162,6 +162,7 @@ class Tail:
 
     @property
     def total(self) -> int:
+        """Bytes of all causes together."""
         return self.operators + self.tensors + self.channels + self.ports + self.interpreter
 
 
@@ -182,6 +183,7 @@ class Arena:
 
     @property
     def total(self) -> int:
+        """Bytes of the arena: head and tail."""
         return self.head + self.tail
 
 

@@ -39,6 +39,7 @@ class Region:
 
     @property
     def cost(self) -> int:
+        """Bytes of code for its loop and its cases, about."""
         return len(self.tape.sequence) + _LOOP + _CASE * (self.end - self.first)
 
 

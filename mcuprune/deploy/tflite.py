@@ -38,14 +38,17 @@ class Converted:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
+        """The program's inputs in ONNX's order."""
         return self.program.inputs
 
     @property
     def outputs(self) -> tuple[Port, ...]:
+        """The program's outputs in ONNX's order."""
         return self.program.outputs
 
     @property
     def operators(self) -> tuple[tuple[str, str], ...]:
+        """TFLite operators with the ONNX node that each is written for, in the order they run."""
         return tuple((operator.name, operator.node) for operator in self.program.operators)
 
 

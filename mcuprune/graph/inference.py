@@ -21,10 +21,12 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in."""
     return max(int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
 
 
 def array_of(tensor: TensorProto, path: str) -> np.ndarray:
+    """A constant of a file as an array. path: what messages call the file. Raises ModelError for one that can't be read."""
     elements = int(np.prod([float(size) for size in tensor.dims]))
     if elements > MAX_ELEMENTS or any(size < 0 for size in tensor.dims):
         raise ModelError(f"{path}: initializer '{tensor.name}' has shape {list(tensor.dims)}; the file is damaged")
@@ -44,6 +46,7 @@ def literals(nodes: Sequence[NodeProto], path: str) -> dict[str, np.ndarray]:
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says, without the lines that follow."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -151,4 +154,5 @@ def takes_part(value: np.ndarray) -> bool:
 
 
 def declared(name: str, value: np.ndarray) -> ValueInfoProto:
+    """A value of this name, type and shape, as ONNX declares it."""
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

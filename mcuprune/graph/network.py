@@ -72,6 +72,7 @@ class Network(Drawn):
 
     @property
     def opset(self) -> int:
+        """The version of ONNX's own operators."""
         return opset_of(self.header)
 
     @cached_property
@@ -81,6 +82,7 @@ class Network(Drawn):
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in the file's order."""
         return tuple(value.name for value in self.header.graph.output)
 
     def with_metadata(self, key: str, value: str) -> Network:
@@ -95,6 +97,7 @@ class Network(Drawn):
 
     @property
     def metadata(self) -> Mapping[str, str]:
+        """The file's properties, as text by name."""
         return {entry.key: entry.value for entry in self.header.metadata_props}
 
     @cached_property
@@ -118,6 +121,7 @@ class Network(Drawn):
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def is_constant(self, name: str) -> bool:
+        """Whether a tensor is known without an input."""
         return name in self.constants
 
     def names(self) -> Names:

@@ -50,6 +50,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
 
 
 def nodes_of(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], opset: int, path: str) -> tuple[Node, ...]:
+    """Nodes with what is constant of their inputs as attributes. Raises ModelError or UnsupportedOperator, naming the node."""
     taken: set[str] = set()
     nodes = []
     for index, proto in enumerate(protos):

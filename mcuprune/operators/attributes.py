@@ -24,6 +24,7 @@ def dilations(node: Node, rank: int) -> tuple[int, ...]:
 
 
 def is_dilated(node: Node) -> bool:
+    """Whether a window leaves out pixels between its taps."""
     return any(dilation > 1 for dilation in node.attrs.get("dilations") or ())
 
 

@@ -48,6 +48,7 @@ class Banded:
 
     @property
     def ok(self) -> bool:
+        """Whether the limit holds in bands; without a limit it does."""
         return self.limit is None or self.after.sram(self.model) <= self.limit
 
 
@@ -130,6 +131,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 
 def text(banded: Banded) -> str:
+    """The answer for people: costs before and after, regions, endings, the limit."""
     before, after = banded.before, banded.after
     rows = [
         ["peak of SRAM", *_change(before.profile.memory.peak, after.profile.memory.peak, "bytes")],

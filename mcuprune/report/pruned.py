@@ -75,6 +75,7 @@ def _used(document: Mapping[str, Any], when: str, resource: str) -> int:
 
 
 def remarks(document: Mapping[str, Any]) -> list[str]:
+    """What is to be said beside the table of a prune, a line each."""
     lines = []
     kept = sum(group["after"] for group in document["groups"])
     whole = sum(group["before"] for group in document["groups"])

@@ -41,6 +41,7 @@ class Layer:
 
     @property
     def ok(self) -> bool:
+        """Whether it differs by no more than rounding."""
         return self.max_lsb <= MAX_LSB
 
 

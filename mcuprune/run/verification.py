@@ -81,6 +81,7 @@ class Compared:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing but rounding lies between the runtime and onnxruntime."""
         verdicts = [difference.ok for difference in self.differences]
         # without a look at the layers, outputs that nothing vouches for don't count as equal
         outputs = all(verdict is not False for verdict in verdicts) if self.layers else all(verdicts)
@@ -105,6 +106,7 @@ class Memory:
 
     @property
     def ok(self) -> bool:
+        """Whether the runtime here takes no more than was predicted for it; where it doesn't tell, it counts as so."""
         return self.measured is None or self.measured <= self.same_pointers
 
 
@@ -128,6 +130,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
+        """Whether all runtimes computed the same, in the arena that was predicted."""
         return all(compared.ok for compared in self.runtimes) and self.memory.ok
 
     @property

@@ -304,6 +304,7 @@ class Tally:
         self.examples[judged] += 1
 
     def difference(self) -> Difference:
+        """What was added so far, judged by real examples where there are any."""
         judged = self.examples[True] > 0
         count = self.examples[judged]
         agreement = self.agreeing[judged] / count if is_class(self.port.shape) else None

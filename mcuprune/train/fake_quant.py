@@ -80,6 +80,7 @@ class QuantTrainable(Trainable):
         return torch.fake_quantize_per_tensor_affine(value, quantizer.scale, quantizer.zero_point, LOW, HIGH)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs through fake quantisers; while they watch, their ranges follow the batch."""
         self._before, self._seen = dict(self._ranges), {}
         return super().forward(*inputs)
 

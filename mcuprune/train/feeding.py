@@ -82,20 +82,24 @@ class Confusion:
 
     @classmethod
     def of(cls, logits: Array, labels: Array, n_classes: int) -> Confusion:
+        """From answers, float (examples, ...) with one number for each class, and labels, int (examples,)."""
         answers = logits.reshape(len(logits), -1).argmax(1)
         flat = np.bincount(labels * n_classes + answers, minlength=n_classes**2)
         return cls(flat.reshape(n_classes, n_classes))
 
     @property
     def n(self) -> int:
+        """How many examples."""
         return int(self.counts.sum())
 
     @property
     def right(self) -> int:
+        """How many right answers."""
         return int(np.trace(self.counts))
 
     @property
     def accuracy(self) -> float:
+        """The share of right answers."""
         return self.right / self.n
 
     @property

@@ -130,6 +130,7 @@ class Trainable(nn.Module):
         return value
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs in the order of ``wanted``, from inputs (batch, ...) in the file's order."""
         values = {name: self.made(name, value) for name, value in zip(self.source.inputs, inputs, strict=True)}
         for position, (node, kernel) in enumerate(self._steps):
             results = kernel(values)

@@ -52,6 +52,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of all weights; returns the closure's loss, if there is a closure."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
             for weight in group["params"]:

@@ -20,6 +20,7 @@ class Constant:
 
     @property
     def bytes(self) -> int:
+        """Of the array in flash."""
         return len(self.values) * {"int8_t": 1, "int16_t": 2, "int32_t": 4}[self.ctype]
 
 
