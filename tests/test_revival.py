@@ -61,9 +61,10 @@ def test_before_it_is_looked_for_death_is_what_it_is() -> None:
 
 
 def test_a_living_network_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = first_shift(stack(0.0), 2 * revival.EVERY)
+    steps = revival.EVERY + 2
+    looked = first_shift(stack(0.0), steps)
     monkeypatch.setattr(revival, "EVERY", 10**9)
-    np.testing.assert_array_equal(looked, first_shift(stack(0.0), 2 * revival.EVERY))
+    np.testing.assert_array_equal(looked, first_shift(stack(0.0), steps))
 
 
 def test_where_no_gradient_is_left_at_all_nothing_begins_anew() -> None:
