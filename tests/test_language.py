@@ -14,10 +14,6 @@ VAGUE = {"found", "got", "made", "one", "thing", "things"}
 #: Modules, and rooms with all of theirs, whose names are still to be looked through.
 TO_DO = (
     "data",
-    "deploy.c",
-    "deploy.flatbuffer",
-    "deploy.latency",
-    "deploy.windows",
     "dropping",
     "inspecting",
     "pruning",
