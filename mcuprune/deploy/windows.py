@@ -392,7 +392,7 @@ def constant_operand(w: Lowering, name: str) -> int:
 
 
 def pool(w: Lowering, node: Node) -> None:
-    """MAX_POOL_2D, or an average; a PAD in front where TensorFlow Lite can't pad so. Raises UnsupportedOperator for dilation."""
+    """MAX_POOL_2D, or an average; with a PAD in front where it can't pad so. Raises UnsupportedOperator for dilation."""
     if any(node.outputs[1:]) or attributes.is_dilated(node):
         w.refuse("dilated, or with indices, has no operator in TensorFlow Lite Micro")
     rank = len(w.net.shapes[node.inputs[0]])
