@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from itertools import chain
 
 import pytest
 from test_floors import MODULES
@@ -39,11 +38,16 @@ def to_do(module: str) -> bool:
 
 
 def vague(tree: ast.AST) -> list[str]:
-    """Lines with variables and parameters that are called by a word of VAGUE."""
-    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
-    stored = ((node.lineno, node.id) for node in names)
-    taken = ((node.lineno, node.arg) for node in ast.walk(tree) if isinstance(node, ast.arg))
-    return [f"line {line}: {name}" for line, name in chain(stored, taken) if name in VAGUE]
+    """Lines that call a variable, a parameter, an attribute or a function by a word of VAGUE."""
+    given = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            given.append((node.lineno, node.id if isinstance(node, ast.Name) else node.attr))
+        elif isinstance(node, ast.arg):
+            given.append((node.lineno, node.arg))
+        elif isinstance(node, Definition):
+            given.append((node.lineno, node.name))
+    return [f"line {line}: {name}" for line, name in given if name in VAGUE]
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if not to_do(module)])
@@ -59,6 +63,7 @@ def test_what_is_to_do_is_not_done(part):
 def test_a_vague_name_is_found():
     assert vague(ast.parse("def f(one, other):\n    return [made for made in other if (got := made)]")) != []
     assert vague(ast.parse("def f(*, found): ...")) == ["line 1: found"]
+    assert vague(ast.parse("def one(self):\n    self.found: int = 3")) == ["line 1: one", "line 2: found"]
     assert not vague(ast.parse("f(found=1).one"))
 
 

@@ -205,7 +205,7 @@ class Solver:
         need = Cut(costs, self.effort, low, high).value
         if any(others & low == others for others in reusable):
             return need
-        need += costs.made[v]
+        need += costs.produced[v]
         for others in reusable:
             if others & ~high == 0:
                 above = low | others

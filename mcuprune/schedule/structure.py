@@ -169,16 +169,16 @@ class Costs:
         ops, lasting = structure.ops, structure.lasting
         self.structure = structure
         self.sizes = sizes
-        self.made = [sum(sizes[b] for b in op.outputs) for op in ops]
+        self.produced = [sum(sizes[b] for b in op.outputs) for op in ops]
         self.kept = [sum(sizes[b] for b in op.outputs if b in lasting) for op in ops]
         self.dying = [tuple((others, sizes[b]) for b, others in rows) for rows in structure.dying]
         self.reusable = [
-            tuple(others for b, others in rows if sizes[b] == self.made[v]) for v, rows in enumerate(structure.reusable)
+            tuple(others for b, others in rows if sizes[b] == self.produced[v]) for v, rows in enumerate(structure.reusable)
         ]
 
     def step(self, v: int, done: int, live: int) -> tuple[int, int]:
         """Bytes while ``v`` runs after ``done`` (with ``live`` bytes alive), and bytes alive once it has run."""
-        need = live + self.made[v]
+        need = live + self.produced[v]
         for others in self.reusable[v]:
             if others & done == others:
                 need = live
