@@ -491,12 +491,12 @@ def output_moments(
         return value
 
     module.eval()
-    previous, module.made = module.made, watch  # type: ignore[method-assign]
+    previous, module.computed = module.computed, watch  # type: ignore[method-assign]
     try:
         for start in range(0, len(arrays[0]), 128):
             module(*as_inputs(module.source, [array[start : start + 128] for array in arrays], module.device))
     finally:
-        module.made = previous  # type: ignore[method-assign]
+        module.computed = previous  # type: ignore[method-assign]
     found = {}
     for name, (total, squares, count) in sums.items():
         mean = (total / count).cpu().numpy()
