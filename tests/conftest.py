@@ -6,10 +6,10 @@ import fcntl
 import hashlib
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx
@@ -20,6 +20,8 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network
 
 if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
     from mcuprune.pruning import Request, Result
 
 T = TypeVar("T")
@@ -38,6 +40,18 @@ CORPUS_SHAPES = {
 def corpus() -> list[Path]:
     """Real files made by others, where this checkout has them."""
     return sorted(CORPUS.glob("*.onnx")) if CORPUS.is_dir() else []
+
+
+def each_with_one_network_and_slowly_with_the_other(
+    cases: Iterable[tuple[Any, ...]], names: tuple[str, str]
+) -> list[ParameterSet]:
+    """Parameters of a test: every case with a network's name behind it. Each case is quick with one of the two, and each of the
+    two with half of the cases; what is left is slow."""
+    found = []
+    for index, case in enumerate(cases):
+        first = (index + index // 2 + index // 4) % 2  # the other one where any one parameter of two values is the other
+        found += [pytest.param(*case, names[first]), pytest.param(*case, names[1 - first], marks=pytest.mark.slow)]
+    return found
 
 
 def random_selection(channels: Channels, share: float, seed: int) -> np.ndarray:
@@ -138,3 +152,22 @@ def pruned(once: Once) -> Callable[[Request], Result]:
         return once(("prune", content, replace(request, output="", report=request.report and "report")), make)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def few_digits(once: Once) -> str:
+    """The embedded digits as an archive: 192 to train with, three steps an epoch at the usual batch, and 64 for each look.
+
+    For tests of what a run does on the way, which is the same in the first steps: a fifth of the time of all of them.
+    """
+    from mcuprune.data import loading
+
+    def make(folder: Path) -> str:
+        digits = loading.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
+        arrays = {}
+        for name, split, count in (("train", digits.train, 192), ("val", digits.val, 64), ("test", digits.test, 64)):
+            arrays |= {f"x_{name}": split.x[:count], f"y_{name}": split.y[:count]}
+        np.savez(folder / "digits.npz", **arrays)
+        return str(folder / "digits.npz")
+
+    return once("few digits", make)
