@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import pickle
+import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,7 +51,7 @@ def each_with_one_network_and_slowly_with_the_other(
     cases: Iterable[tuple[Any, ...]], names: tuple[str, str]
 ) -> list[ParameterSet]:
     """Parameters of a test: every case with a network's name behind it. Each case is quick with one of the two, and each of the
-    two with half of the cases; what is left is slow."""
+    two with half of the cases; the other half is slow."""
     found = []
     for index, case in enumerate(cases):
         first = (index + index // 2 + index // 4) % 2  # the other one where any one parameter of two values is the other
@@ -171,3 +176,41 @@ def few_digits(once: Once) -> str:
         return str(folder / "digits.npz")
 
     return once("few digits", make)
+
+
+@contextmanager
+def runtimes_here() -> Iterator[None]:
+    """Runtimes run in this process: a new one for each of hundreds of small runs takes half a second, and minutes in all.
+
+    What they write to stderr is read as from another process. What breaks off ends the tests: not for damaged files.
+    """
+    from mcuprune.run import runners
+
+    start = subprocess.run
+
+    def run(command: Any, **more: Any) -> Any:
+        if list(command[1:3]) != ["-m", runners.__name__]:
+            return start(command, **more)
+        code, kept = 0, os.dup(2)
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            try:
+                runners.work(*command[3:])
+            except Exception:
+                code = 1
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os.dup2(kept, 2)
+                os.close(kept)
+            said.seek(0)
+            return subprocess.CompletedProcess(command, code, "", said.read().decode(errors="replace"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(subprocess, "run", run)
+        yield
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    with runtimes_here():
+        yield
