@@ -253,7 +253,7 @@ def test_where_the_limit_holds_as_it_is_the_file_is_that_without_bands(tmp_path:
 def test_bands_leave_more_channels_where_sram_binds(tmp_path: Path) -> None:
     kept = []
     for bands in ("off", "auto"):
-        request = Request(RESNET, limits(sram="40%"), str(tmp_path / "o.onnx"), train=False, bands=bands)
+        request = Request(RESNET, limits(sram="40%"), str(tmp_path / "o.onnx"), train=False, int8=False, bands=bands)
         result = pruning.prune(request)
         assert result.ok
         kept.append(sum(group.after for group in result.groups))

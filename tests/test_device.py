@@ -149,7 +149,10 @@ def test_an_operator_computes_on_the_device_of_its_input(name: str, elsewhere: s
     ("model", "asked"),
     [
         ("dscnn_digits", {"method": "differentiable", "distill": True}),
-        ("mbv2se_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}),
+        ("resnet8_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}),
+        pytest.param(
+            "mbv2se_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}, marks=pytest.mark.slow
+        ),
         ("branchy_digits", {"method": "uniform", "optimizer": "sgd"}),
     ],
 )
