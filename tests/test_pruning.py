@@ -364,34 +364,36 @@ def test_fake_quant_training_that_makes_validation_worse_is_undone(
     assert written == onnx.load_from_string(calibrated[0])
 
 
-def _digits_file(source: str, path: Path, *, pixels: bool = False, turned: bool = False, first: int = 0) -> str:
-    """Digits as an archive: as pixels of 0...255, axes exchanged, labels counted from ``first``."""
-    with np.load(source) as archive:
-        found = dict(archive)
-    low, high = found["x_train"].min(), found["x_train"].max()
+def _digits_file(path: Path, *, pixels: bool = False, turned: bool = False, first: int = 0) -> str:
+    """The embedded digits as an archive: as pixels of 0...255, axes exchanged, labels counted from ``first``."""
+    found = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
+    low, high = found.train.x.min(), found.train.x.max()
     arrays = {}
     for part in ("train", "val", "test"):
-        x = found[f"x_{part}"]
-        x = np.clip(255 * (x - low) / (high - low), 0, 255) if pixels else x
+        split = getattr(found, part)
+        x = np.clip(255 * (split.x - low) / (high - low), 0, 255) if pixels else split.x
         arrays[f"x_{part}"] = x.transpose(0, 1, 3, 2) if turned else x
-        arrays[f"y_{part}"] = (found[f"y_{part}"] + first) % 10
+        arrays[f"y_{part}"] = (split.y + first) % 10
     np.savez(path, **arrays)
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["dscnn_digits", "resnet8_digits"])
+LABELS: dict[str, Any] = {"first": 1}
+MORE: dict[str, Any] = {"pixels": True, "turned": True, "first": 1}
+
+
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("name", "wrong"),
     [
-        ({"first": 1}, "labels are numbered otherwise"),
-        ({"pixels": True, "turned": True, "first": 1}, "labels are numbered otherwise"),
+        pytest.param("dscnn_digits", LABELS, id="labels-dscnn_digits"),
+        pytest.param("resnet8_digits", MORE, id="labels and more-resnet8_digits"),
+        pytest.param("resnet8_digits", LABELS, id="labels-resnet8_digits", marks=pytest.mark.slow),
+        pytest.param("dscnn_digits", MORE, id="labels and more-dscnn_digits", marks=pytest.mark.slow),
     ],
-    ids=["labels", "labels and more"],
 )
-def test_a_trained_model_that_is_fed_wrongly_is_not_trained_over(
-    name: str, wrong: dict[str, Any], says: str, few_digits: str, tmp_path: Path
-) -> None:
-    source, out = _digits_file(few_digits, tmp_path / "d.npz", **wrong), tmp_path / "o.onnx"
+def test_a_trained_model_that_is_fed_wrongly_is_not_trained_over(name: str, wrong: dict[str, Any], tmp_path: Path) -> None:
+    says = "labels are numbered otherwise"
+    source, out = _digits_file(tmp_path / "d.npz", **wrong), tmp_path / "o.onnx"
     request = Request(str(MODELS / f"{name}.onnx"), limits(macs="50%"), str(out), data=source, epochs=1, int8=False)
     steps: list[Step] = []
     with pytest.raises(DataError, match=r"right on [\d.]+% of the test set before any change.*check scaling") as refused:
@@ -405,10 +407,8 @@ def test_a_trained_model_that_is_fed_wrongly_is_not_trained_over(
 
 
 @pytest.mark.parametrize(("flag", "origin"), [("from_scratch", "scratch"), ("keep_weights", "trained")])
-def test_the_user_decides_what_a_model_that_is_at_chance_counts_as(
-    flag: str, origin: str, tmp_path: Path, few_digits: str
-) -> None:
-    source = _digits_file(few_digits, tmp_path / "d.npz", first=3)
+def test_the_user_decides_what_a_model_that_is_at_chance_counts_as(flag: str, origin: str, tmp_path: Path) -> None:
+    source = _digits_file(tmp_path / "d.npz", first=3)
     model, out = str(MODELS / "dscnn_digits.onnx"), str(tmp_path / "o.onnx")
     request = Request(model, limits(macs="50%"), out, data=source, epochs=1, int8=False)
     found = outcome.document(pruning.prune(replace(request, **{flag: True})))
@@ -833,11 +833,11 @@ def test_biases_that_training_adds_count_where_a_budget_is_refused(
 
 
 def test_an_arena_that_no_cut_is_found_for_is_refused_and_the_smallest_found_is_held(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few_digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Layouts may leave gaps: between what no layout undercuts and what some cut takes there is room for vain hopes."""
     command = ["prune", str(MODELS / "branchy_digits.onnx"), "--sram-model", "tflm", "--multiple-of", "8"]
-    command += ["-o", str(tmp_path / "o.onnx")]
+    command += ["--data", few_digits, "-o", str(tmp_path / "o.onnx")]
     message = refused([*command, "--sram", "1000", "--epochs", "2"], capsys)
     bounds = re.search(r"can't go below (\d+)(?:, and no cut was found below (\d+))?", message)
     assert bounds
