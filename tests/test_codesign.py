@@ -250,10 +250,10 @@ def test_where_the_limit_holds_as_it_is_the_file_is_that_without_bands(tmp_path:
     assert written[0] == written[1]
 
 
-def test_bands_leave_more_channels_where_sram_binds(tmp_path: Path) -> None:
+def test_bands_leave_more_channels_where_sram_binds(files: dict[str, str], tmp_path: Path) -> None:
     kept = []
     for bands in ("off", "auto"):
-        request = Request(RESNET, limits(sram="40%"), str(tmp_path / "o.onnx"), train=False, int8=False, bands=bands)
+        request = Request(files["resnet8"], limits(sram="40%"), str(tmp_path / "o.onnx"), train=False, int8=False, bands=bands)
         result = pruning.prune(request)
         assert result.ok
         kept.append(sum(group.after for group in result.groups))
@@ -345,19 +345,21 @@ def test_a_number_of_bands_may_be_a_number_in_python() -> None:
     assert {choice.bands for choice in result.bands.choices} == {2}
 
 
-def test_a_pruner_finishes_in_bands() -> None:
+def test_a_pruner_finishes_in_bands(files: dict[str, str]) -> None:
     import torch
 
     budget = mcuprune.Budget(sram="35%", macs="60%")
-    pruner = mcuprune.Pruner(RESNET, budget, steps=4, bands="auto")
-    x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    pruner = mcuprune.Pruner(files["resnet8"], budget, steps=4, bands="auto")
+    (name,) = loaded(files["resnet8"]).inputs
+    shape = loaded(files["resnet8"]).shapes[name][1:]
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     for _ in range(4):
         pruner.module(x)[0].sum().backward()
         pruner.step()
     written, plain = pruner.finish(), pruner.finish(in_bands=False)
-    limit = budget.limits_of(RESNET)["sram"]
+    limit = budget.limits_of(files["resnet8"])["sram"]
     assert resources.profile(written).sram <= limit < resources.profile(plain).sram
-    example = {"image": x[:1].numpy()}
+    example = {name: x[:1].numpy()}
     assert difference(run(written, example), run(plain, example)) < 1e-5
     with pytest.raises(UsageError, match="--bands 9000"):
         mcuprune.Pruner(str(MODELS / "dscnn_digits.onnx"), {"macs": "50%"}, bands=9000)
