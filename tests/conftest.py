@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import pickle
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx
@@ -20,6 +25,8 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network
 
 if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
     from mcuprune.pruning import Request, Result
 
 T = TypeVar("T")
@@ -38,6 +45,18 @@ CORPUS_SHAPES = {
 def corpus() -> list[Path]:
     """Real files made by others, where this checkout has them."""
     return sorted(CORPUS.glob("*.onnx")) if CORPUS.is_dir() else []
+
+
+def each_with_one_network_and_slowly_with_the_other(
+    cases: Iterable[tuple[Any, ...]], names: tuple[str, str]
+) -> list[ParameterSet]:
+    """Parameters of a test: every case with a network's name behind it. Each case is quick with one of the two, and each of the
+    two with half of the cases; the other half is slow."""
+    found = []
+    for index, case in enumerate(cases):
+        first = (index + index // 2 + index // 4) % 2  # the other one where any one parameter of two values is the other
+        found += [pytest.param(*case, names[first]), pytest.param(*case, names[1 - first], marks=pytest.mark.slow)]
+    return found
 
 
 def random_selection(channels: Channels, share: float, seed: int) -> np.ndarray:
@@ -138,3 +157,60 @@ def pruned(once: Once) -> Callable[[Request], Result]:
         return once(("prune", content, replace(request, output="", report=request.report and "report")), make)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def few_digits(once: Once) -> str:
+    """The embedded digits as an archive: 192 to train with, three steps an epoch at the usual batch, and 64 for each look.
+
+    For tests of what a run does on the way, which is the same in the first steps: a fifth of the time of all of them.
+    """
+    from mcuprune.data import loading
+
+    def make(folder: Path) -> str:
+        digits = loading.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
+        arrays = {}
+        for name, split, count in (("train", digits.train, 192), ("val", digits.val, 64), ("test", digits.test, 64)):
+            arrays |= {f"x_{name}": split.x[:count], f"y_{name}": split.y[:count]}
+        np.savez(folder / "digits.npz", **arrays)
+        return str(folder / "digits.npz")
+
+    return once("few digits", make)
+
+
+@contextmanager
+def runtimes_here() -> Iterator[None]:
+    """Runtimes run in this process: a new one for each of hundreds of small runs takes half a second, and minutes in all.
+
+    What they write to stderr is read as from another process. What breaks off ends the tests: not for damaged files.
+    """
+    from mcuprune.run import runners
+
+    start = subprocess.run
+
+    def run(command: Any, **more: Any) -> Any:
+        if list(command[1:3]) != ["-m", runners.__name__]:
+            return start(command, **more)
+        code, kept = 0, os.dup(2)
+        with tempfile.TemporaryFile() as said:
+            os.dup2(said.fileno(), 2)
+            try:
+                runners.work(*command[3:])
+            except Exception:
+                code = 1
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os.dup2(kept, 2)
+                os.close(kept)
+            said.seek(0)
+            return subprocess.CompletedProcess(command, code, "", said.read().decode(errors="replace"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(subprocess, "run", run)
+        yield
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    with runtimes_here():
+        yield

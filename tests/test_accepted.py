@@ -470,7 +470,7 @@ def test_nothing_prunable_over_its_budget_is_refused_with_the_least(tmp_path: Pa
     assert not (tmp_path / "o.onnx").exists()
 
 
-def test_a_trained_network_that_fits_is_not_trained_unless_asked(tmp_path: Path) -> None:
+def test_a_trained_network_that_fits_is_not_trained_unless_asked(few_digits: str, tmp_path: Path) -> None:
     request = Request(
         str(MODELS / "dscnn_digits.onnx"), {"macs": units.parse("100%", "count")}, str(tmp_path / "o.onnx"), lr=0.1, batch=32
     )
@@ -484,7 +484,7 @@ def test_a_trained_network_that_fits_is_not_trained_unless_asked(tmp_path: Path)
     assert spared.accuracy is not None
     assert spared.accuracy_int8 is not None
     assert spared.accuracy_int8 > spared.accuracy - 0.01
-    asked = pruning.prune(Request(request.model, request.limits, request.output, epochs=2))
+    asked = pruning.prune(Request(request.model, request.limits, request.output, data=few_digits, epochs=2))
     assert asked.history
     assert "no effect" not in " ".join(asked.notes)
 

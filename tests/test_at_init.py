@@ -349,8 +349,8 @@ def test_the_report_shows_sensitivity_as_a_table_and_a_picture(tmp_path: Path) -
     assert "stroke-dasharray" in outcome.html(result)
 
 
-def test_sensitivity_outlives_an_interruption_while_quantising(tmp_path: Path) -> None:
-    asked = replace(request(tmp_path, train=True, int8=True, epochs=2), model=str(DSCNN))
+def test_sensitivity_outlives_an_interruption_while_quantising(few_digits: str, tmp_path: Path) -> None:
+    asked = replace(request(tmp_path, train=True, int8=True, epochs=2), model=str(DSCNN), data=few_digits)
 
     def stop(step: pruning.Step) -> None:
         if step.phase == "quantize":
@@ -365,11 +365,11 @@ def test_sensitivity_outlives_an_interruption_while_quantising(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("score", ["snip", "grasp"])
-def test_scores_of_a_loss_need_examples(score: str, tmp_path: Path) -> None:
+def test_scores_of_a_loss_need_examples(score: str, few_digits: str, tmp_path: Path) -> None:
     asked = replace(request(tmp_path, score=score, limits=limits(flash="60%")), model=str(DSCNN))
     with pytest.raises(UsageError, match="labelled examples"):
         pruning.prune(asked)
-    assert pruning.prune(replace(asked, data="digits")).ok
+    assert pruning.prune(replace(asked, data=few_digits)).ok
 
 
 def test_a_score_has_no_effect_on_other_methods(tmp_path: Path) -> None:

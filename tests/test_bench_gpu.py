@@ -96,7 +96,10 @@ def test_etinynet_has_the_weights_of_its_paper() -> None:
     assert sum(parameter.numel() for parameter in build().parameters()) + 990 * 513 == pytest.approx(979e3, rel=0.02)
 
 
-@pytest.mark.parametrize(("name", "budget"), [("vgg16", "A/C #1"), ("efficientnet_b0", "VWW-1"), ("dscnn_l", "KWS-S")])
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [("vgg16", "A/C #1"), pytest.param("efficientnet_b0", "VWW-1", marks=pytest.mark.slow), ("dscnn_l", "KWS-S")],
+)
 def test_a_network_can_be_cut_to_its_budget(name: str, budget: str, tmp_path: Path) -> None:
     toy = bench.task_of(name, toy=True)
     asked = bench.request(name, budget, "differentiable", 0, task=toy, data=tmp_path, work=tmp_path)
@@ -108,10 +111,11 @@ def test_a_network_can_be_cut_to_its_budget(name: str, budget: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "budget", "method"),
     [
-        ("resnet18", "MCU", "differentiable"),
-        ("mobilenet_v2", "VWW-2", "uniform"),
+        # the largest take seconds each
+        pytest.param("resnet18", "MCU", "differentiable", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", "VWW-2", "uniform", marks=pytest.mark.slow),
         ("mcunet", "half", "differentiable"),
-        ("etinynet", "x0.75", "uniform"),
+        pytest.param("etinynet", "x0.75", "uniform", marks=pytest.mark.slow),
         ("dscnn_s", "half", "differentiable"),
         ("dscnn_m", "KWS-S", "differentiable"),
         ("dscnn_l", "KWS-M", "uniform"),

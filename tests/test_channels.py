@@ -195,6 +195,7 @@ def test_a_real_file_cut_equals_its_masked_original(path: Path) -> None:
     model = onnx.load(path)
     inputs = feed(model, shapes=net.shapes)
     assert difference(run(channels.network, inputs), run(model, inputs)) <= 1e-5
+    costs = CostModel(channels)
     for share in (0.4, 0.6):
         keep = random_selection(channels, share, 0)
         cut = channels.cut(keep)
@@ -203,7 +204,8 @@ def test_a_real_file_cut_equals_its_masked_original(path: Path) -> None:
         assert list(proto.graph.output) == list(model.graph.output)
         # a saturated sigmoid of some ten thousandths is compared as if it were of one thousandth
         assert difference(run(proto, inputs), run(channels.masked(keep), inputs)) <= 1e-4
-        assert {key: profile(cut).total[key] for key in ("flash", "macs")} == CostModel(channels).sums(channels.widths(keep))
+        total = profile(cut).total
+        assert {key: total[key] for key in ("flash", "macs")} == costs.sums(channels.widths(keep))
 
 
 # ------------------------------------------------------------------------------------------------------------------ speed

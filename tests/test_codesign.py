@@ -56,6 +56,9 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "squeezed": lambda: branching(squeezed=True),
 }
 
+#: "squeezed" is "branching" and more.
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name == "branching" else name for name in NETWORKS]
+
 
 def limits_of(net: Network, model: banding.Model, **shares: float) -> dict[str, int]:
     used = resources.profile(net).used(model)
@@ -82,7 +85,7 @@ def needs(net: Network, model: banding.Model) -> int:
 
 
 @pytest.mark.parametrize("model", ["peak", "tflm"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_what_a_cut_costs_in_bands_is_what_the_cut_network_costs_when_it_is_written_in_them(name: str, model: Any) -> None:
     net = NETWORKS[name]()
     costs = BandedCosts(label(net), Banding(model, limits_of(net, model, sram=0.3, macs=0.7)))
@@ -146,17 +149,17 @@ def test_bands_never_take_what_another_limit_has_not() -> None:
             assert costs.at(costs.full)["macs"] <= own + spare
 
 
-def test_nothing_undercuts_the_least_that_a_refusal_names() -> None:
-    for name, make in NETWORKS.items():
-        for model in ("peak", "tflm"):
-            costs = BandedCosts(label(make()), Banding(model, {"sram": 1}))
-            bound = costs.functions["sram"].least()
-            assert 0 < bound <= costs.at(costs.least)["sram"], name
-            assert bound <= min(costs.at(random_widths(costs, seed))["sram"] for seed in range(4)), name
+@pytest.mark.parametrize("model", ["peak", "tflm"])
+@pytest.mark.parametrize("name", EACH)
+def test_nothing_undercuts_the_least_that_a_refusal_names(name: str, model: Any) -> None:
+    costs = BandedCosts(label(NETWORKS[name]()), Banding(model, {"sram": 1}))
+    bound = costs.functions["sram"].least()
+    assert 0 < bound <= costs.at(costs.least)["sram"]
+    assert bound <= min(costs.at(random_widths(costs, seed))["sram"] for seed in range(4))
 
 
 @pytest.mark.parametrize("model", ["peak", "tflm"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", EACH)
 def test_auto_costs_nothing_without_lowering_what_is_limited(name: str, model: Any) -> None:
     net = NETWORKS[name]()
     plain = resources.profile(net).used(model)
@@ -190,7 +193,7 @@ def loaded(path: str) -> Network:
     return network.load(path)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_random_budgets_that_need_bands_hold_in_the_written_file(files: dict[str, str], seed: int, tmp_path: Path) -> None:
     draw = np.random.default_rng(seed)
     name = list(NETWORKS)[seed % len(NETWORKS)]
@@ -210,7 +213,7 @@ def test_random_budgets_that_need_bands_hold_in_the_written_file(files: dict[str
         assert result.bands.plain.profile.total["flash"] == result.after.total["flash"]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "branching", "squeezed"])
+@pytest.mark.parametrize("name", [name for name in EACH if name != "dscnn"])
 def test_a_banded_file_makes_the_integers_of_the_plain_one(files: dict[str, str], name: str, tmp_path: Path) -> None:
     """Bands alone hold this budget, so that both files have the same weights."""
     made = {}
@@ -247,10 +250,10 @@ def test_where_the_limit_holds_as_it_is_the_file_is_that_without_bands(tmp_path:
     assert written[0] == written[1]
 
 
-def test_bands_leave_more_channels_where_sram_binds(tmp_path: Path) -> None:
+def test_bands_leave_more_channels_where_sram_binds(files: dict[str, str], tmp_path: Path) -> None:
     kept = []
     for bands in ("off", "auto"):
-        request = Request(RESNET, limits(sram="40%"), str(tmp_path / "o.onnx"), train=False, bands=bands)
+        request = Request(files["resnet8"], limits(sram="40%"), str(tmp_path / "o.onnx"), train=False, int8=False, bands=bands)
         result = pruning.prune(request)
         assert result.ok
         kept.append(sum(group.after for group in result.groups))
@@ -282,9 +285,9 @@ def test_so_many_bands_as_asked_for_or_none_at_all(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(pruned: Callable[[Request], Result]) -> Result:
+def trained(few_digits: str, pruned: Callable[[Request], Result]) -> Result:
     """A short training under a limit of SRAM that full width exceeds threefold."""
-    return pruned(Request(RESNET, limits(sram="30%", macs="60%"), "out.onnx", data="digits", epochs=2, bands="auto"))
+    return pruned(Request(RESNET, limits(sram="30%", macs="60%"), "out.onnx", data=few_digits, epochs=2, bands="auto"))
 
 
 def test_training_holds_a_budget_that_needs_bands(trained: Result) -> None:
@@ -342,19 +345,21 @@ def test_a_number_of_bands_may_be_a_number_in_python() -> None:
     assert {choice.bands for choice in result.bands.choices} == {2}
 
 
-def test_a_pruner_finishes_in_bands() -> None:
+def test_a_pruner_finishes_in_bands(files: dict[str, str]) -> None:
     import torch
 
     budget = mcuprune.Budget(sram="35%", macs="60%")
-    pruner = mcuprune.Pruner(RESNET, budget, steps=4, bands="auto")
-    x = torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    pruner = mcuprune.Pruner(files["resnet8"], budget, steps=4, bands="auto")
+    (name,) = loaded(files["resnet8"]).inputs
+    shape = loaded(files["resnet8"]).shapes[name][1:]
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     for _ in range(4):
         pruner.module(x)[0].sum().backward()
         pruner.step()
     written, plain = pruner.finish(), pruner.finish(in_bands=False)
-    limit = budget.limits_of(RESNET)["sram"]
+    limit = budget.limits_of(files["resnet8"])["sram"]
     assert resources.profile(written).sram <= limit < resources.profile(plain).sram
-    example = {"image": x[:1].numpy()}
+    example = {name: x[:1].numpy()}
     assert difference(run(written, example), run(plain, example)) < 1e-5
     with pytest.raises(UsageError, match="--bands 9000"):
         mcuprune.Pruner(str(MODELS / "dscnn_digits.onnx"), {"macs": "50%"}, bands=9000)

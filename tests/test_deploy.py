@@ -100,7 +100,8 @@ def test_predicted_is_written_is_measured(path: Path, tmp_path: Path) -> None:
     predicted = lower(net)
     if is_quantised(net) or predicted.problems:
         return
-    files = [tflite.convert(int8(net), offline=offline) for offline in (False, True)]
+    quantised = int8(net)
+    files = [tflite.convert(quantised, offline=offline) for offline in (False, True)]
     assert operators(predicted) == operators(files[0].program)
     assert predicted.arena().total == files[0].program.arena().total
     for found, (total, head) in zip(files, measured([found.content for found in files], tmp_path), strict=True):

@@ -144,24 +144,15 @@ def test_an_operator_computes_on_the_device_of_its_input(name: str, elsewhere: s
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Fewer than the embedded data set has: every operation takes its time to get there."""
-    found = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)
-    arrays = {}
-    for name, split, count in (("train", found.train, 192), ("val", found.val, 64), ("test", found.test, 64)):
-        arrays |= {f"x_{name}": split.x[:count], f"y_{name}": split.y[:count]}
-    path = tmp_path_factory.mktemp("data") / "digits.npz"
-    np.savez(path, **arrays)
-    return str(path)
-
-
 @needs_stand_in
 @pytest.mark.parametrize(
     ("model", "asked"),
     [
         ("dscnn_digits", {"method": "differentiable", "distill": True}),
-        ("mbv2se_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}),
+        ("resnet8_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}),
+        pytest.param(
+            "mbv2se_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}, marks=pytest.mark.slow
+        ),
         ("branchy_digits", {"method": "uniform", "optimizer": "sgd"}),
     ],
 )

@@ -45,7 +45,11 @@ def with_statistics(channels: Channels, factor: float, offset: float) -> Channel
     return channels.with_network(net.with_constants({**net.constants, **values}))
 
 
-@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow) if path.stem == "mbv2se_digits" else path for path in MODELS],
+    ids=lambda path: path.stem,
+)
 def test_the_task_gradient_is_the_slope_of_the_loss_along_masks_that_soften_by_equation_9(path: Path) -> None:
     channels = normal(path)
     scores = salience(channels)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from forked import forked
 
 import mcuprune
 from mcuprune import errors
@@ -182,10 +183,24 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def examples(once):
+    """How each example ended, in a process of its own: they change the tables that they add to."""
+
+    def make(folder):
+        programs = {example.stem: example.read_text() for example in EXAMPLES}
+        for name in programs:
+            (folder / name).mkdir()
+            (folder / name / "models").symlink_to(ROOT / "models")
+        return forked("import mcuprune, onnxruntime, torch", programs, folder, [ROOT, DOCS / "examples"])
+
+    return once("examples of the documentation", make)
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run(example, tmp_path):
-    done = run([str(example)], tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_examples_run(example, examples):
+    done = examples[example.stem]
+    assert done.returncode == 0, done.output
 
 
 def test_every_example_is_on_a_page():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import each_with_one_network_and_slowly_with_the_other
 from graphs import Graph, resnet8
 from scipy import optimize, stats
 
@@ -129,10 +130,11 @@ SCALES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "scale", "turned", "renumbered"), list(itertools.product(TRAINED, SCALES, (False, True), (False, True)))
+    ("scale", "turned", "renumbered", "name"),
+    each_with_one_network_and_slowly_with_the_other(itertools.product(SCALES, (False, True), (False, True)), TRAINED),
 )
 def test_the_cause_is_named_and_its_mend_mends(
-    name: str, scale: str, turned: bool, renumbered: bool, digits: Data, models: dict[str, Model]
+    scale: str, turned: bool, renumbered: bool, name: str, digits: Data, models: dict[str, Model]
 ) -> None:
     """Trained networks fed with values of another scale, axes exchanged, labels numbered otherwise, and all of it together."""
     make = SCALES[scale]

@@ -119,8 +119,10 @@ def test_a_terminal_sees_a_sign_of_life_before_torch_is_imported(tmp_path: Path)
     assert "reading" in before
 
 
-def test_each_epoch_tells_how_long_the_phase_will_take(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ["prune", str(MODEL), "--macs", "50%", "--data", "digits", "--epochs", "4", "-o", str(tmp_path / "o.onnx")]
+def test_each_epoch_tells_how_long_the_phase_will_take(
+    capsys: pytest.CaptureFixture[str], few_digits: str, tmp_path: Path
+) -> None:
+    words = ["prune", str(MODEL), "--macs", "50%", "--data", few_digits, "--epochs", "4", "-o", str(tmp_path / "o.onnx")]
     assert main(words) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train")]
     assert re.search(r"left \d+:\d\d$", lines[1])
@@ -130,8 +132,8 @@ def test_each_epoch_tells_how_long_the_phase_will_take(capsys: pytest.CaptureFix
 # ---------------------------------------------------------------------------------------------------------------- resuming
 
 
-def test_resume_says_which_option_differs(tmp_path: Path) -> None:
-    request = Request(str(MODEL), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=3, data="digits")
+def test_resume_says_which_option_differs(few_digits: str, tmp_path: Path) -> None:
+    request = Request(str(MODEL), limits(macs="50%"), str(tmp_path / "o.onnx"), epochs=3, data=few_digits)
     with pytest.raises(Interrupted):
         pruning.prune(request, interrupt)
     for wishes, said in (

@@ -294,7 +294,10 @@ def damaged_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], l
     return lambda command: stored if command == "verify" else [*floats, *stored]
 
 
-@pytest.mark.parametrize(("command", "count"), [("profile", 150), ("float", 60), ("int8", 40), ("verify", 15)])
+@pytest.mark.parametrize(
+    ("command", "count"),
+    [("profile", 150), ("float", 60), ("int8", 40), ("verify", 8), pytest.param("verify", 80, marks=pytest.mark.slow)],
+)
 def test_random_damage_gives_a_message_or_an_answer(
     command: str, count: int, damaged_files: Callable[[str], list[Path]]
 ) -> None:

@@ -105,20 +105,20 @@ class Chance(Method):
         return True
 
 
-def request(output: Path, **wishes: Any) -> Request:
-    return Request(str(MODEL), limits(macs="40%", sram="70%"), str(output), epochs=3, **wishes)
+def request(output: Path, data: str, **wishes: Any) -> Request:
+    return Request(str(MODEL), limits(macs="40%", sram="70%"), str(output), data=data, epochs=3, **wishes)
 
 
-def test_a_method_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_is_a_class_and_a_line(tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named in one place, it is run by its name, held to the budget, reported, interrupted and resumed as any other."""
     monkeypatch.setitem(methods.METHODS, "chance", Chance)
     lines: list[Step] = []
-    through = pruning.prune(request(tmp_path / "a.onnx", method="chance", int8=False), lines.append)
+    through = pruning.prune(request(tmp_path / "a.onnx", few_digits, method="chance", int8=False), lines.append)
     assert through.ok
     assert [line.epoch for line in lines if line.phase == "prune"] == [1.0]
     with pytest.raises(Interrupted):
-        pruning.prune(request(tmp_path / "b.onnx", method="chance", int8=False), interrupt)
-    resumed = pruning.prune(request(tmp_path / "b.onnx", method="chance", int8=False, resume=True))
+        pruning.prune(request(tmp_path / "b.onnx", few_digits, method="chance", int8=False), interrupt)
+    resumed = pruning.prune(request(tmp_path / "b.onnx", few_digits, method="chance", int8=False, resume=True))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert [replace(step) for step in resumed.history] == list(through.history)
     profile = resources.profile(pruning.network.load(tmp_path / "b.onnx"))
@@ -126,12 +126,12 @@ def test_a_method_is_a_class_and_a_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("method", "int8"), [("differentiable", True), *((method, False) for method in METHODS)])
-def test_every_method_resumes_to_the_same_file(method: str, int8: bool, tmp_path: Path) -> None:
+def test_every_method_resumes_to_the_same_file(method: str, int8: bool, tmp_path: Path, few_digits: str) -> None:
     wishes = {"method": method, "int8": int8}
-    through = pruning.prune(request(tmp_path / "a.onnx", **wishes))
+    through = pruning.prune(request(tmp_path / "a.onnx", few_digits, **wishes))
     with pytest.raises(Interrupted):
-        pruning.prune(request(tmp_path / "b.onnx", **wishes), interrupt)
-    resumed = pruning.prune(request(tmp_path / "b.onnx", **wishes, resume=True))
+        pruning.prune(request(tmp_path / "b.onnx", few_digits, **wishes), interrupt)
+    resumed = pruning.prune(request(tmp_path / "b.onnx", few_digits, **wishes, resume=True))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert resumed.history == through.history
     assert resumed.notes == through.notes

@@ -142,8 +142,14 @@ def test_nodes_that_no_output_needs_are_dropped() -> None:
     assert loaded(model).nodes == loaded(block()).nodes
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("name", ["view to linear", "shufflenet v1 unit", "squeeze-excite, linear"])
+@pytest.mark.parametrize(
+    ("name", "dynamo"),
+    [
+        *((name, False) for name in ("view to linear", "shufflenet v1 unit", "squeeze-excite, linear")),
+        ("shufflenet v1 unit", True),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("view to linear", "squeeze-excite, linear")),
+    ],
+)
 def test_a_baked_batch_is_taken_as_one_example(name: str, dynamo: bool) -> None:
     torch.manual_seed(0)
     module = blocks.randomised(blocks.BLOCKS[name](), 0)

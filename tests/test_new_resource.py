@@ -103,9 +103,11 @@ def test_its_function_and_gradient_are_those_of_the_cut_networks(two_more: None)
     assert model.least_costs()["weights"] == model.at(model.least)["weights"]
 
 
-def test_a_budget_of_it_is_held_by_training_and_stands_in_the_history_and_the_report(two_more: None, tmp_path: Path) -> None:
+def test_a_budget_of_it_is_held_by_training_and_stands_in_the_history_and_the_report(
+    two_more: None, few_digits: str, tmp_path: Path
+) -> None:
     limit = {"weights": units.parse("50%", "bytes")}
-    request = pruning.Request(DSCNN, limit, str(tmp_path / "o.onnx"), data="digits", epochs=2, int8=False, from_scratch=True)
+    request = pruning.Request(DSCNN, limit, str(tmp_path / "o.onnx"), data=few_digits, epochs=2, int8=False, from_scratch=True)
     result = pruning.prune(request)
     assert result.ok
     assert stored_weights(request.output) == result.after.total["weights"] <= stored_weights(DSCNN) // 2

@@ -194,10 +194,10 @@ def test_without_parts_a_family_trains_as_a_network_does():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def made(tmp_path_factory, few_digits) -> Path:
     """A portfolio of two variants, made by the command with all that it exports."""
     folder = tmp_path_factory.mktemp("family") / "out"
-    words = ["portfolio", str(MODEL), "--data", "digits", "--macs", ",".join(SHARES), "--epochs", "3", "--export", "tflite,c"]
+    words = ["portfolio", str(MODEL), "--data", few_digits, "--macs", ",".join(SHARES), "--epochs", "3", "--export", "tflite,c"]
     if runners.compiler() is None:
         words[-1] = "tflite"
     assert main([*words, "-q", "-o", str(folder)]) == 0
@@ -217,7 +217,7 @@ def test_every_variant_holds_its_budget_by_the_written_file(made):
         assert entry["total"]["macs"] == profile.macs <= own * int(share[:-1]) // 100 == entry["budget"]["macs"]
         assert entry["files"][entry["path"]] == manifest.digest(made / entry["path"])
         assert entry["accuracy_int8"] > 0.5
-        assert entry["test_examples"] == len(digits().test.y)
+        assert entry["test_examples"] == 64
 
 
 def test_the_channels_of_a_small_variant_are_among_those_of_a_large_one(made):
@@ -247,16 +247,16 @@ def test_a_folder_with_files_is_refused(made, capsys):
     assert "holds a portfolio already" in capsys.readouterr().err
 
 
-def test_without_targets_the_network_as_it_came_teaches_all_variants(tmp_path):
-    words = ["portfolio", str(MODEL), "--data", "digits", "--unlabelled", "--macs", "60%", "--epochs", "2", "-q"]
+def test_without_targets_the_network_as_it_came_teaches_all_variants(tmp_path, few_digits):
+    words = ["portfolio", str(MODEL), "--data", few_digits, "--unlabelled", "--macs", "60%", "--epochs", "2", "-q"]
     assert main([*words, "-o", str(tmp_path / "out")]) == 0
     (entry,) = document(tmp_path / "out")["variants"]
     assert entry["metric"]["int8"] > 0.5
     assert mcuprune.Portfolio(tmp_path / "out").pick() == "macs-60pct"
 
 
-def test_sparse_networks_are_measured_against_the_same_budgets(tmp_path):
-    words = ["portfolio", str(MODEL), "--data", "digits", "--macs", "50%", "--epochs", "2", "--sparse", "-q"]
+def test_sparse_networks_are_measured_against_the_same_budgets(tmp_path, few_digits):
+    words = ["portfolio", str(MODEL), "--data", few_digits, "--macs", "50%", "--epochs", "2", "--sparse", "-q"]
     code = main([*words, "-o", str(tmp_path / "out")])
     (entry,) = document(tmp_path / "out")["variants"]
     written = resources.profile(network.load(tmp_path / "out" / entry["path"]))
@@ -282,16 +282,16 @@ def test_what_makes_no_sense_is_refused_before_the_work(tmp_path, capsys, flags,
     assert not (tmp_path / "out" / "portfolio.json").exists()
 
 
-def test_an_interrupted_training_goes_on_to_the_same_files(made, tmp_path, monkeypatch):
+def test_an_interrupted_training_goes_on_to_the_same_files(made, few_digits, tmp_path, monkeypatch):
     """Interrupted twice: in the training together, and between the two variants."""
     from mcuprune.portfolio import nested
 
-    words = ["portfolio", str(MODEL), "--data", "digits", "--macs", ",".join(SHARES), "--epochs", "3", "-q"]
+    words = ["portfolio", str(MODEL), "--data", few_digits, "--macs", ",".join(SHARES), "--epochs", "3", "-q"]
     words += ["-o", str(tmp_path / "out")]
     train, write = FamilyTrainer.train_step, nested._written
 
     def interrupted(trainer):
-        if trainer.step == trainer.steps_per_epoch + 3:
+        if trainer.step == trainer.steps_per_epoch + 2:
             raise KeyboardInterrupt
         return train(trainer)
 
@@ -319,10 +319,10 @@ class InProcess:
             yield Ended(run, main([*run.words, "-q"]))
 
 
-def test_separate_runs_are_those_of_prune(tmp_path):
-    asked = Request(model=str(MODEL), limits={}, output="", data="digits")
+def test_separate_runs_are_those_of_prune(tmp_path, few_digits):
+    asked = Request(model=str(MODEL), limits={}, output="", data=few_digits)
     variants = wanted.of_flags({"macs": SHARES})
-    words = ["--data", "digits", "--no-train"]
+    words = ["--data", few_digits, "--no-train"]
     ended: list[str] = []
     made = independent.make(asked, variants, tmp_path, words, InProcess(), lambda run, left: ended.append(run.run.name))
     assert ended == ["macs-20pct", "macs-50pct"]
@@ -381,8 +381,8 @@ def test_under_load_every_answer_is_of_the_variant_that_it_is_tagged_with(made, 
     threads = [threading.Thread(target=ask, args=(index,)) for index in range(8)]
     for thread in threads:
         thread.start()
-    switches, until = 0, time.monotonic() + 1.5
-    while time.monotonic() < until:
+    switches, until = 0, time.monotonic() + 60
+    while (switches < 10 or not all(counts)) and time.monotonic() < until:
         family.switch(names[switches % 2])
         switches += 1
         time.sleep(0.05)
@@ -391,7 +391,7 @@ def test_under_load_every_answer_is_of_the_variant_that_it_is_tagged_with(made, 
         thread.join()
     assert not wrong
     assert all(counts)
-    assert switches > 5
+    assert switches >= 10
 
 
 def test_an_old_session_ends_with_its_last_reader(made):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from conftest import each_with_one_network_and_slowly_with_the_other
 from graphs import Graph
 
 from mcuprune import load as load_net
@@ -46,12 +47,14 @@ def arrays(digits: Data, scale: str, turned: bool, renumbered: bool) -> dict[str
     return found
 
 
-@pytest.mark.parametrize("name", ["dscnn_digits", "resnet8_digits"])
 @pytest.mark.parametrize(
-    ("scale", "turned", "renumbered"), list(itertools.product(("0-1", "0-255", "0-16"), (False, True), (False, True)))
+    ("scale", "turned", "renumbered", "name"),
+    each_with_one_network_and_slowly_with_the_other(
+        itertools.product(("0-1", "0-255", "0-16"), (False, True), (False, True)), ("dscnn_digits", "resnet8_digits")
+    ),
 )
 def test_the_right_cause_is_named_and_what_is_no_label_is_used(
-    name: str, scale: str, turned: bool, renumbered: bool, digits: Data
+    scale: str, turned: bool, renumbered: bool, name: str, digits: Data
 ) -> None:
     """Twelve pairings of scale, layout and order of labels, of two trained networks."""
     net = load_net(MODELS / f"{name}.onnx")
@@ -368,6 +371,7 @@ def peak_megabytes(folder: Path, megabytes: int, side: int, *, compressed: bool)
     return int(peak)
 
 
+@pytest.mark.slow
 def test_bytes_stay_bytes(tmp_path: Path) -> None:
     """As float32, with what is held out a copy, these images would take another gigabyte."""
     small, large = (tmp_path / name for name in ("small", "large"))

@@ -34,8 +34,8 @@ def outer(share: float = 0.3, **switches: Any) -> Widths:
     return Widths(model, Budget({"macs": int(share * model.at(model.full)["macs"])}), search=replace(PAPER, **switches))
 
 
-def request(output: Path, **wishes: Any) -> Request:
-    return Request(str(MODEL), limits(macs="30%", sram="70%"), str(output), from_scratch=True, **wishes)
+def request(output: Path, data: str, **wishes: Any) -> Request:
+    return Request(str(MODEL), limits(macs="30%", sram="70%"), str(output), data=data, from_scratch=True, **wishes)
 
 
 def test_alpha_comes_of_the_first_losses_and_stays() -> None:
@@ -87,20 +87,22 @@ def test_widths_stop_once_the_budget_holds_and_what_it_leaves_stays_unused() -> 
 
 
 @pytest.mark.parametrize("multiple", [1, 4])
-def test_a_rate_that_does_not_get_there_ends_inside_the_budget_and_says_so(multiple: int, tmp_path: Path) -> None:
-    result = pruning.prune(request(tmp_path / "o.onnx", recipe="paper", epochs=2, int8=False, multiple_of=multiple))
+def test_a_rate_that_does_not_get_there_ends_inside_the_budget_and_says_so(
+    multiple: int, tmp_path: Path, few_digits: str
+) -> None:
+    result = pruning.prune(request(tmp_path / "o.onnx", few_digits, recipe="paper", epochs=2, int8=False, multiple_of=multiple))
     assert result.ok
     assert any("fixed rate of the widths ended above the budget" in note for note in result.notes)
 
 
-def test_masks_follow_salience_to_the_end_of_float_training(tmp_path: Path) -> None:
+def test_masks_follow_salience_to_the_end_of_float_training(tmp_path: Path, few_digits: str) -> None:
     """Nothing is cut on the way, so every float step costs what the whole network does; fake-quant steps cost less."""
-    result = pruning.prune(request(tmp_path / "o.onnx", recipe="paper", epochs=6, pi_lr=20.0))
+    result = pruning.prune(request(tmp_path / "o.onnx", few_digits, recipe="paper", epochs=6, batch=16, pi_lr=20.0))
     steps = result.history[-1].step
     quantized = sum(1 for step in result.history if step.phase == "quantize")
     assert quantized == 1
-    per_epoch, full = steps // 6, result.before.total["macs"] * 64
-    assert result.training_macs == 5 * per_epoch * full + per_epoch * result.after.total["macs"] * 64
+    per_epoch, full = steps // 6, result.before.total["macs"] * 16
+    assert result.training_macs == 5 * per_epoch * full + per_epoch * result.after.total["macs"] * 16
     assert {step.step % 20 for step in result.history if step.phase == "prune" and step.accuracy is None} == {0}
 
 
@@ -121,11 +123,11 @@ def test_the_paper_is_the_default_with_every_switch_thrown() -> None:
 
 
 @pytest.mark.parametrize("name", ["pace", "feedback", "floor", "slack", "cut"])
-def test_each_switch_alone_holds_the_budget_and_resumes(name: str, tmp_path: Path) -> None:
+def test_each_switch_alone_holds_the_budget_and_resumes(name: str, tmp_path: Path, few_digits: str) -> None:
     wishes: dict[str, Any] = {"epochs": 3, name: RECIPES["paper"][name], "int8": False}
-    through = pruning.prune(request(tmp_path / "a.onnx", **wishes))
+    through = pruning.prune(request(tmp_path / "a.onnx", few_digits, **wishes))
     assert through.ok
     with pytest.raises(Interrupted):
-        pruning.prune(request(tmp_path / "b.onnx", **wishes), interrupt)
-    pruning.prune(request(tmp_path / "b.onnx", resume=True, **wishes))
+        pruning.prune(request(tmp_path / "b.onnx", few_digits, **wishes), interrupt)
+    pruning.prune(request(tmp_path / "b.onnx", few_digits, resume=True, **wishes))
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -490,19 +490,37 @@ def test_the_order_can_be_run():
 # ------------------------------------------------------------------------------------------------------ costs of cuts
 
 
-@pytest.mark.parametrize("path", [*MODELS, *corpus()], ids=lambda path: path.stem)
-@pytest.mark.parametrize("share", [0.0, 0.4, 0.8, 1.0])
-def test_the_cost_of_a_cut_is_the_profile_of_the_cut_network(path, share):
+FILE_ON_A_BOARD = Basis(flash="file", board="nucleo-f767zi")
+
+
+@lru_cache(1)
+def costs_of(path):
+    """The channels of a file, and its costs as functions of their widths, of all kinds that it has."""
     channels = label(load(path))
+    bases = ["peak", "tflm", "max-in-out", *([FILE_ON_A_BOARD] if "file" in profile(channels.network).total else [])]
+    return channels, {basis: CostModel(channels, basis) for basis in bases}
+
+
+@pytest.mark.parametrize(
+    ("path", "share"),
+    [
+        # each file at two shares, and each share of half of the files; the other two take as long again
+        pytest.param(path, share, id=f"{path.stem}-{share}", marks=pytest.mark.slow if (index + turn) % 2 else ())
+        for index, path in enumerate([*MODELS, *corpus()])
+        for turn, share in enumerate((0.0, 0.4, 0.8, 1.0))
+    ],
+)
+def test_the_cost_of_a_cut_is_the_profile_of_the_cut_network(path, share):
+    channels, costs = costs_of(path)
     keep = random_selection(channels, share, seed=1)
-    measured, widths = profile(channels.cut(keep)), channels.widths(keep)
-    assert CostModel(channels).at(widths) == {name: measured.total[name] for name in CORE}
-    for sram_model in ("tflm", "max-in-out"):
-        assert CostModel(channels, sram_model).at(widths) == {name: measured.used(sram_model)[name] for name in CORE}
-    if "file" in measured.total:
-        basis = Basis(flash="file", board="nucleo-f767zi")
-        used = profile(channels.cut(keep), basis).used(basis)
-        assert CostModel(channels, basis).at(widths) == {name: used[name] for name in (*CORE, "latency")}
+    cut, widths = channels.cut(keep), channels.widths(keep)
+    measured = profile(cut)
+    for basis, model in costs.items():
+        if basis is FILE_ON_A_BOARD:
+            used = profile(cut, basis).used(basis)
+            assert model.at(widths) == {name: used[name] for name in (*CORE, "latency")}
+        else:
+            assert model.at(widths) == {name: measured.used(basis)[name] for name in CORE}
 
 
 def shuffles() -> Network:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +13,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import CORPUS_SHAPES, corpus, difference, random_selection, run
+from conftest import CORPUS_SHAPES, Once, corpus, difference, random_selection, run
+from forked import Done, forked
 from onnx import TensorProto, helper, numpy_helper
 
 from mcuprune.channels.labelling import Channels, label
@@ -704,12 +702,6 @@ ABSENT = "raise ModuleNotFoundError(f'No module named {name!r}', name=name)"
 BROKEN = "raise RuntimeError('operator torchvision::nms does not exist')"
 
 
-def imports(hidden: str, action: str) -> subprocess.CompletedProcess[str]:
-    code = textwrap.dedent(_IMPORT).format(hidden=hidden, action=action)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
-
-
 FINE = """
             module = types.ModuleType(name)
             module.__path__, module.roi_align, module.nms = [], None, None
@@ -721,17 +713,35 @@ FINE = """
 """
 
 
-@pytest.mark.parametrize("action", [ABSENT, BROKEN, FINE, "pass"], ids=["absent", "broken", "fine", "as it is"])
-def test_onnx2torch_imports_with_torchvision(action: str) -> None:
+#: What happens to whoever imports a package.
+HIDDEN = {
+    "absent": ("torchvision", ABSENT),
+    "broken": ("torchvision", BROKEN),
+    "fine": ("torchvision", FINE),
+    "as it is": ("torchvision", "pass"),
+    "no onnx2torch": ("onnx2torch", ABSENT),
+}
+
+
+@pytest.fixture
+def imports(once: Once) -> dict[str, Done]:
+    def make(folder: Path) -> dict[str, Done]:
+        source = textwrap.dedent(_IMPORT)
+        programs = {name: source.format(hidden=hidden, action=action) for name, (hidden, action) in HIDDEN.items()}
+        return forked("import torch", programs, folder, [ROOT])
+
+    return once("imports", make)
+
+
+@pytest.mark.parametrize("case", [name for name, (hidden, _) in HIDDEN.items() if hidden == "torchvision"])
+def test_onnx2torch_imports_with_torchvision(case: str, imports: dict[str, Done]) -> None:
     """And no placeholder is left behind for others to trip over."""
-    done = imports("torchvision", action)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "True\n"
+    assert imports[case] == (0, "True\n")
 
 
-def test_without_onnx2torch_the_extra_is_named() -> None:
-    done = imports("onnx2torch", ABSENT)
-    assert "MissingExtra: training needs onnx2torch, which isn't installed; pip install 'mcuprune[prune]'" in done.stderr
+def test_without_onnx2torch_the_extra_is_named(imports: dict[str, Done]) -> None:
+    said = imports["no onnx2torch"].output
+    assert "MissingExtra: training needs onnx2torch, which isn't installed; pip install 'mcuprune[prune]'" in said
 
 
 @pytest.mark.parametrize("name", ["forward", "training", "_modules", ".", ".."])

@@ -67,6 +67,7 @@ def test_a_pruned_model_runs_as_onnxruntime_computes_it(dscnn: str) -> None:
     assert len(found.converted.content) > 10_000
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("name", ["resnet8_digits", "branchy_digits", "mbv2se_digits"])
 def test_every_model_of_the_repository_runs_so(name: str, tmp_path: Path) -> None:
     found = verify.verify(pruned(name, tmp_path))
@@ -88,6 +89,7 @@ def test_an_arena_above_its_prediction_for_the_same_pointers_is_no(measured: int
     assert Memory(100, 60, 120, 8, measured, 60).ok == ok
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_path: Path) -> None:
     path = pruned("branchy_digits", tmp_path)
     net = network.load(path)
@@ -102,6 +104,7 @@ def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_pa
     assert planned.arena["total"] < greedy.arena["total"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_the_same_seed_gives_the_same_answer(dscnn: str) -> None:
     first, second = (verified.document(verify.verify(dscnn, Trial(examples=20, seed=3))) for _ in range(2))
     assert first == second
@@ -126,6 +129,7 @@ def scaled(stored: tflite.Stored) -> tflite.Stored:
     return replace(stored, scale=stored.scale * np.float32(1.1)) if stored.integers.dtype == np.int8 else stored
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("change", [flipped, scaled])
 def test_another_computation_is_found(change: Any, dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch, change)
@@ -137,6 +141,7 @@ def test_another_computation_is_found(change: Any, dscnn: str, monkeypatch: pyte
     assert "DIFFERS" in verified.text(document)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_the_first_layer_that_differs_is_named_and_no_later_one(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All others get the integers that the wrong one made, and compute them rightly."""
     weight = next(node.input[1] for node in onnx.load(dscnn).graph.node if node.name == "/block2/pointwise/conv/Conv")
@@ -152,6 +157,7 @@ def test_the_first_layer_that_differs_is_named_and_no_later_one(dscnn: str, monk
     assert not compared.ok
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_plan_that_overwrites_a_tensor_is_found(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer is right when its tensors are kept; without that the outputs are others."""
     real = runners.run
@@ -178,6 +184,7 @@ def folding_map(rounds: int) -> onnx.ModelProto:
     return model_of(graph, y)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_rounding_that_a_network_enlarges_is_no_difference_of_its_layers(tmp_path: Path) -> None:
     found = verify.verify(int8(folding_map(9), tmp_path / "net.onnx"), Trial(examples=100))
     compared = found.runtimes[0]
@@ -187,6 +194,7 @@ def test_rounding_that_a_network_enlarges_is_no_difference_of_its_layers(tmp_pat
     assert "enlarges differences of rounding" in verified.text(verified.document(found))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     graph = Graph(1, 4, 6, 5)
     y = graph.add("Add", graph.conv("x", 4, 4), graph.input("z", 1, 4, 6, 5))
@@ -198,6 +206,7 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     assert found.differences[1].agreement is not None
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_file_with_a_fixed_batch(tmp_path: Path) -> None:
     path = int8(small_nets.residual(batch=4), tmp_path / "net.onnx")
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
@@ -232,12 +241,14 @@ def test_the_interval_is_wilsons() -> None:
     assert verification.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_every_layer_of_a_file_is_compared(dscnn: str) -> None:
     """By hand: seven convolutions, two of them to a block, a pool, a reshape and a product; the file's input is no layer."""
     quantised = [node for node in onnx.load(dscnn).graph.node if node.op_type == "QuantizeLinear"]
     assert len(verify.verify(dscnn, Trial(examples=1)).runtimes[0].layers) == len(quantised) - 1
 
 
+@pytest.mark.usefixtures("in_process")
 def test_data_gives_an_accuracy_in_each_runtime(dscnn: str, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     x, y = draw.random((40, 1, 16, 16)).astype(np.float32), np.arange(40) % 10
@@ -254,6 +265,7 @@ def test_data_gives_an_accuracy_in_each_runtime(dscnn: str, tmp_path: Path) -> N
     assert digits["onnxruntime"]["default_session_accuracy"] is not None
 
 
+@pytest.mark.usefixtures("in_process")
 def test_data_that_does_not_fit_is_an_error_where_it_was_asked_for(dscnn: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **{f"x_{part}": np.zeros((4, 3, 5), np.float32) for part in ("train", "test")})
     with pytest.raises(DataError):
@@ -264,6 +276,7 @@ def test_data_that_does_not_fit_is_an_error_where_it_was_asked_for(dscnn: str, t
         verify.verify(int8(model_of(graph, y), tmp_path / "net.onnx"), Trial(data="digits"))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_another_runtime_is_another_row(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = replace(runners.RUNNERS["tflm"], title="Another")
     monkeypatch.setattr(runners, "RUNNERS", {"tflm": runners.RUNNERS["tflm"], "litert": row})
@@ -281,6 +294,7 @@ def test_litert_computes_it_too(dscnn: str) -> None:
     assert max(layer.max_lsb for layer in found["litert"].layers) <= layerwise.MAX_LSB
 
 
+@pytest.mark.usefixtures("in_process")
 def test_document_is_json_and_text_names_both_arenas(dscnn: str) -> None:
     found = verify.verify(dscnn, Trial(examples=2))
     document = verified.document(found)
@@ -347,6 +361,7 @@ def test_a_kernel_that_breaks_off_is_an_error(tmp_path: Path, monkeypatch: pytes
         verify.verify(path, Trial(examples=2))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
     dscnn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_a_file_alone_runs_in_the_arena_that_is_predicted_for_it(written: Path, 
     assert mcuprune.verify(path, examples=4).ok
 
 
+@pytest.mark.usefixtures("in_process")
 def test_the_file_that_is_written_is_the_one_that_verify_of_its_onnx_judges(written: Path) -> None:
     """It has a memory plan, without which its head would be larger."""
     alone, source = written / "alone" / "net.tflite", written / "net.onnx"
@@ -59,6 +60,7 @@ def test_the_file_that_is_written_is_the_one_that_verify_of_its_onnx_judges(writ
     assert found.memory.predicted == mcuprune.verify(alone, examples=4).memory.predicted
 
 
+@pytest.mark.usefixtures("in_process")
 def test_beside_its_onnx_file_it_is_compared_with_onnxruntime(written: Path, tmp_path: Path) -> None:
     for file in (written / "net.onnx", written / "alone" / "net.tflite"):
         shutil.copy(file, tmp_path)

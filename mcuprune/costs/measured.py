@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from mcuprune.costs.basis import Basis
+from mcuprune.deploy.flatbuffer import file_size
 from mcuprune.deploy.program import Copy, Program, Tail
 from mcuprune.graph.network import Network, Shape
 
@@ -83,7 +85,8 @@ class Memory:
     tail: Tail | None = None
 
 
-class Measured(NamedTuple):
+@dataclass(frozen=True)
+class Measured:
     """What the resources of one network are measured on.
 
     program: what TensorFlow Lite Micro would run of it. plan: the memory plan in its file. basis: what limits mean.
@@ -93,5 +96,11 @@ class Measured(NamedTuple):
     layers: tuple[Layer, ...]
     program: Program
     memory: Memory
-    plan: tuple[int, ...] = ()
-    basis: Basis = Basis()
+    plan: tuple[int, ...]
+    basis: Basis
+
+    @cached_property
+    def file(self) -> int:
+        """Bytes of the .tflite file that export writes. Raises what keeps the program from being written."""
+        self.program.check()
+        return file_size(self.program, planned=bool(self.plan)).at(())

@@ -29,6 +29,7 @@ class CostModel:
         self.channels, self.basis = channels, Basis.of(basis)
         net = channels.network
         self._extents: dict[tuple[int, tuple[tuple[int, int], ...]], int] = {}
+        self._dims: dict[tuple[str, int], Polynomial | int] = {}
         owner = np.full(channels.n_components + 1, -1, dtype=np.int64)
         for index, group in enumerate(channels.groups):
             owner[list(group.components)] = index
@@ -53,7 +54,13 @@ class CostModel:
         return dict(self._additive)
 
     def dim(self, tensor: str, axis: int) -> Polynomial | int:
-        """The size of an axis: an integer, or an extent where channels cut it."""
+        """The size of an axis: an integer, or an extent where channels cut it. Asked for by every operator that sees it."""
+        found = self._dims.get((tensor, axis))
+        if found is None:
+            found = self._dims[tensor, axis] = self._dim(tensor, axis)
+        return found
+
+    def _dim(self, tensor: str, axis: int) -> Polynomial | int:
         along = self.channels.along.get(tensor)
         labels = along.labels if along is not None and along.axis == axis else None
         for slot in self.channels.slots_of.get(tensor, ()):

@@ -15,7 +15,6 @@ from mcuprune.costs.functions import ArenaSize, CostFunction, Cuts, FileBytes, L
 from mcuprune.costs.measured import Measured
 from mcuprune.costs.nodes import Terms
 from mcuprune.deploy import boards, codesize
-from mcuprune.deploy.flatbuffer import file_size
 from mcuprune.deploy.latency import CLASSES, coefficients
 from mcuprune.errors import UsageError
 from mcuprune.schedule import search as memory
@@ -141,8 +140,7 @@ class _File(Resource):
         program.check()
         if self.runs and measured.basis.runtime == "c":
             return codesize.c_constants(program) + codesize.of_program(program, "c")
-        size = file_size(program, planned=bool(measured.plan)).at(())
-        return size + (codesize.of_program(program, measured.basis.runtime) if self.runs else 0)
+        return measured.file + (codesize.of_program(program, measured.basis.runtime) if self.runs else 0)
 
     def function(self, model: Model) -> CostFunction:
         if self.runs and model.basis.runtime == "c":

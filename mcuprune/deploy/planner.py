@@ -56,17 +56,16 @@ def first_fit(
     sizes: Sequence[int], neighbours: Sequence[Sequence[int]], order: Sequence[int], fixed: Mapping[int, int]
 ) -> list[int]:
     """Offsets in bytes when buffers are put one after the other into the lowest gap that is wide enough."""
-    offsets = [-1] * len(sizes)
-    for buffer, offset in fixed.items():
-        offsets[buffer] = offset
+    placed = {buffer: (offset, offset + sizes[buffer]) for buffer, offset in fixed.items()}
     for buffer in order:
         size, offset = sizes[buffer], 0
-        for start, end in sorted((offsets[j], offsets[j] + sizes[j]) for j in neighbours[buffer] if offsets[j] >= 0):
+        for start, end in sorted(filter(None, map(placed.get, neighbours[buffer]))):
             if start - offset >= size:
                 break
-            offset = max(offset, end)
-        offsets[buffer] = offset
-    return offsets
+            if end > offset:
+                offset = end
+        placed[buffer] = (offset, offset + size)
+    return [placed[buffer][0] if buffer in placed else -1 for buffer in range(len(sizes))]
 
 
 def most_alive(sizes: Sequence[int], lifetimes: Sequence[Lifetime]) -> int:
