@@ -795,9 +795,15 @@ def _reduce(s: Selection, operator: Operator) -> None:
     s.add(operator, [Call("reduce", (s.place(source), s.place(output), outer, n, inner, parameters, kind))])
 
 
+#: The sum of a softmax has so many integer bits, and a class adds at most 1.
+_MOST_CLASSES = 2**13 - 1
+
+
 def _softmax(s: Selection, operator: Operator) -> None:
     source, output = operator.inputs[0], operator.outputs[0]
     n = s.shape(output)[-1]
+    if n > _MOST_CLASSES:
+        s.refuse(operator, f"over {n:,} classes has no kernel")
     beta = float(operator.options.get("beta", 1.0))
     by = factor(min(beta * s.quantizer(source).scale * 2**26, 2.0**31 - 1))
     radius = floor(31 * 2**26 / 2.0**by.shift)
