@@ -54,7 +54,7 @@ def test_real_int8_files_are_priced_as_they_are_written(path: Path) -> None:
 
 
 def test_the_format_s_own_reader_reads_what_is_written(tmp_path: Path) -> None:
-    schema = pytest.importorskip("tflite_micro.tensorflow.lite.python.schema_py_generated")
+    schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
     graph = Graph(1, 4, 9, 8)
     path = int8(model_of(graph, graph.add("Relu", graph.conv("x", 4, 6, 3))), tmp_path / "net.onnx")
     net = network.load(path)
