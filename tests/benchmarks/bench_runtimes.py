@@ -158,8 +158,7 @@ def page(rows: Iterable[Mapping[str, Any]]) -> str:
         "Each file cut to 60 % of its MACs without training, written, and run on the same random inputs in",
         f"{', '.join(sorted(versions))}. *apart*: the largest difference of any two of them, in steps of the output. The",
         "arena is that of TensorFlow Lite Micro here: pointers of 8 bytes, reference kernels; *device* is what is predicted",
-        "for 4 bytes and CMSIS-NN. `make bench-runtimes` makes this page, and fails where fewer than "
-        f"{RUN:.0%} are at most",
+        f"for 4 bytes and CMSIS-NN. `make bench-runtimes` makes this page, and fails where fewer than {RUN:.0%} are at most",
         f"{STEPS} step apart everywhere, or a predicted arena is too small or {ABOVE - 1:.0%} too large.",
         "",
         f"{alike} of {count} files that are written run in all runtimes, at most {STEPS} step apart.",
