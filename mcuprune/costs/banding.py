@@ -13,7 +13,7 @@ nothing cheaper holds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Literal, NamedTuple, NoReturn
@@ -85,7 +85,7 @@ class Banding:
     model: Model
     limits: Mapping[str, int]
     count: int | None = None
-    basis: Basis = Basis()
+    basis: Basis = field(default_factory=Basis)
 
     @property
     def sram(self) -> int | None:

@@ -153,7 +153,7 @@ class Time:
 
 @dataclass(frozen=True)
 class Regrouped:
-    """A cost as a function of the widths of another network's groups. groups: for each of its own the other's; count: of these."""
+    """A cost as a function of another network's widths. groups: for each of its own groups the other's; count: of these."""
 
     function: CostFunction
     groups: np.ndarray
