@@ -166,6 +166,11 @@ class Result(Drawn):
     bisection: Bisection | None = None
     sensitivity: Sensitivity | None = None
 
+    def __repr__(self) -> str:
+        known = {"accuracy_float": self.accuracy_float, "accuracy_int8": self.accuracy_int8}
+        said = "".join(f", {name} {value:.3f}" for name, value in known.items() if value is not None)
+        return f"<Result of {self.before.path!r}: {self.verdict!r}{said}>"
+
     @property
     def accuracy(self) -> float | None:
         """Of the network as it came."""
@@ -184,8 +189,8 @@ class Result(Drawn):
     @property
     def accuracy_int8_default_session(self) -> float | None:
         """Of the int8 file in a session of onnxruntime without options."""
-        found = None if self.figures is None else self.figures.int8_default_session
-        return None if found is None else found.accuracy
+        metric = None if self.figures is None else self.figures.int8_default_session
+        return None if metric is None else metric.accuracy
 
     @property
     def ok(self) -> bool:

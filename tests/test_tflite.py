@@ -24,7 +24,8 @@ from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.run import runners
-from mcuprune.run.verify import Difference
+from mcuprune.run.trial import Trial
+from mcuprune.run.verification import Difference
 
 # by their full names: the package has functions of the same names
 export = import_module("mcuprune.deploy.qdq")
@@ -77,7 +78,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def differences(path: str, examples: int = 20) -> tuple[Difference, ...]:
-    return verify.verify(path, examples=examples).differences
+    return verify.verify(path, Trial(examples=examples)).differences
 
 
 # ------------------------------------------------------------------------------------------------------- one operator each
@@ -151,12 +152,12 @@ def split(*sizes: int) -> Callable[[], onnx.ModelProto]:
     return build
 
 
-def concat(axis: int, *, relu: bool = False) -> Callable[[], onnx.ModelProto]:
+def concat(axis: int, *, relu: bool = False, outputs: bool = False) -> Callable[[], onnx.ModelProto]:
     def build() -> onnx.ModelProto:
         graph = Graph(*IMAGE)
         parts = [graph.conv("x", 4, 4, 3), graph.conv("x", 4, 5 if axis == 1 else 4, 1)]
         parts = [graph.add("Relu", part) for part in parts] if relu else parts
-        return model_of(graph, graph.add("Concat", *parts, axis=axis))
+        return model_of(graph, graph.add("Concat", *parts, axis=axis), *(parts[1:] if outputs else ()))
 
     return build
 
@@ -288,6 +289,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "Concat of channels": concat(1),
     "Concat of clamped channels": concat(1, relu=True),
     "Concat of rows": concat(2),
+    "Concat of what goes elsewhere too": concat(2, outputs=True),
     "Pad": single("Pad", np.array([0, 0, 1, 2, 0, 0, 0, 1])),
     "Pad of channels": single("Pad", np.array([0, 2, 0, 0, 0, 1, 0, 0])),
     "Pad of one channel": single("Pad", np.array([0, 1, 0, 0, 0, 1, 0, 0]), shape=(1, 1, 6, 6)),
@@ -370,7 +372,8 @@ def test_a_block_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -
         ("MaxPool, padded", ["PADV2", "MAX_POOL_2D"]),
         ("batch norm", ["DEPTHWISE_CONV_2D"]),
         ("HardSigmoid", ["MUL", "ADD"]),
-        ("Concat of rows", ["CONV_2D", "CONV_2D", "QUANTIZE", "CONCATENATION"]),
+        ("Concat of rows", ["CONV_2D", "CONV_2D", "CONCATENATION"]),
+        ("Concat of what goes elsewhere too", ["CONV_2D", "CONV_2D", "QUANTIZE", "CONCATENATION"]),
     ],
 )
 def test_operators_written(case: str, wanted: list[str], tmp_path: Path) -> None:

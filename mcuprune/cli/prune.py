@@ -155,16 +155,16 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
     """Write the report of a prune, print its table, and turn the answer into an exit code."""
     from mcuprune.report import prune as outcome
 
-    found = outcome.document(result)
+    document = outcome.document(result)
     if result.request.report is not None:
-        written = outcome.save(found, result.request.report)
+        written = outcome.save(document, result.request.report)
         if not (quiet and result.ok):
             *others, last = map(str, written)
             console.say(f"report in {', '.join(others)} and {last}")
     if as_json:
-        show(outcome.write(found))
+        show(outcome.write(document))
     elif not (quiet and result.ok):
-        show(outcome.text(found), fit=True)
+        show(outcome.text(document), fit=True)
     return YES if result.ok else NO
 
 
@@ -185,7 +185,7 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
         beside = place.with_name(Path(_pruned(place.name)).name)
     to_prune = replace(request, output=str(beside))
     own = place.suffix in exporting.ROWS_OF_THEIR_OWN
-    to_export = exporting.Request(to_prune.output, str(place), bands=request.bands if own else "off")
+    to_export = exporting.Request(to_prune.output, str(place), bands=str(request.bands) if own else "off")
     outputs = [Output("-o", to_prune.output, make_folder=True), *exporting.planned(to_export)]
     places.settle(outputs, face.engine().sources(to_prune))
     net = face.load(request.model, input_shapes=request.input_shapes, outputs=request.outputs)

@@ -19,6 +19,10 @@ class Verdict(Drawn):
     used: Mapping[str, int]
     limits: Mapping[str, int]
 
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{name} {self.used[name]} of {limit}" for name, limit in self.limits.items())
+        return f"<Verdict: {'fits' if self.ok else 'does not fit'}: {sides or 'no limits'}>"
+
     @property
     def ok(self) -> bool:
         """Whether every limit holds."""
@@ -37,6 +41,7 @@ class Budget:
     limits: Mapping[str, int]
 
     def check(self, used: Mapping[str, int]) -> Verdict:
+        """The verdict on these costs. used: in base units, of every limited resource at least."""
         return Verdict({name: used[name] for name in self.limits}, self.limits)
 
     def ratios(self, used: Mapping[str, int]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from mcuprune.errors import UsageError
 
 if TYPE_CHECKING:  # every command names a runtime, and only generated C needs what makes its calls
     from mcuprune.deploy.program import Program
-    from mcuprune.deploy.steps import Call
+    from mcuprune.deploy.steps.calls import Call
 
 #: tflm: TensorFlow Lite Micro with CMSIS-NN. tflm-ref: with its reference kernels. cube-ai: ST's X-CUBE-AI. microtvm: TVM's,
 #: with CMSIS-NN. c: the C that is generated here.
@@ -33,8 +33,8 @@ _OF_SHAPES = frozenset({"bilinear", "move"})
 @cache
 def table() -> Mapping[str, Any]:
     """Runtime -> toolchain, source, ``core`` in bytes, ``operators`` -> bytes, ``call`` in bytes."""
-    found: Mapping[str, Any] = json.loads(Path(__file__).with_name("codesize.json").read_text())
-    return found
+    sizes: Mapping[str, Any] = json.loads(Path(__file__).with_name("codesize.json").read_text())
+    return sizes
 
 
 def of_program(program: Program, runtime: Runtime) -> int:
@@ -64,7 +64,7 @@ def c_constants(program: Program, *, known: bool) -> int:
     Raises UnsupportedOperator, naming the node, for what generated C has no kernel for.
     """
     from mcuprune.deploy.c import moved_by
-    from mcuprune.deploy.steps import Constant, Window
+    from mcuprune.deploy.steps.calls import Constant, Window
 
     moves = [moved_by(port, into=into) for into, side in ((True, program.inputs), (False, program.outputs)) for port in side]
     arrays: dict[Any, Constant] = {move: move for move in moves if move is not None}
@@ -83,10 +83,10 @@ def c_constants(program: Program, *, known: bool) -> int:
 
 def _c_calls(program: Program) -> list[Call]:
     """The calls of generated C."""
-    from mcuprune.deploy.steps import Selection
+    from mcuprune.deploy.steps.rules import select
 
     with np.errstate(all="ignore"):  # a float network's scales stand in for others, and no number of it is used
-        return [call for step in Selection(program).run().steps for call in step.calls]
+        return [call for step in select(program).steps for call in step.calls]
 
 
 def toolchain(runtime: Runtime) -> str:

@@ -54,7 +54,7 @@ def int8(path: Path, folder: Path) -> tuple[str, network.Network]:
         try:
             shapes = CORPUS_SHAPES.get(path.name, {})
             pruning.prune(pruning.Request(str(path), limits, out, train=False, input_shapes=shapes))
-            return name, network.load(out, accept=ops.accept(out))
+            return name, network.load(out, accept=ops.accept(out), input_shapes=shapes)
         except McupruneError as error:
             refused = error
     assert refused is not None

@@ -21,6 +21,7 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
   budget and behind at the next (studies.md, Losses and Trials).
 * *Early.* On an untrained network most of the training belongs to the narrow network: what wide layers have learned is mostly
   lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one starts at once.
+  Where compute is scarce beside the data, no step is spent wide at all, and widths are uniform (compute.md).
 * *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.
 
 Tried and not kept, for it came to the same widths or the same accuracy within noise (studies.md, Trials): channels chosen by
@@ -259,10 +260,11 @@ def task_loss(
 
     keep: bool (components,), what the masks leave. scores: float (components,), each one's salience.
     """
-    x, y = ([one] if isinstance(one, np.ndarray) else list(one) for one in (inputs, targets))
+    x, y = ([columns] if isinstance(columns, np.ndarray) else list(columns) for columns in (inputs, targets))
     own, share = ranks.part(len(x[0])), ranks.share(len(x[0]))
     with with_measured_masks(trainer.module, keep) as gates:
-        loss = trainer.objective.loss(trainer.answers([one[own] for one in x]), trainer.tensors([one[own] for one in y]))
+        of_inputs, of_targets = ([column[own] for column in columns] for columns in (x, y))
+        loss = trainer.objective.loss(trainer.answers(of_inputs), trainer.tensors(of_targets))
         if ranks.size() > 1:
             loss = loss * share
         (of_mask,) = torch.autograd.grad(loss, gates)
@@ -293,15 +295,15 @@ def of_multipliers(of_mask: np.ndarray, channels: Channels, keep: np.ndarray, sc
 
     of_mask: float64 (components,), dLoss / dMask. keep, scores: as for ``task_gradient``. Returns float64 (groups,).
     """
-    found = np.zeros(len(channels.groups))
+    gradient = np.zeros(len(channels.groups))
     for index, group in enumerate(channels.groups):
         ids = np.array(group.components)
         s = np.maximum(scores[ids], 1e-12)
         kept = np.sort(s[keep[ids]])
         s0 = kept[0] if len(kept) else s.max()  # the threshold: the least salient channel that stays
         slope = s / (s + s0) ** 2  # |dM / ds0|
-        found[index] = len(ids) * float((of_mask[ids] * slope).sum() / slope.sum())
-    return found
+        gradient[index] = len(ids) * float((of_mask[ids] * slope).sum() / slope.sum())
+    return gradient
 
 
 class Differentiable(Method):
@@ -336,6 +338,20 @@ class Differentiable(Method):
         self._counts_steps = length.fixed
         if length.fixed:
             self.last_cut = self._final
+        if not schedule.prune_stop and not self.cut:
+            self._begin_narrow(trainer)
+
+    def _begin_narrow(self, trainer: Trainer) -> None:
+        """Uniform widths from the first step on: an untrained network shows too little of its channels for any other choice."""
+        task = self.task
+        self.outer.progress, self.outer.widths = 1.0, allocation.uniform(task.model, task.budget, task.multiple_of)
+        self.keep = self.alive = task.channels.top(self.outer.widths, salience(task.channels))
+        trainer.shrink(self.keep)
+        self.cut, self.last_cut = True, 0
+        self.notes.append(
+            "uniform widths from the first step on: in so short a training of so many examples every step belongs to the "
+            "network that stays; --prune-stop 0.3 narrows it on the way"
+        )
 
     def after_step(self, trainer: Trainer) -> bool:
         if self.cut or trainer.position <= self._first:
