@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu device-test clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-runtimes bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -111,6 +111,9 @@ bench-budgets: $(BIN)/.dev ## random budgets: held, used up, or refused (minutes
 
 bench-mutations: $(BIN)/.dev ## 25,000 damaged files through the commands (goes on where it stopped); writes tests/benchmarks/mutations.*
 	$(BIN)/python tests/benchmarks/bench_mutations.py
+
+bench-runtimes: $(BIN)/.dev ## real networks in every runtime and in the arena that is predicted (goes on where it stopped)
+	$(BIN)/python tests/benchmarks/bench_runtimes.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

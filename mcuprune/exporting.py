@@ -27,6 +27,8 @@ from mcuprune.data.preprocessing import from_metadata
 from mcuprune.data.sets import Data, Given
 from mcuprune.deploy import c, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
+from mcuprune.deploy.lower import lower
+from mcuprune.deploy.program import Program
 from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
@@ -174,6 +176,15 @@ def _in_bands(net: Network, request: Request) -> banding.Run | None:
     return run
 
 
+def refuse_early(request: Request, net: Network) -> None:
+    """Refuse what ``export`` would refuse of C for a network that is still to be cut and quantised, before that work.
+
+    Raises UnsupportedOperator for a node without a kernel in C, UsageError for bands that gain nothing there.
+    """
+    if request.output is not None and Path(request.output).suffix in ROWS_OF_THEIR_OWN:
+        _in_rows(lower(net), request)
+
+
 def planned(request: Request) -> list[Output]:
     """The files and folders that will be written, for whoever compares them with what is read."""
     outputs = [] if request.output is None else [Output("-o", request.output)]
@@ -228,7 +239,11 @@ def _rows(net: Network, request: Request) -> RowReport | None:
     """What of generated C runs row by row, where that is written. Raises UsageError where the bands asked for gain nothing."""
     if request.project is None and not (request.output or "").endswith(".c"):
         return None
-    report = rowreport.priced(tflite.convert(net).program, _c_bands(request))
+    return _in_rows(tflite.convert(net).program, request)
+
+
+def _in_rows(program: Program, request: Request) -> RowReport:
+    report = rowreport.priced(program, _c_bands(request))
     if request.bands not in ("auto", "off") and not report.regions:
         raise UsageError(
             f"{request.model}: --bands {request.bands}: no part of the network gains from {request.bands} bands of rows in C: "

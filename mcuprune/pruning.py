@@ -433,7 +433,7 @@ def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
     """What bands were written, measured beside the same network without. plain: that network."""
     written = banding.measured(result.network, result.after)
     before = written if run.network is plain else banding.measured(plain)
-    return Bands(run.choices, run.embedded, run.planner.graph.endings(), before, written)
+    return Bands(run.choices, run.embedded, run.planner.graph.endings(), before, written, plain)
 
 
 def _training(run: _Run) -> Training | None:

@@ -50,7 +50,7 @@ class Bands:
 
     choices: the regions in bands; none where the limits hold without, or where bands need no less. endings: operators that no
     region can contain. plain, written: the same network without bands, and as the file has it. embedded: convolutions whose
-    kernels lie among zeros, for TensorFlow Lite's padding.
+    kernels lie among zeros, for TensorFlow Lite's padding. network: without bands, for what runs rows by itself.
     """
 
     choices: tuple[Choice, ...]
@@ -58,6 +58,7 @@ class Bands:
     endings: tuple[Ending, ...]
     plain: banding.Measured
     written: banding.Measured
+    network: Network
 
 
 @dataclass(frozen=True)

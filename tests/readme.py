@@ -48,6 +48,7 @@ import bench_device  # noqa: E402
 import bench_mutations  # noqa: E402
 import bench_portfolio  # noqa: E402
 import bench_quant_lr  # noqa: E402
+import bench_runtimes  # noqa: E402
 import bench_studies  # noqa: E402
 import bench_weight_bits  # noqa: E402
 
@@ -68,6 +69,7 @@ BENCHES = (
     bench_mutations,
     bench_portfolio,
     bench_quant_lr,
+    bench_runtimes,
     bench_studies,
     bench_weight_bits,
 )

@@ -14,6 +14,7 @@ import blocks
 import numpy as np
 import onnx
 import pytest
+from apart import apart
 from conftest import corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ from mcuprune.deploy.program import Operator, Port, Program, Tensor
 from mcuprune.deploy.qdq import Quantizer
 from mcuprune.deploy.tables import TABLES, table
 from mcuprune.deploy.tflite import Converted
-from mcuprune.errors import UnsupportedOperator
+from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.run import runners
 
 micro: Any = pytest.importorskip("tflite_micro")
@@ -50,6 +51,30 @@ def compiled(source: c.Source, folder: Path, *flags: str) -> Any:
     return ctypes.CDLL(str(folder / "net.so")).net_invoke
 
 
+def answered(
+    net: Converted, source: c.Source, folder: Path, inputs: Sequence[Sequence[np.ndarray]], *flags: str
+) -> list[list[np.ndarray]]:
+    """The outputs of each example, of C that may break off."""
+    function = compiled(source, folder, *flags)
+    return apart(lambda: [invoked(function, x, net.outputs) for x in inputs])
+
+
+def by_reference(net: Converted, inputs: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    """The same of TensorFlow Lite Micro, whose checks end the process where a file isn't what they want."""
+
+    def run() -> list[list[np.ndarray]]:
+        interpreter = micro.runtime.Interpreter.from_bytes(net.content, arena_size=16_000_000)
+        answers = []
+        for example in inputs:
+            for index, (x, port) in enumerate(zip(example, net.inputs, strict=True)):
+                interpreter.set_input(port.to_tflite(x), index)
+            interpreter.invoke()
+            answers.append([port.to_onnx(np.array(interpreter.get_output(i))) for i, port in enumerate(net.outputs)])
+        return answers
+
+    return apart(run)
+
+
 def invoked(function: Any, inputs: Sequence[np.ndarray], outputs: Sequence[Port]) -> list[np.ndarray]:
     results = [np.zeros(port.shape, np.int8) for port in outputs]
     function(*((ctypes.c_void_p * len(side))(*(x.ctypes.data for x in side)) for side in (inputs, results)))
@@ -62,18 +87,16 @@ def differing(
     """On how many examples some output isn't TFLM's, and the C. edit: a change to the C before it is compiled."""
     source = c.generate(net.program, "net")
     source = replace(source, c=edit(source.c))
-    function = compiled(source, folder, *flags)
-    interpreter = micro.runtime.Interpreter.from_bytes(net.content, arena_size=16_000_000)
-    draw, wrong = np.random.default_rng(0), 0
-    for turn in range(examples):
-        spread = 40 if turn % 2 else 300  # within the range, and mostly at its ends
-        inputs = [np.clip(draw.normal(0, spread, port.shape), -128, 127).astype(np.int8) for port in net.inputs]
-        for index, (x, port) in enumerate(zip(inputs, net.inputs, strict=True)):
-            interpreter.set_input(port.to_tflite(x), index)
-        interpreter.invoke()
-        wanted = [port.to_onnx(np.array(interpreter.get_output(i))) for i, port in enumerate(net.outputs)]
-        found = invoked(function, inputs, net.outputs)
-        wrong += any(not np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+    draw = np.random.default_rng(0)
+    spreads = [40 if turn % 2 else 300 for turn in range(examples)]  # within the range, and mostly at its ends
+    inputs = [
+        [np.clip(draw.normal(0, spread, port.shape), -128, 127).astype(np.int8) for port in net.inputs] for spread in spreads
+    ]
+    found, wanted = answered(net, source, folder, inputs, *flags), by_reference(net, inputs)
+    wrong = sum(
+        any(not np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        for mine, theirs in zip(found, wanted, strict=True)
+    )
     return wrong, source
 
 
@@ -115,6 +138,10 @@ def test_a_block_computes_what_tensorflow_lite_micro_computes(name: str, tmp_pat
     assert source.arena <= (source.peak + 16 if name != "shufflenet v2 unit" else 1.25 * source.peak)
 
 
+#: Real networks that TensorFlow Lite Micro breaks off at, and why.
+BREAK_OFF = {"light_squeezenet": "512 or more classes of its softmax are alike, as all of its weights are"}
+
+
 @pytest.mark.slow  # minutes: every real network, written, compiled and run
 @pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
 def test_a_real_network_computes_what_tensorflow_lite_micro_computes(path: Path, tmp_path: Path) -> None:
@@ -124,9 +151,13 @@ def test_a_real_network_computes_what_tensorflow_lite_micro_computes(path: Path,
     try:
         pruning.prune(pruning.Request(str(path), {"sram": units.parse("100%", "bytes")}, out, train=False))
         net = converted(out)
-        wrong, source = differing(net, tmp_path, "-O1")
+        wrong, source = differing(net, tmp_path, "-O1", *SANITIZED)
     except UnsupportedOperator as refusal:
         pytest.skip(f"refused: {refusal}")
+    except AssertionError as broke_off:
+        if path.stem in BREAK_OFF and "signal 6" in str(broke_off):
+            pytest.xfail(f"in TensorFlow Lite Micro: {BREAK_OFF[path.stem]}")
+        raise
     assert wrong == 0
     assert source.arena <= source.peak + 16
 
@@ -153,6 +184,68 @@ def test_a_table_holds_what_the_reference_kernel_computes(name: str) -> None:
         interpreter.set_input(np.arange(-128, 128).astype(np.int8).reshape(1, 256), 0)
         interpreter.invoke()
         assert np.array_equal(np.array(interpreter.get_output(0)).reshape(-1), table(name, source, target, options))
+
+
+def on_sides(name: str, quantizers: Sequence[Quantizer], sizes: Sequence[int], options: dict[str, Any]) -> Converted:
+    """A file of one operator; quantizers and elements of its inputs and, last, of its output."""
+    labels = [*"ab"[: len(sizes) - 1], "y"]
+    tensors = tuple(
+        Tensor(label, (1, size), (1, size), "int8", q) for label, size, q in zip(labels, sizes, quantizers, strict=True)
+    )
+    ports = [
+        Port(tensor.name, tensor.shape, (None, 1), q, i) for i, (tensor, q) in enumerate(zip(tensors, quantizers, strict=True))
+    ]
+    last = len(tensors) - 1
+    operator = Operator(name, tuple(range(last)), (last,), options, "node")
+    program = Program(tensors, (operator,), tuple(ports[:last]), tuple(ports[last:]))
+    return Converted(serialised(program), program, ())
+
+
+@pytest.mark.parametrize(("name", "bits"), [("ADD", 3), ("SUB", 3), ("MUL", 3), ("MUL", 20), ("MUL", 27), ("MUL", 30)])
+def test_a_factor_above_one_is_applied_as_the_reference_kernels_do(name: str, bits: int, tmp_path: Path) -> None:
+    """Bits that don't fit are lost."""
+    scales = (1.0, 1.0, 2.0**-bits * 0.7)
+    net = on_sides(name, [Quantizer(scale, zero) for scale, zero in zip(scales, (3, -5, -128), strict=True)], [64] * 3, {})
+    assert differing(net, tmp_path, "-O1", *SANITIZED)[0] == 0
+
+
+@pytest.mark.parametrize("bits", [32, 40, 80])
+def test_a_factor_that_no_kernel_can_apply_keeps_nothing_nothing(bits: int, tmp_path: Path) -> None:
+    """An output whose range is almost nothing; what the reference kernel then does C leaves undefined."""
+    net = on_sides("MUL", [Quantizer(scale, 0) for scale in (1.0, 1.0, 2.0**-bits)], [256] * 3, {})
+    x = np.arange(-128, 128).astype(np.int8)[None]
+    ((found,),) = answered(net, c.generate(net.program, "net"), tmp_path, [[x, 0 * x + 1]], "-O1", *SANITIZED)
+    assert found[0, 128] == 0
+    assert found.any()
+
+
+@pytest.mark.parametrize("classes", [2, 255, 256, 511, 512, 600, 1000, 4000, 8191])
+def test_a_softmax_over_many_classes_alike_gives_each_its_share(classes: int, tmp_path: Path) -> None:
+    """Of 512 or more that are alike the reference kernel shifts by 32 bits, which C leaves undefined."""
+    unit = Quantizer(1 / 256, -128)
+    net = on_sides("SOFTMAX", (Quantizer(0.01, 0), unit), [classes] * 2, {"beta": 1.0})
+    few = np.zeros((1, classes), np.int8)
+    few[0, :2] = 127
+    rows = [np.zeros((1, classes), np.int8), few, np.full((1, classes), -128, np.int8)]
+    answers = answered(net, c.generate(net.program, "net"), tmp_path, [[x] for x in rows], "-O1", *SANITIZED)
+    for x, (found,) in zip(rows, answers, strict=True):
+        powers = np.exp(0.01 * x.astype(np.float64))
+        exact = 256 * powers / powers.sum() - 128
+        assert np.abs(found - np.clip(exact, -128, 127)).max() <= 0.51
+
+
+def test_where_a_runtime_breaks_off_the_node_that_may_be_why_is_named() -> None:
+    net = on_sides("SOFTMAX", (Quantizer(0.01, 0), Quantizer(1 / 256, -128)), [512] * 2, {"beta": 1.0})
+    alike = {"a": np.zeros((1, 512), np.float32)}
+    with pytest.raises(ModelError, match=r"can't run it.* maybe at node 'node': .* SOFTMAX has 512 here"):
+        runners.run("tflm", net, [alike], "net.onnx", limit=100_000)
+    assert (runners.run("c", net, [alike], "net.onnx", limit=0).outputs["y"] < -126).all()
+
+
+def test_a_softmax_over_more_classes_than_its_sum_can_hold_is_refused() -> None:
+    net = on_sides("SOFTMAX", (Quantizer(0.01, 0), Quantizer(1 / 256, -128)), [8192] * 2, {"beta": 1.0})
+    with pytest.raises(UnsupportedOperator, match="node 'node': SOFTMAX over 8,192 classes has no kernel in C"):
+        c.generate(net.program, "net")
 
 
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 31))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from conftest import difference, feed, run
 from graphs import Graph, dscnn, resnet8
 from test_bands import answers
+from test_tflite import model_of
 
 import mcuprune
 from mcuprune import cli, pruning, units
@@ -102,6 +104,55 @@ def test_what_a_cut_costs_in_bands_is_what_the_cut_network_costs_when_it_is_writ
         assert said["sram"] == needs(written, model) or (not form.recipe.changes and said["sram"] < needs(written, model))
         assert banding.sram_of(written, model) <= said["sram"]
     assert in_bands or model == "tflm" or name == "dscnn"  # two of its tensors are the peak whatever runs in bands
+
+
+BOARD = Basis(board="nucleo-f446re")
+
+
+@pytest.mark.parametrize(
+    ("name", "basis"),
+    [
+        ("branching", BOARD),
+        pytest.param("branching", Basis(flash="image"), marks=pytest.mark.slow),
+        pytest.param("resnet8", BOARD, marks=pytest.mark.slow),
+        pytest.param("resnet8", Basis(flash="file"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_file_and_an_estimate_of_time_are_those_of_the_network_in_bands(name: str, basis: Basis) -> None:
+    """Which no sum over nodes gives: bands add operators to the file, and may add work."""
+    net = NETWORKS[name]()
+    limited = "latency" if basis.board else "flash"
+    limits = {**limits_of(net, "peak", sram=0.3), limited: 10**9}
+    costs = BandedCosts(label(net), Banding("peak", limits, basis=basis))
+    in_bands = 0
+    for seed in range(2):
+        chosen = random_widths(costs, seed)
+        said, (form, _) = costs.at(chosen), costs.pick(chosen)
+        planner = BandPlanner(cut_to(costs, chosen))
+        plan = banding.plan_of(planner, form.recipe)
+        assert plan is not None
+        written = planner.written(plan)
+        in_bands += form.recipe.changes
+        assert said[limited] == resources.profile(written, basis).used(basis)[limited]
+        assert costs.least_costs()[limited] <= said[limited]
+        assert costs.gradient(limited, chosen).min() >= 0 < costs.gradient(limited, chosen).max()
+    assert in_bands
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "limit",
+    [["--latency", "90%", "--board", "nucleo-f446re", "--sram-model", "peak"], ["--flash", "60KB", "--flash-model", "file"]],
+)
+def test_prune_holds_a_file_and_an_estimate_of_time_in_bands(limit: Sequence[str], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "net.onnx"
+    command = ["prune", RESNET, "--no-train", "--sram", "40%", *limit, "--bands", "auto", "-o", str(out), "--data", "digits"]
+    assert cli.main([*command, "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["bands"]["regions"]
+    basis = Basis(board="nucleo-f446re") if "--latency" in limit else Basis(flash="file")
+    used = resources.profile(loaded(str(out)), basis).used(basis)
+    assert all(used[name] <= most for name, most in document["budget"].items())
 
 
 def test_the_gradient_in_bands_is_the_slope_between_widths_where_the_same_buffers_count() -> None:
@@ -343,6 +394,45 @@ def test_a_number_of_bands_may_be_a_number_in_python() -> None:
     result = mcuprune.prune(RESNET, {"macs": "80%"}, train=False, int8=False, bands=2)
     assert result.bands is not None
     assert {choice.bands for choice in result.bands.choices} == {2}
+
+
+def test_c_that_prune_writes_runs_its_bands_as_loops(tmp_path: Path, capsys: Any) -> None:
+    out, plain = tmp_path / "net.c", tmp_path / "plain.onnx"
+    command = ["prune", RESNET, "--no-train", "--sram", "35%", "--macs", "60%", "--bands", "auto", "--data", "digits"]
+    assert cli.main([*command, "-o", str(out)]) == 0
+    said = capsys.readouterr().err
+    source, header = out.read_text(), out.with_suffix(".h").read_text()
+    assert "operators row by row" in source
+    arena = re.search(r"_ARENA_BYTES (\d+)", header)
+    assert arena is not None
+    limit = mcuprune.Budget(sram="35%").limits_of(RESNET)["sram"]
+    assert int(arena[1]) <= limit
+    assert f"in C, row by row: {units.show(int(arena[1]), 'bytes')} of RAM" in said
+    banded = loaded(str(out.with_suffix(".onnx")))  # what runtimes of graphs take, measured in the report
+    assert len(banded.nodes) > len(loaded(RESNET).nodes)
+    assert source.count(" operators row by row") < source.count("case ") < 20  # each operator once, whatever the bands
+    result = mcuprune.prune(RESNET, {"sram": "35%", "macs": "60%"}, train=False, bands="auto", data="digits")
+    assert result.bands is not None
+    result.bands.network.save(plain)
+    assert cli.main(["export", str(plain), "-o", str(tmp_path / "same" / "net.c"), "--bands", "auto"]) == 0
+    assert (tmp_path / "same" / "net.c").read_text() == source
+
+
+def test_bands_that_c_can_t_run_are_refused_before_the_work(tmp_path: Path, capsys: Any) -> None:
+    out = str(tmp_path / "net.c")
+    command = ["prune", str(MODELS / "dscnn_digits.onnx"), "--no-train", "--macs", "60%", "--bands", "3000", "-o", out]
+    assert cli.main(command) == 2
+    assert "no part of the network gains from 3000 bands of rows" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_node_without_a_kernel_in_c_is_refused_before_the_work(tmp_path: Path, capsys: Any) -> None:
+    graph = Graph(1, 4, 9, 8)
+    model = str(tmp_path / "net.onnx")
+    onnx.save(model_of(graph, graph.add("LogSoftmax", graph.conv("x", 4, 4, 3), axis=1)), model)
+    assert cli.main(["prune", model, "--no-train", "--macs", "60%", "-o", str(tmp_path / "net.c")]) == 2
+    assert "LOG_SOFTMAX has no kernel in C" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx"]
 
 
 def test_a_pruner_finishes_in_bands(files: dict[str, str]) -> None:

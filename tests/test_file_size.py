@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from conftest import CORPUS_SHAPES, corpus, random_selection
+from conftest import CORPUS_SHAPES, corpus, feed, random_selection
 from graphs import Graph, dscnn, mobilenet, resnet8
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_bands import LAYERS, as_int8, loaded, stacks
 from test_tflite import int8, model_of
 
 import mcuprune
@@ -18,11 +21,11 @@ from mcuprune import exporting
 from mcuprune.channels.labelling import label
 from mcuprune.cli import main
 from mcuprune.costs.resources import Basis, CostModel, profile
-from mcuprune.deploy import codesize, kernels, tflite
+from mcuprune.deploy import c, codesize, kernels, tflite
 from mcuprune.deploy.flatbuffer import file_size
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.pieces import Pieces
-from mcuprune.errors import BudgetError, UsageError
+from mcuprune.errors import BudgetError, UnsupportedOperator, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 
@@ -54,7 +57,7 @@ def test_real_int8_files_are_priced_as_they_are_written(path: Path) -> None:
 
 
 def test_the_format_s_own_reader_reads_what_is_written(tmp_path: Path) -> None:
-    schema = pytest.importorskip("tflite_micro.tensorflow.lite.python.schema_py_generated")
+    schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
     graph = Graph(1, 4, 9, 8)
     path = int8(model_of(graph, graph.add("Relu", graph.conv("x", 4, 6, 3))), tmp_path / "net.onnx")
     net = network.load(path)
@@ -162,14 +165,54 @@ def test_what_nobody_knows_is_no_limit(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_table_of_code_has_every_operator_and_names_its_toolchain() -> None:
     assert codesize.table()["tflm"]["operators"].keys() == kernels.KERNELS.keys()
-    from mcuprune.deploy import c
-
     assert [*codesize.table()["c"]["operators"]] == c.kernel_names()
     assert all("gcc" in row["toolchain"] or "g++" in row["toolchain"] for row in codesize.table().values())
     program = lower(resnet8())
     assert codesize.of_program(program, "c") < 8_000 < codesize.of_program(program, "tflm") < 90_000
     with pytest.raises(UsageError, match="microtvm"):
         codesize.of_program(program, "microtvm")
+
+
+def declared(source: str) -> int:
+    """Bytes of all constants that a C file declares, of a core with pointers of 4 bytes."""
+    width = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "int32_t": 4}
+    arrays = re.findall(r"^static const (\w+) \w+\[(\d+)\] = ", source, re.MULTILINE)
+    structs = re.findall(r"^static const window_t \w+ = {(.*)};", source, re.MULTILINE)
+    return sum(width[kind] * int(count) for kind, count in arrays) + sum(12 + 2 * (s.count(",") - 2) for s in structs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_of_runtime_c_is_the_constants_that_export_writes(name: str, tmp_path: Path, capsys) -> None:
+    model, out = str(MODELS / f"{name}.onnx"), tmp_path / "net.onnx"
+    exporting.export(exporting.Request(model, str(out), data="digits"))
+    exporting.export(exporting.Request(str(out), str(tmp_path / "net.c")))
+    constants = declared((tmp_path / "net.c").read_text())
+    totals = []
+    for path in (str(out), model):
+        assert main(["profile", path, "--runtime", "c", "--format", "json"]) == 0
+        totals.append(json.loads(capsys.readouterr().out)["models"][0]["total"])
+    assert totals[0]["file"] == constants
+    assert constants <= totals[1]["file"] <= 1.001 * constants  # a float one's arrays may turn out equal once it is int8
+    code = codesize.of_program(lower(network.load(out, accept=ops.accept(str(out)))), "c")
+    assert totals[0]["image"] == constants + code
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(stacks(LAYERS))
+def test_so_are_those_of_random_networks(model: onnx.ModelProto) -> None:
+    net = as_int8(loaded(model), feed(model, seed=1))
+    try:
+        written = c.generate(tflite.convert(net).program, "net").c
+    except UnsupportedOperator:
+        return
+    assert profile(net, Basis(runtime="c")).total["file"] == declared(written)
+
+
+def test_while_cutting_the_constants_of_c_are_no_limit() -> None:
+    model = str(MODELS / "resnet8_digits.onnx")
+    for meant in ("file", "image"):
+        with pytest.raises(UsageError, match=f"the {meant} of generated C is counted once it is generated"):
+            CostModel(label(network.load(model)), Basis(flash=meant, runtime="c")).at(np.array([1]))
 
 
 def test_a_file_without_a_kernel_has_no_size() -> None:

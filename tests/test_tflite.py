@@ -392,6 +392,23 @@ def test_the_format_agrees_with_the_schema() -> None:
             assert slot_of(schema, f"{options}Options", written) == slot, (options, field)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_every_operator_has_its_table_of_options_even_an_empty_one(name: str, tmp_path: Path) -> None:
+    """Where the schema has a table for it, of whatever name."""
+    schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
+    content = converted(int8(CASES[name](), tmp_path / "net.onnx")).content
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytearray(content), 0))
+    words = {value: word for word, value in vars(schema.BuiltinOperator).items() if not word.startswith("_")}
+    own = {"MAXIMUM": "MaximumMinimum", "MINIMUM": "MaximumMinimum", "AVERAGE_POOL_2D": "Pool2D", "MAX_POOL_2D": "Pool2D"}
+    for operator in model.subgraphs[0].operators:
+        word = words[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        reduces = word in ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
+        wanted = "Reducer" if reduces else own.get(word, word.replace("_", ""))
+        known = {options.removesuffix("Options").lower() for options in vars(schema.BuiltinOptions)}
+        found = type(operator.builtinOptions).__name__.removesuffix("OptionsT")
+        assert found.lower() == (wanted.lower() if wanted.lower() in known else "nonetype"), word
+
+
 def slot_of(schema: Any, table: str, field: str) -> int:
     """The id that the generated code writes a field under."""
     seen: list[int] = []

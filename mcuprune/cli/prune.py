@@ -22,6 +22,7 @@ from mcuprune.places import Output
 from mcuprune.train import ranks
 from mcuprune.train.request import Repeats, Request
 from mcuprune.train.task import Step
+from mcuprune.units import show as show_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,21 @@ def _run(flags: Flags, request: Request) -> int:
                 console.say("the same command with --resume goes on from the last state that was stored")
             raise
     if to_export is not None:
-        written = exporting.export(to_export)
-        console.say(f"written: {', '.join(written.files)}, from {request.output}")
+        without_bands = None if to_export.bands == "off" or result.bands is None else result.bands.network
+        written = exporting.export(to_export, net=without_bands)
+        console.say(f"written: {', '.join(written.files)}, from {request.output}{_memory_of(written)}")
+        limit = result.budget.limits.get("sram")
+        if written.rows is not None and limit is not None and request.basis.sram == "peak" and written.rows.arena > limit:
+            console.say(
+                f"{written.files[0]}: that is above the limit of {show_size(limit, 'bytes')}, which its ONNX file holds"
+            )
+            return _emit(result, as_json=flags.format == "json", quiet=quiet) or NO
     return _emit(result, as_json=flags.format == "json", quiet=quiet)
+
+
+def _memory_of(written: exporting.Exported) -> str:
+    """What generated C that runs row by row takes, which the report on the ONNX file doesn't say."""
+    return "" if written.rows is None else f"; in C, row by row: {show_size(written.rows.arena, 'bytes')} of RAM"
 
 
 def _configured(flags: Flags, asked: Mapping[str, Any]) -> Request:
@@ -158,8 +171,9 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
 def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]:
     """What to prune, and how to export it where ``-o`` has the suffix of another format than ONNX.
 
-    The ONNX file is written beside, for all that a report is measured on. Refuses before the work: raises UsageError for
-    floats, OutputError for places, UnsupportedOperator for a node without an int8 kernel.
+    The ONNX file is written beside, for all that a report is measured on; its bands are those of runtimes that run graphs, and
+    those of generated C are loops. Refuses before the work: raises UsageError for floats and for bands that gain nothing,
+    OutputError for places, UnsupportedOperator for a node without an int8 kernel.
     """
     place = Path(request.output)
     if place.suffix not in exporting.EXPORTS or place.suffix == ".onnx":
@@ -170,12 +184,14 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
     if beside.resolve() == Path(request.model).resolve():  # m.onnx to m.tflite
         beside = place.with_name(Path(_pruned(place.name)).name)
     to_prune = replace(request, output=str(beside))
-    to_export = exporting.Request(to_prune.output, str(place))
+    own = place.suffix in exporting.ROWS_OF_THEIR_OWN
+    to_export = exporting.Request(to_prune.output, str(place), bands=str(request.bands) if own else "off")
     outputs = [Output("-o", to_prune.output, make_folder=True), *exporting.planned(to_export)]
     places.settle(outputs, face.engine().sources(to_prune))
     net = face.load(request.model, input_shapes=request.input_shapes, outputs=request.outputs)
     if lacking := face.profile(net).memory.unsupported:
         raise UnsupportedOperator(f"{request.model}: -o {place}: {lacking[0]}; name a file that ends in .onnx")
+    exporting.refuse_early(replace(to_export, model=request.model), net)
     return to_prune, to_export
 
 

@@ -13,7 +13,7 @@ nothing cheaper holds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Literal, NamedTuple, NoReturn
@@ -27,8 +27,9 @@ from mcuprune.bands.rowgraph import RowGraph
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.embedding import sums, worthwhile
+from mcuprune.costs.functions import CostFunction, Regrouped
 from mcuprune.costs.profiles import full_order
-from mcuprune.costs.resources import Basis, CostModel, Profile, Terms
+from mcuprune.costs.resources import RESOURCES, Additive, Basis, CostModel, Profile, Terms
 from mcuprune.deploy import boards as runtimes
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
@@ -79,21 +80,38 @@ class Banding:
     """How row bands may be used.
 
     model: what SRAM means. limits: by resource, in base units. count: so many bands where they lower SRAM most, limit or not;
-    None for as few as the limits need, and none where they hold without.
+    None for as few as the limits need, and none where they hold without. basis: what the other limits are held against.
     """
 
     model: Model
     limits: Mapping[str, int]
     count: int | None = None
+    basis: Basis = field(default_factory=Basis)
 
     @property
     def sram(self) -> int | None:
         """The limit of SRAM in bytes."""
         return self.limits.get("sram")
 
-    def admits(self, sums: Mapping[str, int], plain: Mapping[str, int]) -> bool:
-        """Whether bands may make these of the resources that add up: each holds its limit, or costs no more than ``plain``."""
-        return all(sums[name] <= max(limit, plain[name]) for name, limit in self.limits.items() if name in sums)
+    @property
+    def counted(self) -> Basis:
+        """What every limit is held against."""
+        return replace(self.basis, sram=self.model)
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """The limited resources beside SRAM that no sum over nodes gives: a file's size, an estimate of time."""
+        found = {name: RESOURCES[name].under(self.basis.models.get(name)) for name in self.limits if name != "sram"}
+        return tuple(name for name, resource in found.items() if not isinstance(resource, Additive))
+
+    def costs(self, net: Network) -> dict[str, int]:
+        """What a network costs of all that may be limited beside SRAM."""
+        whole = resources.profile(net, self.counted).used(self.counted) if self.whole else {}
+        return sums(net) | {name: whole[name] for name in self.whole}
+
+    def admits(self, costs: Mapping[str, int], plain: Mapping[str, int]) -> bool:
+        """Whether bands may make these costs of a network's: each holds its limit, or is no more than ``plain``."""
+        return all(costs[name] <= max(limit, plain[name]) for name, limit in self.limits.items() if name in costs)
 
 
 def banding_of(bands: str | int, basis: Basis, limits: Mapping[str, int]) -> Banding | None:
@@ -103,13 +121,7 @@ def banding_of(bands: str | int, basis: Basis, limits: Mapping[str, int]) -> Ban
         return None
     if basis.sram == "max-in-out":
         raise UsageError("--bands: --sram-model max-in-out looks at one operator at a time; bands need peak or tflm")
-    if basis.flash != "paper" and "flash" in limits:
-        raise UsageError(
-            f"--bands: --flash-model {basis.flash} prices the network without the operators that bands add; leave one out"
-        )
-    if "latency" in limits:
-        raise UsageError("--bands: --latency prices the network without the operators that bands add; leave one out")
-    return Banding(basis.sram, limits, count)
+    return Banding(basis.sram, limits, count, basis)
 
 
 # ------------------------------------------------------------------------------------------------------ plans, by cost
@@ -223,10 +235,10 @@ def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> 
 
 def _chosen(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> Run:
     """``in_bands``, in the order of the bands."""
-    plain, own = sram_of(net, banding.model), sums(net)
+    plain = sram_of(net, banding.model)
     if banding.count is None and (banding.sram is None or plain <= banding.sram):
         return Run(net, (), plain, BandPlanner(net))
-    known = tuple(recipes)
+    known, own = tuple(recipes), banding.costs(net)
     ways = planners(net, banding)
     planner = ways[()]
     best: Run | None = None
@@ -235,9 +247,11 @@ def _chosen(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> R
         if not banding.admits(sums(written), own):
             continue
         size = sram_of(written, banding.model)
-        if best is None or size < best.sram:
+        if best is not None and size >= best.sram:
+            continue
+        if not banding.whole or banding.admits(banding.costs(written), own):
             best = Run(written, plan.choices, size, planner, names)
-        if banding.count is None and banding.sram is not None and size <= banding.sram:
+        if banding.count is None and banding.sram is not None and best is not None and best.sram <= banding.sram:
             break
     if best is None or best.sram >= plain:
         return Run(net, (), plain, planner)
@@ -330,6 +344,9 @@ class _Plain:
     def sums(self, widths: np.ndarray) -> dict[str, int]:
         return self._model.sums(widths)
 
+    def cost(self, name: str) -> CostFunction:
+        return self._model.of_plain[name]
+
 
 class _InBands:
     """All cuts of a network that runs in the same bands. Copies of an operator share its weights, and so its channels.
@@ -337,7 +354,7 @@ class _InBands:
     Of the peak it is the order of the bands that counts. The best order of the file that is written needs no more.
     """
 
-    def __init__(self, plain: CostModel, net: Network, recipe: Recipe, added: int) -> None:
+    def __init__(self, plain: BandedCosts, net: Network, recipe: Recipe, added: int) -> None:
         """net: the network in bands, at its full widths. Raises ValueError where its groups aren't those of ``plain``."""
         channels = label(net)
         self.recipe, self.operators = recipe, added
@@ -370,6 +387,10 @@ class _InBands:
 
     def sums(self, widths: np.ndarray) -> dict[str, int]:
         return dict(zip(self._additive, map(int, self._sums.values(widths[self._groups])), strict=True))
+
+    def cost(self, name: str) -> CostFunction:
+        """Of one of the resources that no sum gives."""
+        return Regrouped(self._model.functions[name], self._groups, self._n)
 
     def _steps(self, own: np.ndarray) -> Sequence[memory.Step]:
         structure = self._model.structure(own)
@@ -405,6 +426,25 @@ def _same_groups(plain: Channels, banded: Channels) -> np.ndarray:
     return np.array(order, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class _OfPicked:
+    """A cost other than SRAM in the bands that the rule picks at the widths. Other widths may be run otherwise."""
+
+    model: BandedCosts
+    name: str
+    monotone = False
+
+    def value(self, widths: np.ndarray) -> int:
+        return self.model.pick(widths)[0].cost(self.name).value(widths)
+
+    def gradient(self, widths: np.ndarray) -> np.ndarray:
+        return self.model.pick(widths)[0].cost(self.name).gradient(widths)
+
+    def least(self) -> int:
+        """Without bands, which add to everything but SRAM."""
+        return self.model.of_plain[self.name].least()
+
+
 class _BandedSram:
     """SRAM in the bands that the rule picks at the widths. What it takes to hold a limit grows with every width."""
 
@@ -433,19 +473,25 @@ class BandedCosts(CostModel):
     """
 
     def __init__(self, channels: Channels, banding: Banding) -> None:
-        super().__init__(channels, Basis(sram=banding.model))
+        super().__init__(channels, banding.counted)
         self.banding = banding
+        self.of_plain = self.functions
         self._plain = _Plain(self)
         self._picked: dict[bytes, tuple[_Plain | _InBands, int]] = {}
         monotone = self.functions["sram"].monotone
-        self.functions = {**self.functions, "sram": _BandedSram(self, monotone=monotone)}
+        picked = {name: _OfPicked(self, name) for name in banding.whole}
+        self.functions = {**self.functions, **picked, "sram": _BandedSram(self, monotone=monotone)}
 
     def of(self, channels: Channels) -> BandedCosts:
         return BandedCosts(channels, self.banding)
 
     def at(self, widths: np.ndarray) -> dict[str, int]:
         form, size = self.pick(widths)
-        return {**super().at(widths), **form.sums(widths), "sram": size}
+        return {**super().at(widths), **form.sums(widths), **self._whole(form, widths), "sram": size}
+
+    def _whole(self, form: _Plain | _InBands, widths: np.ndarray) -> dict[str, int]:
+        """The limited costs that no sum gives; they take longest."""
+        return {name: form.cost(name).value(widths) for name in self.banding.whole}
 
     def refuse_idle(self) -> None:
         """Raise UsageError where a number of bands is asked for that helps nothing."""
@@ -470,14 +516,15 @@ class BandedCosts(CostModel):
         if banding.count is None and (limit is None or best[1] <= limit):
             return best
         own = self.sums(widths)
+        whole = self._whole(self._plain, widths)
         forms = sorted(self._forms, key=lambda form: (max(0, form.sums(widths)["macs"] - own["macs"]), form.operators))
         for form in forms:
             if not banding.admits(form.sums(widths), own):
                 continue
             size = form.sram(widths)
-            if size < best[1]:
+            if size < best[1] and banding.admits(self._whole(form, widths), whole):
                 best = (form, size)
-            if banding.count is None and limit is not None and size <= limit:
+            if banding.count is None and limit is not None and best[1] <= limit:
                 break
         return best
 

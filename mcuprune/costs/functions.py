@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import ceil
 from typing import Protocol
@@ -148,6 +149,28 @@ class Time(CostFunction):
 
     def least(self) -> int:
         return self.value(self._model.least)
+
+
+@dataclass(frozen=True)
+class Regrouped(CostFunction):
+    """A cost as a function of another network's widths. groups: for each of its own groups the other's; count: of these."""
+
+    function: CostFunction
+    groups: np.ndarray
+    count: int
+
+    @property
+    def monotone(self) -> bool:
+        return self.function.monotone
+
+    def value(self, widths: np.ndarray) -> int:
+        return self.function.value(widths[self.groups])
+
+    def gradient(self, widths: np.ndarray) -> np.ndarray:
+        return np.bincount(self.groups, self.function.gradient(widths[self.groups]), self.count)
+
+    def least(self) -> int:
+        return self.function.least()
 
 
 class LargestStep(CostFunction):

@@ -131,21 +131,24 @@ class _MaxInOut(Resource):
 
 @dataclass(frozen=True, kw_only=True)
 class _File(Resource):
-    """The .tflite file that export writes; with ``runs`` the code that runs it too."""
+    """What export writes for the runtime: the .tflite file, or the constants of generated C; with ``runs`` the code too.
+
+    Of a float network, the constants of C are those of the int8 one, but for arrays that turn out equal and are stored once.
+    """
 
     runs: bool = False
 
     def measure(self, measured: Measured) -> int:
-        program = measured.program
+        program, runtime = measured.program, measured.basis.runtime
         program.check()
-        if self.runs and measured.basis.runtime == "c":
-            return codesize.c_constants(program) + codesize.of_program(program, "c")
-        return measured.file + (codesize.of_program(program, measured.basis.runtime) if self.runs else 0)
+        quantised = any(node.op == "QuantizeLinear" for node in measured.network.nodes)
+        size = codesize.c_constants(program, known=quantised) if runtime == "c" else measured.file
+        return size + (codesize.of_program(program, runtime) if self.runs else 0)
 
     def function(self, model: Model) -> CostFunction:
-        if self.runs and model.basis.runtime == "c":
+        if model.basis.runtime == "c":
             raise UsageError(
-                "the image of generated C is counted once it is generated; while cutting, limit --flash-model paper"
+                f"the {self.name} of generated C is counted once it is generated; while cutting, limit --flash-model paper"
             )
         return FileBytes(model, model.basis.runtime if self.runs else None)
 
@@ -192,7 +195,7 @@ _MAX_IN_OUT = _MaxInOut(
     meaning="inputs and outputs of the largest operator",
     place=("memory", "max_in_out"),
 )
-FILE = _File(name="file", unit="bytes", title="file", meaning="the .tflite that export writes")
+FILE = _File(name="file", unit="bytes", title="file", meaning="the .tflite that export writes, or the constants of C")
 IMAGE = _File(
     name="image",
     unit="bytes",

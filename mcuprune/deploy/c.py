@@ -112,6 +112,19 @@ def written(
     return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes, row_report(selection, plan))
 
 
+def moved_by(port: Port, *, into: bool) -> Constant | None:
+    """What ``move`` takes to bring an input in, or an output out, in the ONNX file's order; None where it is the kernels'."""
+    kept = [axis for axis in port.axes if axis is not None]
+    own = [prod(port.shape[axis + 1 :]) for axis in kept]
+    sizes = [port.shape[axis] for axis in kept]
+    packed = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
+    axes = merged_axes(list(zip(sizes, *((own, packed) if into else (packed, own)), strict=True)))
+    if len(axes) <= 1:
+        return None
+    padded = [(1, 0, 0)] * (5 - len(axes)) + axes
+    return Constant("int32_t", tuple(number for axis in padded for number in axis))
+
+
 def kernel_names() -> list[str]:
     """All kernels."""
     stems = sorted(PurePath(file.name).stem for file in (resources.files("mcuprune.deploy") / "ckernels").iterdir())
@@ -328,17 +341,12 @@ class _Writer:
 
     def copy(self, port: Port, pointer: str, channels_last: bool, *, into: bool) -> list[str]:
         """The lines that bring an input in or an output out."""
-        kept = [axis for axis in port.axes if axis is not None]
-        own = [prod(port.shape[axis + 1 :]) for axis in kept]
-        sizes = [port.shape[axis] for axis in kept]
-        packed = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
-        axes = merged_axes(list(zip(sizes, *((own, packed) if into else (packed, own)), strict=True)))
         at = self.at(port.tensor)
-        if channels_last or len(axes) <= 1:
+        numbers = None if channels_last else moved_by(port, into=into)
+        if numbers is None:
             target, source = (at, pointer) if into else (pointer, at)
             return [f"memcpy({target}, {source}, {prod(port.shape)});"]
         self._used.add("move")
-        padded = [(1, 0, 0)] * (5 - len(axes)) + axes
-        table = self.constant(Constant("int32_t", tuple(number for axis in padded for number in axis)))
+        table = self.constant(numbers)
         source, target = (pointer, at) if into else (at, pointer)
         return [f"move({source}, {target}, {table});"]

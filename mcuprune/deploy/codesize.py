@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # every command names a runtime, and only generated C needs w
 #: with CMSIS-NN. c: the C that is generated here.
 Runtime = Literal["tflm", "tflm-ref", "cube-ai", "microtvm", "c"]
 
+#: Kernels of generated C whose arrays follow from shapes.
+_OF_SHAPES = frozenset({"bilinear", "move"})
+
 
 @cache
 def table() -> Mapping[str, Any]:
@@ -53,19 +56,28 @@ def of_program(program: Program, runtime: Runtime) -> int:
     return int(code)
 
 
-def c_constants(program: Program) -> int:
-    """Bytes of the constants of generated C: weights, factors, descriptions of layers, tables."""
+def c_constants(program: Program, *, known: bool) -> int:
+    """Bytes of the constants of generated C: weights, factors, descriptions of layers, tables.
+
+    known: whether the program has the numbers that are written, so that equal arrays are known for one; of a network that isn't
+    int8 yet only what follows from shapes is compared.
+    Raises UnsupportedOperator, naming the node, for what generated C has no kernel for.
+    """
+    from mcuprune.deploy.c import moved_by
     from mcuprune.deploy.steps.calls import Constant, Window
 
-    arrays: dict[int, Constant] = {}
-    windows: dict[int, Window] = {}
-    for argument in (argument for call in _c_calls(program) for argument in call.arguments):
-        if isinstance(argument, Window):
-            windows[id(argument)] = argument
-        elif isinstance(argument, Constant):
-            arrays[id(argument)] = argument
-    for window in windows.values():
-        arrays |= {id(part): part for part in (window.weights, window.bias_number, window.shift) if part is not None}
+    moves = [moved_by(port, into=into) for into, side in ((True, program.inputs), (False, program.outputs)) for port in side]
+    arrays: dict[Any, Constant] = {move: move for move in moves if move is not None}
+    windows: dict[Any, Window] = {}
+    for call in _c_calls(program):
+        compared = known or call.kernel in _OF_SHAPES
+        for argument in call.arguments:
+            if isinstance(argument, Window):
+                windows[argument if compared else id(argument)] = argument
+                parts = [part for part in (argument.weights, argument.bias_number, argument.shift) if part is not None]
+            else:
+                parts = [argument] if isinstance(argument, Constant) else []
+            arrays |= {part if compared else id(part): part for part in parts}
     return sum(array.bytes for array in arrays.values()) + sum(window.bytes for window in windows.values())
 
 

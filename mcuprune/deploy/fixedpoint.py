@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 LOW, HIGH = -128, 127
 INT32_MAX = 2**31 - 1
+#: By how many bits a factor shifts to the left at most.
+MOST_SHIFT = 31
 
 #: e^(-2^k) for k = -2 ... 4, with 31 fractional bits.
 _POWERS_OF_E = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
@@ -32,13 +34,15 @@ class Factor(NamedTuple):
 
 
 def factor(real: float) -> Factor:
-    """A real number >= 0 as a ``Factor``; one below 2^-32 is 0."""
+    """A real number >= 0 as a ``Factor``; one below 2^-32 is 0, one of 2^31 or more just below that."""
     if real == 0:
         return Factor(0, 0)
     mantissa, shift = frexp(real)
     number = round_half_away(mantissa * 2**31)
     if number == 2**31:
         number, shift = number // 2, shift + 1
+    if shift > MOST_SHIFT:  # no kernel shifts further
+        return Factor(INT32_MAX, MOST_SHIFT)
     return Factor(0, 0) if shift < -31 else Factor(number, shift)
 
 
@@ -58,8 +62,9 @@ def shift_right(value: int, bits: int) -> int:
 
 
 def scaled(value: int, by: Factor) -> int:
-    """``value`` times a factor, rounded as the kernels round."""
-    return shift_right(high_product(value * (1 << max(by.shift, 0)), by.number), max(-by.shift, 0))
+    """``value`` times a factor, rounded as the kernels round; of a shift to the left bits that don't fit are lost."""
+    shifted = ((value << max(by.shift, 0)) + 2**31) % 2**32 - 2**31
+    return shift_right(high_product(shifted, by.number), max(-by.shift, 0))
 
 
 def clamped(value: int, low: int = LOW, high: int = HIGH) -> int:

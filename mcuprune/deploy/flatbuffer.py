@@ -90,7 +90,8 @@ class _Writer:
     def __init__(self, program: Program, *, names: bool) -> None:
         self.program, self.names = program, names
         self.pieces = Pieces()
-        self.buffers = [self.pieces.table([])]  # by the format's rule the first is empty, and what computed tensors point to
+        self.empty = self.pieces.table([])
+        self.buffers = [self.empty]  # by the format's rule the first is empty, and what computed tensors point to
         self.quantisations: dict[int, Reference] = {}
 
     def collect(self, plan: Any) -> Reference:
@@ -194,7 +195,7 @@ class _Writer:
                 for key, value in operator.options.items()
                 if key in slots
             ]
-            fields += [(3, "uint8", union), (4, _REFERENCE, self.pieces.table(values))]
+            fields += [(3, "uint8", union), (4, _REFERENCE, self.pieces.table(values) if values else self.empty)]
         return self.pieces.table(fields)
 
 

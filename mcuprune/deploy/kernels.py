@@ -1,6 +1,7 @@
 """The table of TensorFlow Lite operators: what each is called in a file, and what its kernel in TFLM takes beside tensors.
 
-Versions are the lowest that mean int8 as it is written here. ``options`` and ``data`` are the sizes of TFLM's own structures
+Versions are the lowest that mean int8 as it is written here (and of DEPTH_TO_SPACE the only one that LiteRT's reference kernels
+have). ``options`` and ``data`` are the sizes of TFLM's own structures
 (commit 90b983c2), which live as long as the interpreter: the parsed options of an operator, and what its kernel keeps. Scratch
 is memory that a kernel asks for while it runs; which and how much depends on the kernels that are linked (``Kernels``).
 """
@@ -18,6 +19,9 @@ from mcuprune.graph.network import Shape
 Kernels = Literal["cmsis-nn", "reference"]
 #: Transposing kernels of CMSIS-NN take no more dimensions; what TFLM does with more is undefined.
 MAX_TRANSPOSED = 4
+#: The reference kernel of SOFTMAX can't divide by a sum of so many equal classes: it shifts by all 32 bits, and breaks off
+#: where that is checked.
+CLASSES_ALIKE = 512
 #: CMSIS-NN runs a transposed convolution as one with a reversed kernel where it has more input channels than this.
 REVERSED_ABOVE = 16
 
@@ -137,7 +141,7 @@ _NOTHING = Bytes(0, 0)
 class Kernel:
     """A row of the table.
 
-    code, version: in the file's schema. table: name of its options there, "" where it has none.
+    code, version: in the file's schema. table: name of its options there, without or with fields; "" where it has none.
     keeps: whether its output has its input's quantiser, always.
     options: bytes of the options as TFLM parses them. data: bytes that the kernel keeps; ``optimised`` those of CMSIS-NN.
     scratch: what it asks for while it runs.
@@ -166,39 +170,39 @@ _REDUCED, _POOLED = _same(44), _same(32)
 _CONVOLVED = Bytes(56, 80)
 
 KERNELS: Mapping[str, Kernel] = {
-    "ABS": Kernel(101, 1, data=Bytes(32, 48)),
+    "ABS": Kernel(101, 1, "Abs", data=Bytes(32, 48)),
     "ADD": Kernel(0, 2, "Add", Bytes(4, 8), _same(60)),
     "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool, keeps=True),
     "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(96, 128), Bytes(128, 160)),
     "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80), keeps=True),
     "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
     "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
-    "DEPTH_TO_SPACE": Kernel(5, 2, "DepthToSpace", _same(4), _same(20), keeps=True),
+    "DEPTH_TO_SPACE": Kernel(5, 1, "DepthToSpace", _same(4), _same(20), keeps=True),
     "DIV": Kernel(42, 2, "Div", _same(4), _same(28)),
     "ELU": Kernel(111, 1, data=_same(256)),
     "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", Bytes(5, 32), Bytes(48, 72), Bytes(72, 104), _fully_connected),
     "GATHER": Kernel(36, 2, "Gather", _same(8), _same(20), keeps=True),
-    "HARD_SWISH": Kernel(117, 1, data=_same(20)),
+    "HARD_SWISH": Kernel(117, 1, "HardSwish", data=_same(20)),
     "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
     "LOGISTIC": Kernel(14, 2, data=_same(16)),
-    "LOG_SOFTMAX": Kernel(50, 2, data=Bytes(28, 40)),
-    "MAXIMUM": Kernel(55, 2, keeps=True),
+    "LOG_SOFTMAX": Kernel(50, 2, "LogSoftmax", data=Bytes(28, 40)),
+    "MAXIMUM": Kernel(55, 2, "MaximumMinimum", keeps=True),
     "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36), keeps=True),
     "MEAN": Kernel(40, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
-    "MINIMUM": Kernel(57, 2, keeps=True),
+    "MINIMUM": Kernel(57, 2, "MaximumMinimum", keeps=True),
     "MIRROR_PAD": Kernel(100, 2, "MirrorPad", _same(4), _same(20), scratch=_mirror_pad, keeps=True),
     "MUL": Kernel(18, 2, "Mul", _same(4), _same(36)),
-    "PAD": Kernel(34, 2, data=_same(56), keeps=True),
-    "PADV2": Kernel(60, 2, data=_same(56), keeps=True),
+    "PAD": Kernel(34, 2, "Pad", data=_same(56), keeps=True),
+    "PADV2": Kernel(60, 2, "PadV2", data=_same(56), keeps=True),
     "PRELU": Kernel(54, 1, data=_same(28)),
-    "QUANTIZE": Kernel(114, 2, data=_same(32)),
+    "QUANTIZE": Kernel(114, 2, "Quantize", data=_same(32)),
     "REDUCE_MAX": Kernel(82, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum, keeps=True),
     "REDUCE_MIN": Kernel(89, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum, keeps=True),
     "RELU": Kernel(19, 2, data=_same(28)),
     "RESHAPE": Kernel(22, 1, "Reshape", _same(36), keeps=True),
     "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(4), keeps=True),
     "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(4), keeps=True),
-    "SLICE": Kernel(65, 2, keeps=True),
+    "SLICE": Kernel(65, 2, "Slice", keeps=True),
     "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88)),
     "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), _same(20), keeps=True),
     "SPLIT": Kernel(49, 2, "Split", _same(4), keeps=True),
@@ -207,7 +211,7 @@ KERNELS: Mapping[str, Kernel] = {
     "SUB": Kernel(41, 2, "Sub", Bytes(4, 8), _same(52)),
     "SUM": Kernel(74, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
     "TANH": Kernel(28, 2, data=_same(16)),
-    "TRANSPOSE": Kernel(39, 2, keeps=True),
+    "TRANSPOSE": Kernel(39, 2, "Transpose", keeps=True),
     "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", Bytes(16, 20), Bytes(72, 88), Bytes(76, 96), _transpose_conv),
 }
 #: What an operator that isn't in the table is taken for: larger than the largest that is but ELU's own.
@@ -222,8 +226,9 @@ PER_CHANNEL = 4
 
 _FUSED = {"fused": (0, "int8")}
 _POOL_FIELDS = {"padding": (0, "int8"), "stride_w": (1, "int32"), "stride_h": (2, "int32")}
-#: Options -> their code in the schema's union, and field -> (id, type).
+#: Options -> their code in the schema's union, and field -> (id, type). Some readers want those without fields, too.
 OPTIONS: Mapping[str, tuple[int, Mapping[str, tuple[int, str]]]] = {
+    "Abs": (78, {}),
     "Add": (11, _FUSED),
     "BatchMatMul": (101, {"adj_x": (0, "bool"), "adj_y": (1, "bool")}),
     "Concatenation": (10, {"axis": (0, "int32")}),
@@ -242,19 +247,27 @@ OPTIONS: Mapping[str, tuple[int, Mapping[str, tuple[int, str]]]] = {
     "Div": (29, _FUSED),
     "FullyConnected": (8, {"fused": (0, "int8"), "keep_num_dims": (2, "bool")}),
     "Gather": (23, {"axis": (0, "int32")}),
+    "HardSwish": (91, {}),
     "LeakyRelu": (75, {"alpha": (0, "float32")}),
+    "LogSoftmax": (36, {}),
+    "MaximumMinimum": (39, {}),
     "MirrorPad": (77, {"mode": (0, "int8")}),
     "Mul": (21, _FUSED),
+    "Pad": (22, {}),
+    "PadV2": (43, {}),
     "Pool2D": (5, {**_POOL_FIELDS, "filter_w": (3, "int32"), "filter_h": (4, "int32"), "fused": (5, "int8")}),
+    "Quantize": (89, {}),
     "Reducer": (27, {"keep_dims": (0, "bool")}),
     "Reshape": (17, {"new_shape": (0, "")}),
     "ResizeBilinear": (15, {"align_corners": (2, "bool"), "half_pixel_centers": (3, "bool")}),
     "ResizeNearestNeighbor": (74, {"align_corners": (0, "bool"), "half_pixel_centers": (1, "bool")}),
+    "Slice": (48, {}),
     "Softmax": (9, {"beta": (0, "float32")}),
     "SpaceToDepth": (19, {"block": (0, "int32")}),
     "Split": (35, {"num_splits": (0, "int32")}),
     "SplitV": (79, {"num_splits": (0, "int32")}),
     "StridedSlice": (32, {"begin_mask": (0, "int32"), "end_mask": (1, "int32")}),
     "Sub": (28, _FUSED),
+    "Transpose": (26, {}),
     "TransposeConv": (49, {**_POOL_FIELDS, "fused": (3, "int8")}),
 }

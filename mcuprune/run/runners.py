@@ -31,6 +31,7 @@ import numpy as np
 
 from mcuprune import __version__
 from mcuprune.deploy import c
+from mcuprune.deploy.kernels import CLASSES_ALIKE
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import MissingExtra, ModelError
@@ -122,7 +123,8 @@ def run(key: str, converted: Converted, inputs: Sequence[Mapping[str, Array]], p
         command = _command(key, folder, sizes, str(limit))
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
         if done.returncode:
-            raise ModelError(f"{path}: {runner.title} can't run it ({_reason(done)})")
+            suspected = _suspected(converted) if done.returncode < 0 and runner.reads_tflite else ""
+            raise ModelError(f"{path}: {runner.title} can't run it ({_reason(done)}){suspected}")
         outputs = {
             port.name: np.stack([port.to_onnx(x) for x in np.load(place / f"out{index}.npy")])
             for index, port in enumerate(converted.outputs)
@@ -140,6 +142,18 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     said = " ".join(done.stderr.split("Traceback")[0].split())
     last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     return said or (f"its kernels broke off with signal {-done.returncode}" if done.returncode < 0 else last)
+
+
+def _suspected(converted: Converted) -> str:
+    """What is known to make reference kernels break off, where the program has it."""
+    tensors = converted.program.tensors
+    for operator in converted.program.operators:
+        if operator.name == "SOFTMAX" and (classes := tensors[operator.outputs[0]].shape[-1]) >= CLASSES_ALIKE:
+            return (
+                f"; maybe at node '{operator.node}': its kernel can't divide by the sum of {CLASSES_ALIKE} or more classes "
+                f"that are alike, and SOFTMAX has {classes:,} here"
+            )
+    return ""
 
 
 # --------------------------------------------------------------------------------------------------------- the other process

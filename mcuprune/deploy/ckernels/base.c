@@ -3,12 +3,12 @@
 static inline int32_t high_product(int32_t a, int32_t b) {
   return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31);
 }
-static inline int32_t shift_right(int32_t x, int bits) { /* to nearest, halves away from zero; no sum can overflow */
+static inline int32_t shift_right(int32_t x, int bits) { /* 0 to 31, to nearest, halves away from zero; no sum can overflow */
   int32_t mask = (int32_t)((1u << bits) - 1);
   return (x >> bits) + ((x & mask) > (mask >> 1) + (x < 0));
 }
-static inline int32_t scaled(int32_t x, int32_t number, int shift) {
-  return shift > 0 ? high_product(x * (1 << shift), number) : shift_right(high_product(x, number), -shift);
+static inline int32_t scaled(int32_t x, int32_t number, int shift) { /* -31 to 31; of a shift to the left bits that don't fit are lost */
+  return shift > 0 ? high_product((int32_t)((uint32_t)x << shift), number) : shift_right(high_product(x, number), -shift);
 }
 static inline int8_t clamped(int32_t x, int low, int high) {
   return (int8_t)(x < low ? low : x > high ? high : x);
