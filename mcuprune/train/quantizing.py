@@ -250,6 +250,7 @@ def _trained(
         make=partial(QuantTrainable, weight_bits=how.weight_bits),
         warm_up=0.0,
         augment=data.augment,
+        mixup=data.mixup,
         answers=how.answers if candidate.taught else None,
         objective=how.objective,
         device=how.device,

@@ -67,6 +67,11 @@ class Teacher:
             found.misses = objective.misses([torch.from_numpy(array) for array in answers], everything)
         return found
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it gives what it answered to examples as they are, whatever is fed."""
+        return self._stored is not None
+
     def __call__(self, chosen: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
         """Its answers to a batch. chosen: which of the training examples. inputs: the same, as they are fed."""
         if self._stored is None:
