@@ -25,6 +25,7 @@ from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
 from mcuprune.train import ranks
 from mcuprune.train.batches import Batches, Made
+from mcuprune.train.evaluate import batch_of
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.optimizer import OPTIMIZERS
@@ -357,7 +358,7 @@ class Trainer:
         assert split.targets is not None
         self.module.eval()
         tallies = self.objective.tallies()
-        for chosen in batches(len(split), 256):
+        for chosen in batches(len(split), batch_of([column.shape[1:] for column in split.inputs])):
             own = chosen[ranks.part(len(chosen))]
             answers = self.answers([array[own] for array in split.inputs])
             outputs = [kind.output(x).cpu().numpy() for kind, x in zip(self.objective.kinds, answers, strict=True)]
