@@ -3,9 +3,9 @@
 ``python tests/benchmarks/bench_sweep.py [--kinds sweep ranks] [--seeds 0 1 2 3 4]``
 
 sweep: ``models/dscnn_digits.onnx`` at three budgets, two methods and two seeds. Twelve ``mcuprune prune`` one after the other
-are compared with ``mcuprune sweep --executor ray --jobs 1`` (processor time of all its processes, Ray's own among them) and with
-the same on two workers, of which two are killed. Processor time is that of a control group (cpuacct, or version 2), so this part
-needs Linux and the right to make one.
+are compared with ``mcuprune sweep --executor ray --jobs 1`` (processor time of all its processes, Ray's own among them) and
+with the same on two workers, of which two are killed. Processor time is that of a control group (cpuacct, or version 2), so
+this part needs Linux and the right to make one.
 
 ranks: digits trained by two gloo ranks and by one process at the same batch; accuracies of the int8 files, whether both ranks
 ended with the same widths.
