@@ -212,6 +212,10 @@ class Pruner:
             self._outer.progress = 1.0
             self.notes.append("nothing has to be cut: the network holds its budget as it is")
 
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{name} {self.costs[name]} of {limit}" for name, limit in self._budget.limits.items())
+        return f"<Pruner of {self._channels.network.path!r} after {self._taken} steps: {sides}>"
+
     @property
     def widths(self) -> dict[str, int]:
         """How many channels each group of channels has at this moment, by the group's name."""

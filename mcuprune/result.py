@@ -168,6 +168,11 @@ class Result(Drawn):
     sensitivity: Sensitivity | None = None
     int8_layers: Int8Layers | None = None
 
+    def __repr__(self) -> str:
+        known = {"accuracy_float": self.accuracy_float, "accuracy_int8": self.accuracy_int8}
+        said = "".join(f", {name} {value:.3f}" for name, value in known.items() if value is not None)
+        return f"<Result of {self.before.path!r}: {self.verdict!r}{said}>"
+
     @property
     def accuracy(self) -> float | None:
         """Of the network as it came."""

@@ -361,3 +361,22 @@ def test_a_network_that_can_not_be_measured_says_why_in_its_place(in_memory: Net
     html = str(mcuprune.load(RESNET)._repr_html_())
     assert html.startswith("<p>&lt;script&gt;")
     assert html.endswith("no entry</p>")
+
+
+def test_what_a_prompt_shows_of_an_object_is_a_line() -> None:
+    net = mcuprune.load(RESNET)
+    budget = mcuprune.Budget(macs="50%")
+    result = mcuprune.prune(net, budget, method="magnitude", train=False)
+    shown = [
+        net,
+        mcuprune.profile(net),
+        mcuprune.check(net, budget),
+        mcuprune.groups(net),
+        result,
+        mcuprune.Pruner(net, budget),
+    ]
+    for thing in shown:
+        assert len(repr(thing)) < 600
+        assert repr(thing).isprintable()
+    assert "resnet8_digits.onnx" in repr(net)
+    assert f"macs {result.verdict.used['macs']} of {result.verdict.limits['macs']}" in repr(result)

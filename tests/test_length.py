@@ -180,11 +180,24 @@ def test_the_wide_phase_grows_with_compute_and_with_the_network_and_shrinks_with
 ) -> None:
     def stop(compute: float = compute, examples: int = examples, weights: int = weights) -> float:
         start, end = wide_phase(compute, examples, Narrow(macs, weights))
-        assert 0 < start < end <= 0.6
+        assert 0 < start < end <= 0.6 or start == end == 0
         return end
 
     assert stop(compute=2 * compute) >= stop() >= stop(examples=2 * examples)
     assert stop(weights=2 * weights) >= stop()
+
+
+def test_where_compute_is_scarce_beside_the_data_no_step_is_spent_wide(tmp_path: Path) -> None:
+    """Then the method is uniform scaling, to the byte, unless the user wants to narrow on the way."""
+    wishes: dict[str, Any] = {"train_compute": 0.4, "from_scratch": True}
+    results = {
+        name: pruning.prune(request(tmp_path / f"{name}.onnx", method=name, **wishes)) for name in ("differentiable", "uniform")
+    }
+    assert (tmp_path / "differentiable.onnx").read_bytes() == (tmp_path / "uniform.onnx").read_bytes()
+    assert any("uniform widths from the first step" in note for note in results["differentiable"].notes)
+    on_the_way = pruning.prune(request(tmp_path / "narrowed.onnx", prune_stop=0.5, **wishes))
+    assert on_the_way.ok
+    assert (tmp_path / "narrowed.onnx").read_bytes() != (tmp_path / "uniform.onnx").read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------------------- ended early

@@ -723,3 +723,24 @@ def test_every_reader_has_its_words_and_an_empty_folder_is_refused_with_all_of_t
         opened(tmp_path)
     for reader in READERS:
         assert reader.what in str(refused.value) or "..." in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "says"),
+    [
+        ([[1], [1, 2]], "lists of several lengths"),
+        ([["a"], ["b"]], "not of numbers alone"),
+        ([[1], 2], "lists of several lengths"),
+        ([{"a": 1}, {"a": 1}], "not of numbers alone"),
+        ([10**30, 1], "whole-number labels"),
+        ([10**400, 1], "no float can hold"),
+        ([float("nan"), 1.0], "whole-number labels"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_targets_that_are_no_labels_are_refused_without_a_warning(tmp_path: Path, targets: list[Any], says: str) -> None:
+    picture(1).save(tmp_path / "x.png")
+    rows = [{"file": "x.png", "label": targets[index % 2]} for index in range(20)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=says):
+        opened(tmp_path / "d.jsonl")

@@ -151,12 +151,12 @@ def split(*sizes: int) -> Callable[[], onnx.ModelProto]:
     return build
 
 
-def concat(axis: int, *, relu: bool = False) -> Callable[[], onnx.ModelProto]:
+def concat(axis: int, *, relu: bool = False, outputs: bool = False) -> Callable[[], onnx.ModelProto]:
     def build() -> onnx.ModelProto:
         graph = Graph(*IMAGE)
         parts = [graph.conv("x", 4, 4, 3), graph.conv("x", 4, 5 if axis == 1 else 4, 1)]
         parts = [graph.add("Relu", part) for part in parts] if relu else parts
-        return model_of(graph, graph.add("Concat", *parts, axis=axis))
+        return model_of(graph, graph.add("Concat", *parts, axis=axis), *(parts[1:] if outputs else ()))
 
     return build
 
@@ -288,6 +288,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "Concat of channels": concat(1),
     "Concat of clamped channels": concat(1, relu=True),
     "Concat of rows": concat(2),
+    "Concat of what goes elsewhere too": concat(2, outputs=True),
     "Pad": single("Pad", np.array([0, 0, 1, 2, 0, 0, 0, 1])),
     "Pad of channels": single("Pad", np.array([0, 2, 0, 0, 0, 1, 0, 0])),
     "Pad of one channel": single("Pad", np.array([0, 1, 0, 0, 0, 1, 0, 0]), shape=(1, 1, 6, 6)),
@@ -370,7 +371,8 @@ def test_a_block_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -
         ("MaxPool, padded", ["PADV2", "MAX_POOL_2D"]),
         ("batch norm", ["DEPTHWISE_CONV_2D"]),
         ("HardSigmoid", ["MUL", "ADD"]),
-        ("Concat of rows", ["CONV_2D", "CONV_2D", "QUANTIZE", "CONCATENATION"]),
+        ("Concat of rows", ["CONV_2D", "CONV_2D", "CONCATENATION"]),
+        ("Concat of what goes elsewhere too", ["CONV_2D", "CONV_2D", "QUANTIZE", "CONCATENATION"]),
     ],
 )
 def test_operators_written(case: str, wanted: list[str], tmp_path: Path) -> None:

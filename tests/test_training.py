@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from mcuprune.data.sets import Data, Split
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.passes import batchnorm as folding
-from mcuprune.train import loop
+from mcuprune.train import batches, loop
 from mcuprune.train.fake_quant import QuantTrainable
 from mcuprune.train.methods import METHODS
 from mcuprune.train.module import Trainable
@@ -363,3 +364,12 @@ def test_a_network_that_lower_precision_cannot_compute_is_refused_before_the_wor
     rehearse(channels, int8=True, train=True, precision="bfloat16")
     with pytest.raises(UnsupportedOperator, match="can't compute the network in no_such_type"):
         rehearse(channels, int8=True, train=True, precision="no_such_type")
+
+
+def test_the_share_of_waiting_is_unknown_before_there_are_two_batches() -> None:
+    waiting = batches.Waiting()
+    assert waiting.share is None
+    waiting.fetch(lambda: time.sleep(0.01))
+    assert waiting.share is None
+    waiting.fetch(lambda: None)
+    assert waiting.share is not None

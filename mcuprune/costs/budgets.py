@@ -19,6 +19,10 @@ class Verdict(Drawn):
     used: Mapping[str, int]
     limits: Mapping[str, int]
 
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{name} {self.used[name]} of {limit}" for name, limit in self.limits.items())
+        return f"<Verdict: {'fits' if self.ok else 'does not fit'}: {sides or 'no limits'}>"
+
     @property
     def ok(self) -> bool:
         """Whether every limit holds."""

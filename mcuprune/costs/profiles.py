@@ -40,6 +40,9 @@ class Profile(Drawn):
     unknown: Mapping[str, str] = field(default_factory=dict)
     basis: Basis = field(default_factory=Basis)
 
+    def __repr__(self) -> str:
+        return f"<Profile of {self.path!r}: {', '.join(f'{name} {value}' for name, value in self.total.items())}>"
+
     @property
     def sram(self) -> int:
         """Bytes: the peak memory of activations, over the best execution order."""

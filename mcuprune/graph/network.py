@@ -66,6 +66,10 @@ class Network(Drawn):
         own = {name: found for name, found in self.stored.items() if self.constants.get(name) is found.value}
         object.__setattr__(self, "stored", own)
 
+    def __repr__(self) -> str:
+        ports = (", ".join(f"{name!r} {list(self.shapes[name])}" for name in names) for names in (self.inputs, self.outputs))
+        return f"<Network {self.path!r}: {' -> '.join(ports)}, {len(self.nodes)} nodes>"
+
     @property
     def opset(self) -> int:
         return opset_of(self.header)

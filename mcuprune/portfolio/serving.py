@@ -116,6 +116,9 @@ class Portfolio:
         best = max(self.variants.values(), key=lambda variant: variant.score).name
         self._active = self._served(best if active is None else active)
 
+    def __repr__(self) -> str:
+        return f"<Portfolio: {', '.join(self.variants)}; {self.active!r} answers>"
+
     @property
     def active(self) -> str:
         """The name of the variant that answers a request that begins now."""

@@ -20,6 +20,9 @@ from mcuprune.units import show
 class Groups(tuple[Group, ...], Drawn):
     """The groups of channels of a network, in its order; of each the name, ``len`` as its width, and why it can't be cut."""
 
+    def __repr__(self) -> str:
+        return f"<Groups: {', '.join(f'{group.name!r} {len(group)}' for group in self)}>"
+
     @property
     def removable(self) -> tuple[Group, ...]:
         """The groups that pruning may narrow."""

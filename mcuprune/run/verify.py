@@ -160,6 +160,10 @@ class Verification:
     memory: Memory
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{one.key} {'as stored' if one.ok else 'DIFFERS'}" for one in self.runtimes)
+        return f"<Verification of {self.path!r}: {'ok' if self.ok else 'not ok'}: {sides}, arena {self.memory.predicted}>"
+
     @property
     def ok(self) -> bool:
         return all(compared.ok for compared in self.runtimes) and self.memory.ok

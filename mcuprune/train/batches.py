@@ -45,15 +45,16 @@ class Waiting:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._started: float | None = None
-        self._until = 0.0
+        self._batches = 0
+        self._started, self._until = 0.0, 0.0
 
     def fetch(self, make: Callable[[], Any]) -> Any:
         """What ``make`` gives, its time counted."""
         before = time.monotonic()
-        if self._started is None:
+        if not self._batches:
             self._started = before
         found = make()
+        self._batches += 1
         self._until = time.monotonic()
         self.seconds += self._until - before
         return found
@@ -61,7 +62,7 @@ class Waiting:
     @property
     def share(self) -> float | None:
         """The share of the time since the first batch; None before there are two."""
-        if self._started is None or self._until <= self._started:
+        if self._batches < 2 or self._until <= self._started:
             return None
         return min(1.0, self.seconds / (self._until - self._started))
 

@@ -34,7 +34,8 @@ class Schedule:
     quant_share: of either, for fake-quant training.
     patience: after so many evaluations in a row without improvement float training ends; None for never.
     batch: examples a step. lr: the optimizer's peak learning rate. prune_every: steps between two updates of the widths.
-    prune_start, prune_stop: between these parts of all float steps the network falls to its budget.
+    prune_start, prune_stop: between these parts of all float steps the network falls to its budget; where both are 0, it does
+        before the first step.
     freeze: whether channels are chosen for good once the budget holds; if not, they follow salience for a while.
     label_smoothing: the part of each label that is spread over all classes.
     """

@@ -77,6 +77,16 @@ def _paired(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -
     return f"{mean(apart):+.1f}" + (f" ± {stdev(apart) / len(apart) ** 0.5:.1f}" if len(apart) > 1 else "")
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """A sentence for the front page: by how much the default is ahead of uniform scaling, wherever several seeds were run."""
+    by_compute: dict[float, list[str]] = {}
+    for (task, budget, compute), by in _cells(rows):
+        apart = _paired(by["differentiable"], by["uniform"])
+        if "±" in apart:
+            by_compute.setdefault(compute, []).append(f"{apart} ({TASKS[task].title}, {budget})")
+    return "; ".join(f"with {compute:g} of a run at full width {', '.join(cells)}" for compute, cells in by_compute.items())
+
+
 def page(rows: list[dict[str, Any]]) -> str:
     """The table of all stored runs."""
     lines = [

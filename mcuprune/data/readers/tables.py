@@ -20,6 +20,7 @@ _FILES = ("file", "filename", "file_name", "path", "filepath", "file_path", "ima
 _SPLITS = ("split", "set", "subset", "part", "partition")
 _CSV, _JSON = (".csv", ".tsv"), (".jsonl", ".ndjson")
 _MOST_ROWS = 10**7
+_EXACT = 2.0**53
 
 
 def read(path: Path, asked: Asked) -> Raw:
@@ -80,18 +81,34 @@ def _targets(path: Path, key: str, rows: Sequence[dict[str, Any]], known: Sequen
     if any(value is None or value == "" for value in values):
         row = next(index for index, value in enumerate(values, 1) if value is None or value == "")
         raise DataError(f"{path}: row {row} has no {key}")
-    if all(isinstance(value, list) for value in values):
-        return (lambda some: np.asarray(some)), ()
+    if any(isinstance(value, (list, dict)) for value in values):
+        return (lambda some: _lists(path, key, some)), ()
     try:
         numbers = [float(value) for value in values]
+    except OverflowError as error:
+        raise DataError(f"{path}: {key} has a number that no float can hold") from error
     except (TypeError, ValueError):
         names = {str(value) for value in values}
         classes, _ = trees.ordered(path.parent, names, known)
         number = {name: index for index, name in enumerate(classes)}
         return (lambda some: np.array([number[str(value)] for value in some], np.int64)), classes
-    whole = all(number.is_integer() for number in numbers) and not any("." in str(value) for value in values)
-    kind = np.int64 if whole else np.float64
+    written_whole = not any("." in str(value) for value in values)
+    kind = np.int64 if written_whole and _are_whole(np.array(numbers)) else np.float64
     return (lambda some: np.array([float(value) for value in some]).astype(kind)), ()
+
+
+def _lists(path: Path, key: str, values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    """Lists of numbers, of one shape all. Raises DataError for others."""
+    try:
+        numbers = np.array(values, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: {key} holds lists of several lengths, or not of numbers alone") from error
+    return numbers.astype(np.int64) if _are_whole(numbers) else numbers
+
+
+def _are_whole(numbers: np.ndarray[Any, Any]) -> bool:
+    """Whether all are whole and so small that a double has no gaps among them: then they may be labels."""
+    return bool((np.abs(numbers) < _EXACT).all() and (numbers == np.round(numbers)).all())
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:

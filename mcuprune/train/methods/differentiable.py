@@ -21,6 +21,7 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
   budget and behind at the next (studies.md, Losses and Trials).
 * *Early.* On an untrained network most of the training belongs to the narrow network: what wide layers have learned is mostly
   lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one starts at once.
+  Where compute is scarce beside the data, no step is spent wide at all, and widths are uniform (compute.md).
 * *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.
 
 Tried and not kept, for it came to the same widths or the same accuracy within noise (studies.md, Trials): channels chosen by
@@ -336,6 +337,20 @@ class Differentiable(Method):
         self._counts_steps = length.fixed
         if length.fixed:
             self.last_cut = self._final
+        if not schedule.prune_stop and not self.cut:
+            self._begin_narrow(trainer)
+
+    def _begin_narrow(self, trainer: Trainer) -> None:
+        """Uniform widths from the first step on: an untrained network shows too little of its channels for any other choice."""
+        task = self.task
+        self.outer.progress, self.outer.widths = 1.0, allocation.uniform(task.model, task.budget, task.multiple_of)
+        self.keep = self.alive = task.channels.top(self.outer.widths, salience(task.channels))
+        trainer.shrink(self.keep)
+        self.cut, self.last_cut = True, 0
+        self.notes.append(
+            "uniform widths from the first step on: in so short a training of so many examples every step belongs to the "
+            "network that stays; --prune-stop 0.3 narrows it on the way"
+        )
 
     def after_step(self, trainer: Trainer) -> bool:
         if self.cut or trainer.position <= self._first:
