@@ -263,7 +263,8 @@ def page(rows: list[Row]) -> str:
         ]
         lines.append(f"| {' | '.join([*cells, '; '.join(besides)])} |")
     for case in ("kws12", "digits"):
-        lines += ["", *_summary(case, [row for row in rows if row["case"] == case])]
+        said = _summary(case, [row for row in rows if row["case"] == case])
+        lines += ["", *said] if said else []
     return "\n".join(lines).rstrip() + "\n"
 
 
