@@ -18,7 +18,7 @@ from mcuprune.train.batches import Batches
 from mcuprune.train.evaluate import Model, batch_of
 
 STATUS = Path("/proc/self/status")
-#: Bytes of the file, and of its pages that may be in memory at any moment: a page that is touched brings some of its neighbours.
+#: Bytes of the file, and of its pages that may be in memory at any moment: a page that is touched brings its neighbours.
 SIZE, MOST = 96 * 2**20, 24 * 2**20
 _BATCH = 64
 SHAPE = (3, 32, 32)

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import graphs
 
 from mcuprune import __version__
+from mcuprune.graph.network import Network
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "data.jsonl", HERE / "data.md"
@@ -75,11 +76,22 @@ def images96(folder: Path) -> None:
 
 
 #: By name: what makes the data, the network, and how many epochs.
-CASES: Mapping[str, tuple[Callable[[Path], None], Callable[[], Any], int]] = {
+CASES: Mapping[str, tuple[Callable[[Path], None], Callable[[], Network], int]] = {
     "arrays": (arrays, graphs.mobilenet, 2),
     "images32": (images32, graphs.resnet8, 3),
     "images96": (images96, graphs.mobilenet, 3),
 }
+
+
+def fresh(net: Network) -> Network:
+    """The network with weights by the rule of He et al. (2015): deep ones of unit weights overflow."""
+    scaled = {}
+    for node in net.nodes:
+        if node.op in ("Conv", "Gemm"):
+            weight = net.constants[node.inputs[1]]
+            fan_in = weight[0].size if node.op == "Conv" or node.attrs.get("transB") else weight.shape[0]
+            scaled[node.inputs[1]] = np.asarray(weight * np.sqrt(2 / fan_in), np.float32)
+    return net.with_constants(scaled)
 
 
 def run(case: str, work: Path) -> Row:
@@ -87,7 +99,7 @@ def run(case: str, work: Path) -> Row:
     data = work / "data"
     data.mkdir()
     make(data)
-    network().save(work / "net.onnx")
+    fresh(network()).save(work / "net.onnx")
     words = ["prune", "net.onnx", "--macs", "60%", "--data", "data", "--from-scratch", "--epochs", str(epochs)]
     words += ["-o", "out.onnx", "--report", "report", "-q"]
     known = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", "MCUPRUNE_CACHE": str(work / "cache")}
