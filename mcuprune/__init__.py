@@ -21,6 +21,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcuprune.asking import Callback as Callback
+    from mcuprune.asking import prune as prune
     from mcuprune.channels.labelling import Group as Group
     from mcuprune.costs.resources import Profile as Profile
     from mcuprune.costs.resources import Verdict as Verdict
@@ -35,25 +37,24 @@ if TYPE_CHECKING:
     from mcuprune.errors import UnsupportedOperator as UnsupportedOperator
     from mcuprune.errors import UsageError as UsageError
     from mcuprune.face import Budget as Budget
-    from mcuprune.face import Callback as Callback
     from mcuprune.face import check as check
     from mcuprune.face import export as export
     from mcuprune.face import groups as groups
     from mcuprune.face import load as load
     from mcuprune.face import profile as profile
-    from mcuprune.face import prune as prune
     from mcuprune.face import verify as verify
     from mcuprune.graph.network import Network as Network
     from mcuprune.pruner import Pruner as Pruner
     from mcuprune.report.drawings import Groups as Groups
     from mcuprune.result import Result as Result
-    from mcuprune.run.verify import Verification as Verification
+    from mcuprune.run.verification import Verification as Verification
     from mcuprune.train.task import Step as Step
 
 __version__ = "0.1.0"
 
 #: Module -> the names that the package takes from it.
 _HOMES = {
+    "asking": ("Callback", "prune"),
     "channels.labelling": ("Group",),
     "data.sets": ("Arrays", "Dataset"),
     "errors": (
@@ -68,13 +69,11 @@ _HOMES = {
     ),
     "face": (
         "Budget",
-        "Callback",
         "check",
         "export",
         "groups",
         "load",
         "profile",
-        "prune",
         "verify",
     ),
     "graph.network": ("Network",),
@@ -84,7 +83,7 @@ _HOMES = {
     "costs.resources": ("Profile", "Verdict"),
     "report.drawings": ("Groups",),
     "train.task": ("Step",),
-    "run.verify": ("Verification",),
+    "run.verification": ("Verification",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -97,9 +96,9 @@ if not TYPE_CHECKING:  # for a type checker it would be every name that there is
         """Import what a public name needs, once. Raises AttributeError for any other name."""
         if name not in _HOME_OF:
             raise AttributeError(f"module 'mcuprune' has no attribute {name!r}")
-        found = getattr(import_module(f"mcuprune.{_HOME_OF[name]}"), name)
-        globals()[name] = found
-        return found
+        value = getattr(import_module(f"mcuprune.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -178,16 +178,16 @@ def _toml(source: Path) -> dict[str, Any]:
         if depth > _DEEPEST:  # whatever shows such a value would recurse as deeply
             raise UsageError(f"{source}: nested more than {_DEEPEST} deep; no key of a configuration is")
         inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        waiting += [(depth + 1, one) for one in inside]
+        waiting += [(depth + 1, part) for part in inside]
     return document
 
 
 def growth(text: str) -> Fraction:
     """``"2%"`` as a share; 0 is a share too."""
-    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,18})?)\s*%\s*", text, re.ASCII)
-    if not found:
+    share = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,18})?)\s*%\s*", text, re.ASCII)
+    if not share:
         raise UsageError(f"{text!r} is not a share; write it like 2% or 0%")
-    return Fraction(found[1]) / 100
+    return Fraction(share[1]) / 100
 
 
 def input_shape(text: str) -> Shape:
@@ -215,15 +215,15 @@ class _Reader:
         return value
 
     def wanted(self, table: Mapping[str, Any], place: str) -> Wanted:
-        found = Wanted()
+        wanted = Wanted()
         for key, value in table.items():
             try:
-                found = replace(found, **_COMMON[key](self, value))
+                wanted = replace(wanted, **_COMMON[key](self, value))
             except UsageError as error:
                 message = str(error)
                 mine = message.startswith(f"{self._source}: ")
                 raise UsageError(message if mine else f"{self._source}: {place}{key}: {message}") from None
-        return replace(found, limits={**board_budget(found.board), **found.limits}) if found.board else found
+        return replace(wanted, limits={**board_budget(wanted.board), **wanted.limits}) if wanted.board else wanted
 
     def text(self, value: Any) -> str:
         if not isinstance(value, str):
@@ -267,12 +267,12 @@ class _Reader:
 
         pattern = str(self._source.parent / value)
         try:
-            found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+            paths = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
         except (OSError, ValueError, RecursionError):  # a zero byte, or far too long
-            found = []
-        if not found:
+            paths = []
+        if not paths:
             raise UsageError(f"{self._source}: {place}no file matches path '{value}'")
-        return [_shown(Path(path)) for path in found]
+        return [_shown(Path(path)) for path in paths]
 
 
 def _shown(path: Path) -> str:

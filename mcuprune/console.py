@@ -128,6 +128,7 @@ def encodable(written: str, stream: TextIO) -> str:
 
 
 def can_encode(stream: TextIO | None, written: str) -> bool:
+    """Whether a stream can show a text as it is."""
     try:
         written.encode(getattr(stream, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -106,12 +106,12 @@ def export(request: Request, *, net: Network | None = None, data_set: Given | No
     written: dict[Path, bytes] = {}
     if request.output is not None:
         place = Path(request.output)
-        made = EXPORTS[place.suffix](net if run is None else run.network, place.stem, request)
-        written |= {place.parent / name: content for name, content in made.items()}
+        contents = EXPORTS[place.suffix](net if run is None else run.network, place.stem, request)
+        written |= {place.parent / name: content for name, content in contents.items()}
     if request.project is not None:
         kind, folder = request.project
-        made = _project(kind, net, request, data_set)
-        written |= {Path(folder) / name: content for name, content in made.items()}
+        contents = _project(kind, net, request, data_set)
+        written |= {Path(folder) / name: content for name, content in contents.items()}
     places.distinct([Output("--project", str(place)) for place in written], read)
     for place, content in written.items():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -228,13 +228,13 @@ def _rows(net: Network, request: Request) -> RowReport | None:
     """What of generated C runs row by row, where that is written. Raises UsageError where the bands asked for gain nothing."""
     if request.project is None and not (request.output or "").endswith(".c"):
         return None
-    found = rowreport.priced(tflite.convert(net).program, _c_bands(request))
-    if request.bands not in ("auto", "off") and not found.regions:
+    report = rowreport.priced(tflite.convert(net).program, _c_bands(request))
+    if request.bands not in ("auto", "off") and not report.regions:
         raise UsageError(
             f"{request.model}: --bands {request.bands}: no part of the network gains from {request.bands} bands of rows in C: "
             "give another number, or --bands auto"
         )
-    return found
+    return report
 
 
 def _c_bands(request: Request) -> Bands:
@@ -368,8 +368,8 @@ def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[
     if spec is not None and len(net.inputs) == 1:
         shape, classes = net.shapes[net.inputs[0]], int(np.prod(net.shapes[net.outputs[0]][1:]))
         try:
-            found = _as_fed(net, spec, shape[1:], classes, request.seed)
-            return {net.inputs[0]: found.test.x[:1]}, f"the test set of {found.name}", int(found.test.y[0])
+            data = _as_fed(net, spec, shape[1:], classes, request.seed)
+            return {net.inputs[0]: data.test.x[:1]}, f"the test set of {data.name}", int(data.test.y[0])
         except DataError:
             if request.data is not None or data_set is not None:
                 raise
@@ -392,6 +392,6 @@ def _constants(net: Network, stem: str) -> list[str]:
 
 def sources(request: Request) -> list[Source]:
     """What is read, for whoever compares it with what will be written."""
-    found = [Source("the model", request.model)]
-    found += [Source("external data of the model", file) for file in external.files(request.model)]
-    return found + [Source("the data", file) for file in datasets.files(request.data)]
+    files = [Source("the model", request.model)]
+    files += [Source("external data of the model", file) for file in external.files(request.model)]
+    return files + [Source("the data", file) for file in datasets.files(request.data)]

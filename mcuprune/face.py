@@ -8,9 +8,9 @@ quantises or runs a network.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,11 @@ from mcuprune.operators import table as ops
 from mcuprune.options import nearest
 from mcuprune.places import Output
 from mcuprune.report.drawings import Groups
+from mcuprune.run.trial import Trial
 
 if TYPE_CHECKING:
     from mcuprune.data.sets import Given
-    from mcuprune.result import Result
-    from mcuprune.run.verify import Verification
-    from mcuprune.train.request import Request
-    from mcuprune.train.task import Step
+    from mcuprune.run.verification import Verification
 
 #: A network, or the path of an ONNX file that holds one.
 Net = Network | str | os.PathLike[str]
@@ -174,7 +172,7 @@ def check(
     >>> verdict.ok, verdict.excess
     (False, {'flash': 14304})
     """
-    limits = _budget(budget)
+    limits = budget_of(budget)
     if not limits.limits:
         raise UsageError("check: the budget has no limit; name one, as in Budget(sram='64KB')")
     basis = limits.basis(sram_model, flash_model, runtime)
@@ -182,7 +180,8 @@ def check(
     return resources.budget(limits.limits, used).check(used)
 
 
-def _budget(budget: Budget | Mapping[str, LimitLike]) -> Budget:
+def budget_of(budget: Budget | Mapping[str, LimitLike]) -> Budget:
+    """A budget that may be given as limits by the names of flags. Raises what ``Budget`` raises."""
     return budget if isinstance(budget, Budget) else Budget(board=None, **budget)
 
 
@@ -194,135 +193,8 @@ def _read(net: Net) -> Network:
     return net if isinstance(net, Network) else load(net)
 
 
-# ---------------------------------------------------------------------------------------------------------------- pruning
-
-
-class Callback:
-    """What a run calls while it trains; override what is wanted. ``prune`` takes a plain function too, as ``on_step``.
-
-    >>> class Show(Callback):
-    ...     def on_epoch(self, step):
-    ...         print(step.phase, step.epoch, step.costs["macs"], step.accuracy)
-    """
-
-    def on_step(self, step: Step) -> None:
-        """After every update of the widths, and at the end of every epoch. step: a line of the history."""
-
-    def on_epoch(self, step: Step) -> None:
-        """At the end of every epoch, where ``step.score`` is the figure on validation examples."""
-
-    def on_end(self, result: Result) -> None:
-        """When the file has been written and measured."""
-
-
-def prune(
-    net: Net,
-    budget: Budget | Mapping[str, LimitLike],
-    *,
-    data: Given | None = None,
-    output: str | os.PathLike[str] | None = None,
-    sram_model: SramModel | None = None,
-    flash_model: FlashModel | None = None,
-    runtime: Runtime | None = None,
-    callbacks: Iterable[Callback | Callable[[Step], None]] = (),
-    **options: Any,
-) -> Result:
-    """Prune a network while it trains until it holds a budget; ``result.network`` is the int8 network as it was written.
-
-    data: what to train and test on: the name of an embedded set, the path of an ``.npz`` archive, ``"module:function"``,
-    ``Arrays`` or any mapping like them, or an object with these attributes (``Dataset``). Arrays reach the network as they are.
-    sram_model, flash_model, runtime: what limits are held against, as for ``check``.
-    output: where the file goes; without it nothing is left on disk.
-    callbacks: ``Callback`` objects, or functions, which get what ``Callback.on_step`` gets.
-    options: as the flags of ``mcuprune prune``, with underscores: ``method``, ``epochs``, ``seed``, ``keep`` and so on;
-    ``train=False`` for ``--no-train``, ``int8=False`` for ``--float``. With a path, ``input_shapes`` and ``outputs`` are those
-    of ``load``.
-
-    Same network, data, options and ``seed``: same file. Raises a McupruneError, with nothing written, where no answer is
-    possible: BudgetError for a budget that no selection of channels holds, DataError for data that doesn't fit, UsageError for
-    an option that isn't known, MissingExtra without the packages that train.
-
-    >>> result = prune("models/dscnn_digits.onnx", Budget(macs="50%"), train=False, int8=False)
-    >>> result.ok, profile(result.network).macs <= result.before.macs // 2
-    (True, True)
-    """
-    limits, watchers = _budget(budget), [_watcher(callback) for callback in callbacks]
-    engine()
-    from mcuprune import dropping, tracking
-    from mcuprune.report import prune as outcome
-    from mcuprune.train.request import Request
-
-    _known(options, Request)
-    if isinstance(bands := options.get("bands"), int) and not isinstance(bands, bool):
-        options["bands"] = str(bands)
-    if isinstance(net, Network) and (given := {"input_shapes", "outputs"} & options.keys()):
-        raise UsageError(f"prune: {', '.join(sorted(given))}: for a path; give them to load, which has read this network")
-
-    def tell(step: Step) -> None:
-        for watcher in watchers:
-            watcher.on_step(step)
-            if step.score is not None:
-                watcher.on_epoch(step)
-
-    name = f"{Path(net.path if isinstance(net, Network) else net).stem}-pruned.onnx"
-    with _file(output, name) as path:
-        request = Request(
-            model=net.path if isinstance(net, Network) else os.fspath(net),
-            limits=limits.limits,
-            output=path,
-            basis=limits.basis(sram_model, flash_model, runtime),
-            **options,
-        )
-        spec = os.fspath(data) if isinstance(data, os.PathLike) else data
-        if isinstance(spec, str):
-            request, spec = replace(request, data=spec), None
-        with tracking.following(request) as track:
-
-            def on_step(step: Step) -> None:
-                tell(step)
-                track(step)
-
-            result: Result = dropping.prune(request, on_step, net=net if isinstance(net, Network) else None, data_set=spec)
-        if request.report is not None:
-            outcome.save(outcome.document(result), request.report)
-    if output is None:  # the folder is gone: only the name is left to tell
-        after, written = replace(result.after, path=name), replace(result.network, path=name)
-        result = replace(result, after=after, network=written, request=replace(result.request, output=name))
-    for watcher in watchers:
-        watcher.on_end(result)
-    return result
-
-
-@dataclass(frozen=True)
-class _Function(Callback):
-    """A plain function as a callback."""
-
-    function: Callable[[Step], None]
-
-    def on_step(self, step: Step) -> None:
-        self.function(step)
-
-
-def _watcher(callback: Callback | Callable[[Step], None]) -> Callback:
-    if isinstance(callback, Callback):
-        return callback
-    if not callable(callback):
-        kind = type(callback).__name__
-        raise UsageError(f"prune: a callback is a function or a mcuprune.Callback, not an object of type {kind}")
-    return _Function(callback)
-
-
-def _known(options: Mapping[str, Any], request: type[Request]) -> None:
-    """Raise UsageError for an option that ``prune`` doesn't take."""
-    taken = ("model", "limits", "output", "data", "basis", "configuration")
-    names = [field.name for field in fields(request) if field.name not in taken]
-    for option in options:
-        if option not in names:
-            raise UsageError(f"prune: no option {option!r}; {nearest(option, names)}")
-
-
 @contextmanager
-def _file(output: str | os.PathLike[str] | None, name: str) -> Iterator[str]:
+def file_for(output: str | os.PathLike[str] | None, name: str) -> Iterator[str]:
     """A path to write to: ``output``, or a file that is gone afterwards."""
     if output is not None:
         yield os.fspath(output)
@@ -369,15 +241,15 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None,
     named, given = (spec, None) if isinstance(spec, str) else (None, spec)
     request = exporting.Request(source, output=str(target), data=named, bands=str(bands))
     places.settle([Output("export", str(target), make_folder=True)], exporting.sources(request))
-    found = _read(net)
+    read = _read(net)
     if target.suffix == ".onnx" and data is None and bands == "off":
-        network.write_model(found.to_proto(), target)
+        network.write_model(read.to_proto(), target)
     else:
-        exporting.export(request, net=found, data_set=given)
+        exporting.export(request, net=read, data_set=given)
     return target
 
 
-def verify(net: Net, *, data: Given | None = None, examples: int = 200, seed: int = 0) -> Verification:
+def verify(net: Net, *, data: Given | None = None, examples: int = Trial.examples, seed: int = Trial.seed) -> Verification:
     """Run an int8 network, or a ``.onnx`` or ``.tflite`` file, in a microcontroller's runtimes, and compare them.
 
     An ONNX network, as it would be exported, is compared with onnxruntime; so is a ``.tflite`` file whose ONNX file lies beside
@@ -388,8 +260,9 @@ def verify(net: Net, *, data: Given | None = None, examples: int = 200, seed: in
     """
     from mcuprune.run.verify_tflite import verify_file as run
 
+    trial = Trial(data=data, examples=examples, seed=seed)
     if not isinstance(net, Network):
-        return run(os.fspath(net), examples=examples, seed=seed, data=data)
-    with _file(None, Path(net.path).name or "net.onnx") as path:
+        return run(os.fspath(net), trial)
+    with file_for(None, Path(net.path).name or "net.onnx") as path:
         net.save(path)
-        return replace(run(path, examples=examples, seed=seed, data=data), path=net.path)
+        return replace(run(path, trial), path=net.path)

@@ -10,6 +10,7 @@ option is a new field and nothing else.
 
 A *flag* is an option as one types it, ``--epochs``; a *key* is its name in the configuration, the flag without its dashes. The
 type of the field is one of str, int, float, bool, any of them with ``| None``, or a sequence of str, whose flag is repeatable.
+Where a script may give another type as well, the flag's stands first: ``str | int``.
 """
 
 from __future__ import annotations
@@ -202,7 +203,9 @@ def argument(metavar: str, *, default: Any = MISSING, help: str = "") -> Any:
 
 def flags_of(entries: Mapping[str, Any]) -> Any:
     """A field that is a mapping with one option for each entry, of those that were given. entries: what ``option`` made."""
-    options = {name: replace(made.metadata[_KEY], name=name, key=name, in_config=False) for name, made in entries.items()}
+    options = {
+        name: replace(declared.metadata[_KEY], name=name, key=name, in_config=False) for name, declared in entries.items()
+    }
     whole = Option(help="", in_config=False, entries=options)
     return field(default_factory=dict, metadata={_KEY: whole})
 
@@ -215,9 +218,9 @@ def unasked(default: Any, *, changes_run: bool) -> Any:
 def without(kind: type, *names: str) -> type:
     """A dataclass with the options of another but those of some names, for a command that settles these itself."""
     hints = get_type_hints(kind)
-    kept = [one for one in dataclasses.fields(kind) if isinstance(one.metadata.get(_KEY), Option) and one.name not in names]
-    made = [(one.name, hints[one.name], field(default=one.default, metadata=one.metadata)) for one in kept]
-    return dataclasses.make_dataclass(f"{kind.__name__}Without", made, frozen=True, kw_only=True)
+    kept = [member for member in _declared(kind) if member.name not in names]
+    members = [(member.name, hints[member.name], field(default=member.default, metadata=member.metadata)) for member in kept]
+    return dataclasses.make_dataclass(f"{kind.__name__}Without", members, frozen=True, kw_only=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading them
@@ -226,8 +229,12 @@ def without(kind: type, *names: str) -> type:
 def of(kind: type) -> tuple[Option, ...]:
     """The options of a dataclass in the order of its fields, with what each field says itself: name, type and default."""
     hints = get_type_hints(kind)
-    declared = [one for one in dataclasses.fields(kind) if isinstance(one.metadata.get(_KEY), Option)]
-    return tuple(_named(one, hints[one.name]) for one in declared)
+    return tuple(_named(member, hints[member.name]) for member in _declared(kind))
+
+
+def _declared(kind: type) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that are options."""
+    return [member for member in dataclasses.fields(kind) if isinstance(member.metadata.get(_KEY), Option)]
 
 
 def of_name(kind: type, name: str) -> Option:
@@ -241,23 +248,23 @@ def each(kind: type) -> Iterator[Option]:
         yield from option.entries.values() or [option]
 
 
-def _named(one: dataclasses.Field[Any], hint: Any) -> Option:
-    declared: Option = one.metadata[_KEY]
-    key = declared.key or one.name.replace("_", "-")
-    required = one.default is MISSING and one.default_factory is MISSING
-    default = None if one.default is MISSING else one.default
-    known = replace(declared, name=one.name, key=key, default=default, required=required)
+def _named(member: dataclasses.Field[Any], hint: Any) -> Option:
+    declared: Option = member.metadata[_KEY]
+    key = declared.key or member.name.replace("_", "-")
+    required = member.default is MISSING and member.default_factory is MISSING
+    default = None if member.default is MISSING else member.default
+    known = replace(declared, name=member.name, key=key, default=default, required=required)
     if declared.entries or declared.parse:
         return known
     is_union = get_origin(hint) in (Union, types.UnionType)
-    (kind,) = (kind for kind in get_args(hint) if kind is not types.NoneType) if is_union else (hint,)
+    kind, *_ = (kind for kind in get_args(hint) if kind is not types.NoneType) if is_union else (hint,)
     if get_origin(kind) is Literal:
         return replace(known, choices=declared.choices or get_args(kind))
     origin = get_origin(kind)
     repeated = isinstance(origin, type) and issubclass(origin, Sequence)
     plain = get_args(kind)[0] if repeated else kind
     if (plain, repeated) not in _TAKES:
-        raise TypeError(f"'{one.name}' is no option: nothing turns text into {hint}; give it a parse")
+        raise TypeError(f"'{member.name}' is no option: nothing turns text into {hint}; give it a parse")
     return replace(known, kind=plain, repeated=repeated)
 
 
@@ -290,12 +297,12 @@ def check(asked: Any) -> None:
 
 def course_of(asked: Any) -> tuple[tuple[str, Any], ...]:
     """Names and values of all fields on which the course of a run depends: options, and what no flag sets."""
-    return tuple((one.name, getattr(asked, one.name)) for one in dataclasses.fields(asked) if _changes_run(one))
+    return tuple((member.name, getattr(asked, member.name)) for member in dataclasses.fields(asked) if _changes_run(member))
 
 
-def _changes_run(one: dataclasses.Field[Any]) -> bool:
-    option = one.metadata.get(_KEY)
-    return bool(option.changes_run if option else one.metadata.get("changes_run", True))
+def _changes_run(member: dataclasses.Field[Any]) -> bool:
+    option = member.metadata.get(_KEY)
+    return bool(option.changes_run if option else member.metadata.get("changes_run", True))
 
 
 def document(asked: Any) -> dict[str, Any]:

@@ -103,10 +103,10 @@ class _Identity:
         except (OSError, ValueError) as error:  # no current folder, or a zero byte in the name
             raise OutputError(f"{path}: no file can have this path ({_reason(error)}); choose another place") from None
         try:
-            found = os.stat(place)
+            status = os.stat(place)
         except (OSError, ValueError):
             return cls(place, None)
-        return cls(place, (found.st_dev, found.st_ino))
+        return cls(place, (status.st_dev, status.st_ino))
 
     def is_file_of(self, other: _Identity) -> bool:
         """Whether both are one file now."""

@@ -32,7 +32,7 @@ from mcuprune.costs.banding import BandedCosts
 from mcuprune.costs.resources import FlashModel, SramModel
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import DataError, UsageError
-from mcuprune.face import Budget, LimitLike, Net, load
+from mcuprune.face import Budget, LimitLike, Net, budget_of, load
 from mcuprune.graph.network import Network
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
@@ -67,6 +67,7 @@ class MaskedModule(Trainable):
         self._original: tuple[MaskedModule] | None = None  # in a tuple, or torch would take it for a part of this module
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs in the file's order; a pass with gradients is noted for the next update of the widths."""
         if self._original is not None:
             self.gates = self._original[0].gates
         if self.gates is not None and (like := next(self.parameters(), None)) is not None:
@@ -113,7 +114,7 @@ class MaskedModule(Trainable):
 
 
 class Pruner:
-    """Brings a network into a budget while a loop of yours trains it.
+    """Brings a network into a budget while a loop of yours trains it. Refuses at once what can't be finished.
 
     >>> import mcuprune, torch
     >>> budget = mcuprune.Budget(flash="3KB", macs="400k")
@@ -135,6 +136,23 @@ class Pruner:
     module: what to train. Any loss of any of its outputs will do, any optimizer, any device (``pruner.module.to("cuda")``).
     Train it in one process: of several, each would choose masks of its own.
     notes: what the user should know about how it went.
+
+    net: any network that mcuprune reads, or the path of its file, of one or several inputs and outputs; it stays as it is.
+    budget: as ``mcuprune.prune`` takes it; shares are of what ``net`` costs.
+    steps: training steps that are going to be made. Widths fall between ``start`` and ``stop``, shares of them, at every
+        ``every``-th step, or oftener in a short training; what is left of the steps trains the network at its final widths.
+    examples: float32 (examples, ...), one array for each input: a convolution that comes without a BatchNormalization gets
+        one, with statistics measured on these, and ``finish`` folds it away. Recommended where BatchNormalization was
+        folded, as most exporters do: training goes better, and scales tell which channels matter.
+    keep: shell patterns over names of groups and nodes whose channels stay.
+    min_channels, multiple_of: bounds of all other widths.
+    sram_model, flash_model, runtime: what limits are held against, as for ``mcuprune.check``.
+    bands: row bands that the network is to run in once it is finished: as many as the limit of SRAM needs (``"auto"``),
+        or so many; ``module`` and its training are the same, and limits are held in bands.
+    seed: of the choice among several limited resources.
+
+    Raises BudgetError where no cut holds the budget; ModelError and UnsupportedOperator for a network that can't be trained
+    in batches, or not at all; DataError for examples that don't fit its inputs; UsageError for settings that make no sense.
     """
 
     def __init__(
@@ -156,28 +174,9 @@ class Pruner:
         bands: str | int = "off",
         seed: int = 0,
     ) -> None:
-        """Refuses at once what can't be finished.
-
-        net: any network that mcuprune reads, or the path of its file, of one or several inputs and outputs; it stays as it is.
-        budget: as ``mcuprune.prune`` takes it; shares are of what ``net`` costs.
-        steps: training steps that are going to be made. Widths fall between ``start`` and ``stop``, shares of them, at every
-            ``every``-th step, or oftener in a short training; what is left of the steps trains the network at its final widths.
-        examples: float32 (examples, ...), one array for each input: a convolution that comes without a BatchNormalization gets
-            one, with statistics measured on these, and ``finish`` folds it away. Recommended where BatchNormalization was
-            folded, as most exporters do: training goes better, and scales tell which channels matter.
-        keep: shell patterns over names of groups and nodes whose channels stay.
-        min_channels, multiple_of: bounds of all other widths.
-        sram_model, flash_model, runtime: what limits are held against, as for ``mcuprune.check``.
-        bands: row bands that the network is to run in once it is finished: as many as the limit of SRAM needs (``"auto"``),
-            or so many; ``module`` and its training are the same, and limits are held in bands.
-        seed: of the choice among several limited resources.
-
-        Raises BudgetError where no cut holds the budget; ModelError and UnsupportedOperator for a network that can't be trained
-        in batches, or not at all; DataError for examples that don't fit its inputs; UsageError for settings that make no sense.
-        """
         self._schedule = _schedule(steps, start, stop, every, min_channels, multiple_of)
         net = net if isinstance(net, Network) else load(net)
-        wanted = budget if isinstance(budget, Budget) else Budget(board=None, **budget)
+        wanted = budget_of(budget)
         if not wanted.limits:
             raise UsageError(f"a Pruner needs a budget with a limit: {', '.join(resources.RESOURCES)}")
         models: dict[str, Any] = {"sram_model": sram_model, "flash_model": flash_model, "runtime": runtime}

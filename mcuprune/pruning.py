@@ -213,24 +213,7 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
     request = _with_engine(request, before.total["macs"])
     console.doing("walking the whole road once")
     rehearse(labelled, int8=request.int8, train=request.train, precision=request.precision)
-    own = None if request.loss_function is None else own_loss(request.loss_function)
-    console.doing("reading the data")
-    data = training_data(
-        original,
-        given,
-        train=request.train,
-        seed=request.seed,
-        augment=request.augment,
-        feed=request,
-        task=request.task,
-    )
-    if request.train:
-        _check_batch(labelled)
-    if request.method == AT_INIT:
-        _check_scores(request, labelled, data)
-    aim = None
-    if data is not None:
-        aim = goal(original, data, task=request.task, unlabelled=request.unlabelled, augment=request.augment, own=own)
+    data, aim = _data_and_goal(request, original, labelled, given)
     console.doing("measuring the model as it came")
     refuse_changed(request, net, None if aim is None else aim.data)
     metric, learned = (None, False) if aim is None else _figure(original, aim, request.model)
@@ -249,6 +232,33 @@ def _prepared(request: Request, net: Network | None, given: Given | None, start:
     return _Run(
         request, original, labelled, before, budget, wanted, model, aim, metric, warm, teacher, schedule, notes, earlier
     )
+
+
+def _data_and_goal(
+    request: Request, original: Network, labelled: Channels, given: Given | None
+) -> tuple[Data | None, Goal | None]:
+    """The data as it was read, and what is to be learned from it; None where there is none.
+
+    Refuses on the way networks that can't be trained in batches, or scored, on such data.
+    """
+    own = None if request.loss_function is None else own_loss(request.loss_function)
+    console.doing("reading the data")
+    data = training_data(
+        original,
+        given,
+        train=request.train,
+        seed=request.seed,
+        augment=request.augment,
+        feed=request,
+        task=request.task,
+    )
+    if request.train:
+        _check_batch(labelled)
+    if request.method == AT_INIT:
+        _check_scores(request, labelled, data)
+    if data is None:
+        return None, None
+    return data, goal(original, data, task=request.task, unlabelled=request.unlabelled, augment=request.augment, own=own)
 
 
 def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:

@@ -56,7 +56,7 @@ def record(result: Result) -> dict[str, Any]:
         "input_shapes": {name: list(shape) for name, shape in request.input_shapes.items()},
         "outputs": list(request.outputs),
         "limits": {name: typed(limit, RESOURCES[name].unit) for name, limit in request.limits.items()},
-        "basis": {one.name: getattr(request.basis, one.name) for one in fields(Basis)},
+        "basis": {part.name: getattr(request.basis, part.name) for part in fields(Basis)},
         "options": {option.name: _plain(getattr(request, option.name)) for option in options.of(Request)},
         "contents": dict(result.contents),
         "versions": {"mcuprune": __version__, "python": platform.python_version(), **_versions()},
@@ -109,20 +109,20 @@ def machine() -> dict[str, Any]:
 def _processor() -> str | None:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            found = re.search(r"^model name\s*:\s*(.+)$", file.read(2**16), re.MULTILINE)
+            match = re.search(r"^model name\s*:\s*(.+)$", file.read(2**16), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or None
+        match = None
+    return match[1].strip() if match else platform.processor() or None
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def _sha256(path: str) -> str | None:
@@ -247,7 +247,7 @@ class _Reader:
         return value if isinstance(value, str) and value and "\0" not in value else self._refuse(key, value, "a text")
 
     def texts(self, value: Any, key: str) -> tuple[str, ...]:
-        return tuple(self.text(one, key) for one in value) if isinstance(value, list) else self._refuse(key, value, "a list")
+        return tuple(self.text(text, key) for text in value) if isinstance(value, list) else self._refuse(key, value, "a list")
 
     def one_of(self, value: Any, known: Any, key: str) -> str:
         if not isinstance(value, str) or value not in known:
@@ -269,18 +269,18 @@ class _Reader:
 
     def basis(self, value: Any) -> Basis:
         table, hints = self.table(value, "basis"), get_type_hints(Basis)
-        found: dict[str, Any] = {}
-        for one in fields(Basis):
-            choices, word = get_args(hints[one.name]), table.get(one.name)
+        parts: dict[str, Any] = {}
+        for part in fields(Basis):
+            choices, word = get_args(hints[part.name]), table.get(part.name)
             if all(isinstance(choice, str) for choice in choices):
-                found[one.name] = self.one_of(word, choices, f"basis.{one.name}")
+                parts[part.name] = self.one_of(word, choices, f"basis.{part.name}")
             else:
-                found[one.name] = None if word is None else self.text(word, f"basis.{one.name}")
-        return Basis(**found)
+                parts[part.name] = None if word is None else self.text(word, f"basis.{part.name}")
+        return Basis(**parts)
 
     def options(self, value: Any) -> dict[str, Any]:
         known = {option.name: option for option in options.of(Request)}
-        found: dict[str, Any] = {}
+        asked: dict[str, Any] = {}
         for name, given in self.table(value, "options").items():
             if name not in known:
                 raise UsageError(f"{self._path}: {KEY}.options: unknown option {name!r}; was it written by a newer mcuprune?")
@@ -291,5 +291,5 @@ class _Reader:
                 option.refuse(given)
             except UsageError as error:
                 raise UsageError(f"{self._path}: {KEY}.options: {error}") from None
-            found[name] = tuple(given) if option.repeated else given
-        return found
+            asked[name] = tuple(given) if option.repeated else given
+        return asked

@@ -191,8 +191,8 @@ class Result(Drawn):
     @property
     def accuracy_int8_default_session(self) -> float | None:
         """Of the int8 file in a session of onnxruntime without options."""
-        found = None if self.figures is None else self.figures.int8_default_session
-        return None if found is None else found.accuracy
+        metric = None if self.figures is None else self.figures.int8_default_session
+        return None if metric is None else metric.accuracy
 
     @property
     def ok(self) -> bool:

@@ -120,9 +120,9 @@ def _opened(name: str, place: str | None, settings: Mapping[str, Any]) -> Tracke
 
 def values_of(step: Step) -> dict[str, float]:
     """The numbers of a line of the history, by the names that trackers show."""
-    found: dict[str, float] = {"loss": step.loss, "epoch": step.epoch, "training_macs": step.training_macs, **step.costs}
+    values: dict[str, float] = {"loss": step.loss, "epoch": step.epoch, "training_macs": step.training_macs, **step.costs}
     figures = {"validation": step.score, "accuracy": step.accuracy}
-    return found | {name: value for name, value in figures.items() if value is not None}
+    return values | {name: value for name, value in figures.items() if value is not None}
 
 
 def _log(opened: dict[str, Tracker], step: Step) -> None:

@@ -57,33 +57,33 @@ class Limit:
 
 def parse(text: str, unit: Unit) -> Limit:
     """Read a size (``unit="bytes"``), a count or a time. Raises UsageError on anything else, naming what would be accepted."""
-    found = _QUANTITY.fullmatch(text)
-    if found:
-        number, suffix = Fraction(found[1]), found[2]
+    quantity = _QUANTITY.fullmatch(text)
+    if quantity:
+        number, suffix = Fraction(quantity[1]), quantity[2]
         if suffix == "%" and number > 0:
             return Limit(number / 100, relative=True)
         factor = _FACTORS[unit].get(suffix)
         if factor and number * factor >= 1:
             return Limit(number * factor, relative=False)
     what, examples = _EXAMPLES[unit]
-    if found and Fraction(found[1]) > 0 and (close := _meant(found[2], unit)):
-        raise UsageError(f"{text!r} is not a {what}; did you mean {found[1]}{close}?")
+    if quantity and Fraction(quantity[1]) > 0 and (close := _meant(quantity[2], unit)):
+        raise UsageError(f"{text!r} is not a {what}; did you mean {quantity[1]}{close}?")
     raise UsageError(f"{text!r} is not a {what}; write it like {examples}")
 
 
 def _meant(suffix: str, unit: Unit) -> str | None:
     """The suffix that somebody may have meant by another: ``64K``, ``64kb`` and ``64 kByte`` are 64KB, ``10m`` is 10M."""
-    known = [one for one in _FACTORS[unit] if one]
+    known = [spelling for spelling in _FACTORS[unit] if spelling]
     if unit != "bytes":
-        return next((one for one in known if one.lower() == suffix.lower()), None)
+        return next((spelling for spelling in known if spelling.lower() == suffix.lower()), None)
     letter = suffix[:1].upper()
     return f"{letter}B" if letter in ("K", "M") and re.fullmatch(r"i?(b|bytes?)?", suffix[1:], re.IGNORECASE) else None
 
 
 def milliseconds(text: str) -> int:
     """Read a time such as ``90s``, ``30m``, ``1.5h`` or ``1h30m``. Raises UsageError on anything else, and on none at all."""
-    found = _DURATION.fullmatch(text)
-    parts = zip(found.groups(), (86400, 3600, 60, 1), strict=True) if found else ()
+    duration = _DURATION.fullmatch(text)
+    parts = zip(duration.groups(), (86400, 3600, 60, 1), strict=True) if duration else ()
     total = sum(int(Fraction(number) * seconds * 1000) for number, seconds in parts if number)
     if not 0 < total < _MOST:
         raise UsageError(f"{text!r} is not a time; write it like 90s, 30m, 2h or 1h30m")

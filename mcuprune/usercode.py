@@ -52,8 +52,8 @@ def named_function(flag: str, spec: str, error: type[McupruneError]) -> Callable
     if not callable(function):
         kind = type(function).__name__
         raise error(f"{flag} {spec}: {function_name!r} in {origin} is of type {kind}, not a function")
-    found: Callable[..., Any] = function
-    return found
+    named: Callable[..., Any] = function
+    return named
 
 
 def one_line(error: BaseException) -> str:

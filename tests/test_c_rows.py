@@ -27,7 +27,7 @@ from mcuprune.deploy import c, rowcalls, tflite
 from mcuprune.deploy.cplan import Planner
 from mcuprune.deploy.program import Program
 from mcuprune.deploy.regions import Region
-from mcuprune.deploy.steps import Selection
+from mcuprune.deploy.steps.rules import select
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.run import runners
 
@@ -85,7 +85,7 @@ def versions(program: Program, chance: random.Random) -> dict[str, c.Source]:
     made = {"plain": c.generate(program, "plain")}
     made |= {f"bands{bands}": c.generate(program, f"bands{bands}", bands=bands) for bands in ("auto", 2, 5)}
     for turn, bands in enumerate(("auto", "auto", 3)):
-        selection = Selection(program).run()
+        selection = select(program)
         planner = Planner(selection)
         regions = at_random(planner, chance, bands)
         made[f"any{turn}"] = c.written(selection, planner.plan(regions, tries=20), f"any{turn}")
@@ -158,7 +158,7 @@ def test_a_real_network_computes_the_same_row_by_row(path: Path, tmp_path: Path)
 
 def forms_of(model: onnx.ModelProto) -> dict[str, bool]:
     """For each operator of the C whether it can go row by row."""
-    selection = Selection(tflite.convert(as_int8(loaded(model), feed(model, seed=1))).program).run()
+    selection = select(tflite.convert(as_int8(loaded(model), feed(model, seed=1))).program)
     rows = Planner(selection).rows_in("auto")
     found: dict[str, bool] = {}
     for index, op in zip(rows.schedule.order, rows.ops, strict=True):

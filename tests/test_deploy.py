@@ -33,6 +33,7 @@ from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.operators.table import OPS
 from mcuprune.passes import batchnorm as folding
+from mcuprune.run.trial import Trial
 
 # by its full name: the package has a function of the same name
 export = import_module("mcuprune.deploy.qdq")
@@ -267,5 +268,5 @@ def test_a_dequantizer_with_another_scale_means_it(tmp_path: Path) -> None:
     node.input[1] = "other"
     path = tmp_path / "net.onnx"
     onnx.save(proto, path)
-    (found,) = verify.verify(path, examples=10).differences
+    (found,) = verify.verify(path, Trial(examples=10)).differences
     assert found.max_lsb <= 1

@@ -47,7 +47,7 @@ WORST = (
 )
 
 # by their full names: the package has functions of the same names
-verify = import_module("mcuprune.run.verify")
+verified = import_module("mcuprune.report.verified")
 
 
 class _Tags(HTMLParser):
@@ -226,8 +226,8 @@ def test_no_name_is_more_than_text_in_what_prune_and_verify_write(
         "diverges_at": name,
         "notes": [f"output '{name}' moves"],
     }
-    assert _is_for_people(verify.text(shown))
-    assert not _commands(verify.text(shown))
+    assert _is_for_people(verified.text(shown))
+    assert not _commands(verified.text(shown))
     for arguments in (
         ["prune", str(path), "--macs", "60%", "--no-train", "-o", str(folder / "o.onnx"), "--keep", name],
         ["profile", str(path), "--input-shape", f"{name}=1,2", "--verbose"],

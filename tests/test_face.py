@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import json
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from conftest import difference, feed, run
 from graphs import Graph
 
 import mcuprune
+from mcuprune import options as declared
 from mcuprune.cli import main
 from mcuprune.costs import resources
 from mcuprune.costs.resources import RESOURCES, columns
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
+from mcuprune.train.request import Request
 
 ROOT = Path(__file__).parents[1]
 RESNET, DSCNN = (str(ROOT / "models" / f"{name}_digits.onnx") for name in ("resnet8", "dscnn"))
@@ -84,7 +87,7 @@ def test_the_family_of_errors_is_exported() -> None:
         assert issubclass(getattr(mcuprune, name), mcuprune.McupruneError)
 
 
-@pytest.mark.parametrize("module", ["mcuprune", "mcuprune.face", "mcuprune.data.sets"])
+@pytest.mark.parametrize("module", ["mcuprune", "mcuprune.face", "mcuprune.asking", "mcuprune.data.sets"])
 def test_the_examples_of_the_documentation_run(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     names = {"np": np} | {name: getattr(mcuprune, name) for name in ("load", "profile", "check", "Budget", "prune", "export")}
@@ -262,6 +265,17 @@ def test_an_interrupted_run_on_what_is_in_memory_goes_on_and_only_on_the_same(in
             mcuprune.prune(net, {"macs": "60%"}, data=data, output=part, resume=True, **options)
     mcuprune.prune(in_memory, {"macs": "60%"}, data=arrays(), output=part, resume=True, **options)
     assert part.read_bytes() == whole.read_bytes()
+
+
+def test_prune_takes_every_option_of_the_command_line_by_its_name() -> None:
+    """So ``tests/typed_face.py`` speaks for all of them; an ``output`` and ``data`` of a script may be objects too."""
+    parameters = inspect.signature(mcuprune.prune).parameters
+    assert [option.name for option in declared.of(Request) if option.name not in parameters] == []
+    assert list(parameters)[:2] == ["net", "budget"]
+    assert parameters["epochs"].annotation == "int | None"
+    assert parameters["batch"].default == 64
+    with pytest.raises(TypeError, match="missing a required argument: 'budget'"):
+        mcuprune.prune("net.onnx")  # type: ignore[call-arg]
 
 
 def test_mistakes_are_said_before_any_work(in_memory: Network) -> None:

@@ -27,13 +27,21 @@ FLOORS = (
     ("exporting", "report", "config"),
     ("sweeping", "portfolio"),
     ("face",),
-    ("pruner",),
+    ("pruner", "asking"),
     ("cli",),
     ("__main__",),
 )
 #: What takes a second to import, and the rooms whose modules may import it at once. Anyone may inside a function.
 HEAVY = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
 MAY_BE_HEAVY = ("train", "pruner")
+
+#: Most lines of a function, with its docstring, and of a module.
+LONGEST_FUNCTION, LONGEST_MODULE = 60, 700
+#: Modules that may have more lines, and why.
+LONG = {
+    "operators.table": "a table: an entry for each operator",
+    "schedule.search": "one algorithm, whose bounds and moves are proved together",
+}
 
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -120,6 +128,27 @@ def test_the_command_line_is_light():
         reached.add(module)
         todo |= {name for name in own(imports(MODULES[module], lazy=False)) if name in MODULES} - reached
     assert not {module: found for module in reached if (found := heavy(module))}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_and_modules_are_short(module):
+    text = MODULES[module].read_text()
+    lines = text.count("\n")
+    assert not long_functions(text)
+    assert (lines > LONGEST_MODULE) == (module in LONG), f"{module} has {lines} lines"
+
+
+def long_functions(text: str) -> list[tuple[str, int]]:
+    """Names and numbers of lines of functions that have too many, decorators aside."""
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    lengths = [(node.name, (node.end_lineno or node.lineno) - node.lineno + 1) for node in functions]
+    return [(name, length) for name, length in lengths if length > LONGEST_FUNCTION]
+
+
+def test_a_long_function_is_found():
+    body = "    pass\n" * LONGEST_FUNCTION
+    assert long_functions(f"class A:\n  @cached\n  def f(self):\n{body}") == [("f", LONGEST_FUNCTION + 1)]
+    assert not long_functions(f"def f():\n{body[:-9]}")
 
 
 def test_an_arrow_upwards_is_found(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from mcuprune.deploy import c, sums
 from mcuprune.deploy.fixedpoint import Factor, clamped, factor, scaled
 from mcuprune.deploy.program import Constant, Operator, Port, Program, Storage, Tensor
 from mcuprune.deploy.qdq import Quantizer
-from mcuprune.deploy.steps import Selection
+from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.sums import Sums
 from mcuprune.deploy.tflite import Converted
 from mcuprune.run import runners
@@ -117,7 +117,7 @@ def test_sizes_that_nothing_divides(kind: str, edit: Callable[[str], str], code:
         folder = tmp_path / str(seed)  # a library is loaded once for each path
         folder.mkdir()
         net = small(kind, seed)
-        used |= {call.kernel for step in Selection(net.program).run().steps for call in step.calls}
+        used |= {call.kernel for step in select(net.program).steps for call in step.calls}
         assert differing(net, folder, "-O0", *SANITIZED, *code, examples=4, edit=edit)[0] == 0, seed
     assert kind in used
 
@@ -300,7 +300,7 @@ def test_biases_and_factors_beyond_the_bounds_give_the_reference_kernels_bytes(
     from mcuprune.deploy.flatbuffer import serialised
 
     program = convolution_program(bias, scales)
-    assert Selection(program).run().proven is proven
+    assert select(program).proven is proven
     net = Converted(serialised(program), program, ())
     assert differing(net, tmp_path, *SANITIZED, *code)[0] == 0
 

@@ -17,6 +17,7 @@ from mcuprune.errors import DataError, UsageError
 from mcuprune.graph.network import Network
 from mcuprune.pruning import Request
 from mcuprune.report import prune as outcome
+from mcuprune.run.trial import Trial
 from mcuprune.run.verify import verify
 from mcuprune.train import evaluate
 from mcuprune.train.tasks.choice import chosen, distilled
@@ -301,7 +302,7 @@ def test_a_network_of_two_inputs_is_pruned_and_verified_on_both(tmp_path: Path) 
     assert result.ok
     assert result.accuracy_int8 is not None
     assert result.accuracy_int8 > 0.8
-    found = verify(result.network.path, data=arrays, examples=16)
+    found = verify(result.network.path, Trial(data=arrays, examples=16))
     assert found.ok
     assert found.metric is not None
     assert found.examples["arrays"] == 16

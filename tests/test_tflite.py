@@ -24,7 +24,8 @@ from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.run import runners
-from mcuprune.run.verify import Difference
+from mcuprune.run.trial import Trial
+from mcuprune.run.verification import Difference
 
 # by their full names: the package has functions of the same names
 export = import_module("mcuprune.deploy.qdq")
@@ -77,7 +78,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def differences(path: str, examples: int = 20) -> tuple[Difference, ...]:
-    return verify.verify(path, examples=examples).differences
+    return verify.verify(path, Trial(examples=examples)).differences
 
 
 # ------------------------------------------------------------------------------------------------------- one operator each

@@ -24,9 +24,11 @@ from mcuprune.deploy import tflite
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
-from mcuprune.run import layerwise, runners
+from mcuprune.report import verified
+from mcuprune.run import layerwise, runners, verification
 from mcuprune.run.layerwise import Layer
-from mcuprune.run.verify import Compared, Difference, Memory
+from mcuprune.run.trial import Trial
+from mcuprune.run.verification import Compared, Difference, Memory
 
 # by their full names: the package has functions of the same names
 export = import_module("mcuprune.deploy.qdq")
@@ -74,7 +76,7 @@ def test_every_model_of_the_repository_runs_so(name: str, tmp_path: Path) -> Non
 
 def test_the_arena_measured_is_the_arena_predicted(dscnn: str) -> None:
     """The head to the byte, where CMSIS-NN needs no scratch; the 64-bit tail is longer than a device's."""
-    memory = verify.verify(dscnn, examples=2).memory
+    memory = verify.verify(dscnn, Trial(examples=2)).memory
     assert memory.head_measured == memory.head_predicted
     assert memory.measured is not None
     assert memory.pointer_bytes == 8
@@ -101,7 +103,7 @@ def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_pa
 
 
 def test_the_same_seed_gives_the_same_answer(dscnn: str) -> None:
-    first, second = (verify.document(verify.verify(dscnn, examples=20, seed=3)) for _ in range(2))
+    first, second = (verified.document(verify.verify(dscnn, Trial(examples=20, seed=3))) for _ in range(2))
     assert first == second
 
 
@@ -127,12 +129,12 @@ def scaled(stored: tflite.Stored) -> tflite.Stored:
 @pytest.mark.parametrize("change", [flipped, scaled])
 def test_another_computation_is_found(change: Any, dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch, change)
-    found = verify.verify(dscnn, examples=20)
+    found = verify.verify(dscnn, Trial(examples=20))
     assert not found.ok
     assert found.differences[0].max_lsb > 4
-    document = verify.document(found)
+    document = verified.document(found)
     assert document["diverges_at"] == onnx.load(MODELS / "dscnn_digits.onnx").graph.node[0].name  # the first convolution
-    assert "DIFFERS" in verify.text(document)
+    assert "DIFFERS" in verified.text(document)
 
 
 def test_the_first_layer_that_differs_is_named_and_no_later_one(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +146,7 @@ def test_the_first_layer_that_differs_is_named_and_no_later_one(dscnn: str, monk
         return real(net, {**stored, weight: replace(stored[weight], integers=stored[weight].integers[::-1])}, **more)
 
     monkeypatch.setattr(tflite, "convert", convert)
-    (compared,) = [found for found in verify.verify(dscnn, examples=20).runtimes if found.key == "tflm"]
+    (compared,) = [found for found in verify.verify(dscnn, Trial(examples=20)).runtimes if found.key == "tflm"]
     assert [layer.tensor for layer in compared.layers if not layer.ok] == ["/block2/relu2/Relu_output_0"]
     assert compared.diverges_at == "/block2/pointwise/conv/Conv"
     assert not compared.ok
@@ -159,11 +161,11 @@ def test_a_plan_that_overwrites_a_tensor_is_found(dscnn: str, monkeypatch: pytes
         return ran if len(converted.outputs) > 1 else replace(ran, outputs={name: x ^ 1 for name, x in ran.outputs.items()})
 
     monkeypatch.setattr(runners, "run", run)
-    found = verify.verify(dscnn, examples=4)
+    found = verify.verify(dscnn, Trial(examples=4))
     assert found.differences[0].max_lsb <= 4
     assert found.runtimes[0].diverges_at is None
     assert not found.ok
-    assert "overwritten" in verify.text(verify.document(found))
+    assert "overwritten" in verified.text(verified.document(found))
 
 
 def folding_map(rounds: int) -> onnx.ModelProto:
@@ -177,19 +179,19 @@ def folding_map(rounds: int) -> onnx.ModelProto:
 
 
 def test_rounding_that_a_network_enlarges_is_no_difference_of_its_layers(tmp_path: Path) -> None:
-    found = verify.verify(int8(folding_map(9), tmp_path / "net.onnx"), examples=100)
+    found = verify.verify(int8(folding_map(9), tmp_path / "net.onnx"), Trial(examples=100))
     compared = found.runtimes[0]
     assert found.differences[0].max_lsb > 10
     assert max(layer.max_lsb for layer in compared.layers) <= layerwise.MAX_LSB
     assert found.ok
-    assert "enlarges differences of rounding" in verify.text(verify.document(found))
+    assert "enlarges differences of rounding" in verified.text(verified.document(found))
 
 
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     graph = Graph(1, 4, 6, 5)
     y = graph.add("Add", graph.conv("x", 4, 4), graph.input("z", 1, 4, 6, 5))
     pooled = graph.add("Flatten", graph.add("GlobalAveragePool", y))
-    found = verify.verify(int8(model_of(graph, y, pooled), tmp_path / "net.onnx"), examples=20)
+    found = verify.verify(int8(model_of(graph, y, pooled), tmp_path / "net.onnx"), Trial(examples=20))
     assert found.ok
     assert [difference.output for difference in found.differences] == [y, pooled]
     assert found.differences[0].agreement is None  # an image has no class
@@ -199,7 +201,7 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
 def test_a_file_with_a_fixed_batch(tmp_path: Path) -> None:
     path = int8(small_nets.residual(batch=4), tmp_path / "net.onnx")
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
-    assert verify.verify(path, examples=5).ok
+    assert verify.verify(path, Trial(examples=5)).ok
 
 
 @pytest.mark.parametrize(
@@ -226,25 +228,25 @@ def test_what_counts_as_equal(max_lsb: int, agreement: float | None, examples: i
 
 def test_the_interval_is_wilsons() -> None:
     """Worked examples of the literature: 81 of 263 and 0 of 20 (Newcombe 1998, Statistics in Medicine 17, table I)."""
-    assert verify.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert verify.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert verification.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert verification.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
 def test_every_layer_of_a_file_is_compared(dscnn: str) -> None:
     """By hand: seven convolutions, two of them to a block, a pool, a reshape and a product; the file's input is no layer."""
     quantised = [node for node in onnx.load(dscnn).graph.node if node.op_type == "QuantizeLinear"]
-    assert len(verify.verify(dscnn, examples=1).runtimes[0].layers) == len(quantised) - 1
+    assert len(verify.verify(dscnn, Trial(examples=1)).runtimes[0].layers) == len(quantised) - 1
 
 
 def test_data_gives_an_accuracy_in_each_runtime(dscnn: str, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     x, y = draw.random((40, 1, 16, 16)).astype(np.float32), np.arange(40) % 10
     np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    document = verify.document(verify.verify(dscnn, examples=30, data=str(tmp_path / "set.npz")))
+    document = verified.document(verify.verify(dscnn, Trial(examples=30, data=str(tmp_path / "set.npz"))))
     assert document["examples"] == {"random": 30, str(tmp_path / "set.npz"): 30}
     right = [runtime["accuracy"] for runtime in document["runtimes"].values()]
     assert all(abs(share - right[0]) <= 2 / 30 for share in right)
-    digits = verify.document(verify.verify(dscnn, examples=60, data="digits"))["runtimes"]
+    digits = verified.document(verify.verify(dscnn, Trial(examples=60, data="digits")))["runtimes"]
     test = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0).test
     (logits,) = run(onnx.load(dscnn), {"image": test.x[:60]})
     assert digits["onnxruntime"]["accuracy"] == (logits.argmax(1) == test.y[:60]).mean() > 0.15
@@ -255,33 +257,33 @@ def test_data_gives_an_accuracy_in_each_runtime(dscnn: str, tmp_path: Path) -> N
 def test_data_that_does_not_fit_is_an_error_where_it_was_asked_for(dscnn: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", **{f"x_{part}": np.zeros((4, 3, 5), np.float32) for part in ("train", "test")})
     with pytest.raises(DataError):
-        verify.verify(dscnn, examples=2, data=str(tmp_path / "set.npz"))
+        verify.verify(dscnn, Trial(examples=2, data=str(tmp_path / "set.npz")))
     graph = Graph(1, 4, 6, 5)
     y = graph.add("Add", "x", graph.input("z", 1, 4, 6, 5))
     with pytest.raises(DataError, match="--data digits: ten classes, but the model has 120 outputs"):
-        verify.verify(int8(model_of(graph, y), tmp_path / "net.onnx"), data="digits")
+        verify.verify(int8(model_of(graph, y), tmp_path / "net.onnx"), Trial(data="digits"))
 
 
 def test_another_runtime_is_another_row(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = replace(runners.RUNNERS["tflm"], title="Another")
     monkeypatch.setattr(runners, "RUNNERS", {"tflm": runners.RUNNERS["tflm"], "litert": row})
     monkeypatch.setattr(runners, "_command", lambda key, *more: [sys.executable, "-m", "mcuprune.run.runners", "tflm", *more])
-    document = verify.document(verify.verify(dscnn, examples=2))
+    document = verified.document(verify.verify(dscnn, Trial(examples=2)))
     assert list(document["runtimes"]) == ["onnxruntime", "tflm", "litert"]
     assert document["runtimes"]["litert"]["max_lsb"] == document["runtimes"]["tflm"]["max_lsb"]
-    assert "Another" in verify.text(document)
+    assert "Another" in verified.text(document)
 
 
 def test_litert_computes_it_too(dscnn: str) -> None:
     pytest.importorskip("ai_edge_litert")
-    found = {compared.key: compared for compared in verify.verify(dscnn, examples=10).runtimes}
+    found = {compared.key: compared for compared in verify.verify(dscnn, Trial(examples=10)).runtimes}
     assert found["litert"].ok
     assert max(layer.max_lsb for layer in found["litert"].layers) <= layerwise.MAX_LSB
 
 
 def test_document_is_json_and_text_names_both_arenas(dscnn: str) -> None:
-    found = verify.verify(dscnn, examples=2)
-    document = verify.document(found)
+    found = verify.verify(dscnn, Trial(examples=2))
+    document = verified.document(found)
     assert json.loads(json.dumps(document)) == document
     assert document["ok"] is True
     (image,), (logits,) = document["inputs"], document["outputs"]
@@ -292,7 +294,7 @@ def test_document_is_json_and_text_names_both_arenas(dscnn: str) -> None:
     assert export.LOW <= logits["zero_point"] <= export.HIGH
     assert document["diverges_at"] is None
     assert set(document["arena"]) >= {"predicted", "measured", "head_predicted", "head_measured", "pointer_bytes"}
-    text = verify.text(document)
+    text = verified.text(document)
     assert f"{found.memory.measured:,} bytes of arena measured here (64-bit, reference kernels" in text
     assert f"{found.memory.predicted:,} bytes of arena predicted on a device (32-bit, CMSIS-NN)" in text
     assert "EQUAL" in text
@@ -342,7 +344,7 @@ def test_a_kernel_that_breaks_off_is_an_error(tmp_path: Path, monkeypatch: pytes
     command = [sys.executable, "-c", "import os; os.abort()"]
     monkeypatch.setattr(runners, "_command", lambda *arguments: command)
     with pytest.raises(ModelError, match="broke off with signal 6"):
-        verify.verify(path, examples=2)
+        verify.verify(path, Trial(examples=2))
 
 
 def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
@@ -355,7 +357,7 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
         del model.metadata_props[:]
         model.metadata_props.add(key="mcuprune.data", value=named)
         onnx.save(model, "net.onnx")
-        found = verify.verify("net.onnx", examples=2)
+        found = verify.verify("net.onnx", Trial(examples=2))
         assert found.examples == {"random": 2}
         assert [note for note in found.notes if f"{named!r}, which is no embedded data set" in note]
     assert not Path("run").exists()

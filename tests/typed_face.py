@@ -6,6 +6,7 @@ Under ``strict`` an ignored error that doesn't exist is an error too, so the lin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -43,9 +44,10 @@ def use(path: str) -> tuple[int, float | None]:
     budget = mcuprune.Budget(board="nucleo-f767zi", macs="50%")
     for data in ("digits", arrays, MyData()):
         result: mcuprune.Result = mcuprune.prune(net, budget, data=data, callbacks=[Log(), print], epochs=1)
+    in_bands = mcuprune.prune(path, budget={"sram": "64KB"}, bands=2, output=Path("o.onnx"), train=False, keep=["a*"]).network
     written = mcuprune.export(result.network, "net.tflite")
     verified: bool = mcuprune.verify(written).ok
-    return sum(sizes) + len(excess) + len(removable) + verified, result.accuracy_int8
+    return sum(sizes) + len(excess) + len(removable) + len(in_bands.nodes) + verified, result.accuracy_int8
 
 
 def misuse(net: mcuprune.Network) -> None:
@@ -54,5 +56,10 @@ def misuse(net: mcuprune.Network) -> None:
     mcuprune.check(net, "64KB")  # type: ignore[arg-type]
     mcuprune.check(net, {"sram": "64KB"}, sram_model="stack")  # type: ignore[arg-type]
     mcuprune.Budget(sram=0.5)  # type: ignore[arg-type]
+    mcuprune.prune(net, {"sram": "64KB"}, epoch=3)  # type: ignore[call-arg]
+    mcuprune.prune(net, {"sram": "64KB"}, epochs="3")  # type: ignore[arg-type]
+    mcuprune.prune(net, {"sram": "64KB"}, keep=3)  # type: ignore[arg-type]
+    mcuprune.prune(net, {"sram": "64KB"}, configuration="mcuprune.toml")  # type: ignore[call-arg]
+    mcuprune.prune(net)  # type: ignore[call-arg]
     mcuprune.export(net)  # type: ignore[call-arg]
     mcuprune.nothing  # type: ignore[attr-defined]  # noqa: B018

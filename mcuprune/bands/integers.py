@@ -23,20 +23,20 @@ def stored_again(model: ModelProto, original: ModelProto) -> ModelProto:
     produced |= {t.name for t in model.graph.initializer if t.name in arrays and t.raw_data != arrays[t.name].raw_data}
     wanted: dict[str, list[NodeProto]] = {}
     for tensor in model.graph.initializer:
-        made = _constant(tensor.name, makers, arrays)
-        if made and any(node.op_type == "DequantizeLinear" for node in made):
-            inside = {name for node in made for name in (*node.input, *node.output) if name} - {tensor.name}
+        dequantizing = _constant(tensor.name, makers, arrays)
+        if dequantizing and any(node.op_type == "DequantizeLinear" for node in dequantizing):
+            inside = {name for node in dequantizing for name in (*node.input, *node.output) if name} - {tensor.name}
             if not inside & produced:  # else a name means something else by now
-                wanted[tensor.name] = made
+                wanted[tensor.name] = dequantizing
     result = ModelProto()
     result.CopyFrom(model)
     kept = [tensor for tensor in result.graph.initializer if tensor.name not in wanted]
     names = {tensor.name for tensor in kept}
-    needed = [name for made in wanted.values() for node in made for name in node.input if name in arrays]
+    needed = [name for nodes in wanted.values() for node in nodes for name in node.input if name in arrays]
     kept += [arrays[name] for name in dict.fromkeys(needed) if name not in names]
     first: dict[str, NodeProto] = {}
-    for made in wanted.values():
-        first |= {node.output[0]: node for node in made}
+    for dequantizing in wanted.values():
+        first |= {node.output[0]: node for node in dequantizing}
     nodes = [*first.values(), *result.graph.node]
     del result.graph.initializer[:], result.graph.node[:]
     result.graph.initializer.extend(kept)
@@ -46,17 +46,17 @@ def stored_again(model: ModelProto, original: ModelProto) -> ModelProto:
 
 def _constant(name: str, makers: Mapping[str, NodeProto], arrays: Mapping[str, TensorProto]) -> list[NodeProto]:
     """The nodes that make a tensor of initializers alone, in order; none where it isn't made so."""
-    found: dict[str, NodeProto] = {}
+    needed_nodes: dict[str, NodeProto] = {}
     todo = [name]
     order: list[str] = []
     while todo:
         tensor = todo.pop()
-        if tensor in arrays or not tensor or tensor in found:
+        if tensor in arrays or not tensor or tensor in needed_nodes:
             continue
         node = makers.get(tensor)
         if node is None:
             return []
-        found[tensor] = node
+        needed_nodes[tensor] = node
         order.append(tensor)
         todo.extend(node.input)
-    return [found[tensor] for tensor in reversed(order)]
+    return [needed_nodes[tensor] for tensor in reversed(order)]

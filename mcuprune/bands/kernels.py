@@ -27,7 +27,7 @@ def rows_to_add(node: Node, net: Network) -> tuple[int, ...]:
     sizes, outs = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
     kernel, rank = net.shapes[node.inputs[1]][2:], len(sizes)
     strides, dilations = attributes.strides(node, rank), attributes.dilations(node, rank)
-    found = []
+    added = []
     for axis, (before, _) in enumerate(attributes.pads(node, net, kernel)):
         if outs[axis] != -(-sizes[axis] // strides[axis]):
             return ()
@@ -35,8 +35,8 @@ def rows_to_add(node: Node, net: Network) -> tuple[int, ...]:
         more = [e for e in range(kernel[axis]) if max(0, total + e * dilations[axis]) // 2 == before]
         if not more:
             return ()
-        found.append(more[0])
-    return tuple(found) if any(found) else ()
+        added.append(more[0])
+    return tuple(added) if any(added) else ()
 
 
 def embedded(net: Network, names: Collection[str]) -> Network:

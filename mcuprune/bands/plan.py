@@ -137,16 +137,16 @@ class BandPlanner:
 
     def _fitting(self, start: int, end: int, limit: int, counts: Sequence[int], mode: Mode) -> Choice | None:
         """A region in the fewest bands that hold a limit; found by halving, as more bands mostly need less."""
-        found, low, high = None, 0, len(counts)
+        fitting, low, high = None, 0, len(counts)
         middle = len(counts) // 2
         while low < high:
             choice = self.choice(start, end, counts[middle], mode)
             if choice is not None and choice.price.peak <= limit:
-                found, high = choice, middle
+                fitting, high = choice, middle
             else:
                 low = middle + 1
             middle = (low + high) // 2
-        return found
+        return fitting
 
     def ends(self, place: int) -> list[int]:
         """The cuts at which a region from this one may end, numbers of cuts."""
@@ -160,11 +160,11 @@ class BandPlanner:
             stretch, first, _ = self._stretch_of[start]
             if (start, end) not in self._regions:
                 self._regions[start, end] = Region(self.graph, stretch, start - first, end - first)
-            made = Choice(self._regions[start, end], key[2], mode)
+            choice = Choice(self._regions[start, end], key[2], mode)
             try:
-                _ = made.price
-                self._choices[key] = made
-                self._work -= len(made.tape.steps)
+                _ = choice.price
+                self._choices[key] = choice
+                self._work -= len(choice.tape.steps)
             except ValueError:
                 self._choices[key] = None
         return self._choices[key]
@@ -188,20 +188,20 @@ class BandPlanner:
 
     def pareto(self, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT) -> list[Plan]:
         """Plans from the network as it is to the least memory found, each of which needs less and costs more than the last."""
-        found = [self.plain]
-        low, limit = self.least_conceivable(), int(found[-1].peak * _STEP)
+        plans = [self.plain]
+        low, limit = self.least_conceivable(), int(plans[-1].peak * _STEP)
         while limit >= low:
             plan = self.cheapest(limit, counts=counts, modes=modes)
             if plan is None:
-                if found[-1].peak - limit <= max(64, found[-1].peak // 100):
+                if plans[-1].peak - limit <= max(64, plans[-1].peak // 100):
                     break
-                low, limit = limit, (limit + found[-1].peak) // 2
+                low, limit = limit, (limit + plans[-1].peak) // 2
                 continue
-            found.append(plan)
+            plans.append(plan)
             limit = max(int(plan.peak * _STEP), (low + plan.peak) // 2 if low > plan.peak * _STEP else 0)
             if limit >= plan.peak:
                 break
-        return [plan for index, plan in enumerate(found) if all(later.cost > plan.cost for later in found[index + 1 :])]
+        return [plan for index, plan in enumerate(plans) if all(later.cost > plan.cost for later in plans[index + 1 :])]
 
     def least_conceivable(self) -> int:
         """Bytes that no plan undercuts: every graph input and every part that can't run in bands."""

@@ -83,7 +83,7 @@ class Region:
         inside = {node.name for node in self.nodes}
         self.inputs = {node.name: self._inputs(node) for node in self.nodes}
         self.outputs = {node.name: tuple(name for name in node.outputs if name in graph.values) for node in self.nodes}
-        names = [self.start, *(name for made in self.outputs.values() for name in made)]
+        names = [self.start, *(name for tensors in self.outputs.values() for name in tensors)]
         self.rows = {name: self._shape(name)[self.axes[name]] for name in names}
         self.row_size = {name: graph.values[name].size // self.rows[name] for name in names}
         self.readers = {
@@ -121,13 +121,13 @@ class Region:
         """The rows of the last tensor in up to ``count`` bands, as even as its operator can make them."""
         node = self.nodes[-1]
         total, last = self.rows[self.end], 0
-        found = []
+        bands = []
         for index in range(1, count + 1):
             end = min(total, self.local[node.name].makes(last, max(last + 1, total * index // count))[1])
             if end > last:
-                found.append((last, end))
+                bands.append((last, end))
                 last = end
-        return found
+        return bands
 
     def needs(self, first: int, end: int, *, rim: bool = False) -> dict[str, Interval]:
         """The rows of each value that rows (first, end) of the last tensor need; values that they don't need are left out."""
@@ -137,18 +137,18 @@ class Region:
             if not wanted:
                 continue
             at = self.local[node.name]
-            made = at.makes(min(a for a, _ in wanted), max(b for _, b in wanted))
+            rows = at.makes(min(a for a, _ in wanted), max(b for _, b in wanted))
             for name in self.outputs[node.name]:
-                need[name] = made
-            low, high = self.rimmed(at, made) if rim else at.reads(*made)
+                need[name] = rows
+            low, high = self.rimmed(at, rows) if rim else at.reads(*rows)
             for name in self.inputs[node.name]:
                 a, b = need.get(name, (low, high))
                 need[name] = (min(a, low), max(b, high))
         return need
 
-    def rimmed(self, at: Locality, made: Interval) -> Interval:
+    def rimmed(self, at: Locality, rows: Interval) -> Interval:
         """The input rows of an operator that keeps its padding: whole strides around those that it needs."""
-        low, high = at.reads(*made)
+        low, high = at.reads(*rows)
         if at.pads and not at.explicit and at.span > at.stride:
             low, high = low // at.stride * at.stride, min(at.rows[0], -(-high // at.stride) * at.stride)
         return low, high
@@ -175,8 +175,8 @@ class Tape:
             self._cached()
         else:
             self._apart()
-        made = (0, region.rows[region.end])
-        self.result = self._emit(None, region.end, tuple(piece.tensor for piece in self.finished), made, made)
+        all_rows = (0, region.rows[region.end])
+        self.result = self._emit(None, region.end, tuple(piece.tensor for piece in self.finished), all_rows, all_rows)
 
     # ------------------------------------------------------------------------------------------------------ the modes
 
@@ -187,13 +187,13 @@ class Tape:
             self.have = {region.start: [_Piece(0, 0, region.rows[region.start])]}
             need = region.needs(first, end, rim=self.mode == "rim")
             for node in region.nodes:
-                made = need.get(region.outputs[node.name][0])
-                if made is None:
+                rows = need.get(region.outputs[node.name][0])
+                if rows is None:
                     continue
                 if self.mode == "rim":
-                    self._run_spoiled(node, made)
+                    self._run_spoiled(node, rows)
                 else:
-                    self._run(node, made)
+                    self._run(node, rows)
             self._finish(first, end)
 
     def _cached(self) -> None:
@@ -233,8 +233,8 @@ class Tape:
         whole = sum(piece in self.joined for piece in self.finished)
         loose = self.finished[whole:]
         if excess > 0 and len(loose) == min(MOST_JOINED, excess + 1):
-            made = self._join(name, [piece.tensor for piece in loose], (loose[0].first, end))
-            self.finished[whole:] = [_Piece(made, loose[0].first, end)]
+            joined = self._join(name, [piece.tensor for piece in loose], (loose[0].first, end))
+            self.finished[whole:] = [_Piece(joined, loose[0].first, end)]
             self.joined.append(self.finished[-1])
 
     def _join(self, name: str, tensors: Sequence[int], rows: Interval) -> int:
@@ -247,7 +247,7 @@ class Tape:
             return
         low, end = reached[name], reached[name]
         for node in region.readers[name]:
-            start, final = (found[region.outputs[node.name][0]] for found in (reached, last))
+            start, final = (rows_of[region.outputs[node.name][0]] for rows_of in (reached, last))
             if start < final:
                 low = min(low, region.local[node.name].reads(start, final)[0])
         if low >= end:
@@ -281,9 +281,9 @@ class Tape:
                 parts = [self._join(name, parts, (first, position))]
             parts.append(self._slice(name, piece, position, stop))
             position = stop
-        made = parts[0] if len(parts) == 1 else self._join(name, parts, (first, end))
-        self.have[name].append(_Piece(made, first, end))
-        return made
+        joined = parts[0] if len(parts) == 1 else self._join(name, parts, (first, end))
+        self.have[name].append(_Piece(joined, first, end))
+        return joined
 
     def _slice(self, name: str, piece: _Piece, first: int, end: int) -> int:
         if (first, end) == (piece.first, piece.end):
@@ -291,41 +291,41 @@ class Tape:
         return self._emit(None, name, (piece.tensor,), (first, end), (first, end), first=first - piece.first)
 
     def _emit(
-        self, node: Node | None, name: str, inputs: tuple[int, ...], made: Interval, read: Interval, *, first: int = 0
+        self, node: Node | None, name: str, inputs: tuple[int, ...], rows: Interval, read: Interval, *, first: int = 0
     ) -> int:
-        self.tensors.append((name, made[1] - made[0]))
+        self.tensors.append((name, rows[1] - rows[0]))
         tensor = len(self.tensors) - 1
-        self.steps.append(Step(node, name, inputs, (tensor,), made, read, self.band, first))
+        self.steps.append(Step(node, name, inputs, (tensor,), rows, read, self.band, first))
         return tensor
 
-    def _run(self, node: Node, made: Interval, read: Interval | None = None, *, spoiled: bool = False) -> None:
+    def _run(self, node: Node, rows: Interval, read: Interval | None = None, *, spoiled: bool = False) -> None:
         """Run a node for the output rows ``made``."""
         region = self.region
-        needed = region.local[node.name].reads(*made) if read is None else read
+        needed = region.local[node.name].reads(*rows) if read is None else read
         inputs = tuple(self._get(name, *needed) for name in region.inputs[node.name])
         outputs = []
         for name in region.outputs[node.name]:
-            self.tensors.append((name, made[1] - made[0]))
+            self.tensors.append((name, rows[1] - rows[0]))
             outputs.append(len(self.tensors) - 1)
-            self.have.setdefault(name, []).append(_Piece(outputs[-1], *made))
-        step = Step(node, region.outputs[node.name][0], inputs, tuple(outputs), made, needed, self.band, spoiled=spoiled)
+            self.have.setdefault(name, []).append(_Piece(outputs[-1], *rows))
+        step = Step(node, region.outputs[node.name][0], inputs, tuple(outputs), rows, needed, self.band, spoiled=spoiled)
         self.steps.append(step)
 
-    def _run_spoiled(self, node: Node, made: Interval) -> None:
+    def _run_spoiled(self, node: Node, rows: Interval) -> None:
         """Run a node so that it keeps its padding, and what makes rows of rows on all that is there."""
         region, at = self.region, self.region.local[node.name]
         if at.same and len(region.inputs[node.name]) == 1:
             piece = max(self.have[region.inputs[node.name][0]], key=lambda p: p.end - p.first)
-            if region.inputs[node.name][0] != region.start and piece.first <= made[0] and made[1] <= piece.end:
-                made = (piece.first, piece.end)
+            if region.inputs[node.name][0] != region.start and piece.first <= rows[0] and rows[1] <= piece.end:
+                rows = (piece.first, piece.end)
         elif at.pads and not at.explicit and at.span > at.stride:
-            low, high = region.rimmed(at, made)
+            low, high = region.rimmed(at, rows)
             count = (high - low + at.before + at.after - at.span) // at.stride + 1
             whole = (low // at.stride, low // at.stride + count)
-            if low % at.stride == 0 and whole[0] <= made[0] and made[1] <= whole[1] <= at.rows[1]:
+            if low % at.stride == 0 and whole[0] <= rows[0] and rows[1] <= whole[1] <= at.rows[1]:
                 self._run(node, whole, (low, high), spoiled=True)
                 return
-        self._run(node, made)
+        self._run(node, rows)
 
 
 # --------------------------------------------------------------------------------------------------------------- costs
@@ -367,8 +367,8 @@ def price(tape: Tape) -> Price:
         free = kind == "in place" and len(step.outputs) == 1 and any(size[tensor] == new for tensor in dying)
         peak = max(peak, live + (0 if free else new))
         live += sum(size[tensor] for tensor in step.outputs if last[tensor] > index) - sum(size[tensor] for tensor in dying)
-    made = sum(1 if step.node is None else region.operators[step.node.name] for step in tape.steps)
-    return Price(peak, macs, made - sum(region.operators.values()))
+    operators = sum(1 if step.node is None else region.operators[step.node.name] for step in tape.steps)
+    return Price(peak, macs, operators - sum(region.operators.values()))
 
 
 def _moves_nothing(step: Step) -> bool:
@@ -391,10 +391,12 @@ class Choice:
 
     @cached_property
     def tape(self) -> Tape:
+        """Its steps in the order in which they run."""
         return Tape(self.region, self.bands, self.mode)
 
     @cached_property
     def price(self) -> Price:
+        """What the region costs so."""
         return price(self.tape)
 
 
@@ -433,8 +435,8 @@ class _Writer:
         region = self.choice.region
         self.values = region.graph.values
         self.replaced = {node.name for node in region.nodes}
-        for made in region.outputs.values():
-            for name in made:
+        for tensors in region.outputs.values():
+            for name in tensors:
                 value = self.values[name]
                 kept = value.quantizers if name == region.end else ()
                 self.replaced |= {node.name for node in (*value.chain, *value.twins)} - {node.name for node in kept}
@@ -465,27 +467,27 @@ class _Writer:
         sources = iter(step.inputs)
         inputs = tuple(self.tensor[next(sources)] if name in region.graph.of else name for name in node.inputs)
         outputs = iter(step.outputs)
-        made = []
+        copies = []
         tails = []
         for name in node.outputs:
             if name not in self.values:  # nothing reads it
-                made.append("")
+                copies.append("")
                 continue
-            made.append(self.names.free(name + suffix))
-            tails.append((next(outputs), self.values[name], made[-1]))
-        while not made[-1]:
-            made.pop()
-        self.nodes.append(replace(fitted, name=self.names.free(node.name + suffix), inputs=inputs, outputs=tuple(made)))
+            copies.append(self.names.free(name + suffix))
+            tails.append((next(outputs), self.values[name], copies[-1]))
+        while not copies[-1]:
+            copies.pop()
+        self.nodes.append(replace(fitted, name=self.names.free(node.name + suffix), inputs=inputs, outputs=tuple(copies)))
         for tensor, value, name in tails:
             self.tensor[tensor] = self._rewritten(value.chain, value, name, suffix)
 
     def _rewritten(self, chain: Iterable[Node], value: Value, tensor: str, suffix: str) -> str:
         """Copies of the nodes behind an operator, from ``tensor`` on; returns what the last makes."""
         for node in chain:
-            made = self.names.free(node.outputs[0] + suffix)
+            output = self.names.free(node.outputs[0] + suffix)
             inputs = tuple(tensor if name in self.choice.region.graph.of else name for name in node.inputs)
-            self.nodes.append(replace(node, name=self.names.free(node.name + suffix), inputs=inputs, outputs=(made,)))
-            tensor = made
+            self.nodes.append(replace(node, name=self.names.free(node.name + suffix), inputs=inputs, outputs=(output,)))
+            tensor = output
         return tensor
 
     def _move(self, step: Step, suffix: str) -> None:
@@ -495,23 +497,23 @@ class _Writer:
         axis = region.axes[step.value]
         inputs = tuple(self.tensor[tensor] for tensor in step.inputs)
         what = "rows" if len(inputs) == 1 else "joined"
-        made = self.names.free(f"{value.read}{suffix}/{what}")
+        moved = self.names.free(f"{value.read}{suffix}/{what}")
         name = self.names.free(f"{value.read}{suffix}/{'Slice' if len(inputs) == 1 else 'Concat'}")
         if len(inputs) == 1:
             end = step.first + step.out_rows[1] - step.out_rows[0]
             attrs = {"starts": (step.first,), "ends": (end,), "axes": (axis,)}
-            self.nodes.append(Node(name, "Slice", inputs, (made,), attrs))
+            self.nodes.append(Node(name, "Slice", inputs, (moved,), attrs))
         else:
-            self.nodes.append(Node(name, "Concat", inputs, (made,), {"axis": axis}))
-        self.tensor[step.outputs[0]] = self._requantized(value, made, f"{suffix}/{what}")
+            self.nodes.append(Node(name, "Concat", inputs, (moved,), {"axis": axis}))
+        self.tensor[step.outputs[0]] = self._requantized(value, moved, f"{suffix}/{what}")
 
     def _requantized(self, value: Value, tensor: str, suffix: str) -> str:
         """``tensor``, rows of what ``value`` is read as, behind that value's quantiser again."""
         for node in self._quantizers(value):
-            made = self.names.free(node.outputs[0] + suffix)
+            output = self.names.free(node.outputs[0] + suffix)
             name = self.names.free(node.name + suffix)
-            self.nodes.append(replace(node, name=name, inputs=(tensor, *node.inputs[1:]), outputs=(made,)))
-            tensor = made
+            self.nodes.append(replace(node, name=name, inputs=(tensor, *node.inputs[1:]), outputs=(output,)))
+            tensor = output
         return tensor
 
     def _quantizers(self, value: Value) -> tuple[Node, ...]:
@@ -538,10 +540,10 @@ class _Writer:
         if len(value.quantizers) != 1:
             self.nodes.append(Node(name, "Concat", inputs, (value.body,), attrs))
             return
-        made = self.names.free(f"{value.body}/bands")
+        joined = self.names.free(f"{value.body}/bands")
         first = self._quantizers(value)[0]
-        quantizer = replace(first, name=self.names.free(first.name), inputs=(made, *first.inputs[1:]), outputs=(value.body,))
-        self.nodes += [Node(name, "Concat", inputs, (made,), attrs), quantizer]
+        quantizer = replace(first, name=self.names.free(first.name), inputs=(joined, *first.inputs[1:]), outputs=(value.body,))
+        self.nodes += [Node(name, "Concat", inputs, (joined,), attrs), quantizer]
 
 
 # --------------------------------------------------------------------------------------------------------- preparation
@@ -553,10 +555,10 @@ def without_pads(net: Network) -> Network:
     Zero is always represented exactly, so that a quantiser between the two changes nothing.
     """
     while True:
-        found = next((pair for node in net.nodes if (pair := _padded_conv(node, net)) is not None), None)
-        if found is None:
+        match = next((pair for node in net.nodes if (pair := _padded_conv(node, net)) is not None), None)
+        if match is None:
             return net
-        pad, conv, pads = found
+        pad, conv, pads = match
         data = pad.inputs[0]
         tensor = pad.outputs[0]
         dropped = {pad.name}

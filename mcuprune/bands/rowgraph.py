@@ -162,7 +162,9 @@ class RowGraph:
 
     def _alike(self, readers: Sequence[Node]) -> bool:
         """Whether all that read integers dequantise them alike."""
-        return all(one.op == "DequantizeLinear" and self._constants(one) == self._constants(readers[0]) for one in readers)
+        return all(
+            reader.op == "DequantizeLinear" and self._constants(reader) == self._constants(readers[0]) for reader in readers
+        )
 
     def _constants(self, node: Node) -> tuple[object, ...]:
         values = [self.net.constants[name] for name in node.inputs[1:] if name in self.net.constants]
@@ -197,10 +199,10 @@ class RowGraph:
                 left[name] -= 1
                 if not left[name] and name not in outputs:
                     alive.discard(name)
-            made = self._used(node)
-            alive.update(made)
-            if alive == set(made[:1]):
-                cuts.append(made[0])
+            used = self._used(node)
+            alive.update(used)
+            if alive == set(used[:1]):
+                cuts.append(used[0])
                 between.append(here)
                 here = []
         between.append(here)
@@ -219,16 +221,16 @@ class RowGraph:
         ops: list[list[int]] = [[] for _ in self.between]
         for op, place in enumerate(self.plan.nodes):
             ops[segment_of.get(place, 0)].append(op)
-        return [self._peak(one) for one in ops]
+        return [self._peak(group) for group in ops]
 
     def _peak(self, ops: Sequence[int]) -> int:
         """The least peak of some operators of the graph, where what others read stays alive to the end."""
         graph = self.plan.graph
         mine = set(ops)
-        made = {b for op in ops for b in graph.ops[op].outputs}
-        used = {b for op in ops for b in graph.ops[op].inputs} - made
+        written = {b for op in ops for b in graph.ops[op].outputs}
+        used = {b for op in ops for b in graph.ops[op].inputs} - written
         later = {b for i, op in enumerate(graph.ops) if i not in mine for b in op.inputs} | set(graph.outputs)
-        names = {b: i for i, b in enumerate(sorted(made | used))}
+        names = {b: i for i, b in enumerate(sorted(written | used))}
 
         def renamed(buffers: Sequence[int]) -> tuple[int, ...]:
             return tuple(names[b] for b in buffers)
@@ -239,7 +241,7 @@ class RowGraph:
             ),
             tuple(graph.sizes[b] for b in sorted(names)),
             renamed(sorted(used)),
-            renamed(sorted(made & later)),
+            renamed(sorted(written & later)),
         )
         return memory.schedule(small, cpu_seconds=0.2).peak if ops else 0
 
@@ -248,25 +250,25 @@ class RowGraph:
     def operators_of(self, node: Node) -> int:
         """How many operators run with a node: itself and what only rewrites its outputs, without quantisers."""
         chains = (self.values[name].chain for name in self._used(node))
-        return 1 + sum(not isinstance(OPS[one.op], Quantization) for chain in chains for one in chain)
+        return 1 + sum(not isinstance(OPS[node.op], Quantization) for chain in chains for node in chain)
 
     def _find_stretches(self) -> tuple[list[Stretch], list[tuple[int, Node, str]]]:
-        found: list[Stretch] = []
+        stretches: list[Stretch] = []
         breaks: list[tuple[int, Node, str]] = []
         index = 0
         while index < len(self.cuts):
             tries = [self._walk(index, axis) for axis in self._candidates(self.cuts[index])]
-            best = max(tries, key=lambda one: len(one[0].nodes), default=None)
+            best = max(tries, key=lambda attempt: len(attempt[0].nodes), default=None)
             if best is None:
                 index += 1
                 continue
             stretch, broken = best
             if len(stretch.cuts) > 1:
-                found.append(stretch)
+                stretches.append(stretch)
             index += max(1, len(stretch.cuts) - 1)
             if broken is not None and (not breaks or breaks[-1][1] is not broken[0]):
                 breaks.append((index + (len(stretch.cuts) < 2) - 1, *broken))
-        return found, breaks
+        return stretches, breaks
 
     def _candidates(self, name: str) -> list[int]:
         """Axes that may be cut in bands: the height, or the longer side of an oblong image first."""
@@ -306,8 +308,8 @@ class RowGraph:
 
     def endings(self) -> tuple[Ending, ...]:
         """The operators that end a stretch, once each."""
-        found = []
+        endings = []
         for index, node, why in self._breaks:
             place = next((i for i, nodes in enumerate(self.between) if node in nodes), index)
-            found.append(Ending(node.name, node.op, why, self.segments[place]))
-        return tuple(found)
+            endings.append(Ending(node.name, node.op, why, self.segments[place]))
+        return tuple(endings)

@@ -147,7 +147,7 @@ def locality(node: Node, net: Network, axes: Mapping[str, int]) -> Locality:
 def _is_stored(name: str, net: Network) -> bool:
     """Whether a tensor is made of constants alone, as a dequantised weight is."""
     maker = net.producer.get(name)
-    return maker is not None and all(not one or net.is_constant(one) or _is_stored(one, net) for one in maker.inputs)
+    return maker is not None and all(not name or net.is_constant(name) or _is_stored(name, net) for name in maker.inputs)
 
 
 def _moved(node: Node, axes: Sequence[int], rows: int) -> Locality:
@@ -278,9 +278,9 @@ def _slice(node: Node, net: Network, axis: int) -> Locality:
 
 
 def _concat(node: Node, net: Network, axes: Mapping[str, int], rows: int) -> Locality:
-    found = {axes.get(name) for name in node.inputs}
-    axis = found.pop()
-    if found or axis is None:
+    joined_axes = {axes.get(name) for name in node.inputs}
+    axis = joined_axes.pop()
+    if joined_axes or axis is None:
         raise NotLocal("joins rows with something else")
     if node.attrs["axis"] % len(net.shapes[node.inputs[0]]) == axis:
         raise NotLocal("joins rows behind each other")
@@ -299,9 +299,9 @@ def _barrier(node: Node, net: Network, axis: int, rows: int) -> Locality:
     return _moved(node, [axis - dropped], rows)
 
 
-def in_band(node: Node, net: Network, at: Locality, made: Interval, read: Interval) -> Node:
+def in_band(node: Node, net: Network, at: Locality, written: Interval, read: Interval) -> Node:
     """The node as it makes output rows ``made`` from input rows ``read``, names left as they are."""
-    first, end = made
+    first, end = written
     low, high = at.needs(first, end)
     top, bottom = max(0, read[0] - low), max(0, high - read[1])
     axis = next(iter(at.axes.values()))

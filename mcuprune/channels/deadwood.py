@@ -54,28 +54,28 @@ def removable(channels: Channels, ranges: Mapping[str, tuple[np.ndarray, np.ndar
 
 def _without_weights(channels: Channels) -> np.ndarray:
     """bool (components + 1,): components all of whose bearing weights are zero."""
-    found, nodes = np.ones(channels.n_components + 1, dtype=bool), {node.name: node for node in channels.network.nodes}
+    idle, nodes = np.ones(channels.n_components + 1, dtype=bool), {node.name: node for node in channels.network.nodes}
     borne = np.zeros(channels.n_components + 1, dtype=bool)
     for slot in channels.slots:
         entry = OPS[nodes[slot.node].op]
         if isinstance(entry, Mixer) and slot.index == 1 and slot.axis == entry.weight_axes(nodes[slot.node])[1]:
             weight = np.moveaxis(channels.network.constants[slot.constant], slot.axis, 0)
             alive = slot.components[np.abs(weight.reshape(len(weight), -1)).max(axis=1) > 0]
-            found[alive] = False
+            idle[alive] = False
             borne[slot.components] = True
-    return found & borne
+    return idle & borne
 
 
 def _unread(channels: Channels) -> np.ndarray:
     """bool (components + 1,): components that every reader has zero weights for."""
-    found = np.ones(channels.n_components + 1, dtype=bool)
+    unread = np.ones(channels.n_components + 1, dtype=bool)
     for slot in channels.slots:
         if slot.mixes:
             weight = channels.network.constants[slot.constant]
             spread = np.broadcast_to(slot.spread(weight.shape), weight.shape)
-            found[np.unique(spread[weight != 0])] = False
-    found[0] = False
-    return found
+            unread[np.unique(spread[weight != 0])] = False
+    unread[0] = False
+    return unread
 
 
 def _refused(

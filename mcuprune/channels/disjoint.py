@@ -35,8 +35,8 @@ class DisjointSets:
         """``root`` of each: int64, of the shape of ``labels``."""
         return np.array([self.root(label) for label in labels.ravel().tolist()], np.int64).reshape(labels.shape)
 
-    def unite(self, one: int, other: int) -> tuple[int, int]:
+    def unite(self, first: int, other: int) -> tuple[int, int]:
         """Make the sets of two labels one. Returns the roots they had, the less one first: it is the root of both now."""
-        low, high = sorted((self.root(one), self.root(other)))
+        low, high = sorted((self.root(first), self.root(other)))
         self._parent[high] = low
         return low, high

@@ -88,6 +88,7 @@ class Group:
 
     @property
     def removable(self) -> bool:
+        """Whether channels of it may go."""
         return self.why is None
 
 
@@ -111,12 +112,12 @@ class Channels:
     @cached_property
     def slots_of(self) -> Mapping[str, tuple[Slot, ...]]:
         """Constant name -> its slots, one an axis."""
-        found: dict[str, dict[int, Slot]] = {}
+        slots_by_constant: dict[str, dict[int, Slot]] = {}
         for slot in self.slots:
-            known = found.setdefault(slot.constant, {})
+            known = slots_by_constant.setdefault(slot.constant, {})
             if slot.axis not in known or slot.mixes:
                 known[slot.axis] = slot
-        return {name: tuple(slots.values()) for name, slots in found.items()}
+        return {name: tuple(slots.values()) for name, slots in slots_by_constant.items()}
 
     def keep_all(self) -> np.ndarray:
         """The selection that removes nothing: bool (n_components + 1,), the shape of every selection."""
@@ -165,18 +166,20 @@ class Channels:
                 raise ModelError(f"{self.network.path}: the selection leaves tensor '{tensor}' without channels")
         nodes = [OPS[node.op].cut(node, context) for node in self.network.nodes]
         constants = {name: self.cut_constant(name, value, keep) for name, value in self.network.constants.items()}
-        stored = {name: self._cut_stored(name, found, constants[name], keep) for name, found in self.network.stored.items()}
+        stored = {
+            name: self._cut_stored(name, quantised, constants[name], keep) for name, quantised in self.network.stored.items()
+        }
         return replace(self.network.rebuilt(nodes, constants), stored=stored)
 
-    def _cut_stored(self, name: str, found: Stored, value: np.ndarray, keep: np.ndarray) -> Stored:
+    def _cut_stored(self, name: str, quantised: Stored, value: np.ndarray, keep: np.ndarray) -> Stored:
         """The integers behind a constant, cut as it is. value: the constant after the cut."""
-        integers, scale = self.cut_constant(name, found.integers, keep), found.scale
+        integers, scale = self.cut_constant(name, quantised.integers, keep), quantised.scale
         if scale.size > 1:
-            shape = [1] * found.integers.ndim
-            shape[found.axis] = -1
-            wide = self.cut_constant(name, np.broadcast_to(scale.reshape(shape), found.integers.shape), keep)
-            scale = np.moveaxis(wide, found.axis, 0).reshape(wide.shape[found.axis], -1)[:, 0]
-        return Stored(integers, scale, found.axis, value)
+            shape = [1] * quantised.integers.ndim
+            shape[quantised.axis] = -1
+            wide = self.cut_constant(name, np.broadcast_to(scale.reshape(shape), quantised.integers.shape), keep)
+            scale = np.moveaxis(wide, quantised.axis, 0).reshape(wide.shape[quantised.axis], -1)[:, 0]
+        return Stored(integers, scale, quantised.axis, value)
 
     def with_network(self, network: Network) -> Channels:
         """The same labels on the same graph with other weights."""
@@ -317,8 +320,8 @@ class _Flow:
             )
         return self._sets.add(count)
 
-    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
-        for a, b in zip(one.ravel().tolist(), other.ravel().tolist(), strict=True):
+    def tie(self, first: np.ndarray, other: np.ndarray) -> None:
+        for a, b in zip(first.ravel().tolist(), other.ravel().tolist(), strict=True):
             low, high = sorted((self._sets.root(a), self._sets.root(b)))
             if low == high:
                 continue
@@ -330,8 +333,8 @@ class _Flow:
                 self._why.setdefault(low, self._why.pop(high))
 
     def freeze(self, labels: np.ndarray, why: str) -> None:
-        for one in set(labels.ravel().tolist()):
-            self._freeze(self._sets.root(one), why)
+        for label in set(labels.ravel().tolist()):
+            self._freeze(self._sets.root(label), why)
 
     def _freeze(self, root: int, why: str) -> None:
         self._why.setdefault(root, why)
@@ -346,8 +349,8 @@ class _Flow:
         self._fits(self.net.shapes[name], axis, labels, name)
         known = self._weights.setdefault((name, axis), labels)
         if known.shape != labels.shape:
-            for one in (known, labels):
-                self.freeze(one, f"{node.op} '{node.name}' shares '{name}' with a convolution of another form")
+            for tied in (known, labels):
+                self.freeze(tied, f"{node.op} '{node.name}' shares '{name}' with a convolution of another form")
         elif known is not labels:
             self.tie(known, labels)  # one stored weight, several users: a cut must suit them all
         self._slots.append((node, index, axis, labels, mixes))
@@ -447,7 +450,7 @@ class _Flow:
             if isinstance(OPS[node.op], Mixer):
                 bearers[node.outputs[0]] = node.name
         position = {node.name: index for index, node in enumerate(self.net.nodes)}
-        found: list[tuple[int, str, tuple[str, ...], list[int], str | None]] = []
+        parts: list[tuple[int, str, tuple[str, ...], list[int], str | None]] = []
         for footprint, members in alike.items():
             tensors = [where for where, index, _, _ in footprint if index == _COMPUTED and where in self.net.producer]
             nodes = tuple(bearers[tensor] for tensor in tensors if tensor in bearers)
@@ -456,15 +459,15 @@ class _Flow:
             for reason in sorted(why, key=str):
                 part = [root for root in members if self._why.get(root) == reason]
                 name = nodes[0] if nodes else self.net.nodes[first].name
-                found.append((first, name, nodes, part, reason))
-        found.sort(key=lambda item: (item[0], item[3][0]))
+                parts.append((first, name, nodes, part, reason))
+        parts.sort(key=lambda item: (item[0], item[3][0]))
 
-        ids_of = [tuple(int(number[root]) for root in part) for _, _, _, part, _ in found]
+        ids_of = [tuple(int(number[root]) for root in part) for _, _, _, part, _ in parts]
         owner = {component: index for index, ids in enumerate(ids_of) for component in ids if component}
         anchored = _anchors(along, owner, [len(ids) for ids in ids_of])
         taken: dict[str, int] = {}
         groups, frozen = [], []
-        for index, (_, name, nodes, part, reason) in enumerate(found):
+        for index, (_, name, nodes, part, reason) in enumerate(parts):
             taken[name] = taken.get(name, 0) + 1
             unique = name if taken[name] == 1 else f"{name}.{taken[name]}"
             if reason is None:
@@ -545,12 +548,12 @@ def _anchors(along: Mapping[str, Along], owner: Mapping[int, int], sizes: Sequen
     """Groups that must keep a channel so that no tensor loses all: for each tensor without fixed channels, its largest."""
     anchored: set[int] = set()
     seen: set[bytes] = set()
-    for one in along.values():
-        key = one.labels.tobytes()
-        if key in seen or not one.labels.all():
+    for carried in along.values():
+        key = carried.labels.tobytes()
+        if key in seen or not carried.labels.all():
             continue
         seen.add(key)
-        owners = {owner[component] for component in {*one.labels.tolist()}}
+        owners = {owner[component] for component in {*carried.labels.tolist()}}
         if not owners & anchored:
             anchored.add(max(owners, key=lambda index: (sizes[index], -index)))
     return anchored

@@ -161,7 +161,7 @@ def _may_hold_an_error(file: str, args: Sequence[str]) -> bool:
     """
     others = [arg for arg in args if arg.removeprefix("--format=").partition("=")[0] not in answers.FORMATS]
     named = [value for arg in others for value in (arg, arg.partition("=")[2]) if value]
-    files = [Source("an argument", one) for value in named for one in (value, *external.files(value))]
+    files = [Source("an argument", path) for value in named for path in (value, *external.files(value))]
     try:
         here = current_folder()
         names = ("mcuprune.toml", "pyproject.toml")

@@ -42,10 +42,10 @@ def bands(flags: Flags) -> int:
     wanted = Wanted(input_shapes=shapes(flags.input_shape), outputs=tuple(flags.outputs))
     models.settle([Output("-o", flags.output)], {flags.model: wanted}, configuration(flags))
     net = models.load(flags.model, wanted)
-    found = banding.run(net, flags.output, limit=flags.sram, bands=flags.bands, model=flags.sram_model)
-    places.write_bytes(banding.written(found), flags.output)
+    banded = banding.run(net, flags.output, limit=flags.sram, bands=flags.bands, model=flags.sram_model)
+    places.write_bytes(banding.written(banded), flags.output)
     if flags.format == "json":
-        show(report.dumped(banding.document(found)))
-    elif not (flags.quiet and found.ok):
-        show(banding.text(found), fit=True)
-    return YES if found.ok else NO
+        show(report.dumped(banding.document(banded)))
+    elif not (flags.quiet and banded.ok):
+        show(banding.text(banded), fit=True)
+    return YES if banded.ok else NO

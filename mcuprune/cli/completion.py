@@ -32,20 +32,20 @@ def _words() -> Mapping[str, Sequence[Option]]:
     """The options of each command."""
     from mcuprune.cli import COMMANDS
 
-    found = {}
+    words = {}
     for name in COMMANDS:
         classes: Sequence[type] = getattr(import_module(f"mcuprune.cli.{name}"), name).reads
-        found[name] = [one for kind in classes for one in options.each(kind) if not one.positional]
-    return found
+        words[name] = [option for kind in classes for option in options.each(kind) if not option.positional]
+    return words
 
 
 def _flags(every: Sequence[Option]) -> list[str]:
-    return sorted({flag for one in every for spelling in one.spellings for flag in spelling.split("/")} | {"--help"})
+    return sorted({flag for option in every for spelling in option.spellings for flag in spelling.split("/")} | {"--help"})
 
 
 def _choices(commands: Mapping[str, Sequence[Option]]) -> dict[str, list[str]]:
     """Flag -> its values, where they are known."""
-    return {one.flag: [*map(str, one.choices)] for every in commands.values() for one in every if one.choices}
+    return {option.flag: [*map(str, option.choices)] for every in commands.values() for option in every if option.choices}
 
 
 def _bash(commands: Mapping[str, Sequence[Option]]) -> str:
@@ -71,10 +71,10 @@ def _zsh(commands: Mapping[str, Sequence[Option]]) -> str:
 def _fish(commands: Mapping[str, Sequence[Option]]) -> str:
     lines = [f"complete -c mcuprune -n __fish_use_subcommand -f -a {name}" for name in commands]
     for name, every in commands.items():
-        for one in every:
-            values = f" -xa '{' '.join(map(str, one.choices))}'" if one.choices else "" if one.kind is bool else " -r"
-            said = one.help.replace("\\", "").replace("'", "\\'")
-            for spelling in one.spellings:
+        for entry in every:
+            values = f" -xa '{' '.join(map(str, entry.choices))}'" if entry.choices else "" if entry.kind is bool else " -r"
+            said = entry.help.replace("\\", "").replace("'", "\\'")
+            for spelling in entry.spellings:
                 for flag in spelling.split("/"):
                     dash = f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}"
                     lines.append(f"complete -c mcuprune -n '__fish_seen_subcommand_from {name}' {dash}{values} -d '{said}'")

@@ -60,7 +60,7 @@ def settle(outputs: Sequence[Output], wanted: Mapping[str, Wanted], settings: co
     """Refuse outputs that would destroy a model, what it is compared with, or the configuration. Raises OutputError."""
     if outputs:
         current_folder()
-        old = [Source("the model to compare with", one.against) for one in wanted.values() if one.against is not None]
+        old = [Source("the model to compare with", asked.against) for asked in wanted.values() if asked.against is not None]
         models = [Source("a model of this command", path) for path in wanted] + old
         beside = [Source("external data of a model", file) for model in models for file in external.files(model.path)]
         places.settle(outputs, [*models, *beside, *_configured(settings)])

@@ -51,11 +51,11 @@ def command(flags: type, asks: type | None = None) -> Callable[[_Function], _Fun
 def build(function: Callable[..., int]) -> TyperCommand:
     """What typer calls the command: of a function that ``command`` has made one."""
     classes: tuple[type, ...] = function.reads  # type: ignore[attr-defined]
-    every = [option for one in classes for option in options.each(one)]
+    every = [option for kind in classes for option in options.each(kind)]
 
     def run(**words: Any) -> int:
         _need_arguments(function.__name__, every, words)
-        values = [_values(options.of(one), words) for one in classes]
+        values = [_values(options.of(kind), words) for kind in classes]
         given = {"asked": values[1]} if len(values) > 1 else {}
         return function(classes[0](**values[0]), **given)
 
@@ -111,9 +111,9 @@ class _Command(PlainHelp, TyperCommand):
                 formatter.write_dl(arguments)
         grouped: dict[str, list[Any]] = {name: [] for name in GROUPS}
         last: list[Any] = []
-        for one in self.get_params(ctx):
-            if one.param_type_name == "option" and (record := one.get_help_record(ctx)):
-                group = getattr(one, "rich_help_panel", None)
+        for parameter in self.get_params(ctx):
+            if parameter.param_type_name == "option" and (record := parameter.get_help_record(ctx)):
+                group = getattr(parameter, "rich_help_panel", None)
                 (last if group in (None, "Options") else grouped.setdefault(group, [])).append(record)
         for name, records in [*grouped.items(), ("Options", last)]:
             if records:

@@ -142,16 +142,16 @@ def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
     """Write the report of a prune, print its table, and turn the answer into an exit code."""
     from mcuprune.report import prune as outcome
 
-    found = outcome.document(result)
+    document = outcome.document(result)
     if result.request.report is not None:
-        written = outcome.save(found, result.request.report)
+        written = outcome.save(document, result.request.report)
         if not (quiet and result.ok):
             *others, last = map(str, written)
             console.say(f"report in {', '.join(others)} and {last}")
     if as_json:
-        show(outcome.write(found))
+        show(outcome.write(document))
     elif not (quiet and result.ok):
-        show(outcome.text(found), fit=True)
+        show(outcome.text(document), fit=True)
     return YES if result.ok else NO
 
 

@@ -35,7 +35,7 @@ def _grouped(classes: tuple[type, ...]) -> Iterator[tuple[str, list[list[str]]]]
             heading = "Arguments" if option.positional else option.group
             rows.setdefault(heading, []).append(_row(option, option.key in settable))
     rows["Options"] = rows.pop("Options", [])
-    yield from ((heading, found) for heading, found in rows.items() if found)
+    yield from ((heading, options_of) for heading, options_of in rows.items() if options_of)
 
 
 def _row(option: Option, is_key: bool) -> list[str]:

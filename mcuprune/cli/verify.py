@@ -14,7 +14,8 @@ from mcuprune.console import NO, YES
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.report import profile as report
-from mcuprune.train.tasks.choice import AUTO, NAMES
+from mcuprune.run.trial import Trial
+from mcuprune.train.tasks.choice import NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +29,11 @@ class Flags(Shaped, TextOrJson):
         group="Data",
         metavar="NAME|PATH|module:function",
     )
-    task: str = option(AUTO, help="What the model is for; auto goes by outputs and targets.", group="Data", choices=NAMES)
-    examples: int = option(200, help="How many random inputs and how many test examples.", group="Data", metavar="N", least=1)
-    seed: int = option(0, help="Fixes the random inputs.", group="Data", metavar="N", least=0, most=2**63 - 1)
+    task: str = option(Trial.task, help="What the model is for; auto goes by outputs and targets.", group="Data", choices=NAMES)
+    examples: int = option(
+        Trial.examples, help="How many random inputs and how many test examples.", group="Data", metavar="N", least=1
+    )
+    seed: int = option(Trial.seed, help="Fixes the random inputs.", group="Data", metavar="N", least=0, most=2**63 - 1)
     tflite: str | None = option(None, help="Also write the model as TensorFlow Lite.", group="Output", metavar="OUT.tflite")
 
 
@@ -38,24 +41,23 @@ class Flags(Shaped, TextOrJson):
 def verify(flags: Flags) -> int:
     """Run an exported int8 model, .onnx or .tflite, in a microcontroller's runtimes and compare them with onnxruntime."""
     current_folder()
-    from mcuprune.run.verify import document, text
+    from mcuprune.report.verified import document, text
     from mcuprune.run.verify_tflite import verify_file as run
 
-    input_shapes, outputs = shapes(flags.input_shape), tuple(flags.outputs)
     if flags.tflite is not None:
         models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config())
-    verified = run(
-        flags.model,
+    trial = Trial(
         examples=flags.examples,
         seed=flags.seed,
-        input_shapes=input_shapes,
-        outputs=outputs,
+        input_shapes=shapes(flags.input_shape),
+        outputs=tuple(flags.outputs),
         data=flags.data,
         task=flags.task,
     )
+    verified = run(flags.model, trial)
     if flags.tflite is not None:  # also where outputs differ: to look at it one needs the file
         places.write_bytes(verified.converted.content, flags.tflite)
-    found = document(verified)
+    told = document(verified)
     as_json = flags.format == "json"
-    show(report.dumped(found) if as_json else text(found), fit=not as_json)
+    show(report.dumped(told) if as_json else text(told), fit=not as_json)
     return YES if verified.ok else NO

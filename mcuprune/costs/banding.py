@@ -64,8 +64,9 @@ class Recipe(NamedTuple):
         return bool(self.parts or self.embedded)
 
 
-def parsed(text: str) -> int | Literal[False] | None:
+def parsed(bands: str | int) -> int | Literal[False] | None:
     """``--bands``: False for "off", None for "auto", or how many. Raises UsageError."""
+    text = str(bands)
     if text in ("off", "auto"):
         return None if text == "auto" else False
     if text.isascii() and text.isdecimal() and 2 <= int(text[:6]) <= 10_000:
@@ -95,7 +96,7 @@ class Banding:
         return all(sums[name] <= max(limit, plain[name]) for name, limit in self.limits.items() if name in sums)
 
 
-def banding_of(bands: str, basis: Basis, limits: Mapping[str, int]) -> Banding | None:
+def banding_of(bands: str | int, basis: Basis, limits: Mapping[str, int]) -> Banding | None:
     """What ``--bands`` asks for under these limits; None for no bands. Raises UsageError for what can't be had together."""
     count = parsed(bands)
     if count is False:
@@ -119,18 +120,18 @@ def candidates(planner: BandPlanner, banding: Banding) -> list[Plan]:
     limit, counts = banding.sram, COUNTS if banding.count is None else (banding.count,)
     if banding.model == "tflm":
         few: Sequence[int] = _FEW if banding.count is None else counts
-        found = [plan for mode in MODES for plan in planner.pareto(counts=few, modes=(mode,))]
+        plans = [plan for mode in MODES for plan in planner.pareto(counts=few, modes=(mode,))]
     elif limit is not None and banding.count is None:
         plan = planner.cheapest(limit)
-        found = [planner.least() if plan is None else plan]
+        plans = [planner.least() if plan is None else plan]
         if plan is None or plan.macs > 0:  # with the best order of its operators a cheaper one may do
             near = [planner.cheapest(int(limit * factor), modes=("cache",)) for factor in _NEAR]
-            found += [one for one in near if one is not None and (plan is None or one.cost < plan.cost)]
+            plans += [other for other in near if other is not None and (plan is None or other.cost < plan.cost)]
             if any(name != "sram" for name in banding.limits):  # another limit may leave no room for anything
-                found.append(planner.least(modes=("cache",)))
+                plans.append(planner.least(modes=("cache",)))
     else:
-        found = [planner.least(counts=counts), planner.least(counts=counts, modes=("cache",))]
-    unlike = {recipe_of(one.choices): one for one in found}
+        plans = [planner.least(counts=counts), planner.least(counts=counts, modes=("cache",))]
+    unlike = {recipe_of(alternative.choices): alternative for alternative in plans}
     return sorted(unlike.values(), key=lambda plan: plan.cost)
 
 
@@ -147,10 +148,10 @@ def _maker(graph: RowGraph, value: str) -> str:
 
 def planners(net: Network, banding: Banding) -> dict[tuple[str, ...], BandPlanner]:
     """What plans bands of the network as it is, and as its kernels may be embedded; by the names of these convolutions."""
-    found: dict[tuple[str, ...], BandPlanner] = {(): BandPlanner(net)}
-    if banding.model == "tflm" and (names := worthwhile(found[()].net, banding.limits)):
-        found[names] = BandPlanner(embedded(found[()].net, names))
-    return found
+    planner_of: dict[tuple[str, ...], BandPlanner] = {(): BandPlanner(net)}
+    if banding.model == "tflm" and (names := worthwhile(planner_of[()].net, banding.limits)):
+        planner_of[names] = BandPlanner(embedded(planner_of[()].net, names))
+    return planner_of
 
 
 def plan_of(planner: BandPlanner, recipe: Recipe) -> Plan | None:
@@ -181,6 +182,7 @@ class Measured:
     operators: int
 
     def sram(self, model: Model) -> int:
+        """Bytes of SRAM in this meaning: the arena, or the peak of activations."""
         return self.arena.total if model == "tflm" else self.profile.memory.peak
 
 
@@ -246,7 +248,7 @@ def _by_cost(
     ways: Mapping[tuple[str, ...], BandPlanner], banding: Banding, known: Iterable[Recipe], own: int
 ) -> list[tuple[Plan, tuple[str, ...]]]:
     """Plans with the kernels that they go with, the cheapest first. own: MACs of the network as it is."""
-    found: dict[Recipe, tuple[tuple[int, int], Plan, tuple[str, ...]]] = {}
+    cheapest: dict[Recipe, tuple[tuple[int, int], Plan, tuple[str, ...]]] = {}
     for names, planner in ways.items():
         more = sums(planner.net)["macs"] - own
         plans = [plan_of(planner, recipe) for recipe in known if recipe.embedded == names]
@@ -255,8 +257,8 @@ def _by_cost(
         for plan in (*candidates(planner, banding), *plans):
             if plan is not None and (plan.choices or names):
                 cost = (max(0, plan.macs + more), plan.operators)
-                found[recipe_of(plan.choices, names)] = (cost, plan, names)
-    return [(plan, names) for _, plan, names in sorted(found.values(), key=lambda one: one[0])]
+                cheapest[recipe_of(plan.choices, names)] = (cost, plan, names)
+    return [(plan, names) for _, plan, names in sorted(cheapest.values(), key=lambda entry: entry[0])]
 
 
 def least(net: Network, model: Model, count: int | None = None) -> Run:
@@ -394,13 +396,13 @@ def _same_groups(plain: Channels, banded: Channels) -> np.ndarray:
             theirs = of_slice.get((slot.constant, slot.axis, place))
             if theirs is not None and int(component) in ours:
                 met.setdefault(ours[int(component)], set()).add(theirs)
-    if len(met) != len(banded.groups) or len(met) != len(plain.groups) or any(len(one) != 1 for one in met.values()):
+    if len(met) != len(banded.groups) or len(met) != len(plain.groups) or any(len(same) != 1 for same in met.values()):
         raise ValueError("other groups of channels")
-    found = [next(iter(met[index])) for index in range(len(banded.groups))]
-    sizes = [len(plain.groups[index]) for index in found]
-    if sorted(found) != list(range(len(plain.groups))) or sizes != [len(group) for group in banded.groups]:
+    order = [next(iter(met[index])) for index in range(len(banded.groups))]
+    sizes = [len(plain.groups[index]) for index in order]
+    if sorted(order) != list(range(len(plain.groups))) or sizes != [len(group) for group in banded.groups]:
         raise ValueError("other groups of channels")
-    return np.array(found, dtype=np.int64)
+    return np.array(order, dtype=np.int64)
 
 
 class _BandedSram:

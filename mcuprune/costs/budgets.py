@@ -41,6 +41,7 @@ class Budget:
     limits: Mapping[str, int]
 
     def check(self, used: Mapping[str, int]) -> Verdict:
+        """The verdict on these costs. used: in base units, of every limited resource at least."""
         return Verdict({name: used[name] for name in self.limits}, self.limits)
 
     def ratios(self, used: Mapping[str, int]) -> dict[str, float]:

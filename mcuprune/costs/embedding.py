@@ -29,11 +29,11 @@ def worthwhile(net: Network, limits: Mapping[str, int]) -> tuple[str, ...]:
 
     def gain(chosen: Sequence[str]) -> float:
         """What is left of the arena's fall, as a share of it, when all is paid; below all where a limit isn't held."""
-        made = embedded(net, chosen)
-        costs = sums(made)
+        in_embedding = embedded(net, chosen)
+        costs = sums(in_embedding)
         if any(costs[name] > max(limit, own[name]) for name, limit in limits.items() if name in costs):
             return -float("inf")
-        fall = arena - runtimes.arena_tflm(made, offline=True).total
+        fall = arena - runtimes.arena_tflm(in_embedding, offline=True).total
         more = costs["flash"] - own["flash"]
         return (fall - more) / arena - (costs["macs"] - own["macs"]) / max(1, own["macs"])
 

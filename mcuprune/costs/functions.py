@@ -86,8 +86,8 @@ class Structure:
     def files(self) -> Mapping[bool, tuple[FileSize, Compiled]]:
         """With and without a memory plan in it: the size of the file, and the lengths that it depends on."""
         self.program.check()
-        found = {planned: file_size(self.program, planned=planned) for planned in (False, True)}
-        return {planned: (size, self._model.compiled(size.counts)) for planned, size in found.items()}
+        sizes = {planned: file_size(self.program, planned=planned) for planned in (False, True)}
+        return {planned: (size, self._model.compiled(size.counts)) for planned, size in sizes.items()}
 
 
 class CostFunction(Protocol):
@@ -110,7 +110,7 @@ class CostFunction(Protocol):
         """What no widths undercut."""
 
 
-class Sum:
+class Sum(CostFunction):
     """The sum over nodes of an ``Additive`` resource: a polynomial, which is evaluated together with those of the others."""
 
     monotone = True
@@ -129,7 +129,7 @@ class Sum:
         return self.value(self._model.least)
 
 
-class Time:
+class Time(CostFunction):
     """Multiply-accumulates by class, each class with its own weight, rounded up.
 
     weights: float64 (classes,), none below 0.
@@ -150,7 +150,7 @@ class Time:
         return self.value(self._model.least)
 
 
-class LargestStep:
+class LargestStep(CostFunction):
     """The bytes of whichever step needs most: a sum of tensor sizes, another one for each structure and order.
 
     steps: those that need the most, at given widths; the gradient is the mean over all of them.
@@ -176,7 +176,7 @@ class LargestStep:
         return self.value(self._model.least)
 
 
-class ArenaSize:
+class ArenaSize(CostFunction):
     """The arena of TensorFlow Lite Micro. Its buffers may lie better where a group is wider, so it isn't monotone."""
 
     monotone = False
@@ -204,7 +204,7 @@ class ArenaSize:
         return structure.program.bound(structure.quantities.values(self._model.least).tolist())
 
 
-class FileBytes:
+class FileBytes(CostFunction):
     """The file that is written, and with ``runtime`` the code that runs it.
 
     Where a group is wider, vectors of zeros may become equal, and be stored once, or a memory plan may become needless: so it

@@ -113,7 +113,7 @@ class CostModel:
         one of two ways, by the number of its input channels.
         """
         net = self.channels.network
-        found: list[Polynomial | int] = []
+        zeros: list[Polynomial | int] = []
         for node in net.nodes:
             data, output = node.inputs[0], node.outputs[0]
             along = self.channels.along.get(output)
@@ -121,18 +121,18 @@ class CostModel:
                 continue
             width = self.dim(output, along.axis)
             if node.op in ("Transpose", "Reshape"):
-                found.append(width + -1)
+                zeros.append(width + -1)
                 before = self.channels.along.get(data)
                 if before is not None:
-                    found.append(self.dim(data, before.axis) + -1)
+                    zeros.append(self.dim(data, before.axis) + -1)
             elif node.op == "Conv" and node.attrs.get("group", 1) > 1:
-                found += [width + -1, self.dim(node.inputs[1], 1) + -1]
+                zeros += [width + -1, self.dim(node.inputs[1], 1) + -1]
             elif node.op == "ConvTranspose":
-                found.append(self.dim(data, 1) + -REVERSED_ABOVE)
+                zeros.append(self.dim(data, 1) + -REVERSED_ABOVE)
             elif node.op in ("Slice", "Pad"):
                 change = self.dim(data, along.axis) + width * -1
-                found.append(change if node.op == "Slice" else change * -1)
-        return found
+                zeros.append(change if node.op == "Slice" else change * -1)
+        return zeros
 
     def _key(self, widths: np.ndarray) -> bytes:
         return bytes((self._switches.values(widths) > 0).tolist())

@@ -36,7 +36,7 @@ def costs(net: Network, dim: Dim) -> dict[str, NodeCost]:
         if node.name in mixer_of:
             tails.setdefault(mixer_of[node.name], []).append(node)
     counted: set[str] = set()
-    found: dict[str, NodeCost] = {}
+    cost_of_node: dict[str, NodeCost] = {}
     for node in net.nodes:
         entry = OPS[node.op]
         flash: Any = 0
@@ -64,8 +64,8 @@ def costs(net: Network, dim: Dim) -> dict[str, NodeCost]:
         if node.name in tails and not has_bias and _gains_bias(tails[node.name], counted, net):
             channels = dim(node.outputs[0], channel_axis(node, net))
             flash, params = flash + BIAS_BYTES * channels, params + channels
-        found[node.name] = NodeCost(entry.macs(node, net, dim), flash, params)
-    return found
+        cost_of_node[node.name] = NodeCost(entry.macs(node, net, dim), flash, params)
+    return cost_of_node
 
 
 def _gains_bias(tails: Sequence[Node], counted: set[str], net: Network) -> bool:

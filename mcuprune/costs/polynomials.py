@@ -56,9 +56,9 @@ class Compiled:
 
     def extents(self, widths: np.ndarray) -> np.ndarray:
         """int64 (extents,) at widths int64 (groups,)."""
-        found = self.fixed.copy()
-        np.add.at(found, self.extent_of, self.times * widths[self.group_of])
-        return found
+        extents = self.fixed.copy()
+        np.add.at(extents, self.extent_of, self.times * widths[self.group_of])
+        return extents
 
     def values(self, widths: np.ndarray) -> np.ndarray:
         """int64 (polynomials,) at widths int64 (groups,)."""

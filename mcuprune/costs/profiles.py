@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mcuprune.channels.labelling import Channels, Group, label
@@ -11,11 +11,12 @@ from mcuprune.costs.measured import Layer, Measured, Memory, Moment
 from mcuprune.costs.nodes import Terms
 from mcuprune.costs.rows import RESOURCES, Additive, Resource, totals
 from mcuprune.deploy.lower import lower
+from mcuprune.deploy.program import Program
 from mcuprune.errors import BudgetError, McupruneError
 from mcuprune.graph.network import Network, Node, Shape
 from mcuprune.notebook import Drawn
 from mcuprune.operators.fusion import Buffers, buffers
-from mcuprune.schedule import search as memory
+from mcuprune.schedule import search
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,16 @@ class Profile(Drawn):
 
         Asking it for what isn't known of this network raises BudgetError with the reason.
         """
-        found, known = _Used(self.total), {**self.total, **self.alternatives}
+        used, known = _Used(self.total), {**self.total, **self.alternatives}
         for name, resource in RESOURCES.items():
             under = resource.under(Basis.of(basis).models.get(name)).name
             if under in known:
-                found[name] = known[under]
+                used[name] = known[under]
             else:
-                found.pop(name, None)
+                used.pop(name, None)
                 why = self.unknown.get(under, "nobody counted it")
-                found.unknown[name] = f"{self.path}: no limit of {resource.title} can be held: {why}"
-        return found
+                used.unknown[name] = f"{self.path}: no limit of {resource.title} can be held: {why}"
+        return used
 
 
 class _Used(dict[str, int]):
@@ -102,42 +103,18 @@ def profile(net: Network, basis: Basis | SramModel = "peak") -> Profile:
     Raises UnsupportedOperator for a node whose cost or channels are unknown.
     """
     basis = Basis.of(basis)
-    found = label(net)  # first: it refuses nodes whose shapes don't fit together
+    channels = label(net)  # first: it refuses nodes whose shapes don't fit together
     seen = buffers(net)
-    schedule = memory.schedule(seen.graph)
-    timeline = tuple(
-        Moment(
-            net.nodes[seen.nodes[step.op]].name,
-            step.bytes,
-            tuple((seen.tensors[b], seen.graph.sizes[b]) for b in step.buffers),
-        )
-        for step in schedule.steps
-    )
-    layers = _layers(net, {moment.node: moment.bytes for moment in timeline})
-    worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
+    schedule = search.schedule(seen.graph)
     program = lower(net)
     plan = program.planned()
-    arena = program.arena(plan=plan)
+    memory = _memory(net, seen, schedule, program, plan)
+    layers = _layers(net, {moment.node: moment.bytes for moment in memory.timeline})
     measured = Measured(
         network=net,
         layers=layers,
         program=program,
-        memory=Memory(
-            peak=schedule.peak,
-            exact=schedule.exact,
-            lower_bound=schedule.lower_bound,
-            file_order=max((step.bytes for step in seen.file_steps()), default=schedule.peak),
-            max_in_out=memory.max_in_out(seen.graph),
-            order=full_order(net, seen, schedule.order),
-            peak_node=worst.node if worst else None,
-            peak_tensors=worst.tensors if worst else (),
-            timeline=timeline,
-            arena_tflm=arena.total,
-            arena_head=arena.head,
-            tail=program.tail_by_cause(),
-            copies=program.copies,
-            unsupported=tuple(operator.why for operator in program.operators if operator.why),
-        ),
+        memory=memory,
         plan=plan,
         basis=basis,
     )
@@ -151,8 +128,8 @@ def profile(net: Network, basis: Basis | SramModel = "peak") -> Profile:
         inputs=tuple((name, net.shapes[name]) for name in net.inputs),
         outputs=tuple((name, net.shapes[name]) for name in net.outputs),
         total=total,
-        memory=measured.memory,
-        groups=in_order(found),
+        memory=memory,
+        groups=in_order(channels),
         layers=layers,
         alternatives=alternatives,
         unknown=unknown,
@@ -160,25 +137,55 @@ def profile(net: Network, basis: Basis | SramModel = "peak") -> Profile:
     )
 
 
+def _memory(net: Network, seen: Buffers, schedule: search.Schedule, program: Program, plan: Sequence[int]) -> Memory:
+    """What is alive when, in the order of the schedule, and the arena of the program. plan: as the program gives it."""
+    timeline = tuple(
+        Moment(
+            net.nodes[seen.nodes[step.op]].name,
+            step.bytes,
+            tuple((seen.tensors[b], seen.graph.sizes[b]) for b in step.buffers),
+        )
+        for step in schedule.steps
+    )
+    worst = next((moment for moment in timeline if moment.bytes == schedule.peak), None)
+    arena = program.arena(plan=plan)
+    return Memory(
+        peak=schedule.peak,
+        exact=schedule.exact,
+        lower_bound=schedule.lower_bound,
+        file_order=max((step.bytes for step in seen.file_steps()), default=schedule.peak),
+        max_in_out=search.max_in_out(seen.graph),
+        order=full_order(net, seen, schedule.order),
+        peak_node=worst.node if worst else None,
+        peak_tensors=worst.tensors if worst else (),
+        timeline=timeline,
+        arena_tflm=arena.total,
+        arena_head=arena.head,
+        tail=program.tail_by_cause(),
+        copies=program.copies,
+        unsupported=tuple(operator.why for operator in program.operators if operator.why),
+    )
+
+
 def _counted(resources: Mapping[str, Resource], measured: Measured, unknown: dict[str, str]) -> dict[str, int]:
     """The costs that are known; ``unknown`` gets the reasons for the others."""
-    found: dict[str, int] = {}
+    costs: dict[str, int] = {}
     for name, resource in resources.items():
         if lacking := resource.lacks(measured.basis):
             unknown[name] = lacking
             continue
         try:
-            found[name] = resource.measure(measured)
+            costs[name] = resource.measure(measured)
         except McupruneError as error:
             unknown[name] = str(error)
-    return found
+    return costs
 
 
 def in_order(channels: Channels) -> tuple[Group, ...]:
     """All groups, those that can't be cut too, in the order of the nodes that bear their channels."""
     position = {node.name: index for index, node in enumerate(channels.network.nodes)}
-    found = (*channels.groups, *channels.frozen)
-    return tuple(sorted(found, key=lambda group: min((position[node] for node in group.nodes), default=0)))
+    groups = (*channels.groups, *channels.frozen)
+    return tuple(sorted(groups, key=lambda group: min((position[node] for node in group.nodes), default=0)))
 
 
 def _layers(net: Network, live: Mapping[str, int]) -> tuple[Layer, ...]:

@@ -175,9 +175,9 @@ class _Latency(Resource):
         """Microseconds for one multiply-accumulate of each of CLASSES."""
         assert basis.board is not None
         on = boards.board(basis.board)
-        found = coefficients(basis.runtime, on.core)
-        assert found is not None
-        return np.array([(cycles or 0.0) * found.high / on.mhz for cycles in found.cycles])
+        speed = coefficients(basis.runtime, on.core)
+        assert speed is not None
+        return np.array([(cycles or 0.0) * speed.high / on.mhz for cycles in speed.cycles])
 
 
 _ARENA = _Arena(

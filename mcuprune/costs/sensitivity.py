@@ -42,12 +42,12 @@ class Curve:
         at = np.array([0, *removed(self.channels)], dtype=np.float64)
         points = -np.log(np.clip(1 - np.array([0.0, *self.lost]), _LEAST_LEFT, 1.0))
         gone = self.channels - np.arange(self.channels + 1)
-        found = np.interp(gone, at, points)
+        losses = np.interp(gone, at, points)
         # Beyond the last point every channel is taken to carry the same.
         least = self.channels - at[-1]
         beyond = gone > at[-1]
-        found[beyond] = points[-1] + np.log(max(least, 0.5) / np.maximum(self.channels - gone[beyond], 0.5))
-        return np.asarray(found)
+        losses[beyond] = points[-1] + np.log(max(least, 0.5) / np.maximum(self.channels - gone[beyond], 0.5))
+        return np.asarray(losses)
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Sensitivity:
         return {"shares": list(SHARES), "groups": groups, "threshold": self.threshold}
 
     @staticmethod
-    def of_document(found: Mapping[str, Any]) -> Sensitivity:
+    def of_document(document: Mapping[str, Any]) -> Sensitivity:
         """What ``document`` gave."""
-        curves = tuple(Curve(one["name"], one["channels"], tuple(one["lost"])) for one in found["groups"])
-        return Sensitivity(curves, found["threshold"])
+        curves = tuple(Curve(group["name"], group["channels"], tuple(group["lost"])) for group in document["groups"])
+        return Sensitivity(curves, document["threshold"])
 
 
 def step_of(model: CostModel) -> np.ndarray:

@@ -81,8 +81,8 @@ def why_none(channels: Channels) -> str:
 
 def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
     """The same costs with minimums that hold the budget. Raises BudgetError, with the least that is possible, if none do."""
-    found = narrowest(model, budget, multiple)
-    reached, bounds = model.at(found), least_costs(model, budget)
+    narrow = narrowest(model, budget, multiple)
+    reached, bounds = model.at(narrow), least_costs(model, budget)
     over = []
     for name, limit in budget.limits.items():
         title, bound, used = RESOURCES[name].title, bounds[name], reached[name]
@@ -96,9 +96,9 @@ def settled(model: CostModel, budget: Budget, multiple: int = 1) -> CostModel:
         others = [f"{RESOURCES[name].title} {bounds[name]}" for name, limit in budget.limits.items() if reached[name] <= limit]
         rest = f" (least of the others: {', '.join(others)})" if others else ""
         raise BudgetError(f"{channels.network.path}: the budget can't be held: {'; '.join(over)}; raise these limits{rest}")
-    if np.array_equal(found, model.least):
+    if np.array_equal(narrow, model.least):
         return model
-    groups = tuple(replace(group, minimum=int(width)) for group, width in zip(channels.groups, found, strict=True))
+    groups = tuple(replace(group, minimum=int(width)) for group, width in zip(channels.groups, narrow, strict=True))
     return model.of(replace(channels, groups=groups))
 
 
@@ -108,30 +108,30 @@ def narrowest(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray
     Its buffers may lie better where some group is wider, so where the minimums don't hold its limit, the group and the few
     steps that lower it most within the other limits are taken, again and again, until it holds or nothing lowers it.
     """
-    found = model.least.copy()
+    widths = model.least.copy()
     uneven = [name for name in budget.limits if not model.functions[name].monotone]
     others = Budget({name: limit for name, limit in budget.limits.items() if name not in uneven})
     for name in uneven:
-        found = _lowered(model, found, name, budget.limits[name], others, multiple)
-    return found
+        widths = _lowered(model, widths, name, budget.limits[name], others, multiple)
+    return widths
 
 
-def _lowered(model: CostModel, found: np.ndarray, resource: str, limit: int, others: Budget, multiple: int) -> np.ndarray:
+def _lowered(model: CostModel, widths: np.ndarray, resource: str, limit: int, others: Budget, multiple: int) -> np.ndarray:
     """Widths where a resource that isn't monotone is at its limit, within ``others``, or as near as steps from here come."""
     function = model.functions[resource]
-    reached, enough = function.value(found), max(limit, function.least())
+    reached, enough = function.value(widths), max(limit, function.least())
     while reached > enough:
-        best = found
-        for group in range(len(found)):
+        best = widths
+        for group in range(len(widths)):
             for steps in range(1, _STEPS + 1):
-                wider = found.copy()
-                wider[group] = min((found[group] // multiple + steps) * multiple, model.full[group])
+                wider = widths.copy()
+                wider[group] = min((widths[group] // multiple + steps) * multiple, model.full[group])
                 if holds(model, wider, others) and (size := function.value(wider)) < reached:
                     best, reached = wider, size
-        if best is found:
+        if best is widths:
             break
-        found = best
-    return found
+        widths = best
+    return widths
 
 
 def holds(model: CostModel, widths: np.ndarray, budget: Budget) -> bool:
@@ -226,10 +226,10 @@ def grow(
 
 def could_grow(model: CostModel, widths: np.ndarray, budget: Budget, multiple: int = 1) -> list[int]:
     """The groups that one channel more (or ``multiple``) would leave within the budget, each on its own."""
-    found = []
+    growing = []
     for group in np.flatnonzero(widths < model.full):
         wider = widths.copy()
         wider[group] = min((widths[group] // multiple + 1) * multiple, model.full[group])
         if holds(model, wider, budget):
-            found.append(int(group))
-    return found
+            growing.append(int(group))
+    return growing

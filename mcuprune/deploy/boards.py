@@ -136,19 +136,19 @@ BOARDS: Mapping[str, Board] = {
 
 def board(name: str) -> Board:
     """The board of that name, in any case. Raises UsageError that lists the nearest names."""
-    found = BOARDS.get(name.lower())
-    if found is None:
+    known = BOARDS.get(name.lower())
+    if known is None:
         part = [known for known in BOARDS if name.lower() in known]
         near = part or get_close_matches(name.lower(), BOARDS, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"mcuprune knows {', '.join(BOARDS)}"
         raise UsageError(f"no board '{name}'; {hint}")
-    return found
+    return known
 
 
 def board_budget(name: str) -> dict[str, Limit]:
     """The limits that a board sets: its largest block of SRAM, for the arena, and its flash, for the image: file and code."""
-    found = board(name)
-    return {"sram": Limit(Fraction(found.block), relative=False), "flash": Limit(Fraction(found.flash), relative=False)}
+    on = board(name)
+    return {"sram": Limit(Fraction(on.block), relative=False), "flash": Limit(Fraction(on.flash), relative=False)}
 
 
 def macs_by_class(net: Network, dim: Dim | None = None) -> dict[str, Any]:

@@ -21,7 +21,10 @@ from mcuprune.deploy.program import Port, Program
 from mcuprune.deploy.regions import Region
 from mcuprune.deploy.rowcalls import Ring, RingRows, RingTable, RowArgument, RowCall, RowNumber, RowPlace, rows_of
 from mcuprune.deploy.rowreport import RowReport, row_report
-from mcuprune.deploy.steps import Call, Constant, Place, Selection, Step, Window, merged_axes
+from mcuprune.deploy.steps.calls import Call, Constant, Place, Step, Window
+from mcuprune.deploy.steps.movement import merged_axes
+from mcuprune.deploy.steps.rules import select
+from mcuprune.deploy.steps.selection import Selection
 
 #: Kernel -> the pieces of C that it stands on, in order.
 _NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -67,7 +70,7 @@ def generate(program: Program, stem: str, *, channels_last: bool = False, bands:
     channels_last: data comes and goes as the kernels have it, not in the ONNX file's order. bands: what runs row by row.
     Raises UnsupportedOperator, naming the node, for what no kernel does, and what ``Program.check`` raises.
     """
-    selection = Selection(program).run()
+    selection = select(program)
     return written(selection, Planner(selection).best(bands), stem, channels_last=channels_last)
 
 

@@ -20,7 +20,7 @@ from mcuprune.errors import UsageError
 
 if TYPE_CHECKING:  # every command names a runtime, and only generated C needs what makes its calls
     from mcuprune.deploy.program import Program
-    from mcuprune.deploy.steps import Call
+    from mcuprune.deploy.steps.calls import Call
 
 #: tflm: TensorFlow Lite Micro with CMSIS-NN. tflm-ref: with its reference kernels. cube-ai: ST's X-CUBE-AI. microtvm: TVM's,
 #: with CMSIS-NN. c: the C that is generated here.
@@ -30,8 +30,8 @@ Runtime = Literal["tflm", "tflm-ref", "cube-ai", "microtvm", "c"]
 @cache
 def table() -> Mapping[str, Any]:
     """Runtime -> toolchain, source, ``core`` in bytes, ``operators`` -> bytes, ``call`` in bytes."""
-    found: Mapping[str, Any] = json.loads(Path(__file__).with_name("codesize.json").read_text())
-    return found
+    sizes: Mapping[str, Any] = json.loads(Path(__file__).with_name("codesize.json").read_text())
+    return sizes
 
 
 def of_program(program: Program, runtime: Runtime) -> int:
@@ -55,7 +55,7 @@ def of_program(program: Program, runtime: Runtime) -> int:
 
 def c_constants(program: Program) -> int:
     """Bytes of the constants of generated C: weights, factors, descriptions of layers, tables."""
-    from mcuprune.deploy.steps import Constant, Window
+    from mcuprune.deploy.steps.calls import Constant, Window
 
     arrays: dict[int, Constant] = {}
     windows: dict[int, Window] = {}
@@ -71,10 +71,10 @@ def c_constants(program: Program) -> int:
 
 def _c_calls(program: Program) -> list[Call]:
     """The calls of generated C."""
-    from mcuprune.deploy.steps import Selection
+    from mcuprune.deploy.steps.rules import select
 
     with np.errstate(all="ignore"):  # a float network's scales stand in for others, and no number of it is used
-        return [call for step in Selection(program).run().steps for call in step.calls]
+        return [call for step in select(program).steps for call in step.calls]
 
 
 def toolchain(runtime: Runtime) -> str:

@@ -14,7 +14,8 @@ from mcuprune.deploy.layout import TRIES, Body, laid_out, most_alive
 from mcuprune.deploy.regions import Region, Rows
 from mcuprune.deploy.rings import RowOp
 from mcuprune.deploy.rowcalls import RowForm, row_form, rows_of
-from mcuprune.deploy.steps import Selection, Step
+from mcuprune.deploy.steps.calls import Step
+from mcuprune.deploy.steps.selection import Selection
 from mcuprune.schedule import search as memory
 
 #: Whether parts of a network run row by row: where that needs least, nowhere, or in this many bands.
@@ -89,23 +90,23 @@ class Planner:
         last rows are made first. In one direction alone a chain of regions would wander out of the arena.
         """
         needed, count = rows.needed(regions), len(regions)
-        found: dict[tuple[bool, ...], int] = {}
+        arenas: dict[tuple[bool, ...], int] = {}
         alternating = [tuple((place + start) % 2 == 1 for place in range(count)) for start in (0, 1)]
         ways = [(False,) * count, *alternating, (True,) * count]
         while ways:
             for way in ways:
-                if way not in found and len(found) < _TURNS and min(found.values(), default=needed + 1) > needed:
-                    found[way] = self.plan(rows.turned(regions, way), tries=_TRIES).arena
-            best = min(found, key=lambda way: found[way])
-            turned = [tuple(up != (place == one) for place, up in enumerate(best)) for one in range(count)]
+                if way not in arenas and len(arenas) < _TURNS and min(arenas.values(), default=needed + 1) > needed:
+                    arenas[way] = self.plan(rows.turned(regions, way), tries=_TRIES).arena
+            best = min(arenas, key=lambda way: arenas[way])
+            turned = [tuple(up != (place == changed) for place, up in enumerate(best)) for changed in range(count)]
             ways = turned if any(best == way for way in ways) else []
         return rows.turned(regions, best)
 
     def rows_in(self, bands: Literal["auto"] | int) -> Rows:
         """The schedule with the row forms of its steps."""
         if not self._forms:
-            found = {index: row_form(self._selection, step) for index, step in enumerate(self._selection.steps)}
-            self._forms = {index: form for index, form in found.items() if form is not None}
+            forms = {index: row_form(self._selection, step) for index, step in enumerate(self._selection.steps)}
+            self._forms = {index: form for index, form in forms.items() if form is not None}
         ops = [self._numbered(self._forms.get(index)) for index in range(len(self._selection.steps))]
         return Rows(self.graph, self.schedule, ops, self.rows, bands=None if bands == "auto" else bands)
 
@@ -191,16 +192,16 @@ class _Lives:
 
     def _step(self, place: int, op: memory.Op) -> None:
         time = self._starts[place]
-        for made in op.outputs:
+        for written in op.outputs:
             sizes = self._graph.sizes
-            over = [buffer for buffer in op.in_place if sizes[buffer] == sizes[made] and self._last[buffer] == place]
+            over = [buffer for buffer in op.in_place if sizes[buffer] == sizes[written] and self._last[buffer] == place]
             if over and len(op.outputs) == 1:
-                self._add(made, [time + 1] * self._rows[made])  # the input counts until then
-                self._partner[made] = over[0]
-                home = self.place(made)
-                self.bodies[home] = self.bodies[home].with_parts_of(self.bodies.pop(made))
+                self._add(written, [time + 1] * self._rows[written])  # the input counts until then
+                self._partner[written] = over[0]
+                home = self.place(written)
+                self.bodies[home] = self.bodies[home].with_parts_of(self.bodies.pop(written))
             else:
-                self._add(made, [time] * self._rows[made])
+                self._add(written, [time] * self._rows[written])
 
     def _region(self, region: Region) -> None:
         start, tape = self._starts[region.first], region.tape

@@ -57,10 +57,10 @@ def arithmetic(w: Lowering, node: Node) -> None:
         numbers = _per_channel_constant(w, node.inputs[constant], value.shape)
         fits = numbers is not None and value.shape == w.net.shapes[node.outputs[0]]
         if numbers is not None and fits and (node.op != "Div" or (constant == 1 and numbers.all())):
-            one, none = np.ones(numbers.size), np.zeros(numbers.size)
+            ones, none = np.ones(numbers.size), np.zeros(numbers.size)
             factor, offset = {
-                "Add": (one, numbers),
-                "Sub": (one if constant else -one, -numbers if constant else numbers),
+                "Add": (ones, numbers),
+                "Sub": (ones if constant else -ones, -numbers if constant else numbers),
                 "Mul": (numbers, none),
                 "Div": (1 / np.where(numbers == 0, 1.0, numbers), none),
             }[node.op]
@@ -74,8 +74,8 @@ def arithmetic(w: Lowering, node: Node) -> None:
 
 
 def _combine(w: Lowering, operator: str, operands: Sequence[Operand], target: Target, *, fuses: bool = True) -> None:
-    made = binary(w, operator, operands, target, target.quantizer, fused=target.fused if fuses else None)
-    w.finish(target, made, fused=target.fused if fuses else 0)
+    result = binary(w, operator, operands, target, target.quantizer, fused=target.fused if fuses else None)
+    w.finish(target, result, fused=target.fused if fuses else 0)
 
 
 def binary(
@@ -106,10 +106,10 @@ def binary(
         for operand in operands
     ]
     dims = target.dims if shape == target.shape else shape
-    made = w.computed(name or target.name, shape, dims, axes, quantizer)
+    result = w.computed(name or target.name, shape, dims, axes, quantizer)
     options = {} if fused is None else {"fused": fused}
-    w.emit(operator, inputs, [made.tensor], **options)
-    return made
+    w.emit(operator, inputs, [result.tensor], **options)
+    return result
 
 
 def _broadcast(w: Lowering, operand: Value, axes: Axes, rank: int) -> Value:
@@ -143,10 +143,10 @@ def _constant(w: Lowering, operand: Literal, axes: Axes, rank: int) -> int:
 
 def _stripped(axes: Axes) -> Axes:
     """Without leading axes of size 1, which broadcasting adds."""
-    found = list(axes)
-    while found and found[0] is None:
-        found.pop(0)
-    return tuple(found)
+    kept = list(axes)
+    while kept and kept[0] is None:
+        kept.pop(0)
+    return tuple(kept)
 
 
 def extremum(w: Lowering, node: Node) -> None:
@@ -159,38 +159,39 @@ def extremum(w: Lowering, node: Node) -> None:
             w.refuse("has a constant operand; use Clip")
         value = w.data(node, index)
         operands.append(value if w.quantizer(value) == q else w.requantized(value, q))
-    made = operands[0]
+    largest = operands[0]
     for index, other in enumerate(operands[1:]):
         operator = "MAXIMUM" if node.op == "Max" else "MINIMUM"
-        made = binary(w, operator, [made, other], target, q, fused=None, name=f"{target.name}/{index}")
-    assert isinstance(made, Value)
-    w.finish(target, made)
+        largest = binary(w, operator, [largest, other], target, q, fused=None, name=f"{target.name}/{index}")
+    assert isinstance(largest, Value)
+    w.finish(target, largest)
 
 
 def sum_(w: Lowering, node: Node) -> None:
     """Sums of n terms are n - 1 operators; what stands between them has a range that no partial sum leaves."""
     target = w.target(node)
-    made = w.data(node)
+    total = w.data(node)
     if len(node.inputs) == 1:
-        w.finish(target, made)
+        w.finish(target, total)
         return
     for index in range(1, len(node.inputs)):
         other = w.data(node, index)
         last = index == len(node.inputs) - 1
-        q = target.quantizer if last else _wide(w.quantizer(made), w.quantizer(other))
-        made = binary(w, "ADD", [made, other], target, q, fused=target.fused if last else 0, name=f"{target.name}/{index}")
-    w.finish(target, made, fused=target.fused)
+        q = target.quantizer if last else _wide(w.quantizer(total), w.quantizer(other))
+        total = binary(w, "ADD", [total, other], target, q, fused=target.fused if last else 0, name=f"{target.name}/{index}")
+    w.finish(target, total, fused=target.fused)
 
 
-def _wide(one: Quantizer, other: Quantizer) -> Quantizer:
+def _wide(first: Quantizer, other: Quantizer) -> Quantizer:
     """A quantiser whose range holds every sum of two."""
-    low = sum((LOW - q.zero_point) * q.scale for q in (one, other))
-    high = sum((HIGH - q.zero_point) * q.scale for q in (one, other))
+    low = sum((LOW - q.zero_point) * q.scale for q in (first, other))
+    high = sum((HIGH - q.zero_point) * q.scale for q in (first, other))
     scale = float(np.float32((high - low) / (HIGH - LOW)))
     return Quantizer(scale, int(np.clip(np.round(LOW - low / scale), LOW, HIGH)))
 
 
 def pow_(w: Lowering, node: Node) -> None:
+    """A square, as a product; raises UnsupportedOperator for any other power."""
     exponent = w.net.constants.get(node.inputs[1])
     if exponent is None or exponent.size != 1 or float(exponent.reshape(())) != 2.0:
         w.refuse("other than a square has no int8 operator in TensorFlow Lite Micro")
@@ -199,6 +200,7 @@ def pow_(w: Lowering, node: Node) -> None:
 
 
 def neg(w: Lowering, node: Node) -> None:
+    """A product with -1."""
     _combine(w, "MUL", [w.data(node), _number(-127, 1 / 127)], w.target(node))
 
 
@@ -223,18 +225,21 @@ def free(operator: str) -> Lower:
 
 
 def leaky_relu(w: Lowering, node: Node) -> None:
+    """LEAKY_RELU, which writes any quantiser."""
     value, target = w.data(node), w.target(node)
     alpha = float(node.attrs.get("alpha", 0.01))
     w.finish(target, w.unary("LEAKY_RELU", value, target, target.quantizer, alpha=alpha))
 
 
 def elu(w: Lowering, node: Node) -> None:
+    """ELU with an alpha of 1; raises UnsupportedOperator for any other."""
     if float(node.attrs.get("alpha", 1.0)) != 1.0:
         w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
     free("ELU")(w, node)
 
 
 def prelu(w: Lowering, node: Node) -> None:
+    """PRELU with constant slopes; raises UnsupportedOperator for computed ones."""
     if not w.net.is_constant(node.inputs[1]):
         w.refuse("has a slope that is computed")
     target = w.target(node)
@@ -242,6 +247,7 @@ def prelu(w: Lowering, node: Node) -> None:
 
 
 def softmax(w: Lowering, node: Node) -> None:
+    """SOFTMAX or LOG_SOFTMAX over one axis, which is moved to the end."""
     value = w.ordered(w.data(node))
     axes = [axis for axis in attributes.softmax_axes(node, w.net) if value.shape[axis] > 1]
     if len(axes) > 1:
@@ -268,6 +274,7 @@ def hard_sigmoid(w: Lowering, node: Node) -> None:
 
 
 def swish(w: Lowering, node: Node) -> None:
+    """The product of the data and its sigmoid."""
     if float(node.attrs.get("alpha", 1.0)) != 1.0:
         w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
     value, target = w.data(node), w.target(node)

@@ -126,6 +126,7 @@ class Bytes(NamedTuple):
     wide: int
 
     def at(self, pointer: int) -> int:
+        """The bytes where pointers have so many bytes, 4 or 8."""
         return self.narrow if pointer == 4 else self.wide
 
 

@@ -195,6 +195,7 @@ class Range:
 
     @property
     def error(self) -> float:
+        """How far the farther end lies from ``likely``, as a share of it."""
         return max(self.high / self.likely - 1, 1 - self.low / self.likely) if self.likely else 0.0
 
     def times(self, low: float, high: float, likely: float) -> Range:

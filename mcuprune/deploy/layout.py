@@ -34,6 +34,7 @@ class Body:
 
     @property
     def size(self) -> int:
+        """Bytes from its lowest part's beginning to its highest part's end."""
         return max((part.offset + part.size for part in self.parts), default=0)
 
     @property
@@ -111,20 +112,20 @@ _Distances = Mapping[int, Mapping[int, Sequence[Span]]]
 
 def _distances(bodies: Mapping[int, Body]) -> _Distances:
     masks = {name: [_mask(part) for part in body.parts] for name, body in bodies.items()}
-    ever = {name: _union(found) for name, found in masks.items()}
-    found: dict[int, dict[int, Sequence[Span]]] = {name: {} for name in bodies}
-    for (a, one), (b, other) in combinations(bodies.items(), 2):
+    ever = {name: _union(spans) for name, spans in masks.items()}
+    distances: dict[int, dict[int, Sequence[Span]]] = {name: {} for name in bodies}
+    for (a, first), (b, other) in combinations(bodies.items(), 2):
         if ever[a] & ever[b]:
             forbidden = _merged(
                 (p.offset - q.offset - q.size, p.offset + p.size - q.offset)
-                for p, when in zip(one.parts, masks[a], strict=True)
+                for p, when in zip(first.parts, masks[a], strict=True)
                 for q, then in zip(other.parts, masks[b], strict=True)
                 if when & then and p.size and q.size
             )
             if forbidden:
-                found[a][b] = forbidden
-                found[b][a] = [(-high, -low) for low, high in reversed(forbidden)]
-    return found
+                distances[a][b] = forbidden
+                distances[b][a] = [(-high, -low) for low, high in reversed(forbidden)]
+    return distances
 
 
 def _mask(part: Part) -> int:
@@ -133,21 +134,21 @@ def _mask(part: Part) -> int:
 
 
 def _union(masks: Sequence[int]) -> int:
-    found = 0
+    union = 0
     for mask in masks:
-        found |= mask
-    return found
+        union |= mask
+    return union
 
 
 def _merged(intervals: Iterable[Span]) -> list[Span]:
     """Open intervals, joined where they overlap; those that only touch leave the point between them free."""
-    found: list[Span] = []
+    merged: list[Span] = []
     for low, high in sorted(intervals):
-        if found and low < found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], high))
+        if merged and low < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], high))
         else:
-            found.append((low, high))
-    return found
+            merged.append((low, high))
+    return merged
 
 
 def _first_fit(order: Sequence[int], distances: _Distances) -> dict[int, int]:

@@ -125,14 +125,14 @@ def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:
         low[name] = min(low[name], least if np.isfinite(least) else -1.0)
         high[name] = max(high[name], most if np.isfinite(most) else 1.0)
         free.discard(name)
-    found = {}
+    quantizers = {}
     for index, name in enumerate(low):
         if name in plan.unit:
-            found[name] = UNIT
+            quantizers[name] = UNIT
             continue
         q = quantizer(*((-1.0, 1.0) if name in free else (low[name], high[name])))
-        found[name] = Quantizer(q.scale * (1 + 1e-6 * index), q.zero_point)
-    return found
+        quantizers[name] = Quantizer(q.scale * (1 + 1e-6 * index), q.zero_point)
+    return quantizers
 
 
 def _stand_in_constants(net: Network, node: Node, plan: Scheme) -> dict[int, Stored]:

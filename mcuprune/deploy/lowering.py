@@ -43,14 +43,17 @@ _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def sizes_of(axes: Axes, shape: Shape) -> Shape:
+    """The sizes that a tensor has in a layout; None stands for an axis of size 1."""
     return tuple(1 if axis is None else shape[axis] for axis in axes)
 
 
 def without_ones(axes: Sequence[int | None], shape: Shape) -> Axes:
+    """A layout in which None stands for every axis of size 1."""
     return tuple(None if axis is None or shape[axis] == 1 else axis for axis in axes)
 
 
 def channels_last(rank: int) -> tuple[int, ...]:
+    """The axes (batch, channel, ...) of a rank with channels at the end."""
     return (0, *range(2, rank), 1) if rank > 2 else tuple(range(rank))
 
 
@@ -130,6 +133,7 @@ class Lowering:
     node: Node | None = None
 
     def run(self) -> Program:
+        """The whole network as a program; what has no operator in TFLM is among its problems."""
         inputs = [self.graph_input(name) for name in self.net.inputs]
         for node in self.net.nodes:
             self.node = node
@@ -163,8 +167,9 @@ class Lowering:
             self.placeholder(node, str(error))
 
     def placeholder(self, node: Node, why: str) -> None:
+        """One operator that stands for a node without a kernel: it reads and writes the node's tensors. why: of its refusal."""
         read = [self.values[name].tensor for name in dict.fromkeys(node.inputs) if name in self.values]
-        made = []
+        written = []
         for name in node.outputs:
             if name:
                 shape = self.net.shapes[name]
@@ -174,10 +179,11 @@ class Lowering:
                     quantizer = self.behind(name)
                 value = self.computed(name, shape, self.dims(name), axes, quantizer or _NO_QUANTIZER)
                 self.values[name] = value
-                made.append(value.tensor)
-        self.operators.append(Operator(node.op, tuple(read), tuple(made), {}, node.name, why))
+                written.append(value.tensor)
+        self.operators.append(Operator(node.op, tuple(read), tuple(written), {}, node.name, why))
 
     def refuse(self, what: str) -> Any:
+        """Raise UnsupportedOperator for the node at hand. what: follows on the operator's name."""
         node = self.node
         assert node is not None
         raise UnsupportedOperator(f"{self.net.path}: node '{node.name}': {node.op} {what}")
@@ -193,10 +199,10 @@ class Lowering:
         shape = self.net.shapes[name]
         quantizer = _NO_QUANTIZER
         try:
-            found = self.first_quantizers(name)
-            if len(found) != 1 or None in found:
+            quantizers = self.first_quantizers(name)
+            if len(quantizers) != 1 or None in quantizers:
                 raise ModelError(f"{self.net.path}: input '{name}' must be a float that one QuantizeLinear reads")
-            quantizer = next(iter(found)) or _NO_QUANTIZER
+            quantizer = next(iter(quantizers)) or _NO_QUANTIZER
         except (ModelError, UnsupportedOperator) as error:
             self.problems.append(error)
         order = self.layout(name)
@@ -209,15 +215,15 @@ class Lowering:
 
     def first_quantizers(self, name: str) -> set[Quantizer | None]:
         """The quantisers that a graph input goes through first, behind views or none; None for a reader that has none."""
-        found: set[Quantizer | None] = set()
+        quantizers: set[Quantizer | None] = set()
         for reader in self.net.consumers.get(name, ()):
             if reader.op == "QuantizeLinear":
-                found.add(self.parameters(reader))
+                quantizers.add(self.parameters(reader))
             elif reader.op == "Transpose" or reader.op in _RESHAPES:
-                found |= self.first_quantizers(reader.outputs[0])
+                quantizers |= self.first_quantizers(reader.outputs[0])
             else:
-                found.add(None)
-        return found | ({None} if name in self.net.outputs else set())
+                quantizers.add(None)
+        return quantizers | ({None} if name in self.net.outputs else set())
 
     def layout(self, name: str) -> tuple[int, ...]:
         """The order of axes in which the readers of a graph input want it: channels last, once ONNX's views are looked through.
@@ -242,6 +248,7 @@ class Lowering:
         return (*(axis for axis in range(rank) if axis not in kept), *kept)
 
     def graph_output(self, name: str) -> Value:
+        """An output of the network in ONNX's order; a problem where it isn't quantised."""
         if name not in self.values:
             self.problems.append(ModelError(f"{self.net.path}: output '{name}' isn't quantised"))
             return next(iter(self.values.values()))
@@ -251,10 +258,10 @@ class Lowering:
 
     def readers(self, tensor: str) -> list[Node]:
         """Who reads a tensor, looking through quantisation."""
-        found = []
+        readers = []
         for node in self.net.consumers.get(tensor, ()):
-            found += self.readers(node.outputs[0]) if node.op in ("QuantizeLinear", "DequantizeLinear") else [node]
-        return found
+            readers += self.readers(node.outputs[0]) if node.op in ("QuantizeLinear", "DequantizeLinear") else [node]
+        return readers
 
     # ------------------------------------------------------------------------------------------- tensors and operators
 
@@ -305,13 +312,16 @@ class Lowering:
         return self.constant(name, (1,), (1,), "int8", Storage(1, symmetric=False), lambda: content)
 
     def emit(self, operator: str, inputs: Sequence[int], outputs: Sequence[int], **options: Any) -> None:
+        """Add an operator. inputs, outputs: tensors of the program, by number."""
         node = self.node.name if self.node else ""
         self.operators.append(Operator(operator, tuple(inputs), tuple(outputs), options, node))
 
     def name(self, value: Value) -> str:
+        """What the value's tensor is called in the program."""
         return self.tensors[value.tensor].name
 
     def quantizer(self, value: Value) -> Quantizer:
+        """Scale and zero point of the value's integers."""
         return self.tensors[value.tensor].quantizer or _NO_QUANTIZER
 
     def parameters(self, node: Node) -> Quantizer:
@@ -378,26 +388,27 @@ class Lowering:
             if clamped or isinf(bound) or number == (LOW if operator == "MAXIMUM" else HIGH):
                 continue
             limit = self.scalar(f"{bound:g}", number, target.quantizer)
-            made = self.like(value, f"{target.name}/{operator.lower()}", target.quantizer)
-            self.emit(operator, [value.tensor, limit], [made.tensor])
-            value = made
+            bounded = self.like(value, f"{target.name}/{operator.lower()}", target.quantizer)
+            self.emit(operator, [value.tensor, limit], [bounded.tensor])
+            value = bounded
         self.values[target.name] = replace(value, shape=target.shape, dims=target.dims)
 
     def like(self, value: Value, name: str, quantizer: Quantizer | None = None) -> Value:
         """A new tensor in the layout of ``value``."""
-        made = self.computed(name, value.shape, value.dims, value.axes, quantizer or self.quantizer(value))
-        return replace(made, shuffle=value.shuffle, pads=value.pads)
+        result = self.computed(name, value.shape, value.dims, value.axes, quantizer or self.quantizer(value))
+        return replace(result, shuffle=value.shuffle, pads=value.pads)
 
     def requantized(self, value: Value, quantizer: Quantizer, why: str = "another scale") -> Value:
-        made = self.like(value, f"{self.name(value)}/requantized", quantizer)
-        self.emit("QUANTIZE", [value.tensor], [made.tensor], copy=why)
-        return made
+        """The value with another quantiser, by a QUANTIZE. why: for the report of copies."""
+        result = self.like(value, f"{self.name(value)}/requantized", quantizer)
+        self.emit("QUANTIZE", [value.tensor], [result.tensor], copy=why)
+        return result
 
     def unary(self, operator: str, value: Value, target: Target, quantizer: Quantizer, **options: Any) -> Value:
         """An operator that works element by element and makes ``quantizer``."""
-        made = self.like(value, target.name, quantizer)
-        self.emit(operator, [value.tensor], [made.tensor], **options)
-        return made
+        result = self.like(value, target.name, quantizer)
+        self.emit(operator, [value.tensor], [result.tensor], **options)
+        return result
 
     # ------------------------------------------------------------------------------------------------- bringing in order
 
@@ -449,8 +460,8 @@ class Lowering:
             perm = [*ones, *(value.axes.index(run[0]) for run in runs)]
         order = self.integers(*perm)
         sizes = [(self.tensors[source.tensor].shape[p], self.tensors[source.tensor].dims[p]) for p in perm]
-        made = Tensor(name, tuple(d for _, d in sizes), tuple(s for s, _ in sizes), quantizer=self.quantizer(value))
-        self.tensors.append(made)
+        transposed = Tensor(name, tuple(d for _, d in sizes), tuple(s for s, _ in sizes), quantizer=self.quantizer(value))
+        self.tensors.append(transposed)
         self.emit("TRANSPOSE", [source.tensor, order], [len(self.tensors) - 1], copy="another order of axes")
         moved = replace(value, tensor=len(self.tensors) - 1, axes=(*(None for _ in ones), *wanted))
         if many:  # its tensor has fewer dimensions than axes: give it one for each
@@ -459,41 +470,41 @@ class Lowering:
 
     def _raw(self, value: Value, name: str, sizes: Sequence[tuple[int, Any]]) -> Value:
         """A RESHAPE to dimensions that aren't axes of ONNX's tensor; the caller gives the result its axes."""
-        made = Tensor(name, tuple(d for _, d in sizes), tuple(s for s, _ in sizes), quantizer=self.quantizer(value))
-        self.tensors.append(made)
+        raw = Tensor(name, tuple(d for _, d in sizes), tuple(s for s, _ in sizes), quantizer=self.quantizer(value))
+        self.tensors.append(raw)
         tensor = len(self.tensors) - 1
         self._reshape(value.tensor, tensor)
         return replace(value, tensor=tensor)
 
-    def _reshape(self, source: int, made: int, why: str = "another shape") -> None:
+    def _reshape(self, source: int, target: int, why: str = "another shape") -> None:
         """A RESHAPE of what the last RESHAPE read: one of two in a row is enough, and nothing reads the other then."""
         source = self.reshapes.get(source, source)
-        if self.tensors[source].quantizer == self.tensors[made].quantizer:
-            self.reshapes[made] = source
-        shape = self.tensors[made].shape
-        self.emit("RESHAPE", [source, self.integers(*shape)], [made], new_shape=shape, copy=why)
+        if self.tensors[source].quantizer == self.tensors[target].quantizer:
+            self.reshapes[target] = source
+        shape = self.tensors[target].shape
+        self.emit("RESHAPE", [source, self.integers(*shape)], [target], new_shape=shape, copy=why)
 
     def ordered(self, value: Value) -> Value:
         """The value with its elements in ONNX's order; a fully connected layer needs that not, others do."""
         if value.shuffle is None:
             return value
         place = self.numbers(np.argsort(value.shuffle).astype(np.int32), _product(value.dims))
-        made = replace(self.like(value, f"{self.name(value)}/ordered"), shuffle=None)
+        ordered = replace(self.like(value, f"{self.name(value)}/ordered"), shuffle=None)
         axis = next(i for i, a in enumerate(value.axes) if a is not None)
-        self.emit("GATHER", [value.tensor, place], [made.tensor], axis=axis, copy="another order of elements")
-        return made
+        self.emit("GATHER", [value.tensor, place], [ordered.tensor], axis=axis, copy="another order of elements")
+        return ordered
 
     def reshaped(self, value: Value, shape: Shape, dims: Dims, axes: Axes, shuffle: Array | None = None) -> Value:
         """A RESHAPE: the same bytes under another shape and other axes."""
-        made = self.computed(f"{self.name(value)}/reshaped", shape, dims, axes, self.quantizer(value))
-        self._reshape(value.tensor, made.tensor)
-        return replace(made, shuffle=shuffle)
+        result = self.computed(f"{self.name(value)}/reshaped", shape, dims, axes, self.quantizer(value))
+        self._reshape(value.tensor, result.tensor)
+        return replace(result, shuffle=shuffle)
 
     def reinterpreted(self, value: Value, quantizer: Quantizer) -> Value:
         """The same integers read with another quantiser: a RESHAPE, which copies bytes, to a tensor that has it."""
-        made = self.like(value, f"{self.name(value)}/reinterpreted", quantizer)
-        self._reshape(value.tensor, made.tensor, "a scale that differs between QuantizeLinear and DequantizeLinear")
-        return made
+        result = self.like(value, f"{self.name(value)}/reinterpreted", quantizer)
+        self._reshape(value.tensor, result.tensor, "a scale that differs between QuantizeLinear and DequantizeLinear")
+        return result
 
     def spatial(self, value: Value) -> Value:
         """A tensor (batch, channel, [height,] width) as (batch, height, width, channel)."""
@@ -518,10 +529,10 @@ class Lowering:
             shape[axis] += sum(pair)
             dims[axis] = dims[axis] + sum(pair)
         axes = image(tuple(shape))
-        made = self.computed(f"{self.name(value)}/padded", tuple(shape), tuple(dims), axes, self.quantizer(value))
+        result = self.computed(f"{self.name(value)}/padded", tuple(shape), tuple(dims), axes, self.quantizer(value))
         table = self.numbers(np.array([(0, 0), *pads, (0, 0)], np.int32))
-        self.pad(value, table, made, fill, copy="padding that the kernel doesn't do by itself")
-        return made
+        self.pad(value, table, result, fill, copy="padding that the kernel doesn't do by itself")
+        return result
 
     def padding_done(self, value: Value) -> Value:
         """The value with the zeros that it carries as ``pads`` written out."""
@@ -530,13 +541,13 @@ class Lowering:
         pads = value.pads if len(value.pads) == 2 else ((0, 0), *value.pads)
         return self.padded(self.spatial(replace(value, pads=())), pads)
 
-    def pad(self, value: Value, table: int, made: Value, fill: int | None, **options: Any) -> None:
+    def pad(self, value: Value, table: int, result: Value, fill: int | None, **options: Any) -> None:
         """fill: an int8 number, written where the zero point isn't meant."""
         if fill is None:
-            self.emit("PAD", [value.tensor, table], [made.tensor], **options)
+            self.emit("PAD", [value.tensor, table], [result.tensor], **options)
         else:
             number = self.scalar("fill", fill, self.quantizer(value))
-            self.emit("PADV2", [value.tensor, table, number], [made.tensor], **options)
+            self.emit("PADV2", [value.tensor, table, number], [result.tensor], **options)
 
 
 def _product(sizes: Any) -> Any:

@@ -30,6 +30,7 @@ from mcuprune.operators.table import OPS
 
 
 def quantize(w: Lowering, node: Node) -> None:
+    """QuantizeLinear of what is quantised already: the same integers, or a QUANTIZE to another scale."""
     value, wanted = w.data(node), w.parameters(node)
     w.values[node.outputs[0]] = value if w.quantizer(value) == wanted else w.requantized(value, wanted)
 
@@ -42,6 +43,7 @@ def dequantize(w: Lowering, node: Node) -> None:
 
 
 def passing(w: Lowering, node: Node) -> None:
+    """An operator that hands its data on, such as Identity; raises UnsupportedOperator where it changes their type."""
     if OPS[node.op].memory(node, w.net) != "view":
         w.refuse("changes its data's type")
     value = w.data(node)
@@ -62,7 +64,7 @@ def clamp(w: Lowering, node: Node) -> None:
 def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
     """The smallest runs of axes of a reshape that turn into each other; axes of size 1 left out."""
     old, new = ([axis for axis, size in enumerate(shape) if size > 1] for shape in (before, after))
-    found: list[tuple[list[int], list[int]]] = []
+    blocks: list[tuple[list[int], list[int]]] = []
     while old:
         left, right = [old.pop(0)], [new.pop(0)]
         while (p := prod(before[a] for a in left)) != (q := prod(after[a] for a in right)):
@@ -70,11 +72,12 @@ def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
                 left.append(old.pop(0))
             else:
                 right.append(new.pop(0))
-        found.append((left, right))
-    return found
+        blocks.append((left, right))
+    return blocks
 
 
 def reshape(w: Lowering, node: Node) -> None:
+    """Another name for the same bytes, after a TRANSPOSE where an axis that is merged isn't in one piece."""
     value = w.data(node)
     target = w.target(node, same=value)
     before, after = value.shape, target.shape
@@ -114,6 +117,7 @@ def _shuffle(value: Value) -> Array | None:
 
 
 def transpose(w: Lowering, node: Node) -> None:
+    """No operator: the axes of the same bytes are called otherwise."""
     value = w.ordered(w.data(node))
     target = w.target(node, same=value)
     perm = attributes.permutation(node, len(value.shape))
@@ -122,6 +126,7 @@ def transpose(w: Lowering, node: Node) -> None:
 
 
 def concat(w: Lowering, node: Node) -> None:
+    """CONCATENATION of inputs that are brought into one layout and one quantiser."""
     target = w.target(node)
     axis = node.attrs["axis"] % len(target.shape)
     computed = [w.data(node, i) for i, name in enumerate(node.inputs) if not w.net.is_constant(name)]
@@ -135,9 +140,9 @@ def concat(w: Lowering, node: Node) -> None:
         if w.quantizer(value) != target.quantizer:
             value = w.requantized(w.ordered(value), target.quantizer, "another scale than what it is joined with")
         inputs.append(w.arranged(value, without_ones(order, value.shape)).tensor)
-    made = w.make(target, without_ones(order, target.shape))
-    w.emit("CONCATENATION", inputs, [made.tensor], axis=order.index(axis))
-    w.finish(target, made)
+    result = w.make(target, without_ones(order, target.shape))
+    w.emit("CONCATENATION", inputs, [result.tensor], axis=order.index(axis))
+    w.finish(target, result)
 
 
 def _constant_part(w: Lowering, name: str, order: Sequence[int], q: Quantizer) -> int:
@@ -161,22 +166,24 @@ def _place(w: Lowering, value: Value, axis: int) -> tuple[Value, int]:
 
 
 def split(w: Lowering, node: Node) -> None:
+    """SPLIT_V along one axis."""
     axis = node.attrs.get("axis", 0) % len(w.net.shapes[node.inputs[0]])
     value, place = _place(w, w.ordered(w.data(node)), axis)
     targets = [w.target(node, index=i, same=value) for i, name in enumerate(node.outputs) if name]
     if len(targets) != len(node.outputs):
         w.refuse("has parts that nothing names")
     sizes = [target.shape[axis] for target in targets]
-    made = [w.make(t, without_ones(value.axes, t.shape), w.quantizer(value)) for t in targets]
-    outputs = [part.tensor for part in made]
+    parts = [w.make(t, without_ones(value.axes, t.shape), w.quantizer(value)) for t in targets]
+    outputs = [part.tensor for part in parts]
     # SPLIT would do for equal parts, but which form is written must not depend on widths: costs are functions of them
     where = w.numbers(np.array(place, np.int32))
     w.emit("SPLIT_V", [value.tensor, w.integers(*sizes), where], outputs, num_splits=len(sizes))
-    for target, part in zip(targets, made, strict=True):
+    for target, part in zip(targets, parts, strict=True):
         w.finish(target, part)
 
 
 def slice_(w: Lowering, node: Node) -> None:
+    """SLICE, or with steps STRIDED_SLICE; nothing where all is kept."""
     value = w.ordered(w.data(node))
     target = w.target(node, same=value)
     taken = attributes.slice_ranges(node, value.shape)
@@ -184,18 +191,19 @@ def slice_(w: Lowering, node: Node) -> None:
         w.finish(target, value)
         return
     parts = [range(1) if axis is None else taken[axis] for axis in value.axes]
-    made = w.make(target, without_ones(value.axes, target.shape), w.quantizer(value))
+    result = w.make(target, without_ones(value.axes, target.shape), w.quantizer(value))
     if all(part.step == 1 or len(part) == 1 for part in parts):
         begin, sizes = w.integers(*(part.start for part in parts)), w.integers(*map(len, parts))
-        w.emit("SLICE", [value.tensor, begin, sizes], [made.tensor])
+        w.emit("SLICE", [value.tensor, begin, sizes], [result.tensor])
     else:
         limits = [w.integers(*values) for values in zip(*((p.start, p.stop, p.step) for p in parts), strict=True)]
         open_ends = sum(1 << i for i, part in enumerate(parts) if part.stop < 0)  # -1 would mean the last one
-        w.emit("STRIDED_SLICE", [value.tensor, *limits], [made.tensor], begin_mask=0, end_mask=open_ends)
-    w.finish(target, made)
+        w.emit("STRIDED_SLICE", [value.tensor, *limits], [result.tensor], begin_mask=0, end_mask=open_ends)
+    w.finish(target, result)
 
 
 def gather(w: Lowering, node: Node) -> None:
+    """GATHER of constant indices along one axis; raises UnsupportedOperator for a table of indices."""
     axis = node.attrs.get("axis", 0) % len(w.net.shapes[node.inputs[0]])
     value, place = _place(w, w.ordered(w.data(node)), axis)
     target = w.target(node, same=value)
@@ -206,14 +214,15 @@ def gather(w: Lowering, node: Node) -> None:
     shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
     along = target.dims[axis] if indices.ndim else 1
     dims = (*value.dims[:axis], along, *value.dims[axis + 1 :])
-    made = w.computed(target.name, shape, dims, without_ones(value.axes, shape), w.quantizer(value))
-    w.emit("GATHER", [value.tensor, w.numbers(picked, along)], [made.tensor], axis=place)
+    result = w.computed(target.name, shape, dims, without_ones(value.axes, shape), w.quantizer(value))
+    w.emit("GATHER", [value.tensor, w.numbers(picked, along)], [result.tensor], axis=place)
     if indices.ndim == 0:
-        made = replace(made, axes=tuple(None if a is None else a - (a > axis) for a in made.axes))
-    w.finish(target, replace(made, shape=target.shape, dims=target.dims))
+        result = replace(result, axes=tuple(None if a is None else a - (a > axis) for a in result.axes))
+    w.finish(target, replace(result, shape=target.shape, dims=target.dims))
 
 
 def pad(w: Lowering, node: Node) -> None:
+    """PAD, PADV2 or MIRROR_PAD; nothing where the operator that reads it pads by itself."""
     value = w.ordered(w.data(node))
     target = w.target(node, same=value)
     rank, mode = len(value.shape), node.attrs.get("mode", "constant")
@@ -233,16 +242,17 @@ def pad(w: Lowering, node: Node) -> None:
     # after the arrangement, an axis of size 1 lies where the channels-last order has it
     order = w.order(value) if missing else value.axes
     table = w.numbers(np.array([(0, 0) if axis is None else added[axis] for axis in order], np.int32))
-    made = w.make(target, without_ones(order, target.shape), w.quantizer(value))
+    result = w.make(target, without_ones(order, target.shape), w.quantizer(value))
     if mode == "reflect":
-        w.emit("MIRROR_PAD", [value.tensor, table], [made.tensor], mode=0)
+        w.emit("MIRROR_PAD", [value.tensor, table], [result.tensor], mode=0)
     else:
         number = float(node.attrs.get("value", 0) or 0)
-        w.pad(value, table, made, stored_number(number, w.quantizer(value)) if number else None)
-    w.finish(target, made)
+        w.pad(value, table, result, stored_number(number, w.quantizer(value)) if number else None)
+    w.finish(target, result)
 
 
 def resize(w: Lowering, node: Node) -> None:
+    """RESIZE_NEAREST_NEIGHBOR or RESIZE_BILINEAR; raises UnsupportedOperator for a form that has no kernel."""
     value = w.data(node)
     target = w.target(node, same=value)
     if value.shape == target.shape:
@@ -269,9 +279,9 @@ def resize(w: Lowering, node: Node) -> None:
     if options is None:
         w.refuse(f"in mode {mode} ({coordinates}) picks other pixels than TensorFlow Lite's")
         return
-    made = w.make(target, image(target.shape), w.quantizer(value))
-    w.emit(operator, [value.tensor, w.integers(*outs)], [made.tensor], **options)
-    w.finish(target, made)
+    result = w.make(target, image(target.shape), w.quantizer(value))
+    w.emit(operator, [value.tensor, w.integers(*outs)], [result.tensor], **options)
+    w.finish(target, result)
 
 
 def _nearest_onnx(node: Node, axis: int, size: int, out: int) -> list[int]:
@@ -306,6 +316,7 @@ def _nearest_tflite(align: bool, half: bool, size: int, out: int) -> list[int]:
 
 
 def depth_to_space(w: Lowering, node: Node) -> None:
+    """DEPTH_TO_SPACE or SPACE_TO_DEPTH, after a GATHER that brings channels into the kernel's order."""
     value = w.spatial(w.data(node))
     target = w.target(node, same=value)
     block, opens = node.attrs["blocksize"], node.op == "DepthToSpace"
@@ -316,6 +327,6 @@ def depth_to_space(w: Lowering, node: Node) -> None:
         sorted_ = w.like(value, f"{target.name}/ordered")
         w.emit("GATHER", [value.tensor, w.numbers(order, value.dims[1])], [sorted_.tensor], axis=3)
         value = sorted_
-    made = w.make(target, without_ones((0, 2, 3, 1), target.shape), w.quantizer(value))
-    w.emit("DEPTH_TO_SPACE" if opens else "SPACE_TO_DEPTH", [value.tensor], [made.tensor], block=block)
-    w.finish(target, made)
+    result = w.make(target, without_ones((0, 2, 3, 1), target.shape), w.quantizer(value))
+    w.emit("DEPTH_TO_SPACE" if opens else "SPACE_TO_DEPTH", [value.tensor], [result.tensor], block=block)
+    w.finish(target, result)

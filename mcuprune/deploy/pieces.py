@@ -161,10 +161,10 @@ class Pieces:
 
     def slopes(self, counts: Sequence[int]) -> dict[int, float]:
         """Bytes that one more of each of ``counts`` adds, but for rounding: index -> bytes. Equal vectors of zeros share."""
-        found = {index: float(width) for _, _, _, width, index in self._runs if index is not None}
+        slopes = {index: float(width) for _, _, _, width, index in self._runs if index is not None}
         first = len(counts) - len(self._zeros)
         lengths = list(counts[first:])
-        return found | {first + i: 8 / lengths.count(length) for i, length in enumerate(lengths)}
+        return slopes | {first + i: 8 / lengths.count(length) for i, length in enumerate(lengths)}
 
     @cached_property
     def _runs(self) -> list[tuple[int, int, int, int, int | None]]:

@@ -27,15 +27,15 @@ class Lifetime(NamedTuple):
 
 def overlaps(lifetimes: Sequence[Lifetime]) -> tuple[tuple[int, ...], ...]:
     """For each buffer, the others that are alive at some time together with it."""
-    found: list[list[int]] = [[] for _ in lifetimes]
+    neighbours: list[list[int]] = [[] for _ in lifetimes]
     alive: list[int] = []
     for i in sorted(range(len(lifetimes)), key=lambda i: lifetimes[i].first):
         alive = [j for j in alive if lifetimes[j].last >= lifetimes[i].first]
-        found[i] += alive
+        neighbours[i] += alive
         for j in alive:
-            found[j].append(i)
+            neighbours[j].append(i)
         alive.append(i)
-    return tuple(tuple(sorted(others)) for others in found)
+    return tuple(tuple(sorted(others)) for others in neighbours)
 
 
 def greedy_layout(

@@ -162,6 +162,7 @@ class Tail:
 
     @property
     def total(self) -> int:
+        """Bytes of all causes together."""
         return self.operators + self.tensors + self.channels + self.ports + self.interpreter
 
 
@@ -182,6 +183,7 @@ class Arena:
 
     @property
     def total(self) -> int:
+        """Bytes of the arena: head and tail."""
         return self.head + self.tail
 
 
@@ -249,7 +251,7 @@ class Program:
     @cached_property
     def scratch(self) -> tuple[_Scratch, ...]:
         """What kernels ask for while they run; ``op`` counts from 1."""
-        found = []
+        scratches = []
         for time, operator in enumerate(self.operators, 1):
             kernel = KERNELS.get(operator.name)
             if kernel is None or operator.why:
@@ -260,22 +262,22 @@ class Program:
                 *(([t.dims for t in part]) for part in (ins, outs)),
                 *([t.shape for t in part] for part in (ins, outs)),
             )
-            found += [_Scratch(time, wanted) for wanted in kernel.scratch(form)]
-        return tuple(found)
+            scratches += [_Scratch(time, wanted) for wanted in kernel.scratch(form)]
+        return tuple(scratches)
 
     @cached_property
     def persistent(self) -> tuple[tuple[Any, int], ...]:
         """(quantity, slope): arrays of slope * quantity bytes that kernels keep, beside their structures."""
-        found: list[tuple[Any, int]] = []
+        sizes: list[tuple[Any, int]] = []
         for operator in self.operators:
             if operator.why:
                 continue
             output = self.tensors[operator.outputs[0]]
             if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV") or operator.options.get("per_channel"):
-                found += [(output.dims[-1], table.PER_CHANNEL)] * 2
+                sizes += [(output.dims[-1], table.PER_CHANNEL)] * 2
             elif operator.name == "BATCH_MATMUL":  # the right operand, transposed
-                found.append((self.tensors[operator.inputs[1]].size, 1))
-        return tuple(found)
+                sizes.append((self.tensors[operator.inputs[1]].size, 1))
+        return tuple(sizes)
 
     @cached_property
     def quantities(self) -> tuple[Any, ...]:
@@ -375,9 +377,9 @@ class Program:
         for rounding.
         """
         n = len(self.computed)
-        found = {i: 1 if i < n else self.scratch[i - n].wanted.slope for i in self.arena(quantities, plan=plan).stack}
+        slopes = {i: 1 if i < n else self.scratch[i - n].wanted.slope for i in self.arena(quantities, plan=plan).stack}
         start = n + len(self.scratch)
-        return found | {start + i: slope for i, (_, slope) in enumerate(self.persistent)}
+        return slopes | {start + i: slope for i, (_, slope) in enumerate(self.persistent)}
 
     def _sizes(self, quantities: Sequence[int], kernels: Kernels) -> list[int]:
         """Aligned bytes of every buffer of the head; scratch that these kernels don't ask for has none."""
@@ -399,13 +401,13 @@ class Program:
     def _stack(self, buffers: Sequence[Buffer], head: int) -> tuple[int, ...]:
         """From the buffer that ends at the head down: each stands on one that ends where it starts."""
         top = next((i for i, b in enumerate(buffers) if b.bytes and b.offset + b.bytes == head), None)
-        found: list[int] = []
+        stack: list[int] = []
         while top is not None:
-            found.append(top)
+            stack.append(top)
             start = buffers[top].offset
             below = (j for j in self._neighbours[top] if buffers[j].bytes and buffers[j].offset + buffers[j].bytes == start)
             top = next(below, None) if start else None
-        return tuple(found)
+        return tuple(stack)
 
     # -------------------------------------------------------------------------------------------- against the exact peak
 
@@ -416,9 +418,9 @@ class Program:
         Padding that TFLite's kernels don't do by themselves, another scale in front of an operator that needs one for all its
         inputs, another order of axes, another shape.
         """
-        found = []
+        copies = []
         for operator in self.operators:
             if "copy" in operator.options:
                 output = self.tensors[operator.outputs[0]]
-                found.append(Copy(operator.node, operator.name, output.name, output.size, operator.options["copy"]))
-        return tuple(found)
+                copies.append(Copy(operator.node, operator.name, output.name, output.size, operator.options["copy"]))
+        return tuple(copies)

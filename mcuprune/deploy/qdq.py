@@ -120,7 +120,7 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
 def _moved_or(node: Node, net: Network, tensor: str) -> bool:
     """Whether all that reads the tensor is ``node``, or moves it within one scale."""
     readers = net.consumers.get(tensor, ())
-    return tensor not in net.outputs and all(one is node or OPS[one.op].scale(one) == "same" for one in readers)
+    return tensor not in net.outputs and all(reader is node or OPS[reader.op].scale(reader) == "same" for reader in readers)
 
 
 def _origin(net: Network, tensor: str) -> Int8 | None:
@@ -216,13 +216,13 @@ def annotated(
     written: dict[str, dict[tuple[bytes, bytes], str]] = {}
 
     def write(tensor: str, source: str, target: str) -> None:
-        found = quantizers[plan.quantizer[tensor]]
+        quantizer = quantizers[plan.quantizer[tensor]]
         parameters = (names.free(f"{tensor}/scale"), names.free(f"{tensor}/zero_point"))
-        constants[parameters[0]] = np.array(found.scale, np.float32)
-        constants[parameters[1]] = np.array(found.zero_point, np.int8)
+        constants[parameters[0]] = np.array(quantizer.scale, np.float32)
+        constants[parameters[1]] = np.array(quantizer.zero_point, np.int8)
         integer = names.free(f"{tensor}/int8")
-        for op, read, made in (("QuantizeLinear", source, integer), ("DequantizeLinear", integer, target)):
-            nodes.append(Node(names.free(f"{tensor}/{op}"), op, (read, *parameters), (made,)))
+        for op, read, output in (("QuantizeLinear", source, integer), ("DequantizeLinear", integer, target)):
+            nodes.append(Node(names.free(f"{tensor}/{op}"), op, (read, *parameters), (output,)))
         like.update({source: tensor, target: tensor, integer: tensor})
         dtypes[integer] = TensorProto.INT8
 
@@ -232,23 +232,23 @@ def annotated(
             write(name, name, current[name])
     for node in net.nodes:
         inputs = [current.get(name, name) for name in node.inputs]
-        for index, found in integers(net, node).items():
+        for index, weights in integers(net, node).items():
             name = node.inputs[index]
             known = written.setdefault(name, {})
             shared = len(net.consumers[name]) > 1
-            content = (found.integers.tobytes(), found.scale.tobytes()) if shared else (b"", b"")
+            content = (weights.integers.tobytes(), weights.scale.tobytes()) if shared else (b"", b"")
             if content not in known:  # one stored constant serves all users that store it alike
                 known[content] = name if not known else names.free(f"{name}/{node.name}")
-                stored[known[content]] = found
-                assert found.value is not None
-                constants[known[content]] = found.value
+                stored[known[content]] = weights
+                assert weights.value is not None
+                constants[known[content]] = weights.value
                 like.setdefault(known[content], name)
             inputs[index] = known[content]
         floats = {name: names.free(f"{name}/float") for name in node.outputs if name in plan.quantizer}
         outputs = tuple(floats.get(name, name) for name in node.outputs)
         nodes.append(replace(node, inputs=tuple(inputs), outputs=outputs))
-        for name, made in floats.items():
-            write(name, made, name)
+        for name, floating in floats.items():
+            write(name, floating, name)
     return net.rewired(nodes, constants, like=like, dtypes=dtypes, stored=stored), like
 
 

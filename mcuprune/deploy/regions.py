@@ -39,6 +39,7 @@ class Region:
 
     @property
     def cost(self) -> int:
+        """Bytes of code for its loop and its cases, about."""
         return len(self.tape.sequence) + _LOOP + _CASE * (self.end - self.first)
 
 
@@ -68,15 +69,15 @@ class Rows:
 
     def _alive(self, place: int) -> Iterator[int]:
         """Bytes of each buffer that lives from before a place to behind it."""
-        return (self.graph.sizes[b] for b, made in self._made.items() if made < place <= self._last[b])
+        return (self.graph.sizes[b] for b, first_written in self._made.items() if first_written < place <= self._last[b])
 
     def plan(self) -> tuple[Region, ...]:
         """The regions of the plan that needs least; none where no region lowers the peak."""
         limit = self._least()
         if limit >= max(self.plain, default=0):
             return ()
-        found = self._shortest(limit)
-        self._look_for_cheaper(limit, sum(region.cost for region in found))
+        regions = self._shortest(limit)
+        self._look_for_cheaper(limit, sum(region.cost for region in regions))
         return self._shortest(limit)
 
     def _look_for_cheaper(self, limit: int, cost: int) -> None:
@@ -96,28 +97,30 @@ class Rows:
 
     def _simulated(self, first: int, end: int, upwards: bool) -> Region | None:
         ops = [op for op in self.ops[first:end] if op is not None]
-        made = {op.write for op in ops}
-        entering = {buffer for op in ops for buffer in op.reads} - made
-        if len(ops) < end - first or len(ops) > MOST or len(made) < len(ops):
+        written = {op.write for op in ops}
+        entering = {buffer for op in ops for buffer in op.reads} - written
+        if len(ops) < end - first or len(ops) > MOST or len(written) < len(ops):
             return None
-        outliving = [buffer for buffer in (*entering, *made) if self._last[buffer] >= end]
+        outliving = [buffer for buffer in (*entering, *written) if self._last[buffer] >= end]
         if upwards:
             ops = [op.upside_down(self.rows) for op in ops]
-        found = tape(ops, self.rows, outliving, bands=self.bands)
-        self._work += len(found.sequence)
+        in_rows = tape(ops, self.rows, outliving, bands=self.bands)
+        self._work += len(in_rows.sequence)
         sizes = self.graph.sizes
         beside = sum(sizes[b] for b, born in self._made.items() if born < first and self._last[b] >= end)
-        needed = beside + self._ends(found) + _most_busy(found, {b: sizes[b] // self.rows[b] for b in found.rings})
-        return Region(first, end, found, needed, upwards)
+        needed = beside + self._ends(in_rows) + _most_busy(in_rows, {b: sizes[b] // self.rows[b] for b in in_rows.rings})
+        return Region(first, end, in_rows, needed, upwards)
 
-    def _ends(self, found: Tape) -> int:
+    def _ends(self, in_rows: Tape) -> int:
         """Bytes of all that enters and leaves: the largest of each may share, where rows of the one end before the other's."""
         sizes = self.graph.sizes
-        total = sum(sizes[b] for b in (*found.dead, *found.born))
-        if not found.dead or not found.born:
+        total = sum(sizes[b] for b in (*in_rows.dead, *in_rows.born))
+        if not in_rows.dead or not in_rows.born:
             return total
-        source, target = (max(side, key=lambda b: sizes[b]) for side in (found.dead, found.born))
-        rows = [(sizes[b] // self.rows[b], times) for b, times in ((source, found.dead[source]), (target, found.born[target]))]
+        source, target = (max(side, key=lambda b: sizes[b]) for side in (in_rows.dead, in_rows.born))
+        rows = [
+            (sizes[b] // self.rows[b], times) for b, times in ((source, in_rows.dead[source]), (target, in_rows.born[target]))
+        ]
         return total - sizes[source] - sizes[target] + extent(*rows)
 
     # ------------------------------------------------------------------------------------------------------ the path
@@ -168,8 +171,8 @@ class Rows:
 
     def turned(self, regions: Sequence[Region], upwards: Sequence[bool]) -> tuple[Region, ...]:
         """The same regions, each from its first row to its last or the other way round."""
-        found = [self.region(one.first, one.end, upwards=up) for one, up in zip(regions, upwards, strict=True)]
-        return tuple(region for region in found if region is not None)
+        turned = [self.region(region.first, region.end, upwards=up) for region, up in zip(regions, upwards, strict=True)]
+        return tuple(region for region in turned if region is not None)
 
     def needed(self, regions: Sequence[Region]) -> int:
         """Bytes of the dearest edge of a plan."""
@@ -188,12 +191,12 @@ class Rows:
                 ending.setdefault(region.end, []).append(region)
         for place in range(1, goal + 1):
             before = best[place - 1]
-            found = [before] if before is not None and self.plain[place - 1] <= limit else []
+            paths = [before] if before is not None and self.plain[place - 1] <= limit else []
             for region in ending.get(place, ()):
                 path = best[region.first]
                 if path is not None:
-                    found.append((path[0] + region.cost, (*path[1], region)))
-            best[place] = min(found, key=lambda path: path[0], default=None)
+                    paths.append((path[0] + region.cost, (*path[1], region)))
+            best[place] = min(paths, key=lambda path: path[0], default=None)
         path = best[goal]
         assert path is not None, "the path that was found has gone"
         return path[1]
@@ -201,21 +204,21 @@ class Rows:
 
 def _lives(graph: memory.Graph, order: Sequence[int]) -> tuple[dict[int, int], dict[int, int]]:
     """At which place of the order each buffer is made, -1 for inputs, and read last; its length for outputs."""
-    made = dict.fromkeys(graph.inputs, -1)
-    last = dict(made)
+    written_at = dict.fromkeys(graph.inputs, -1)
+    last = dict(written_at)
     for place, index in enumerate(order):
         op = graph.ops[index]
-        made.update(dict.fromkeys(op.outputs, place))
+        written_at.update(dict.fromkeys(op.outputs, place))
         last.update(dict.fromkeys((*op.inputs, *op.outputs), place))
     last.update(dict.fromkeys(graph.outputs, len(order)))
-    return made, last
+    return written_at, last
 
 
-def _most_busy(found: Tape, row: Mapping[int, int]) -> int:
+def _most_busy(in_rows: Tape, row: Mapping[int, int]) -> int:
     """The most bytes of rings that hold something at one time. row: bytes of one row."""
     changes: dict[int, int] = {}
-    for home, rows in found.rings.items():
-        for first, last in found.busy[home]:
+    for home, rows in in_rows.rings.items():
+        for first, last in in_rows.busy[home]:
             changes[first] = changes.get(first, 0) + rows * row[home]
             changes[last + 1] = changes.get(last + 1, 0) - rows * row[home]
     most = alive = 0

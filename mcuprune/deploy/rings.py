@@ -192,9 +192,9 @@ class _Run:
             self._born[home].append(time)
         for buffer in touched:
             self._dead[buffer] += [time] * (self._lowest(buffer) - before[buffer])
-        for one in dict.fromkeys((home, *(self.home[buffer] for buffer in op.reads))):
-            if one in self._opened and self._low(one) >= max(self._made[buffer] for buffer in self._family[one]):
-                self._busy[one].append((self._opened.pop(one), time))
+        for ring in dict.fromkeys((home, *(self.home[buffer] for buffer in op.reads))):
+            if ring in self._opened and self._low(ring) >= max(self._made[buffer] for buffer in self._family[ring]):
+                self._busy[ring].append((self._opened.pop(ring), time))
 
     def _low(self, home: int) -> int:
         """The lowest row of a place that holds something which is still needed."""
@@ -204,8 +204,10 @@ class _Run:
         """The lowest row of a buffer that is still needed; where none is, the number of those made."""
         if buffer in self.outliving:
             return 0
-        made = self._made[buffer]
-        return min([made, *(needed[self._made[self.ops[index].write]] for index, needed in self._readers.get(buffer, ()))])
+        written_at = self._made[buffer]
+        return min(
+            [written_at, *(needed[self._made[self.ops[index].write]] for index, needed in self._readers.get(buffer, ()))]
+        )
 
     def tape(self) -> Tape:
         end = len(self.sequence) - 1
@@ -225,10 +227,10 @@ class _Run:
 
 def _still_needed(needs: Sequence[Interval], rows: int) -> list[int]:
     """For each number of output rows that are made, the lowest row that a later one reads; ``rows`` where none does."""
-    found = [rows]
+    needed = [rows]
     for first, end in reversed(needs):
-        found.append(min(found[-1], first) if end > first else found[-1])
-    return found[::-1]
+        needed.append(min(needed[-1], first) if end > first else needed[-1])
+    return needed[::-1]
 
 
 def spans_of(times: Sequence[Interval]) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mcuprune.deploy.rings import Interval, RowOp
-from mcuprune.deploy.steps import Call, Constant, Loop, Place, Selection, Step, Window
+from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, Step, Window
+from mcuprune.deploy.steps.selection import Selection
 
 #: Kernels that make any rows of their output from rows in a ring.
 _SLIDING = ("conv", "conv_grouped", "conv_short", "conv_transpose", "depthwise", "pointwise", "pool")
@@ -139,7 +140,7 @@ class _Maker:
         if before is None:
             self._needs[tensor] = list(needs)
         else:
-            self._needs[tensor] = [_around(one, other) for one, other in zip(before, needs, strict=True)]
+            self._needs[tensor] = [_around(first, other) for first, other in zip(before, needs, strict=True)]
 
     # ------------------------------------------------------------------------------------------------ sliding kernels
 
@@ -159,7 +160,7 @@ class _Maker:
             needs = [_under(row * stride - before, kernel, dilation, height) for row in range(out_height)]
         self._need(source.tensor, needs)
         ring = (RowNumber(), RowNumber(1), RingRows(source.tensor))
-        rest = (one for one in more if isinstance(one, int))
+        rest = (argument for argument in more if isinstance(argument, int))
         return RowCall(call.kernel, (Ring(source.tensor), RowPlace(target.tensor), window, *ring, *rest))
 
     # -------------------------------------------------------------------------------------------------- other kernels
@@ -181,7 +182,7 @@ class _Maker:
             loops = (Loop(count, outer.steps), *inner) if count > 1 else tuple(inner)
             return RowCall(call.kernel, arguments, loops)
         at, advances = _REPEATED[call.kernel]
-        numbers = [one if isinstance(one, int) else 0 for one in call.arguments]
+        numbers = [argument if isinstance(argument, int) else 0 for argument in call.arguments]
         count = self._share(numbers[at])
         arguments = self._advanced(call, [step * count for step in advances(numbers)])
         return RowCall(call.kernel, (*arguments[:at], count, *arguments[at + 1 :]))
@@ -193,15 +194,15 @@ class _Maker:
 
     def _advanced(self, call: Call, advances: Sequence[int]) -> tuple[RowArgument, ...]:
         """The arguments for a row, where each place moves on by ``advances`` bytes from one row to the next."""
-        found: list[RowArgument] = []
+        advanced: list[RowArgument] = []
         for index, argument in enumerate(call.arguments):
             if isinstance(argument, Place):
-                found.append(self._place(argument, advances[index]))
+                advanced.append(self._place(argument, advances[index]))
             elif isinstance(argument, Constant) and index < len(advances) and advances[index]:
                 raise _NotLocal  # a constant with numbers of its own for each row
             else:
-                found.append(argument)
-        return tuple(found)
+                advanced.append(argument)
+        return tuple(advanced)
 
     def _place(self, place: Place, advance: int) -> RowPlace:
         tensor, rows = place.tensor, rows_of(self._selection, place.tensor)
@@ -240,7 +241,9 @@ class _Maker:
             raise _NotLocal
         self._need(source.tensor, [(row // ratio, row // ratio + 1) for row in range(self._rows)])
         places = (RowPlace(source.tensor, 0, ratio), RowPlace(target.tensor))
-        return RowCall(call.kernel, (*places, *(one for one in call.arguments[2:] if not isinstance(one, Place))))
+        return RowCall(
+            call.kernel, (*places, *(argument for argument in call.arguments[2:] if not isinstance(argument, Place)))
+        )
 
     def _interpolated(self, call: Call) -> RowCall:
         """Rows between two rows of the input each."""
@@ -253,8 +256,8 @@ class _Maker:
         pairs = [rows.values[at : at + 2] for at in range(0, len(rows.values), 3)]
         self._need(source.tensor, [(min(pair), max(pair) + 1) for pair in pairs])
         table = RingTable(source.tensor, rows.values)
-        sizes = [one for one in (channels, width) if isinstance(one, int)]
-        rest = [one for one in (columns, across) if isinstance(one, Constant | int)]
+        sizes = [number for number in (channels, width) if isinstance(number, int)]
+        rest = [number for number in (columns, across) if isinstance(number, Constant | int)]
         return RowCall(call.kernel, (Ring(source.tensor), RowPlace(target.tensor), *sizes, table, 1, *rest))
 
 
@@ -271,7 +274,7 @@ def _through(place: int, kernel: int, stride: int, height: int) -> Interval:
     return (min(inside), max(inside) + 1) if inside else (0, 0)
 
 
-def _around(one: Interval, other: Interval) -> Interval:
-    if one[0] == one[1] or other[0] == other[1]:
-        return other if one[0] == one[1] else one
-    return min(one[0], other[0]), max(one[1], other[1])
+def _around(first: Interval, other: Interval) -> Interval:
+    if first[0] == first[1] or other[0] == other[1]:
+        return other if first[0] == first[1] else first
+    return min(first[0], other[0]), max(first[1], other[1])

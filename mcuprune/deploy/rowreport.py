@@ -13,7 +13,8 @@ from mcuprune.deploy.cplan import Bands, Plan, Planner
 from mcuprune.deploy.program import Program
 from mcuprune.deploy.regions import Region
 from mcuprune.deploy.rowcalls import rows_of
-from mcuprune.deploy.steps import Selection
+from mcuprune.deploy.steps.rules import select
+from mcuprune.deploy.steps.selection import Selection
 from mcuprune.units import show
 
 
@@ -72,7 +73,7 @@ def priced(program: Program, bands: Bands) -> RowReport:
     Raises UnsupportedOperator, naming the node, for what no kernel does.
     """
     with np.errstate(all="ignore"):  # stand-ins for constants have no numbers
-        selection = Selection(replace(program, problems=())).run()
+        selection = select(replace(program, problems=()))
     return row_report(selection, Planner(selection).best(bands))
 
 

@@ -38,14 +38,17 @@ class Converted:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
+        """The program's inputs in ONNX's order."""
         return self.program.inputs
 
     @property
     def outputs(self) -> tuple[Port, ...]:
+        """The program's outputs in ONNX's order."""
         return self.program.outputs
 
     @property
     def operators(self) -> tuple[tuple[str, str], ...]:
+        """TFLite operators with the ONNX node that each is written for, in the order they run."""
         return tuple((operator.name, operator.node) for operator in self.program.operators)
 
 
@@ -55,11 +58,11 @@ def stored_constants(model: ModelProto) -> dict[str, Stored]:
     A network that is loaded has them as ``Network.stored``.
     """
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    found: dict[str, Stored] = {}
+    constants: dict[str, Stored] = {}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and all(name in arrays for name in node.input if name):
-            found |= symmetric(node, {**arrays, node.output[0]: np.zeros(0)})
-    return found
+            constants |= symmetric(node, {**arrays, node.output[0]: np.zeros(0)})
+    return constants
 
 
 def from_file(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = None, outputs: Sequence[str] = ()) -> bytes:
@@ -85,7 +88,7 @@ def convert(
     if not any(node.op == "QuantizeLinear" for node in net.nodes):
         raise ModelError(f"{net.path}: is a float model; a microcontroller's runtime takes int8: prune without --float")
     if stored is not None:
-        own = {name: replace(found, value=net.constants.get(name)) for name, found in stored.items()}
+        own = {name: replace(stored_constant, value=net.constants.get(name)) for name, stored_constant in stored.items()}
         net = replace(net, stored=own)
     for name, integers in net.stored.items():
         if not (np.isfinite(integers.scale).all() and (integers.scale > 0).all()):

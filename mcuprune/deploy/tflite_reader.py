@@ -155,13 +155,13 @@ class _File:
         inputs, outputs = (
             self.ports(graphs[0].numbers(slot, "int32"), tensors, kind) for slot, kind in ((1, "input"), (2, "output"))
         )
-        made = {port.tensor for port in inputs}
+        computed = {port.tensor for port in inputs}
         for operator in operators:
-            unmade = [i for i in operator.inputs if tensors[i].content is None and i not in made]
+            unmade = [i for i in operator.inputs if tensors[i].content is None and i not in computed]
             if unmade:
                 self.damaged(f"operator {operator.node} reads tensor {unmade[0]} before it is computed")
-            made.update(operator.outputs)
-        if not all(port.tensor in made for port in outputs):
+            computed.update(operator.outputs)
+        if not all(port.tensor in computed for port in outputs):
             self.damaged("an output is never computed")
         program = Program(tensors, operators, inputs, outputs, (), self.path)
         return Converted(self.content, program, self.plan(model, buffers, len(tensors)))
@@ -225,8 +225,8 @@ class _File:
             union, slots = OPTIONS[kind]
             given = table.table(4) if table.number(3, "uint8") == union else None
             options = {key: given.number(slot, number) if given and number else 0 for key, (slot, number) in slots.items()}
-        found = Operator(name, tuple(inputs), tuple(outputs), options, f"{index} ({name})")
-        return self.completed(found, tensors)
+        operator = Operator(name, tuple(inputs), tuple(outputs), options, f"{index} ({name})")
+        return self.completed(operator, tensors)
 
     def completed(self, operator: Operator, tensors: Sequence[Tensor]) -> Operator:
         """The operator with the options that a rule of scratch looks at and the file doesn't have."""
@@ -254,14 +254,14 @@ class _File:
     def ports(self, numbers: Sequence[int], tensors: Sequence[Tensor], kind: str) -> tuple[Port, ...]:
         if not numbers or not all(0 <= tensor < len(tensors) for tensor in numbers):
             self.damaged(f"it has no {kind}, or one that isn't there")
-        found = []
+        ports = []
         for number in numbers:
             tensor = tensors[number]
             if tensor.quantizer is None:
                 raise ModelError(f"{self.path}: {kind} '{tensor.name}' is a constant")
             axes: Axes = tuple(range(len(tensor.shape)))
-            found.append(Port(tensor.name, tensor.shape, axes, tensor.quantizer, number))
-        return tuple(found)
+            ports.append(Port(tensor.name, tensor.shape, axes, tensor.quantizer, number))
+        return tuple(ports)
 
     def plan(self, model: _Table, buffers: Sequence[_Table], tensors: int) -> tuple[int, ...]:
         """The memory plan in the file's metadata; empty where there is none."""

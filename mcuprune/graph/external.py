@@ -33,10 +33,10 @@ def files(path: str | Path) -> list[str]:
         if not os.path.isfile(path) or os.path.getsize(path) > MAX_FILE_BYTES:
             return []
         model = ModelProto.FromString(Path(path).read_bytes())
-        found = dict.fromkeys(_fields(tensor).get("location", "") for tensor in _external(model))
+        locations = dict.fromkeys(_fields(tensor).get("location", "") for tensor in _external(model))
     except Exception:  # unreadable in any way: whoever loads the model says how
         return []
-    return [os.path.join(Path(path).parent, location) for location in found if not _unsafe(location)]
+    return [os.path.join(Path(path).parent, location) for location in locations if not _unsafe(location)]
 
 
 def load(model: ModelProto, path: Path) -> None:

@@ -188,8 +188,8 @@ def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray], path: str) -
     given = {attribute.name: int(attribute.i) for attribute in node.attribute}
     axis, block = given.get("axis", 1), given.get("block_size", 0)
     try:
-        found = qlinear.dequantized(x, scale, zero, axis, block)
-        if found.shape != x.shape:
+        floats = qlinear.dequantized(x, scale, zero, axis, block)
+        if floats.shape != x.shape:
             raise ValueError
     except (ValueError, IndexError):
         what = f" in blocks of {block} along axis {axis}" if block else ""
@@ -198,4 +198,4 @@ def _dequantized(node: NodeProto, values: Mapping[str, np.ndarray], path: str) -
             "the file is damaged, quantise again"
         ) from None
     wanted = given.get("output_dtype", 0)
-    return found.astype(helper.tensor_dtype_to_np_dtype(wanted)) if wanted else found
+    return floats.astype(helper.tensor_dtype_to_np_dtype(wanted)) if wanted else floats

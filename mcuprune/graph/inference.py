@@ -21,10 +21,12 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def opset_of(model: ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in."""
     return max(int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
 
 
 def array_of(tensor: TensorProto, path: str) -> np.ndarray:
+    """A constant of a file as an array. path: what messages call the file. Raises ModelError for one that can't be read."""
     elements = int(np.prod([float(size) for size in tensor.dims]))
     if elements > MAX_ELEMENTS or any(size < 0 for size in tensor.dims):
         raise ModelError(f"{path}: initializer '{tensor.name}' has shape {list(tensor.dims)}; the file is damaged")
@@ -36,32 +38,33 @@ def array_of(tensor: TensorProto, path: str) -> np.ndarray:
 
 def literals(nodes: Sequence[NodeProto], path: str) -> dict[str, np.ndarray]:
     """The tensors that Constant nodes hold."""
-    found = {}
+    constants = {}
     for node in nodes:
         if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].type == AttributeProto.TENSOR:
-            found[node.output[0]] = array_of(node.attribute[0].t, path)
-    return found
+            constants[node.output[0]] = array_of(node.attribute[0].t, path)
+    return constants
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says, without the lines that follow."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def topological(nodes: Sequence[NodeProto], known: set[str], path: str) -> list[NodeProto]:
     """The nodes in a topological order, the given one where it is one already. Raises ModelError on cycles and loose ends."""
-    made: set[str] = set()
+    computed: set[str] = set()
     for node in nodes:
         for output in filter(None, node.output):
-            if output in made or output in known:
+            if output in computed or output in known:
                 raise ModelError(f"{path}: tensor '{output}' is made more than once; the file is damaged, export it again")
-            made.add(output)
+            computed.add(output)
     waiting: dict[str, list[int]] = {}
     missing = []
     for index, node in enumerate(nodes):
         unmet = {name for name in branches.reads(node) if name not in known}
         for name in unmet:
-            if name not in made:
+            if name not in computed:
                 raise ModelError(
                     f"{path}: node '{node.name or node.op_type}' reads '{name}', which nothing makes; the file is damaged, "
                     "export it again"
@@ -88,8 +91,8 @@ def live(nodes: Sequence[Any], outputs: Sequence[str]) -> Any:
     needed = set(outputs)
     kept = []
     for node in reversed(nodes):
-        made = node.output if isinstance(node, NodeProto) else node.outputs
-        if needed.intersection(made):
+        node_outputs = node.output if isinstance(node, NodeProto) else node.outputs
+        if needed.intersection(node_outputs):
             kept.append(node)
             needed.update(branches.reads(node) if isinstance(node, NodeProto) else node.inputs)
     kept.reverse()
@@ -151,4 +154,5 @@ def takes_part(value: np.ndarray) -> bool:
 
 
 def declared(name: str, value: np.ndarray) -> ValueInfoProto:
+    """A value of this name, type and shape, as ONNX declares it."""
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

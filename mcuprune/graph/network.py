@@ -63,7 +63,7 @@ class Network(Drawn):
     stored: Mapping[str, Stored] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        own = {name: found for name, found in self.stored.items() if self.constants.get(name) is found.value}
+        own = {name: constant for name, constant in self.stored.items() if self.constants.get(name) is constant.value}
         object.__setattr__(self, "stored", own)
 
     def __repr__(self) -> str:
@@ -72,6 +72,7 @@ class Network(Drawn):
 
     @property
     def opset(self) -> int:
+        """The version of ONNX's own operators."""
         return opset_of(self.header)
 
     @cached_property
@@ -81,6 +82,7 @@ class Network(Drawn):
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in the file's order."""
         return tuple(value.name for value in self.header.graph.output)
 
     def with_metadata(self, key: str, value: str) -> Network:
@@ -95,6 +97,7 @@ class Network(Drawn):
 
     @property
     def metadata(self) -> Mapping[str, str]:
+        """The file's properties, as text by name."""
         return {entry.key: entry.value for entry in self.header.metadata_props}
 
     @cached_property
@@ -118,6 +121,7 @@ class Network(Drawn):
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def is_constant(self, name: str) -> bool:
+        """Whether a tensor is known without an input."""
         return name in self.constants
 
     def names(self) -> Names:
@@ -220,17 +224,17 @@ def _with_integers(
     kept, written, done = dict(constants), [], set()
     for node in nodes:
         for name in node.input:
-            found = stored.get(name)
-            along = found is not None and found.scale.size > 1
-            if found is None or name in done or opset < (_AXIS_OPSET if along else _DEQUANTIZE_OPSET):
+            quantised = stored.get(name)
+            along = quantised is not None and quantised.scale.size > 1
+            if quantised is None or name in done or opset < (_AXIS_OPSET if along else _DEQUANTIZE_OPSET):
                 continue
             done.add(name)
             del kept[name]
-            scale = found.scale if along else found.scale.reshape(())
+            scale = quantised.scale if along else quantised.scale.reshape(())
             # onnxruntime makes a QGemm of a Gemm only where zero points are written out
-            source = [names.free(f"{name}/{part}") for part in (found.integers.dtype, "scale", "zero_point")]
-            kept.update(zip(source, (found.integers, scale, np.zeros(scale.shape, found.integers.dtype)), strict=True))
-            axis = {"axis": found.axis} if along else {}
+            source = [names.free(f"{name}/{part}") for part in (quantised.integers.dtype, "scale", "zero_point")]
+            kept.update(zip(source, (quantised.integers, scale, np.zeros(scale.shape, quantised.integers.dtype)), strict=True))
+            axis = {"axis": quantised.axis} if along else {}
             label = names.free(f"{name}/DequantizeLinear")
             written.append(helper.make_node("DequantizeLinear", source, [name], name=label, **axis))
         written.append(node)
@@ -384,7 +388,7 @@ def _all_names(model: ModelProto) -> Iterator[str]:
     """The names of all tensors and nodes of a graph."""
     graph = model.graph
     for part in (graph.input, graph.output, graph.initializer):
-        yield from (one.name for one in part)
+        yield from (item.name for item in part)
     for node in graph.node:
         yield node.name
         yield from node.input
@@ -430,9 +434,9 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     for name in [*used, *outputs]:
         if name and any(size < 1 for size in shapes.get(name, (0,))):
             maker = next((f"node '{node.name}' ({node.op})" for node in nodes if name in node.outputs), "an input")
-            found = f"shape {list(shapes[name])}" if name in shapes else "no static shape"
+            shown = f"shape {list(shapes[name])}" if name in shapes else "no static shape"
             raise ModelError(
-                f"{path}: tensor '{name}' of {maker} has {found}; export with static shapes, or give --input-shape"
+                f"{path}: tensor '{name}' of {maker} has {shown}; export with static shapes, or give --input-shape"
             )
     for node in nodes:
         refuse_unsound(node, shapes, path)
@@ -448,11 +452,11 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
 
 def _read(path: Path) -> ModelProto:
     try:
-        found = os.stat(path)
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # a folder says so itself
+        status = os.stat(path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # a folder says so itself
             raise ModelError(f"{path}: can't be read (no regular file, but a device or a pipe); name a file")
-        if found.st_size > external.MAX_FILE_BYTES:
-            raise ModelError(f"{path}: {found.st_size} bytes; an ONNX file has at most {external.MAX_FILE_BYTES}")
+        if status.st_size > external.MAX_FILE_BYTES:
+            raise ModelError(f"{path}: {status.st_size} bytes; an ONNX file has at most {external.MAX_FILE_BYTES}")
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -480,7 +484,7 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
     for name in wanted:
         if name not in names:
             raise ModelError(f"{path}: --input-shape names '{name}'; the inputs are {', '.join(names) or 'none'}")
-    found: dict[str, tuple[Shape, int]] = {}
+    inputs: dict[str, tuple[Shape, int]] = {}
     for value in values:
         if value.type.WhichOneof("value") != "tensor_type":
             raise ModelError(f"{path}: input '{value.name}' is no tensor; export with tensors as inputs")
@@ -502,10 +506,10 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
                 f"{path}: input '{value.name}' has free sizes [{_free(tensor)}]; "
                 f"fix them with --input-shape {value.name}={example}"
             )
-        found[value.name] = (tuple(size for size in shape if size is not None), tensor.elem_type)
-    if not found:
+        inputs[value.name] = (tuple(size for size in shape if size is not None), tensor.elem_type)
+    if not inputs:
         raise ModelError(f"{path}: the graph has no inputs; export a network with one")
-    return found
+    return inputs
 
 
 def _free(tensor: Any) -> str:
@@ -528,8 +532,8 @@ def _checked(net: Network) -> Network:
     for value in header.graph.output:
         value.CopyFrom(helper.make_tensor_value_info(value.name, net.dtypes[value.name], [None] * len(net.shapes[value.name])))
     net = replace(net, header=header)
-    if (found := net.fault()) is not None:
-        raise ModelError(f"{net.path}: no runtime takes it ({found}); export it again")
+    if (fault := net.fault()) is not None:
+        raise ModelError(f"{net.path}: no runtime takes it ({fault}); export it again")
     return net
 
 

@@ -50,6 +50,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
 
 
 def nodes_of(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], opset: int, path: str) -> tuple[Node, ...]:
+    """Nodes with what is constant of their inputs as attributes. Raises ModelError or UnsupportedOperator, naming the node."""
     taken: set[str] = set()
     nodes = []
     for index, proto in enumerate(protos):
@@ -92,7 +93,7 @@ def _parameter_inputs(op: str, opset: int) -> dict[str, int]:
     schema = onnx.defs.get_schema(op, opset, "")
     index = {formal.name: position for position, formal in enumerate(schema.inputs)}
     places = {spec.split("/")[0]: [index[n] for n in spec.split("/") if n in index] for spec in PARAMETERS[op]}
-    return {name: found[0] for name, found in places.items() if found}
+    return {name: tensors[0] for name, tensors in places.items() if tensors}
 
 
 def _plain(value: Any) -> Any:
@@ -166,8 +167,8 @@ def _place(node: Node, parameter: str, value: np.ndarray, taken: set[str], param
     return name
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.dtype == other.dtype and np.array_equal(one, other)
+def _same(first: np.ndarray, other: np.ndarray) -> bool:
+    return first.dtype == other.dtype and np.array_equal(first, other)
 
 
 def batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:

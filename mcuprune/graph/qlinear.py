@@ -57,13 +57,16 @@ class _Rewriter:
             return self.constant(f"float_{index}", dequantized(self.known[name], scale, zero, axis))
         if scale.size > 1 or zero.size > 1:
             raise self.refusal(f"has several scales for its data '{name}'", "quantise activations per tensor")
-        made = self.names.free(f"{self.node.output[0]}/float_{index}")
+        output = self.names.free(f"{self.node.output[0]}/float_{index}")
         self.nodes.append(
             helper.make_node(
-                "DequantizeLinear", [name, self.input(index + 1), self.input(index + 2)], [made], name=f"{self.name}/in_{index}"
+                "DequantizeLinear",
+                [name, self.input(index + 1), self.input(index + 2)],
+                [output],
+                name=f"{self.name}/in_{index}",
             )
         )
-        return made
+        return output
 
     def quantized(self, op: str, inputs: Sequence[str], scale: int, **attrs: object) -> None:
         """The float operator, and a quantiser with the scale and zero point at inputs ``scale`` and ``scale + 1``."""
@@ -71,9 +74,9 @@ class _Rewriter:
         if self.attribute("channels_last", 0):
             raise self.refusal("keeps channels last", "export again without graph optimisation")
         kept = [a for a in self.node.attribute if a.name not in ("channels_last", "opset", *attrs)]
-        made = helper.make_node(op, inputs, [inner], name=self.node.name, **attrs)
-        made.attribute.extend(kept)
-        self.nodes.append(made)
+        operator = helper.make_node(op, inputs, [inner], name=self.node.name, **attrs)
+        operator.attribute.extend(kept)
+        self.nodes.append(operator)
         if self.input(scale):
             self.parameter(scale)
             names = [inner, self.input(scale), self.input(scale + 1)]
@@ -176,9 +179,9 @@ def _integer(op: str) -> Callable[[_Rewriter], None]:
         zero = q.parameter(3) if q.input(3) else np.zeros(1, np.uint8)
         axis = 0 if op == "Conv" else -1
         weight = q.constant("weight", dequantized(q.known[weight], np.ones(zero.shape or (1,), np.float32), zero, axis))
-        made = helper.make_node(op, [q.input(0), weight], [q.node.output[0]], name=q.node.name)
-        made.attribute.extend(q.node.attribute)
-        q.nodes.append(made)
+        operator = helper.make_node(op, [q.input(0), weight], [q.node.output[0]], name=q.node.name)
+        operator.attribute.extend(q.node.attribute)
+        q.nodes.append(operator)
 
     return rewrite
 
@@ -226,7 +229,7 @@ def floated(
     constants: all that is known before folding. opset: the file's. names: all of the graph.
     Raises UnsupportedOperator where a scale isn't constant.
     """
-    found: list[NodeProto] = []
+    rewritten: list[NodeProto] = []
     added: dict[str, Array] = {}
     known = ChainMap(added, {**constants})
     for index, node in enumerate(nodes):
@@ -239,13 +242,13 @@ def floated(
                 rewrite(rewriter)
             except (ValueError, IndexError) as error:  # scales or weights whose shapes don't fit each other
                 raise rewriter.refusal(f"is malformed ({error})", "quantise again") from None
-            found += rewriter.nodes
+            rewritten += rewriter.nodes
             added.update(rewriter.constants)
         elif domain == "com.microsoft" and node.op_type in _SAME:
             plain = NodeProto()
             plain.CopyFrom(node)
             plain.domain = ""
-            found.append(plain)
+            rewritten.append(plain)
         else:
-            found.append(node)
-    return found, added
+            rewritten.append(node)
+    return rewritten, added

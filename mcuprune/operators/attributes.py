@@ -24,6 +24,7 @@ def dilations(node: Node, rank: int) -> tuple[int, ...]:
 
 
 def is_dilated(node: Node) -> bool:
+    """Whether a window leaves out pixels between its taps."""
     return any(dilation > 1 for dilation in node.attrs.get("dilations") or ())
 
 
@@ -80,8 +81,8 @@ def _halves(total: int, more_after: bool) -> tuple[int, int]:
 def pads_of_all_axes(node: Node, rank: int) -> Pads:
     """(before, after) of every axis of a Pad's data, which has ``rank`` axes."""
     axes = [axis % rank for axis in node.attrs.get("axes") or range(rank)]
-    found = dict(zip(axes, _pairs(node.attrs["pads"]), strict=True))
-    return [found.get(axis, (0, 0)) for axis in range(rank)]
+    pads = dict(zip(axes, _pairs(node.attrs["pads"]), strict=True))
+    return [pads.get(axis, (0, 0)) for axis in range(rank)]
 
 
 def slices(node: Node, shape: Shape) -> dict[int, slice]:
@@ -90,11 +91,11 @@ def slices(node: Node, shape: Shape) -> dict[int, slice]:
     starts, ends = node.attrs["starts"], node.attrs["ends"]
     axes = node.attrs.get("axes") or range(len(starts))
     steps = node.attrs.get("steps") or (1,) * len(starts)
-    found = {}
+    ranges = {}
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         before_first = step < 0 and end < -shape[axis % rank]  # "down to and including 0", which Python writes as None
-        found[axis % rank] = slice(start, None if before_first else end, step)
-    return found
+        ranges[axis % rank] = slice(start, None if before_first else end, step)
+    return ranges
 
 
 def slice_ranges(node: Node, shape: Shape) -> tuple[range, ...]:

@@ -61,8 +61,8 @@ def folded_into(net: Network) -> dict[str, str]:
         if not is_mixer(mixer, net):
             continue
         tensor = mixer.outputs[0]
-        while (found := sole_reader(tensor, net)) is not None:
-            tail, data = found
+        while (reader := sole_reader(tensor, net)) is not None:
+            tail, data = reader
             normalises = tail.op == "BatchNormalization" and data == tail.inputs[0] and channel_axis(mixer, net) == 1
             if not normalises and not (tail.op == "Add" and is_bias(tail, data, mixer, net)):
                 break
@@ -78,8 +78,8 @@ def is_swallowed(node: Node, net: Network) -> bool:
     entry = OPS[node.op]
     if not isinstance(entry, Pad) or not entry.is_zero(node, net):
         return False
-    found = sole_reader(node.outputs[0], net)
-    return found is not None and found[0].op in _PADDING_OPS and found[1] == found[0].inputs[0]
+    reader = sole_reader(node.outputs[0], net)
+    return reader is not None and reader[0].op in _PADDING_OPS and reader[1] == reader[0].inputs[0]
 
 
 def elements(net: Network, tensor: str, dim: Dim) -> Any:
@@ -129,8 +129,8 @@ def buffers(net: Network) -> Buffers:
             root[node.outputs[0]] = root[data[0]]
             continue
         reads = tuple(dict.fromkeys(root[name] for name in data))
-        made = tuple(new(name) for name in node.outputs if name)
-        ops.append(memory.Op(reads, made, reads if kind == "in place" and len(made) == 1 else ()))
+        new_buffers = tuple(new(name) for name in node.outputs if name)
+        ops.append(memory.Op(reads, new_buffers, reads if kind == "in place" and len(new_buffers) == 1 else ()))
         nodes.append(position)
     sizes = tuple(prod(net.shapes[tensor]) for tensor in tensors)
     outputs = tuple(dict.fromkeys(root[name] for name in net.outputs))

@@ -50,11 +50,21 @@ class Flow(Protocol):
 
     net: Network
 
-    def labels(self, tensor: str) -> Along | None: ...
-    def put(self, tensor: str, along: Along | None) -> None: ...
-    def fresh(self, count: int) -> np.ndarray: ...
-    def tie(self, one: np.ndarray, other: np.ndarray) -> None: ...
-    def freeze(self, labels: np.ndarray, why: str) -> None: ...
+    def labels(self, tensor: str) -> Along | None:
+        """The labels of a tensor's channels; None where none are known."""
+
+    def put(self, tensor: str, along: Along | None) -> None:
+        """Say which labels an output's channels have; None for none."""
+
+    def fresh(self, count: int) -> np.ndarray:
+        """So many labels that nothing else has: int64 (count,)."""
+
+    def tie(self, first: np.ndarray, other: np.ndarray) -> None:
+        """Labels that live and die together from here on, one by one: two arrays of one size."""
+
+    def freeze(self, labels: np.ndarray, why: str) -> None:
+        """Labels that can't go. why: for the person, after the group's name."""
+
     def slot(self, node: Node, index: int, axis: int, labels: np.ndarray, *, mixes: bool = False) -> None:
         """Constant ``index`` of ``node`` is cut along ``axis`` by ``labels``: (slices,), or (groups, slices) where each group
         of a convolution, along axis 0 of the constant, has its own.
@@ -69,9 +79,14 @@ class Cut(Protocol):
 
     net: Network
 
-    def labels(self, tensor: str) -> Along | None: ...
-    def kept(self, labels: np.ndarray) -> np.ndarray: ...
-    def shape(self, tensor: str) -> Shape: ...
+    def labels(self, tensor: str) -> Along | None:
+        """The labels of a tensor's channels before the cut; None where it has none."""
+
+    def kept(self, labels: np.ndarray) -> np.ndarray:
+        """Which of these labels stay: bool, in the shape of ``labels``."""
+
+    def shape(self, tensor: str) -> Shape:
+        """The shape of a tensor after the cut."""
 
 
 #: The size of a tensor along an axis: an integer for a report, a polynomial in widths for a budget.
@@ -89,6 +104,7 @@ class Op:
         """Raise UnsupportedOperator for a form of the operator that mcuprune refuses."""
 
     def label(self, node: Node, flow: Flow) -> None:
+        """Carry the labels of the inputs' channels to the outputs, and say which are tied, frozen or cut with constants."""
         raise NotImplementedError
 
     def mixes(self, node: Node, net: Network) -> Sequence[int]:
@@ -138,34 +154,34 @@ class Elementwise(Op):
         out = flow.net.shapes[node.outputs[0]]
         rank = len(out)
         operands = [(i, name) for i, name in enumerate(node.inputs) if name]
-        found = {}
+        carried = {}
         for index, name in operands:
             along = flow.labels(name)
             if along is None:
                 continue
             axis = along.axis + rank - len(flow.net.shapes[name])
             if len(along.labels) == out[axis]:
-                found[index] = Along(axis, along.labels)
+                carried[index] = Along(axis, along.labels)
             else:
                 flow.freeze(along.labels, f"{node.op} '{node.name}' spreads it over {out[axis]} channels")
         for tensor in node.outputs[1:]:
             flow.put(tensor, None)
-        axes = {along.axis for along in found.values()}
+        axes = {along.axis for along in carried.values()}
         if len(axes) > 1:
-            for along in found.values():
+            for along in carried.values():
                 flow.freeze(along.labels, f"{node.op} '{node.name}' combines channels of different axes")
-            found = {}
-        if not found:
+            carried = {}
+        if not carried:
             flow.put(node.outputs[0], None)
             return
         axis = axes.pop()
-        labels = next(iter(found.values())).labels
+        labels = next(iter(carried.values())).labels
         for index, name in operands:
             shape = flow.net.shapes[name]
             own = axis - rank + len(shape)
             spans = own >= 0 and shape[own] == out[axis] > 1
-            if index in found:
-                flow.tie(labels, found[index].labels)
+            if index in carried:
+                flow.tie(labels, carried[index].labels)
             elif flow.net.is_constant(name):
                 if spans:
                     flow.slot(node, index, own, labels)
@@ -181,6 +197,8 @@ class Clamp(Elementwise):
 
 
 class Unit(Elementwise):
+    """An activation whose output lies in [0, 1]."""
+
     int8: Int8 = "unit"
 
 
@@ -272,6 +290,8 @@ class GroupNormalization(Op):
 
 
 class Cast(Elementwise):
+    """Another type of the same numbers."""
+
     channels = "pass"
 
     def memory(self, node: Node, net: Network) -> Memory:
@@ -315,6 +335,8 @@ class PerChannel(Op):
 
 
 class MaxPool(PerChannel):
+    """The largest of each window: it adds nothing up, so the input's scale stays."""
+
     int8: Int8 = "same"
 
     def check(self, node: Node, net: Network) -> None:
@@ -402,6 +424,8 @@ class Passing(Reshaping):
 
 
 class Transpose(Op):
+    """The axes in another order; labels go with theirs."""
+
     int8: Int8 = "same"
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -418,19 +442,21 @@ class Transpose(Op):
 
 
 class Concat(Op):
+    """Inputs one after the other along an axis; so are their labels."""
+
     def label(self, node: Node, flow: Flow) -> None:
         shapes = [flow.net.shapes[name] for name in node.inputs]
         axis = node.attrs["axis"] % len(shapes[0])
-        found = [flow.labels(name) for name in node.inputs]
-        along = [a for a in found if a is not None]
+        flows = [flow.labels(name) for name in node.inputs]
+        along = [a for a in flows if a is not None]
         if not along:
             flow.put(node.outputs[0], None)
         elif all(a.axis == axis for a in along):
-            parts = [_fixed(s[axis]) if a is None else a.labels for a, s in zip(found, shapes, strict=True)]
+            parts = [_fixed(s[axis]) if a is None else a.labels for a, s in zip(flows, shapes, strict=True)]
             flow.put(node.outputs[0], Along(axis, np.concatenate(parts)))
         elif len({a.axis for a in along}) == 1:
             labels, own = along[0].labels, along[0].axis
-            for index, (name, a) in enumerate(zip(node.inputs, found, strict=True)):
+            for index, (name, a) in enumerate(zip(node.inputs, flows, strict=True)):
                 if a is not None:
                     flow.tie(labels, a.labels)
                 elif flow.net.is_constant(name):
@@ -445,6 +471,8 @@ class Concat(Op):
 
 
 class Split(Op):
+    """Parts of one axis; each takes its labels along."""
+
     int8: Int8 = "same"
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -470,6 +498,8 @@ class Split(Op):
 
 
 class Slice(Op):
+    """A range of each axis; where it is the channels' axis, of their labels too."""
+
     int8: Int8 = "same"
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -577,6 +607,8 @@ class Pad(Op):
 
 
 class Expand(Op):
+    """Numpy broadcasting to a constant shape."""
+
     int8: Int8 = "same"
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -602,6 +634,8 @@ class Expand(Op):
 
 
 class Tile(Op):
+    """Copies side by side."""
+
     int8: Int8 = "same"
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -659,6 +693,8 @@ class DepthToSpace(Op):
 
 
 class SpaceToDepth(Op):
+    """Blocks of pixels become channels; the inverse of ``DepthToSpace``."""
+
     int8: Int8 = "same"
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -819,6 +855,7 @@ class MatMul(Mixer):
         return 0, 1
 
     def is_layer(self, node: Node, net: Network) -> bool:
+        """Whether it multiplies data with a constant matrix, as a dense layer does."""
         return net.is_constant(node.inputs[1]) and len(net.shapes[node.inputs[1]]) == 2
 
     def macs(self, node: Node, net: Network, dim: Dim) -> Any:
@@ -839,9 +876,9 @@ class MatMul(Mixer):
         last = len(flow.net.shapes[node.inputs[0]]) - 1
         if not self.is_layer(node, flow.net):
             for name in node.inputs:
-                found = flow.labels(name)
-                if found is not None:
-                    flow.freeze(found.labels, f"MatMul '{node.name}' multiplies data with data")
+                labelled = flow.labels(name)
+                if labelled is not None:
+                    flow.freeze(labelled.labels, f"MatMul '{node.name}' multiplies data with data")
             flow.put(node.outputs[0], None)
         elif along is not None and along.axis != last:
             flow.put(node.outputs[0], along)  # rows of a matrix product pass; its columns stay whole

@@ -23,7 +23,7 @@ EPSILON = 1e-5
 
 def candidates(net: Network) -> tuple[Node, ...]:
     """Where a BatchNormalization is missing: convolutions of unshared weights, or the Add behind one that is its bias."""
-    found = []
+    convolutions = []
     for node in net.nodes:
         if not isinstance(OPS[node.op], Conv) or len(net.consumers[node.inputs[1]]) > 1:
             continue
@@ -31,8 +31,8 @@ def candidates(net: Network) -> tuple[Node, ...]:
         if reader is not None and reader.op == "Add" and is_bias(reader, node.outputs[0], node, net):
             node, reader = reader, net.sole_consumer(reader.outputs[0])
         if (reader is None or reader.op != "BatchNormalization") and node.outputs[0] not in net.outputs:
-            found.append(node)
-    return tuple(found)
+            convolutions.append(node)
+    return tuple(convolutions)
 
 
 def restored(net: Network, moments: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Network:

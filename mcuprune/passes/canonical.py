@@ -184,7 +184,7 @@ def _range(net: Network, node: Node, scale: float, zero: float) -> tuple[float, 
 
 def stored_ranges(net: Network) -> dict[str, tuple[float, float]]:
     """The range of each tensor that a quantiser of the file stores, under the name that it has without quantisers, too."""
-    found: dict[str, tuple[float, float]] = {}
+    ranges: dict[str, tuple[float, float]] = {}
     for node in net.nodes:
         parameters = _parameters(net, node)
         if node.op == "QuantizeLinear" and parameters and _stored_type(net, node).bits <= 8:
@@ -192,8 +192,8 @@ def stored_ranges(net: Network) -> dict[str, tuple[float, float]]:
                 reader.outputs[0] for reader in net.consumers.get(node.outputs[0], ()) if reader.op == "DequantizeLinear"
             ]
             for name in (node.inputs[0], node.outputs[0], *readers):
-                found[name] = _range(net, node, *parameters)
-    return found
+                ranges[name] = _range(net, node, *parameters)
+    return ranges
 
 
 def _stored_type(net: Network, node: Node) -> Any:
@@ -336,7 +336,7 @@ def _examples(net: Network) -> list[dict[str, np.ndarray]]:
     """Random inputs of batch 1, smooth enough to look like data."""
     draw = np.random.default_rng(0)
     ranges = stored_ranges(net)
-    found = []
+    examples = []
     for _ in range(_BATCH):
         example = {}
         for name in net.inputs:
@@ -350,22 +350,22 @@ def _examples(net: Network) -> list[dict[str, np.ndarray]]:
                 example[name] = draw.normal((low + high) / 2, (high - low) / 8, shape).clip(low, high).astype(dtype)
             else:
                 example[name] = draw.normal(size=shape).astype(dtype)
-        found.append(example)
-    return found
+        examples.append(example)
+    return examples
 
 
-def _difference(one: Network, other: Network, examples: Sequence[Mapping[str, np.ndarray]]) -> float | None:
+def _difference(first: Network, other: Network, examples: Sequence[Mapping[str, np.ndarray]]) -> float | None:
     """How far the outputs of two networks lie apart, relative to their size: alone, and in a batch if ``other`` takes one.
 
     None if nothing can run ``one``.
     """
     try:
-        expected = [_run(one, example, 1) for example in examples]
+        expected = [_run(first, example, 1) for example in examples]
     except Exception:  # a runtime raises its own kinds
         return None
     try:
-        found = [_run(other, example, 1) for example in examples]
-        worst = max(_apart(a, b) for a, b in zip(found, expected, strict=True))
+        outputs = [_run(other, example, 1) for example in examples]
+        worst = max(_apart(a, b) for a, b in zip(outputs, expected, strict=True))
         if batch_fixed(other) is None:
             together = {name: np.concatenate([example[name] for example in examples]) for name in other.inputs}
             joined = [np.concatenate(parts) for parts in zip(*expected, strict=True)]
@@ -375,9 +375,9 @@ def _difference(one: Network, other: Network, examples: Sequence[Mapping[str, np
     return worst
 
 
-def _apart(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+def _apart(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     worst = 0.0
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(outputs, expected, strict=True):
         if a.shape != b.shape:
             return float("inf")
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -56,22 +56,22 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
         _refuse_export(request)
     if request.mode == "independent":
         assert request.executor is not None
-        made = independent.make(request.pruning, request.variants, folder, request.words, request.executor, on_run)
+        portfolio = independent.make(request.pruning, request.variants, folder, request.words, request.executor, on_run)
     elif request.mode == "sparse":
         from mcuprune.portfolio.sparse import sparse
 
-        made = nested.make(request.pruning, request.variants, folder, on_step, sparse)
+        portfolio = nested.make(request.pruning, request.variants, folder, on_step, sparse)
     else:
-        made = nested.make(request.pruning, request.variants, folder, on_step)
-    exported = _export(request, folder, made.variants)
-    made = replace(made, variants=[_with_files(entry, exported[entry["name"]]) for entry in made.variants])
+        portfolio = nested.make(request.pruning, request.variants, folder, on_step)
+    exported = _export(request, folder, portfolio.variants)
+    portfolio = replace(portfolio, variants=[_with_files(entry, exported[entry["name"]]) for entry in portfolio.variants])
     document = manifest.document(
-        made,
+        portfolio,
         model=request.pruning.model,
         mode=request.mode,
         seed=request.pruning.seed,
         basis=request.pruning.basis,
-        bytes_in=_bytes_by_suffix(folder, made.variants),
+        bytes_in=_bytes_by_suffix(folder, portfolio.variants),
     )
     for name, page in report.PAGES.items():
         places.write_bytes(page(document).encode(), folder / name)
@@ -113,9 +113,9 @@ def _export(request: Request, folder: Path, entries: Sequence[Mapping[str, Any]]
             exporting.export(exporting.Request(str(folder / f"{name}.onnx"), str(folder / f"{name}.tflite")))
             files.append(f"{name}.tflite")
     if "c" in request.export:
-        found = onchip.write(folder, [entry["name"] for entry in entries], request.pruning)
+        files_of = onchip.write(folder, [entry["name"] for entry in entries], request.pruning)
         for name, files in written.items():
-            files += found[name]
+            files += files_of[name]
     return written
 
 

@@ -98,10 +98,10 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def document(made: Made, *, model: str, mode: str, seed: int, basis: Basis, bytes_in: Mapping[str, int]) -> dict[str, Any]:
+def document(portfolio: Made, *, model: str, mode: str, seed: int, basis: Basis, bytes_in: Mapping[str, int]) -> dict[str, Any]:
     """The whole document as JSON values. bytes_in: of all files together, by their suffix."""
-    front = pareto(made.variants)
-    variants = [{**entry, "pareto": entry["name"] in front} for entry in made.variants]
+    front = pareto(portfolio.variants)
+    variants = [{**entry, "pareto": entry["name"] in front} for entry in portfolio.variants]
     return {
         "format": FORMAT,
         "mcuprune": __version__,
@@ -111,24 +111,24 @@ def document(made: Made, *, model: str, mode: str, seed: int, basis: Basis, byte
         "mode": mode,
         "seed": seed,
         **report.models(basis),
-        "data": made.data,
-        "test_examples": made.test_examples,
+        "data": portfolio.data,
+        "test_examples": portfolio.test_examples,
         "before": {
-            **report.profile_document(made.before),
-            "used": _used(made.before, basis),
-            "accuracy": None if made.metric is None else made.metric.accuracy,
+            **report.profile_document(portfolio.before),
+            "used": _used(portfolio.before, basis),
+            "accuracy": None if portfolio.metric is None else portfolio.metric.accuracy,
         },
         "variants": variants,
         "flash": {"sum": sum(entry["total"]["flash"] for entry in variants), "files": dict(bytes_in)},
         "sram": {"largest": max(entry["total"]["sram"] for entry in variants)},
         "cost": {
-            "seconds": round(made.seconds, 1),
-            "training_macs": made.training_macs,
-            "full_training_macs": made.full_training_macs,
-            "one_training_macs": made.one_training_macs,
+            "seconds": round(portfolio.seconds, 1),
+            "training_macs": portfolio.training_macs,
+            "full_training_macs": portfolio.full_training_macs,
+            "one_training_macs": portfolio.one_training_macs,
         },
-        "history": [dict(line) for line in made.history],
-        "notes": list(made.notes),
+        "history": [dict(line) for line in portfolio.history],
+        "notes": list(portfolio.notes),
     }
 
 
@@ -147,9 +147,9 @@ def score(entry: Mapping[str, Any]) -> float:
 def pareto(entries: Sequence[Mapping[str, Any]]) -> set[str]:
     """The names of variants that no other one beats: at least as good, nowhere dearer, and better in something."""
 
-    def beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-        pairs = [(one["used"][name], other["used"][name]) for name in one["used"]]
-        no_worse = score(one) >= score(other) and all(mine <= others for mine, others in pairs)
-        return no_worse and (score(one) > score(other) or any(mine < others for mine, others in pairs))
+    def beats(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        pairs = [(first["used"][name], other["used"][name]) for name in first["used"]]
+        no_worse = score(first) >= score(other) and all(mine <= others for mine, others in pairs)
+        return no_worse and (score(first) > score(other) or any(mine < others for mine, others in pairs))
 
     return {entry["name"] for entry in entries if not any(beats(other, entry) for other in entries)}

@@ -91,7 +91,7 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
         _written(family, index, candidate, state, steps[index], record)
         for index, (candidate, state) in enumerate(zip(candidates, states, strict=True))
     ]
-    made = Made(
+    portfolio = Made(
         variants=[entry for entry, _ in entries],
         before=run.before,
         metric=run.metric,
@@ -106,7 +106,7 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
     )
     for state in [*states, record.checkpoint]:
         state.remove()
-    return made
+    return portfolio
 
 
 def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Family:
@@ -143,16 +143,16 @@ def _schedule(run: pruning.Run) -> tuple[Schedule, int | None]:
     """How long to train the family, and the cost of one training of the whole network that is as long."""
     assert run.data is not None
     request, n = run.request, len(run.data.train)
-    found = schedule_for(request, n, warm=run.warm, narrow=Narrow())
-    epoch = max(1, n // found.batch) * found.batch * run.before.total["macs"]
-    if found.train_compute is not None:
-        plain = found.train_compute
+    schedule = schedule_for(request, n, warm=run.warm, narrow=Narrow())
+    epoch = max(1, n // schedule.batch) * schedule.batch * run.before.total["macs"]
+    if schedule.train_compute is not None:
+        plain = schedule.train_compute
         if not long_as_asked(request):
-            found = replace(found, train_compute=_COST * plain)
-        return found, round(plain * epoch)
-    if found.milliseconds is not None:
-        return found, None
-    return found, (found.epochs + found.quant_epochs) * epoch
+            schedule = replace(schedule, train_compute=_COST * plain)
+        return schedule, round(plain * epoch)
+    if schedule.milliseconds is not None:
+        return schedule, None
+    return schedule, (schedule.epochs + schedule.quant_epochs) * epoch
 
 
 def nested(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate], Mapping[str, int]]:

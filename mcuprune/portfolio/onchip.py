@@ -16,7 +16,7 @@ import numpy as np
 from mcuprune import exporting, places
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.cplan import Planner
-from mcuprune.deploy.steps import Selection
+from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import MissingExtra
 from mcuprune.graph import network
@@ -77,7 +77,7 @@ def _member(folder: Path, name: str, identifier: str, request: Request) -> _Memb
     ran = runners.run("c", converted, [example], path, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]
     outputs = [ran.outputs[port.name][0] for port in converted.outputs]
-    selection = Selection(converted.program).run()
+    selection = select(converted.program)
     source = c.written(selection, Planner(selection).best("off"), identifier, shared_arena=_ARENA)
     return _Member(name, identifier, source, converted, [_numbers(x) for x in inputs], [_numbers(x) for x in outputs])
 

@@ -264,16 +264,16 @@ def _read(path: Path) -> tuple[dict[str, Variant], Mapping[str, int]]:
             raise ValueError(f"format {document['format']!r} of {document['command']!r}")
         whole = {name: int(value) for name, value in document["before"]["used"].items() if name in RESOURCES}
         entries = [dict(entry) for entry in document["variants"]]
-        found = {str(entry["name"]): _variant(entry, place.parent) for entry in entries}
+        variant_of = {str(entry["name"]): _variant(entry, place.parent) for entry in entries}
     except OSError as error:
         raise UsageError(f"{place}: can't be read ({error.strerror}); name a folder that mcuprune portfolio wrote") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{place}: is no portfolio ({type(error).__name__}: {error}); make one with mcuprune portfolio"
         ) from None
-    if not found:
+    if not variant_of:
         raise UsageError(f"{place}: has no variants; make one with mcuprune portfolio")
-    return found, whole
+    return variant_of, whole
 
 
 def _variant(entry: Mapping[str, Any], folder: Path) -> Variant:

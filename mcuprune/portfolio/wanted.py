@@ -37,13 +37,13 @@ def of_flags(limits: Mapping[str, Sequence[str]]) -> tuple[Variant, ...]:
     if len({*counts.values()}) > 1:
         told = ", ".join(f"--{name} has {count}" for name, count in counts.items())
         raise UsageError(f"{told} values; give each flag one for every variant, or a single one for all")
-    found = []
+    variants = []
     for index in range(max(counts.values(), default=1)):
         texts = {name: each[index] if len(each) > 1 else each[0] for name, each in limits.items()}
         varied = {name: text for name, text in texts.items() if name in counts} or texts
         name = "_".join(f"{resource}-{text.strip().replace('%', 'pct')}" for resource, text in varied.items())
-        found.append(Variant(_name(name, name), {n: units.parse(text, RESOURCES[n].unit) for n, text in texts.items()}))
-    return _checked(found)
+        variants.append(Variant(_name(name, name), {n: units.parse(text, RESOURCES[n].unit) for n, text in texts.items()}))
+    return _checked(variants)
 
 
 def of_file(path: str) -> tuple[Variant, ...]:
@@ -65,17 +65,17 @@ def _limits(table: Any, path: str, variant: str) -> dict[str, units.Limit]:
     where = f"--budgets {path}: {variant}"
     if not isinstance(table, dict) or not table:
         raise UsageError(f'{where}: is no table of limits; write [{variant}] and below it lines such as sram = "32KB"')
-    found = {}
+    limits = {}
     for name, value in table.items():
         if name not in RESOURCES:
             raise UsageError(f"{where}: no resource {name!r} can be limited; {nearest(name, RESOURCES)}")
         if isinstance(value, bool) or not isinstance(value, (str, int)):
             raise UsageError(f'{where}: {name} = {value!r} is neither text nor a whole number; write it like "32KB"')
         try:
-            found[name] = units.parse(str(value), RESOURCES[name].unit)
+            limits[name] = units.parse(str(value), RESOURCES[name].unit)
         except UsageError as error:
             raise UsageError(f"{where}: {name}: {error}") from None
-    return found
+    return limits
 
 
 def _name(name: str, where: str) -> str:

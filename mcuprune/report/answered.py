@@ -31,18 +31,18 @@ def confusion(figures: Figures) -> dict[str, Any] | None:
 def _counted(answers: Answers) -> dict[str, Any]:
     counts = answers.counts
     hits = np.diag(counts)
-    found: dict[str, Any] = {
+    counted: dict[str, Any] = {
         "targets": counts.sum(1).tolist(),
         "named": counts.sum(0).tolist(),
         "right": hits.tolist(),
     }
     if len(counts) <= MOST_CLASSES:
-        return {**found, "counts": counts.tolist()}
+        return {**counted, "counts": counts.tolist()}
     wrong = counts - np.diag(hits)
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MISTAKES]
     rows, columns = np.unravel_index(order, wrong.shape)
     triples = [[int(row), int(column), int(wrong[row, column])] for row, column in zip(rows, columns, strict=True)]
-    return {**found, "mistakes": [triple for triple in triples if triple[2]]}
+    return {**counted, "mistakes": [triple for triple in triples if triple[2]]}
 
 
 def changed(figures: Figures) -> dict[str, Any] | None:

@@ -60,6 +60,7 @@ class Answer:
 
     @property
     def ok(self) -> bool:
+        """Whether its limits hold, if it has any."""
         return all(verdict.ok for verdict in (self.verdict, self.growth) if verdict)
 
 
@@ -95,6 +96,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Whether every model has an answer that is right."""
         return all(answer.ok for answer in self.answers)
 
     @property
@@ -120,6 +122,7 @@ class Row:
 
     @property
     def change(self) -> dict[str, int]:
+        """Cost by cost, how much more than before; empty where there is no before."""
         return {key: self.used[key] - self.was[key] for key in columns()} if self.was is not None else {}
 
 
@@ -183,6 +186,7 @@ def _row(name: str, layers: Sequence[Layer], by: str) -> Row:
 
 
 def used_by(layer: Layer) -> dict[str, int]:
+    """The costs of a layer that have a column."""
     return {key: layer.costs[key] for key in columns()}
 
 

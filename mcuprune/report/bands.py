@@ -48,6 +48,7 @@ class Banded:
 
     @property
     def ok(self) -> bool:
+        """Whether the limit holds in bands; without a limit it does."""
         return self.limit is None or self.after.sram(self.model) <= self.limit
 
 
@@ -73,9 +74,9 @@ def run(net: Network, output: str, *, limit: Limit | None, bands: int | None, mo
     return Banded(net.path, output, model, most, best.choices, before, after, endings, best.network, best.embedded)
 
 
-def written(found: Banded) -> bytes:
+def written(banded: Banded) -> bytes:
     """The file: constants stored as the original stores them. Raises what onnx raises for an invalid model."""
-    model = stored_again(found.network.to_proto(), onnx.load(found.path))
+    model = stored_again(banded.network.to_proto(), onnx.load(banded.path))
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -83,34 +84,34 @@ def written(found: Banded) -> bytes:
 # -------------------------------------------------------------------------------------------------------------- output
 
 
-def document(found: Banded) -> dict[str, Any]:
+def document(banded: Banded) -> dict[str, Any]:
     """The answer as JSON values."""
     return {
-        "path": found.path,
-        "output": found.output,
-        "ok": found.ok,
-        "sram_model": found.model,
-        "limit": found.limit,
-        "before": numbers(found.before),
-        "after": numbers(found.after),
-        "regions": [region_document(choice) for choice in found.choices],
-        "embedded": list(found.embedded),
-        "endings": endings_document(found.endings),
+        "path": banded.path,
+        "output": banded.output,
+        "ok": banded.ok,
+        "sram_model": banded.model,
+        "limit": banded.limit,
+        "before": numbers(banded.before),
+        "after": numbers(banded.after),
+        "regions": [region_document(choice) for choice in banded.choices],
+        "embedded": list(banded.embedded),
+        "endings": endings_document(banded.endings),
     }
 
 
-def numbers(one: Measured) -> dict[str, Any]:
+def numbers(measured: Measured) -> dict[str, Any]:
     """A measured network as JSON values."""
-    memory_of = one.profile.memory
+    memory_of = measured.profile.memory
     return {
         "peak": memory_of.peak,
         "exact": memory_of.exact,
         "file_order": memory_of.file_order,
-        "arena_tflm": one.arena.total,
-        "arena_tail": one.arena.tail,
-        "flash": one.profile.total["flash"],
-        "macs": one.profile.total["macs"],
-        "operators": one.operators,
+        "arena_tflm": measured.arena.total,
+        "arena_tail": measured.arena.tail,
+        "flash": measured.profile.total["flash"],
+        "macs": measured.profile.total["macs"],
+        "operators": measured.operators,
     }
 
 
@@ -129,8 +130,9 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     }
 
 
-def text(found: Banded) -> str:
-    before, after = found.before, found.after
+def text(banded: Banded) -> str:
+    """The answer for people: costs before and after, regions, endings, the limit."""
+    before, after = banded.before, banded.after
     rows = [
         ["peak of SRAM", *_change(before.profile.memory.peak, after.profile.memory.peak, "bytes")],
         ["arena of TensorFlow Lite Micro", *_change(before.arena.total, after.arena.total, "bytes")],
@@ -138,19 +140,19 @@ def text(found: Banded) -> str:
         ["MACs", *_change(before.profile.total["macs"], after.profile.total["macs"], "count")],
         ["operators", str(before.operators), str(after.operators), _signed(after.operators - before.operators)],
     ]
-    lines = [escape.plain(found.path), *align([["", "as it is", "in bands", ""], *rows], ["<", ">", ">", ">"]), ""]
-    if not found.choices:
-        lines.append("nothing runs in bands: " + ("the limit holds as it is" if found.ok else "no bands need less memory"))
+    lines = [escape.plain(banded.path), *align([["", "as it is", "in bands", ""], *rows], ["<", ">", ">", ">"]), ""]
+    if not banded.choices:
+        lines.append("nothing runs in bands: " + ("the limit holds as it is" if banded.ok else "no bands need less memory"))
     else:
-        lines += ["in bands of rows:", *_regions(found.choices)]
-    if found.embedded:
-        lines += ["", escape.plain(embedded_line(found.embedded))]
-    if found.limit is not None:
-        word = "holds" if found.ok else "does NOT hold"
-        what = "arena" if found.model == "tflm" else "peak"
-        lines += ["", f"the limit of {show(found.limit, 'bytes')} ({found.limit} bytes) on the {what} {word}"]
-    lines += ["", *_endings(found.endings)] if found.endings else []
-    lines += ["", f"written: {escape.plain(found.output)}"]
+        lines += ["in bands of rows:", *_regions(banded.choices)]
+    if banded.embedded:
+        lines += ["", escape.plain(embedded_line(banded.embedded))]
+    if banded.limit is not None:
+        word = "holds" if banded.ok else "does NOT hold"
+        what = "arena" if banded.model == "tflm" else "peak"
+        lines += ["", f"the limit of {show(banded.limit, 'bytes')} ({banded.limit} bytes) on the {what} {word}"]
+    lines += ["", *_endings(banded.endings)] if banded.endings else []
+    lines += ["", f"written: {escape.plain(banded.output)}"]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 

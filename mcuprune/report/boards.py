@@ -14,6 +14,7 @@ from mcuprune.report.wording import kib
 
 
 def boards_text(boards: Iterable[Board]) -> str:
+    """The boards as a table for people, and what their limits mean."""
     rows = [["board", "chip", "core", "MHz", "SRAM", "largest block", "flash", "note", "source"]]
     for board in boards:
         source = board.source if board.verified else f"{board.source} (unverified)"

@@ -88,12 +88,12 @@ def _line(curve: Curve, index: int, at: Callable[[float, float], tuple[float, fl
     return "".join(parts)
 
 
-def memory(found: Mapping[str, Any], ceiling: int, limit: int | None, label: str) -> str:
+def memory(memory: Mapping[str, Any], ceiling: int, limit: int | None, label: str) -> str:
     """Memory over the schedule: a bar a step, made of the tensors alive; a triangle over the peak, a dashed line at the limit.
 
     found: ``memory`` of a profile's JSON. ceiling: what the top of the drawing stands for, in bytes.
     """
-    steps, height, foot = found["timeline"], 150, 4
+    steps, height, foot = memory["timeline"], 150, 4
     room = height - foot - 14
     pitch = _WIDTH / max(1, len(steps))
     wide = max(round(pitch * 0.9, 1), 0.4)
@@ -111,7 +111,7 @@ def memory(found: Mapping[str, Any], ceiling: int, limit: int | None, label: str
             )
         alive = ", ".join(f"{elided(tensor['name'], _NAME)} {show(tensor['bytes'], 'bytes')}" for tensor in step["tensors"])
         tip = f"{elided(step['node'])}: {show(step['bytes'], 'bytes')}; alive: {elided(alive, 400)}"
-        if step["node"] == found["peak_node"]:
+        if step["node"] == memory["peak_node"]:
             boxes.append(f'<path d="M{x + wide / 2:.1f} {y - 2:.1f}l-5 -9h10z" fill="var(--ink)"/>')
             tip = f"peak at {tip}"
         parts.append(f"<g>{''.join(boxes)}<title>{escape.markup(tip)}</title></g>")
@@ -121,13 +121,13 @@ def memory(found: Mapping[str, Any], ceiling: int, limit: int | None, label: str
     return "".join([*parts, "</svg>"])
 
 
-def graph(found: Mapping[str, Any], largest: Mapping[str, int], label: str) -> str:
+def graph(profile: Mapping[str, Any], largest: Mapping[str, int], label: str) -> str:
     """The layers of a network in their order, top to bottom: boxes as wide as their memory and as tall as their MACs.
 
     found: a profile's JSON. largest: ``live`` and ``macs`` of the largest box of all drawings that are compared. Lines lead
     from a layer to its readers; those that skip layers run on the left. Nodes that cost nothing are left out.
     """
-    layers = [layer for layer in found["layers"] if layer["live"] or layer["macs"] or layer["flash"]]
+    layers = [layer for layer in profile["layers"] if layer["live"] or layer["macs"] or layer["flash"]]
     place: dict[str, tuple[float, float]] = {}
     row: dict[str, int] = {}
     boxes, y, left = [], 4.0, 52
@@ -139,7 +139,7 @@ def graph(found: Mapping[str, Any], largest: Mapping[str, int], label: str) -> s
             f"{elided(layer['node'])} ({layer['op']}, {shape}): {show(layer['live'], 'bytes')} of SRAM, "
             f"{show(layer['macs'], 'count')} MACs, {show(layer['flash'], 'bytes')} of flash"
         )
-        colour = COLOURS[1] if layer["node"] == found["memory"]["peak_node"] else COLOURS[0]
+        colour = COLOURS[1] if layer["node"] == profile["memory"]["peak_node"] else COLOURS[0]
         name = escape.markup(elided(layer["node"], _NAME))
         boxes.append(
             f'<g><rect x="{left}" y="{y}" width="{wide}" height="{tall}" fill="{colour}"/>'
@@ -148,12 +148,14 @@ def graph(found: Mapping[str, Any], largest: Mapping[str, int], label: str) -> s
         )
         place[layer["node"]], row[layer["node"]] = (y, y + tall), number
         y += tall + 5
-    return "".join([_open(_WIDTH, round(y), label), *_edges(found, place, row, left), *boxes, "</svg>"])
+    return "".join([_open(_WIDTH, round(y), label), *_edges(profile, place, row, left), *boxes, "</svg>"])
 
 
-def _edges(found: Mapping[str, Any], place: Mapping[str, tuple[float, float]], row: Mapping[str, int], left: int) -> list[str]:
+def _edges(
+    profile: Mapping[str, Any], place: Mapping[str, tuple[float, float]], row: Mapping[str, int], left: int
+) -> list[str]:
     """A line for each pair of layers of which one reads the other, straight or around those between them."""
-    reads = {layer["node"]: layer.get("reads", ()) for layer in found["layers"]}
+    reads = {layer["node"]: layer.get("reads", ()) for layer in profile["layers"]}
     edges = []
     for node, (top, bottom) in place.items():
         for source in sorted(_sources(node, reads, place), key=lambda name: row[name]):
@@ -169,17 +171,17 @@ def _edges(found: Mapping[str, Any], place: Mapping[str, tuple[float, float]], r
 
 def _sources(node: str, reads: Mapping[str, Sequence[str]], place: Mapping[str, Any]) -> set[str]:
     """The layers drawn that a layer reads, through nodes that aren't drawn."""
-    found, waiting, seen = set(), [*reads.get(node, ())], {node}
+    sources, waiting, seen = set(), [*reads.get(node, ())], {node}
     while waiting:
         source = waiting.pop()
         if source in seen:
             continue
         seen.add(source)
         if source in place:
-            found.add(source)
+            sources.add(source)
         else:
             waiting += reads.get(source, ())
-    return found
+    return sources
 
 
 def _open(width: int, height: int, label: str) -> str:

@@ -59,20 +59,20 @@ def annotation(level: Literal["error", "notice"], said: str, **properties: str) 
 
 def _findings(answer: Answer) -> list[tuple[str, str, bool]]:
     """(title, exact numbers, whether it is exceeded) for each limit; of a profile, for each resource."""
-    found = []
+    findings = []
     for key, used, limit in limited(answer.verdict):
         unit = RESOURCES[key].unit
         said = f"{used} of {exact(limit, unit)}{_spot(key, answer) if used > limit else ''}"
-        found.append((limit_title(key, answer), said, used > limit))
+        findings.append((limit_title(key, answer), said, used > limit))
     for key, used, limit in limited(answer.growth):
         assert answer.old is not None
         said = f"{used} of {exact(limit, RESOURCES[key].unit)}, was {answer.old.total[key]}"
-        found.append((f"{RESOURCES[key].title} growth", said, used > limit))
-    if not found:
-        found = [
+        findings.append((f"{RESOURCES[key].title} growth", said, used > limit))
+    if not findings:
+        findings = [
             (r.title, exact(answer.profile.total[key], r.unit), False) for key, r in known(RESOURCES, answer.profile).items()
         ]
-    return found
+    return findings
 
 
 def _spot(key: str, answer: Answer) -> str:

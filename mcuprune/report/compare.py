@@ -78,10 +78,10 @@ def _files(path: str) -> list[str]:
         return [path]
     if os.path.isfile(os.path.join(path, _NAME)):
         return [os.path.join(path, _NAME)]
-    found = sorted(str(file) for file in Path(path).glob(f"runs/*/{_NAME}"))
-    if not found:
+    files = sorted(str(file) for file in Path(path).glob(f"runs/*/{_NAME}"))
+    if not files:
         raise UsageError(f"{path}: holds no {_NAME} and no runs/*/{_NAME}; name a run's folder, or that of a sweep")
-    return found
+    return files
 
 
 def _read(path: str) -> Compared:
@@ -91,7 +91,7 @@ def _read(path: str) -> Compared:
     metric = document.get("metric")
     named = {} if metric is None else check.table(document, "metric")
     figures: Sequence[Any] = [named.get("before"), named.get("after_int8") or named.get("after_float")]
-    was, now = (None if one is None else check.number(check.is_table(one, "metric"), "value") for one in figures)
+    was, now = (None if figure is None else check.number(check.is_table(figure, "metric"), "value") for figure in figures)
     cost, limits = check.table(document, "cost"), check.table(document, "limits")
     run = document.get(rerun.KEY)
     options = None if run is None else check.table(check.is_table(run, rerun.KEY), "options")

@@ -62,78 +62,79 @@ def document(seen: Inspection) -> dict[str, Any]:
     }
 
 
-def _range(found: Range) -> dict[str, Any]:
+def _range(span: Range) -> dict[str, Any]:
     return {
-        key: [round(one, 6) for one in value] if isinstance(value, tuple) else value for key, value in asdict(found).items()
+        key: [round(number, 6) for number in value] if isinstance(value, tuple) else value
+        for key, value in asdict(span).items()
     }
 
 
-def _lines(found: Mapping[str, Any]) -> list[str]:
+def _lines(document: Mapping[str, Any]) -> list[str]:
     """What there is to say besides the table of classes."""
-    stored, fed, how = found["stored"], found["fed"], found["preprocessing"]
+    stored, fed, how = document["stored"], document["fed"], document["preprocessing"]
     lines = [
         f"stored: {stored['dtype']}, {stored['low']:g}...{stored['high']:g}, "
         f"mean {few(stored['mean'])}, std {few(stored['std'])}",
-        f"fed to {found['input']['name']} {found['input']['shape']}: {fed['low']:.4g}...{fed['high']:.4g}, "
+        f"fed to {document['input']['name']} {document['input']['shape']}: {fed['low']:.4g}...{fed['high']:.4g}, "
         f"mean {few(fed['mean'])}, std {few(fed['std'])}",
         f"how: {formula(how)}; found by {how['found_by']}",
     ]
     if how.get("frontend"):
         lines.append("front end: " + ", ".join(f"{key} {value}" for key, value in how["frontend"].items()))
-    if found["boxes"]:
-        lines.append("boxes: " + ", ".join(f"{count} in {part}" for part, count in found["boxes"].items()))
-    model = found["model"]
+    if document["boxes"]:
+        lines.append("boxes: " + ", ".join(f"{count} in {part}" for part, count in document["boxes"].items()))
+    model = document["model"]
     if model["accuracy"] is not None:
         knows = "knows these classes" if model["trained"] else "was never trained" if model["fresh"] else "knows nothing of it"
         lines.append(f"the model {knows}: right on {model['accuracy']:.1%} of {model['examples']} test examples")
-    if found["tried"]:
+    if document["tried"]:
         lines.append("tried:")
-        lines += [f"  {way['accuracy']:6.1%} of {way['examples']}: {way['cause']}" for way in found["tried"][:6]]
-    if found["labels"]:
-        labels = found["labels"]
+        lines += [f"  {way['accuracy']:6.1%} of {way['examples']}: {way['cause']}" for way in document["tried"][:6]]
+    if document["labels"]:
+        labels = document["labels"]
         lines.append(f"LABELS: {labels['cause']}: then right on {labels['accuracy']:.1%}; to mend an array: {labels['fix']}")
-    return lines + [f"note: {note}" for note in found["notes"]]
+    return lines + [f"note: {note}" for note in document["notes"]]
 
 
-def _table(found: Mapping[str, Any]) -> list[list[str]]:
+def _table(document: Mapping[str, Any]) -> list[list[str]]:
     """Head and one row a class, and the sum."""
-    splits = found["splits"]
+    splits = document["splits"]
     rows = [["class", *splits, "right"]]
     per_class = splits["train"]["per_class"]
-    confusion = found["model"]["confusion"]
+    confusion = document["model"]["confusion"]
     for label in range(min(_MOST_CLASSES, len(per_class or ()))):
-        name = found["classes"][label] if label < len(found["classes"]) else ""
+        name = document["classes"][label] if label < len(document["classes"]) else ""
         asked = sum(confusion[label]) if confusion else 0
         right = f"{confusion[label][label] / asked:.0%}" if asked else ""
         counts = [str((split["per_class"] or per_class)[label]) for split in splits.values()]
         rows.append([f"{label} {name}".rstrip(), *counts, right])
-    model = found["model"]
+    model = document["model"]
     share = "" if model["accuracy"] is None else f"{model['accuracy']:.1%}"
     return [*rows, ["all" if per_class else "no labels", *(str(split["examples"]) for split in splits.values()), share]]
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(document: Mapping[str, Any]) -> str:
     """For a terminal."""
-    kind = f" ({found['kind']})" if found["kind"] else ""
-    lines = [f"{escape.plain(found['data'])}{kind} for {escape.plain(found['path'])}", ""]
-    table = [[escape.plain(cell) for cell in row] for row in _table(found)]
-    return "\n".join([*lines, *report.align(table, "<>>>>"), "", *map(escape.plain, _lines(found))]) + "\n"
+    kind = f" ({document['kind']})" if document["kind"] else ""
+    lines = [f"{escape.plain(document['data'])}{kind} for {escape.plain(document['path'])}", ""]
+    table = [[escape.plain(cell) for cell in row] for row in _table(document)]
+    return "\n".join([*lines, *report.align(table, "<>>>>"), "", *map(escape.plain, _lines(document))]) + "\n"
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(document: Mapping[str, Any]) -> str:
     """For a page."""
-    head, *rows = _table(found)
+    head, *rows = _table(document)
     table = report.markdown_table(head, ["<", ">", ">", ">", ">"], [[escape.inline(cell) for cell in row] for row in rows])
-    lines = [f"# {escape.inline(found['data'])} for {escape.inline(found['path'])}", "", *table, ""]
-    return "\n".join([*lines, *(f"* {escape.inline(line.strip())}" for line in _lines(found))]) + "\n"
+    lines = [f"# {escape.inline(document['data'])} for {escape.inline(document['path'])}", "", *table, ""]
+    return "\n".join([*lines, *(f"* {escape.inline(line.strip())}" for line in _lines(document))]) + "\n"
 
 
-def html(found: Mapping[str, Any], picture: bytes) -> str:
+def html(document: Mapping[str, Any], picture: bytes) -> str:
     """A page of its own, with the contact sheet in it."""
-    head, *rows = _table(found)
+    head, *rows = _table(document)
     image = base64.b64encode(picture).decode()
-    items = "".join(f"<li>{escape.markup(line.strip())}</li>" for line in _lines(found))
-    title = f"{escape.markup(found['data'])} for {escape.markup(found['path'])}"
+    items = "".join(f"<li>{escape.markup(line.strip())}</li>" for line in _lines(document))
+    title = f"{escape.markup(document['data'])} for {escape.markup(document['path'])}"
     return (
         f"<!doctype html>\n<meta charset='utf-8'>\n<title>{title}</title>\n<h1>{title}</h1>\n"
         f"{report.html_table(head, '<>>>>', rows)}\n<ul>{items}</ul>\n"
@@ -148,8 +149,8 @@ def png(seen: Inspection) -> bytes:
 
 #: How ``--format`` is written.
 FORMATS: Mapping[str, Callable[[Mapping[str, Any], Inspection], str]] = {
-    "text": lambda found, seen: text(found),
-    "markdown": lambda found, seen: markdown(found),
-    "json": lambda found, seen: report.dumped(found),
-    "html": lambda found, seen: html(found, png(seen)),
+    "text": lambda document, seen: text(document),
+    "markdown": lambda document, seen: markdown(document),
+    "json": lambda document, seen: report.dumped(document),
+    "html": lambda document, seen: html(document, png(seen)),
 }

@@ -55,14 +55,14 @@ def _json(answer: Answer, report: Report) -> dict[str, Any]:
     if answer.device:
         ranges = {"latency_us": answer.device.latency, "energy_nj": answer.device.energy}
         named = {"board": answer.device.board.name, "runtime": answer.device.runtime}
-        document["device"] = {**named, **{k: _json_range(found) for k, found in ranges.items()}}
+        document["device"] = {**named, **{k: _json_range(estimate) for k, estimate in ranges.items()}}
     document |= {section.key: section.document for section in answer.sections}
-    found = table(answer, report.view)
+    shown = table(answer, report.view)
     document["table"] = {
         "by": report.view.by,
-        "rows": [_json_row(row) for row in found.rows],
-        "others": _json_row(found.others) if found.others else None,
-        "total": _json_row(found.total),
+        "rows": [_json_row(row) for row in shown.rows],
+        "others": _json_row(shown.others) if shown.others else None,
+        "total": _json_row(shown.total),
     }
     if answer.old is not None:
         change = {key: value - answer.old.total[key] for key, value in answer.profile.total.items() if key in answer.old.total}
@@ -139,12 +139,14 @@ def _json_verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _json_range(found: Range | None) -> dict[str, Any] | None:
+def _json_range(estimate: Range | None) -> dict[str, Any] | None:
     """In thousandths: microseconds of milliseconds, nanojoules of microjoules."""
-    if found is None:
+    if estimate is None:
         return None
-    ends = {key: round(value * 1000) for key, value in (("low", found.low), ("likely", found.likely), ("high", found.high))}
-    return {**ends, "error": round(found.error, 3), "sources": list(found.sources)}
+    ends = {
+        key: round(value * 1000) for key, value in (("low", estimate.low), ("likely", estimate.likely), ("high", estimate.high))
+    }
+    return {**ends, "error": round(estimate.error, 3), "sources": list(estimate.sources)}
 
 
 def _json_row(row: Row) -> dict[str, Any]:

@@ -113,12 +113,14 @@ def _device_text(device: Device) -> list[str]:
     ]
 
 
-def _range(found: Range | None, unit: str) -> str:
-    return "no data" if found is None else f"{found.likely:.1f} {unit}, between {found.low:.1f} and {found.high:.1f}"
+def _range(estimate: Range | None, unit: str) -> str:
+    return (
+        "no data" if estimate is None else f"{estimate.likely:.1f} {unit}, between {estimate.low:.1f} and {estimate.high:.1f}"
+    )
 
 
-def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
-    diff = found.total.was is not None
+def _table_text(shown: Table, profile: Profile, view: View) -> list[str]:
+    diff = shown.total.was is not None
     head = [""]
     for resource in columns().values():
         head += [resource.title, "change"] if diff else [resource.title]
@@ -127,8 +129,8 @@ def _table_text(found: Table, profile: Profile, view: View) -> list[str]:
     head += [view.by]
     peak = profile.memory.peak_node
     cells = [head]
-    for row in [*found.rows, *filter(None, [found.others]), found.total]:
-        ends = row is found.others or row is found.total
+    for row in [*shown.rows, *filter(None, [shown.others]), shown.total]:
+        ends = row is shown.others or row is shown.total
         marks = {"new": "+", "gone": "-", "": ">" if by_node and row.name == peak and not ends else ""}
         line = [marks[row.state]]
         for key, resource in columns().items():
@@ -200,12 +202,12 @@ def _check_text(answer: Answer, view: View) -> str:
 
 def _against_limit(key: str, used: int, limit: int, answer: Answer) -> str:
     unit = RESOURCES[key].unit
-    one, other = show(used, unit), show(limit, unit)
+    used_text, other = show(used, unit), show(limit, unit)
     if used <= limit:
-        return f"{one} of {other}"
-    if one == other:
+        return f"{used_text} of {other}"
+    if used_text == other:
         return f"{exact(used, unit)} of {exact(limit, unit)}, over by {exact(used - limit, unit)}{_where(key, answer)}"
-    return f"{one} of {other}, over by {show(used - limit, unit)} ({used} > {limit}){_where(key, answer)}"
+    return f"{used_text} of {other}, over by {show(used - limit, unit)} ({used} > {limit}){_where(key, answer)}"
 
 
 def _where(key: str, answer: Answer) -> str:

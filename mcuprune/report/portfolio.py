@@ -81,8 +81,8 @@ def _remarks(document: Document) -> list[str]:
         f"{units.show(largest, 'bytes')} of SRAM, the largest"
     )
     cost = document["cost"]
-    if one := cost["one_training_macs"]:
-        lines.append(f"training: {cost['training_macs'] / one:.2f} times what one training of the whole network takes")
+    if macs_of_one := cost["one_training_macs"]:
+        lines.append(f"training: {cost['training_macs'] / macs_of_one:.2f} times what one training of the whole network takes")
     return [*lines, *(f"note: {note}" for note in document["notes"])]
 
 

@@ -22,18 +22,18 @@ _SLOW_DATA = 0.05
 _BESIDE = {"snr_db": ("SNR", "{:.1f} dB"), "r2": ("R2", "{:.3f}"), "pixel_accuracy": ("right places", "{:.1%}")}
 
 
-def table(found: Mapping[str, Any]) -> list[list[str]]:
+def table(document: Mapping[str, Any]) -> list[list[str]]:
     """Head and one row for each resource and accuracy."""
     rows = [["", "before", "after", "", "limit", ""]]
     for name, resource in RESOURCES.items():
-        if name not in found["after"]["total"]:
+        if name not in document["after"]["total"]:
             continue
-        before, after = _used(found, "before", name), _used(found, "after", name)
-        limit = found["limits"].get(name)
+        before, after = _used(document, "before", name), _used(document, "after", name)
+        limit = document["limits"].get(name)
         rows.append(
             [
-                f"{resource.title} ({found[f'{name}_model']})"
-                if resource.under(found.get(f"{name}_model")) is not resource
+                f"{resource.title} ({document[f'{name}_model']})"
+                if resource.under(document.get(f"{name}_model")) is not resource
                 else resource.title,
                 units.show(before, resource.unit),
                 units.show(after, resource.unit),
@@ -42,7 +42,7 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
                 "" if limit is None else "pass" if limit["ok"] else f"over by {after - limit['limit']}",
             ]
         )
-    if (metric := task_of(found)) is not None:
+    if (metric := task_of(document)) is not None:
         before, floats, int8 = (metric[when] and metric[when]["value"] for when in ("before", "after_float", "after_int8"))
         rows.append([metric["shown_as"], shown(metric, before), shown(metric, floats), "", "", "float"])
         if int8 is not None:
@@ -50,9 +50,9 @@ def table(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def stages(found: Mapping[str, Any]) -> list[list[str]]:
+def stages(document: Mapping[str, Any]) -> list[list[str]]:
     """Head and one row for each budget that was tried, the one that was taken marked."""
-    bisection, metric = found["bisection"], found["metric"]
+    bisection, metric = document["bisection"], document["metric"]
     unit = RESOURCES[bisection["minimise"]].unit
     rows = [["", f"{RESOURCES[bisection['minimise']].title} limit", "used", metric["shown_as"], "floor"]]
     for stage in bisection["stages"]:
@@ -67,45 +67,46 @@ def stages(found: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _used(found: Mapping[str, Any], when: str, resource: str) -> int:
+def _used(document: Mapping[str, Any], when: str, resource: str) -> int:
     """What a limit of this resource is held against: for SRAM, what was asked for."""
-    limited = RESOURCES[resource].under(found.get(f"{resource}_model"))
+    limited = RESOURCES[resource].under(document.get(f"{resource}_model"))
     part, key = limited.place or ("total", limited.name)
-    return int(found[when][part][key])
+    return int(document[when][part][key])
 
 
-def remarks(found: Mapping[str, Any]) -> list[str]:
+def remarks(document: Mapping[str, Any]) -> list[str]:
+    """What is to be said beside the table of a prune, a line each."""
     lines = []
-    kept = sum(group["after"] for group in found["groups"])
-    whole = sum(group["before"] for group in found["groups"])
-    lines.append(f"channels: {kept} of {whole} kept, in {len(found['groups'])} groups")
-    if (metric := task_of(found)) is not None:
+    kept = sum(group["after"] for group in document["groups"])
+    whole = sum(group["before"] for group in document["groups"])
+    lines.append(f"channels: {kept} of {whole} kept, in {len(document['groups'])} groups")
+    if (metric := task_of(document)) is not None:
         exact = "; int8 without its graph optimisation" if metric["after_int8"] is not None else ""
         against = "" if metric["against"] == "targets" else ", against the answers of the model as it came"
         lines.append(
-            f"{metric['shown_as']}: on {found['test_examples']} test examples of {found['data']}, "
+            f"{metric['shown_as']}: on {document['test_examples']} test examples of {document['data']}, "
             f"in onnxruntime{exact}{against}"
         )
         lines += _beside(metric)
-    if found.get("sram_model", "peak") != "peak":
-        memory = found["after"]["memory"]
+    if document.get("sram_model", "peak") != "peak":
+        memory = document["after"]["memory"]
         peak, arena = (units.show(memory[key], "bytes") for key in ("peak", "arena_tflm"))
         lines.append(f"memory: peak of activations {peak}, arena of TensorFlow Lite Micro {arena}")
-    cost = found["cost"]
+    cost = document["cost"]
     if cost["full_training_macs"]:
         share = cost["training_macs"] / cost["full_training_macs"]
-        before = ", after one forward pass of the teacher" if (found["training"] or {}).get("distill") else ""
-        epochs = f"{_epochs(found):.3g} epochs of the whole model"
+        before = ", after one forward pass of the teacher" if (document["training"] or {}).get("distill") else ""
+        epochs = f"{_epochs(document):.3g} epochs of the whole model"
         lines.append(f"training: as many multiply-accumulates as {epochs}; {share:.0%} of the same steps at full width{before}")
-    if found.get("bands") is not None:  # reports stored before there were bands have none
-        lines += _in_bands(found["bands"])
+    if document.get("bands") is not None:  # reports stored before there were bands have none
+        lines += _in_bands(document["bands"])
     if cost.get("data_wait") is not None and cost["data_wait"] >= _SLOW_DATA:
         lines.append(f"data: training stood still for want of it {cost['data_wait']:.0%} of the time")
-    if found.get("preprocessing"):
-        how = found["preprocessing"]
+    if document.get("preprocessing"):
+        how = document["preprocessing"]
         if how["found_by"] != "default" or how["scale"] != 1:
             lines.append(f"preprocessing: {formula(how)}; found by {how['found_by']}")
-    return lines + [f"note: {note}" for note in found["notes"]]
+    return lines + [f"note: {note}" for note in document["notes"]]
 
 
 def _in_bands(bands: Mapping[str, Any]) -> list[str]:
@@ -127,16 +128,16 @@ def _in_bands(bands: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def task_of(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def task_of(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The figures of the task; of a document that was stored before there were any but accuracies, these."""
-    if "metric" in found or found["before"]["accuracy"] is None:
-        return found.get("metric")
-    after = found["after"]
+    if "metric" in document or document["before"]["accuracy"] is None:
+        return document.get("metric")
+    after = document["after"]
     int8 = None if after["accuracy_int8"] is None else {"value": after["accuracy_int8"]}
     known = {"name": "accuracy", "shown_as": "accuracy", "unit": "share", "against": "targets"}
     return {
         **known,
-        "before": {"value": found["before"]["accuracy"]},
+        "before": {"value": document["before"]["accuracy"]},
         "after_float": {"value": after["accuracy_float"]},
         "after_int8": int8,
     }
@@ -144,8 +145,8 @@ def task_of(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def score(step: Mapping[str, Any]) -> float | None:
     """The figure on the validation examples at a line of the history."""
-    found: float | None = step.get("metric", step["accuracy"])
-    return found
+    score: float | None = step.get("metric", step["accuracy"])
+    return score
 
 
 def shown(metric: Mapping[str, Any], value: float | None) -> str:
@@ -166,8 +167,8 @@ def _beside(metric: Mapping[str, Any]) -> list[str]:
     return [f"of the file written: {', '.join(said)}"] if said else []
 
 
-def _epochs(found: Mapping[str, Any]) -> float:
+def _epochs(document: Mapping[str, Any]) -> float:
     """What training cost in epochs of the whole model: the number that ``--train-compute`` takes."""
-    training = found["training"]
+    training = document["training"]
     per_epoch = max(1, training["examples"] // training["batch"]) * training["batch"]
-    return float(found["cost"]["training_macs"] / max(1, per_epoch * found["before"]["total"]["macs"]))
+    return float(document["cost"]["training_macs"] / max(1, per_epoch * document["before"]["total"]["macs"]))

@@ -31,34 +31,40 @@ def section(net: Network, *, ascii: bool = False) -> Section:
         raise MissingExtra(f"--sensitivity needs {error.name}, which isn't installed; pip install 'mcuprune[prune]'") from None
     from mcuprune.channels.labelling import label
 
-    found = at_init.sensitivity(label(canonical(net)[0])).document()
-    return Section("sensitivity", found, text(found, ascii=ascii), markdown(found), html(found))
+    document = at_init.sensitivity(label(canonical(net)[0])).document()
+    return Section("sensitivity", document, text(document, ascii=ascii), markdown(document), html(document))
 
 
-def text(found: Mapping[str, Any], *, ascii: bool = False) -> list[str]:
+def text(document: Mapping[str, Any], *, ascii: bool = False) -> list[str]:
     """Lines of plain text. found: what ``Sensitivity.document`` gives."""
-    rows = _rows(found, _ASCII_BARS if ascii else BARS)
+    rows = _rows(document, _ASCII_BARS if ascii else BARS)
     rows = [[row[0], escape.plain(row[1]), *row[2:]] for row in rows]
-    return [_MEANING, *align([_head(found), *rows], [">", "<", *[">"] * len(found["shares"]), "<"])]
+    return [_MEANING, *align([_head(document), *rows], [">", "<", *[">"] * len(document["shares"]), "<"])]
 
 
-def markdown(found: Mapping[str, Any]) -> list[str]:
+def markdown(document: Mapping[str, Any]) -> list[str]:
     """Lines of markdown: the table, and the picture as inline SVG."""
-    rows = [[row[0], escape.code(row[1]), *row[2:]] for row in _rows(found, BARS)]
-    return [_MEANING, "", *markdown_table(_head(found), [">", "<", *[">"] * len(found["shares"]), "<"], rows), "", svg(found)]
+    rows = [[row[0], escape.code(row[1]), *row[2:]] for row in _rows(document, BARS)]
+    return [
+        _MEANING,
+        "",
+        *markdown_table(_head(document), [">", "<", *[">"] * len(document["shares"]), "<"], rows),
+        "",
+        svg(document),
+    ]
 
 
-def html(found: Mapping[str, Any]) -> str:
+def html(document: Mapping[str, Any]) -> str:
     """The table and the picture."""
-    table = html_table(_head(found), [">", "<", *[">"] * len(found["shares"]), "<"], _rows(found, BARS))
-    return f"<p>{_MEANING}</p>\n{table}\n<figure>{svg(found)}</figure>"
+    table = html_table(_head(document), [">", "<", *[">"] * len(document["shares"]), "<"], _rows(document, BARS))
+    return f"<p>{_MEANING}</p>\n{table}\n<figure>{svg(document)}</figure>"
 
 
-def _head(found: Mapping[str, Any]) -> list[str]:
-    return ["channels", "group", *(f"-{Fraction(share)}" for share in found["shares"]), ""]
+def _head(document: Mapping[str, Any]) -> list[str]:
+    return ["channels", "group", *(f"-{Fraction(share)}" for share in document["shares"]), ""]
 
 
-def _rows(found: Mapping[str, Any], bars: str) -> list[list[str]]:
+def _rows(document: Mapping[str, Any], bars: str) -> list[list[str]]:
     return [
         [
             str(group["channels"]),
@@ -66,21 +72,21 @@ def _rows(found: Mapping[str, Any], bars: str) -> list[list[str]]:
             *(f"{lost:.0%}" for lost in group["lost"]),
             "".join(bars[min(len(bars) - 1, int(lost * len(bars)))] for lost in group["lost"]),
         ]
-        for group in found["groups"]
+        for group in document["groups"]
     ]
 
 
-def svg(found: Mapping[str, Any]) -> str:
+def svg(document: Mapping[str, Any]) -> str:
     """A square for each group, in order: what is lost (up) over what has gone (to the right), in one line of SVG.
 
     On the dashed diagonal all channels carry the same; the further a curve hangs below it, the less its lowest channels matter.
     It holds no text, so that nothing is left behind where SVG is stripped.
     """
-    groups, marks = found["groups"], []
+    groups, marks = document["groups"], []
     for index, group in enumerate(groups):
         left, top = index % _ROW * (_SIDE + _GAP), index // _ROW * (_SIDE + _GAP)
         low, right = top + _SIDE, left + _SIDE
-        points = [(0.0, 0.0), *zip(found["shares"], group["lost"], strict=True), (1.0, 1.0)]
+        points = [(0.0, 0.0), *zip(document["shares"], group["lost"], strict=True), (1.0, 1.0)]
         line = "L".join(f"{left + x * _SIDE:.1f} {low - y * _SIDE:.1f}" for x, y in points)
         marks.append(f'<rect x="{left}" y="{top}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="#ccc"/>')
         marks.append(f'<path d="M{line}L{right} {low}Z" fill="#4f8fba" fill-opacity="0.35" stroke="#4f8fba"/>')

@@ -25,6 +25,7 @@ def limited(verdict: Verdict | None) -> list[tuple[str, int, int]]:
 
 
 def limit_title(key: str, answer: Answer) -> str:
+    """What is limited, with the model that it is held against where that isn't the usual one."""
     title, word = RESOURCES[key].title, answer.basis.models.get(key)
     return f"{title} ({word})" if RESOURCES[key].under(word) is not RESOURCES[key] else title
 
@@ -43,6 +44,7 @@ def both(memory: Memory) -> str:
 
 
 def proof(profile: Profile) -> str:
+    """What is proven of the order: that no other needs less, or what each needs at least."""
     memory = profile.memory
     return "No order needs less." if memory.exact else f"Every order needs {kib(memory.lower_bound)} at least."
 
@@ -76,17 +78,17 @@ def summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
     return head, ["<", *[">"] * (len(head) - 1)], rows
 
 
-def cells(found: Table, view: View, name: Callable[[str], str]) -> tuple[list[str], list[str], list[list[str]]]:
+def cells(shown: Table, view: View, name: Callable[[str], str]) -> tuple[list[str], list[str], list[list[str]]]:
     """Head, sides and rows of a cost table; ``name`` writes a name in the format's way."""
-    diff, by_node = found.total.was is not None, view.by == "node"
+    diff, by_node = shown.total.was is not None, view.by == "node"
     head = [view.by, *(["op", "shape"] if by_node else ["nodes"])]
     sides = ["<", *(["<", "<"] if by_node else [">"])]
     for resource in columns().values():
         head += [resource.title, "change"] if diff else [resource.title]
     sides += [">"] * (len(head) - len(sides))
     rows = []
-    for row in [*found.rows, *filter(None, [found.others]), found.total]:
-        plain = row is found.others or row is found.total
+    for row in [*shown.rows, *filter(None, [shown.others]), shown.total]:
+        plain = row is shown.others or row is shown.total
         state = f" ({row.state})" if row.state else ""
         line = [row.name if plain else name(row.name) + state]
         line += [row.op, dimensions(row.shape)] if by_node else [str(row.count)]
@@ -128,16 +130,20 @@ def short(limit: int, unit: Unit) -> str:
 
 
 def exact(value: int, unit: Unit) -> str:
+    """A number that isn't rounded, with its unit."""
     return {"bytes": f"{value} {'byte' if value == 1 else 'bytes'}", "count": str(value), "time": f"{value} us"}[unit]
 
 
 def signed(change: int, unit: Unit) -> str:
+    """A change with its sign; ``=`` for none."""
     return f"{'+' if change > 0 else '-'}{show(abs(change), unit)}" if change else "="
 
 
 def kib(size: int) -> str:
+    """Bytes as people read them."""
     return show(size, "bytes")
 
 
 def dimensions(shape: Sequence[int]) -> str:
+    """A shape as ``1x3x32x32``."""
     return "x".join(map(str, shape))

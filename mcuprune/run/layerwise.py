@@ -40,6 +40,7 @@ class Layer:
 
     @property
     def ok(self) -> bool:
+        """Whether it differs by no more than rounding."""
         return self.max_lsb <= MAX_LSB
 
 
@@ -55,14 +56,14 @@ def quantised(model: ModelProto, net: Network) -> dict[str, str]:
             node = before
         return node
 
-    found: dict[str, str] = {}
+    nodes_of: dict[str, str] = {}
     for node in model.graph.node:
         stored = maker.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         source = maker.get(stored.input[0]) if stored is not None and stored.op_type == "QuantizeLinear" else None
         if source is not None and node.output[0] in net.shapes:
             layer = first(source)
-            found[node.output[0]] = layer.name or layer.output[0]
-    return found
+            nodes_of[node.output[0]] = layer.name or layer.output[0]
+    return nodes_of
 
 
 def watched(model: ModelProto, net: Network, tensors: Iterable[str] | None = None) -> ModelProto:
@@ -117,10 +118,10 @@ class Layers:
         fed = {name: np.concatenate([x] * self._times) for name, x in {**inputs, **reals}.items() if name in self._used}
         for name, value in zip(self._outputs, self._session.run(None, fed), strict=True):
             if name in self._nodes:
-                one = value.reshape(self._times, *computed[name].shape)[0]
-                apart = np.abs(runners.stored(one, self._ports[name]) - computed[name].astype(np.int64))
+                example_value = value.reshape(self._times, *computed[name].shape)[0]
+                apart = np.abs(runners.stored(example_value, self._ports[name]) - computed[name].astype(np.int64))
                 self._most[name] = max(self._most[name], int(apart.max(initial=0)))
 
-    def found(self) -> Sequence[Layer]:
+    def differences(self) -> Sequence[Layer]:
         """The layers in the order of the file, with the largest differences of all examples so far."""
         return [Layer(node, name, self._most[name]) for name, node in self._nodes.items()]

@@ -80,20 +80,20 @@ def available(*, of_tflite: bool = False) -> tuple[str, ...]:
     Raises MissingExtra where there is none.
     """
     wanted = {key: runner for key, runner in RUNNERS.items() if runner.reads_tflite or not of_tflite}
-    found = tuple(key for key, runner in wanted.items() if runner.version() is not None)
-    if not found:
+    installed = tuple(key for key, runner in wanted.items() if runner.version() is not None)
+    if not installed:
         needed = " or ".join(f"{runner.needs} ({runner.title})" for runner in wanted.values())
         raise MissingExtra(
             f"verify runs the model in a runtime, and none is installed: {needed}; pip install 'mcuprune[verify]'"
         )
-    return found
+    return installed
 
 
 def stored(x: Array, port: Port) -> Array:
     """int64: what the port's quantiser stores for these reals, as QuantizeLinear computes it."""
     scaled = np.rint(x.astype(np.float32) / np.float32(port.quantizer.scale))
-    found: Array = np.clip(scaled + port.quantizer.zero_point, LOW, HIGH).astype(np.int64)
-    return found
+    integers: Array = np.clip(scaled + port.quantizer.zero_point, LOW, HIGH).astype(np.int64)
+    return integers
 
 
 def real(x: Array, port: Port) -> Array:
@@ -127,8 +127,8 @@ def run(key: str, converted: Converted, inputs: Sequence[Mapping[str, Array]], p
             port.name: np.stack([port.to_onnx(x) for x in np.load(place / f"out{index}.npy")])
             for index, port in enumerate(converted.outputs)
         }
-    found = re.findall(r"Arena allocation (total|head) (\d+) bytes", done.stderr)
-    return Ran(outputs, {name: int(value) for name, value in found})
+    allocations = re.findall(r"Arena allocation (total|head) (\d+) bytes", done.stderr)
+    return Ran(outputs, {name: int(value) for name, value in allocations})
 
 
 def _command(*arguments: str) -> list[str]:
@@ -151,8 +151,8 @@ def work(key: str, folder: str, outputs: str, limit: str) -> None:
     inputs = [np.load(place / f"in{index}.npy") for index in range(len(list(place.glob("in*.npy"))))]
     sizes = [int(size) for size in outputs.split(",")]
     answers = list(RUNNERS[key].interpret(place, list(zip(*inputs, strict=True)), sizes, int(limit)))
-    for index, found in enumerate(zip(*answers, strict=True)):
-        np.save(place / f"out{index}.npy", np.stack(found))
+    for index, outputs_of_examples in enumerate(zip(*answers, strict=True)):
+        np.save(place / f"out{index}.npy", np.stack(outputs_of_examples))
 
 
 def _packaged(package: str, module: str) -> Callable[[], str | None]:

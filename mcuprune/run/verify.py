@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod, sqrt
+from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mcuprune import escape
 from mcuprune.data import loading as datasets
 from mcuprune.data.feed import Feed
 from mcuprune.data.sets import IN_MEMORY, Given, Split
@@ -40,214 +39,45 @@ from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.runners import Ran, stored
+from mcuprune.run.trial import Trial
+from mcuprune.run.verification import MAX_LSB, Compared, Difference, Memory, Verification
 from mcuprune.train import evaluate, preprocess
 from mcuprune.train.goal import goal
-from mcuprune.train.tasks.choice import AUTO
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import Objective
 from mcuprune.train.training_data import wanted_of
 
 Array = np.ndarray[Any, Any]
 
-#: Outputs that differ by no more than this many steps are equal: a layer or two that round the other way.
-MAX_LSB = 2
-#: Otherwise both must name the same class on this share of real examples. It is refuted where the whole interval lies below it.
-MIN_AGREEMENT = 0.99
-#: The two-sided 95 % quantile of a normal distribution, for Wilson's interval.
-_Z = 1.96
 #: So many of the random and of the real examples go through each layer alone.
 _LAYER_EXAMPLES = 16
 _RANDOM = "random"
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far one output is from onnxruntime's.
-
-    max_lsb: the largest difference in steps of the output's quantiser. exact: the share of values without any.
-    agreement: the share of examples whose largest value is the same, None for an output that isn't one row of classes.
-    examples: of how many that is a share. judged: whether it counts. On random inputs it doesn't: the largest two are often a
-    step apart.
-    """
-
-    output: str
-    max_lsb: int
-    exact: float
-    agreement: float | None
-    examples: int
-    judged: bool
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the agreement (Wilson, 1927): the shares that these examples don't refute."""
-        return None if self.agreement is None else wilson(self.agreement, self.examples)
-
-    @property
-    def ok(self) -> bool | None:
-        """Whether the outputs are equal; None where they differ by more steps and no real examples tell what that means."""
-        if self.max_lsb <= MAX_LSB:
-            return True
-        if self.interval is None or not self.judged:
-            return None
-        return self.interval[1] >= MIN_AGREEMENT
-
-
-@dataclass(frozen=True)
-class Compared:
-    """What one runtime computed, against onnxruntime.
-
-    layers: each alone; empty where they couldn't be compared. steady: whether outputs stay the same to the bit when the tensors
-    between are kept, and with the memory plan that is written; None where that wasn't tried. metric: on the data's examples.
-    """
-
-    key: str
-    version: str
-    differences: tuple[Difference, ...]
-    layers: tuple[Layer, ...]
-    steady: bool | None
-    metric: Metric | None
-
-    @property
-    def accuracy(self) -> float | None:
-        """The share of right classes, where there are any."""
-        return None if self.metric is None else self.metric.accuracy
-
-    @property
-    def diverges_at(self) -> str | None:
-        """The first node that computes something else than onnxruntime from the same inputs."""
-        return next((layer.node for layer in self.layers if not layer.ok), None)
-
-    @property
-    def ok(self) -> bool:
-        verdicts = [difference.ok for difference in self.differences]
-        # without a look at the layers, outputs that nothing vouches for don't count as equal
-        outputs = all(verdict is not False for verdict in verdicts) if self.layers else all(verdicts)
-        return outputs and self.diverges_at is None and self.steady is not False
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of arena. predicted: on a 32-bit core with CMSIS-NN. measured: by the runtime here, None where it doesn't tell.
-
-    same_pointers: predicted for the runtime here: reference kernels, pointers of ``pointer_bytes``. The heads are activations
-    and scratch of kernels; the one predicted is that of the runtime here too, for a device's look at ``head_on_device``.
-    """
-
-    predicted: int
-    head_predicted: int
-    same_pointers: int
-    pointer_bytes: int
-    measured: int | None = None
-    head_measured: int | None = None
-    head_on_device: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return self.measured is None or self.measured <= self.same_pointers
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What running the file showed. examples: how many, by where they come from: "random", or the name of a data set."""
-
-    path: str
-    examples: Mapping[str, int]
-    converted: Converted
-    runtimes: tuple[Compared, ...]
-    onnxruntime: str | None
-    metric: Metric | None
-    default_session_metric: Metric | None
-    memory: Memory
-    notes: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        sides = ", ".join(f"{one.key} {'as stored' if one.ok else 'DIFFERS'}" for one in self.runtimes)
-        return f"<Verification of {self.path!r}: {'ok' if self.ok else 'not ok'}: {sides}, arena {self.memory.predicted}>"
-
-    @property
-    def ok(self) -> bool:
-        return all(compared.ok for compared in self.runtimes) and self.memory.ok
-
-    @property
-    def accuracy(self) -> float | None:
-        """The share of right classes in onnxruntime, where there are any."""
-        return None if self.metric is None else self.metric.accuracy
-
-    @property
-    def default_session_accuracy(self) -> float | None:
-        """The same in a session without options."""
-        return None if self.default_session_metric is None else self.default_session_metric.accuracy
-
-    @property
-    def differences(self) -> tuple[Difference, ...]:
-        """Those of the first runtime."""
-        return self.runtimes[0].differences
-
-
-def verify(
-    path: str | Path,
-    *,
-    examples: int = 200,
-    seed: int = 0,
-    input_shapes: Mapping[str, Shape] | None = None,
-    outputs: Sequence[str] = (),
-    data: Given | None = None,
-    task: str = AUTO,
-) -> Verification:
+def verify(path: str | Path, trial: Trial | None = None) -> Verification:
     """Run an int8 ONNX file, as it is exported, in the runtimes that are installed and compare them with onnxruntime.
 
-    outputs: as for ``network.load``: where the network ends.
-    examples: how many random inputs, and how many test examples of the data. Random inputs are drawn evenly from what the
-    input's quantiser can store.
-    data: as ``data.load`` takes it; without it, what the file's metadata name, if that is one of ``data.DATASETS``.
-    task: what the network is for, as ``--task`` of ``prune``; without targets nothing but equality is told.
+    trial: what it is run with; by default ``Trial()``.
 
     Raises MissingExtra where no runtime is installed, ModelError for a file that isn't int8 or that a runtime refuses,
     UnsupportedOperator for a node that has no int8 operator there, DataError for data that doesn't fit.
     """
-    keys = runners.available()
-    net = network.load(path, input_shapes=input_shapes, outputs=outputs, accept=ops.accept(str(path)))
-    proto = onnx.load(str(path))
-    if outputs:
-        proto = tails.cut(proto, outputs, str(path))
-    converted = tflite.convert(net, net.stored, offline=True)
-    notes: list[str] = []
-    known = _known(net, data, examples, seed, notes, task)
-    random = np.random.default_rng(seed)
-    inputs = [_random_inputs(converted, random) for _ in range(examples)]
-    counts = {_RANDOM: examples}
+    trial, keys, notes = trial or Trial(), runners.available(), list[str]()
+    case = _case(str(path), trial, notes)
     figures = None
-    if known is not None:
-        inputs += [
-            dict(zip(net.inputs, (np.asarray(x[i : i + 1]) for x in known.split.inputs), strict=True))
-            for i in range(len(known.split))
-        ]
-        counts[data_name(net.metadata[datasets.METADATA_KEY] if data is None else data)] = len(known.split)
-        if known.objective is not None:
-            figures = evaluate.int8_metric(proto.SerializeToString(), known.split, known.objective)
-            notes += [figures.warning] if figures.warning else []
-    case = _Case(str(path), net, proto, converted, inputs, examples)
-    compared = []
-    memory = predicted(converted)
-    for key in keys:
-        try:
-            found, ran = case.compare(key, known, notes)
-        except UnsupportedOperator as error:
-            if len(keys) == 1:
-                raise
-            notes.append(f"not run as {runners.RUNNERS[key].title}: {error}")
-            continue
-        compared.append(found)
-        memory = measured(memory, ran)
+    if case.real is not None and case.real.objective is not None:
+        figures = evaluate.int8_metric(case.proto.SerializeToString(), case.real.split, case.real.objective)
+        notes += [figures.warning] if figures.warning else []
+    compared, memory = case.in_runtimes(keys, notes)
     if not memory.ok:
         notes.append(f"the arena measured is above the {memory.same_pointers:,} bytes predicted for pointers of this size")
     import onnxruntime
 
     return Verification(
         path=str(path),
-        examples=counts,
-        converted=converted,
-        runtimes=tuple(compared),
+        examples=case.counts,
+        converted=case.converted,
+        runtimes=compared,
         onnxruntime=onnxruntime.__version__,
         metric=figures.exact if figures else None,
         default_session_metric=figures.default_session if figures else None,
@@ -261,13 +91,6 @@ def measured(memory: Memory, ran: Ran) -> Memory:
     if not ran.arena or memory.measured is not None:
         return memory
     return replace(memory, measured=ran.arena["total"], head_measured=ran.arena["head"])
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share that was seen in ``n`` examples (Wilson 1927, J. Am. Stat. Assoc. 22, 209)."""
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def is_class(shape: Shape) -> bool:
@@ -295,41 +118,61 @@ def data_name(data: Given) -> str:
 
 
 @dataclass(frozen=True)
-class _Known:
-    """Real examples, and what their targets are held against; None without targets."""
+class _Real:
+    """Real examples, where they come from, and what their targets are held against; None without targets."""
 
+    name: str
     split: Split
     objective: Objective | None
 
 
-def _known(net: Network, data: Given | None, examples: int, seed: int, notes: list[str], task: str) -> _Known | None:
+def _real(net: Network, trial: Trial, notes: list[str]) -> _Real | None:
     """Test examples of what was asked for; without that, of the data set that the file names, if it fits."""
-    name = datasets.named(net.metadata) if data is None else data
-    if data is None and (other := datasets.not_embedded(net.metadata)):
+    source = datasets.named(net.metadata) if trial.data is None else trial.data
+    if trial.data is None and (other := datasets.not_embedded(net.metadata)):
         notes.append(f"only random inputs: {other}")
-    if name is None or not net.outputs:
+    if source is None or not net.outputs:
         return None
     try:
-        found = preprocess.opened(net, name, wanted_of(net, seed=seed, task=task), Feed(), seed).data
-        labelled = found.test.targets is not None and task != "distill"
-        aim = goal(net, found, task=task, unlabelled=False) if labelled else None
+        data = preprocess.opened(net, source, wanted_of(net, seed=trial.seed, task=trial.task), Feed(), trial.seed).data
+        labelled = data.test.targets is not None and trial.task != "distill"
+        aim = goal(net, data, task=trial.task, unlabelled=False) if labelled else None
     except (DataError, MissingExtra) as error:
-        if data is not None:
+        if trial.data is not None:
             raise
         notes.append(f"only random inputs: {error}")
         return None
-    test = found.test if aim is None else aim.data.test
-    inputs = [np.asarray(column[:examples]) for column in test.inputs]
-    targets = None if aim is None or test.targets is None else [np.asarray(column[:examples]) for column in test.targets]
-    return _Known(Split(inputs, targets), None if aim is None else aim.objective)
+    test = data.test if aim is None else aim.data.test
+    inputs = [np.asarray(column[: trial.examples]) for column in test.inputs]
+    targets = None if aim is None or test.targets is None else [np.asarray(column[: trial.examples]) for column in test.targets]
+    name = data_name(net.metadata[datasets.METADATA_KEY] if trial.data is None else trial.data)
+    return _Real(name, Split(inputs, targets), None if aim is None else aim.objective)
 
 
 # ------------------------------------------------------------------------------------------------------------ comparison
 
 
+def _case(path: str, trial: Trial, notes: list[str]) -> _Case:
+    """Read and convert a file, and collect its inputs."""
+    net = network.load(path, input_shapes=trial.input_shapes, outputs=trial.outputs, accept=ops.accept(path))
+    proto = onnx.load(path)
+    if trial.outputs:
+        proto = tails.cut(proto, trial.outputs, path)
+    converted = tflite.convert(net, net.stored, offline=True)
+    real = _real(net, trial, notes)
+    random = np.random.default_rng(trial.seed)
+    inputs = [_random_inputs(converted, random) for _ in range(trial.examples)]
+    if real is not None:
+        inputs += [
+            dict(zip(net.inputs, (np.asarray(x[i : i + 1]) for x in real.split.inputs), strict=True))
+            for i in range(len(real.split))
+        ]
+    return _Case(path, net, proto, converted, inputs, trial.examples, real)
+
+
 @dataclass(frozen=True)
 class _Case:
-    """A file, its converted form and its inputs: ``n_random`` random ones, then real ones."""
+    """A file, its converted form and its inputs: ``n_random`` random ones, then those of ``real``."""
 
     path: str
     net: Network
@@ -337,13 +180,35 @@ class _Case:
     converted: Converted
     inputs: Sequence[Mapping[str, Array]]
     n_random: int
+    real: _Real | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many examples, by where they come from."""
+        return {_RANDOM: self.n_random, **({} if self.real is None else {self.real.name: len(self.real.split)})}
 
     @property
     def limit(self) -> int:
         """Bytes of arena that suffice, also where every tensor is kept to the end."""
         return 8 * runtimes.arena_tflm(self.net).total + 2 * sum(prod(shape) for shape in self.net.shapes.values()) + 2**21
 
-    def compare(self, key: str, known: _Known | None, notes: list[str]) -> tuple[Compared, Ran]:
+    def in_runtimes(self, keys: Sequence[str], notes: list[str]) -> tuple[tuple[Compared, ...], Memory]:
+        """Each runtime against onnxruntime, and the arena. Raises UnsupportedOperator where the only one lacks a kernel."""
+        comparisons: list[Compared] = []
+        memory = predicted(self.converted)
+        for key in keys:
+            try:
+                compared, ran = self.compare(key, notes)
+            except UnsupportedOperator as error:
+                if len(keys) == 1:
+                    raise
+                notes.append(f"not run as {runners.RUNNERS[key].title}: {error}")
+                continue
+            comparisons.append(compared)
+            memory = measured(memory, ran)
+        return tuple(comparisons), memory
+
+    def compare(self, key: str, notes: list[str]) -> tuple[Compared, Ran]:
         """One runtime against onnxruntime."""
         ran = runners.run(key, self.converted, self.inputs, self.path, limit=self.limit)
         reference = _Reference(self.proto, self.path)
@@ -354,24 +219,27 @@ class _Case:
                 name = tally.port.name
                 tally.add(ran.outputs[name][index], expected[name], judged=index >= self.n_random)
         layers, steady = self._layers(key, ran, notes)
-        metric = None
-        if known is not None and known.objective is not None:
-            ports = {port.name: port for port in self.converted.outputs}
-            heads = [kind.head.output for kind in known.objective.kinds]
-            outputs = [runners.real(np.asarray(ran.outputs[name][self.n_random :]), ports[name]) for name in heads]
-            counted = known.objective.tallies()
-            known.objective.count(counted, outputs, [np.asarray(column[:]) for column in known.split.targets or ()])
-            metric = known.objective.metric(counted)
-        found = Compared(
+        compared = Compared(
             key,
             runners.RUNNERS[key].version() or "",
             tuple(tally.difference() for tally in tallies),
             layers,
             steady,
-            metric,
+            self._metric(ran),
         )
-        notes += _remarks(found)
-        return found, ran
+        notes += _remarks(compared)
+        return compared, ran
+
+    def _metric(self, ran: Ran) -> Metric | None:
+        """The figure of a run's outputs on the real examples; None without targets."""
+        if self.real is None or self.real.objective is None:
+            return None
+        objective, ports = self.real.objective, {port.name: port for port in self.converted.outputs}
+        heads = [kind.head.output for kind in objective.kinds]
+        outputs = [runners.real(np.asarray(ran.outputs[name][self.n_random :]), ports[name]) for name in heads]
+        tallies = objective.tallies()
+        objective.count(tallies, outputs, [np.asarray(column[:]) for column in self.real.split.targets or ()])
+        return objective.metric(tallies)
 
     def _layers(self, key: str, ran: Ran, notes: list[str]) -> tuple[tuple[Layer, ...], bool | None]:
         """Every layer alone, and whether keeping their tensors leaves the outputs as they are."""
@@ -391,25 +259,25 @@ class _Case:
             notes.append(f"layers weren't compared one by one: {error}")
             return (), None
         for index, example in enumerate(examples):
-            layers.compare(example, {name: found[index] for name, found in watched.outputs.items()})
-        steady = all(np.array_equal(watched.outputs[name], found[chosen]) for name, found in ran.outputs.items())
-        return tuple(layers.found()), steady
+            layers.compare(example, {name: values[index] for name, values in watched.outputs.items()})
+        steady = all(np.array_equal(watched.outputs[name], values[chosen]) for name, values in ran.outputs.items())
+        return tuple(layers.differences()), steady
 
 
-def _remarks(found: Compared) -> list[str]:
+def _remarks(compared: Compared) -> list[str]:
     """What needs saying about a comparison."""
-    title = runners.RUNNERS[found.key].title
-    if found.diverges_at is not None:
-        worst = next(layer for layer in found.layers if not layer.ok)
+    title = runners.RUNNERS[compared.key].title
+    if compared.diverges_at is not None:
+        worst = next(layer for layer in compared.layers if not layer.ok)
         said = f"node '{worst.node}' is off by {worst.max_lsb} steps in {title}, given the same inputs"
         return [f"{said}; {layerwise.MAX_LSB} are rounding"]
-    if found.steady is False:
+    if compared.steady is False:
         return [f"outputs in {title} change with the memory plan: a tensor is overwritten while it is needed"]
-    most = max(difference.max_lsb for difference in found.differences)
-    if most > MAX_LSB and found.layers:
-        layer = max(layer.max_lsb for layer in found.layers)
+    most = max(difference.max_lsb for difference in compared.differences)
+    if most > MAX_LSB and compared.layers:
+        layer = max(layer.max_lsb for layer in compared.layers)
         said = f"outputs in {title} differ by up to {most} steps, no layer by more than {layer} given the same inputs: "
-        unjudged = any(difference.ok is None for difference in found.differences)
+        unjudged = any(difference.ok is None for difference in compared.differences)
         then = "; see what it does to real examples: --data" if unjudged else ""
         return [f"{said}the network enlarges differences of rounding{then}"]
     return []
@@ -436,6 +304,7 @@ class Tally:
         self.examples[judged] += 1
 
     def difference(self) -> Difference:
+        """What was added so far, judged by real examples where there are any."""
         judged = self.examples[True] > 0
         count = self.examples[judged]
         agreement = self.agreeing[judged] / count if is_class(self.port.shape) else None
@@ -466,150 +335,3 @@ class _Reference:
             ) from None
         most = max(times.values())
         return {name: x[: len(x) // most] for name, x in zip(self._names, outputs, strict=True)}
-
-
-# ---------------------------------------------------------------------------------------------------------------- report
-
-
-def document(found: Verification) -> dict[str, Any]:
-    """The verification as JSON; sizes in bytes, shares of 1."""
-    operators = [operator for operator, _ in found.converted.operators]
-    memory = found.memory
-    return {
-        "format": 1,
-        "command": "verify",
-        "ok": found.ok,
-        "path": found.path,
-        "examples": dict(found.examples),
-        "limits": {"max_lsb": MAX_LSB, "layer_max_lsb": layerwise.MAX_LSB, "agreement": MIN_AGREEMENT},
-        "runtimes": {
-            "onnxruntime": None
-            if found.onnxruntime is None
-            else {
-                "version": found.onnxruntime,
-                "accuracy": found.accuracy,
-                "default_session_accuracy": found.default_session_accuracy,
-                "metric": _metric(found.metric),
-            },
-            **{compared.key: _compared(compared) for compared in found.runtimes},
-        },
-        "arena": {
-            "predicted": memory.predicted,
-            "measured": memory.measured,
-            "head_predicted": memory.head_predicted,
-            "head_on_device": memory.head_on_device,
-            "head_measured": memory.head_measured,
-            "pointer_bytes": memory.pointer_bytes,
-            "predicted_same_pointers": memory.same_pointers,
-        },
-        "tflite": {
-            "bytes": len(found.converted.content),
-            "operators": {name: operators.count(name) for name in sorted(set(operators))},
-        },
-        "inputs": [_port(port) for port in found.converted.inputs],
-        "outputs": [_port(port) for port in found.converted.outputs],
-        "diverges_at": next((c.diverges_at for c in found.runtimes if c.diverges_at is not None), None),
-        "notes": list(found.notes),
-    }
-
-
-def _metric(found: Metric | None) -> dict[str, Any] | None:
-    return None if found is None else {"name": found.name, "shown": f"{found.title} {found.shown()}", "value": found.value}
-
-
-def _right(runtime: Mapping[str, Any]) -> str:
-    """The figure of a runtime in brackets; empty without one."""
-    metric = runtime.get("metric")  # a document that was stored before there were any but accuracies has none
-    if metric is None:
-        return "" if runtime["accuracy"] is None else f" ({runtime['accuracy']:.1%} right)"
-    return f" ({runtime['accuracy']:.1%} right)" if metric["name"] == "accuracy" else f" ({metric['shown']})"
-
-
-def _port(port: Port) -> dict[str, Any]:
-    return {
-        "name": port.name,
-        "shape": list(port.shape),
-        "scale": port.quantizer.scale,
-        "zero_point": port.quantizer.zero_point,
-    }
-
-
-def _compared(found: Compared) -> dict[str, Any]:
-    agreements = [difference.agreement for difference in found.differences if difference.agreement is not None]
-    return {
-        "name": runners.RUNNERS[found.key].title,
-        "version": found.version,
-        "ok": found.ok,
-        "max_lsb": max((difference.max_lsb for difference in found.differences), default=None),
-        "agreement": min(agreements, default=None),
-        "accuracy": found.accuracy,
-        "metric": _metric(found.metric),
-        "layers": len(found.layers),
-        "layer_max_lsb": max((layer.max_lsb for layer in found.layers), default=None),
-        "diverges_at": found.diverges_at,
-        "outputs": [
-            {
-                "name": difference.output,
-                "ok": difference.ok,
-                "max_lsb": difference.max_lsb,
-                "exact": difference.exact,
-                "agreement": difference.agreement,
-                "interval": None if difference.interval is None else list(difference.interval),
-            }
-            for difference in found.differences
-        ],
-    }
-
-
-def text(document: Mapping[str, Any]) -> str:
-    """The document for people: a table for each runtime, then memory and the verdict."""
-    counts = " + ".join(f"{count} {name}" for name, count in document["examples"].items())
-    reference = document["runtimes"]["onnxruntime"]
-    said = f"{document['path']}, {counts} examples"
-    if reference is not None:
-        said += f", against onnxruntime {reference['version']}{_right(reference)}"
-    lines = [said]
-    for runtime in [found for key, found in document["runtimes"].items() if key != "onnxruntime"]:
-        lines += ["", f"{runtime['name']} {runtime['version']}{_right(runtime)}"]
-        rows = [("max LSB", "exact", "same class", "95 % interval", "output")] if runtime["outputs"] else []
-        for output in runtime["outputs"]:
-            agreement = "-" if output["agreement"] is None else f"{output['agreement']:.1%}"
-            interval = "-" if output["interval"] is None else "{:.1%} to {:.1%}".format(*output["interval"])
-            rows.append((str(output["max_lsb"]), f"{output['exact']:.1%}", agreement, interval, output["name"]))
-        lines += [f"{lsb:>9}  {exact:>6}  {same:>10}  {among:>15}  {name}" for lsb, exact, same, among, name in rows]
-        if runtime["layers"]:
-            lines.append(f"{runtime['layer_max_lsb']:>9}  in any of {runtime['layers']} layers, given the same inputs")
-    lines += [
-        "",
-        *_memory_lines(document["arena"]),
-        f"{document['tflite']['bytes']:>9,} bytes of .tflite, {sum(document['tflite']['operators'].values())} operators",
-        *(f"note: {note}" for note in document["notes"]),
-        "",
-        _verdict(document),
-    ]
-    return "\n".join(map(escape.plain, lines)) + "\n"
-
-
-def _verdict(document: Mapping[str, Any]) -> str:
-    """The last line."""
-    if document["runtimes"]["onnxruntime"] is not None:
-        equal = "EQUAL: as onnxruntime computes it, but for rounding"
-        return equal if document["ok"] else "DIFFERS: not what onnxruntime computes"
-    if not document["ok"]:
-        return "DIFFERS: runtimes don't agree, or its arena is larger than predicted"
-    several = sum(found is not None for found in document["runtimes"].values()) > 1
-    return f"RUNS: in the arena that is predicted{', equally in all runtimes' if several else ''}"
-
-
-def _memory_lines(arena: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"{arena['predicted']:>9,} bytes of arena predicted on a device (32-bit, CMSIS-NN), "
-        f"{arena['head_on_device']:,} of them activations and scratch"
-    ]
-    if arena["measured"] is not None:
-        lines.insert(
-            0,
-            f"{arena['measured']:>9,} bytes of arena measured here ({8 * arena['pointer_bytes']}-bit, reference kernels; "
-            f"at most {arena['predicted_same_pointers']:,} predicted), {arena['head_measured']:,} of them activations",
-        )
-    return lines

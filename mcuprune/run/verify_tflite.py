@@ -7,7 +7,7 @@ onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 
 from mcuprune.data import loading as datasets
-from mcuprune.data.sets import Given, Split
+from mcuprune.data.sets import Split
 from mcuprune.deploy import tflite_reader
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port, convert
 from mcuprune.errors import DataError, McupruneError, ModelError
 from mcuprune.graph import network
-from mcuprune.graph.network import Shape
 from mcuprune.operators import table as ops
 from mcuprune.run import runners
-from mcuprune.run.verify import Compared, Tally, Verification, data_name, is_class, measured, predicted, verify
+from mcuprune.run.trial import Trial
+from mcuprune.run.verification import Compared, Verification
+from mcuprune.run.verify import Tally, data_name, is_class, measured, predicted, verify
 from mcuprune.train.tasks.choice import AUTO
 from mcuprune.train.tasks.metrics import Classes, Metric
 
@@ -34,55 +35,48 @@ Array = np.ndarray[Any, Any]
 _DEFINES = "litert"
 
 
-def verify_file(
-    path: str | Path,
-    *,
-    examples: int = 200,
-    seed: int = 0,
-    input_shapes: Mapping[str, Shape] | None = None,
-    outputs: Sequence[str] = (),
-    data: Given | None = None,
-    task: str = AUTO,
-) -> Verification:
+def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
     """``verify`` of whichever file it is, .onnx or .tflite. Arguments and errors are those of ``verify``."""
+    trial = trial or Trial()
     if Path(path).suffix != ".tflite":
-        return verify(path, examples=examples, seed=seed, input_shapes=input_shapes, outputs=outputs, data=data, task=task)
+        return verify(path, trial)
     read = tflite_reader.read(path)
-    source = _source(Path(path), read, input_shapes, outputs)
+    source = _source(Path(path), read, trial)
     if source is not None:
-        found = verify(source, examples=examples, seed=seed, input_shapes=input_shapes, outputs=outputs, data=data, task=task)
-        return replace(found, path=str(path), notes=(f"exported from {source}, which gives the same bytes", *found.notes))
-    if data is not None and task not in (AUTO, "classify"):
-        raise DataError(f"{path}: --task {task} needs the ONNX file that it was exported from beside it; or leave --data out")
-    return _alone(str(path), read, examples, seed, data)
+        verified = verify(source, trial)
+        return replace(verified, path=str(path), notes=(f"exported from {source}, which gives the same bytes", *verified.notes))
+    if trial.data is not None and trial.task not in (AUTO, "classify"):
+        needed = f"--task {trial.task} needs the ONNX file that it was exported from beside it"
+        raise DataError(f"{path}: {needed}; or leave --data out")
+    return _alone(str(path), read, trial)
 
 
-def _source(path: Path, read: Converted, input_shapes: Mapping[str, Shape] | None, outputs: Sequence[str]) -> Path | None:
+def _source(path: Path, read: Converted, trial: Trial) -> Path | None:
     """The ONNX file beside it that gives the same bytes, if there is one."""
     beside = path.with_suffix(".onnx")
     if not beside.is_file():
         return None
     try:
-        net = network.load(beside, input_shapes=input_shapes, outputs=outputs, accept=ops.accept(str(beside)))
+        net = network.load(beside, input_shapes=trial.input_shapes, outputs=trial.outputs, accept=ops.accept(str(beside)))
         same = any(convert(net, offline=True, names=names).content == read.content for names in (False, True))
     except McupruneError:  # another model, and nothing that this file depends on
         return None
     return beside if same else None
 
 
-def _alone(path: str, read: Converted, examples: int, seed: int, data: Given | None) -> Verification:
+def _alone(path: str, read: Converted, trial: Trial) -> Verification:
     """The file in the runtimes that read it, against each other."""
     keys = runners.available(of_tflite=True)
-    split, read = _split(path, read, data, examples, seed)
-    random = np.random.default_rng(seed)
+    split, read = _split(path, read, trial)
+    random = np.random.default_rng(trial.seed)
     inputs: list[dict[str, Array]] = [
         {port.name: runners.real(random.integers(LOW, HIGH + 1, port.shape), port) for port in read.inputs}
-        for _ in range(examples)
+        for _ in range(trial.examples)
     ]
-    counts = {"random": examples}
-    if split is not None and data is not None:
+    counts = {"random": trial.examples}
+    if split is not None and trial.data is not None:
         inputs += [{read.inputs[0].name: x[None]} for x in split.x[:]]
-        counts[data_name(data)] = len(split.y)
+        counts[data_name(trial.data)] = len(split.y)
     memory = predicted(read)
     limit = 8 * memory.predicted + 2 * sum(prod(tensor.shape) for tensor in read.program.tensors) + 2**21
     ran = {}
@@ -90,16 +84,16 @@ def _alone(path: str, read: Converted, examples: int, seed: int, data: Given | N
         ran[key] = runners.run(key, read, inputs, path, limit=limit)
         memory = measured(memory, ran[key])
     compared = []
-    for key, found in ran.items():
+    for key, ran_in in ran.items():
         tallies = [Tally(port) for port in read.outputs]
         for tally in tallies if key != _DEFINES and _DEFINES in ran else ():
             for index, (mine, defined) in enumerate(
-                zip(found.outputs[tally.port.name], ran[_DEFINES].outputs[tally.port.name], strict=True)
+                zip(ran_in.outputs[tally.port.name], ran[_DEFINES].outputs[tally.port.name], strict=True)
             ):
-                tally.add(mine, runners.real(defined, tally.port), judged=index >= examples)
+                tally.add(mine, runners.real(defined, tally.port), judged=index >= trial.examples)
         metric = None
         if split is not None and is_class(read.outputs[0].shape):
-            metric = _of_classes(found.outputs[read.outputs[0].name][examples:], split.y)
+            metric = _of_classes(ran_in.outputs[read.outputs[0].name][trial.examples :], split.y)
         differences = tuple(tally.difference() for tally in tallies if tally.values)
         compared.append(Compared(key, runners.RUNNERS[key].version() or "", differences, (), None, metric))
     return Verification(
@@ -130,20 +124,20 @@ def _notes(path: str, keys: Sequence[str], arena_ok: bool) -> tuple[str, ...]:
     return (*notes, *([] if arena_ok else ["the arena measured is above what is predicted for pointers of this size"]))
 
 
-def _split(path: str, read: Converted, data: Given | None, examples: int, seed: int) -> tuple[Split | None, Converted]:
+def _split(path: str, read: Converted, trial: Trial) -> tuple[Split | None, Converted]:
     """Test examples, and the file with its input in the layout that they have: channels first, or last as in the file."""
-    if data is None:
+    if trial.data is None:
         return None, read
     if len(read.inputs) != 1:
         raise DataError(f"{path}: --data feeds one input, and this file has {len(read.inputs)}; leave it out")
     n_classes, refused = prod(read.outputs[0].shape[1:]), None
     for port in dict.fromkeys((tflite_reader.channels_first(read.inputs[0]), read.inputs[0])):
         try:
-            found = datasets.load(data, input_shape=port.shape[1:], n_classes=n_classes, seed=seed)
+            data = datasets.load(trial.data, input_shape=port.shape[1:], n_classes=n_classes, seed=trial.seed)
         except DataError as error:
             refused = refused or error
             continue
-        return Split(found.test.x[:examples], found.test.y[:examples]), _with_input(read, port)
+        return Split(data.test.x[: trial.examples], data.test.y[: trial.examples]), _with_input(read, port)
     raise refused or ModelError(f"{path}: its input has no examples")
 
 

@@ -24,10 +24,10 @@ _Rule: TypeAlias = "Callable[[int, int, int, int], tuple[int, ...]]"
 #: whatever lowers what is alive, else as the file has it. On 47 published topologies and 36 random graphs each of them is
 #: alone in giving the least peak somewhere, but for the last, which is best most often.
 _RULES: tuple[_Rule, ...] = (
-    lambda made, change, position, since: (change, made, position),
-    lambda made, change, position, since: (change, -since, made, position),
-    lambda made, change, position, since: (change > 0, -since, change, position),
-    lambda made, change, position, since: (change > 0, position),
+    lambda bytes_made, change, position, since: (change, bytes_made, position),
+    lambda bytes_made, change, position, since: (change, -since, bytes_made, position),
+    lambda bytes_made, change, position, since: (change > 0, -since, change, position),
+    lambda bytes_made, change, position, since: (change > 0, position),
 )
 
 
@@ -64,15 +64,15 @@ class _Queue:
         self._since = [0] * n_ops
         self.moved: list[int] = []
 
-    def open(self, v: int, made: int, change: int) -> None:
+    def open(self, v: int, bytes_made: int, change: int) -> None:
         """``v`` can move from now on."""
         self._since[v] = len(self.moved)
-        self.enter(v, made, change)
+        self.enter(v, bytes_made, change)
 
-    def enter(self, v: int, made: int, change: int) -> None:
+    def enter(self, v: int, bytes_made: int, change: int) -> None:
         """The key of ``v``, which can move, as it is now."""
         self._version[v] += 1
-        key = self._rule(made, change, self._direction * v, self._since[v])
+        key = self._rule(bytes_made, change, self._direction * v, self._since[v])
         heapq.heappush(self._heap, (key, self._version[v], v))
 
     def __iter__(self) -> Iterator[int]:
@@ -134,7 +134,7 @@ def _from_end(arcs: _Arcs, rule: _Rule) -> tuple[int, ...]:
     # What taking an operator back brings to life: the inputs that nobody later reads.
     fresh = [sum(sizes[b] for b in buffers if not alive[b]) for buffers in reads]
     queue = _Queue(len(reads), rule, -1)
-    unused = [made - kept for made, kept in zip(arcs.made, arcs.kept, strict=True)]
+    unused = [bytes_made - kept for bytes_made, kept in zip(arcs.made, arcs.kept, strict=True)]
     for v, count in enumerate(unmet):
         if not count:
             queue.open(v, fresh[v] + unused[v], fresh[v] - arcs.kept[v])

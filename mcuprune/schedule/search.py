@@ -118,8 +118,8 @@ def schedule(graph: Graph, *, cpu_seconds: float = 2.0) -> Schedule:
     same, while the time it takes is only about this long.
     """
     structure = _Structure(graph)
-    found, _ = _solve(structure, graph.sizes, _Profile(structure, range(len(graph.ops))), cpu_seconds, warm=False)
-    return found
+    best, _ = _solve(structure, graph.sizes, _Profile(structure, range(len(graph.ops))), cpu_seconds, warm=False)
+    return best
 
 
 class InOrder:
@@ -157,8 +157,8 @@ class Planner:
         """
         if len(sizes) != len(self._structure.maker):
             raise ValueError(f"{len(sizes)} sizes for {len(self._structure.maker)} buffers")
-        found, self._profile = _solve(self._structure, sizes, self._profile, cpu_seconds, warm=True)
-        return found
+        best, self._profile = _solve(self._structure, sizes, self._profile, cpu_seconds, warm=True)
+        return best
 
 
 def _members(mask: int) -> Iterator[int]:
@@ -633,9 +633,9 @@ class _Side:
             following: _Move | None = None
             for v in _members(self.opened(ops[-1], done)):
                 self.budget.left -= 3
-                found = self.move(v, done, live)
-                if found[1] < ceiling and (following is None or found[2] < following[2]):
-                    following = found
+                moved = self.move(v, done, live)
+                if moved[1] < ceiling and (following is None or moved[2] < following[2]):
+                    following = moved
             if following is None:
                 break
             last, need, live, done = following

@@ -90,15 +90,15 @@ class _Scorer:
 
     def __call__(self, keep: np.ndarray) -> np.ndarray:
         channels = self._model.channels
-        found = np.full(len(keep), np.inf)
+        scores = np.full(len(keep), np.inf)
         if self._flow is None:
-            found[keep] = self.rating.score(channels.cut_channels(keep), self._examples, self._seed)
-            return found
+            scores[keep] = self.rating.score(channels.cut_channels(keep), self._examples, self._seed)
+            return scores
         macs = self._model.sums(channels.widths(keep))["macs"]
         if macs < _REBUILT_AT * self._macs:
             self._flow, self._whole, self._macs = Flow(channels.cut_channels(keep)), keep.copy(), macs
-        found[self._whole] = self._flow.scores(keep[self._whole])
-        return found
+        scores[self._whole] = self._flow.scores(keep[self._whole])
+        return scores
 
     def curves(self, scores: np.ndarray) -> tuple[Curve, ...]:
         """Of the whole network, the channels in the order of their scores."""

@@ -30,14 +30,14 @@ class Place:
 
 def places(net: Network) -> dict[str, Place]:
     """The place of the batch in every tensor where it is known. It is the first axis of every input."""
-    found = {name: Place(0) for name in net.inputs if net.shapes[name]}
+    places = {name: Place(0) for name in net.inputs if net.shapes[name]}
     for node in net.nodes:
-        sources = [name for name in node.inputs if name in found]
+        sources = [name for name in node.inputs if name in places]
         for output in node.outputs:
             after = net.shapes.get(output, ())
-            if sources and after and (place := _carried(node, net, sources[0], found[sources[0]], after)) is not None:
-                found[output] = place
-    return found
+            if sources and after and (place := _carried(node, net, sources[0], places[sources[0]], after)) is not None:
+                places[output] = place
+    return places
 
 
 def _carried(node: Node, net: Network, source: str, place: Place, after: Shape) -> Place | None:
@@ -140,13 +140,13 @@ def spreader(node: Node, net: Network, known: Mapping[str, Place]) -> Callable[[
         if grown is None or grown[0].axis == joined:
             return operands
         place, times = grown
-        found = list(operands)
+        spread = list(operands)
         for index in constants:
             axis = place.axis + operands[index].ndim - len(alone)  # shapes are aligned at their ends
             size = operands[index].shape[axis] if axis >= 0 else 1
             if size == alone[place.axis] and (size > 1 or joined is not None):
-                found[index] = _repeated(operands[index], axis, place.outer, times)
-        return found
+                spread[index] = _repeated(operands[index], axis, place.outer, times)
+        return spread
 
     return run
 

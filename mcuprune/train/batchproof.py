@@ -67,7 +67,7 @@ def prove(channels: Channels, *, several_inputs: bool = False) -> None:
     module = Trainable(channels).eval()
     try:
         alone = [torch.cat(parts) for parts in zip(*(module(*example) for example in examples), strict=True)]
-        if all(_same(got, want) for got, want in zip(module(*together), alone, strict=True)):
+        if all(_same(together_output, want) for together_output, want in zip(module(*together), alone, strict=True)):
             return
     except Exception:  # torch raises its own kinds for shapes that don't fit; the second run finds out where
         pass
@@ -124,10 +124,10 @@ def _joined(together: Tensor, alone: list[Tensor]) -> bool:
     )
 
 
-def _same(got: Tensor, want: Tensor) -> bool:
-    if got.shape != want.shape:
+def _same(output: Tensor, want: Tensor) -> bool:
+    if output.shape != want.shape:
         return False
-    got, want = got.double(), want.double()
+    output, want = output.double(), want.double()
     finite = torch.isfinite(want)
-    apart, size = (got - want)[finite].abs(), want[finite].abs()
+    apart, size = (output - want)[finite].abs(), want[finite].abs()
     return not apart.numel() or bool(apart.max() <= _TOLERANCE * max(1e-3, float(size.max())))

@@ -65,7 +65,7 @@ def device(wanted: str, *, train: bool, macs: int) -> str:
     """
     import torch
 
-    found = device_asked(wanted)
+    asked = device_asked(wanted)
     if wanted == "cpu":
         return "cpu"
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -76,7 +76,7 @@ def device(wanted: str, *, train: bool, macs: int) -> str:
             f"--device {wanted}: torch {torch.__version__} finds no CUDA device; "
             "install a build of torch for CUDA and its driver, or choose --device cpu"
         )
-    if int(found[1] or 0) >= there:
+    if int(asked[1] or 0) >= there:
         raise UsageError(f"--device {wanted}: torch finds {there} CUDA device(s), the last is cuda:{there - 1}")
     return _repeating(ranks.device(wanted))
 

@@ -85,13 +85,13 @@ class _Scaling:
     def fresh(self, count: int) -> np.ndarray:
         return self._sets.add(count)
 
-    def tie(self, one: np.ndarray, other: np.ndarray) -> None:
-        for a, b in zip(one.ravel().tolist(), other.ravel().tolist(), strict=True):
+    def tie(self, first: np.ndarray, other: np.ndarray) -> None:
+        for a, b in zip(first.ravel().tolist(), other.ravel().tolist(), strict=True):
             self._sets.unite(a, b)
 
     def freeze(self, labels: np.ndarray, why: str) -> None:
-        for one in set(labels.ravel().tolist()):
-            self._sets.unite(one, FIXED)
+        for label in set(labels.ravel().tolist()):
+            self._sets.unite(label, FIXED)
 
     def slot(self, node: Node, index: int, axis: int, labels: np.ndarray, *, mixes: bool = False) -> None:
         """What a rule of the operator table says of a constant operand: added ones are scaled, factors and slopes are not."""
@@ -166,12 +166,12 @@ class _Scaling:
     def _can_meet(self, node: Node) -> bool:
         """Whether the operands have one scale in every place: each spans the channels, or is zero."""
         shape = self.net.shapes[node.outputs[0]]
-        found = [(name, self.along.get(name)) for name in node.inputs]
-        axes = {along.axis - len(self.net.shapes[name]) for name, along in found if along is not None}
+        inputs = [(name, self.along.get(name)) for name in node.inputs]
+        axes = {along.axis - len(self.net.shapes[name]) for name, along in inputs if along is not None}
         if len(axes) != 1:
             return False
         axis = axes.pop()
-        for name, along in found:
+        for name, along in inputs:
             if along is None and self.net.is_constant(name):
                 own = self.net.shapes[name]
                 spans = len(own) >= -axis and own[axis] == shape[axis]
@@ -184,8 +184,8 @@ class _Scaling:
     def _gated(self, node: Node) -> bool:
         """A product or quotient of labelled data and something of fixed scale: the data's labels go on."""
         shape = self.net.shapes[node.outputs[0]]
-        found = [(name, self.along.get(name)) for name in node.inputs]
-        labelled = [(name, along) for name, along in found if along is not None]
+        inputs = [(name, self.along.get(name)) for name in node.inputs]
+        labelled = [(name, along) for name, along in inputs if along is not None]
         if len(labelled) != 1 or (node.op == "Div" and labelled[0][0] != node.inputs[0]):
             return False
         name, along = labelled[0]
@@ -207,38 +207,38 @@ class _Scaling:
             return False
         groups = int(node.attrs.get("group", 1))
         read = np.zeros(self.net.shapes[data][axis], np.int64) if along is None else along.labels
-        made = self.fresh(out_shape[-1] if matrix else out_shape[1])
+        labels_made = self.fresh(out_shape[-1] if matrix else out_shape[1])
         ones = (1,) * (len(shape) - 2)
         if matrix:
             across, down = entry.weight_axes(node)
             self._scale(weight, "read", _laid(read, across, 2), -1)
-            self._scale(weight, "made", _laid(made, down, 2), 1)
+            self._scale(weight, "made", _laid(labels_made, down, 2), 1)
         elif node.op == "Conv":  # (out, in / group, ...): each group's rows read that group's channels
             rows = np.repeat(read.reshape(groups, -1), shape[0] // groups, axis=0)
             self._scale(weight, "read", rows.reshape(*rows.shape, *ones), -1)
-            self._scale(weight, "made", made.reshape(-1, 1, *ones), 1)
+            self._scale(weight, "made", labels_made.reshape(-1, 1, *ones), 1)
         else:  # (in, out / group, ...)
-            rows = np.repeat(made.reshape(groups, -1), shape[0] // groups, axis=0)
+            rows = np.repeat(labels_made.reshape(groups, -1), shape[0] // groups, axis=0)
             self._scale(weight, "read", read.reshape(-1, 1, *ones), -1)
             self._scale(weight, "made", rows.reshape(*rows.shape, *ones), 1)
-        self._bias(node, made)
-        self.put(node.outputs[0], Along(len(out_shape) - 1 if matrix else 1, made))
+        self._bias(node, labels_made)
+        self.put(node.outputs[0], Along(len(out_shape) - 1 if matrix else 1, labels_made))
         return True
 
-    def _bias(self, node: Node, made: np.ndarray) -> None:
+    def _bias(self, node: Node, labels_made: np.ndarray) -> None:
         if len(node.inputs) < 3 or not node.inputs[2]:
             return
         name = node.inputs[2]
         shape = self.net.shapes[name]
-        if self.net.is_constant(name) and shape and shape[-1] == len(made):
-            self._scale(name, "made", made, 1)
+        if self.net.is_constant(name) and shape and shape[-1] == len(labels_made):
+            self._scale(name, "made", labels_made, 1)
         else:
-            self.freeze(made, "its bias is one number, or computed")
+            self.freeze(labels_made, "its bias is one number, or computed")
 
 
 def _bound(node: Node, name: str, default: float) -> float:
-    found = node.attrs.get(name)
-    return default if found is None else float(found)
+    bound = node.attrs.get(name)
+    return default if bound is None else float(bound)
 
 
 def _laid(labels: np.ndarray, axis: int, rank: int) -> np.ndarray:
@@ -250,7 +250,7 @@ def scaled(net: Network, flow: _Scaling, factor: Mapping[int, float]) -> Network
     """The network with every label's channels multiplied by its factor; labels that aren't there keep theirs."""
     constants = dict(net.constants)
     for (name, _), slot in flow.slots.items():
-        factors = np.array([factor.get(int(one), 1.0) for one in flow.roots(slot.labels).ravel()])
+        factors = np.array([factor.get(int(label), 1.0) for label in flow.roots(slot.labels).ravel()])
         factors = (factors**slot.power).reshape(slot.labels.shape)
         constants[name] = (constants[name] * factors).astype(constants[name].dtype)
     return net.with_constants(constants)
@@ -261,19 +261,19 @@ def _sizes(
     channels: Channels, tensors: Mapping[str, Along], batches: Sequence[tuple[np.ndarray, ...]], device: str
 ) -> dict[str, np.ndarray]:
     """The largest magnitude of each slice of each tensor over the batches."""
-    found: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
     module = Trainable(channels).to(device).eval()
 
     def watch(tensor: str, value: Tensor) -> Tensor:
         if (along := tensors.get(tensor)) is not None:
             size = value.abs().amax([axis for axis in range(value.ndim) if axis != along.axis])
-            found[tensor] = torch.maximum(size, found[tensor]) if tensor in found else size
+            sizes[tensor] = torch.maximum(size, sizes[tensor]) if tensor in sizes else size
         return value
 
     module.made = watch  # type: ignore[method-assign]
     for batch in batches:
         module(*(torch.from_numpy(x).to(device) for x in batch))
-    return {tensor: size.cpu().numpy() for tensor, size in found.items()}
+    return {tensor: size.cpu().numpy() for tensor, size in sizes.items()}
 
 
 def _factors(
@@ -320,7 +320,7 @@ def equalized(
     if errors[0.0] < _GOOD_ENOUGH:
         return channels, None
     sizes = _sizes(channels, free, batches, device)
-    found = {0.0: channels}
+    candidates = {0.0: channels}
     for strength in _STRENGTHS:
         factors = _factors(flow, quantizer, sizes, strength)
         if all(factor == 1.0 for factor in factors.values()):
@@ -331,7 +331,7 @@ def equalized(
         if not apart < _SAME:
             note = f"channels were left as unequal as they are: to scale them would change an output by {apart:.1e} of its size"
             return channels, note
-        found[strength] = candidate
+        candidates[strength] = candidate
         errors[strength] = _error(QuantTrainable(candidate).to(device), batches, exact)
     best = min(errors, key=lambda strength: errors[strength])
     if not errors[best] <= _WORTHWHILE * errors[0.0]:
@@ -340,7 +340,7 @@ def equalized(
         "channels of unequal size were scaled alike before quantisation (cross-layer equalisation); the float network computes "
         f"the same, the int8 one errs {np.sqrt(errors[best] / errors[0.0]):.0%} as much"
     )
-    return found[best], note
+    return candidates[best], note
 
 
 def _judges(batches: Sequence[tuple[np.ndarray, ...]]) -> Sequence[tuple[np.ndarray, ...]]:
@@ -353,8 +353,8 @@ def _outputs(module: Trainable, batches: Sequence[tuple[np.ndarray, ...]]) -> li
     """Each output over all batches; logits where the network ends in a Softmax."""
     module.want_logits()
     module.eval()
-    found = [module(*(torch.from_numpy(x).to(module.device) for x in batch)) for batch in batches]
-    return [np.concatenate([value.cpu().numpy().ravel() for value in values]) for values in zip(*found, strict=True)]
+    outputs = [module(*(torch.from_numpy(x).to(module.device) for x in batch)) for batch in batches]
+    return [np.concatenate([value.cpu().numpy().ravel() for value in values]) for values in zip(*outputs, strict=True)]
 
 
 def _error(module: QuantTrainable, batches: Sequence[tuple[np.ndarray, ...]], exact: Sequence[np.ndarray]) -> float:
@@ -363,9 +363,10 @@ def _error(module: QuantTrainable, batches: Sequence[tuple[np.ndarray, ...]], ex
     exact: what the float network answers to the first of the batches.
     """
     calibrate(module, batches)
-    found = _outputs(module, _judges(batches))
-    return float(np.mean([np.mean((a - b) ** 2) / max(float(np.mean(b**2)), 1e-12) for a, b in zip(found, exact, strict=True)]))
+    outputs = _outputs(module, _judges(batches))
+    pairs = zip(outputs, exact, strict=True)
+    return float(np.mean([np.mean((a - b) ** 2) / max(float(np.mean(b**2)), 1e-12) for a, b in pairs]))
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one - other).max(initial=0.0) / max(1e-12, float(np.abs(other).max(initial=0.0))))
+def _difference(first: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(first - other).max(initial=0.0) / max(1e-12, float(np.abs(other).max(initial=0.0))))

@@ -62,12 +62,12 @@ class QuantTrainable(Trainable):
         return self.network(), self.scheme, self.quantizers()
 
     def extra_state_arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.array(found) for name, found in self._ranges.items()}
+        return {name: np.array(bounds) for name, bounds in self._ranges.items()}
 
     def load_extra_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
-        for name, found in state.items():
+        for name, bounds in state.items():
             if name not in self.scheme.unit:
-                self._ranges[name] = (float(found[0]), float(found[1]))
+                self._ranges[name] = (float(bounds[0]), float(bounds[1]))
                 self._quantizers[name] = quantizer(*self._ranges[name])
 
     def made(self, tensor: str, value: Tensor) -> Tensor:
@@ -78,10 +78,11 @@ class QuantTrainable(Trainable):
             self._observe(name, value)
         if not self.simulating:
             return value
-        found = self._quantizers[name]
-        return torch.fake_quantize_per_tensor_affine(value, found.scale, found.zero_point, LOW, HIGH)
+        quantizer = self._quantizers[name]
+        return torch.fake_quantize_per_tensor_affine(value, quantizer.scale, quantizer.zero_point, LOW, HIGH)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs through fake quantisers; while they watch, their ranges follow the batch."""
         self._before, self._seen = dict(self._ranges), {}
         return super().forward(*inputs)
 

@@ -82,20 +82,24 @@ class Confusion:
 
     @classmethod
     def of(cls, logits: Array, labels: Array, n_classes: int) -> Confusion:
+        """From answers, float (examples, ...) with one number for each class, and labels, int (examples,)."""
         answers = logits.reshape(len(logits), -1).argmax(1)
         flat = np.bincount(labels * n_classes + answers, minlength=n_classes**2)
         return cls(flat.reshape(n_classes, n_classes))
 
     @property
     def n(self) -> int:
+        """How many examples."""
         return int(self.counts.sum())
 
     @property
     def right(self) -> int:
+        """How many right answers."""
         return int(np.trace(self.counts))
 
     @property
     def accuracy(self) -> float:
+        """The share of right answers."""
         return self.right / self.n
 
     @property
@@ -194,14 +198,14 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, 
         few = more = chosen
     tried: list[tuple[float, float, tuple[Change, ...]]] = []
     for changes in _combinations(split.x[chosen[: _ranged(split)]], orders=orders):
-        found = Confusion.of(model(_applied(split.x[few], changes)), split.y[few], n_classes)
-        renamed = float(found.counts.max(0).sum()) / found.n
+        confusion = Confusion.of(model(_applied(split.x[few], changes)), split.y[few], n_classes)
+        renamed = float(confusion.counts.max(0).sum()) / confusion.n
         cost = _PER_PART * len(changes)
-        tried.append((found.accuracy - cost, renamed - cost, changes))
+        tried.append((confusion.accuracy - cost, renamed - cost, changes))
     ranked = [*sorted(tried, key=lambda row: -row[0])[:_BEST], *sorted(tried, key=lambda row: -row[1])[:_BEST]]
     best = dict.fromkeys(changes for _, _, changes in ranked)
-    results = [one for changes in best for one in _measured(model, split, more, changes, n_classes)]
-    return sorted(results, key=lambda one: one.parts * _PER_PART - one.accuracy)
+    results = [explanation for changes in best for explanation in _measured(model, split, more, changes, n_classes)]
+    return sorted(results, key=lambda explanation: explanation.parts * _PER_PART - explanation.accuracy)
 
 
 def _ranged(split: Split) -> int:
@@ -255,36 +259,37 @@ def _measured(
     """The explanation of these changes on the examples ``more``, and with labels renumbered beside."""
     logits, labels = model(_applied(split.x[more], changes)), split.y[more]
     if changes:
-        found = Confusion.of(logits, labels, n_classes)
-        cause, fix = "; ".join(one.cause for one in changes), "; ".join(one.fix for one in changes)
-        yield Explanation(cause, fix, found.accuracy, found.n, found.frequent, len(changes), changes)
+        confusion = Confusion.of(logits, labels, n_classes)
+        cause, fix = "; ".join(change.cause for change in changes), "; ".join(change.fix for change in changes)
+        yield Explanation(cause, fix, confusion.accuracy, confusion.n, confusion.frequent, len(changes), changes)
     half = len(more) // 2
     if half < _PER_CLASS * n_classes:
         return
     number = assignment(Confusion.of(logits[:half], labels[:half], n_classes).counts)
     if (number == np.arange(n_classes)).all():
         return
-    found = Confusion.of(logits[half:], number[labels[half:]], n_classes)
+    confusion = Confusion.of(logits[half:], number[labels[half:]], n_classes)
     moved = ", ".join(f"{label} is {answer}" for label, answer in enumerate(number) if label != answer)
-    cause = "; ".join([*(one.cause for one in changes), f"labels are numbered otherwise (the data's {moved} to the network)"])
-    fix = "; ".join([*(one.fix for one in changes), f"y = numpy.array({number.tolist()})[y]"])
+    otherwise = f"labels are numbered otherwise (the data's {moved} to the network)"
+    cause = "; ".join([*(change.cause for change in changes), otherwise])
+    fix = "; ".join([*(change.fix for change in changes), f"y = numpy.array({number.tolist()})[y]"])
     numbered = tuple(number.tolist())
-    yield Explanation(cause, fix, found.accuracy, found.n, found.frequent, len(changes) + 1, changes, numbered)
+    yield Explanation(cause, fix, confusion.accuracy, confusion.n, confusion.frequent, len(changes) + 1, changes, numbered)
 
 
 def _applied(x: Array, changes: Sequence[Change]) -> Array:
-    for one in changes:
-        x = one.apply(x)
+    for change in changes:
+        x = change.apply(x)
     return np.ascontiguousarray(x, np.float32)
 
 
 def _combinations(x: Array, *, orders: bool) -> Iterator[tuple[Change, ...]]:
     """Every scale, with every order of axes, with colours either way; unchanged data first."""
-    layouts: list[tuple[Change, ...]] = [(), *((one,) for one in _orders(x) if orders)]
-    colours: list[tuple[Change, ...]] = [(), *((one,) for one in _colours(x))]
+    layouts: list[tuple[Change, ...]] = [(), *((layout,) for layout in _orders(x) if orders)]
+    colours: list[tuple[Change, ...]] = [(), *((recolouring,) for recolouring in _colours(x))]
     for order in layouts:
         moved = _applied(x, order)
-        scales: list[tuple[Change, ...]] = [(), *((one,) for one in _scales(moved))]
+        scales: list[tuple[Change, ...]] = [(), *((scale,) for scale in _scales(moved))]
         for colour in colours:
             for scale in scales:
                 yield (*order, *colour, *scale)
@@ -319,7 +324,7 @@ def _orders(x: Array) -> Iterator[Change]:
             return x.reshape(len(x), *before).transpose(order)
 
         moved = apply(x[:4])
-        if not any(np.array_equal(moved, one) for one in seen):
+        if not any(np.array_equal(moved, other) for other in seen):
             seen.append(moved)
             yield Change(cause, f"x = x.reshape{(-1, *before)}.transpose{order}", apply, order=(tuple(before), order))
 
@@ -352,7 +357,7 @@ def _scales(x: Array) -> Iterator[Change]:
     ]
     if axis is not None and x.shape[axis] == 3:
         shape = [3 if a == axis else 1 for a in range(x.ndim)]
-        middle, spread = (np.reshape(one, shape) for one in _IMAGENET)
+        middle, spread = (np.reshape(numbers, shape) for numbers in _IMAGENET)
         wanted.append(("0...1, standardised by ImageNet's colours", 1 / span / spread, (-low / span - middle) / spread))
     if low == 0 and high not in (1, 255) and x.max() <= 255:
         wanted.append(("0...255 divided by 255", 1 / 255, 0.0))
@@ -389,7 +394,7 @@ def _code(value: Any) -> str:
         return f"{float(array.reshape(())):.6g}" if array.ndim == 0 else f"{float(array.ravel()[0]):.6g}"
     if (array == array.ravel()[0]).all():
         return f"{float(array.ravel()[0]):.6g}"
-    return f"numpy.array({[round(float(one), 6) for one in array.ravel()]}).reshape{array.shape[1:]}"
+    return f"numpy.array({[round(float(number), 6) for number in array.ravel()]}).reshape{array.shape[1:]}"
 
 
 def assignment(counts: Array) -> np.ndarray[Any, np.dtype[np.int64]]:

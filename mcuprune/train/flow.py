@@ -90,7 +90,7 @@ class Flow(Trainable):
             flow = self._sum(values)
             ports = list(self._ports)
             gradients = torch.autograd.grad(flow, [self._ports[port] for port in ports], allow_unused=True)
-        found = np.zeros(self.channels.n_components + 1)
+        scores = np.zeros(self.channels.n_components + 1)
         for port, gradient in zip(ports, gradients, strict=True):
             if gradient is None:
                 continue
@@ -98,10 +98,10 @@ class Flow(Trainable):
             axes = [axis for axis in range(gradient.ndim) if axis != along.axis]
             carried = (self._ports[port].detach() * gradient).sum(axes) if axes else self._ports[port].detach() * gradient
             times = self._wanted[port]
-            np.add.at(found, along.labels, times * carried.double().numpy())
+            np.add.at(scores, along.labels, times * carried.double().numpy())
         self._ports = {}
-        found[0] = 0.0
-        return found / self._checked(float(flow.detach()))
+        scores[0] = 0.0
+        return scores / self._checked(float(flow.detach()))
 
     def of_weights(self, masks: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """w dR/dw / R of every single weight that layers multiply by, float64, by the name of the constant.
@@ -118,9 +118,9 @@ class Flow(Trainable):
                 self.params[self._key[name]] = torch.nn.Parameter(weight)
             flow = self._sum(self._values(None))
             leaves = [self.constant(name) for name in names]
-            found = torch.autograd.grad(flow, leaves, allow_unused=True)
+            gradients = torch.autograd.grad(flow, leaves, allow_unused=True)
         scores = {}
-        for name, leaf, gradient in zip(names, leaves, found, strict=True):
+        for name, leaf, gradient in zip(names, leaves, gradients, strict=True):
             score = torch.zeros_like(leaf) if gradient is None else leaf.detach() * gradient
             scores[name] = score.double().numpy() / self._checked(float(flow.detach()))
             self.params[self._key[name]] = torch.nn.Parameter(whole[name].detach(), requires_grad=False)
@@ -134,7 +134,7 @@ class Flow(Trainable):
         """
         whole = self._values(None)
         full = self._checked(float(self._sum(whole)))
-        found = []
+        curves = []
         for group in self.channels.groups:
             ids = np.array(group.components)
             order = ids[np.argsort(scores[ids], kind="stable")]
@@ -144,8 +144,8 @@ class Flow(Trainable):
                 keep = self.channels.keep_all()
                 keep[order[:count]] = False
                 lost.append(1 - float(self._sum(self._values(keep, known=known))) / full)
-            found.append(Curve(group.name, len(ids), tuple(min(1.0, max(0.0, share)) for share in lost)))
-        return tuple(found)
+            curves.append(Curve(group.name, len(ids), tuple(min(1.0, max(0.0, share)) for share in lost)))
+        return tuple(curves)
 
     @torch.no_grad()
     def _take_out_scales(self) -> None:
@@ -311,7 +311,7 @@ def _wanted(channels: Channels) -> dict[tuple[str, str], int]:
 
     A port is (node and side, tensor): a reader has its input at side "in", a maker its output at "out".
     """
-    found: dict[tuple[str, str], int] = {}
+    wanted: dict[tuple[str, str], int] = {}
     nodes = {node.name: node for node in channels.network.nodes}
     for slot in channels.slots:
         node = nodes[slot.node]
@@ -321,5 +321,5 @@ def _wanted(channels: Channels) -> dict[tuple[str, str], int]:
         side, tensor = ("in", node.inputs[0]) if mixer and slot.mixes else ("out", node.outputs[0])
         if tensor in channels.along:
             key = (node.name + "\0" + side, tensor)
-            found[key] = found.get(key, 0) + 1
-    return found
+            wanted[key] = wanted.get(key, 0) + 1
+    return wanted

@@ -46,10 +46,10 @@ def target_checks(net: Network, task: str) -> tuple[TargetCheck, ...]:
 
 def _check(head: Head, task: str) -> TargetCheck:
     def check(where: str, name: str, values: Any) -> np.ndarray[Any, Any]:
-        found = array_of(where, name, values, kinds="fiub", wanted="plain numbers")
-        if head.is_row and task in (AUTO, "classify") and not _several_or_numbers(head, found, task):
+        array = array_of(where, name, values, kinds="fiub", wanted="plain numbers")
+        if head.is_row and task in (AUTO, "classify") and not _several_or_numbers(head, array, task):
             return labels(where, name, values, prod(head.shape))
-        return found
+        return array
 
     return check
 
@@ -70,18 +70,18 @@ def goal(
     """What a network is to do with a data set. Raises DataError where its targets don't go with the outputs."""
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), "default", name=net.path)
     few = model.outputs(first(data.val.inputs, _LOOKED_AT))
-    found = recognised(heads(net), few)
+    kinds = recognised(heads(net), few)
     splits = {"train": data.train, "val": data.val, "test": data.test}
     if any(split.targets is None for split in splits.values()) or unlabelled or task == "distill":
         if own is not None:
             raise UsageError(f"--loss-function {own.spec}: needs targets, and here the network teaches itself")
         if data.mixup:
             raise UsageError("--augment mixup: mixes labels, and here the network teaches itself; leave it out")
-        objective = distilled(found, task, own)
+        objective = distilled(kinds, task, own)
         val, test = (Split(split.inputs, model.outputs(split.inputs)) for split in (data.val, data.test))
         return Goal(replace(data, train=Split(data.train.inputs), val=val, test=test), objective, False)
     targets = {name: [np.asarray(column) for column in split.targets or ()] for name, split in splits.items()}
-    objective, taken = chosen(net, found, task, data.name, targets, own)
+    objective, taken = chosen(net, kinds, task, data.name, targets, own)
     refuse_moving(objective, augment)
     train, val, test = (Split(split.inputs, taken[name]) for name, split in splits.items())
     return Goal(replace(data, train=train, val=val, test=test, n_classes=_classes(objective)), objective, True)

@@ -70,8 +70,8 @@ def _pointwise_strided(convolve: Kernel, strides: Sequence[int], pads: Sequence[
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x = F.pad(x, around) if any(around) else x
-        found: Tensor = convolve(pick(x, (1,) * len(strides), strides), weight, bias, groups=group)
-        return found
+        result: Tensor = convolve(pick(x, (1,) * len(strides), strides), weight, bias, groups=group)
+        return result
 
     return run
 

@@ -83,8 +83,8 @@ class Trainable(nn.Module):
     def constant(self, name: str) -> Tensor:
         """The tensor of a constant, by its ONNX name."""
         key = self._key[name]
-        found: Tensor = self.params[key] if key in self.params else getattr(self, key)
-        return found
+        tensor: Tensor = self.params[key] if key in self.params else getattr(self, key)
+        return tensor
 
     def key(self, name: str) -> str:
         """What a constant is called among the parameters and buffers of this module, by its ONNX name."""
@@ -96,7 +96,7 @@ class Trainable(nn.Module):
 
     def untrained(self) -> tuple[str, ...]:
         """Constants that could hold something learned, but that training leaves as they are: they meet no removable channel."""
-        found = [
+        names = [
             name
             for node in self.source.nodes
             for index, name in enumerate(node.inputs)
@@ -106,7 +106,7 @@ class Trainable(nn.Module):
             and self.source.constants[name].size > 1
             and not (node.op == "BatchNormalization" and index in (3, 4))
         ]
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(names))
 
     def weight(self, node: Node) -> Tensor:
         """A mixer's weight as it is used: gated. Shape as in the ONNX file."""
@@ -130,6 +130,7 @@ class Trainable(nn.Module):
         return value
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Outputs in the order of ``wanted``, from inputs (batch, ...) in the file's order."""
         values = {name: self.made(name, value) for name, value in zip(self.source.inputs, inputs, strict=True)}
         for position, (node, kernel) in enumerate(self._steps):
             results = kernel(values)
@@ -233,11 +234,11 @@ def _last_uses(net: Network) -> dict[int, list[str]]:
         for name in (*node.inputs, *node.outputs):
             if name and not net.is_constant(name):
                 last[name] = position
-    found: dict[int, list[str]] = {}
+    names_at: dict[int, list[str]] = {}
     for name, position in last.items():
         if name not in net.outputs:
-            found.setdefault(position, []).append(name)
-    return found
+            names_at.setdefault(position, []).append(name)
+    return names_at
 
 
 def _trained(channels: Channels) -> Iterable[str]:

@@ -35,8 +35,8 @@ def levelled(matrices: Tensor) -> Tensor:
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    found: Tensor = x.mT if flat else x
-    return found
+    matrix: Tensor = x.mT if flat else x
+    return matrix
 
 
 class Muon(torch.optim.Optimizer):
@@ -52,6 +52,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of all weights; returns the closure's loss, if there is a closure."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
             for weight in group["params"]:
@@ -77,8 +78,8 @@ class Muon(torch.optim.Optimizer):
 def _groups(parameters: ByBlocks, weight_decay: float) -> list[dict[str, Any]]:
     """Torch's parameter groups; weight decay is for matrices."""
     return [
-        {"params": found, "weight_decay": weight_decay if blocks else 0.0, "blocks": blocks}
-        for blocks, found in parameters.items()
+        {"params": group, "weight_decay": weight_decay if blocks else 0.0, "blocks": blocks}
+        for blocks, group in parameters.items()
     ]
 
 

@@ -43,7 +43,7 @@ def rectified(channels: Channels, keep: np.ndarray, *, trained: bool, seed: int)
 
 def _shrunk(before: Network, after: Network) -> list[tuple[Node, float]]:
     """Layers whose fan-in has become smaller, with old over new; of a weight that several share, the first."""
-    found = []
+    shrunk = []
     seen: set[str] = set()
     for node in after.nodes:
         entry = OPS[node.op]
@@ -53,8 +53,8 @@ def _shrunk(before: Network, after: Network) -> list[tuple[Node, float]]:
         axis, _ = entry.weight_axes(node)
         old, new = before.shapes[node.inputs[1]][axis], after.shapes[node.inputs[1]][axis]
         if new < old and not _depthwise(node, before):
-            found.append((node, old / new))
-    return found
+            shrunk.append((node, old / new))
+    return shrunk
 
 
 def _depthwise(node: Node, net: Network) -> bool:
@@ -66,10 +66,10 @@ def _depthwise(node: Node, net: Network) -> bool:
 def _followers(net: Network) -> dict[str, list[Node]]:
     """The bias Adds and BatchNormalizations behind each layer, by its name."""
     nodes = {node.name: node for node in net.nodes}
-    found: dict[str, list[Node]] = {}
+    followers: dict[str, list[Node]] = {}
     for tail, mixer in folded_into(net).items():
-        found.setdefault(mixer, []).append(nodes[tail])
-    return found
+        followers.setdefault(mixer, []).append(nodes[tail])
+    return followers
 
 
 def _as_new(node: Node, net: Network) -> dict[str, np.ndarray]:

@@ -56,11 +56,11 @@ def device_asked(device: str) -> re.Match[str]:
 
 def drop(text: str) -> float:
     """How much a figure may fall, as a share of 1: ``1%`` is 0.01. Raises UsageError for anything else."""
-    found = re.fullmatch(r"\s*(\d{1,2}(?:\.\d{1,6})?)\s*%\s*", text, re.ASCII)
-    if not found:
+    share = re.fullmatch(r"\s*(\d{1,2}(?:\.\d{1,6})?)\s*%\s*", text, re.ASCII)
+    if not share:
         close = f"; did you mean {text.strip()}%" if re.fullmatch(r"\d{1,2}(\.\d{1,6})?", text.strip(), re.ASCII) else ""
         raise UsageError(f"--max-drop {text}: is not a share; write it like 1% or 0.5%{close}")
-    return float(found[1]) / 100
+    return float(share[1]) / 100
 
 
 def _compute(epochs: float) -> None:
@@ -97,12 +97,12 @@ class Repeats:
 
 
 @dataclass(frozen=True)
-class Request(Feed):
-    """What the user asked for. Options left None are derived from the data and the model.
+class Subject:
+    """What is pruned, on what data, to which limits, and where it goes: what a script says with objects of its own.
 
-    model: the path of its file. limits: by resource. basis: what limits are held against. input_shapes, outputs: as for
-    ``network.load``. output: the path of the file to write; report: the folder of the report, which the caller writes.
-    data: as ``data.load`` takes it. configuration: the file that some of it was read from, which no result may replace.
+    model: the path of its file. limits: by resource. basis: what limits are held against. output: the path of the file to
+    write. data: as ``data.load`` takes it. configuration: the file that some of it was read from, which no result may replace.
+    repeats: the run that this one repeats, if it does.
     """
 
     model: str
@@ -114,6 +114,19 @@ class Request(Feed):
         metavar="OUT.onnx",
         changes_run=False,
     )
+    data: str | None = option(None, help="What to train and test with.", group="Data", metavar="NAME|PATH|module:function")
+    basis: Basis = field(default_factory=Basis)
+    configuration: str | None = unasked(None, changes_run=False)
+    repeats: Repeats | None = unasked(None, changes_run=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The options of a ``prune`` that mean the same on the command line and in a script.
+
+    report: the folder of the report, which the caller writes. input_shapes, outputs: as for ``network.load``.
+    """
+
     report: str | None = option(
         None,
         help="Where report.json, report.md and report.html go.",
@@ -128,7 +141,6 @@ class Request(Feed):
         metavar="NAME[=PLACE]",
         changes_run=False,
     )
-    data: str | None = option(None, help="What to train and test with.", group="Data", metavar="NAME|PATH|module:function")
     task: str = option(
         AUTO,
         help="What the network is for; auto goes by its outputs and the data's targets.",
@@ -287,7 +299,7 @@ class Request(Feed):
     )
     train: bool = option(True, help="Cut by weight magnitude, or at-init, without training.", group="Training", key="no-train")
     int8: bool = option(True, help="Write float ONNX, not int8.", group="Output", key="float")
-    bands: str = option(
+    bands: str | int = option(
         "off",
         help="Write row bands: as many as the limit of SRAM needs (auto), or K; the limit is held in them.",
         group="Output",
@@ -302,7 +314,6 @@ class Request(Feed):
     )
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
-    basis: Basis = field(default_factory=Basis)
     keep: Sequence[str] = option((), help="Leave this group whole; repeatable.", group="Pruning", metavar="GROUP")
     min_channels: int = option(1, help="The least width of a group.", group="Pruning", metavar="N", least=1, most=_MOST)
     multiple_of: int = option(1, help="Widths are multiples of this.", group="Pruning", metavar="N", least=1, most=_MOST)
@@ -363,8 +374,11 @@ class Request(Feed):
         choices=PRECISIONS,
         needs="training",
     )
-    configuration: str | None = unasked(None, changes_run=False)
-    repeats: Repeats | None = unasked(None, changes_run=False)
+
+
+@dataclass(frozen=True)
+class Request(Choices, Subject, Feed):
+    """What the user asked for. Options left None are derived from the data and the model."""
 
 
 def by_recipe(request: Request) -> Request:

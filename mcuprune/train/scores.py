@@ -44,13 +44,13 @@ class Rating:
 def _of_weights(module: Trainable, values: Mapping[str, np.ndarray]) -> np.ndarray:
     """Scores of weights, by the names of their constants, summed for every component: float64 (components + 1,)."""
     channels = module.channels
-    found = np.zeros(channels.n_components + 1)
+    scores = np.zeros(channels.n_components + 1)
     for name, value in values.items():
         for slot in channels.slots_of.get(name, ()):
             owner = np.broadcast_to(slot.spread(value.shape), value.shape)
-            found += np.bincount(owner.ravel(), value.astype(np.float64).ravel(), len(found))
-    found[0] = 0.0
-    return found
+            scores += np.bincount(owner.ravel(), value.astype(np.float64).ravel(), len(scores))
+    scores[0] = 0.0
+    return scores
 
 
 def _synflow(channels: Channels, examples: Split | None, seed: int) -> np.ndarray:
@@ -87,8 +87,8 @@ class _Learner:
     def gradients(self, loss: Tensor, *, again: bool = False) -> list[Tensor]:
         """By every weight, zeros where it has none. again: whether they are to be differentiated once more."""
         weights = list(self.weights.values())
-        found = torch.autograd.grad(loss, weights, create_graph=again, allow_unused=True)
-        return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+        gradients = torch.autograd.grad(loss, weights, create_graph=again, allow_unused=True)
+        return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
 
 
 def _snip(channels: Channels, examples: Split | None, seed: int) -> np.ndarray:

@@ -61,5 +61,5 @@ def normalized(
     with torch.no_grad():
         mean.lerp_(middle.to(mean.dtype), momentum)
         variance.lerp_((spread * count / max(count - 1, 1)).to(variance.dtype), momentum)
-    found: Tensor = _Normalized.apply(x, scale, shift, middle, spread, epsilon, count)  # type: ignore[no-untyped-call]
-    return found
+    result: Tensor = _Normalized.apply(x, scale, shift, middle, spread, epsilon, count)  # type: ignore[no-untyped-call]
+    return result

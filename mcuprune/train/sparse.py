@@ -134,21 +134,21 @@ class Sparse(Hooks):
         return Snapshot(cut, kept, self.sparsity())
 
     def _catch(self, trainer: Trainer) -> None:
-        found = self.snapshot(trainer)
+        snapshot = self.snapshot(trainer)
         basis = self.task.model.basis
-        used = resources.profile(found.network, basis).used(basis)
+        used = resources.profile(snapshot.network, basis).used(basis)
         for index, budget in enumerate(self.budgets):
             if self.caught[index] is None and budget.check(used).ok:
-                self.caught[index] = found
+                self.caught[index] = snapshot
 
     def state(self) -> State:
         arrays = {f"mask/{name}": mask.cpu().numpy() for name, mask in self._masks.items()}
         values = []
-        for index, one in enumerate(self.caught):
-            if one is not None:
-                arrays[f"caught/{index}"] = np.frombuffer(one.network.to_proto().SerializeToString(), np.uint8)
+        for index, caught in enumerate(self.caught):
+            if caught is not None:
+                arrays[f"caught/{index}"] = np.frombuffer(caught.network.to_proto().SerializeToString(), np.uint8)
             values.append(
-                None if one is None else {"kept": {k: list(v) for k, v in one.kept.items()}, "sparsity": one.sparsity}
+                None if caught is None else {"kept": {k: list(v) for k, v in caught.kept.items()}, "sparsity": caught.sparsity}
             )
         return arrays, {"event": self._event, "caught": values}
 

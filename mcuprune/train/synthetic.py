@@ -72,14 +72,14 @@ def _span(examples: list[np.ndarray]) -> str:
 
 def _example(random: np.random.Generator, shape: Shape, kind: int) -> np.ndarray:
     """float32 (*shape), channels first: noise, blocks of it, and both between 0 and 1."""
-    found = random.uniform(0, 1, shape) if kind == 2 else random.standard_normal(shape)
+    example = random.uniform(0, 1, shape) if kind == 2 else random.standard_normal(shape)
     if kind in (1, 3):
         for axis in range(1, len(shape)):
             side = max(1, shape[axis] // _BLOCKS)
-            found = np.take(found, np.arange(shape[axis]) // side * side, axis=axis)
+            example = np.take(example, np.arange(shape[axis]) // side * side, axis=axis)
     if kind == 3:
-        found = np.clip(0.5 + found / 4, 0, 1)
-    return found.astype(np.float32)
+        example = np.clip(0.5 + example / 4, 0, 1)
+    return example.astype(np.float32)
 
 
 @torch.no_grad()
@@ -124,11 +124,11 @@ def _misfit(module: Trainable, inputs: list[np.ndarray]) -> float:
             module(*map(torch.from_numpy, _single(inputs, i, shapes)))
     finally:
         module.made = previous  # type: ignore[method-assign]
-    found = []
+    misfits = []
     for tensor, (total, squares) in sums.items():
         mean, variance = (module.constant(name) for name in norms[tensor].inputs[3:5])
         variance = variance + float(norms[tensor].attrs.get("epsilon", 1e-5))
         middle = total / count
         spread = (squares / count - middle**2).clamp(min=1e-12)
-        found.append(float(((middle - mean) ** 2 / variance + torch.log(spread / variance) ** 2).clamp(max=1e4).mean()))
-    return float(np.mean(found))
+        misfits.append(float(((middle - mean) ** 2 / variance + torch.log(spread / variance) ** 2).clamp(max=1e4).mean()))
+    return float(np.mean(misfits))

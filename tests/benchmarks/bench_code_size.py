@@ -20,7 +20,7 @@ from pathlib import Path
 from bench_device import COMPILER, CORES, DIGITS, SIZE, quantised
 
 from mcuprune.deploy import c
-from mcuprune.deploy.steps import Selection
+from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.tflite import Converted
 
 FLAGS = (*CORES[0].flags, "-mthumb", "-std=c99", "-Os", "-ffunction-sections", "-fdata-sections")
@@ -49,7 +49,7 @@ def call_bytes(converted: Converted) -> float:
         subprocess.run([COMPILER, *FLAGS, "-c", "net.c", "-o", "net.o"], cwd=place, check=True)
         listed = subprocess.run([SIZE, "-A", "net.o"], cwd=place, check=True, capture_output=True, text=True).stdout
     size = next(int(line.split()[1]) for line in listed.splitlines() if line.startswith(".text.net_invoke"))
-    return size / sum(len(step.calls) for step in Selection(converted.program).run().steps)
+    return size / sum(len(step.calls) for step in select(converted.program).steps)
 
 
 def main() -> None:

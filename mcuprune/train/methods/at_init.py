@@ -17,7 +17,7 @@ class AtInit(Method):
 
     def start(self, trainer: Trainer) -> None:
         task = self.task
-        found = at_init.plan(
+        plan = at_init.plan(
             task.model,
             task.budget,
             score=task.search.score,
@@ -25,5 +25,5 @@ class AtInit(Method):
             examples=task.data.train,
             seed=task.seed,
         )
-        self.keep, self.sensitivity = found.keep, found.sensitivity
+        self.keep, self.sensitivity = plan.keep, plan.sensitivity
         trainer.begin(rectified(task.channels, self.keep, trained=task.trained, seed=task.seed))

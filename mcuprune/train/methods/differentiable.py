@@ -260,10 +260,11 @@ def task_loss(
 
     keep: bool (components,), what the masks leave. scores: float (components,), each one's salience.
     """
-    x, y = ([one] if isinstance(one, np.ndarray) else list(one) for one in (inputs, targets))
+    x, y = ([columns] if isinstance(columns, np.ndarray) else list(columns) for columns in (inputs, targets))
     own, share = ranks.part(len(x[0])), ranks.share(len(x[0]))
     with with_measured_masks(trainer.module, keep) as gates:
-        loss = trainer.objective.loss(trainer.answers([one[own] for one in x]), trainer.tensors([one[own] for one in y]))
+        of_inputs, of_targets = ([column[own] for column in columns] for columns in (x, y))
+        loss = trainer.objective.loss(trainer.answers(of_inputs), trainer.tensors(of_targets))
         if ranks.size() > 1:
             loss = loss * share
         (of_mask,) = torch.autograd.grad(loss, gates)
@@ -294,15 +295,15 @@ def of_multipliers(of_mask: np.ndarray, channels: Channels, keep: np.ndarray, sc
 
     of_mask: float64 (components,), dLoss / dMask. keep, scores: as for ``task_gradient``. Returns float64 (groups,).
     """
-    found = np.zeros(len(channels.groups))
+    gradient = np.zeros(len(channels.groups))
     for index, group in enumerate(channels.groups):
         ids = np.array(group.components)
         s = np.maximum(scores[ids], 1e-12)
         kept = np.sort(s[keep[ids]])
         s0 = kept[0] if len(kept) else s.max()  # the threshold: the least salient channel that stays
         slope = s / (s + s0) ** 2  # |dM / ds0|
-        found[index] = len(ids) * float((of_mask[ids] * slope).sum() / slope.sum())
-    return found
+        gradient[index] = len(ids) * float((of_mask[ids] * slope).sum() / slope.sum())
+    return gradient
 
 
 class Differentiable(Method):

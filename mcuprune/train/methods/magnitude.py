@@ -70,19 +70,19 @@ def _without_weakest(task: Task, now: Channels, keep: np.ndarray, goal: Budget) 
     for index, group in enumerate(channels.groups):
         owner[list(group.components)] = index
 
-    found = keep.copy()
+    kept = keep.copy()
     order = np.argsort(relative, kind="stable")
     order = order[~spared[order] & keep[order]]
-    while over := goal.check(model.at(channels.widths(found))).excess:
+    while over := goal.check(model.at(channels.widths(kept))).excess:
         # A bottleneck is relieved where it is: cutting elsewhere would cost channels and save nothing.
-        helps = np.sum([model.gradient(name, channels.widths(found)) for name in over], axis=0) > 0
-        weakest = next((c for c in order if found[c] and helps[owner[c]]), None)
+        helps = np.sum([model.gradient(name, channels.widths(kept)) for name in over], axis=0) > 0
+        weakest = next((c for c in order if kept[c] and helps[owner[c]]), None)
         if weakest is None:
             break
-        found[weakest] = False
-    if task.multiple_of > 1 or not allocation.holds(model, channels.widths(found), goal):
-        n = allocation.cut_into(model, channels.widths(found), goal, np.ones(len(model.full)), task.multiple_of)
+        kept[weakest] = False
+    if task.multiple_of > 1 or not allocation.holds(model, channels.widths(kept), goal):
+        n = allocation.cut_into(model, channels.widths(kept), goal, np.ones(len(model.full)), task.multiple_of)
         if task.multiple_of > 1:  # rounding leaves room, for channels that are still there
             n = allocation.grow(model, n, goal, 1.0 / np.maximum(n, 1), task.multiple_of, most=channels.widths(keep))
-        found = channels.top(n, np.where(keep, scores, -np.inf))
-    return found
+        kept = channels.top(n, np.where(keep, scores, -np.inf))
+    return kept

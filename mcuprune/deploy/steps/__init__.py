@@ -1,0 +1,1 @@
+"""A program as calls of the C kernels in ``deploy/ckernels``."""

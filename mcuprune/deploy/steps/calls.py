@@ -1,0 +1,90 @@
+"""What the generated C consists of: calls of kernels with places in the arena, constants in flash, and loops around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An array that goes to flash. ctype: its element type in C."""
+
+    ctype: str
+    values: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the array in flash."""
+        return len(self.values) * {"int8_t": 1, "int16_t": 2, "int32_t": 4}[self.ctype]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A computed tensor's bytes from ``offset`` on."""
+
+    tensor: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """The description of a sliding operator, as the C struct ``window_t`` has it: three arrays and the numbers after them."""
+
+    weights: Constant | None
+    bias_number: Constant | None
+    shift: Constant | None
+    numbers: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Of the struct: three pointers and its numbers, without the arrays."""
+        return 3 * 4 + 2 * len(self.numbers)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How often a call is repeated, and by how many bytes each of its places advances from one to the next."""
+
+    count: int
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel. arguments: places first, in the order of ``Loop.steps``."""
+
+    kernel: str
+    arguments: tuple[Place | Constant | Window | int, ...]
+    loops: tuple[Loop, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one operator does.
+
+    node: what the operator was written for. reads, writes: computed tensors. in_place: those of ``reads`` that ``writes``
+    may lie on.
+    """
+
+    operator: str
+    node: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    in_place: tuple[int, ...]
+    calls: tuple[Call, ...]
+
+
+def bytes_of(data: Array) -> Constant:
+    """int8 numbers as a constant."""
+    return Constant("int8_t", tuple(np.asarray(data).astype(np.int8).reshape(-1).tolist()))
+
+
+def words_of(data: Sequence[int]) -> Constant:
+    """32-bit numbers as a constant."""
+    return Constant("int32_t", tuple(int(value) for value in data))

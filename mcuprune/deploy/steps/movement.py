@@ -1,0 +1,222 @@
+"""Operators that move numbers as they are, as calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from mcuprune.deploy.program import Operator
+from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, bytes_of, words_of
+from mcuprune.deploy.steps.selection import Selection
+
+
+def strides(shape: Sequence[int]) -> list[int]:
+    """How far apart two neighbours along each axis are, in numbers, where the last axis is dense."""
+    return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+#: Size of an axis, and by how much source and target advance along it.
+Axis = tuple[int, int, int]
+_MOVED_AXES = 5
+
+
+def merged_axes(axes: Sequence[Axis]) -> list[Axis]:
+    """The same movement in as few axes as possible."""
+    merged: list[Axis] = []
+    for size, x, y in axes:
+        if size == 1:
+            continue
+        if merged and merged[-1][1] == size * x and merged[-1][2] == size * y:
+            merged[-1] = (merged[-1][0] * size, x, y)
+        else:
+            merged.append((size, x, y))
+    return merged
+
+
+def move(source: Place | Constant, target: Place | Constant, axes: Sequence[Axis]) -> Call:
+    """The call that copies along these axes."""
+    merged = merged_axes(axes)
+    assert len(merged) <= _MOVED_AXES, "a movement of more axes than kernels have"
+    padded = [(1, 0, 0)] * (_MOVED_AXES - len(merged)) + merged
+    if not merged:
+        padded[-1] = (1, 1, 1)
+    return Call("move", (source, target, words_of([number for axis in padded for number in axis])))
+
+
+def view(s: Selection, operator: Operator) -> None:
+    """No call: the output is another name for the input's bytes."""
+    source, output = operator.inputs[0], operator.outputs[0]
+    s.views[output] = s.root(source)
+
+
+def transpose(s: Selection, operator: Operator) -> None:
+    """One movement, whose axes are the output's in order, each with the input's step."""
+    source, output = operator.inputs[0], operator.outputs[0]
+    perm = s.known(operator.inputs[1])
+    steps, out = strides(s.shape(source)), s.shape(output)
+    axes = [(size, steps[int(axis)], step) for size, axis, step in zip(out, perm, strides(out), strict=True)]
+    s.add(operator, [move(s.place(source), s.place(output), axes)])
+
+
+def take_slice(s: Selection, operator: Operator) -> None:
+    """SLICE and STRIDED_SLICE: a movement that begins within the input."""
+    begin = s.known(operator.inputs[1])
+    step = np.ones(len(begin), int)
+    if operator.name == "STRIDED_SLICE":
+        step = s.known(operator.inputs[3])
+    _taken(s, operator, operator.outputs[0], [int(b) for b in begin], [int(n) for n in step])
+
+
+def _taken(s: Selection, operator: Operator, output: int, begin: Sequence[int], step: Sequence[int]) -> None:
+    source = operator.inputs[1] if operator.name == "SPLIT" else operator.inputs[0]
+    shape, out = s.shape(source), s.shape(output)
+    steps = strides(shape)
+    start = sum((b % size) * n for b, size, n in zip(begin, shape, steps, strict=True))
+    axes = [(size, n * by, to) for size, n, by, to in zip(out, steps, step, strides(out), strict=True)]
+    call = move(s.arena_place(source, start), s.place(output), axes)
+    s.add(replace(operator, outputs=(output,)), [call])
+
+
+def split(s: Selection, operator: Operator) -> None:
+    """Each part as an operator of its own: those that are read late take no memory before."""
+    where = s.known(operator.inputs[0 if operator.name == "SPLIT" else 2])
+    source = operator.inputs[1] if operator.name == "SPLIT" else operator.inputs[0]
+    shape = s.shape(source)
+    axis, at = int(where) % len(shape), 0
+    for output in operator.outputs:
+        begin = [at if place == axis else 0 for place in range(len(shape))]
+        _taken(s, operator, output, begin, [1] * len(shape))
+        at += s.shape(output)[axis]
+
+
+def concatenation(s: Selection, operator: Operator) -> None:
+    """One copy for each input; a table that was put off is applied on the way."""
+    output = operator.outputs[0]
+    out = s.shape(output)
+    axis = operator.options["axis"] % len(out)
+    outer, row, at = prod(out[:axis]), prod(out[axis:]), 0
+    calls = []
+    for tensor in operator.inputs:
+        size = prod(s.shape(tensor)[axis:])
+        target = Place(s.root(output), at)
+        source, values = s.tables.pop(tensor, (tensor, None))
+        if values is None:
+            calls.append(move(s.place(source), target, [(outer, size, row), (size, 1, 1)]))
+        else:
+            loops = (Loop(outer, (size, row)),) if outer > 1 else ()
+            calls.append(Call("table", (s.place(source), target, size, bytes_of(values)), loops))
+        at += size
+    s.add(operator, calls)
+
+
+def gather(s: Selection, operator: Operator) -> None:
+    """Slices of one axis, picked by constant indices."""
+    indices = s.known(operator.inputs[1])
+    _picked(s, operator, operator.options.get("axis", 0), indices.reshape(-1).tolist())
+
+
+def _picked_rows(s: Selection, operator: Operator, rows: Sequence[int], columns: Constant) -> list[Call]:
+    """Of an image, these rows, and of each of them the pixels in these columns: one call for each row of the output."""
+    source, output = operator.inputs[0], operator.outputs[0]
+    _, _, width, channels = s.shape(source)
+    size, line, count = width * channels, len(columns.values) * channels, len(columns.values)
+    return [
+        Call("pick", (s.arena_place(source, row * size), Place(s.root(output), i * line), 1, width, channels, columns, count))
+        for i, row in enumerate(rows)
+    ]
+
+
+def _picked(s: Selection, operator: Operator, axis: int, indices: Sequence[int]) -> None:
+    source, output = operator.inputs[0], operator.outputs[0]
+    shape = s.shape(source)
+    sizes = (prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+    listed = Constant("int16_t", tuple(indices))
+    s.add(operator, [Call("pick", (s.place(source), s.place(output), *sizes, listed, len(indices)))])
+
+
+def resize_nearest(s: Selection, operator: Operator) -> None:
+    """Rows that repeat are picked whole; within a row pixels are."""
+    align, half = operator.options["align_corners"], operator.options["half_pixel_centers"]
+    source, output = operator.inputs[0], operator.outputs[0]
+    _, height, width, channels = s.shape(source)
+    _, out_height, out_width, _ = s.shape(output)
+    rows, columns = nearest(align, half, height, out_height), nearest(align, half, width, out_width)
+    listed = Constant("int16_t", tuple(columns))
+    calls = _picked_rows(s, operator, rows, listed)
+    ratio = out_height // height
+    if list(rows) == [i // ratio for i in range(out_height)] and out_height == ratio * height:  # the usual whole factor
+        size, line = width * channels, out_width * channels
+        first = calls[0].arguments
+        calls = [Call("pick", first, (Loop(height, (size, ratio * line)), Loop(ratio, (0, line))))]
+    s.add(operator, calls)
+
+
+def nearest(align: bool, half: bool, size: int, out: int) -> list[int]:
+    """The index that each output takes along an axis of RESIZE_NEAREST_NEIGHBOR."""
+    scale = np.float32((size - 1) / (out - 1) if align and out > 1 else size / out)
+    x = (np.arange(out, dtype=np.float32) + np.float32(0.5 if half else 0.0)) * scale
+    picked = np.floor(x + np.float32(0.5)) if align else np.floor(x)
+    return [int(i) for i in np.clip(picked, 0, size - 1)]
+
+
+def resize_bilinear(s: Selection, operator: Operator) -> None:
+    """Each output lies between two rows and two columns; where is listed for rows and for columns."""
+    align, half = operator.options["align_corners"], operator.options["half_pixel_centers"]
+    source, output = operator.inputs[0], operator.outputs[0]
+    _, height, width, channels = s.shape(source)
+    _, out_height, out_width, _ = s.shape(output)
+    rows, columns = (_between(align, half, *pair) for pair in ((height, out_height), (width, out_width)))
+    arguments = (channels, width, rows, out_height, columns, out_width)
+    s.add(operator, [Call("bilinear", (s.place(source), s.place(output), *arguments))])
+
+
+def _between(align: bool, half: bool, size: int, out: int) -> Constant:
+    """For each output index of RESIZE_BILINEAR the two inputs that it lies between, and where, in steps of 1/1024."""
+    scale = (1024 * size + out // 2) // out
+    if align and out > 1:
+        scale = (1024 * (size - 1) + (out - 1) // 2) // (out - 1)
+    numbers = []
+    for index in range(out):
+        place = index * scale + (scale // 2 - 512 if half else 0)
+        low = max(0, _towards_zero(place))
+        numbers += [low, min(_towards_zero(place + 1023), size - 1), place - 1024 * low]
+    return Constant("int16_t", tuple(numbers))
+
+
+def _towards_zero(value: int) -> int:
+    return value // 1024 if value >= 0 else -(-value // 1024)
+
+
+def mirror_pad(s: Selection, operator: Operator) -> None:
+    """Axis by axis is a chain of copies; of two axes of space, rows of picked columns."""
+    source = operator.inputs[0]
+    pads = s.known(operator.inputs[1])
+    shape, edge = s.shape(source), operator.options.get("mode", 0)
+    if len(shape) != 4 or pads[0].any() or pads[3].any():
+        s.refuse(operator, "of other axes than height and width has no kernel")
+    rows, columns = (_mirrored(shape[axis], int(pads[axis][0]), int(pads[axis][1]), edge) for axis in (1, 2))
+    s.add(operator, _picked_rows(s, operator, rows, Constant("int16_t", tuple(columns))))
+
+
+def _mirrored(size: int, before: int, after: int, edge: int) -> list[int]:
+    front = [i + 1 - edge for i in range(before)][::-1]
+    return [*front, *range(size), *(size - 2 + edge - i for i in range(after))]
+
+
+def blocks(s: Selection, operator: Operator) -> None:
+    """DEPTH_TO_SPACE and SPACE_TO_DEPTH: the block's place is the outermost part of the channels."""
+    source, output = operator.inputs[0], operator.outputs[0]
+    block, opens = operator.options["block"], operator.name == "DEPTH_TO_SPACE"
+    deep, wide = (s.shape(source), s.shape(output)) if opens else (s.shape(output), s.shape(source))
+    _, height, width, _ = deep
+    channels = wide[3]
+    deep_steps = strides((height, width, block, block, channels))
+    wide_steps = strides((height, block, width, block, channels))
+    sizes = (height, width, block, block, channels)
+    order = (0, 2, 1, 3, 4)  # the deep tensor's axes in the wide one
+    pairs = [(size, deep_steps[i], wide_steps[order[i]]) for i, size in enumerate(sizes)]
+    axes = pairs if opens else [(size, w, d) for size, d, w in pairs]
+    s.add(operator, [move(s.place(source), s.place(output), axes)])

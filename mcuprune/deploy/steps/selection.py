@@ -1,0 +1,131 @@
+"""The state of one walk over a program: the steps so far, and what the rules ask about its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import NoReturn
+
+import numpy as np
+
+from mcuprune.deploy.program import Constant as Content
+from mcuprune.deploy.program import Operator, Program
+from mcuprune.deploy.qdq import Quantizer
+from mcuprune.deploy.steps.calls import Array, Call, Constant, Place, Step, bytes_of
+from mcuprune.deploy.tables import Table
+from mcuprune.errors import UnsupportedOperator
+
+
+@dataclass
+class Selection:
+    """One walk over the operators of a program.
+
+    views: computed tensor -> the one whose bytes it shares. largest_window: bytes of the largest window that ``conv_short``
+    copies. proven: whether the fast requantisation is exact for all sums. clamped: whether some output's range is narrower
+    than a byte's.
+
+    pads, tables: what is put off to be done by the operators that read it. Output of a PAD -> its input, and how many rows and
+    columns are added, as int (rank, 2); output of a chain of operators that are one table -> the chain's input and the table.
+    outputs: tensors of the program's outputs. readers: tensor -> the operators that read it, in the program's order.
+    """
+
+    program: Program
+    steps: list[Step] = field(default_factory=list)
+    views: dict[int, int] = field(default_factory=dict)
+    largest_window: int = 0
+    proven: bool = True
+    clamped: bool = False
+    pads: dict[int, tuple[int, Array]] = field(default_factory=dict)
+    tables: dict[int, tuple[int, Table]] = field(default_factory=dict)
+    outputs: tuple[int, ...] = field(init=False)
+    readers: dict[int, list[Operator]] = field(init=False)
+    _contents: dict[int, Content | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.outputs = tuple(port.tensor for port in self.program.outputs)
+        self.readers = {}
+        for operator in self.program.operators:
+            for tensor in dict.fromkeys(operator.inputs):
+                self.readers.setdefault(tensor, []).append(operator)
+
+    def arithmetic(self) -> list[str]:
+        """What the kernels may rely on and must heed, as the C names it."""
+        return [word for word, holds in (("PROVEN", self.proven), ("CLAMPED", self.clamped)) if holds]
+
+    def refuse(self, operator: Operator, why: str) -> NoReturn:
+        """Raise UnsupportedOperator, naming the node. why: follows on the operator's name."""
+        where = f"{self.program.path}: node '{operator.node}'"
+        raise UnsupportedOperator(f"{where}: {operator.name} {why} in C; export .tflite, or write the node in another way")
+
+    # ------------------------------------------------------------------------------------------------------- tensors
+
+    def root(self, tensor: int) -> int:
+        """The tensor whose bytes this one is."""
+        while tensor in self.views:
+            tensor = self.views[tensor]
+        return tensor
+
+    def content(self, tensor: int) -> Content | None:
+        """Numbers and scales of a constant; None for a computed tensor."""
+        if tensor not in self._contents:
+            read = self.program.tensors[tensor].content
+            self._contents[tensor] = None if read is None else read()
+        return self._contents[tensor]
+
+    def constant(self, tensor: int) -> Array | None:
+        """The numbers of a constant; None for a computed tensor."""
+        content = self.content(tensor)
+        return None if content is None else content.data
+
+    def known(self, tensor: int) -> Array:
+        """The numbers of a tensor that is a constant in every program: an axis, pads, a permutation."""
+        numbers = self.constant(tensor)
+        assert numbers is not None
+        return numbers
+
+    def scales(self, tensor: int) -> Array:
+        """float64: one scale, or one for each channel of a weight."""
+        content = self.content(tensor)
+        own = self.program.tensors[tensor].quantizer
+        scales = content.scales if content is not None else [own.scale if own is not None else 0.0]
+        return np.asarray(scales, np.float64).reshape(-1)
+
+    def quantizer(self, tensor: int) -> Quantizer:
+        """Scale and zero point of a tensor that has one of each."""
+        own, content = self.program.tensors[tensor].quantizer, self.content(tensor)
+        if content is None:
+            assert own is not None
+            return own
+        return Quantizer(float(content.scales.reshape(-1)[0]), int(content.zero_points.reshape(-1)[0]))
+
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        """Sizes of a tensor, channels last."""
+        return tuple(self.program.tensors[tensor].shape)
+
+    def size(self, tensor: int) -> int:
+        """How many numbers a tensor has: its bytes."""
+        return prod(self.shape(tensor))
+
+    def place(self, tensor: int) -> Place | Constant:
+        """Where a tensor's bytes are: in the arena or, for a constant, in flash."""
+        data = self.constant(tensor)
+        return Place(self.root(tensor)) if data is None else bytes_of(data)
+
+    def arena_place(self, tensor: int, offset: int) -> Place:
+        """A place within a computed tensor's bytes."""
+        assert self.constant(tensor) is None
+        return Place(self.root(tensor), offset)
+
+    def sole_reader(self, tensor: int) -> Operator | None:
+        """The only operator that reads a tensor; None where several do, or the program's outputs have it."""
+        readers = self.readers.get(tensor, [])
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def add(self, operator: Operator, calls: Sequence[Call], *, in_place: Sequence[int] = ()) -> None:
+        """A step that makes the operator's outputs."""
+        reads = [a.tensor for call in calls for a in call.arguments if isinstance(a, Place)]
+        writes = tuple(operator.outputs)
+        unique = tuple(dict.fromkeys(tensor for tensor in reads if tensor not in writes))
+        over = tuple(dict.fromkeys(self.root(t) for t in in_place if self.constant(t) is None and self.root(t) in unique))
+        self.steps.append(Step(operator.name, operator.node, unique, writes, over, tuple(calls)))

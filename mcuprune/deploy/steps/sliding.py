@@ -1,0 +1,196 @@
+"""Operators that slide a window over an image, as calls: convolutions, pools, and the padding in front of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mcuprune.deploy.fixedpoint import HIGH, LOW, factor
+from mcuprune.deploy.program import Operator
+from mcuprune.deploy.steps.calls import Array, Call, Constant, Place, Window, bytes_of, words_of
+from mcuprune.deploy.steps.movement import move, strides
+from mcuprune.deploy.steps.selection import Selection
+from mcuprune.deploy.sums import Sums
+from mcuprune.deploy.tables import activation_range
+
+#: TensorFlow Lite's number for this padding.
+_SAME = 0
+#: Rows of a window shorter than this are copied to the stack first, up to this many bytes of window.
+_SHORT_ROW, _SHORT_WINDOW = 16, 256
+#: Kernels that read all taps of a window as they are, so that the input's zero point may be a part of the bias.
+_FOLDING = ("conv_short", "pointwise")
+
+
+def _padding(size: int, out: int, kernel: int, stride: int, dilation: int) -> int:
+    """What TensorFlow Lite's SAME adds in front of an axis."""
+    return max(0, (out - 1) * stride + (kernel - 1) * dilation + 1 - size) // 2
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Sizes of a sliding operator: image and output (height, width, channels), and where it starts."""
+
+    source: int
+    image: tuple[int, int, int]
+    out: tuple[int, int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+def _frame(s: Selection, operator: Operator, kernel: tuple[int, int]) -> _Frame:
+    options, source, output = operator.options, operator.inputs[0], operator.outputs[0]
+    stride = options["stride_h"], options["stride_w"]
+    dilation = options.get("dilation_h", 1), options.get("dilation_w", 1)
+    out = s.shape(output)[1:]
+    pads = None
+    if source in s.pads:
+        source, pads = s.pads[source]
+    image = s.shape(source)[1:]
+    if pads is not None:
+        pad = (int(pads[1][0]), int(pads[2][0]))
+    elif options.get("padding") == _SAME:
+        sizes = zip(image[:2], out[:2], kernel, stride, dilation, strict=True)
+        high, wide = (_padding(*axis) for axis in sizes)
+        pad = (high, wide)
+    else:
+        pad = (0, 0)
+    return _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), kernel, stride, pad, dilation)
+
+
+def _window(s: Selection, frame: _Frame, operator: Operator, added: Sums | None, *, folded: bool = False) -> Window:
+    """added: weights in the kernel's order; None for a pool. folded: the kernel leaves the input's zero point to the bias."""
+    source, output = operator.inputs[0], operator.outputs[0]
+    bounds = activation_range(operator.options.get("fused", 0), s.quantizer(output))
+    zeros = s.quantizer(source).zero_point, s.quantizer(output).zero_point
+    numbers = (*frame.image, *frame.out, *frame.kernel, *frame.stride, *frame.pad, *frame.dilation, frame.groups)
+    if added is None:
+        return Window(None, None, None, (*numbers, *zeros, *bounds))
+    s.proven, s.clamped = s.proven and added.proven, s.clamped or tuple(bounds) != (LOW, HIGH)
+    stored = added.folded(zeros[0]) if folded else added
+    pairs = [int(number) for bias, by in zip(stored.bias, stored.factors, strict=True) for number in (bias, by.number)]
+    shifts = Constant("int8_t", tuple(by.shift for by in stored.factors))
+    return Window(bytes_of(stored.weights), words_of(pairs), shifts, (*numbers, *zeros, *bounds))
+
+
+def _sums(s: Selection, operator: Operator, weights: Array, axis: int = 0) -> Sums:
+    """weights: in the kernel's order, output channels along ``axis``."""
+    outs, output = weights.shape[axis], s.quantizer(operator.outputs[0])
+    scales = s.quantizer(operator.inputs[0]).scale * np.broadcast_to(s.scales(operator.inputs[1]), (outs,))
+    factors = tuple(factor(float(scale) / output.scale) for scale in scales)
+    bounds = activation_range(operator.options.get("fused", 0), output)
+    return Sums(weights, axis, _bias(s, operator, outs), factors).steadied(output.zero_point, bounds)
+
+
+def _sliding(s: Selection, operator: Operator, kernel: str, frame: _Frame, window: Window, *more: int) -> Call:
+    """A sliding kernel's call for all rows of the output: its input is a ring of as many rows as the image has."""
+    rows = (0, frame.out[0], frame.image[0])
+    return Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window, *rows, *more))
+
+
+def _bias(s: Selection, operator: Operator, outs: int) -> Array:
+    place = 3 if operator.name == "TRANSPOSE_CONV" else 2
+    bias = s.constant(operator.inputs[place]) if len(operator.inputs) > place and operator.inputs[place] >= 0 else None
+    return np.zeros(outs, np.int64) if bias is None else np.broadcast_to(bias.reshape(-1).astype(np.int64), (outs,))
+
+
+def conv(s: Selection, operator: Operator) -> None:
+    """The kernel that fits the convolution's window, stride and groups."""
+    weights = s.known(operator.inputs[1])
+    frame = _frame(s, operator, (weights.shape[1], weights.shape[2]))
+    _convolve(s, operator, replace(frame, groups=frame.image[2] // weights.shape[3]), weights)
+
+
+def _convolve(s: Selection, operator: Operator, frame: _Frame, weights: Array) -> None:
+    """weights: (out, kernel_h, kernel_w, in)"""
+    added = _sums(s, operator, weights)
+    kernel, frame = _conv_kernel(s, frame, foldable=added.foldable)
+    window = _window(s, frame, operator, added, folded=kernel in _FOLDING)
+    s.add(operator, [_sliding(s, operator, kernel, frame, window)])
+
+
+def _conv_kernel(s: Selection, frame: _Frame, *, foldable: bool) -> tuple[str, _Frame]:
+    """Which of the convolutions fits. Across a single column dilation means nothing."""
+    if frame.kernel[1] == 1:
+        frame = replace(frame, dilation=(frame.dilation[0], 1))
+    row = frame.kernel[1] * frame.image[2]
+    if frame.groups > 1 or frame.dilation[1] > 1:
+        return "conv_grouped", frame
+    if foldable and frame.kernel == frame.stride == (1, 1) and frame.image[:2] == frame.out[:2]:
+        return "pointwise", frame
+    if foldable and frame.kernel[0] > 1 and row < _SHORT_ROW and row * frame.kernel[0] <= _SHORT_WINDOW:
+        s.largest_window = max(s.largest_window, row * frame.kernel[0])
+        return "conv_short", frame
+    return "conv", frame
+
+
+def depthwise(s: Selection, operator: Operator) -> None:
+    """A kernel of its own; of an image of one channel an ordinary convolution."""
+    weights = s.known(operator.inputs[1])
+    _, kernel_h, kernel_w, outs = weights.shape
+    frame = _frame(s, operator, (kernel_h, kernel_w))
+    if frame.image[2] == 1 and outs > 1:  # of one channel: an ordinary convolution
+        _convolve(s, operator, frame, weights.transpose(3, 1, 2, 0))
+        return
+    window = _window(s, frame, operator, _sums(s, operator, weights, 3))
+    s.add(operator, [_sliding(s, operator, "depthwise", frame, window)])
+
+
+def fully_connected(s: Selection, operator: Operator) -> None:
+    """A convolution of one tap over as many pixels as there are rows."""
+    source = operator.inputs[0]
+    weights = s.constant(operator.inputs[1])
+    if weights is None:
+        s.refuse(operator, "of computed weights has no kernel")
+    outs, ins = weights.shape
+    rows = s.size(source) // ins
+    frame = _Frame(source, (1, rows, ins), (1, rows, outs), (1, 1))
+    _convolve(s, operator, frame, weights.reshape(outs, 1, 1, ins))
+
+
+def transpose_conv(s: Selection, operator: Operator) -> None:
+    """Each output adds up the taps that reach it; padding is cut off the output."""
+    weights, source, output = s.known(operator.inputs[1]), operator.inputs[2], operator.outputs[0]
+    _, kernel_h, kernel_w, _ = weights.shape
+    image, out = s.shape(source)[1:], s.shape(output)[1:]
+    stride = operator.options["stride_h"], operator.options["stride_w"]
+    pad = (0, 0)
+    if operator.options["padding"] == _SAME:
+        sizes = zip(out[:2], image[:2], (kernel_h, kernel_w), stride, strict=True)
+        high, wide = (_padding(o, i, k, n, 1) for o, i, k, n in sizes)
+        pad = (high, wide)
+    frame = _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), (kernel_h, kernel_w), stride, pad)
+    of_image = replace(operator, inputs=(source, *operator.inputs[1:]))
+    window = _window(s, frame, of_image, _sums(s, of_image, weights))
+    s.add(operator, [_sliding(s, operator, "conv_transpose", frame, window)])
+
+
+def pool(s: Selection, operator: Operator) -> None:
+    """The mean or the largest of each window, by a flag of the kernel."""
+    frame = _frame(s, operator, (operator.options["filter_h"], operator.options["filter_w"]))
+    window = _window(s, frame, operator, None)
+    largest = int(operator.name == "MAX_POOL_2D")
+    s.add(operator, [_sliding(s, operator, "pool", frame, window, largest)])
+
+
+def pad(s: Selection, operator: Operator) -> None:
+    """Left to the kernels that read it, where all of them leave padding out; else a copy into a filled image."""
+    source, output = operator.inputs[0], operator.outputs[0]
+    pads, zero = s.known(operator.inputs[1]), s.quantizer(source).zero_point
+    fill = s.constant(operator.inputs[2]) if operator.name == "PADV2" else None
+    number = zero if fill is None else int(fill.reshape(-1)[0])
+    readers = s.readers.get(output, [])
+    ignoring = {"CONV_2D": zero, "DEPTHWISE_CONV_2D": zero, "MAX_POOL_2D": LOW}
+    spatial = len(pads) == 4 and not pads[0].any() and not pads[3].any() and output not in s.outputs
+    if spatial and readers and all(ignoring.get(r.name) == number and r.options["padding"] != _SAME for r in readers):
+        s.pads[output] = (source, pads)
+        return
+    shape, out = s.shape(source), s.shape(output)
+    steps = strides(out)
+    start = sum(int(before) * step for before, step in zip(pads[:, 0], steps, strict=True))
+    calls = [Call("fill", (s.place(output), s.size(output), number))]
+    axes = list(zip(shape, strides(shape), steps, strict=True))
+    s.add(operator, [*calls, move(s.place(source), Place(s.root(output), start), axes)])

@@ -1,0 +1,32 @@
+"""What a file is run with when it is verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mcuprune.train.tasks.choice import AUTO
+
+if TYPE_CHECKING:
+    from mcuprune.data.sets import Given
+    from mcuprune.graph.network import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a file is run with, and where its network begins and ends.
+
+    examples: how many random inputs, and how many test examples of the data. seed: of the random inputs, which are drawn evenly
+    from what the input's quantiser can store.
+    input_shapes, outputs: as for ``network.load``: sizes of the inputs' free dimensions, and where the network ends.
+    data: as ``data.load`` takes it; without it, what the file's metadata name, if that is one of ``data.DATASETS``.
+    task: what the network is for, as ``--task`` of ``prune``; without targets nothing but equality is told.
+    """
+
+    examples: int = 200
+    seed: int = 0
+    input_shapes: Mapping[str, Shape] | None = None
+    outputs: Sequence[str] = ()
+    data: Given | None = None
+    task: str = AUTO
