@@ -41,14 +41,14 @@ def mixup(spec: str) -> float:
 def _parts(spec: str) -> list[tuple[Kind, float]]:
     parts: list[tuple[Kind, float]] = []
     for part in map(str.strip, spec.split(",")):
-        found = re.fullmatch(r"([a-z]+)(\d*\.?\d*)", part)
+        match = re.fullmatch(r"([a-z]+)(\d*\.?\d*)", part)
         if part in ("auto", "none") and spec.strip() == part:
             continue
-        kind = KINDS.get(found[1]) if found else None
-        if found is None or kind is None or bool(found[2].strip(".")) != bool(kind.takes):
+        kind = KINDS.get(match[1]) if match else None
+        if match is None or kind is None or bool(match[2].strip(".")) != bool(kind.takes):
             known = ", ".join(f"{name}{each.takes}" for name, each in KINDS.items())
             raise UsageError(f"--augment: {part[:40]!r} is unknown; write auto, none, or several of {known}: flip,crop4")
-        amount = float(found[2]) if kind.takes else 0.0
+        amount = float(match[2]) if kind.takes else 0.0
         if kind.takes and not (
             math.isfinite(amount) and 0 < amount <= kind.most and (amount.is_integer() or kind.takes == "X")
         ):

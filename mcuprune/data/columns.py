@@ -105,13 +105,13 @@ def examples(column: Column, chosen: Any) -> Array:
     Pages of a file that is mapped are given back at once, or the whole file would count as memory in use before an epoch is
     over. They stay in the system's cache, from where the next examples come as fast.
     """
-    found = column[chosen]
+    values = column[chosen]
     if isinstance(column, np.memmap):
-        found = np.array(found)
+        values = np.array(values)
         pages = getattr(column, "_mmap", None)
         if pages is not None and column.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
             pages.madvise(mmap.MADV_DONTNEED)
-    return np.asarray(found)
+    return np.asarray(values)
 
 
 def chunks(column: Column) -> Any:
