@@ -85,18 +85,26 @@ def spent(words: Sequence[str], folder: Path) -> float:
         return float(seconds())
 
 
-def _kill_a_worker(sparing: set[int]) -> set[int]:
-    """Kill one process of Ray that is at work on a run; its number."""
+def _kill_a_worker(of: int, sparing: set[int]) -> set[int]:
+    """Kill one process of Ray that is at work on a run and descends from process ``of``; its number."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) not in sparing:
             try:
                 title = (entry / "cmdline").read_bytes()
-            except OSError:
+                if b"ray::_on_worker" in title and _descends(int(entry.name), of):
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    return {int(entry.name)}
+            except OSError:  # it has just ended
                 continue
-            if b"ray::_on_worker" in title:
-                os.kill(int(entry.name), signal.SIGKILL)
-                return {int(entry.name)}
     return set()
+
+
+def _descends(process: int, of: int) -> bool:
+    while process > 1:
+        if process == of:
+            return True
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
 
 
 def _killed_twice(words: Sequence[str], folder: Path, out: Path) -> int:
@@ -106,7 +114,7 @@ def _killed_twice(words: Sequence[str], folder: Path, out: Path) -> int:
     while going.poll() is None:
         states = [path for path in out.glob("runs/*/*.checkpoint") if path.stat().st_mtime > time.time() - 5]
         if states and len(killed) < 2:
-            killed |= _kill_a_worker(killed)
+            killed |= _kill_a_worker(going.pid, killed)
         time.sleep(0.3)
     assert going.returncode == 0, "the sweep has failed"
     return len(killed)
