@@ -102,7 +102,8 @@ class Cluster:
 
         Ray can't be left to see to it: whenever a task asks for a value, its core counts as free, and another task begins.
         """
-        cores = int(self._ray.cluster_resources().get("CPU", 1))
+        ray: Any = self._ray
+        cores = int(ray.cluster_resources().get("CPU", 1))
         return max(1, cores if self._jobs is None else min(cores, self._jobs))
 
     def _keep(self, run: Run, state: bytes, goes_on: GoesOn, home: Any) -> None:

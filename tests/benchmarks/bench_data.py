@@ -123,7 +123,7 @@ def run(case: str, work: Path) -> Row:
 
 def page(rows: Sequence[Row]) -> str:
     """``data.md``."""
-    lines = ["# Data", "", *(__doc__ or "").split("\n")[4:], ""]
+    lines = ["# Data", "", *(__doc__ or "").rstrip().split("\n")[4:], ""]
     lines += [
         "| case | largest resident set | waited for data | batch | cores | load of the machine |",
         "|---|--:|--:|--:|--:|--:|",

@@ -186,7 +186,7 @@ KINDS = {"sweep": sweep, "ranks": ranks}
 
 def page(rows: Sequence[Row]) -> str:
     """``sweep.md``."""
-    lines = ["# Sweeps and ranks", "", *(__doc__ or "").split("\n")[4:], ""]
+    lines = ["# Sweeps and ranks", "", *(__doc__ or "").rstrip().split("\n")[4:], ""]
     if swept := [row for row in rows if row["kind"] == "sweep"]:
         lines += ["| runs | processor, single runs | processor, on Ray | more | other bytes | killed | other bytes then |"]
         lines += ["|--:|--:|--:|--:|--:|--:|--:|"]
