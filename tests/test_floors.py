@@ -38,10 +38,7 @@ MAY_BE_HEAVY = ("train", "pruner")
 #: Most lines of a function, with its docstring, and of a module.
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 700
 #: Modules that may have more lines, and why.
-LONG = {
-    "operators.table": "a table: an entry for each operator",
-    "schedule.search": "one algorithm, whose bounds and moves are proved together",
-}
+LONG = {"operators.table": "a table: an entry for each operator"}
 
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

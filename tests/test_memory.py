@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcuprune.schedule import greedy
-from mcuprune.schedule import search as memory
+from mcuprune.schedule import greedy, solver
+from mcuprune.schedule.cut import Cut, Effort
 from mcuprune.schedule.search import Graph, Op, Planner, max_in_out, schedule, walk
+from mcuprune.schedule.structure import Costs, Structure
 
 
 def need_of(graph: Graph, done: frozenset[int], v: int) -> int:
@@ -156,14 +157,14 @@ STAGES = ("_try_beams", "_split", "_cut_ops", "_search_briefly", "_cut_sets", "_
     ids=["no_beams", "no_beams_or_cuts", "search_alone", "sets_first"],
 )
 def test_stages_agree_with_every_order_without_the_others(left_out: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    def skip(_: object, span: memory._Span) -> list[memory._Span]:
+    def skip(_: object, span: solver.Span) -> list[solver.Span]:
         span.stage += 1
         return [span]
 
     for stage in left_out:
-        monkeypatch.setattr(memory._Solver, stage, skip)
-    monkeypatch.setattr(memory._Structure, "lower_bound", lambda _, sizes: 0)
-    monkeypatch.setattr(memory, "list_schedules", lambda *_: ())
+        monkeypatch.setattr(solver.Solver, stage, skip)
+    monkeypatch.setattr(Structure, "lower_bound", lambda _, sizes: 0)
+    monkeypatch.setattr(solver, "list_schedules", lambda *_: ())
     for seed in range(400):
         graph = random_graph(seed, least_ops=6, in_place=seed % 3 != 0)
         found = schedule(graph)
@@ -174,14 +175,14 @@ def test_stages_agree_with_every_order_without_the_others(left_out: tuple[str, .
 def test_bounds_that_need_no_search_never_exceed_the_optimum() -> None:
     for seed in range(600):
         graph = random_graph(seed, in_place=seed % 3 != 0)
-        assert memory._Structure(graph).lower_bound(graph.sizes) <= least_peak(graph)
+        assert Structure(graph).lower_bound(graph.sizes) <= least_peak(graph)
 
 
 def test_cuts_find_the_fewest_bytes_between_two_states() -> None:
     for seed in range(200):
         graph = random_graph(seed, most_ops=8)
-        structure = memory._Structure(graph)
-        costs = memory._Costs(structure, graph.sizes)
+        structure = Structure(graph)
+        costs = Costs(structure, graph.sizes)
         states = [0]
         for done in states:
             ready = (v for v in range(len(graph.ops)) if not done >> v & 1 and not structure.predecessors[v] & ~done)
@@ -189,7 +190,7 @@ def test_cuts_find_the_fewest_bytes_between_two_states() -> None:
         low, high = random.Random(seed).choice([(a, b) for a in states for b in states if a & b == a])
         between = [state for state in states if low & state == low and state & high == state]
         fewest = min(costs.live(state) for state in between)
-        cut = memory._Cut(costs, memory._Budget(10**6), low, high)
+        cut = Cut(costs, Effort(10**6), low, high)
         lightest = [state for state in between if costs.live(state) == fewest]
         assert cut.value == fewest
         assert cut.smallest() == functools.reduce(operator.and_, lightest)
@@ -397,7 +398,7 @@ def test_thousands_of_random_operators_are_near_their_bound_in_time(n_ops: int) 
 def test_outputs_alone_bound_the_peak() -> None:
     # Ten outputs of 8 bytes from one input of 1: all are alive at the end, whatever the order.
     graph = Graph(tuple(Op((0,), (v,)) for v in range(1, 11)), (1, *(8,) * 10), (0,), tuple(range(1, 11)))
-    assert memory._Structure(graph).lower_bound(graph.sizes) == 80
+    assert Structure(graph).lower_bound(graph.sizes) == 80
 
 
 # Hand counts.

@@ -1,7 +1,8 @@
 """Constants as their file stores them: integers behind a DequantizeLinear, put back into a rewritten network.
 
 A network is loaded with its constants as the numbers that it computes with. Where a rewrite leaves such a constant as it was,
-the file that is written should store it as the file that was read did.
+the file that is written should store it as the file that was read did. A network keeps symmetric integers itself
+(``Network.stored``) and writes them; here are all others: with zero points, of other types, behind several nodes.
 """
 
 from __future__ import annotations

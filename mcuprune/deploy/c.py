@@ -114,8 +114,8 @@ def written(
 
 def kernel_names() -> list[str]:
     """All kernels."""
-    found = sorted(PurePath(file.name).stem for file in (resources.files("mcuprune.deploy") / "ckernels").iterdir())
-    return [name for name in found if name not in _FIRST]
+    stems = sorted(PurePath(file.name).stem for file in (resources.files("mcuprune.deploy") / "ckernels").iterdir())
+    return [name for name in stems if name not in _FIRST]
 
 
 def pieces_of(kernels: Iterable[str]) -> list[str]:

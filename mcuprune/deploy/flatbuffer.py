@@ -133,8 +133,8 @@ class _Writer:
         """The number of a new buffer of so many bytes. data: an array, or what makes one."""
 
         def content() -> bytes:
-            found: Array = data() if callable(data) else data
-            return found.tobytes()
+            array: Array = data() if callable(data) else data
+            return array.tobytes()
 
         vector = self.pieces.vector("uint8", size, content, align=_BUFFER_ALIGNMENT)
         self.buffers.append(self.pieces.table([(0, _REFERENCE, vector)]))
@@ -204,7 +204,7 @@ def _sharing(program: Program) -> list[int]:
     for operator in program.operators:
         if KERNELS[operator.name].keeps and not operator.why:
             source = next((i for i in operator.inputs if program.tensors[i].content is None), None)
-            for made in operator.outputs:
-                if source is not None and program.tensors[made].quantizer == program.tensors[source].quantizer:
-                    group[made] = group[source]
+            for output in operator.outputs:
+                if source is not None and program.tensors[output].quantizer == program.tensors[source].quantizer:
+                    group[output] = group[source]
     return group

@@ -261,11 +261,11 @@ def _fitted(anchors: Sequence[Anchor]) -> Coefficients:
     for size in range(1, len(told) + 1):
         for chosen in combinations(told, size):
             columns = list(chosen)
-            found = np.linalg.lstsq(shares[:, columns], np.ones(len(anchors)), rcond=None)[0]
-            off = float(((shares[:, columns] @ found - 1) ** 2).sum())
-            if (found >= 0).all() and off < error:
+            solved = np.linalg.lstsq(shares[:, columns], np.ones(len(anchors)), rcond=None)[0]
+            off = float(((shares[:, columns] @ solved - 1) ** 2).sum())
+            if (solved >= 0).all() and off < error:
                 best, error = np.zeros(len(CLASSES)), off
-                best[columns] = found
+                best[columns] = solved
     for index in range(len(CLASSES)):
         if index not in told:
             best[index] = best[0]
@@ -278,11 +278,11 @@ def _fitted(anchors: Sequence[Anchor]) -> Coefficients:
 
 def latency(macs: Mapping[str, int], on: Board, runtime: Runtime = "tflm") -> Range | None:
     """Milliseconds of one inference, from multiply-accumulates by class; None where there is no data for this core."""
-    found = coefficients(runtime, on.core)
-    if found is None or not found.cover(macs):
+    speed = coefficients(runtime, on.core)
+    if speed is None or not speed.cover(macs):
         return None
     each = 1 / (on.mhz * 1000)
-    return found.of(macs).times(each, each, each)
+    return speed.of(macs).times(each, each, each)
 
 
 def power(on: Board) -> tuple[float, float, tuple[str, ...]] | None:
@@ -297,5 +297,5 @@ def energy(macs: Mapping[str, int], on: Board, runtime: Runtime = "tflm") -> Ran
     time, drawn = latency(macs, on, runtime), power(on)
     if time is None or drawn is None:
         return None
-    found = time.times(drawn[0], drawn[1], (drawn[0] + drawn[1]) / 2)
-    return replace(found, sources=(*drawn[2], *time.sources))
+    drawn_energy = time.times(drawn[0], drawn[1], (drawn[0] + drawn[1]) / 2)
+    return replace(drawn_energy, sources=(*drawn[2], *time.sources))

@@ -83,9 +83,9 @@ def _windowed(w: Lowering, node: Node, kernel: Sequence[int], fill: int | None =
 
 def _weights(w: Lowering, node: Node) -> Stored:
     """The integers of a mixer's weight. Floats are priced as export would store them, and noted as a problem."""
-    found = w.net.stored.get(node.inputs[1])
-    if found is not None and found.integers.dtype == np.int8:
-        return found
+    stored = w.net.stored.get(node.inputs[1])
+    if stored is not None and stored.integers.dtype == np.int8:
+        return stored
     if not w.net.is_constant(node.inputs[1]):
         w.refuse("has weights that are computed at run time")
     w.problem(f"node '{node.name}': {node.op} has weights that aren't stored as symmetric int8")
@@ -172,13 +172,14 @@ def _bias(
 
 
 def conv(w: Lowering, node: Node) -> None:
+    """CONV_2D, with groups too; DEPTHWISE_CONV_2D where each input channel is a group."""
     stored = _weights(w, node)
     rank = stored.integers.ndim
     kernel = stored.integers.shape[2:]
     channels, outs = w.net.shapes[node.inputs[0]][1], stored.integers.shape[0]
     value, window = _windowed(w, node, kernel)
     target = w.target(node)
-    strides, dilations = (_two(found(node, rank - 2)) for found in (attributes.strides, attributes.dilations))
+    strides, dilations = (_two(attribute(node, rank - 2)) for attribute in (attributes.strides, attributes.dilations))
     two = _two(kernel)
     options = {
         "padding": window.padding,
@@ -205,9 +206,9 @@ def conv(w: Lowering, node: Node) -> None:
         operator, sizes, axis = "CONV_2D", [outs_of, *taps, (per_group, size_of[1])], 0
     weights = _weight(w, node.inputs[1], operator, stored, sizes, order, axis)
     bias = _bias(w, node, value, lambda: _per_channel(stored, outs), outs_of)
-    made = w.make(target, image(target.shape))
-    w.emit(operator, [value.tensor, weights, bias], [made.tensor], **options)
-    w.finish(target, made, fused=target.fused)
+    result = w.make(target, image(target.shape))
+    w.emit(operator, [value.tensor, weights, bias], [result.tensor], **options)
+    w.finish(target, result, fused=target.fused)
 
 
 def conv_transpose(w: Lowering, node: Node) -> None:
@@ -233,19 +234,19 @@ def conv_transpose(w: Lowering, node: Node) -> None:
     inputs = [weights, value.tensor, _bias(w, node, value, lambda: _per_channel(stored, outs), outs_of)]
     options = {"stride_h": strides[0], "stride_w": strides[1], "fused": target.fused}
     if same or not any(before):
-        made = w.make(target, image(target.shape))
+        result = w.make(target, image(target.shape))
         options["padding"] = SAME if same else VALID
-        w.emit("TRANSPOSE_CONV", [w.integers(1, *picture, outs), *inputs], [made.tensor], **options)
+        w.emit("TRANSPOSE_CONV", [w.integers(1, *picture, outs), *inputs], [result.tensor], **options)
     else:  # without padding of its own it makes the whole; what ONNX cuts off in front is cut off behind it
         larger = tuple(o + b for o, b in zip(picture, before, strict=True))
         space = larger[4 - rank :]
         full = (1, outs, *space)
         whole = w.computed(f"{target.name}/whole", full, (1, target.dims[1], *space), image(full), target.quantizer)
         w.emit("TRANSPOSE_CONV", [w.integers(1, *larger, outs), *inputs], [whole.tensor], padding=VALID, **options)
-        made = w.make(target, image(target.shape))
+        result = w.make(target, image(target.shape))
         cut = [w.integers(0, *before, 0), w.integers(1, *picture, outs)]
-        w.emit("SLICE", [whole.tensor, *cut], [made.tensor], copy="rows that the kernel makes and ONNX crops")
-    w.finish(target, made, fused=target.fused)
+        w.emit("SLICE", [whole.tensor, *cut], [result.tensor], copy="rows that the kernel makes and ONNX crops")
+    w.finish(target, result, fused=target.fused)
 
 
 def depthwise(
@@ -277,11 +278,11 @@ def depthwise(
         w.constant(f"{target.name}/weight", (1, *kernel, channels), (1, *kernel, wide), "int8", Storage(wide, axis=3), weights),
         w.constant(f"{target.name}/bias", (channels,), (wide,), "int32", Storage(wide), bias),
     ]
-    made = w.make(target, image(target.shape))
+    result = w.make(target, image(target.shape))
     options = {"padding": VALID, "before": (0, 0), "stride_h": strides[0], "stride_w": strides[1], "multiplier": 1}
     options |= {"dilation_h": 1, "dilation_w": 1, "fused": target.fused}
-    w.emit("DEPTHWISE_CONV_2D", [value.tensor, *constants], [made.tensor], **options)
-    w.finish(target, made, fused=target.fused)
+    w.emit("DEPTHWISE_CONV_2D", [value.tensor, *constants], [result.tensor], **options)
+    w.finish(target, result, fused=target.fused)
 
 
 def affine(w: Lowering, node: Node, value: Value, factor: Array, offset: Array) -> None:
@@ -298,6 +299,7 @@ def affine(w: Lowering, node: Node, value: Value, factor: Array, offset: Array) 
 
 
 def batch_normalization(w: Lowering, node: Node) -> None:
+    """A product and a sum for each channel."""
     scale, shift, mean, variance = (w.net.constants[name].astype(np.float64) for name in node.inputs[1:5])
     with np.errstate(divide="ignore", invalid="ignore"):  # a variance below 0 is refused by whoever computes with it
         factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
@@ -332,18 +334,18 @@ def dense(w: Lowering, node: Node) -> None:
     def content() -> Constant:
         integers = stored.integers if by_rows else stored.integers.T
         integers = integers if shuffle is None else integers[:, shuffle]
-        found = scales()
-        return Constant(np.ascontiguousarray(integers), found, np.zeros(found.size, np.int64))
+        of_channels = scales()
+        return Constant(np.ascontiguousarray(integers), of_channels, np.zeros(of_channels.size, np.int64))
 
     form = "FULLY_CONNECTED" if shuffle is None else f"FULLY_CONNECTED/{node.name}"
     known = w.dims(node.inputs[1])
     dims, per_channel = known if by_rows else known[::-1], stored.scale.size > 1
     weights = w.weight(node.inputs[1], form, (outs, ins), dims, Storage(dims[0] if per_channel else 1), content)
     bias = _bias(w, node, value, scales, (outs, dims[0]), per_channel=per_channel, factor=beta)
-    made = w.make(target, without_ones(range(last + 1), target.shape))
+    result = w.make(target, without_ones(range(last + 1), target.shape))
     options = {"fused": target.fused, "keep_num_dims": last > 1, "per_channel": per_channel}
-    w.emit("FULLY_CONNECTED", [value.tensor, weights, bias], [made.tensor], **options)
-    w.finish(target, made, fused=target.fused)
+    w.emit("FULLY_CONNECTED", [value.tensor, weights, bias], [result.tensor], **options)
+    w.finish(target, result, fused=target.fused)
 
 
 def _batch_matmul(w: Lowering, node: Node) -> None:
@@ -355,9 +357,9 @@ def _batch_matmul(w: Lowering, node: Node) -> None:
         else:
             value = w.data(node, index)
             inputs.append(w.arranged(value, without_ones(range(len(value.shape)), value.shape)).tensor)
-    made = w.make(target, without_ones(range(len(target.shape)), target.shape))
-    w.emit("BATCH_MATMUL", inputs, [made.tensor], adj_x=False, adj_y=False)
-    w.finish(target, made)
+    result = w.make(target, without_ones(range(len(target.shape)), target.shape))
+    w.emit("BATCH_MATMUL", inputs, [result.tensor], adj_x=False, adj_y=False)
+    w.finish(target, result)
 
 
 def small(w: Lowering, name: str) -> Callable[[], Stored]:
@@ -380,8 +382,8 @@ def constant_operand(w: Lowering, name: str) -> int:
     stored = small(w, name)
 
     def content() -> Constant:
-        found = stored()
-        return Constant(found.integers, found.scale, np.zeros(1, np.int64))
+        operand = stored()
+        return Constant(operand.integers, operand.scale, np.zeros(1, np.int64))
 
     return w.constant(name, w.net.shapes[name], w.dims(name), "int8", Storage(1), content)
 
@@ -390,6 +392,7 @@ def constant_operand(w: Lowering, name: str) -> int:
 
 
 def pool(w: Lowering, node: Node) -> None:
+    """MAX_POOL_2D, or an average; with a PAD in front where it can't pad so. Raises UnsupportedOperator for dilation."""
     if any(node.outputs[1:]) or attributes.is_dilated(node):
         w.refuse("dilated, or with indices, has no operator in TensorFlow Lite Micro")
     rank = len(w.net.shapes[node.inputs[0]])
@@ -429,9 +432,9 @@ def average(w: Lowering, node: Node, value: Value, kernel: tuple[int, int], stri
     if q == target.quantizer or padding == SAME:
         slide(w, "AVERAGE_POOL_2D", value, target, kernel, strides, padding)
     elif kernel == _two(value.shape[2:]):  # over all of space: MEAN writes any quantiser
-        made = w.make(target, image(target.shape))
-        w.emit("MEAN", [value.tensor, w.integers(1, 2)], [made.tensor], keep_dims=True)
-        w.finish(target, made)
+        result = w.make(target, image(target.shape))
+        w.emit("MEAN", [value.tensor, w.integers(1, 2)], [result.tensor], keep_dims=True)
+        w.finish(target, result)
     else:  # the pool would round in its input's steps first; a convolution by 1/n rounds once
         taps = prod(kernel)
         channels = value.shape[1]
@@ -448,13 +451,14 @@ def slide(
     """A pool, which keeps its input's quantiser."""
     q: Quantizer = w.quantizer(value)
     fused = target.fused if q == target.quantizer else 0
-    made = w.make(target, image(target.shape), q)
+    result = w.make(target, image(target.shape), q)
     options: dict[str, Any] = {"padding": padding, "stride_h": strides[0], "stride_w": strides[1], "fused": fused}
-    w.emit(operator, [value.tensor], [made.tensor], filter_h=kernel[0], filter_w=kernel[1], **options)
-    w.finish(target, made, fused=fused)
+    w.emit(operator, [value.tensor], [result.tensor], filter_h=kernel[0], filter_w=kernel[1], **options)
+    w.finish(target, result, fused=fused)
 
 
 def global_pool(w: Lowering, node: Node) -> None:
+    """The mean or the largest over all that lies behind the channels."""
     value = w.spatial(w.padding_done(w.data(node)))
     sizes = _two(value.shape[2:])
     if sizes == (1, 1):
@@ -469,6 +473,7 @@ _REDUCTIONS = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MA
 
 
 def reduce(w: Lowering, node: Node) -> None:
+    """MEAN, SUM, REDUCE_MAX or REDUCE_MIN over the node's axes."""
     value = w.ordered(w.data(node))
     rank = len(value.shape)
     axes = attributes.reduced_axes(node, rank)
@@ -482,6 +487,6 @@ def reduce(w: Lowering, node: Node) -> None:
         return
     operator = _REDUCTIONS[node.op]
     keeps = operator.startswith("REDUCE")
-    made = w.make(target, after, w.quantizer(value) if keeps else None)
-    w.emit(operator, [value.tensor, w.integers(*places)], [made.tensor], keep_dims=True)
-    w.finish(target, made)
+    result = w.make(target, after, w.quantizer(value) if keeps else None)
+    w.emit(operator, [value.tensor, w.integers(*places)], [result.tensor], keep_dims=True)
+    w.finish(target, result)

@@ -40,8 +40,8 @@ _COST = 1.4
 class Family:
     """All that is known before the work begins; whatever can be refused has been.
 
-    run: the prune to the tightest budget, not begun. budgets: of the variants. one: multiply-accumulates of one training of the
-    whole network, as long as this is to be; None where only time is known.
+    run: the prune to the tightest budget, not begun. budgets: of the variants. macs_of_one: multiply-accumulates of one
+    training of the whole network, as long as this is to be; None where only time is known.
     """
 
     run: pruning.Run
@@ -49,7 +49,7 @@ class Family:
     variants: Sequence[Variant]
     budgets: Sequence[Budget]
     schedule: Schedule
-    one: int | None
+    macs_of_one: int | None
     folder: Path
 
     @property
@@ -100,7 +100,7 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
         seconds=record.seconds,
         training_macs=account["training_macs"] + sum(cost["training_macs"] for _, cost in entries),
         full_training_macs=account["full_training_macs"] + max(cost["full_training_macs"] for _, cost in entries),
-        one_training_macs=family.one,
+        one_training_macs=family.macs_of_one,
         history=[step_document(step) for step in record.history.steps],
         notes=tuple(dict.fromkeys((*run.notes, *record.notes, *(note for c in candidates for note in c.notes)))),
     )
@@ -135,8 +135,8 @@ def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Fa
             f"{request.model}: holds every budget as it is, and comes trained: there is nothing to make; give smaller "
             "limits, or --epochs to train it all the same"
         )
-    schedule, one = _schedule(run)
-    return Family(run, run.goal, variants, budgets, schedule, one, folder)
+    schedule, macs_of_one = _schedule(run)
+    return Family(run, run.goal, variants, budgets, schedule, macs_of_one, folder)
 
 
 def _schedule(run: pruning.Run) -> tuple[Schedule, int | None]:

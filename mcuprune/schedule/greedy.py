@@ -24,10 +24,10 @@ _Rule: TypeAlias = "Callable[[int, int, int, int], tuple[int, ...]]"
 #: whatever lowers what is alive, else as the file has it. On 47 published topologies and 36 random graphs each of them is
 #: alone in giving the least peak somewhere, but for the last, which is best most often.
 _RULES: tuple[_Rule, ...] = (
-    lambda bytes_made, change, position, since: (change, bytes_made, position),
-    lambda bytes_made, change, position, since: (change, -since, bytes_made, position),
-    lambda bytes_made, change, position, since: (change > 0, -since, change, position),
-    lambda bytes_made, change, position, since: (change > 0, position),
+    lambda produced, change, position, since: (change, produced, position),
+    lambda produced, change, position, since: (change, -since, produced, position),
+    lambda produced, change, position, since: (change > 0, -since, change, position),
+    lambda produced, change, position, since: (change > 0, position),
 )
 
 
@@ -50,7 +50,7 @@ class _Arcs:
         for v, buffers in enumerate(makes):
             for b in buffers:
                 self.maker[b] = v
-        self.made = [sum(sizes[b] for b in buffers) for buffers in makes]
+        self.produced = [sum(sizes[b] for b in buffers) for buffers in makes]
         self.kept = [sum(sizes[b] for b in buffers if b in self.outputs or self.readers[b]) for buffers in makes]
 
 
@@ -64,15 +64,15 @@ class _Queue:
         self._since = [0] * n_ops
         self.moved: list[int] = []
 
-    def open(self, v: int, bytes_made: int, change: int) -> None:
+    def open(self, v: int, produced: int, change: int) -> None:
         """``v`` can move from now on."""
         self._since[v] = len(self.moved)
-        self.enter(v, bytes_made, change)
+        self.enter(v, produced, change)
 
-    def enter(self, v: int, bytes_made: int, change: int) -> None:
+    def enter(self, v: int, produced: int, change: int) -> None:
         """The key of ``v``, which can move, as it is now."""
         self._version[v] += 1
-        key = self._rule(bytes_made, change, self._direction * v, self._since[v])
+        key = self._rule(produced, change, self._direction * v, self._since[v])
         heapq.heappush(self._heap, (key, self._version[v], v))
 
     def __iter__(self) -> Iterator[int]:
@@ -110,7 +110,7 @@ def _from_start(arcs: _Arcs, rule: _Rule) -> tuple[int, ...]:
     queue = _Queue(len(reads), rule, 1)
     for v, count in enumerate(unmet):
         if not count:
-            queue.open(v, arcs.made[v], arcs.kept[v] - freed[v])
+            queue.open(v, arcs.produced[v], arcs.kept[v] - freed[v])
     for v in queue:
         for b in reads[v]:
             left[b] -= 1
@@ -118,12 +118,12 @@ def _from_start(arcs: _Arcs, rule: _Rule) -> tuple[int, ...]:
                 last = next(w for w in readers[b] if queue.waits(w))
                 freed[last] += sizes[b]
                 if not unmet[last]:
-                    queue.enter(last, arcs.made[last], arcs.kept[last] - freed[last])
+                    queue.enter(last, arcs.produced[last], arcs.kept[last] - freed[last])
         for b in arcs.makes[v]:
             for w in readers[b]:
                 unmet[w] -= 1
                 if not unmet[w]:
-                    queue.open(w, arcs.made[w], arcs.kept[w] - freed[w])
+                    queue.open(w, arcs.produced[w], arcs.kept[w] - freed[w])
     return tuple(queue.moved)
 
 
@@ -134,7 +134,7 @@ def _from_end(arcs: _Arcs, rule: _Rule) -> tuple[int, ...]:
     # What taking an operator back brings to life: the inputs that nobody later reads.
     fresh = [sum(sizes[b] for b in buffers if not alive[b]) for buffers in reads]
     queue = _Queue(len(reads), rule, -1)
-    unused = [bytes_made - kept for bytes_made, kept in zip(arcs.made, arcs.kept, strict=True)]
+    unused = [produced - kept for produced, kept in zip(arcs.produced, arcs.kept, strict=True)]
     for v, count in enumerate(unmet):
         if not count:
             queue.open(v, fresh[v] + unused[v], fresh[v] - arcs.kept[v])

@@ -39,7 +39,7 @@ class _Watched(Trainable):
         super().__init__(channels)
         self.seen: dict[str, Tensor] = {}
 
-    def made(self, tensor: str, value: Tensor) -> Tensor:
+    def computed(self, tensor: str, value: Tensor) -> Tensor:
         self.seen[tensor] = value
         return value
 

@@ -270,7 +270,7 @@ def _sizes(
             sizes[tensor] = torch.maximum(size, sizes[tensor]) if tensor in sizes else size
         return value
 
-    module.made = watch  # type: ignore[method-assign]
+    module.computed = watch  # type: ignore[method-assign]
     for batch in batches:
         module(*(torch.from_numpy(x).to(device) for x in batch))
     return {tensor: size.cpu().numpy() for tensor, size in sizes.items()}

@@ -70,7 +70,7 @@ class QuantTrainable(Trainable):
                 self._ranges[name] = (float(bounds[0]), float(bounds[1]))
                 self._quantizers[name] = quantizer(*self._ranges[name])
 
-    def made(self, tensor: str, value: Tensor) -> Tensor:
+    def computed(self, tensor: str, value: Tensor) -> Tensor:
         name = self.scheme.quantizer.get(tensor)
         if name is None:
             return value

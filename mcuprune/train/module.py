@@ -125,18 +125,18 @@ class Trainable(nn.Module):
         """A constant operand of any other node as it is used."""
         return self.constant(node.inputs[index])
 
-    def made(self, tensor: str, value: Tensor) -> Tensor:
+    def computed(self, tensor: str, value: Tensor) -> Tensor:
         """Called with every tensor that is computed, inputs included; what it returns goes on."""
         return value
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Outputs in the order of ``wanted``, from inputs (batch, ...) in the file's order."""
-        values = {name: self.made(name, value) for name, value in zip(self.source.inputs, inputs, strict=True)}
+        values = {name: self.computed(name, value) for name, value in zip(self.source.inputs, inputs, strict=True)}
         for position, (node, kernel) in enumerate(self._steps):
             results = kernel(values)
             for name, value in zip(node.outputs, (results,) if isinstance(results, Tensor) else results, strict=False):
                 if name:
-                    values[name] = self.made(name, value)
+                    values[name] = self.computed(name, value)
             for name in self._last_use.get(position, ()):
                 values.pop(name, None)  # a mask or running mean that older opsets declare is never made
         return tuple(values[name] for name in self.wanted)

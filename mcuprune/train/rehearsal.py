@@ -117,12 +117,12 @@ def _refuse_unknown_to_torch(net: Network) -> None:
     draw = np.random.default_rng(0)
     endless: list[str] = []
 
-    def made(tensor: str, value: torch.Tensor) -> torch.Tensor:
+    def computed(tensor: str, value: torch.Tensor) -> torch.Tensor:
         if value.is_floating_point() and not torch.isfinite(value).all():
             endless.append(tensor)
         return value
 
-    module.made = made  # type: ignore[method-assign]
+    module.computed = computed  # type: ignore[method-assign]
     examples = [torch.from_numpy(drawn(net, name, draw)) for name in net.inputs]
     try:
         with torch.no_grad():

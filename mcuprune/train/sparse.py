@@ -70,7 +70,7 @@ def cut_dead(
             ranges[tensor] = np.minimum(low, before[0]), np.maximum(high, before[1])
         return value
 
-    module.made = watch  # type: ignore[method-assign]
+    module.computed = watch  # type: ignore[method-assign]
     module(*as_inputs(whole.network, [x[:_LOOKED_AT] for x in examples], device))
     keep, carried = removable(whole, ranges)
     return whole.with_network(carried).cut(keep), whole.kept(keep)

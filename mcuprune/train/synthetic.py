@@ -118,12 +118,12 @@ def _misfit(module: Trainable, inputs: list[np.ndarray]) -> float:
         return value
 
     count, shapes = len(inputs[0]), [module.source.shapes[name] for name in module.source.inputs]
-    previous, module.made = module.made, watch  # type: ignore[method-assign]
+    previous, module.computed = module.computed, watch  # type: ignore[method-assign]
     try:
         for i in range(count):
             module(*map(torch.from_numpy, _single(inputs, i, shapes)))
     finally:
-        module.made = previous  # type: ignore[method-assign]
+        module.computed = previous  # type: ignore[method-assign]
     misfits = []
     for tensor, (total, squares) in sums.items():
         mean, variance = (module.constant(name) for name in norms[tensor].inputs[3:5])

@@ -23,7 +23,7 @@ from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
-from mcuprune.train import ranks
+from mcuprune.train import ranks, revival
 from mcuprune.train.batches import Batches, Made
 from mcuprune.train.evaluate import batch_of
 from mcuprune.train.length import Length
@@ -109,6 +109,7 @@ class Trainer:
         self._teacher_wrong = 0.0 if answers is None else answers.misses / answers.examples
         self._wrong = 0.0  # in this epoch, while there is a teacher to compare with
         self._alone_since: int | None = None
+        self._revived: tuple[int, int] = 0, 0  # layers that began anew, and in which step for the last time
         self.length = Length("steps", total)
         self.batch, self.lr, self.weight_decay = min(batch, len(train)), lr, weight_decay
         if self.batch < ranks.size():
@@ -133,14 +134,23 @@ class Trainer:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how training went."""
-        if self._alone_since is None:
-            return ()
+        said = () if self._alone_since is None else (self._how_taught(self._alone_since),)
+        layers, step = self._revived
+        if not layers:
+            return said
+        return (
+            *said,
+            f"layers had died, which no gradient reached any more, and began anew: {layers} times, the last in step {step}; "
+            "a lower --lr or wider first layers may spare that",
+        )
+
+    def _how_taught(self, alone_since: int) -> str:
         classes = self.objective.task == "classify"
         how = f", right on {1 - self._teacher_wrong:.1%} of the training examples," if classes else ""
         more = "knew more" if classes else "erred less on the training examples"
         return (
             f"the teacher{how} taught until the pruned network {more}, after epoch "
-            f"{self._alone_since // self.steps_per_epoch}; then {'labels' if classes else 'targets'} alone did",
+            f"{alone_since // self.steps_per_epoch}; then {'labels' if classes else 'targets'} alone did"
         )
 
     @property
@@ -223,6 +233,8 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         (loss if ranks.size() == 1 else loss * ranks.share(self.batch)).backward()  # type: ignore[no-untyped-call]
         ranks.sum_gradients(self.module)
+        if self.step % revival.EVERY == revival.EVERY - 1:
+            self._revive()
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()
         self.step += 1
@@ -239,6 +251,11 @@ class Trainer:
                 outputs = torch.stack([answer.sum() for answer in self.answers(inputs)]).sum()
                 self._refuse_divergence("an output is", ranks.summed(outputs))
         return float(total)
+
+    def _revive(self) -> None:
+        """Let layers that no gradient reaches begin anew."""
+        if layers := revival.revive(self.module, self._optimizer):
+            self._revived = self._revived[0] + len(layers), self.step
 
     def _computed(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
         """What losses are taken of, in the precision of the training."""
@@ -377,6 +394,7 @@ class Trainer:
         milliseconds = int(1000 * self._seconds) if self.length.unit == "milliseconds" else 0
         found = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
         found["ending"] = np.array(self._ending or (), dtype=np.int64)
+        found["revived"] = np.array(self._revived)
         return found | self.learned()
 
     def learned(self) -> dict[str, np.ndarray]:
@@ -398,6 +416,8 @@ class Trainer:
         self._earlier, self._began = milliseconds / 1000, -1.0
         start_and_end = [int(value) for value in state.get("ending", ())]
         self._ending = (start_and_end[0], start_and_end[1]) if start_and_end else None
+        layers, last = (int(value) for value in state.get("revived", (0, 0)))
+        self._revived = layers, last
         if alone >= 0:
             self._teacher, self._alone_since = None, alone
 
@@ -509,12 +529,12 @@ def output_moments(
         return value
 
     module.eval()
-    previous, module.made = module.made, watch  # type: ignore[method-assign]
+    previous, module.computed = module.computed, watch  # type: ignore[method-assign]
     try:
         for start in range(0, len(arrays[0]), 128):
             module(*as_inputs(module.source, [array[start : start + 128] for array in arrays], module.device))
     finally:
-        module.made = previous  # type: ignore[method-assign]
+        module.computed = previous  # type: ignore[method-assign]
     found = {}
     for name, (total, squares, count) in sums.items():
         mean = (total / count).cpu().numpy()

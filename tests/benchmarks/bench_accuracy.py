@@ -15,8 +15,6 @@ Methods named ``tp-...`` are Torch-Pruning in the settings of ``torch_pruning_pe
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
 import warnings
@@ -24,15 +22,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from rows import append, grouped, key, read, spread, table_line, versions
 from torch import nn
 
-from mcuprune import __version__, pruning, units
+from mcuprune import pruning, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.data.loading import load as load_data
 from mcuprune.data.sets import Split
@@ -43,6 +42,7 @@ from mcuprune.train.optimizer import OPTIMIZERS
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "accuracy.jsonl", HERE / "accuracy.md"
+KEY = ("task", "budget", "method", "seed", "trained", "optimizer")
 BUDGETS = {
     "B1": {"macs": "40%", "flash": "35%", "sram": "60%"},
     "B2": {"macs": "15%", "flash": "12%", "sram": "40%"},
@@ -233,7 +233,7 @@ def measured(
         "full_training_macs": result.full_training_macs,
         "cpu_seconds": round(seconds),
         "notes": list(result.notes),
-        "versions": {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": versions(torch),
         **also(result),
     }
 
@@ -270,17 +270,8 @@ def row(
     return {**of, **found}
 
 
-def key(found: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(found[name] for name in ("task", "budget", "method", "seed", "trained", "optimizer"))
-
-
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-
-
-def spread(values: list[float]) -> str:
-    """Mean and, of more than one, sample standard deviation."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return read(ROWS)
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -301,18 +292,14 @@ def page(rows: list[dict[str, Any]]) -> str:
         "| training MACs | CPU s |",
         "|---|---|---|---|---|--:|---|--:|--:|--:|--:|--:|",
     ]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for found in rows:
-        of = tuple(found[name] for name in ("task", "trained", "budget", "optimizer", "method"))
-        groups.setdefault(of, []).append(found)
-
+    groups = grouped(rows, "task", "trained", "budget", "optimizer", "method")
     for (task, trained, budget, optimizer, method), found in sorted(groups.items()):
         cells = [task, "trained" if trained else "scratch", budget, optimizer, method, str(len(found))]
         cells.append("yes" if all(one["held"] for one in found) else "NO")
         cells += [spread([100 * one[name] for one in found]) for name in ("accuracy_int8", "accuracy_float", "pooled_int8")]
         cells.append(f"{mean(one['training_macs'] / one['full_training_macs'] for one in found):.2f}")
         cells.append(f"{mean(one['cpu_seconds'] for one in found):.0f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -326,7 +313,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     macs: dict[tuple[Any, ...], list[float]] = {}
     seconds: dict[tuple[Any, ...], list[float]] = {}
     for found in rows:
-        of = tuple(found[name] for name in ("task", "trained", "budget", "optimizer", "method"))
+        of = key(found, ("task", "trained", "budget", "optimizer", "method"))
         accuracies.setdefault(of, []).append(100 * found["pooled_int8"])
         macs.setdefault(of, []).append(found["training_macs"] / found["full_training_macs"])
         seconds.setdefault(of, []).append(found["cpu_seconds"])
@@ -351,7 +338,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
         cells += [cell(task, trained, budget, "sgd", rival=rival) for rival in (PEER, "uniform")]
         start, whole = "trained" if trained else "scratch", seconds.get((task, False, "full", "muon", "uniform"))
         cells += [f"{mean(macs[of]):.2f}", f"{mean(seconds[of]) / mean(whole):.2f}" if whole else ""]
-        lines.append(f"| {' | '.join([TASKS[task].title, start, budget, *cells])} |")
+        lines.append(table_line([TASKS[task].title, start, budget, *cells]))
     return "\n".join(lines)
 
 
@@ -385,14 +372,12 @@ def main() -> int:
         for budget in given.budgets
         for method in given.methods
     ]
-    done = {key(found) for found in stored()}
+    done = {key(found, KEY) for found in stored()}
     for one in wanted if not given.table else ():
         if one in done:
             continue
         found = row(*one, given.data, given.work)
-        with ROWS.open("a") as file:
-            file.write(json.dumps(found) + "\n")
-        print(json.dumps(found), flush=True)
+        append(ROWS, found)
     if stored():
         PAGE.write_text(page(stored()))
     return 0

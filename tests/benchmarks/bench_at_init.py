@@ -20,10 +20,8 @@ it takes hours, and can be interrupted at any time.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -39,10 +37,10 @@ import numpy as np
 import onnxruntime
 import paper_networks
 import torch
-from bench_accuracy import TASKS, spread, untrained
+from bench_accuracy import TASKS, untrained
+from rows import append, grouped, read, spread, table_line, versions
 from torch import nn
 
-from mcuprune import __version__
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.sensitivity import Descent
 from mcuprune.graph import network
@@ -337,7 +335,7 @@ def latency(work: Path) -> dict[str, Any]:
 
 
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read(ROWS)
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -363,7 +361,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             before, after = row["weights"]
             cells = [row["network"], row["limit"], f"{before:,} -> {after:,}", f"{row['cpu_seconds']:.1f}"]
             cells += [f"{row['target']:.0f}", f"{row['with_start']:.1f}", f"{row['load']}"]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(table_line(cells))
     if of["cuts"]:
         lines += [
             "",
@@ -376,7 +374,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         ]
         for row in of["cuts"]:
             cells = [row["network"], row["limit"], row["method"], f"{100 * row['before']:.1f}", f"{100 * row['after']:.1f}"]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(table_line(cells))
     if of["accuracy"]:
         lines += [
             "",
@@ -389,7 +387,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             "|---|---|---|--:|---|--:|--:|--:|--:|---|",
         ]
         rows = [*of["accuracy"], *_known(of["accuracy"])]
-        lines += [_accuracy_line(key, found) for key, found in _grouped(rows, "task", "budget", "method")]
+        lines += [_accuracy_line(key, found) for key, found in sorted(grouped(rows, "task", "budget", "method").items())]
     if of["masks"]:
         lines += [
             "",
@@ -400,7 +398,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             "| network | seeds | non-zeros | float test | training MACs |",
             "|---|--:|--:|--:|--:|",
         ]
-        for (variant,), found in _grouped(of["masks"], "variant"):
+        for (variant,), found in sorted(grouped(of["masks"], "variant").items()):
             accuracies = spread([100 * row["accuracy_float"] for row in found])
             share = mean(row["training_macs"] / row["full_training_macs"] for row in found)
             nonzeros = f"{mean(row['nonzeros'] for row in found):,.0f}"
@@ -430,19 +428,12 @@ def _known(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _grouped(rows: list[dict[str, Any]], *names: str) -> list[tuple[tuple[Any, ...], list[dict[str, Any]]]]:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return sorted(groups.items())
-
-
 def _accuracy_line(key: tuple[Any, ...], found: list[dict[str, Any]]) -> str:
     cells = [*key, str(len(found)), "yes" if all(row["held"] for row in found) else "NO"]
     cells += [spread([100 * row[name] for row in found]) for name in ("accuracy_int8", "pooled_int8")]
     cells.append(f"{mean(row['training_macs'] / row['full_training_macs'] for row in found):.2f}")
     cells += [f"{mean(row['cpu_seconds'] for row in found):.0f}", str(found[0]["widths"])]
-    return f"| {' | '.join(cells)} |"
+    return table_line(cells)
 
 
 def wanted(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
@@ -488,11 +479,8 @@ def main() -> int:
     for key, run in wanted(given) if not given.table else ():
         if any(all(row.get(name) == value for name, value in key.items()) for row in stored()):
             continue
-        versions = {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()}
-        found = {"versions": versions, **run(), **key}
-        with given.rows.open("a") as file:
-            file.write(json.dumps(found) + "\n")
-        print(json.dumps(found), flush=True)
+        found = {"versions": versions(torch), **run(), **key}
+        append(given.rows, found)
     if stored():
         PAGE.write_text(page(stored()))
     return 0

@@ -11,7 +11,6 @@ was interrupted; ``bands.md`` is drawn from it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,11 +20,13 @@ from typing import Any
 import bench_accuracy
 import numpy as np
 import torch
-from bench_accuracy import BUDGETS, Task, measured, person32, spread, untrained
+from bench_accuracy import BUDGETS, Task, measured, person32, untrained
+from rows import append, grouped, key, read, spread, table_line
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "bands.jsonl", HERE / "bands.md"
+KEY = ("task", "budget", "bands", "seed")
 BUDGET = "B3"
 
 
@@ -77,19 +78,13 @@ def row(task_name: str, bands: str, seed: int, data: Path, work: Path) -> dict[s
     return {"task": task_name, "budget": BUDGET, "bands": bands, "seed": seed, **found}
 
 
-def key(found: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(found[name] for name in ("task", "budget", "bands", "seed"))
-
-
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read(ROWS)
 
 
 def table(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Means over seeds with the sample standard deviation: one line for each task, without bands and with."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for found in rows:
-        groups.setdefault((found["task"], found["bands"]), []).append(found)
+    groups = grouped(rows, "task", "bands")
     lines = [
         "| | `--bands` | seeds | held | int8 test | int8 val + test | SRAM of its limit | MACs of their limit "
         "| flash of its limit | CPU s |",
@@ -101,7 +96,7 @@ def table(rows: Iterable[dict[str, Any]]) -> list[str]:
         for name in ("sram", "macs", "flash"):
             cells.append(f"{mean(one['used'][name] / one['limits'][name] for one in found):.0%}")
         cells.append(f"{mean(one['cpu_seconds'] for one in found):.0f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     return lines
 
 
@@ -132,16 +127,14 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
-    done = {key(found) for found in stored()}
+    done = {key(found, KEY) for found in stored()}
     for seed in given.seeds if not given.table else ():
         for task in given.tasks:
             for bands in given.bands:
                 if (task, BUDGET, bands, seed) in done:
                     continue
                 found = row(task, bands, seed, given.data, given.work)
-                with (given.rows or ROWS).open("a") as file:
-                    file.write(json.dumps(found) + "\n")
-                print(json.dumps(found), flush=True)
+                append(given.rows or ROWS, found)
     if stored() and given.rows is None:
         PAGE.write_text(page(stored()))
     return 0

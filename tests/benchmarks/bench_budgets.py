@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from rows import append, grouped, read, table_line
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -379,7 +380,7 @@ def refused(seed: int, run: Run, work: Path) -> dict[str, Any]:
 
 
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read(ROWS)
 
 
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -423,15 +424,12 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         cells += [str(sum(row["sram_model"] == "tflm" for row in mine)), f"{min(near, default=0):.3f}"]
         cells += [f"{sum(row['seconds'] for row in mine):.0f}", str(sum(row["right"] for row in turned))]
         cells += [f"{max((row['seconds'] for row in turned), default=0):.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    roads: dict[str, list[Mapping[str, Any]]] = {}
-    for row in ran:
-        roads.setdefault(row["road"], []).append(row)
+        lines.append(table_line(cells))
     lines += ["", "| method | runs | held | no slack | noted |", "|---|--:|--:|--:|--:|"]
-    for road, mine in sorted(roads.items()):
+    for (road,), mine in sorted(grouped(ran, "road").items()):
         cells = [road, str(len(mine)), str(sum(row["held"] for row in mine))]
         cells += [str(sum(row.get("slack") == kind for row in mine)) for kind in ("none", "noted")]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -466,8 +464,7 @@ def main() -> int:
             row = (refused if seed >= REFUSALS else judged)(seed, run, work)
             fine = fine and good(row)
             if not given.only:
-                with ROWS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append(ROWS, row, show=False)
             print("good" if good(row) else "BAD ", json.dumps(row), flush=True)
     if stored() and not given.only:
         PAGE.write_text(page(stored()))

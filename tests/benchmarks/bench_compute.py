@@ -11,7 +11,6 @@ training included; runs are ``mcuprune prune --train-compute`` with all else as 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from bench_accuracy import BUDGETS, TASKS, files, measured, spread
+from bench_accuracy import BUDGETS, TASKS, files, measured
+from rows import append, key, read, spread, table_line
 
 from mcuprune.pruning import Result
 
@@ -53,12 +53,8 @@ def row(task_name: str, budget: str, compute: float, method: str, seed: int, dat
     return {**dict(zip(KEY, (task_name, budget, compute, method, seed), strict=True)), **found}
 
 
-def key(found: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(found[name] for name in KEY)
-
-
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read(ROWS)
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, float], dict[str, list[dict[str, Any]]]]]:
@@ -118,7 +114,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             for method in METHODS
         ]
         cells = [task, budget, f"{compute:g}", *means, _paired(by["differentiable"], by["uniform"]), str(len(seeds))]
-        lines.append("| " + " | ".join([*cells, ", ".join(f"{share:.2f}" for share in wide), *cpu]) + " |")
+        lines.append(table_line([*cells, ", ".join(f"{share:.2f}" for share in wide), *cpu]))
     return "\n".join(lines) + "\n"
 
 
@@ -205,14 +201,12 @@ def main() -> int:
         for method in given.methods
         if budget in BUDGETS or method == "uniform"
     ]
-    done = {key(found) for found in stored()}
+    done = {key(found, KEY) for found in stored()}
     for one in wanted if not given.table else ():
         if one in done:
             continue
         found = row(*one, given.data, given.work)
-        with ROWS.open("a") as file:
-            file.write(json.dumps(found) + "\n")
-        print(json.dumps(found), flush=True)
+        append(ROWS, found)
     PAGE.write_text(page(stored()))
     PICTURE.write_text(picture(stored()))
     return 0

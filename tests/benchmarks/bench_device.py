@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
-import json
 import shutil
 import struct
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import peer_bakenn
+from rows import read, replace_all
 
 from mcuprune import exporting, pruning, units
 from mcuprune.costs import resources
@@ -216,7 +216,7 @@ def quantised(name: str) -> tuple[Converted, np.ndarray[Any, Any], dict[str, int
 
 def stored() -> list[dict[str, Any]]:
     """The rows of the result file."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return read(RESULTS)
 
 
 def page(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -249,7 +249,7 @@ def _peer_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The comparison with bakenn, where that has been measured."""
     if not PEERS.exists():
         return []
-    peers = [json.loads(line) for line in PEERS.read_text().splitlines()]
+    peers = read(PEERS)
     own = {row["network"]: row for row in rows if row["core"] == CORES[0].name and row.get("bands", "off") == "off"}
     lines = [
         "",
@@ -305,7 +305,7 @@ def main() -> None:
                 row(name, sources[bands], examples[:n], wanted[:n], core) | {"flash": total["flash"], "bands": bands} | about
             )
             rows[name, core.name, bands] = found
-            RESULTS.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
+            replace_all(RESULTS, (rows[key] for key in sorted(rows)))
             print(found, flush=True)
         if asked.peer:
             peer_bakenn.measure(asked.peer, name, converted, examples, CORES[0], PEERS, emulated)

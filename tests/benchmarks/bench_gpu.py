@@ -23,14 +23,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -51,9 +50,10 @@ from paper_networks import (
     resnet18,
     vgg16,
 )
+from rows import append, grouped, key, read, spread, table_line, versions
 from torch import nn
 
-from mcuprune import __version__, pruning, units
+from mcuprune import pruning, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.train.task import PRECISIONS
 
@@ -197,12 +197,12 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
         "full_training_macs": result.full_training_macs,
         "seconds": round(result.seconds),
         "device": torch.cuda.get_device_name(result.request.device) if on_gpu else "CPU",
-        "versions": {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": versions(torch),
     }
 
 
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read(ROWS)
 
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
@@ -218,20 +218,12 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "| flash of limit | SRAM of limit | MACs of limit | training MACs | minutes | on |",
         "|---|---|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for found in rows:
-        name = tuple(found[part] for part in ("network", "budget", "method", "trained_epochs", "device", "precision"))
-        groups.setdefault(name, []).append(found)
-
-    def spread(found: list[dict[str, Any]], name: str) -> str:
-        values = [100 * one[name] for one in found]
-        return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
+    groups = grouped(rows, "network", "budget", "method", "trained_epochs", "device", "precision")
     for (network, budget, method, epochs, device, precision), found in sorted(groups.items()):
         paper = NETWORKS[network][1][budget].paper
         cells = [network, budget, method, f"{epochs:.0f}", str(len(found))]
         cells.append("yes" if all(one["held"] for one in found) else "NO")
-        cells += [spread(found, name) for name in ("accuracy_int8", "accuracy_float")]
+        cells += [spread([100 * one[name] for one in found]) for name in ("accuracy_int8", "accuracy_float")]
         cells.append("" if paper is None else f"{paper:.1f}")
         for name in LIMITED:
             cells.append(f"{mean(one['used'][name] / one['limits'][name] for one in found):.1%}")
@@ -240,7 +232,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
             f"{mean(one['seconds'] for one in found) / 60:.1f}",
             device if precision == PRECISIONS[0] else f"{device}, {precision}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -273,7 +265,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.toy:
         return 0 if toy(given.networks, given.methods) else 1
-    done = {tuple(found[name] for name in KEY) for found in stored()}
+    done = {key(found, KEY) for found in stored()}
     wanted = [
         (network, budget, method, seed)
         for seed in given.seeds
@@ -287,9 +279,7 @@ def main() -> int:
         given.work.mkdir(parents=True, exist_ok=True)
         asked = request(*one, task=task_of(one[0]), data=given.data, work=given.work)
         found = row(*one[:2], replace(asked, epochs=given.epochs, device=given.device, precision=given.precision))
-        with ROWS.open("a") as file:
-            file.write(json.dumps(found) + "\n")
-        print(json.dumps(found), flush=True)
+        append(ROWS, found)
     if rows := stored():
         PAGE.write_text(page(rows))
     return 0

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from mcuprune.schedule import search as memory
 from mcuprune.schedule.greedy import list_schedules
 from mcuprune.schedule.search import Graph, Op, Planner, Schedule, max_in_out, schedule, walk
+from mcuprune.schedule.sides import Side
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_SEED = 0
@@ -718,18 +718,18 @@ def plain_dynamic_programme(graph: Graph, cap_seconds: float) -> Baseline | None
 def states_met(graph: Graph) -> int:
     """States that `schedule` looks at, in searches and in beams together."""
     count = 0
-    look = memory._Side.forced
+    look = Side.forced
 
     def counting(*args: object) -> object:
         nonlocal count
         count += 1
         return look(*args)
 
-    memory._Side.forced = counting
+    Side.forced = counting
     try:
         schedule(graph)
     finally:
-        memory._Side.forced = look
+        Side.forced = look
     return count
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import platform
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from rows import append, read, table_line
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -56,7 +57,7 @@ def files(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
 
 def stored() -> list[dict[str, Any]]:
     """The rows of all finished seeds."""
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read(ROWS)
 
 
 def row(command: str, seed: int, contents: Mapping[str, bytes]) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{max((one['most_cpu_seconds'] for one in mine), default=0):.1f}",
             str(max((one["most_mb"] for one in mine), default=0)),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     if faults := [fault for one in rows for fault in one["faults"]]:
         lines += ["", "Faults:", "", *(f"* `{fault.replace('`', ' ').replace(chr(10), ' ')[:200]}`" for fault in faults)]
     if rows:
@@ -123,8 +124,7 @@ def main() -> None:
             for seed in range(round(WANTED[command] * given.share / 100) // CASES):
                 if seed not in done:
                     found = row(command, seed, int8 if command == "verify" else every)
-                    with ROWS.open("a") as rows:
-                        rows.write(json.dumps(found) + "\n")
+                    append(ROWS, found, show=False)
                     print(command, seed, found["outcomes"], found["faults"], flush=True)
     PAGE.write_text(page(stored()))
 

@@ -22,10 +22,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
+from rows import append, read, spread, table_line, versions
 
 from mcuprune import __version__
 from mcuprune.cli import main as mcuprune
@@ -84,7 +85,7 @@ def made(task: str, mode: str, seed: int, data: Path, work: Path) -> dict[str, A
         "cpu_seconds": round(seconds),
         "variants": variants,
         "notes": document["notes"],
-        "versions": {"mcuprune": __version__, "python": platform.python_version()},
+        "versions": versions(),
     }
 
 
@@ -220,11 +221,7 @@ def switching(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-
-
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return read(ROWS)
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -252,7 +249,7 @@ def _making_page(rows: list[dict[str, Any]]) -> list[str]:
             of = [row for row in rows if (row["task"], row["mode"]) == (task, mode)]
             if not of:
                 continue
-            cells = [_spread([100 * row["variants"][k]["pooled_int8"] for row in of]) for k in range(len(names))]
+            cells = [spread([100 * row["variants"][k]["pooled_int8"] for row in of]) for k in range(len(names))]
             costs = [row["cost"]["training_macs"] / one[row["seed"]] for row in of if row["seed"] in one]
             cells += [f"{mean(costs):.2f}" if costs else "", f"{mean(row['cpu_seconds'] for row in of):.0f}"]
             lines.append(f"| {mode} | {len(of)} | {' | '.join(cells)} |")
@@ -290,14 +287,8 @@ def _switching_page(rows: list[dict[str, Any]]) -> list[str]:
         cells += [f"{row['memory'][how] / 1024:.0f}" for how in ("one", "active", "all")]
         cells += [f"{sum(test['answered'] for test in tests):,}", f"{sum(test['switches'] for test in tests)}"]
         cells += [str(sum(test["wrong"] for test in tests)), str(sum(test["asked"] - test["answered"] for test in tests))]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_line(cells))
     return lines
-
-
-def _append(row: dict[str, Any]) -> None:
-    with ROWS.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    print(json.dumps(row), flush=True)
 
 
 def main() -> int:
@@ -317,12 +308,12 @@ def main() -> int:
         return 0
     given.work.mkdir(parents=True, exist_ok=True)
     if given.switching:
-        _append(switching(given.switching, given.seconds))
+        append(ROWS, switching(given.switching, given.seconds))
     elif not given.table:
         done = {(row["task"], row["mode"], row["seed"]) for row in stored() if row["kind"] == "making"}
         for task, seed, mode in ((t, s, m) for t in given.tasks for s in given.seeds for m in given.modes):
             if (task, mode, seed) not in done:
-                _append(made(task, mode, seed, given.data, given.work))
+                append(ROWS, made(task, mode, seed, given.data, given.work))
     PAGE.write_text(page(stored()))
     return 0
 

@@ -13,8 +13,6 @@ again; ``quant_lr.md`` is drawn from it.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -25,8 +23,9 @@ from typing import Any
 
 import torch
 from bench_accuracy import BUDGETS, TASKS, files
+from rows import append, read, versions
 
-from mcuprune import __version__, pruning, units
+from mcuprune import pruning, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.graph.network import Network
 from mcuprune.pruning import Request
@@ -96,14 +95,13 @@ def run(task: str, seed: int, data: Path | None, work: Path) -> list[dict[str, A
         pruning.prune(Request(str(model), wanted, str(work / "out.onnx"), data=source, seed=seed, **wishes))
     finally:
         quantizing.quantize, quantizing._LR, quantizing.FakeQuant.undo_if_worse = usual
-    versions = {"mcuprune": __version__, "torch": torch.__version__, "python": platform.python_version()}
     of = {"task": task, "seed": seed}
     of |= {"epochs": _EPOCHS[task]}
-    return [{**of, **found, "limits": dict(limits), "command": _COMMAND, "versions": versions} for found in stages.rows]
+    return [{**of, **found, "limits": dict(limits), "command": _COMMAND, "versions": versions(torch)} for found in stages.rows]
 
 
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read(ROWS)
 
 
 def _points(rows: Sequence[dict[str, Any]], task: str, rate: float, split: str) -> dict[int, float]:
@@ -178,8 +176,7 @@ def main() -> None:
         if task == "T2" and args.data is None:
             sys.exit("T2 needs --data: a folder with kws12-mfcc.npz")
         rows = run(task, seed, args.data, args.work)
-        with ROWS.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        append(ROWS, *rows, show=False)
         PAGE.write_text(page(stored()))
         print(task, seed, *(f"{row['rate']:g}: {row['test']:.4f}" for row in rows), flush=True)
     PAGE.write_text(page(stored()))

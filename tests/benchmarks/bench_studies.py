@@ -10,7 +10,6 @@ embedded digits. Finished runs are appended to ``studies.jsonl`` and not run aga
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from bench_accuracy import BUDGETS, TASKS, files, measured, spread
+from bench_accuracy import BUDGETS, TASKS, files, measured
+from rows import append, read, spread, table_line
 
 from mcuprune.costs.resources import RESOURCES
 
@@ -126,7 +126,7 @@ def run(case: Case, seed: int, data: Path, work: Path) -> dict[str, Any]:
 
 
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return read(ROWS)
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -155,7 +155,7 @@ def page(rows: list[dict[str, Any]]) -> str:
                 ]
                 cost = mean(row["training_macs"] / row["full_training_macs"] for row in found)
                 accuracies = [spread([100 * row[key] for row in found]) for key in ("accuracy_int8", "pooled_int8")]
-                lines.append("| " + " | ".join([case.name, str(len(found)), *accuracies, *shares, f"{cost:.2f}"]) + " |")
+                lines.append(table_line([case.name, len(found), *accuracies, *shares, f"{cost:.2f}"]))
     return "\n".join([*lines, *_trials()]) + "\n"
 
 
@@ -163,15 +163,12 @@ def _trials() -> list[str]:
     """The runs of ``trials.jsonl``, a row each."""
     lines = ["", "## Trials", "", "Single runs from which the defaults were chosen; differences within a point are noise.", ""]
     lines += ["| run | float test | train | int8 test | int8 val + test | training MACs |", "|---|--:|--:|--:|--:|--:|"]
-    for text in TRIALS.read_text().splitlines():
-        trial = json.loads(text)
+    for trial in read(TRIALS):
         settings = {k: v for k, v in trial.items() if k not in (*_RESULTS, "cpu_seconds", "widths", "task", "budget", "method")}
         settings = {k: v for k, v in settings.items() if v is not False}
         named = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
         what = f"{trial['task']} {trial['budget']} {trial['method']}: {named}"
-        lines.append(
-            f"| {what.replace(' trained True', ' trained')} | " + " | ".join(str(trial.get(r, "")) for r in _RESULTS) + " |"
-        )
+        lines.append(table_line([what.replace(" trained True", " trained"), *(trial.get(r, "") for r in _RESULTS)]))
     return lines
 
 
@@ -190,9 +187,7 @@ def main() -> int:
                 if (name, case.name, seed) in {(row["study"], row["case"], row["seed"]) for row in stored()}:
                     continue
                 found = {"study": name, "case": case.name, "seed": seed, **run(case, seed, given.data, given.work)}
-                with ROWS.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
-                print(json.dumps(found), flush=True)
+                append(ROWS, found)
     if stored():
         PAGE.write_text(page(stored()))
     return 0

@@ -16,7 +16,6 @@ scratch.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from rows import append, read
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tasks_data
@@ -297,7 +297,7 @@ def main() -> None:
     arguments.add_argument("--cases", nargs="+", default=list(CASES))
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     asked = arguments.parse_args()
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    rows = read(ROWS)
     with tempfile.TemporaryDirectory() as folder:
         for case in asked.cases if asked.data else []:
             for seed in asked.seeds:
@@ -307,8 +307,7 @@ def main() -> None:
                     {"case": case, "seed": seed, **row} for row in CASES[case](seed, asked.data, asked.models, Path(folder))
                 ]
                 rows += fresh
-                with ROWS.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in fresh)
+                append(ROWS, *fresh, show=False)
                 for row in fresh:
                     print(case, seed, row["metric"]["after_int8"], row["cpu_seconds"], flush=True)
     PAGE.write_text(page(rows))

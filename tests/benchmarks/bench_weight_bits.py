@@ -13,7 +13,6 @@ adds the accuracies under that name. An x86 processor without VNNI can be emulat
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from rows import read, replace_all
 
 from mcuprune.data import loading as data
 from mcuprune.data.sets import Split
@@ -107,7 +107,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text().splitlines()]
+    return read(ROWS)
 
 
 def main() -> None:
@@ -121,7 +121,7 @@ def main() -> None:
     rows = stored() if given.processor else list(runs(given.data, given.files, given.seeds))
     if given.processor:
         measured(given.files, rows, given.processor)
-    ROWS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    replace_all(ROWS, rows)
     PAGE.write_text(page(rows))
 
 

@@ -96,8 +96,9 @@ def measure(
     port = program.inputs[0]
     inputs = np.stack([port.to_tflite(x).reshape(-1) for x in examples[:4]])
     outputs = int(np.prod(program.outputs[0].shape))
-    known = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
-    known = [row for row in known if row["network"] != name]
+    from rows import read, replace_all
+
+    known = [row for row in read(rows) if row["network"] != name]
     for kernels in KERNELS:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder)
@@ -115,7 +116,7 @@ def measure(
             numbers = {"ram": memory, "io": io, "flash": flash, "stack": found.stack}
             known.append({**row, **numbers, "instructions": found.instructions})
         print(known[-1], flush=True)
-    rows.write_text("".join(json.dumps(row) + "\n" for row in sorted(known, key=lambda row: (row["network"], row["kernels"]))))
+    replace_all(rows, sorted(known, key=lambda row: (row["network"], row["kernels"])))
 
 
 def _compiled(place: Path, about: dict[str, Any], core: Core) -> list[str]:

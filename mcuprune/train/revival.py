@@ -1,0 +1,36 @@
+"""Layers that have died begin anew.
+
+A few channels and a Relu can die together: once what they give is zero for every example, no gradient reaches them or anything
+before them, and a network without skips stays at chance for good. A MobileNetV1 whose first layers kept two and four channels
+did so in one of three runs: the shift of a normalisation, which moves by plain momentum, ran far below zero while the learning
+rate rose. Wide networks are safe, as some channel always lives.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mcuprune.train.module import Trainable
+
+#: Steps between two looks: momentum may bring a layer back by itself, and a look costs a pass over all gradients.
+EVERY = 32
+
+
+@torch.no_grad()
+def revive(module: Trainable, optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """Give the normalisations of dead layers their first scale and shift, and forget the momentum of all that is dead.
+
+    Dead is a trained constant whose whole gradient is exactly zero, while others have one. To be called between a backward
+    pass and the optimizer's step. Returns the names of the nodes that begin anew, in the order of the network.
+    """
+    graded = {name: weight for name, weight in module.named_weights() if weight.grad is not None}
+    dead = {name for name, weight in graded.items() if not weight.grad.any()}  # type: ignore[union-attr]
+    if not dead or len(dead) == len(graded):
+        return ()
+    nodes = [node for node in module.source.nodes if node.op == "BatchNormalization" and dead.issuperset(node.inputs[1:3])]
+    for node in nodes:
+        module.constant(node.inputs[1]).fill_(1.0)
+        module.constant(node.inputs[2]).fill_(0.0)
+    for name in dead if nodes else ():
+        optimizer.state.pop(graded[name], None)
+    return tuple(node.name for node in nodes)

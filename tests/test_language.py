@@ -1,0 +1,116 @@
+"""The language of the code: names say what they hold, and every public definition says what it gives."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+from test_floors import MODULES
+
+#: Words that hold anything. Who reads one has to look for what it is.
+VAGUE = {"found", "got", "made", "one", "thing", "things"}
+#: Modules, and rooms with all of theirs, whose names are still to be looked through.
+TO_DO = (
+    "data",
+    "dropping",
+    "inspecting",
+    "pruning",
+    "report.prune",
+    "report.prune_page",
+    "train.batches",
+    "train.course",
+    "train.evaluate",
+    "train.nested",
+    "train.preprocess",
+    "train.quantizing",
+    "train.schedules",
+    "train.tasks",
+    "train.teacher",
+    "train.trainer",
+)
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+Definition = ast.ClassDef | ast.FunctionDef
+
+
+def to_do(module: str) -> bool:
+    return any(module == part or module.startswith(f"{part}.") for part in TO_DO)
+
+
+def vague(tree: ast.AST) -> list[str]:
+    """Lines that call a variable, a parameter, an attribute or a function by a word of VAGUE."""
+    given = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            given.append((node.lineno, node.id if isinstance(node, ast.Name) else node.attr))
+        elif isinstance(node, ast.arg):
+            given.append((node.lineno, node.arg))
+        elif isinstance(node, Definition):
+            given.append((node.lineno, node.name))
+    return [f"line {line}: {name}" for line, name in given if name in VAGUE]
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not to_do(module)])
+def test_names_say_what_they_hold(module):
+    assert not vague(TREES[module])
+
+
+@pytest.mark.parametrize("part", TO_DO)
+def test_what_is_to_do_is_not_done(part):
+    assert any(vague(TREES[module]) for module in MODULES if f"{module}.".startswith(f"{part}."))
+
+
+def test_a_vague_name_is_found():
+    assert vague(ast.parse("def f(one, other):\n    return [made for made in other if (got := made)]")) != []
+    assert vague(ast.parse("def f(*, found): ...")) == ["line 1: found"]
+    assert vague(ast.parse("def one(self):\n    self.found: int = 3")) == ["line 1: one", "line 2: found"]
+    assert not vague(ast.parse("f(found=1).one"))
+
+
+# ---------------------------------------------------------------------------------------------------------- docstrings
+
+
+def bases(definition: ast.ClassDef) -> list[str]:
+    """Names of the classes that one is made from, without their modules and parameters."""
+    return [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in definition.bases]
+
+
+CLASSES: dict[str, list[ast.ClassDef]] = {}
+for kind in (node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+    CLASSES.setdefault(kind.name, []).append(kind)
+
+
+def documented_by(kind: ast.ClassDef, name: str) -> bool:
+    """Whether a class, or one that it is made from, says what the attribute of this name is."""
+    for member in kind.body:
+        if isinstance(member, ast.FunctionDef) and member.name == name and ast.get_docstring(member):
+            return True
+        if isinstance(member, ast.AnnAssign) and ast.unparse(member.target) == name:
+            return True  # fields are in the docstring of the class
+    return inherits(kind, name)
+
+
+def inherits(kind: ast.ClassDef, name: str) -> bool:
+    """Whether a class that this one is made from says it; of classes of one name any."""
+    return any(documented_by(base, name) for word in bases(kind) for base in CLASSES.get(word, ()) if base is not kind)
+
+
+def silent(tree: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[str]:
+    """Public definitions without a docstring, of their own or inherited."""
+    for node in tree.body:
+        if isinstance(node, Definition) and not node.name.startswith("_"):
+            inherited = isinstance(tree, ast.ClassDef) and inherits(tree, node.name)
+            if not ast.get_docstring(node) and not inherited:
+                yield f"{prefix}{node.name}"
+            if isinstance(node, ast.ClassDef):
+                yield from silent(node, f"{node.name}.")
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not to_do(module)])
+def test_public_definitions_say_what_they_give(module):
+    assert list(silent(TREES[module])) == []
+
+
+def test_a_silent_definition_is_found():
+    code = "class A:\n    'Says so.'\n    def f(self): ...\n    def _g(self): ...\ndef h(): ...\ndef i():\n    'Says so.'"
+    assert list(silent(ast.parse(code))) == ["A.f", "h"]
