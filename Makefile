@@ -10,7 +10,7 @@ TORCH ?= 2.13.0
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-runtimes bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu device-test clean
+.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-runtimes bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu bench-data bench-sweep device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -105,6 +105,12 @@ bench-portfolio: $(BIN)/.bench ## several networks from one training (goes on wh
 
 bench-gpu: $(BIN)/.prune ## the paper's networks on CIFAR-10 (needs a GPU; goes on where it stopped); DATA=folder of cifar10-*.npz
 	$(BIN)/python tests/benchmarks/bench_gpu.py --data $(DATA)
+
+bench-data: $(BIN)/.dev ## memory that training takes, and how long it waits for data (an hour; goes on where it stopped)
+	$(BIN)/python tests/benchmarks/bench_data.py
+
+bench-sweep: $(BIN)/.dev ## a sweep on Ray against single runs, two ranks against one process (goes on where it stopped)
+	$(BIN)/python tests/benchmarks/bench_sweep.py
 
 bench-budgets: $(BIN)/.dev ## random budgets: held, used up, or refused (minutes; goes on where it stopped)
 	$(BIN)/python tests/benchmarks/bench_budgets.py

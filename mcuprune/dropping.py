@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +30,7 @@ from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.pruning import OnStart
 from mcuprune.result import Bisection, GroupResult, Result, Stage, Start
+from mcuprune.run.layer_noise import Int8Layers
 from mcuprune.train import ranks
 from mcuprune.train.checkpoint import differences
 from mcuprune.train.course import course
@@ -78,6 +79,7 @@ class _Tried:
     full_training_macs: int = 0
     history: Sequence[Any] = ()
     notes: Sequence[str] = ()
+    int8_layers: Mapping[str, Any] | None = None
 
 
 class _Bisecting:
@@ -183,7 +185,9 @@ class _Bisecting:
         stage = Stage(number, limit / self._own, limit, used, after.value, holds, str(self._folder / f"stage-{number}.onnx"))
         self._results[number] = result
         cost = result.training_macs, result.full_training_macs
-        self._keep(_Tried(stage, result.groups, str(floats), *cost, [asdict(step) for step in result.history], result.notes))
+        history = [asdict(step) for step in result.history]
+        layers = None if result.int8_layers is None else result.int8_layers.document()
+        self._keep(_Tried(stage, result.groups, str(floats), *cost, history, result.notes, layers))
 
     def _pruned(self, number: int, limit: int, smallest: _Tried | None) -> Result:
         """One stage's prune."""
@@ -219,7 +223,13 @@ class _Bisecting:
             resume=False,
         )
         return pruning.remeasured(
-            request, net=self._net, data_set=self._data, start=start, history=best.history, notes=best.notes
+            request,
+            net=self._net,
+            data_set=self._data,
+            start=start,
+            history=best.history,
+            notes=best.notes,
+            int8_layers=None if best.int8_layers is None else Int8Layers.of_document(best.int8_layers),
         )
 
     # ------------------------------------------------------------------------------------------------------------- state

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune.data.columns import Fed as FedColumn
-from mcuprune.data.columns import Taken
+from mcuprune.data.columns import Taken, taken
 from mcuprune.data.feed import Feed
 from mcuprune.data.fitting import Wanted, label_check
 from mcuprune.data.preprocessing import LAYOUTS
@@ -154,7 +154,7 @@ def _asked(net: Network, found: Fed, classes: int) -> tuple[feeding.Confusion | 
         model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
     except MissingExtra as error:
         return None, (f"what the model says of it is left out: {error}",)
-    return feeding.Confusion.of(model(test.x[some]), test.y[some], classes), ()
+    return feeding.Confusion.of(model(taken(test.x, some)), test.y[some], classes), ()
 
 
 def sheet(seen: Inspection) -> Array:

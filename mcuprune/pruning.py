@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.places import Output, Source
 from mcuprune.result import Bands, Figures, GroupResult, Result, Start, Training
+from mcuprune.run.layer_noise import Int8Layers, layer_noise
 from mcuprune.train import engine, evaluate, ranks
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
@@ -49,6 +50,9 @@ from mcuprune.train.task import Candidate, History, OnStep, Schedule, Step, Task
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.own import own_loss
 from mcuprune.train.training_data import training_data
+
+if TYPE_CHECKING:
+    from mcuprune.train.quantizing import Quantized
 
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
@@ -95,12 +99,17 @@ def prune(
         of_float, learned = _figure(small, run.goal, f"{request.model} after cutting")
         if run.request.train and (note := learned_nothing(run.goal, of_float, learned)):
             candidate = replace(candidate, notes=(*candidate.notes, note))
-    final, candidate = _quantize(run, candidate, record) if request.int8 else (small, candidate)
+    final, rounded = small, None
+    if request.int8:
+        done = _quantize(run, candidate, record)
+        final, rounded, candidate = done.network, done.floats, done.candidate
     final = _with_preprocessing(final, run.data)
     in_bands = None if run.banding is None else banding.in_bands(final, run.banding, run.recipes)
     (final if in_bands is None else in_bands.network).save(request.output)
     console.doing("measuring the file that was written")
     result = replace(_measured(run, candidate, of_float, small, record), asked=request)
+    if rounded is not None and run.data is not None:
+        result = replace(result, int8_layers=layer_noise(request.output, result.network, rounded, run.data.test))
     if in_bands is not None:
         result = replace(result, bands=_bands(in_bands, final, result))
     record.checkpoint.remove()  # not before: what is measured here may take long, and be interrupted
@@ -121,10 +130,11 @@ def remeasured(
     start: Start,
     history: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
+    int8_layers: Int8Layers | None,
 ) -> Result:
     """The result of a prune that was finished before, by the file at ``request.output`` that it wrote. Nothing is trained.
 
-    start: the float network that became that file. history, notes: of that prune.
+    start: the float network that became that file. history, notes, int8_layers: of that prune.
     """
     began = time.monotonic()
     run = _prepared(replace(request, resume=False), net, request.data if data_set is None else data_set, start)
@@ -132,7 +142,7 @@ def remeasured(
     record.history.take_up([dict(step) for step in history])
     of_float = None if run.goal is None else _figure(start.network, run.goal, request.model)[0]
     candidate = Candidate(run.labelled, run.labelled.keep_all(), 0, 0, 0, tuple(notes))
-    return _measured(run, candidate, of_float, start.network, record)
+    return replace(_measured(run, candidate, of_float, start.network, record), int8_layers=int8_layers)
 
 
 @dataclass(frozen=True)
@@ -353,8 +363,8 @@ def _float_candidate(run: _Run, record: _Record) -> Candidate:
     return _magnitude(run.labelled, run.model, run.budget, run.request.multiple_of)
 
 
-def _quantize(run: _Run, candidate: Candidate, record: _Record) -> tuple[Network, Candidate]:
-    """The int8 network, and the candidate with the account of fake-quant training added."""
+def _quantize(run: _Run, candidate: Candidate, record: _Record) -> Quantized:
+    """The int8 network of a candidate."""
     from mcuprune.train import quantizing
 
     request, data = run.request, run.data

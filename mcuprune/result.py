@@ -13,6 +13,7 @@ from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.graph.network import Network
 from mcuprune.notebook import Drawn
+from mcuprune.run.layer_noise import Int8Layers
 from mcuprune.train.request import Request
 from mcuprune.train.task import Schedule, Search, Step
 from mcuprune.train.tasks.metrics import Metric
@@ -134,6 +135,7 @@ class Result(Drawn):
     figures: of the task, of whatever kind. accuracy and those beside it: shares of right classes, of classifiers alone.
     accuracy_int8: of the written file as ONNX defines it, on every processor (``evaluate``).
     accuracy_int8_default_session: in a session without options on this processor, where integer kernels may saturate.
+    int8_layers: what rounding costs in each layer of the written file, None where it is not int8.
     bands: None where none were asked for. sensitivity: of the groups, where the method has measured it.
     asked: the request as it was made; ``request`` has the device that was chosen, and no training where none was needed.
     contents: digests of the ``model`` and of the ``data``, None without data, as they were read.
@@ -165,6 +167,7 @@ class Result(Drawn):
     classes: tuple[str, ...] = ()
     bisection: Bisection | None = None
     sensitivity: Sensitivity | None = None
+    int8_layers: Int8Layers | None = None
 
     def __repr__(self) -> str:
         known = {"accuracy_float": self.accuracy_float, "accuracy_int8": self.accuracy_int8}

@@ -16,10 +16,13 @@ from mcuprune.errors import BudgetError, OutputError, UsageError
 from mcuprune.pruning import Request
 from mcuprune.report import prune as outcome
 from mcuprune.result import Figures, Result
+from mcuprune.run.layer_noise import Int8Layers, LayerNoise
 from mcuprune.train.tasks.metrics import Metric
 
 NET = tasks_data.vector_net(2)
 ARRAYS = tasks_data.split(tasks_data.curves, 64, 32)
+
+LAYERS = Int8Layers(32, (LayerNoise("fc", "y", 40.0, None),))
 
 
 def request(folder: Path, **wishes: Any) -> Request:
@@ -48,7 +51,8 @@ class Runs:
         result = pruning_prune(plain, net=NET)
         used = result.after.total["macs"]
         after = figure(0.95 if used >= self.floor else 0.5)
-        return replace(result, figures=Figures("classify", "", True, figure(0.95), after, after, after), data="d")
+        figures = Figures("classify", "", True, figure(0.95), after, after, after)
+        return replace(result, figures=figures, data="d", int8_layers=LAYERS)
 
 
 pruning_prune = pruning.prune
@@ -124,6 +128,12 @@ def test_a_search_goes_on_with_the_stage_where_it_stopped(tmp_path: Path, monkey
     assert expected.bisection is not None
     assert [s.limit for s in result.bisection.stages] == [s.limit for s in expected.bisection.stages]
     assert Path(result.request.output).read_bytes() == Path(expected.request.output).read_bytes()
+
+
+def test_what_was_measured_in_an_earlier_sitting_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched(Runs(200), tmp_path, monkeypatch)
+    result = searched(Runs(200), tmp_path, monkeypatch, resume=True)  # nothing is left to do but to measure
+    assert result.int8_layers == LAYERS
 
 
 def test_another_search_is_not_taken_up_and_says_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

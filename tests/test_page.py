@@ -65,6 +65,10 @@ def trained() -> dict[str, Any]:
     found["classes"] = [f"a class with a long name, number {number}" for number in range(10)]
     examples = [{"index": index, "target": 1, "before": 1, "after": 2} for index in range(30)]
     found["changed"] = {"of": 410, "count": 30, "became_wrong": 30, "became_right": 0, "examples": examples}
+    names = [f"/backbone/features/features.{index}/conv/Conv_with_a_name_that_exporters_make" for index in range(30)]
+    layers: list[dict[str, Any]] = [{"node": name, "tensor": name, "snr_db": 31.25, "own_snr_db": 40.5} for name in names]
+    layers[7]["own_snr_db"] = None
+    found["int8_layers"] = {"examples": 128, "layers": layers}
     for step in found["history"]:
         step["training_macs"] = 1_000_000 * step["step"]
         step["widths"] = [group["after"] for group in found["groups"]]

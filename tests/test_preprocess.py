@@ -297,7 +297,7 @@ def test_labels_of_another_order_are_a_no(tmp_path: Path, digits: Data, capsys: 
 
 
 @pytest.mark.parametrize("shape", [(3, 12, 10), (12, 10, 3), (1, 49, 10), (9, 128), (16,)])
-@pytest.mark.parametrize("name", augmenting.KINDS)
+@pytest.mark.parametrize("name", [name for name, kind in augmenting.KINDS.items() if kind.make is not None])
 def test_every_variation_keeps_shape_type_and_seed(name: str, shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32)
     before = x.copy()

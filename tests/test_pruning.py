@@ -350,8 +350,8 @@ def test_fake_quant_training_that_makes_validation_worse_is_undone(
     quantize = quantizing.quantize
     calibrated: list[bytes] = []
 
-    def both(candidate: Candidate, how: Quantization, on_step: OnStep) -> tuple[network.Network, Candidate]:
-        calibrated.append(pruning._bytes(quantize(candidate, replace(how, schedule=None), on_step)[0]))
+    def both(candidate: Candidate, how: Quantization, on_step: OnStep) -> quantizing.Quantized:
+        calibrated.append(pruning._bytes(quantize(candidate, replace(how, schedule=None), on_step).network))
         return quantize(candidate, how, on_step)
 
     monkeypatch.setattr(quantizing, "quantize", both)

@@ -14,6 +14,7 @@ from test_trainable import drawn, graph, inputs_of
 
 from mcuprune.channels.labelling import label
 from mcuprune.deploy.qdq import UNIT_SCALE, Quantizer
+from mcuprune.errors import UsageError
 from mcuprune.graph import network
 from mcuprune.train.fake_quant import QuantTrainable
 from mcuprune.train.module import Trainable
@@ -50,6 +51,13 @@ def test_gradients_pass_the_roundings() -> None:
         assert weight.grad is not None, name
         apart = (weight.grad - exact.grad).norm() / exact.grad.norm()
         assert 0 < apart < 0.1, name
+
+
+def test_values_that_overflow_are_a_message_and_no_crash() -> None:
+    module = relu_net()
+    module.simulating = False
+    with pytest.raises(UsageError, match=r"tensor '\w+' has values that are no finite numbers.*lower --lr"):
+        see(module, np.full((2, 3, 6, 6), 3e38, np.float32))
 
 
 def test_calibration_covers_all_that_was_seen() -> None:

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tasks_data
 
+from mcuprune.cli import main
 from mcuprune.data import cache, frontend, loading, pictures
 from mcuprune.data.fitting import Wanted, classifier, label_check
 from mcuprune.data.readers.table import READERS
@@ -674,6 +676,30 @@ def test_strange_words_are_unknown_and_noise_is_silence(tmp_path: Path) -> None:
     assert counts[:3].tolist() == [12, 12, 12]
     assert counts[4] <= 14
     assert counts[3] >= 8
+
+
+def test_a_folder_of_words_is_pruned_and_written_as_c_by_two_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten words, three that no class has, and noise: the classes and the front end reach the C header."""
+    monkeypatch.chdir(tmp_path)
+    ten = ["down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes"]
+    root = words(tmp_path / "speech", [*ten, "cat", "dog", "tree"], 6)
+    write_wave(root / "_background_noise_" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 40_000))
+    layers = tasks_data.Layers()
+    y = layers.conv(layers.conv("x", 1, 8, stride=2), 8, 8, stride=2)
+    y = layers.dense(layers.add("Flatten", [layers.add("GlobalAveragePool", [y])]), 8, 12)
+    layers.net({"x": [1, 49, 10]}, {"y": (y, [12])}).save("net.onnx")
+    command = ["prune", "net.onnx", "--macs", "70%", "--data", "speech", "--epochs", "1", "-o", "small.onnx", "--report", "r"]
+    assert main([*command, "-q"]) == 0
+    found = json.loads(Path("r/report.json").read_text())
+    assert found["classes"] == [*ten, "silence", "unknown"]
+    assert found["preprocessing"]["frontend"]["kind"] == "mfcc"
+    assert found["int8_layers"]["layers"]
+    assert not [note for note in found["notes"] if "alphabet" in note]  # the folders' order is not the model's
+    assert main(["export", "small.onnx", "-o", "net.c"]) == 0
+    header = Path("net.h").read_text()
+    for setting in ("RATE 16000", "WINDOW 480", "HOP 320", "COEFFICIENTS 10"):
+        assert f"NET_FRONTEND_{setting}" in header
+    assert '"silence", "unknown"}' in header
 
 
 def test_words_that_fit_no_class_are_refused(tmp_path: Path) -> None:

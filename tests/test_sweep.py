@@ -11,6 +11,7 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from mcuprune.cli import main
 from mcuprune.errors import UsageError
 from mcuprune.report import page
 from mcuprune.report import sweep as report
+from mcuprune.sweep import cluster
 from mcuprune.sweep.follow import Halving
 from mcuprune.sweep.grid import Cell, Grid, Run, seeds
 from mcuprune.sweep.outcome import Finished, Outcome, document
@@ -316,6 +318,46 @@ def test_an_interrupted_sweep_gives_the_same_files_when_it_is_gone_on_with(here)
 
 
 # ------------------------------------------------------------------------------------------------------------------- ray
+
+
+class FakeRay:
+    """Tasks that are begun as soon as they are handed over, as those of Ray are while others wait for a value."""
+
+    def __init__(self, cores: int) -> None:
+        self.cores, self.most, self.going = cores, 0, []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": float(self.cores)}
+
+    def remote(self, **how):
+        return lambda what: SimpleNamespace(remote=self._home if isinstance(what, type) else self._begun)
+
+    def _home(self) -> SimpleNamespace:
+        nothing = SimpleNamespace(remote=lambda *given: {})
+        return SimpleNamespace(store=nothing, taken=nothing, stop=nothing)
+
+    def _begun(self, run: Run, *rest: object) -> str:
+        self.going.append(run.name)
+        self.most = max(self.most, len(self.going))
+        return run.name
+
+    def wait(self, references, **how):
+        self.going.remove(references[-1])
+        return [references[-1]], references[:-1]
+
+    def get(self, value):
+        return value
+
+
+@pytest.mark.parametrize(("cores", "jobs", "most"), [(2, None, 2), (8, 3, 3), (2, 5, 2)])
+def test_on_ray_no_more_runs_go_on_at_once_than_there_are_places(here, monkeypatch, cores, jobs, most):
+    pytest.importorskip("ray")
+    runs = grid(folder=str(here / "out")).runs()[:12]
+    sweep = cluster.Cluster([], jobs=jobs)
+    sweep._ray = FakeRay(cores)
+    monkeypatch.setattr(sweep, "_ended", lambda run, reference: run.name)
+    assert sorted(sweep._run(runs, lambda run, history: True)) == sorted(run.name for run in runs)
+    assert sweep._ray.most == most
 
 
 @pytest.mark.slow

@@ -296,7 +296,7 @@ def test_a_teachers_answers_are_learned_beside_the_labels() -> None:
     channels = small()
     teacher = np.random.default_rng(0).standard_normal((128, 10)).astype(np.float32)
     alone, taught = trainer(channels), trainer(channels, answers=teacher)
-    chosen, _ = taught._next_batch()
+    chosen = taught._next_batch().chosen
     x, y = digits().train.x[chosen], digits().train.y[chosen]
     logits = taught.logits(x).detach().double().numpy()
 
@@ -326,7 +326,7 @@ def test_a_teacher_that_knows_less_than_its_pupil_is_let_go() -> None:
     assert not gone.taught
     (note,) = gone.notes
     assert "right on 25.0% of the training examples" in note
-    chosen, _ = gone._next_batch()
+    chosen = gone._next_batch().chosen
     logits, y = gone.logits(digits().train.x[chosen]), torch.from_numpy(digits().train.y[chosen])
     assert torch.equal(gone._loss([logits], [y]), torch.nn.functional.cross_entropy(logits, y))
 

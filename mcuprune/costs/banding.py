@@ -101,8 +101,8 @@ class Banding:
     @property
     def whole(self) -> tuple[str, ...]:
         """The limited resources beside SRAM that no sum over nodes gives: a file's size, an estimate of time."""
-        found = {name: RESOURCES[name].under(self.basis.models.get(name)) for name in self.limits if name != "sram"}
-        return tuple(name for name, resource in found.items() if not isinstance(resource, Additive))
+        limited = {name: RESOURCES[name].under(self.basis.models.get(name)) for name in self.limits if name != "sram"}
+        return tuple(name for name, resource in limited.items() if not isinstance(resource, Additive))
 
     def costs(self, net: Network) -> dict[str, int]:
         """What a network costs of all that may be limited beside SRAM."""

@@ -20,23 +20,10 @@ Array = np.ndarray[Any, Any]
 def augmentation(spec: str) -> Augment:
     """The variation that ``spec`` describes, such as ``flip,crop4``: its parts one after the other. ``KINDS`` has them all.
 
+    What mixes examples is no part of it: ``mixup`` says how strong that is.
     Raises UsageError for anything else; ``auto`` and ``none`` are for ``default_for`` to settle.
     """
-    steps: list[Augment] = []
-    for part in map(str.strip, spec.split(",")):
-        found = re.fullmatch(r"([a-z]+)(\d*\.?\d*)", part)
-        if part in ("auto", "none") and spec.strip() == part:
-            continue
-        kind = KINDS.get(found[1]) if found else None
-        if found is None or kind is None or bool(found[2].strip(".")) != bool(kind.takes):
-            known = ", ".join(f"{name}{each.takes}" for name, each in KINDS.items())
-            raise UsageError(f"--augment: {part[:40]!r} is unknown; write auto, none, or several of {known}: flip,crop4")
-        amount = float(found[2]) if kind.takes else 0.0
-        if kind.takes and not (
-            math.isfinite(amount) and 0 < amount <= kind.most and (amount.is_integer() or kind.takes == "X")
-        ):
-            raise UsageError(f"--augment: {part[:40]!r}: {kind.takes} is above 0 and at most {kind.most:g}; {kind.what}")
-        steps.append(kind.make(amount))
+    steps = [kind.make(amount) for kind, amount in _parts(spec) if kind.make is not None]
 
     def vary(x: Array, random: np.random.Generator) -> Array:
         for step in steps:
@@ -44,6 +31,41 @@ def augmentation(spec: str) -> Augment:
         return x
 
     return vary
+
+
+def mixup(spec: str) -> float:
+    """How strongly ``spec`` mixes examples, the parameter of ``mixed``; 0 where it doesn't. Raises as ``augmentation``."""
+    return max((amount for kind, amount in _parts(spec) if kind.make is None), default=0.0)
+
+
+def _parts(spec: str) -> list[tuple[Kind, float]]:
+    parts: list[tuple[Kind, float]] = []
+    for part in map(str.strip, spec.split(",")):
+        match = re.fullmatch(r"([a-z]+)(\d*\.?\d*)", part)
+        if part in ("auto", "none") and spec.strip() == part:
+            continue
+        kind = KINDS.get(match[1]) if match else None
+        if match is None or kind is None or bool(match[2].strip(".")) != bool(kind.takes):
+            known = ", ".join(f"{name}{each.takes}" for name, each in KINDS.items())
+            raise UsageError(f"--augment: {part[:40]!r} is unknown; write auto, none, or several of {known}: flip,crop4")
+        amount = float(match[2]) if kind.takes else 0.0
+        if kind.takes and not (
+            math.isfinite(amount) and 0 < amount <= kind.most and (amount.is_integer() or kind.takes == "X")
+        ):
+            raise UsageError(f"--augment: {part[:40]!r}: {kind.takes} is above 0 and at most {kind.most:g}; {kind.what}")
+        parts.append((kind, amount))
+    return parts
+
+
+def mixed(x: Array, alpha: float, random: np.random.Generator) -> tuple[Array, Array, float]:
+    """A batch of which each example has a part of another one in it (Zhang et al. 2018, "mixup", equation 1).
+
+    Returns the mixed examples, of each the index of the other one, and the share that is the example's own: one number for
+    the batch, of the distribution Beta(alpha, alpha), as the paper's authors draw it.
+    """
+    share = float(random.beta(alpha, alpha))
+    partners = random.permutation(len(x))
+    return np.asarray(share * x + (1 - share) * x[partners], np.float32), partners, share
 
 
 def default_for(kind: str, shape: tuple[int, ...]) -> str:
@@ -175,13 +197,13 @@ def _masked(most: float) -> Augment:
 class Kind:
     """One kind of variation. takes: "" for none, "N" for a whole number after the name, "X" for any; most: the largest.
 
-    what: in words. make: the variation of that number.
+    what: in words. make: the variation of that number; None for what mixes examples with each other, and so their targets.
     """
 
     takes: str
     most: float
     what: str
-    make: Callable[[float], Augment]
+    make: Callable[[float], Augment] | None
 
 
 KINDS: Mapping[str, Kind] = {
@@ -193,4 +215,5 @@ KINDS: Mapping[str, Kind] = {
     "cutout": Kind("N", 999, "covers a square of N places", _cut_out),
     "noise": Kind("X", 1e6, "adds Gaussian noise of deviation X", _noisy),
     "mask": Kind("N", 999, "covers a band of up to N places of time and one of frequency (SpecAugment)", _masked),
+    "mixup": Kind("X", 100, "mixes pairs of examples, and their labels alike, by a share of Beta(X, X) (0.2 is usual)", None),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -55,7 +56,7 @@ class Fed(Lazy):
         self._stored = stored
 
     def _examples(self, indices: Array) -> Array:
-        return self._apply(np.asarray(self.source[indices]))
+        return self._apply(examples(self.source, indices))
 
     def again(self, preprocessing: Preprocessing) -> Fed:
         """The same examples, preprocessed otherwise."""
@@ -74,7 +75,7 @@ class Taken(Lazy):
         self.shape, self.dtype = (len(self.indices), *source.shape[1:]), source.dtype
 
     def _examples(self, indices: Array) -> Array:
-        return np.asarray(self.source[self.indices[indices]])
+        return examples(self.source, self.indices[indices])
 
     def identify(self, digest: Any) -> None:
         digest.update(np.ascontiguousarray(self.indices).data)
@@ -94,15 +95,30 @@ class Joined(Lazy):
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(owner):
             chosen = owner == number
-            found[chosen] = self.sources[number][indices[chosen] - self._starts[number]]
+            found[chosen] = examples(self.sources[number], indices[chosen] - self._starts[number])
         return found
+
+
+def examples(column: Column, chosen: Any) -> Array:
+    """The examples of a column at an array of whole numbers, or of a slice, in memory of their own.
+
+    Pages of a file that is mapped are given back at once, or the whole file would count as memory in use before an epoch is
+    over. They stay in the system's cache, from where the next examples come as fast.
+    """
+    values = column[chosen]
+    if isinstance(column, np.memmap):
+        values = np.array(values)
+        pages = getattr(column, "_mmap", None)
+        if pages is not None and column.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)
+    return np.asarray(values)
 
 
 def chunks(column: Column) -> Any:
     """A column in slices of a few megabytes each."""
     each = max(1, _CHUNK // max(1, prod(column.shape[1:]) * column.dtype.itemsize))
     for start in range(0, len(column), each):
-        yield np.asarray(column[start : start + each])
+        yield examples(column, slice(start, start + each))
 
 
 def identify(column: Column, digest: Any) -> None:

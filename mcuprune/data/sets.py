@@ -92,6 +92,7 @@ class Data:
 
     n_classes: how many classes labels name. classes: their names in the order of labels, where they are known.
     augment: varies training examples, batch by batch; None leaves them as they are. varied: how, as an option says it.
+    mixup: how strongly training examples are mixed with each other, as ``augmenting.mixed`` takes it; 0 for not at all.
     kind: what examples are: "image", "audio", "series" or "" where nobody can tell. notes: what the user should know.
     boxes: objects in the images of each part that was stored ("train", "val", "test"), where a detector's data has them.
     preprocessing: how raw values become the first input, where it is known.
@@ -109,6 +110,7 @@ class Data:
     boxes: Mapping[str, Boxes] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
     varied: str = ""
+    mixup: float = 0.0
 
 
 class Arrays(TypedDict):

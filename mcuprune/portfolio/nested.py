@@ -260,7 +260,8 @@ def _quantized(
         full_macs=run.before.total["macs"],
         checkpoint=state,
     )
-    return quantizing.quantize(candidate, how, on_step)
+    done = quantizing.quantize(candidate, how, on_step)
+    return done.network, done.candidate
 
 
 def _groups(channels: Channels, keep: np.ndarray) -> list[dict[str, Any]]:

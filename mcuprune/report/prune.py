@@ -16,7 +16,7 @@ from mcuprune import __version__, escape, options, places, rerun, units
 from mcuprune.bands.plan import region_document
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
-from mcuprune.report import answered, prune_page
+from mcuprune.report import answered, layer_noise, prune_page
 from mcuprune.report import bands as banding
 from mcuprune.report import profile as report
 from mcuprune.report import sensitivity as curves
@@ -75,6 +75,7 @@ def document(result: Result) -> dict[str, Any]:
             "data_wait": _waited(result),
         },
         "notes": list(result.notes),
+        "int8_layers": None if result.int8_layers is None else result.int8_layers.document(),
         "bands": None if result.bands is None else _bands(result.bands),
         "confusion": answered.confusion(result.figures) if result.figures else None,
         "changed": answered.changed(result.figures) if result.figures else None,
@@ -210,6 +211,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
     if found["sensitivity"]:
         lines += ["", "## Sensitivity", "", *curves.markdown(found["sensitivity"])]
+    if noise := layer_noise.markdown(found):
+        lines += ["", *noise]
     lines += ["", "## Options", ""]
     asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in found["options"].items() if value is not None]
     lines += report.markdown_table(["option", "value"], ["<", "<"], asked)

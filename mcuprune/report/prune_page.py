@@ -11,7 +11,7 @@ from typing import Any
 from mcuprune import escape, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.data.firmware import formula
-from mcuprune.report import charts, page
+from mcuprune.report import charts, layer_noise, page
 from mcuprune.report import sensitivity as sensitive
 from mcuprune.report.charts import Curve
 from mcuprune.report.page import named
@@ -27,7 +27,7 @@ _MISTAKES, _EXAMPLES = 12, 60
 def html(found: Found) -> str:
     """The whole page. found: what ``report.json`` holds."""
     parts = [_verdict(found), _budget(found), outcome(found), _training(found), _memory(found), _network(found)]
-    parts += [_classes(found), _changed(found), _preprocessing(found), _groups(found), _repeat(found)]
+    parts += [_classes(found), _changed(found), _preprocessing(found), layer_noise.html(found), _groups(found), _repeat(found)]
     return page.html(f"{found['before']['path']} → {found['after']['path']}", "\n".join(part for part in parts if part))
 
 

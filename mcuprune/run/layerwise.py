@@ -9,7 +9,7 @@ name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,6 @@ Array = np.ndarray[Any, Any]
 #: One layer rounds: once into its output's steps, and kernels of pools, logarithms and resizes once before that. No operator's
 #: kernel was further from ONNX than this.
 MAX_LSB = 2
-_GIVEN = "/given"
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,34 @@ def quantised(model: ModelProto, net: Network) -> dict[str, str]:
     return nodes_of
 
 
-def watched(model: ModelProto, net: Network) -> ModelProto:
-    """The file with every quantised tensor as an output, after those that it has."""
+def watched(model: ModelProto, net: Network, tensors: Iterable[str] | None = None) -> ModelProto:
+    """The file with tensors as outputs, after those that it has: every quantised one where none are named."""
     copy = ModelProto()
     copy.CopyFrom(model)
     there = {value.name for value in copy.graph.output}
-    for name in quantised(model, net):
+    for name in quantised(model, net) if tensors is None else tensors:
         if name not in there:
             copy.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, net.shapes[name]))
     return copy
+
+
+def severed(model: ModelProto, tensors: Collection[str]) -> ModelProto:
+    """The file cut at tensors: what reads one reads an input of the name ``given`` in its place. Sizes are left open."""
+    cut = ModelProto()
+    cut.CopyFrom(model)
+    for value in cut.graph.output:  # sizes are this file's batch's, whatever was declared
+        value.type.tensor_type.ClearField("shape")
+    for node in cut.graph.node:
+        node.input[:] = [given(name) if name in tensors else name for name in node.input]
+    for name in tensors:
+        cut.graph.input.append(helper.make_tensor_value_info(given(name), TensorProto.FLOAT, None))
+    del cut.graph.value_info[:]
+    return cut
+
+
+def given(tensor: str) -> str:
+    """What a severed file calls the input for a tensor's readers."""
+    return f"{tensor}/given"
 
 
 class Layers:
@@ -87,16 +105,7 @@ class Layers:
     def __init__(self, model: ModelProto, net: Network, ports: Mapping[str, Port]) -> None:
         self._nodes = {name: node for name, node in quantised(model, net).items() if name in ports}
         self._ports = ports
-        cut = ModelProto()
-        cut.CopyFrom(model)
-        for value in cut.graph.output:  # sizes are this file's batch's, whatever was declared
-            value.type.tensor_type.ClearField("shape")
-        for node in cut.graph.node:
-            node.input[:] = [f"{name}{_GIVEN}" if name in self._nodes else name for name in node.input]
-        for name in self._nodes:
-            cut.graph.input.append(helper.make_tensor_value_info(f"{name}{_GIVEN}", TensorProto.FLOAT, None))
-        del cut.graph.value_info[:]
-        self._session = evaluate.session(cut.SerializeToString(), name=net.path)
+        self._session = evaluate.session(severed(model, self._nodes).SerializeToString(), name=net.path)
         self._outputs = [value.name for value in self._session.get_outputs()]
         self._used = {value.name for value in self._session.get_inputs()}
         fixed = next((v.shape[0] for v in self._session.get_inputs() if v.name in net.inputs and v.shape), 1)
@@ -105,8 +114,8 @@ class Layers:
 
     def compare(self, inputs: Mapping[str, Array], computed: Mapping[str, Array]) -> None:
         """Take in one example. inputs: reals, as the file takes them. computed: the integers that the runtime made of it."""
-        given = {f"{name}{_GIVEN}": runners.real(computed[name], self._ports[name]) for name in self._nodes}
-        fed = {name: np.concatenate([x] * self._times) for name, x in {**inputs, **given}.items() if name in self._used}
+        reals = {given(name): runners.real(computed[name], self._ports[name]) for name in self._nodes}
+        fed = {name: np.concatenate([x] * self._times) for name, x in {**inputs, **reals}.items() if name in self._used}
         for name, value in zip(self._outputs, self._session.run(None, fed), strict=True):
             if name in self._nodes:
                 example_value = value.reshape(self._times, *computed[name].shape)[0]

@@ -86,14 +86,25 @@ class Cluster:
         for run in runs:
             with suppress(OSError):  # nothing there: it starts anew
                 ray.get(home.store.remote(run.name, Path(run.file(STATE)).read_bytes()))
-        waiting = {task.remote(run, words, layout, list(stored), list(stored.values()), home): run for run in runs}
-        while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK)
+        waiting, going = list(runs), dict[Any, Run]()
+        while waiting or going:
+            while waiting and len(going) < self._places():
+                run = waiting.pop(0)
+                going[task.remote(run, words, layout, list(stored), list(stored.values()), home)] = run
+            ready, _ = ray.wait(list(going), num_returns=1, timeout=_LOOK)
             for name, state in ray.get(home.taken.remote()).items():
                 self._keep(by_name[name], state, goes_on, home)
             for reference in ready:
-                run = waiting.pop(reference)
-                yield self._ended(run, reference)
+                yield self._ended(going.pop(reference), reference)
+
+    def _places(self) -> int:
+        """How many runs may go on at once: one a core, as many as were asked for at most.
+
+        Ray can't be left to see to it: whenever a task asks for a value, its core counts as free, and another task begins.
+        """
+        ray: Any = self._ray
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        return max(1, cores if self._jobs is None else min(cores, self._jobs))
 
     def _keep(self, run: Run, state: bytes, goes_on: GoesOn, home: Any) -> None:
         """Store the state of a run in its folder, and end it where it isn't worth going on with."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mcuprune.data.augmenting import mixed
 from mcuprune.data.columns import Lazy
 from mcuprune.data.sets import Augment, Split
 from mcuprune.train import ranks
@@ -21,8 +23,21 @@ from mcuprune.train import ranks
 _AHEAD = 3
 
 Array = np.ndarray[Any, Any]
-#: Indices (part of the batch,) of this rank's examples, and an array (batch, ...) for each input.
-Made = tuple[Array, list[Array]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """This rank's part of a batch.
+
+    chosen: indices (part,) of its examples. inputs: an array (part, ...) for each input of the network.
+    partners: indices (part,) of the examples that have been mixed into these; None where nothing was. share: of each example
+    that is its own.
+    """
+
+    chosen: Array
+    inputs: list[Array]
+    partners: Array | None = None
+    share: float = 1.0
 
 
 class Waiting:
@@ -55,11 +70,12 @@ class Waiting:
 class Batches:
     """The examples of an epoch's batches, of each this rank's part.
 
-    train: where they are. augment: varies them; None leaves them as they are.
+    train: where they are. augment: varies them; None leaves them as they are. mixup: as ``augmenting.mixed`` takes it, 0 for
+    none; of a network with one input.
     """
 
-    def __init__(self, train: Split, augment: Augment | None) -> None:
-        self._train, self._augment = train, augment
+    def __init__(self, train: Split, augment: Augment | None, mixup: float = 0.0) -> None:
+        self._train, self._augment, self._mixup = train, augment, mixup
         self._ahead = augment is not None or any(isinstance(column, Lazy) for column in train.inputs)
         self._coming: Iterator[Made] | None = None
         self.waiting = Waiting()
@@ -78,11 +94,17 @@ class Batches:
 
     def _made(self, chosen: Array, random: np.random.Generator) -> Made:
         own = ranks.part(len(chosen))
-        if self._augment is None:
-            return chosen[own], [np.asarray(column[chosen[own]]) for column in self._train.inputs]
+        if self._augment is None and not self._mixup:
+            return Made(chosen[own], [np.asarray(column[chosen[own]]) for column in self._train.inputs])
         # chance is drawn for the whole batch, so that an example is varied alike whatever the number of ranks
         inputs = [np.asarray(column[chosen]) for column in self._train.inputs]
-        return chosen[own], [self._augment(x, random)[own] for x in inputs]
+        if self._augment is not None:
+            inputs = [self._augment(x, random) for x in inputs]
+        if not self._mixup:
+            return Made(chosen[own], [x[own] for x in inputs])
+        (x,) = inputs
+        x, partners, share = mixed(x, self._mixup, random)
+        return Made(chosen[own], [x[own]], chosen[partners[own]], share)
 
     def _plain(self, every: list[Array], random: np.random.Generator) -> Iterator[Made]:
         for chosen in every:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,8 @@ from mcuprune.train.tasks.objective import Objective
 Array = np.ndarray[Any, Any]
 Mode = Literal["exact", "default"]
 
-_BATCH = 256
+#: Examples that are run together: so many, or as many as take so many bytes as inputs; what layers make of them is a multiple.
+_BATCH, _BATCH_BYTES = 256, 4 * 2**20
 #: Session options each of which keeps onnxruntime from saturating; both at once leave a QGemm without a kernel.
 REMEDIES: Mapping[str, str] = {"session.x64quantprecision": "1", "session.qdqisint8allowed": "1"}
 #: Integer kernels round a few sums the other way. Such differences change the class of one example in a few hundred and move an
@@ -59,6 +61,11 @@ def session(source: str | Path | bytes, mode: Mode = "exact", *, name: str | Non
         raise ModelError(f"{called}: onnxruntime can't load it ({str(error).splitlines()[0]})") from None
 
 
+def batch_of(sizes: Sequence[Sequence[int]]) -> int:
+    """How many examples to run together. sizes: the shape of each input of one example."""
+    return max(8, min(_BATCH, _BATCH_BYTES // max(1, 4 * sum(prod(size) for size in sizes))))
+
+
 class Model:
     """An ONNX model in onnxruntime: float32 (batch, ...) -> its first output, (batch, classes); ``outputs`` gives all of them.
 
@@ -73,7 +80,7 @@ class Model:
         self._given = self._session.get_inputs()
         first = self._given[0]
         self._fixed = isinstance(first.shape[0], int)
-        self._batch: int = first.shape[0] if self._fixed else _BATCH
+        self._batch: int = first.shape[0] if self._fixed else 0  # 0: by the size of what it is fed
         if not self._fixed and not self._takes_batches():
             self._batch = 1
 
@@ -108,11 +115,13 @@ class Model:
 
     def outputs(self, inputs: Sequence[Array | Column]) -> list[Array]:
         """Every output for examples (n, ...) of each input: one array (n, ...) each."""
-        parts = [self._run([x[start : start + self._batch] for x in inputs]) for start in range(0, len(inputs[0]), self._batch)]
+        batch = self._batch or batch_of([x.shape[1:] for x in inputs])
+        parts = [self._run([x[start : start + batch] for x in inputs]) for start in range(0, len(inputs[0]), batch)]
         return [np.concatenate(each)[: len(inputs[0])] for each in zip(*parts, strict=True)]
 
-    def batches(self, split: Split, size: int = _BATCH) -> Iterator[tuple[Array, list[Array]]]:
-        """Which examples of a split, and every output for them, some hundred at a time."""
+    def batches(self, split: Split) -> Iterator[tuple[Array, list[Array]]]:
+        """Which examples of a split, and every output for them, so many at a time as ``batch_of`` says."""
+        size = batch_of([column.shape[1:] for column in split.inputs])
         for start in range(0, len(split), size):
             chosen = np.arange(start, min(len(split), start + size))
             yield chosen, self.outputs([x[chosen] for x in split.inputs])

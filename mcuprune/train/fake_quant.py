@@ -6,6 +6,7 @@ int32 rounding of biases is simulated too: without it a tenth of all logits diff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from mcuprune.deploy.qdq import (
     weight_scale,
     weight_users,
 )
+from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network, Node
 from mcuprune.train import ranks
 from mcuprune.train.module import Trainable
@@ -86,6 +88,11 @@ class QuantTrainable(Trainable):
 
     def _observe(self, name: str, value: Tensor) -> None:
         low, high = (float(x) for x in self._extremes(value.detach()))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise UsageError(
+                f"{self.source.path}: tensor '{name}' has values that are no finite numbers, so int8 has no range for them; "
+                "training diverged, or the weights overflow: give a lower --lr, or scale weights and data"
+            )
         if name in self._seen:  # of the tensors that share a quantiser, the widest of a batch counts
             low, high = min(low, self._seen[name][0]), max(high, self._seen[name][1])
         self._seen[name] = (low, high)

@@ -75,6 +75,8 @@ def goal(
     if any(split.targets is None for split in splits.values()) or unlabelled or task == "distill":
         if own is not None:
             raise UsageError(f"--loss-function {own.spec}: needs targets, and here the network teaches itself")
+        if data.mixup:
+            raise UsageError("--augment mixup: mixes labels, and here the network teaches itself; leave it out")
         objective = distilled(kinds, task, own)
         val, test = (Split(split.inputs, model.outputs(split.inputs)) for split in (data.val, data.test))
         return Goal(replace(data, train=Split(data.train.inputs), val=val, test=test), objective, False)

@@ -15,7 +15,7 @@ each are measured when training is over.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -33,7 +33,7 @@ from mcuprune.train.loop import Hooks, State
 from mcuprune.train.methods.differentiable import Widths, task_gradient
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.task import Search, Task
-from mcuprune.train.trainer import Trainer
+from mcuprune.train.trainer import Lesson, Trainer
 
 #: After these shares of the training channels are ordered, and the narrow networks join.
 ORDERED, JOINED = 0.07, 0.3
@@ -86,13 +86,12 @@ class FamilyTrainer(Trainer):
     def step_macs(self, examples: int) -> int:
         return super().step_macs(examples) + examples * sum(part.macs for part in self._present())
 
-    def _pass(
-        self, inputs: Sequence[np.ndarray], targets: Sequence[Tensor] | None, taught: Sequence[Tensor] | None
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        answers, loss = super()._pass(inputs, targets, taught)
+    def _pass(self, inputs: Sequence[np.ndarray], lessons: Sequence[Lesson]) -> tuple[tuple[Tensor, ...], Tensor]:
+        answers, loss = super()._pass(inputs, lessons)
         soft = [answer.detach() for answer in answers]
+        of_whole = [replace(lesson, taught=soft) for lesson in lessons]
         for part in self._present():
-            loss = loss + self._loss(self._of_part(part, inputs), targets, soft)
+            loss = loss + self._taught_loss(self._of_part(part, inputs), of_whole)
         return answers, loss
 
     def _of_part(self, part: _Part, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mcuprune.data.columns import taken
 from mcuprune.data.sets import Data
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
@@ -84,7 +85,7 @@ def _knows_classes(net: Network, accuracy: float, data: Data) -> bool:
     if not has_learned(accuracy, data):
         return False
     few = np.random.default_rng(0).permutation(len(data.test.y))[:2000]
-    logits = evaluate.Model(bytes(net.to_proto().SerializeToString()))(data.test.x[few])
+    logits = evaluate.Model(bytes(net.to_proto().SerializeToString()))(taken(data.test.x, few))
     return feeding.Confusion.of(logits, data.test.y[few], data.n_classes).trained
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mcuprune.data import fitting
 from mcuprune.data import loading as datasets
-from mcuprune.data.columns import Lazy
+from mcuprune.data.columns import Lazy, chunks, taken
 from mcuprune.data.feed import Feed, class_names, only_layout, preprocessing
 from mcuprune.data.named import DATASETS
 from mcuprune.data.preprocessing import RANGES, Preprocessing, layout_of
@@ -79,7 +79,8 @@ def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None
     if known.scale / max(map(abs, known.std)) > _SMALL:
         return
     raw = fitting.refed(data, replace(known, scale=1.0, mean=(0.0,), std=(1.0,))).train.x
-    if float(np.abs(raw[: min(len(raw), _PLAY_OFF)]).max(initial=0.0)) <= 1:
+    first = taken(raw, np.arange(min(len(raw), _PLAY_OFF)))
+    if max(float(np.abs(part).max(initial=0.0)) for part in chunks(first)) <= 1:
         raise DataError(
             f"{data.name}: its values are within 1 of 0, and by the metadata of {net.path} they are multiplied by "
             f"{known.scale:g}, as pixels of 0 to 255 are: they would be scaled twice. Give the pixels as they were, or leave "
@@ -104,7 +105,7 @@ def tried(net: Network, fed: Fed, seed: int) -> Fed:
         return _used(fed, fresh)
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
     some = np.random.default_rng(seed).permutation(len(data.train))[:520]
-    as_it_is = feeding.Confusion.of(model(data.train.x[some]), data.train.y[some], data.n_classes)
+    as_it_is = feeding.Confusion.of(model(taken(data.train.x, some)), data.train.y[some], data.n_classes)
     if as_it_is.trained and not pixels:
         return fed
     causes = feeding.explanations(model, data.train, data.n_classes, seed, orders=not pixels)
@@ -142,7 +143,7 @@ def _labels_checked(net: Network, fed: Fed, seed: int) -> Fed:
         return fed
     some = np.random.default_rng(seed + 2).permutation(len(data.train))[:_PLAY_OFF]
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
-    found = feeding.renumbered(model(data.train.x[some]), data.train.y[some], data.n_classes)
+    found = feeding.renumbered(model(taken(data.train.x, some)), data.train.y[some], data.n_classes)
     if found is None:
         return fed
     moved = [(old, new) for old, new in enumerate(found.number) if old != new]
@@ -169,7 +170,7 @@ def _played_off(model: evaluate.Model, fed: Fed, ways: Sequence[Tried], seed: in
         again = []
         for way in near:
             split = fitting.refed(fed.data, way.preprocessing).train
-            found = feeding.Confusion.of(model(split.x[some]), train.y[some], fed.data.n_classes)
+            found = feeding.Confusion.of(model(taken(split.x, some)), train.y[some], fed.data.n_classes)
             again.append(replace(way, accuracy=found.accuracy, examples=found.n))
         # of equals the one that has a name, and the one that is simplest
         near = sorted(

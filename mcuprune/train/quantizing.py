@@ -95,24 +95,41 @@ class Quantization:
     checkpoint: Checkpoint | None = None
 
 
-def quantize(candidate: Candidate, how: Quantization, on_step: OnStep) -> tuple[Network, Candidate]:
-    """The int8 network of a float one, and the candidate with the account of fake-quant training added."""
+@dataclass(frozen=True)
+class Quantized:
+    """network: int8. floats: the same before anything was rounded: equalised, with the weights that fake-quant training left.
+
+    candidate: with the account of fake-quant training added.
+    """
+
+    network: Network
+    floats: Network
+    candidate: Candidate
+
+
+def quantize(candidate: Candidate, how: Quantization, on_step: OnStep) -> Quantized:
+    """The int8 network of a float one."""
     channels, equal = candidate.channels, None
     if not how.calibration.known:  # known ranges fit the channels as they are
         channels, equal = equalized(channels, how.calibration.batches, how.device)
     told = [note for note in (*candidate.notes, how.calibration.note, equal) if note is not None]
     candidate = replace(candidate, notes=tuple(dict.fromkeys(told)))  # a run that goes on has told it before
     if how.data is None or how.schedule is None:
-        return _calibrated(channels, how), candidate
+        return _written(_calibrated(channels, how), candidate)
     return _trained(candidate, channels, how, how.data, how.schedule, on_step)
 
 
-def _calibrated(channels: Channels, how: Quantization) -> Network:
-    """The int8 network by calibration alone."""
+def _written(module: QuantTrainable, candidate: Candidate) -> Quantized:
+    floats, plan, quantizers = module.quantized_network()
+    return Quantized(quantized(floats, plan, quantizers), floats, candidate)
+
+
+def _calibrated(channels: Channels, how: Quantization) -> QuantTrainable:
+    """The network with ranges by calibration alone."""
     module = QuantTrainable(channels, how.weight_bits).to(how.device)
     calibrate(module, how.calibration.batches)
     module.load_extra_state_arrays(_stored(module.scheme, how.calibration.known))
-    return quantized(*module.quantized_network())
+    return module
 
 
 def _stored(plan: Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
@@ -218,7 +235,7 @@ def stored(checkpoint: Checkpoint, path: str) -> Candidate | None:
 
 def _trained(
     candidate: Candidate, channels: Channels, how: Quantization, data: Data, schedule: Schedule, on_step: OnStep
-) -> tuple[Network, Candidate]:
+) -> Quantized:
     """The int8 network after fake-quant training, or as calibrated where training made validation worse."""
     trainer = Trainer(
         channels,
@@ -233,6 +250,7 @@ def _trained(
         make=partial(QuantTrainable, weight_bits=how.weight_bits),
         warm_up=0.0,
         augment=data.augment,
+        mixup=data.mixup,
         answers=how.answers if candidate.taught else None,
         objective=how.objective,
         device=how.device,
@@ -263,4 +281,4 @@ def _trained(
         full_training_macs=candidate.full_training_macs + how.full_macs * trainer.batch * steps,
         notes=(*candidate.notes, *([undone] if undone else [])),
     )
-    return quantized(*_module(trainer).quantized_network()), account
+    return _written(_module(trainer), account)

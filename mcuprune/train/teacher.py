@@ -20,7 +20,6 @@ from mcuprune.train.tasks.objective import Objective
 
 #: Bytes of answers that are kept; a teacher with more to say is asked anew at every step.
 _KEPT = 2**30
-_BATCH = 256
 
 
 class Teacher:
@@ -45,7 +44,7 @@ class Teacher:
         if not keep and train.targets is None:
             return
         parts: list[list[np.ndarray]] = [[] for _ in objective.kinds]
-        for chosen in batches(self.examples, _BATCH):
+        for chosen in batches(self.examples, evaluate.batch_of([column.shape[1:] for column in train.inputs])):
             answers = self._asked([array[chosen] for array in train.inputs])
             if train.targets is not None:
                 targets = [torch.from_numpy(np.asarray(array[chosen])).to(device) for array in train.targets]
@@ -67,6 +66,11 @@ class Teacher:
             found.misses = objective.misses([torch.from_numpy(array) for array in answers], everything)
         return found
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it gives what it answered to examples as they are, whatever is fed."""
+        return self._stored is not None
+
     def __call__(self, chosen: np.ndarray, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
         """Its answers to a batch. chosen: which of the training examples. inputs: the same, as they are fed."""
         if self._stored is None:
@@ -82,7 +86,8 @@ class Teacher:
         chosen = np.unique(np.linspace(0, self.examples - 1, min(count, self.examples)).astype(np.int64))
         if self._stored is not None:
             return [array[chosen] for array in self._stored]
-        parts = [self._asked([array[chosen[i]] for array in train.inputs]) for i in batches(len(chosen), _BATCH)]
+        size = evaluate.batch_of([column.shape[1:] for column in train.inputs])
+        parts = [self._asked([array[chosen[i]] for array in train.inputs]) for i in batches(len(chosen), size)]
         return [torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True)]
 
 

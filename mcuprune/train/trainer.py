@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
 from mcuprune.train import ranks, revival
 from mcuprune.train.batches import Batches, Made
+from mcuprune.train.evaluate import batch_of
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.optimizer import OPTIMIZERS
@@ -48,6 +50,19 @@ def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1, stride: 
     return peak * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, total - first)))
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a batch's answers are held against.
+
+    targets: of each output; None without labels. taught: a teacher's answers to the same examples; None where nobody teaches.
+    share: of the loss of the batch.
+    """
+
+    targets: Sequence[Tensor] | None
+    taught: Sequence[Tensor] | None
+    share: float = 1.0
+
+
 class Trainer:
     """Trains a ``Trainable``.
 
@@ -55,7 +70,7 @@ class Trainer:
     total: steps of the whole schedule; ``length`` may be given another unit before the first step.
     optimizer: one of OPTIMIZERS. lr: its peak learning rate.
     label_smoothing: the part of each label that is spread over all classes.
-    augment: varies the examples of each batch.
+    augment: varies the examples of each batch. mixup: how strongly they are mixed, and with them their losses; 0 for not.
     objective: what it is trained towards; by default to name the class.
     answers: a teacher, or its answers to every training example, such as logits, float32 (examples, classes); they count as
         much as the targets, until the network has been less wrong in an epoch than the teacher is on average: then targets
@@ -79,6 +94,7 @@ class Trainer:
         optimizer: str = "muon",
         label_smoothing: float = 0.0,
         augment: Augment | None = None,
+        mixup: float = 0.0,
         answers: np.ndarray | Teacher | None = None,
         objective: Objective | None = None,
         device: str = "cpu",
@@ -107,7 +123,7 @@ class Trainer:
         self._earlier, self._began = 0.0, -1.0  # seconds of earlier sittings; when this one took its first step
         self._half = precision == "bfloat16"
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
-        self._batches, self._next = Batches(train, augment), -1
+        self._batches, self._next = Batches(train, augment, mixup), -1
         self._start(channels)
 
     @property
@@ -190,7 +206,7 @@ class Trainer:
         self._optimizer = OPTIMIZERS[self._kind].make(groups, self.weight_decay, self.lr)
 
     def _next_batch(self) -> Made:
-        """Indices of the next examples, and these, varied; every epoch has its own order, and drops its last, short batch.
+        """The next examples, varied; every epoch has its own order, and drops its last, short batch.
 
         What chance does in an epoch depends on the seed and the epoch alone, so a run can be taken up at any epoch's start.
         """
@@ -205,13 +221,13 @@ class Trainer:
         """One step on the next batch. Returns its loss. Raises UsageError where training has diverged."""
         if self._began < 0:
             self._began = time.monotonic()
-        chosen, inputs = self._next_batch()
-        targets = None if self._train.targets is None else self.tensors([array[chosen] for array in self._train.targets])
+        made = self._next_batch()
+        inputs, lessons = made.inputs, self._lessons(made)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.batch)
         self.module.train()
-        answers, loss = self._pass(inputs, targets, None if self._teacher is None else self._teacher(chosen, inputs))
-        wrong = 0.0 if self._teacher is None or targets is None else self.objective.misses(answers, targets)
+        answers, loss = self._pass(inputs, lessons)
+        wrong = 0.0 if self._teacher is None else sum(one.share * self._misses(answers, one) for one in lessons)
         total, wrong = self._over_ranks(loss.detach(), wrong)
         self._refuse_divergence("the loss is", total)
         self._optimizer.zero_grad(set_to_none=True)
@@ -227,7 +243,7 @@ class Trainer:
         self.position = (
             counts[self.length.unit] if self.length.unit != "milliseconds" else ranks.of_first(counts["milliseconds"])
         )
-        if self._teacher is not None and targets is not None:
+        if self._teacher is not None and lessons[0].targets is not None:
             self._weigh_teacher(wrong)
         if self.finished:  # of the last step's weights no further loss tells
             self.module.eval()
@@ -259,15 +275,36 @@ class Trainer:
         """Forward multiply-accumulates of the step that comes, on so many examples."""
         return self._macs * examples
 
-    def _pass(
-        self, inputs: Sequence[np.ndarray], targets: Sequence[Tensor] | None, taught: Sequence[Tensor] | None
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The forward pass of a step: the network's answers, and the loss whose gradient the step takes.
+    def _lessons(self, made: Made) -> list[Lesson]:
+        """What a batch is to teach: the examples' own targets, and those of the examples that are mixed into them."""
+        own = self._lesson(made.chosen, made, made.share)
+        if made.partners is None:
+            return [own]
+        if self._teacher is not None and not self._teacher.remembers:  # it was asked about the mixed examples themselves
+            return [own, Lesson(self._targets(made.partners), own.taught, 1 - made.share)]
+        return [own, self._lesson(made.partners, made, 1 - made.share)]
 
-        taught: a teacher's answers to the same examples; None where nobody teaches.
-        """
+    def _lesson(self, chosen: np.ndarray, made: Made, share: float) -> Lesson:
+        taught = None if self._teacher is None else self._teacher(chosen, made.inputs)
+        return Lesson(self._targets(chosen), taught, share)
+
+    def _targets(self, chosen: np.ndarray) -> list[Tensor] | None:
+        return None if self._train.targets is None else self.tensors([array[chosen] for array in self._train.targets])
+
+    def _misses(self, answers: Sequence[Tensor], lesson: Lesson) -> float:
+        return 0.0 if lesson.targets is None else self.objective.misses(answers, lesson.targets)
+
+    def _pass(self, inputs: Sequence[np.ndarray], lessons: Sequence[Lesson]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The forward pass of a step: the network's answers, and the loss whose gradient the step takes."""
         answers = self._computed(inputs)
-        return answers, self._loss(answers, targets, taught)
+        return answers, self._taught_loss(answers, lessons)
+
+    def _taught_loss(self, answers: Sequence[Tensor], lessons: Sequence[Lesson]) -> Tensor:
+        """The losses of all lessons, each by its share (mixup's labels, of a loss that is linear in them)."""
+        each = [self._loss(answers, one.targets, one.taught) for one in lessons]
+        if len(each) == 1:
+            return each[0]
+        return torch.stack([one.share * loss for one, loss in zip(lessons, each, strict=True)]).sum()
 
     def _rate(self, examples: int) -> float:
         """The learning rate of the step that comes, on so many examples."""
@@ -338,7 +375,7 @@ class Trainer:
         assert split.targets is not None
         self.module.eval()
         tallies = self.objective.tallies()
-        for chosen in batches(len(split), 256):
+        for chosen in batches(len(split), batch_of([column.shape[1:] for column in split.inputs])):
             own = chosen[ranks.part(len(chosen))]
             answers = self.answers([array[own] for array in split.inputs])
             outputs = [kind.output(x).cpu().numpy() for kind, x in zip(self.objective.kinds, answers, strict=True)]
@@ -461,6 +498,7 @@ def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer) -
         label_smoothing=schedule.label_smoothing,
         seed=task.seed,
         augment=task.data.augment,
+        mixup=task.data.mixup,
         answers=task.answers,
         objective=task.objective,
         device=task.device,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mcuprune.data import loading as datasets
-from mcuprune.data.augmenting import augmentation, default_for
+from mcuprune.data.augmenting import augmentation, default_for, mixup
 from mcuprune.data.feed import Feed
 from mcuprune.data.fitting import Wanted
 from mcuprune.data.named import DATASETS
@@ -53,7 +53,9 @@ def training_data(
     varied = augment
     if augment in (None, "auto") and fed.data.name not in DATASETS:
         varied = default_for(fed.data.kind, wanted.inputs[0]) if varied_by_default(net) else None
-    return replace(fed.data, augment=augmentation(varied), varied=varied) if varied and varied != "none" else fed.data
+    if not varied or varied == "none":
+        return fed.data
+    return replace(fed.data, augment=augmentation(varied), varied=varied, mixup=mixup(varied))
 
 
 def wanted_of(net: Network, *, seed: int, task: str = AUTO) -> Wanted:

@@ -30,7 +30,7 @@ from mcuprune.costs.resources import RESOURCES
 from mcuprune.graph.network import Network
 from mcuprune.pruning import Request
 from mcuprune.train import evaluate, quantizing
-from mcuprune.train.quantizing import Quantization
+from mcuprune.train.quantizing import Quantization, Quantized
 from mcuprune.train.task import Candidate, OnStep
 
 HERE = Path(__file__).resolve().parent
@@ -53,7 +53,7 @@ class _Stages:
         self.rows: list[dict[str, Any]] = []
         self._quantize = quantizing.quantize
 
-    def __call__(self, candidate: Candidate, how: Quantization, on_step: OnStep) -> tuple[Network, Candidate]:
+    def __call__(self, candidate: Candidate, how: Quantization, on_step: OnStep) -> Quantized:
         data = how.data
         assert data is not None
 
@@ -71,7 +71,7 @@ class _Stages:
             asked = replace(how, checkpoint=None, schedule=how.schedule if rate > 0 else None)
             result = self._quantize(candidate, asked, on_step)
             self.rows.append(
-                {"rate": rate, **shares(result[0]), **before, "cpu_seconds": round(time.process_time() - began, 1)}
+                {"rate": rate, **shares(result.network), **before, "cpu_seconds": round(time.process_time() - began, 1)}
             )
         return result
 

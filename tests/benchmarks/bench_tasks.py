@@ -1,12 +1,13 @@
 """Tasks other than naming a class, and learning without labels: what is left of a network at its budget.
 
-``python tests/benchmarks/bench_tasks.py --data DIR --models DIR [--cases kws12 yunet ssd unet fusion sigmoid] [--seeds 0 1 2]``
+``python tests/benchmarks/bench_tasks.py --data DIR --models DIR [--cases kws12 digits yunet ...] [--seeds 0 1 2]``
 
 DIR of data holds ``kws12-mfcc.npz`` and ``person32.npz``, DIR of models ``yunet_n_320.onnx`` and ``ssd_heads_ts.onnx``.
 Every run is a whole ``mcuprune prune``; finished ones are appended to ``tasks.jsonl`` and not run again; ``tasks.md`` is drawn
 from it.
 
-kws12: DS-CNN, trained at full width, then pruned to the same budget with labels and without. yunet, ssd: detectors, by
+kws12: DS-CNN, trained at full width, then pruned to the same budget with labels and without; digits: the same of the trained
+networks in ``models/``, at half of their MACs. yunet, ssd: detectors, by
 distillation on photographs without labels (four of people on one canvas); of the faces that the original finds in test
 pictures, how many the pruned one finds too, and the other way round. unet, fusion, sigmoid: small networks of the tests, from
 scratch.
@@ -33,6 +34,7 @@ from bench_accuracy import BUDGETS, TASKS, _rgb, files
 
 from mcuprune import __version__, pruning, units
 from mcuprune.costs.resources import RESOURCES
+from mcuprune.data import loading as datasets
 from mcuprune.graph.network import Network
 from mcuprune.report import prune as outcome
 from mcuprune.train import evaluate
@@ -88,6 +90,19 @@ def kws12(seed: int, data: Path, models: Path, work: Path) -> list[Row]:
         pooled = float(np.average([right["val"], right["test"]], weights=many))
         original = evaluate.accuracy(evaluate.Model(full)(stored["x_test"]), stored["y_test"])
         rows.append({**row, "labelled": labelled, "accuracy": right["test"], "pooled": pooled, "original": original})
+    return rows
+
+
+def digits(seed: int, data: Path, models: Path, work: Path) -> list[Row]:
+    """The trained networks of ``models/`` at half of their MACs: labels and teacher, and the teacher alone."""
+    test = datasets.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=seed).test
+    rows = []
+    for name in ("dscnn_digits", "resnet8_digits"):
+        start, out = HERE.parents[1] / "models" / f"{name}.onnx", work / "digits.onnx"
+        for labelled in (True, False):
+            _, row = pruned(str(start), {"macs": "50%"}, out, data="digits", unlabelled=not labelled, epochs=8, seed=seed)
+            right, original = (evaluate.accuracy_of(path, test) for path in (out, start))
+            rows.append({**row, "model": name, "labelled": labelled, "accuracy": right, "original": original})
     return rows
 
 
@@ -208,6 +223,7 @@ CASES: Mapping[str, Callable[[int, Path, Path, Path], list[Row]]] = {
     "unet": unet,
     "fusion": fusion,
     "sigmoid": sigmoid,
+    "digits": digits,
     "kws12": kws12,
     "ssd": ssd,
     "yunet": yunet,
@@ -237,9 +253,18 @@ def page(rows: list[Row]) -> str:
                 )
         if "same_class" in row:
             besides.append(f"{row['same_class']:.1%} of anchors in the same class")
-        cells = [row["case"], str(row["seed"]), f"{after / before:.0%}", metric["task"], metric["shown_as"], *shown]
+        cells = [
+            " ".join([row["case"], *([row["model"]] if "model" in row else [])]),
+            str(row["seed"]),
+            f"{after / before:.0%}",
+            metric["task"],
+            metric["shown_as"],
+            *shown,
+        ]
         lines.append(f"| {' | '.join([*cells, '; '.join(besides)])} |")
-    lines += ["", *_summary([row for row in rows if row["case"] == "kws12"])]
+    for case in ("kws12", "digits"):
+        said = _summary(case, [row for row in rows if row["case"] == case])
+        lines += ["", *said] if said else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -248,17 +273,21 @@ def _shown(metric: Mapping[str, Any], when: str) -> str:
     return f"{value:.1%}" if metric["unit"] == "share" else f"{value:.4g}"
 
 
-def _summary(rows: list[Row]) -> list[str]:
-    means = {labelled: [row for row in rows if row["labelled"] is labelled] for labelled in (True, False)}
-    if not all(means.values()):
+def _summary(case: str, rows: list[Row]) -> list[str]:
+    with_labels, without = ([row for row in rows if row["labelled"] is labelled] for labelled in (True, False))
+    if not with_labels or not without:
         return []
-    (a, b), (c, d) = (
-        [float(np.mean([row[key] for row in means[labelled]])) for labelled in (True, False)] for key in ("accuracy", "pooled")
-    )
-    return [
-        f"kws12, mean of {len(means[True])} seeds: {a:.1%} with labels, {b:.1%} without ({(b - a) * 100:+.1f} points); on "
-        f"validation and test examples together {c:.1%} and {d:.1%} ({(d - c) * 100:+.1f})."
-    ]
+
+    def means(key: str) -> list[float]:
+        return [float(np.mean([row[key] for row in side])) for side in (with_labels, without)]
+
+    a, b = means("accuracy")
+    runs = f"{len({row['seed'] for row in rows})} seeds"
+    said = f"{case}, mean of {runs}: {a:.1%} with labels, {b:.1%} without ({(b - a) * 100:+.1f} points)"
+    if "pooled" not in rows[0]:
+        return [f"{said}."]
+    c, d = means("pooled")
+    return [f"{said}; on validation and test examples together {c:.1%} and {d:.1%} ({(d - c) * 100:+.1f})."]
 
 
 def main() -> None:

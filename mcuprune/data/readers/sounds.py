@@ -66,7 +66,8 @@ def read(path: Path, asked: Asked) -> Raw:
         clips = by_part[part]
         labels_of = np.array([label for _, label in clips], np.int64)
         parts[part] = Part((column([clip for clip, _ in clips], asked, str(path)),), (labels_of,))
-    return Raw(str(path), parts, classes, "audio", "", "sounds", front.document(), (*tree.notes, *notes))
+    notes = notes if classes != tree.classes else (*tree.notes, *notes)  # the folders' own order is not the model's
+    return Raw(str(path), parts, classes, "audio", "", "sounds", front.document(), notes)
 
 
 def _classes(path: Path, words: Sequence[str], asked: Asked) -> tuple[tuple[str, ...], tuple[str, ...]]:

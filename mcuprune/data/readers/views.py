@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.data.columns import Array, Lazy, identify
+from mcuprune.data.columns import Array, Lazy, examples, identify
 
 
 class Pixels(Lazy):
@@ -18,7 +18,7 @@ class Pixels(Lazy):
         self.shape, self.dtype = (len(records), *shape), np.dtype(np.uint8)
 
     def _examples(self, indices: Array) -> Array:
-        return np.asarray(self._records[indices, self._start :]).reshape(len(indices), *self.shape[1:])
+        return examples(self._records, indices)[:, self._start :].reshape(len(indices), *self.shape[1:])
 
     def identify(self, digest: Any) -> None:
         identify(self._records, digest)

@@ -209,6 +209,38 @@ class Errors(Tally):
         return bool(gain.mean() > 3 * gain.std() / math.sqrt(len(gain)))
 
 
+class Noise:
+    """How far values are from those that were wanted: signal is what varies in the wanted ones, noise the difference."""
+
+    def __init__(self) -> None:
+        self._noise = self._sum = self._squares = 0.0
+        self._count = 0
+
+    def add(self, values: Array, wanted: Array) -> None:
+        """Take in two arrays of one shape."""
+        wide = wanted.astype(np.float64)
+        self._noise += float(((values - wide) ** 2).sum())
+        self._sum += float(wide.sum())
+        self._squares += float((wide**2).sum())
+        self._count += wide.size
+
+    @property
+    def _signal(self) -> float:
+        return self._squares - self._sum**2 / max(1, self._count)
+
+    @property
+    def explained(self) -> float:
+        """The share of the wanted values' variance that is met, from 0 to 1."""
+        if self._noise == 0:
+            return 1.0
+        return max(0.0, 1 - self._noise / self._signal) if self._signal > 0 else 0.0
+
+    @property
+    def snr_db(self) -> float | None:
+        """10 log10(variance of the wanted values / mean square difference); None where either is 0."""
+        return 10 * math.log10(self._signal / self._noise) if self._noise > 0 and self._signal > 0 else None
+
+
 class Agreement(Tally):
     """Outputs against those of the network as it came: signal-to-noise ratio, and what the task makes of both.
 
@@ -219,8 +251,8 @@ class Agreement(Tally):
 
     def __init__(self, classes: int | None, *, scores: bool) -> None:
         self._classes, self._scores = classes, scores
-        self._same = self._places = self._hits = self._named = self._count = 0
-        self._noise = self._sum = self._squares = 0.0
+        self._same = self._places = self._hits = self._named = 0
+        self._noise = Noise()
 
     def add(self, outputs: Array, targets: Array) -> None:
         if self._classes is not None:
@@ -231,17 +263,11 @@ class Agreement(Tally):
             one, other = outputs >= 0.5, targets >= 0.5
             self._hits += int((one & other).sum())
             self._named += int(one.sum()) + int(other.sum())
-        wide = targets.astype(np.float64)
-        self._noise += float(((outputs - wide) ** 2).sum())
-        self._sum += float(wide.sum())
-        self._squares += float((wide**2).sum())
-        self._count += wide.size
+        self._noise.add(outputs, targets)
 
     def metric(self) -> Metric:
-        signal = self._squares - self._sum**2 / max(1, self._count)
-        explained = 1.0 if self._noise == 0 else max(0.0, 1 - self._noise / signal) if signal > 0 else 0.0
-        more: dict[str, float | None] = {"explained": explained}
-        more["snr_db"] = 10 * math.log10(signal / self._noise) if self._noise > 0 and signal > 0 else None
+        explained = self._noise.explained
+        more: dict[str, float | None] = {"explained": explained, "snr_db": self._noise.snr_db}
         if self._scores:
             more["f1"] = 2 * self._hits / self._named if self._named else None
         if self._classes is not None:
