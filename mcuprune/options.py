@@ -27,6 +27,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mcuprune.errors import UsageError
 
+#: What an option says that leaves the choice to the network and the data.
+AUTO = "auto"
 _KEY = "option"
 #: How a message names what an option takes.
 _TAKES: Mapping[tuple[type, bool], str] = {

@@ -16,10 +16,11 @@ from mcuprune.data.augmenting import KINDS, augmentation, mixed, mixup
 from mcuprune.data.sets import Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
+from mcuprune.options import AUTO
 from mcuprune.pruning import Request, prune
 from mcuprune.train import ranks
 from mcuprune.train.batches import Batches
-from mcuprune.train.tasks.choice import AUTO, chosen
+from mcuprune.train.tasks.choice import chosen
 from mcuprune.train.tasks.heads import heads
 from mcuprune.train.tasks.objective import Objective
 from mcuprune.train.trainer import Trainer

@@ -172,7 +172,9 @@ def pool(g: Graph, op: str = "MaxPool", **attrs) -> str:
         pytest.param(lambda g: g.add("Mul", "x", g.add("HardSigmoid", "x")), ["MUL", "ADD", "MUL"], id="in pieces"),
         pytest.param(lambda g: g.add("Sum", "x", "x", "x"), ["ADD", "ADD"], id="a sum of three"),
         pytest.param(
-            lambda g: g.add("Concat", "x", g.conv("x", 4, 4), axis=1), ["CONV_2D", "QUANTIZE", "QUANTIZE", "CONCATENATION"]
+            lambda g: g.add("Concat", "x", g.conv("x", 4, 4), axis=1),
+            ["CONV_2D", "QUANTIZE", "CONCATENATION"],
+            id="concat of what it alone reads, and of the input",
         ),
         pytest.param(
             lambda g: g.add("Concat", *[g.add("Relu", g.conv("x", 4, 4)) for _ in range(2)], axis=1),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mcuprune.train.tasks.choice import AUTO
+from mcuprune.options import AUTO
 
 if TYPE_CHECKING:
     from mcuprune.data.sets import Given

@@ -23,11 +23,11 @@ from mcuprune.deploy.tflite import Converted, Port, convert
 from mcuprune.errors import DataError, McupruneError, ModelError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
+from mcuprune.options import AUTO
 from mcuprune.run import runners
 from mcuprune.run.trial import Trial
 from mcuprune.run.verification import Compared, Verification
 from mcuprune.run.verify import Tally, data_name, is_class, measured, predicted, verify
-from mcuprune.train.tasks.choice import AUTO
 from mcuprune.train.tasks.metrics import Classes, Metric
 
 Array = np.ndarray[Any, Any]

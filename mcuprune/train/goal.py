@@ -16,8 +16,9 @@ from mcuprune.data.fitting import TargetCheck
 from mcuprune.data.sets import Data, Split
 from mcuprune.errors import DataError, UsageError
 from mcuprune.graph.network import Network
+from mcuprune.options import AUTO
 from mcuprune.train import evaluate
-from mcuprune.train.tasks.choice import AUTO, chosen, distilled
+from mcuprune.train.tasks.choice import chosen, distilled
 from mcuprune.train.tasks.classify import Classify
 from mcuprune.train.tasks.heads import Head, heads, recognised
 from mcuprune.train.tasks.objective import Objective, first, refuse_moving

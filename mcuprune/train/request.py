@@ -20,7 +20,7 @@ from mcuprune.data.feed import Feed
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
-from mcuprune.options import option, unasked
+from mcuprune.options import AUTO, option, unasked
 from mcuprune.train.task import (
     CUTS,
     FEEDBACKS,
@@ -35,7 +35,7 @@ from mcuprune.train.task import (
     Schedule,
     Search,
 )
-from mcuprune.train.tasks.choice import AUTO, NAMES
+from mcuprune.train.tasks.choice import NAMES
 from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.

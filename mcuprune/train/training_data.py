@@ -14,9 +14,9 @@ from mcuprune.data.named import DATASETS
 from mcuprune.data.sets import Data, Given
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
+from mcuprune.options import AUTO
 from mcuprune.train import preprocess
 from mcuprune.train.goal import refuse_augmenting_several, target_checks, varied_by_default
-from mcuprune.train.tasks.choice import AUTO
 
 _UNSAID = Feed()
 

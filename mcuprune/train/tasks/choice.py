@@ -8,6 +8,7 @@ import numpy as np
 
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
+from mcuprune.options import AUTO
 from mcuprune.train.tasks import TASKS
 from mcuprune.train.tasks.distill import Distill
 from mcuprune.train.tasks.heads import Head
@@ -16,7 +17,6 @@ from mcuprune.train.tasks.objective import Objective
 from mcuprune.train.tasks.own import OwnLoss
 
 #: Of ``--task``.
-AUTO = "auto"
 NAMES = (AUTO, *TASKS)
 
 
