@@ -55,10 +55,10 @@ class CostModel:
 
     def dim(self, tensor: str, axis: int) -> Polynomial | int:
         """The size of an axis: an integer, or an extent where channels cut it. Asked for by every operator that sees it."""
-        found = self._dims.get((tensor, axis))
-        if found is None:
-            found = self._dims[tensor, axis] = self._dim(tensor, axis)
-        return found
+        size = self._dims.get((tensor, axis))
+        if size is None:
+            size = self._dims[tensor, axis] = self._dim(tensor, axis)
+        return size
 
     def _dim(self, tensor: str, axis: int) -> Polynomial | int:
         along = self.channels.along.get(tensor)
