@@ -96,7 +96,7 @@ _ENTRY = re.compile(r"(?:\A|(?<=[.;:]\s)|(?<=\n\n))\s*((?:[a-z_]\w*(?:, | and ))
 
 
 def words_of(definition: Definition) -> set[str]:
-    """All that a docstring may explain: parameters, fields, attributes, keys and values in quotes, of a class of its bases too."""
+    """All that a docstring may explain: parameters, fields, attributes, words in quotes; of a class those of its bases too."""
     words = {ast.unparse(node) for node in ast.walk(definition) if isinstance(node, ast.Name)}
     for node in ast.walk(definition):
         words |= {name for name in (getattr(node, key, None) for key in ("arg", "attr", "name")) if isinstance(name, str)}

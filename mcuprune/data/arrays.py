@@ -47,8 +47,8 @@ def known(where: str, names: Iterable[object]) -> list[str]:
 def array_of(where: str, name: str, values: Any, *, kinds: str, wanted: str) -> np.ndarray[Any, Any]:
     """The values as an array (examples, ...), none of them copied where they are one already.
 
-    kinds: the letters of numpy's ``dtype.kind`` that are taken. wanted: what messages say it must hold. where, name: what messages
-    call the data and the array. Raises DataError for what is no array, for another dtype and where there is no example.
+    kinds: the letters of numpy's ``dtype.kind`` that are taken. wanted: what messages say it must hold. where, name: what
+    messages call the data and the array. Raises DataError for what is no array, for another dtype and for no examples.
     """
     try:
         array = values if isinstance(values, np.memmap) else np.asarray(values)
