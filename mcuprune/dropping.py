@@ -127,7 +127,7 @@ class _Bisecting:
         places.write_bytes(Path(str(best.stage.path)).read_bytes(), self._request.output)
         assert self._floor is not None
         stages = [tried.stage for tried in self._tried]
-        found = Bisection(self._minimise, self._drop, self._floor, stages, best.stage.number if held else None)
+        bisection = Bisection(self._minimise, self._drop, self._floor, stages, best.stage.number if held else None)
         after, written = replace(taken.after, path=self._request.output), replace(taken.network, path=self._request.output)
         seconds = self._seconds + time.monotonic() - self._began
         notes = taken.notes
@@ -139,7 +139,7 @@ class _Bisecting:
             asked=self._request,
             after=after,
             network=written,
-            bisection=found,
+            bisection=bisection,
             seconds=seconds,
             training_macs=sum(tried.training_macs for tried in self._tried),
             full_training_macs=sum(tried.full_training_macs for tried in self._tried),
@@ -245,7 +245,7 @@ class _Bisecting:
             "floor": self._floor,
             "better": "higher" if self._score(1.0) > 0 else "lower",
             "seconds": self._seconds + time.monotonic() - self._began,
-            "tried": [asdict(one) for one in self._tried],
+            "tried": [asdict(attempt) for attempt in self._tried],
         }
         places.write_bytes(json.dumps(state, indent=1).encode(), self._folder / _STATE)
 

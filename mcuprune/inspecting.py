@@ -50,7 +50,7 @@ class Inspection:
     path: str
     input: str
     shape: tuple[int, ...]
-    found: Fed
+    opened: Fed
     dtype: str
     stored: Range
     fed: Range
@@ -65,7 +65,7 @@ class Inspection:
     @property
     def ok(self) -> bool:
         """Whether nothing speaks against training on this data: a trained network knows it, and by the same numbers."""
-        return self.found.labels is None and (self.trained or self.fresh or self.accuracy is None)
+        return self.opened.labels is None and (self.trained or self.fresh or self.accuracy is None)
 
 
 def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection:
@@ -75,30 +75,30 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
     checks = [label_check(classes) if classes else _any_numbers for _ in net.outputs]
     inputs = tuple(net.shapes[name][1:] for name in net.inputs)
     wanted = Wanted(inputs, tuple(checks), classes or prod(net.shapes[net.outputs[0]][1:]), seed, unlabelled=True)
-    found = preprocess.opened(net, given, wanted, feed, seed)
-    data = found.data
+    opened = preprocess.opened(net, given, wanted, feed, seed)
+    data = opened.data
     some = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:_RANGED])
     raw, column = _raw(data.train.x)
     counts = {
         name: (len(split), _counted(split, classes))
         for name, split in (("train", data.train), ("val", data.val), ("test", data.test))
     }
-    confusion, notes = _asked(net, found, classes) if classes and len(net.inputs) == 1 else (None, ())
+    confusion, notes = _asked(net, opened, classes) if classes and len(net.inputs) == 1 else (None, ())
     return Inspection(
         path=net.path,
         input=net.inputs[0],
         shape=shape,
-        found=found,
+        opened=opened,
         dtype=str(column.dtype),
         stored=_range(np.asarray(raw[some]), column.shape[-1] in (1, 3) and len(column.shape) == 4),
-        fed=_range(data.train.x[some], found.preprocessing.layout == LAYOUTS[4][1]),
+        fed=_range(data.train.x[some], opened.preprocessing.layout == LAYOUTS[4][1]),
         counts=counts,
         accuracy=None if confusion is None else confusion.accuracy,
         asked=0 if confusion is None else confusion.n,
         confusion=None if confusion is None else confusion.counts,
         trained=confusion is not None and confusion.trained,
         fresh=feeding.looks_fresh(net),
-        notes=(*found.notes, *notes),
+        notes=(*opened.notes, *notes),
     )
 
 
@@ -145,8 +145,8 @@ def _range(x: Array, channels_last: bool) -> Range:
     return Range(float(x.min()), float(x.max()), tuple(mean.tolist()), tuple(std.tolist()))
 
 
-def _asked(net: Network, found: Fed, classes: int) -> tuple[feeding.Confusion | None, tuple[str, ...]]:
-    test = found.data.test
+def _asked(net: Network, opened: Fed, classes: int) -> tuple[feeding.Confusion | None, tuple[str, ...]]:
+    test = opened.data.test
     if test.targets is None:
         return None, ()
     some = np.sort(np.random.default_rng(0).permutation(len(test))[:_ASKED])
@@ -159,10 +159,10 @@ def _asked(net: Network, found: Fed, classes: int) -> tuple[feeding.Confusion | 
 
 def sheet(seen: Inspection) -> Array:
     """uint8 (height, width, 3): a contact sheet of training examples as they are stored, one row a class."""
-    train = seen.found.data.train
+    train = seen.opened.data.train
     raw, _ = _raw(train.x)
     if train.targets is not None and seen.counts["train"][1] is not None:
-        rows = [np.flatnonzero(train.y == label)[:_COLUMNS] for label in range(min(_ROWS, seen.found.data.n_classes))]
+        rows = [np.flatnonzero(train.y == label)[:_COLUMNS] for label in range(min(_ROWS, seen.opened.data.n_classes))]
     else:
         first = np.arange(min(len(train), _ROWS * _COLUMNS))
         rows = [first[start : start + _COLUMNS] for start in range(0, len(first), _COLUMNS)]
@@ -188,5 +188,5 @@ def _tile(example: Array) -> Array:
         example = np.atleast_2d(example).repeat(16, 0)[:, :512]
     pixels = example if example.ndim == 3 else np.repeat(example[..., None], 3, -1)
     times = max(1, -(-_LEAST // max(pixels.shape[:2])))
-    found = np.clip(np.round(pixels * 255), 0, 255).astype(np.uint8)
-    return found.repeat(times, 0).repeat(times, 1)
+    tile = np.clip(np.round(pixels * 255), 0, 255).astype(np.uint8)
+    return tile.repeat(times, 0).repeat(times, 1)

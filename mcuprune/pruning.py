@@ -431,12 +431,12 @@ def _measured(run: _Run, candidate: Candidate, of_float: Metric | None, small: N
 def _since(earlier: tuple[GroupResult, ...], now: tuple[GroupResult, ...]) -> tuple[GroupResult, ...]:
     """What two prunes, one after the other, left of the first one's groups; one that is no group any more counts as whole."""
     later = {group.name: group for group in now}
-    found = []
+    composed = []
     for group in earlier:
         then = later.get(group.name)
         kept = group.kept if then is None or then.before != group.after else tuple(group.kept[i] for i in then.kept)
-        found.append(GroupResult(group.name, group.before, len(kept), kept))
-    return tuple(found)
+        composed.append(GroupResult(group.name, group.before, len(kept), kept))
+    return tuple(composed)
 
 
 def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
@@ -476,25 +476,25 @@ def _check_flags(request: Request) -> None:
 
 def planned(request: Request) -> list[Output]:
     """All that this run writes: the report is the caller's, but a place that it can't have is to be found before the work."""
-    found = [
+    outputs = [
         Output("-o", request.output, make_folder=True),
         Output("the state for --resume", f"{request.output}.checkpoint", make_folder=True),
     ]
     if request.report is not None:
         kinds = ("json", "md", "html")
-        found += [Output("--report", os.path.join(request.report, f"report.{kind}"), make_folder=True) for kind in kinds]
-    return found
+        outputs += [Output("--report", os.path.join(request.report, f"report.{kind}"), make_folder=True) for kind in kinds]
+    return outputs
 
 
 def sources(request: Request) -> list[Source]:
     """All that this run reads."""
-    found = [Source("the model to prune", request.model)]
-    found += [Source("external data of the model", file) for file in external.files(request.model)]
-    found += [Source("the data", file) for file in datasets.files(request.data)]
+    listed = [Source("the model to prune", request.model)]
+    listed += [Source("external data of the model", file) for file in external.files(request.model)]
+    listed += [Source("the data", file) for file in datasets.files(request.data)]
     for teacher in [request.teacher] if request.teacher else []:
-        found += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
-    found += [] if request.configuration is None else [Source("the configuration", request.configuration)]
-    return found + ([] if request.repeats is None else [Source("the report to repeat", request.repeats.report)])
+        listed += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
+    listed += [] if request.configuration is None else [Source("the configuration", request.configuration)]
+    return listed + ([] if request.repeats is None else [Source("the report to repeat", request.repeats.report)])
 
 
 def _cost_model(net: Network, request: Request, budget: Budget, wanted: Banding | None) -> CostModel:
@@ -562,7 +562,7 @@ def _at_init(run: _Run) -> Candidate:
     from mcuprune.train.rectify import rectified
 
     request = run.request
-    found = at_init.plan(
+    plan = at_init.plan(
         run.model,
         run.budget,
         score=request.score,
@@ -570,8 +570,8 @@ def _at_init(run: _Run) -> Candidate:
         examples=run.data.train if run.data else None,
         seed=request.seed,
     )
-    cut = rectified(run.labelled, found.keep, trained=run.warm, seed=request.seed)
-    return Candidate(cut, found.keep, 0, 0, 0, sensitivity=found.sensitivity)
+    cut = rectified(run.labelled, plan.keep, trained=run.warm, seed=request.seed)
+    return Candidate(cut, plan.keep, 0, 0, 0, sensitivity=plan.sensitivity)
 
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:

@@ -29,22 +29,27 @@ def known(where: str, names: Iterable[object]) -> list[str]:
     Besides x_train, y_train and so on: ``x0_train``, ``x1_train`` for several inputs, ``y0_train`` for several outputs; and no
     y at all where there are no labels.
     """
-    found = sorted(map(str, names))
-    keys = [name for name in found if _KEY.fullmatch(name)]
+    present = sorted(map(str, names))
+    keys = [name for name in present if _KEY.fullmatch(name)]
     if any(key[1].isdigit() for key in keys) or (keys and not any(key[0] == "y" for key in keys)):
         if not any(key.startswith("x") and key.endswith("_train") for key in keys):
-            raise DataError(f"{where}: no array 'x_train' (found: {', '.join(found[:10])}); {NEEDED}")
+            raise DataError(f"{where}: no array 'x_train' (found: {', '.join(present[:10])}); {NEEDED}")
         return keys
     for key in _REQUIRED:
-        if key not in found:
-            raise DataError(f"{where}: no array {key!r} (found: {', '.join(found[:10]) or 'nothing'}); {NEEDED}")
+        if key not in present:
+            raise DataError(f"{where}: no array {key!r} (found: {', '.join(present[:10]) or 'nothing'}); {NEEDED}")
     for alone, other in (_OPTIONAL, _OPTIONAL[::-1]):
-        if alone in found and other not in found:
+        if alone in present and other not in present:
             raise DataError(f"{where}: {alone} without {other}; give both, or neither to hold out a part of x_train")
-    return [key for key in (*_REQUIRED, *_OPTIONAL) if key in found]
+    return [key for key in (*_REQUIRED, *_OPTIONAL) if key in present]
 
 
 def array_of(where: str, name: str, values: Any, *, kinds: str, wanted: str) -> np.ndarray[Any, Any]:
+    """The values as an array (examples, ...), none of them copied where they are one already.
+
+    kinds: the letters of numpy's ``dtype.kind`` that are taken. wanted: what messages say it must hold. where, name: what
+    messages call the data and the array. Raises DataError for what is no array, for another dtype and for no examples.
+    """
     try:
         array = values if isinstance(values, np.memmap) else np.asarray(values)
     except KeyboardInterrupt:

@@ -85,10 +85,10 @@ def default_for(kind: str, shape: tuple[int, ...]) -> str:
 
 def _flip(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
     chosen = random.random(len(x)) < 0.5
-    found = x.copy()
-    turned = np.flip(found[chosen], _axes(x)[1])
-    found[chosen] = turned
-    return found
+    flipped = x.copy()
+    turned = np.flip(flipped[chosen], _axes(x)[1])
+    flipped[chosen] = turned
+    return flipped
 
 
 def _noisy(deviation: float) -> Augment:
@@ -101,13 +101,13 @@ def _moved(reach: int, *, every_axis: bool) -> Augment:
         axes = axes if every_axis else axes[:1]
         padded = np.pad(x, [(reach, reach) if axis in axes else (0, 0) for axis in range(x.ndim)])
         starts = random.integers(0, 2 * reach + 1, (len(x), len(axes)))
-        found = np.empty_like(x)
+        shifted = np.empty_like(x)
         for index, start in enumerate(starts):
             window = [slice(None)] * (x.ndim - 1)
             for first, axis in zip(start, axes, strict=True):
                 window[axis - 1] = slice(int(first), int(first) + x.shape[axis])
-            found[index] = padded[index][tuple(window)]
-        return found
+            shifted[index] = padded[index][tuple(window)]
+        return shifted
 
     return vary
 
@@ -129,13 +129,13 @@ def _rotated(degrees: float) -> Augment:
         height, width = x.shape[down], x.shape[right]
         row, column = np.mgrid[:height, :width] - np.array([(height - 1) / 2, (width - 1) / 2])[:, None, None]
         moved = np.moveaxis(x, (down, right), (1, 2))
-        found = np.empty_like(moved)
+        rotated = np.empty_like(moved)
         for index, angle in enumerate(np.deg2rad(random.uniform(-degrees, degrees, len(x)))):
             cosine, sine = np.cos(angle), np.sin(angle)
             rows = np.clip(np.round(cosine * row - sine * column + (height - 1) / 2), 0, height - 1).astype(np.int64)
             columns = np.clip(np.round(sine * row + cosine * column + (width - 1) / 2), 0, width - 1).astype(np.int64)
-            found[index] = moved[index][rows, columns]
-        return np.ascontiguousarray(np.moveaxis(found, (1, 2), (down, right)))
+            rotated[index] = moved[index][rows, columns]
+        return np.ascontiguousarray(np.moveaxis(rotated, (1, 2), (down, right)))
 
     return vary
 
@@ -162,15 +162,15 @@ def _cut_out(side: float) -> Augment:
         if x.ndim < 3:
             return x
         down, right, _ = _axes(x)
-        found, half = x.copy(), int(side) / 2
+        cut, half = x.copy(), int(side) / 2
         middle = x.mean(tuple(range(1, x.ndim)))
         tops, lefts = (random.integers(0, x.shape[axis], len(x)) for axis in (down, right))
         for index, (top, left) in enumerate(zip(tops, lefts, strict=True)):
             window: list[slice] = [slice(None)] * (x.ndim - 1)
             window[down - 1] = slice(max(0, math.ceil(top - half)), math.ceil(top + half))
             window[right - 1] = slice(max(0, math.ceil(left - half)), math.ceil(left + half))
-            found[index][tuple(window)] = middle[index]
-        return found
+            cut[index][tuple(window)] = middle[index]
+        return cut
 
     return vary
 
@@ -179,7 +179,7 @@ def _masked(most: float) -> Augment:
     """One band of up to so many places along each of the last two axes at the mean (Park et al. 2019, "SpecAugment")."""
 
     def vary(x: Array, random: np.random.Generator) -> Array:
-        found = x.copy()
+        masked = x.copy()
         middle = x.mean(tuple(range(1, x.ndim)))
         for axis in range(max(1, x.ndim - 2), x.ndim):
             widths = random.integers(0, min(int(most), x.shape[axis]) + 1, len(x))
@@ -187,8 +187,8 @@ def _masked(most: float) -> Augment:
                 start = random.integers(0, x.shape[axis] - width + 1)
                 window: list[slice] = [slice(None)] * (x.ndim - 1)
                 window[axis - 1] = slice(start, start + width)
-                found[index][tuple(window)] = middle[index]
-        return found
+                masked[index][tuple(window)] = middle[index]
+        return masked
 
     return vary
 

@@ -34,7 +34,7 @@ _AHEAD = 256
 #: From so many on, decoding takes long enough to say so.
 _WORTH_A_WORD = 3000
 _Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 
 def folder() -> Path | None:
@@ -60,9 +60,9 @@ def cached(
     whole, kind = (len(items), *shape), np.dtype(dtype)
     size = prod(whole) * kind.itemsize
     if size < _SMALL:
-        found = np.empty(whole, kind)
-        _fill(found, items, make)
-        return found
+        array = np.empty(whole, kind)
+        _fill(array, items, make)
+        return array
     key = sha256(repr((__version__, whole, kind.str, *identity)).encode()).hexdigest()[:40]
     home = folder()
     if home is None:
@@ -90,11 +90,11 @@ def cached(
 
 def _mapped(place: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
     try:
-        found: Array = np.load(place, mmap_mode="r", allow_pickle=False)
+        array: Array = np.load(place, mmap_mode="r", allow_pickle=False)
         os.utime(place)
     except (OSError, ValueError, EOFError):
         return None
-    return found if (found.shape, found.dtype) == (shape, dtype) else None
+    return array if (array.shape, array.dtype) == (shape, dtype) else None
 
 
 def _temporary(shape: tuple[int, ...], dtype: np.dtype[Any], items: Sequence[_Item], make: Callable[[_Item], Array]) -> Array:
@@ -123,11 +123,11 @@ def growing(dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Iterator[Array
 def _fill(target: Array, items: Sequence[_Item], make: Callable[[_Item], Array], where: str = "") -> None:
     if where and len(items) >= _WORTH_A_WORD:
         console.say(f"decoding {len(items):,} examples once; they are kept in {where}")
-    for index, made in enumerate(in_order(make, items)):
-        target[index] = made
+    for index, value in enumerate(in_order(make, items)):
+        target[index] = value
 
 
-def in_order(make: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterator[_Made]:
+def in_order(make: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
     """What threads make of items, in their order; a bounded number waits to be taken."""
     workers = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
     if workers == 1 or len(items) < 2 * workers:
@@ -137,10 +137,10 @@ def in_order(make: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterator
         waiting = deque(pool.submit(make, item) for item in items[:_AHEAD])
         try:
             for index in range(len(items)):
-                made = waiting.popleft().result()
+                result = waiting.popleft().result()
                 if index + _AHEAD < len(items):
                     waiting.append(pool.submit(make, items[index + _AHEAD]))
-                yield made
+                yield result
         finally:
             for future in waiting:
                 future.cancel()

@@ -28,9 +28,9 @@ class Lazy:
         return self.shape[0]
 
     def __getitem__(self, chosen: Any, /) -> Array:
-        one = isinstance(chosen, (int, np.integer))
-        found = self._examples(np.arange(len(self))[[chosen] if one else chosen])
-        return found[0] if one else found
+        single = isinstance(chosen, (int, np.integer))
+        rows = self._examples(np.arange(len(self))[[chosen] if single else chosen])
+        return rows[0] if single else rows
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """All examples at once, for those who have the memory."""
@@ -91,12 +91,12 @@ class Joined(Lazy):
         self.shape, self.dtype = (int(self._starts[-1]), *self.sources[0].shape[1:]), self.sources[0].dtype
 
     def _examples(self, indices: Array) -> Array:
-        found = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        gathered = np.empty((len(indices), *self.shape[1:]), self.dtype)
         owner = np.searchsorted(self._starts, indices, side="right") - 1
         for number in np.unique(owner):
             chosen = owner == number
-            found[chosen] = examples(self.sources[number], indices[chosen] - self._starts[number])
-        return found
+            gathered[chosen] = examples(self.sources[number], indices[chosen] - self._starts[number])
+        return gathered
 
 
 def examples(column: Column, chosen: Any) -> Array:
@@ -135,8 +135,8 @@ def taken(column: Column, indices: Array) -> Column:
     """Some examples of a column: of few bytes a copy, else a view. indices: bool (n,) or int64."""
     places = np.flatnonzero(indices) if indices.dtype == np.bool_ else indices
     if isinstance(column, np.ndarray) and not isinstance(column, np.memmap) and column.nbytes < _CHUNK:
-        found: Array = column[places]
-        return found
+        copied: Array = column[places]
+        return copied
     return Taken(column, places)
 
 

@@ -23,12 +23,12 @@ _NAMES, _LONGEST = ("names", "classes", "class_names", "labels"), 2**16
 
 def _numbers(flag: str, text: str) -> tuple[float, ...]:
     try:
-        found = tuple(float(part) for part in text.split(","))
+        values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not found or not all(map(math.isfinite, found)) or len(found) > 4096:
+        values = ()
+    if not values or not all(map(math.isfinite, values)) or len(values) > 4096:
         raise UsageError(f"{flag}: {text!r} is no list of numbers; write one, or one a channel: 0.485,0.456,0.406")
-    return found
+    return values
 
 
 def _mean(text: str) -> tuple[float, ...]:
@@ -36,10 +36,10 @@ def _mean(text: str) -> tuple[float, ...]:
 
 
 def _std(text: str) -> tuple[float, ...]:
-    found = _numbers("--std", text)
-    if 0 in found:
+    deviations = _numbers("--std", text)
+    if 0 in deviations:
         raise UsageError("--std: a deviation of 0 leaves nothing of the values")
-    return found
+    return deviations
 
 
 def scale_and_mean(text: str) -> tuple[float, float]:
@@ -106,22 +106,22 @@ def _names(text: str) -> tuple[str, ...]:
     """Names in JSON, in a Python literal such as {0: 'cat'}, or between commas; nothing of what is none of them."""
     if not text or len(text) > _LONGEST:
         return ()
-    found: Any = None
+    parsed: Any = None
     for parse in (json.loads, ast.literal_eval):  # neither runs anything
         try:
-            found = parse(text)
+            parsed = parse(text)
             break
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
-    if isinstance(found, Mapping):
+    if isinstance(parsed, Mapping):
         try:
-            pairs = sorted((int(key), str(name)) for key, name in found.items())
+            pairs = sorted((int(key), str(name)) for key, name in parsed.items())
         except (ValueError, TypeError):
             return ()
         return tuple(name for _, name in pairs) if [key for key, _ in pairs] == [*range(len(pairs))] else ()
-    if isinstance(found, (list, tuple)) and all(isinstance(name, str) for name in found):
-        return tuple(found)
-    if found is None and "," in text:
+    if isinstance(parsed, (list, tuple)) and all(isinstance(name, str) for name in parsed):
+        return tuple(parsed)
+    if parsed is None and "," in text:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return ()
 
@@ -131,15 +131,15 @@ def preprocessing(feed: Feed, metadata: Mapping[str, str], shape: tuple[int, ...
 
     shape: of the model's input without its batch axis. Raises DataError for numbers a channel of other channels.
     """
-    found = from_metadata(metadata) or _of_others(metadata)
-    if found is not None and not found.layout:
-        found = replace(found, layout=layout_of(shape))
+    stated = from_metadata(metadata) or _of_others(metadata)
+    if stated is not None and not stated.layout:
+        stated = replace(stated, layout=layout_of(shape))
     asked = (feed.scale, feed.mean, feed.std, feed.layout, feed.colours)
     if any(value is not None for value in asked):
-        base = found or Preprocessing()
+        base = stated or Preprocessing()
         scale, mean = (base.scale, None) if feed.scale is None else scale_and_mean(feed.scale)
         default_mean = base.mean if mean is None else (mean,)
-        found = replace(
+        stated = replace(
             base,
             layout=feed.layout or layout_of(shape),
             scale=scale,
@@ -148,13 +148,13 @@ def preprocessing(feed: Feed, metadata: Mapping[str, str], shape: tuple[int, ...
             colours=feed.colours or base.colours,
             found_by="flag",
         )
-    if found is None:
+    if stated is None:
         return None
-    channels = {"C": shape[-1]}.get(found.layout[-1:], shape[0] if found.layout else 0)
-    for name, values in (("mean", found.mean), ("std", found.std)):
+    channels = {"C": shape[-1]}.get(stated.layout[-1:], shape[0] if stated.layout else 0)
+    for name, values in (("mean", stated.mean), ("std", stated.std)):
         if len(values) not in (1, channels):
             raise DataError(f"{name} of {len(values)} numbers, but the model's input {list(shape)} has {channels} channels")
-    return found
+    return stated
 
 
 def only_layout(feed: Feed) -> bool:

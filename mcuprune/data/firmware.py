@@ -17,7 +17,7 @@ def formula(how: Mapping[str, Any]) -> str:
     else:
         scaled = f"raw * {how['scale']:.6g}" if how["scale"] != 1 else "raw"
         shifted = f"({scaled} - {few(how['mean'])})" if any(how["mean"]) else scaled
-        words.append(f"x = {shifted}" + (f" / {few(how['std'])}" if any(one != 1 for one in how["std"]) else ""))
+        words.append(f"x = {shifted}" + (f" / {few(how['std'])}" if any(deviation != 1 for deviation in how["std"]) else ""))
     if how["range"] and how["scale"] != 1:
         words.append(f"range {how['range']}")
     if how.get("reordered"):

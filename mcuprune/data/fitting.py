@@ -137,7 +137,7 @@ def _split(raw: Raw, name: str, part: Part, wanted: Wanted) -> Split:
                     f"{raw.where}: {key} has {len(column)} examples but {other} {len(target)} labels; give one label each"
                 )
     if len({len(column) for column in inputs}) > 1:
-        raise DataError(f"{raw.where}: the inputs of {name} have {', '.join(str(len(one)) for one in inputs)} examples")
+        raise DataError(f"{raw.where}: the inputs of {name} have {', '.join(str(len(column)) for column in inputs)} examples")
     return Split(inputs, targets)
 
 

@@ -79,20 +79,20 @@ class Settings:
 
     def document(self) -> dict[str, Any]:
         """JSON values; those that the kind has no use for are left out."""
-        found = asdict(self)
-        unused = {"raw": set(found) - {"kind", "rate", "samples", "peak"}, "logmel": {"coefficients"}, "mfcc": set()}
-        return {key: value for key, value in found.items() if key not in unused[self.kind]}
+        values = asdict(self)
+        unused = {"raw": set(values) - {"kind", "rate", "samples", "peak"}, "logmel": {"coefficients"}, "mfcc": set()}
+        return {key: value for key, value in values.items() if key not in unused[self.kind]}
 
 
 def parsed(text: str) -> dict[str, Any]:
     """Settings of text such as ``mfcc,window=30ms,hop=20ms,mels=40``. Raises UsageError for what is none of them."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     lengths: dict[str, tuple[Any, float, float | None]] = {}
-    kinds: dict[str, Any] = {one.name: type(one.default) for one in fields(Settings)}
+    kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(Settings)}
     for part in filter(None, map(str.strip, text.split(","))):
         key, equals, text_value = part.partition("=")
         if not equals and key in KINDS:
-            found["kind"] = key
+            settings["kind"] = key
             continue
         number = re.fullmatch(r"(\d+(?:\.\d+)?(?:e-?\d+)?)(ms|s)?", text_value)
         if key not in kinds or key == "kind" or not number or len(text_value) > 20:
@@ -100,7 +100,7 @@ def parsed(text: str) -> dict[str, Any]:
             raise UsageError(f"--frontend: {part!r} is unknown; write {', '.join(KINDS)}, or NAME=NUMBER of {names}")
         lengths[key] = (kinds[key], float(number[1]), {"ms": 1e-3, "s": 1.0}.get(number[2] or ""))
     rate = lengths.get("rate", (int, float(Settings.rate), None))[1]
-    return found | {
+    return settings | {
         key: kind(value if seconds is None else round(value * seconds * rate))
         for key, (kind, value, seconds) in lengths.items()
     }
@@ -120,10 +120,10 @@ def settings_for(shape: tuple[int, ...], asked: Mapping[str, Any], where: str) -
         time_features = wanted[::-1] if first else wanted
         for window, hop in _FRAMES:
             for centred in (0, 1):
-                found = _tried(given, asked, time_features, window, hop, centred, first)
-                if found is not None and found.shape == wanted:
-                    return found
-                tried.append(found)
+                candidate = _tried(given, asked, time_features, window, hop, centred, first)
+                if candidate is not None and candidate.shape == wanted:
+                    return candidate
+                tried.append(candidate)
     raise DataError(
         f"{where}: no usual front end makes features of the model's input {list(shape)} from {given.samples} samples at "
         f"{given.rate} Hz; describe it, as in --frontend mfcc,window=30ms,hop=20ms,mels=40,coefficients=10"
@@ -139,12 +139,16 @@ def _tried(
     usual: dict[str, Any] = {"kind": "mfcc" if features <= _MOST_COEFFICIENTS else "logmel"}
     usual |= {"window": window * given.rate // 1000, "hop": hop * given.rate // 1000, "centred": centred}
     usual |= {"coefficients": features} if (asked.get("kind") or usual["kind"]) == "mfcc" else {"mels": features}
-    found = replace(given, **{**usual, "features_first": first, **asked})
+    candidate = replace(given, **{**usual, "features_first": first, **asked})
     if "fft" not in asked:
-        found = replace(found, fft=1 << (found.window - 1).bit_length())
-    if "high" not in asked and found.kind == "logmel":
-        found = replace(found, high=found.rate / 2)
-    return found if found.coefficients <= found.mels and found.window <= found.fft and found.hop > 0 else None
+        candidate = replace(candidate, fft=1 << (candidate.window - 1).bit_length())
+    if "high" not in asked and candidate.kind == "logmel":
+        candidate = replace(candidate, high=candidate.rate / 2)
+    return (
+        candidate
+        if candidate.coefficients <= candidate.mels and candidate.window <= candidate.fft and candidate.hop > 0
+        else None
+    )
 
 
 def features(sound: Array, settings: Settings) -> Array:
@@ -182,9 +186,9 @@ def mel_bands(settings: Settings) -> Array:
     bins = mel(np.arange(settings.fft // 2 + 1) * settings.rate / settings.fft)[:, None]
     edges = np.linspace(mel(settings.low), mel(settings.high), settings.mels + 2)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
-    found: Array = np.maximum(0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
-    found[0] = 0
-    return found
+    bands: Array = np.maximum(0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
+    bands[0] = 0
+    return bands
 
 
 def cosines(mels: int, coefficients: int) -> Any:

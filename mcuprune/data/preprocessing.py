@@ -70,7 +70,7 @@ class Preprocessing:
 
     def document(self) -> dict[str, Any]:
         """JSON values."""
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "layout": self.layout,
             "scale": self.scale,
             "mean": list(self.mean),
@@ -81,10 +81,10 @@ class Preprocessing:
             "range": self.range,
         }
         if self.reordered is not None:
-            found["reordered"] = [list(part) for part in self.reordered]
+            values["reordered"] = [list(part) for part in self.reordered]
         if self.frontend:
-            found["frontend"] = dict(self.frontend)
-        return found
+            values["frontend"] = dict(self.frontend)
+        return values
 
     def text(self) -> str:
         """JSON text, for metadata."""
@@ -139,16 +139,16 @@ def other_end(layout: str) -> str:
     return next(pair[1 - pair.index(layout)] for pair in LAYOUTS.values() if layout in pair)
 
 
-def from_document(found: Any, found_by: str = "metadata") -> Preprocessing | None:
+def from_document(document: Any, found_by: str = "metadata") -> Preprocessing | None:
     """The preprocessing that JSON values describe; None for anything that is none."""
     try:
-        mean, std = (tuple(float(one) for one in found[key]) for key in ("mean", "std"))
-        scale, layout = float(found["scale"]), str(found["layout"])
-        classes = tuple(str(name)[:200] for name in found.get("classes", ()))
-        colours = str(found.get("colours", ""))
-        turned = found.get("reordered")
+        mean, std = (tuple(float(number) for number in document[key]) for key in ("mean", "std"))
+        scale, layout = float(document["scale"]), str(document["layout"])
+        classes = tuple(str(name)[:200] for name in document.get("classes", ()))
+        colours = str(document.get("colours", ""))
+        turned = document.get("reordered")
         reordered = None if turned is None else (tuple(map(int, turned[0])), tuple(map(int, turned[1])))
-        frontend = found.get("frontend", {})
+        frontend = document.get("frontend", {})
         frontend = {str(key): value for key, value in frontend.items() if isinstance(value, (int, float, str))}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
         return None

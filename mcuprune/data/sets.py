@@ -72,8 +72,8 @@ class Split:
     def y(self) -> np.ndarray[Any, Any]:
         """The column of the first output: of a classifier int64 (n,), in memory."""
         assert self.targets is not None, "these examples have no labels"
-        found = self.targets[0]
-        return found if isinstance(found, np.ndarray) else found[:]
+        column = self.targets[0]
+        return column if isinstance(column, np.ndarray) else column[:]
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = ())
         if not any(files for files, _ in flat.values()):
             raise DataError(f"{folder}: no files {', '.join(suffixes)} in it")
         return Tree({part: files for part, files in flat.items() if files[0]}, ())
-    found = {name for names in inside.values() for name in names}
-    classes, notes = ordered(folder, found, known)
+    names_seen = {name for names in inside.values() for name in names}
+    classes, notes = ordered(folder, names_seen, known)
     number = {name: index for index, name in enumerate(classes)}
     parts: dict[str, tuple[list[Path], list[int] | None]] = {}
     for part, root in roots.items():
@@ -78,21 +78,21 @@ def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = ())
         if len(files) > _MOST_FILES:
             raise DataError(f"{folder}: more than {_MOST_FILES} files")
         parts[part] = files, labels
-    if missing := sorted(found - set(inside["train"])):
+    if missing := sorted(names_seen - set(inside["train"])):
         raise DataError(f"{folder}: no training examples of class {', '.join(missing[:10])}; every class needs some")
     return Tree(parts, classes, notes)
 
 
 def parts_of(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The folder of each part; the folder itself as train where there are none."""
-    found: dict[str, Path] = {}
+    roots: dict[str, Path] = {}
     for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
         part = part_named(name)
         if part is not None and holds(folder / name, suffixes):
-            if part in found:
-                raise DataError(f"{folder}: both {found[part].name} and {name} may be its {part} part; rename one")
-            found[part] = folder / name
-    return found if "train" in found else {"train": folder}
+            if part in roots:
+                raise DataError(f"{folder}: both {roots[part].name} and {name} may be its {part} part; rename one")
+            roots[part] = folder / name
+    return roots if "train" in roots else {"train": folder}
 
 
 def _class_folders(root: Path, suffixes: Sequence[str]) -> list[str]:

@@ -36,7 +36,10 @@ class Scratch(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """What a scratch rule may look at. dims: of each input and output, integers or functions of widths; shapes: as numbers."""
+    """What a scratch rule may look at.
+
+    inputs, outputs: the sizes of each, integers or functions of widths. input_shapes, output_shapes: the same as numbers.
+    """
 
     options: Mapping[str, Any]
     inputs: Sequence[tuple[Any, ...]]

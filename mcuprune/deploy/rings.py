@@ -94,7 +94,7 @@ def extent(source: tuple[int, Sequence[int]], target: tuple[int, Sequence[int]])
 
 @dataclass
 class _Run:
-    """The state of a region while its sequence is found. made: rows of each buffer so far."""
+    """The state of a region while its sequence is found."""
 
     ops: Sequence[RowOp]
     rows: Mapping[int, int]
@@ -110,6 +110,7 @@ class _Run:
                 later = _still_needed(needs[: asked[op.write]], self.rows[buffer])
                 self._readers.setdefault(buffer, []).append((index, later))
         entering = [buffer for buffer in self._readers if buffer not in self._maker]
+        #: Buffer -> how many of its rows are made so far.
         self._made = {**dict.fromkeys(self._maker, 0), **{buffer: self.rows[buffer] for buffer in entering}}
         self.home = self._homes()
         self._family: dict[int, list[int]] = {}

@@ -91,7 +91,7 @@ def _line(curve: Curve, index: int, at: Callable[[float, float], tuple[float, fl
 def memory(memory: Mapping[str, Any], ceiling: int, limit: int | None, label: str) -> str:
     """Memory over the schedule: a bar a step, made of the tensors alive; a triangle over the peak, a dashed line at the limit.
 
-    found: ``memory`` of a profile's JSON. ceiling: what the top of the drawing stands for, in bytes.
+    memory: that of a profile's JSON. ceiling: what the top of the drawing stands for, in bytes.
     """
     steps, height, foot = memory["timeline"], 150, 4
     room = height - foot - 14
@@ -124,7 +124,7 @@ def memory(memory: Mapping[str, Any], ceiling: int, limit: int | None, label: st
 def graph(profile: Mapping[str, Any], largest: Mapping[str, int], label: str) -> str:
     """The layers of a network in their order, top to bottom: boxes as wide as their memory and as tall as their MACs.
 
-    found: a profile's JSON. largest: ``live`` and ``macs`` of the largest box of all drawings that are compared. Lines lead
+    profile: its JSON. largest: ``live`` and ``macs`` of the largest box of all drawings that are compared. Lines lead
     from a layer to its readers; those that skip layers run on the left. Nodes that cost nothing are left out.
     """
     layers = [layer for layer in profile["layers"] if layer["live"] or layer["macs"] or layer["flash"]]

@@ -19,8 +19,8 @@ _MOST_CLASSES = 60
 
 def document(seen: Inspection) -> dict[str, Any]:
     """What was found, as JSON values; accuracies are shares of 1."""
-    data = seen.found.data
-    best = seen.found.labels
+    data = seen.opened.data
+    best = seen.opened.labels
     return {
         "format": FORMAT,
         "mcuprune": __version__,
@@ -38,7 +38,7 @@ def document(seen: Inspection) -> dict[str, Any]:
         "boxes": {part: len(boxes.kind) for part, boxes in data.boxes.items()} or None,
         "stored": {"dtype": seen.dtype, **_range(seen.stored)},
         "fed": _range(seen.fed),
-        "preprocessing": seen.found.preprocessing.document(),
+        "preprocessing": seen.opened.preprocessing.document(),
         "tried": [
             {
                 "cause": way.cause,
@@ -46,7 +46,7 @@ def document(seen: Inspection) -> dict[str, Any]:
                 "examples": way.examples,
                 "preprocessing": way.preprocessing.document(),
             }
-            for way in seen.found.tried
+            for way in seen.opened.tried
         ],
         "model": {
             "accuracy": seen.accuracy,

@@ -98,8 +98,8 @@ def _metric(figures: Figures) -> dict[str, Any]:
     """The figures of the task: values by when they were measured, None for what is not int8."""
     before = figures.before
 
-    def values(found: Metric | None) -> dict[str, Any] | None:
-        return None if found is None else {"value": found.value, **found.more}
+    def values(metric: Metric | None) -> dict[str, Any] | None:
+        return None if metric is None else {"value": metric.value, **metric.more}
 
     return {
         "task": figures.task,
@@ -116,14 +116,14 @@ def _metric(figures: Figures) -> dict[str, Any]:
     }
 
 
-def _bisection(found: Bisection) -> dict[str, Any]:
+def _bisection(search: Bisection) -> dict[str, Any]:
     """The budgets that were tried, in their order, in base units."""
     return {
-        "minimise": found.minimise,
-        "max_drop": found.drop,
-        "floor": found.floor,
-        "best": found.best,
-        "stages": [asdict(stage) for stage in found.stages],
+        "minimise": search.minimise,
+        "max_drop": search.drop,
+        "floor": search.floor,
+        "best": search.best,
+        "stages": [asdict(stage) for stage in search.stages],
     }
 
 
@@ -167,68 +167,68 @@ def step_document(step: Step) -> dict[str, Any]:
     }
 
 
-def write(found: Mapping[str, Any]) -> str:
+def write(document: Mapping[str, Any]) -> str:
     """The document as ``report.json`` holds it."""
-    return report.dumped(found)
+    return report.dumped(document)
 
 
-def save(found: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path, Path]:
+def save(document: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path, Path]:
     """Write ``report.json``, ``report.md`` and ``report.html``; returns their paths. Raises OutputError."""
     written = {"report.json": write, "report.md": markdown, "report.html": prune_page.html}
     json, readable, shown = (Path(folder) / name for name in written)
     for path, drawn in zip((json, readable, shown), written.values(), strict=True):
-        places.write_bytes(drawn(found).encode("utf-8", "backslashreplace"), path)
+        places.write_bytes(drawn(document).encode("utf-8", "backslashreplace"), path)
     return json, readable, shown
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(document: Mapping[str, Any]) -> str:
     """The table that ends a run."""
-    paths = (escape.plain(found[when]["path"]) for when in ("before", "after"))
-    lines = [f"{' -> '.join(paths)}: {'fits' if found['ok'] else 'DOES NOT FIT'}", ""]
-    lines += report.align(table(found), "<>>>>>")
-    if found.get("bisection"):
-        lines += ["", *report.align(stages(found), "<>>>>")]
-    lines += ["", *map(escape.plain, remarks(found))]
+    paths = (escape.plain(document[when]["path"]) for when in ("before", "after"))
+    lines = [f"{' -> '.join(paths)}: {'fits' if document['ok'] else 'DOES NOT FIT'}", ""]
+    lines += report.align(table(document), "<>>>>>")
+    if document.get("bisection"):
+        lines += ["", *report.align(stages(document), "<>>>>")]
+    lines += ["", *map(escape.plain, remarks(document))]
     return "\n".join(lines) + "\n"
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(document: Mapping[str, Any]) -> str:
     """``report.md``."""
-    head, *rows = table(found)
+    head, *rows = table(document)
     lines = [
-        f"# {escape.inline(found['before']['path'])}",
+        f"# {escape.inline(document['before']['path'])}",
         "",
-        f"Pruned to {escape.code(found['after']['path'])}: {'fits' if found['ok'] else '**does not fit**'}.",
+        f"Pruned to {escape.code(document['after']['path'])}: {'fits' if document['ok'] else '**does not fit**'}.",
         "",
     ]
     lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
-    if found.get("bisection"):
-        head, *rows = stages(found)
+    if document.get("bisection"):
+        head, *rows = stages(document)
         lines += ["", "## Budgets that were tried", "", *report.markdown_table(head, ["<", ">", ">", ">", "<"], rows)]
-    lines += ["", *(f"* {escape.inline(line)}" for line in remarks(found)), ""]
+    lines += ["", *(f"* {escape.inline(line)}" for line in remarks(document)), ""]
     lines += ["## Groups of channels", ""]
-    groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in found["groups"]]
+    groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in document["groups"]]
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
-    if found["sensitivity"]:
-        lines += ["", "## Sensitivity", "", *curves.markdown(found["sensitivity"])]
-    if noise := layer_noise.markdown(found):
+    if document["sensitivity"]:
+        lines += ["", "## Sensitivity", "", *curves.markdown(document["sensitivity"])]
+    if noise := layer_noise.markdown(document):
         lines += ["", *noise]
     lines += ["", "## Options", ""]
-    asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in found["options"].items() if value is not None]
+    asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in document["options"].items() if value is not None]
     lines += report.markdown_table(["option", "value"], ["<", "<"], asked)
-    if found["training"]:
+    if document["training"]:
         lines += ["", "## Training", ""]
-        settings = dict(found["training"])
+        settings = dict(document["training"])
         settings |= settings.pop("versions")
         said = [
             [name.replace("_", " "), "" if value is None else escape.inline(f"{value}")] for name, value in settings.items()
         ]
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
-    evaluated = [step for step in found["history"] if score(step) is not None]
+    evaluated = [step for step in document["history"] if score(step) is not None]
     if evaluated:
         known = [name for name in RESOURCES if name in evaluated[0]]
         titles = [RESOURCES[name].title for name in known]
-        figure = f"{(task_of(found) or {})['shown_as']} (validation)"
+        figure = f"{(task_of(document) or {})['shown_as']} (validation)"
         head = ["phase", "epoch", "training MACs", "loss", *titles, figure]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
@@ -241,7 +241,7 @@ def markdown(found: Mapping[str, Any]) -> str:
                     units.show(step.get("training_macs", 0), "count"),
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in known),
-                    shown(task_of(found) or {}, score(step)),
+                    shown(task_of(document) or {}, score(step)),
                 ]
                 for step in evaluated
             ],
@@ -252,10 +252,10 @@ def markdown(found: Mapping[str, Any]) -> str:
 @draws(Result)
 def html(result: Result) -> str:
     """What a notebook shows of a result: verdict, the table that ends a run, remarks, and memory over the schedule."""
-    found = document(result)
-    sensitive = f"{curves.html(found['sensitivity'])}\n" if found["sensitivity"] else ""
+    content = document(result)
+    sensitive = f"{curves.html(content['sensitivity'])}\n" if content["sensitivity"] else ""
     state = "fits" if result.ok else "does not fit"
-    return f"<p><b>{state}</b></p>\n{prune_page.outcome(found)}\n<figure>{report.svg(result.after)}</figure>\n{sensitive}"
+    return f"<p><b>{state}</b></p>\n{prune_page.outcome(content)}\n<figure>{report.svg(result.after)}</figure>\n{sensitive}"
 
 
 __all__: Sequence[str] = ("document", "html", "markdown", "save", "step_document", "text", "write")

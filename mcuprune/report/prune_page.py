@@ -18,55 +18,69 @@ from mcuprune.report.page import named
 from mcuprune.report.pruned import remarks, score, shown, stages, table, task_of
 from mcuprune.report.tables import html_table
 
-Found = Mapping[str, Any]
+Document = Mapping[str, Any]
 #: A confusion matrix of more classes is wider than a screen; its most frequent mistakes are listed in its place.
 _MATRIX = 20
 _MISTAKES, _EXAMPLES = 12, 60
 
 
-def html(found: Found) -> str:
-    """The whole page. found: what ``report.json`` holds."""
-    parts = [_verdict(found), _budget(found), outcome(found), _training(found), _memory(found), _network(found)]
-    parts += [_classes(found), _changed(found), _preprocessing(found), layer_noise.html(found), _groups(found), _repeat(found)]
-    return page.html(f"{found['before']['path']} → {found['after']['path']}", "\n".join(part for part in parts if part))
+def html(document: Document) -> str:
+    """The whole page. document: what ``report.json`` holds."""
+    parts = [
+        _verdict(document),
+        _budget(document),
+        outcome(document),
+        _training(document),
+        _memory(document),
+        _network(document),
+    ]
+    parts += [
+        _classes(document),
+        _changed(document),
+        _preprocessing(document),
+        layer_noise.html(document),
+        _groups(document),
+        _repeat(document),
+    ]
+    return page.html(f"{document['before']['path']} → {document['after']['path']}", "\n".join(part for part in parts if part))
 
 
-def _verdict(found: Found) -> str:
-    over = [name for name, limit in found["limits"].items() if not limit["ok"]]
-    lost = found.get("bisection") is not None and found["bisection"]["best"] is None
-    if found["ok"]:
+def _verdict(document: Document) -> str:
+    over = [name for name, limit in document["limits"].items() if not limit["ok"]]
+    lost = document.get("bisection") is not None and document["bisection"]["best"] is None
+    if document["ok"]:
         said = "✓ Fits: every limit holds"
     else:
-        why = [f"{RESOURCES[name].title} is over by {_amount(name, _excess(found, name))}" for name in over]
+        why = [f"{RESOURCES[name].title} is over by {_amount(name, _excess(document, name))}" for name in over]
         said = f"✗ Does not fit: {', '.join([*why, *(['no network that was tried is above the floor'] if lost else [])])}"
-    metric = task_of(found)
+    metric = task_of(document)
     if metric is not None:
         after = metric["after_int8"] or metric["after_float"]
         said += f"; {metric['shown_as']} {shown(metric, metric['before']['value'])} → {shown(metric, after['value'])}"
-    return f'<p class="verdict{" ok" if found["ok"] else ""}">{escape.markup(said)}</p>'
+    return f'<p class="verdict{" ok" if document["ok"] else ""}">{escape.markup(said)}</p>'
 
 
-def _excess(found: Found, name: str) -> int:
-    return int(found["limits"][name]["used"] - found["limits"][name]["limit"])
+def _excess(document: Document, name: str) -> int:
+    return int(document["limits"][name]["used"] - document["limits"][name]["limit"])
 
 
 def _amount(name: str, value: float) -> str:
     return units.show(round(value), RESOURCES[name].unit)
 
 
-def _own(found: Found, name: str) -> int | None:
+def _own(document: Document, name: str) -> int | None:
     """What the network as it came costs by the measure that a limit is held against; None where that isn't known."""
-    limited = RESOURCES[name].under(found.get(f"{name}_model"))
+    limited = RESOURCES[name].under(document.get(f"{name}_model"))
     part, key = limited.place or ("total", limited.name)
-    value = found["before"][part].get(key)
+    value = document["before"][part].get(key)
     return None if value is None else int(value)
 
 
-def _budget(found: Found) -> str:
+def _budget(document: Document) -> str:
     """A bar for each limit: what the network takes, what it took before, a mark at the limit."""
     bars = []
-    for name, limit in found["limits"].items():
-        before, used, most = _own(found, name), limit["used"], limit["limit"]
+    for name, limit in document["limits"].items():
+        before, used, most = _own(document, name), limit["used"], limit["limit"]
         scale = 1.02 * max(before or 0, used, most, 1)
         was = "" if before is None else f", was {_amount(name, before)}"
         said = f"{RESOURCES[name].title}: {_amount(name, used)} of {_amount(name, most)}{was}"
@@ -83,45 +97,45 @@ def _budget(found: Found) -> str:
     return f"<h2>Budget</h2>\n{''.join(bars)}\n{key}" if bars else ""
 
 
-def outcome(found: Found) -> str:
+def outcome(document: Document) -> str:
     """The table that ends a run, budgets that were tried, and remarks."""
-    head, *rows = table(found)
+    head, *rows = table(document)
     parts = ["<h2>What came out</h2>", html_table(head, "<>>>>>", rows)]
-    if found.get("bisection"):
-        head, *rows = stages(found)
+    if document.get("bisection"):
+        head, *rows = stages(document)
         parts += ["<h3>Budgets that were tried</h3>", html_table(head, "<>>>>", rows)]
-    parts.append("<ul>" + "".join(f"<li>{escape.markup(line)}</li>" for line in remarks(found)) + "</ul>")
+    parts.append("<ul>" + "".join(f"<li>{escape.markup(line)}</li>" for line in remarks(document)) + "</ul>")
     return "\n".join(parts)
 
 
 # -------------------------------------------------------------------------------------------------------------- training
 
 
-def _training(found: Found) -> str:
+def _training(document: Document) -> str:
     """Curves over the multiply-accumulates of training: loss, the task's figure, each resource, widths."""
-    history = found["history"]
+    history = document["history"]
     if len(history) < 2:
         return ""
     figures = [_figure("loss", [Curve("loss", _points(history, lambda step: step["loss"]))], lambda y: f"{y:.3g}")]
-    metric = task_of(found)
+    metric = task_of(document)
     if metric is not None and sum(score(step) is not None for step in history) > 1:
         evaluated = [step for step in history if score(step) is not None]
         curve = Curve(metric["shown_as"], _points(evaluated, lambda step: score(step) or 0.0), _tips(evaluated, metric))
         figures.append(_figure(f"{metric['shown_as']} on validation examples", [curve], lambda y: shown(metric, y)))
-    for name, limit in found["limits"].items():
+    for name, limit in document["limits"].items():
         known = [step for step in history if step.get(name) is not None]
         if len(known) > 1:
             curve = Curve(RESOURCES[name].title, _points(known, itemgetter(name)))
             figures.append(_figure(f"{RESOURCES[name].title} and its limit", [curve], partial(_amount, name), limit["limit"]))
-    figures += _widths(found)
+    figures += _widths(document)
     axis = '<p class="soft">Over multiply-accumulates of training. Points show step and epoch where one hovers.</p>'
     return f'<h2>Training</h2>\n{axis}<div class="grid">{"".join(figures)}</div>'
 
 
-def _widths(found: Found) -> list[str]:
+def _widths(document: Document) -> list[str]:
     """Channels of each group as a share of its own, one thin line each."""
-    known = [step for step in found["history"] if step.get("widths")]
-    groups = found["groups"]
+    known = [step for step in document["history"] if step.get("widths")]
+    groups = document["groups"]
     if len(known) < 2 or not groups or any(len(step["widths"]) != len(groups) for step in known):
         return []  # a stage of a search began from fewer groups
     drawn = []
@@ -132,11 +146,11 @@ def _widths(found: Found) -> list[str]:
     return [_figure("channels of each group that are left", drawn, lambda y: f"{y:.0%}")]
 
 
-def _points(history: Sequence[Found], value: Callable[[Any], float]) -> list[tuple[float, float]]:
+def _points(history: Sequence[Document], value: Callable[[Any], float]) -> list[tuple[float, float]]:
     return [(float(step.get("training_macs", step["step"])), float(value(step))) for step in history]
 
 
-def _tips(history: Sequence[Found], metric: Found) -> list[str]:
+def _tips(history: Sequence[Document], metric: Document) -> list[str]:
     return [
         f"{step['phase']}, step {step['step']}, epoch {step['epoch']:g}: {shown(metric, score(step))}, loss {step['loss']:.4g}"
         for step in history
@@ -152,20 +166,22 @@ def _figure(title: str, drawn: Sequence[Curve], show: Callable[[float], str], li
 # ------------------------------------------------------------------------------------------------------ memory and layers
 
 
-def _memory(found: Found) -> str:
+def _memory(document: Document) -> str:
     """Memory over the schedule before and after at one scale, each peak named, and the limit as a line."""
-    limited = found["limits"].get("sram")
-    of_peak = limited is not None and found.get("sram_model", "peak") == "peak"
+    limited = document["limits"].get("sram")
+    of_peak = limited is not None and document.get("sram_model", "peak") == "peak"
     limit = limited["limit"] if of_peak else None
-    ceiling = max([1, *(found[when]["memory"]["peak"] for when in ("before", "after"))])
+    ceiling = max([1, *(document[when]["memory"]["peak"] for when in ("before", "after"))])
     figures = []
     for when in ("before", "after"):
-        memory = found[when]["memory"]
+        memory = document[when]["memory"]
         if not memory["timeline"]:
             continue
         peak = units.show(memory["peak"], "bytes")
         label = f"memory over the schedule {when}, {len(memory['timeline'])} steps, peak {peak}"
-        alive = ", ".join(f"{named(one['name'])} {units.show(one['bytes'], 'bytes')}" for one in memory["peak_tensors"])
+        alive = ", ".join(
+            f"{named(tensor['name'])} {units.show(tensor['bytes'], 'bytes')}" for tensor in memory["peak_tensors"]
+        )
         at = "" if memory["peak_node"] is None else f" at {named(memory['peak_node'])}, with {alive} alive"
         drawing = charts.memory(memory, ceiling, limit, label)
         figures.append(f"<figure><figcaption>{when}: peak of {peak}{at}</figcaption>{drawing}</figure>")
@@ -176,17 +192,17 @@ def _memory(found: Found) -> str:
     return f'<h2>Memory over the schedule</h2>\n{key}<div class="grid">{"".join(figures)}</div>'
 
 
-def _network(found: Found) -> str:
+def _network(document: Document) -> str:
     """The layers before and after, drawn to one scale."""
-    layers = [layer for when in ("before", "after") for layer in found[when]["layers"]]
+    layers = [layer for when in ("before", "after") for layer in document[when]["layers"]]
     if not layers:
         return ""
     largest = {key: max(layer[key] for layer in layers) for key in ("live", "macs")}
     figures = []
     for when in ("before", "after"):
-        total = found[when]["total"]
+        total = document[when]["total"]
         said = f"{when}: {units.show(total['macs'], 'count')} MACs, {units.show(total['sram'], 'bytes')} of SRAM"
-        drawing = charts.graph(found[when], largest, f"the network {said}")
+        drawing = charts.graph(document[when], largest, f"the network {said}")
         figures.append(
             f'<figure><figcaption>{escape.markup(said)}</figcaption><div class="scroll" tabindex="0">{drawing}</div></figure>'
         )
@@ -200,14 +216,14 @@ def _network(found: Found) -> str:
 # --------------------------------------------------------------------------------------------------------------- classes
 
 
-def _class(found: Found, number: int) -> str:
-    names = found.get("classes") or []
+def _class(document: Document, number: int) -> str:
+    names = document.get("classes") or []
     return f"{names[number]}" if 0 <= number < len(names) else f"{number}"
 
 
-def _classes(found: Found) -> str:
+def _classes(document: Document) -> str:
     """Of each class how many examples are right, before and after; the matrices, or the most frequent mistakes."""
-    confusion = found.get("confusion")
+    confusion = document.get("confusion")
     if confusion is None:
         return ""
     before, after = confusion["before"], confusion["after"]
@@ -217,20 +233,20 @@ def _classes(found: Found) -> str:
         if count or after["named"][number]:
             shares = [f"{was / count:.1%}", f"{now / count:.1%}", f"{now - was:+d}"] if count else ["", "", ""]
             precision = f"{now / after['named'][number]:.1%}" if after["named"][number] else ""
-            rows.append([_class(found, number), str(count), *shares, precision])
+            rows.append([_class(document, number), str(count), *shares, precision])
     head = ["class", "examples", "found before", "found after", "change", "right where named"]
     parts = ["<h2>Classes</h2>", html_table(head, "<>>>>>", rows)]
     if confusion["classes"] <= _MATRIX and "counts" in after:
         both = [(when, confusion[when]["counts"]) for when in ("before", "after")]
-        parts.append(f'<div class="grid">{"".join(_matrix(found, when, counts) for when, counts in both)}</div>')
+        parts.append(f'<div class="grid">{"".join(_matrix(document, when, counts) for when, counts in both)}</div>')
     else:
         mistakes = _mistakes(after)[:_MISTAKES]
-        listed = [[_class(found, target), _class(found, answer), str(count)] for target, answer, count in mistakes]
+        listed = [[_class(document, target), _class(document, answer), str(count)] for target, answer, count in mistakes]
         parts += ["<h3>Most frequent mistakes after</h3>", html_table(["class", "taken for", "examples"], "<<>", listed)]
     return "\n".join(parts)
 
 
-def _mistakes(counted: Found) -> list[tuple[int, int, int]]:
+def _mistakes(counted: Document) -> list[tuple[int, int, int]]:
     if "mistakes" in counted:
         return [(target, answer, count) for target, answer, count in counted["mistakes"]]
     pairs = [
@@ -242,9 +258,9 @@ def _mistakes(counted: Found) -> list[tuple[int, int, int]]:
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-def _matrix(found: Found, when: str, counts: Sequence[Sequence[int]]) -> str:
+def _matrix(document: Document, when: str, counts: Sequence[Sequence[int]]) -> str:
     """A row a class, a column an answer; the darker, the larger the share of the row."""
-    head = "".join(f"<th>{named(_class(found, number), 8)}</th>" for number in range(len(counts)))
+    head = "".join(f"<th>{named(_class(document, number), 8)}</th>" for number in range(len(counts)))
     rows = []
     for number, row in enumerate(counts):
         whole = max(1, sum(row))
@@ -253,15 +269,15 @@ def _matrix(found: Found, when: str, counts: Sequence[Sequence[int]]) -> str:
             f"{count or ''}</td>"
             for column, count in enumerate(row)
         )
-        rows.append(f"<tr><th>{named(_class(found, number), 14)}</th>{cells}</tr>")
+        rows.append(f"<tr><th>{named(_class(document, number), 14)}</th>{cells}</tr>")
     caption = f"{when}: a row a class, a column an answer"
     drawn = f'<table class="matrix"><tr><th></th>{head}</tr>{"".join(rows)}</table>'
     return f"<figure><figcaption>{caption}</figcaption>{drawn}</figure>"
 
 
-def _changed(found: Found) -> str:
+def _changed(document: Document) -> str:
     """Examples that the written file names another class for."""
-    changed = found.get("changed")
+    changed = document.get("changed")
     if changed is None:
         return ""
     said = (
@@ -269,8 +285,8 @@ def _changed(found: Found) -> str:
         f"wrong, {changed['became_right']} became right."
     )
     rows = [
-        [str(one["index"]), *(_class(found, one[key]) for key in ("target", "before", "after"))]
-        for one in changed["examples"][:_EXAMPLES]
+        [str(example["index"]), *(_class(document, example[key]) for key in ("target", "before", "after"))]
+        for example in changed["examples"][:_EXAMPLES]
     ]
     more = changed["count"] - len(rows)
     parts = ["<h2>Examples that changed their class</h2>", f"<p>{said}</p>"]
@@ -284,8 +300,8 @@ def _changed(found: Found) -> str:
 # ------------------------------------------------------------------------------------------------------------------- rest
 
 
-def _preprocessing(found: Found) -> str:
-    how = found.get("preprocessing")
+def _preprocessing(document: Document) -> str:
+    how = document.get("preprocessing")
     if not how:
         return ""
     said = f"<p>{escape.markup(formula(how))}; found by {escape.markup(str(how['found_by']))}.</p>"
@@ -298,18 +314,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:110]} ... ({len(text)} characters)"
 
 
-def _groups(found: Found) -> str:
-    rows = [[group["name"], str(group["before"]), str(group["after"])] for group in found["groups"]]
+def _groups(document: Document) -> str:
+    rows = [[group["name"], str(group["before"]), str(group["after"])] for group in document["groups"]]
     listed = html_table(["group", "before", "after"], "<>>", rows)
     parts = [f"<h2>Groups of channels</h2>\n<details><summary>{len(rows)} groups</summary>{listed}</details>"]
-    if found.get("sensitivity"):
-        parts += ["<h2>Sensitivity</h2>", sensitive.html(found["sensitivity"])]
+    if document.get("sensitivity"):
+        parts += ["<h2>Sensitivity</h2>", sensitive.html(document["sensitivity"])]
     return "\n".join(parts)
 
 
-def _repeat(found: Found) -> str:
+def _repeat(document: Document) -> str:
     """The command, what it read, and on what it ran."""
-    run = found.get("run")
+    run = document.get("run")
     if run is None:
         return ""
     options = [[name, _short(value)] for name, value in run["options"].items() if value not in (None, [])]
@@ -318,7 +334,7 @@ def _repeat(found: Found) -> str:
         *([f"content of the {name}", str(digest)] for name, digest in run["contents"].items() if digest),
         *([name, str(version)] for name, version in run["versions"].items() if version),
         *([name, str(value)] for name, value in run["machine"].items() if value),
-        ["time", f"{found['cost']['seconds']:g} s"],
+        ["time", f"{document['cost']['seconds']:g} s"],
     ]
     return (
         "<h2>To repeat this run</h2>\n"

@@ -36,7 +36,7 @@ def section(net: Network, *, ascii: bool = False) -> Section:
 
 
 def text(document: Mapping[str, Any], *, ascii: bool = False) -> list[str]:
-    """Lines of plain text. found: what ``Sensitivity.document`` gives."""
+    """Lines of plain text. document: what ``Sensitivity.document`` gives."""
     rows = _rows(document, _ASCII_BARS if ascii else BARS)
     rows = [[row[0], escape.plain(row[1]), *row[2:]] for row in rows]
     return [_MEANING, *align([_head(document), *rows], [">", "<", *[">"] * len(document["shares"]), "<"])]

@@ -53,11 +53,11 @@ class Waiting:
         before = time.monotonic()
         if not self._batches:
             self._started = before
-        found = make()
+        fetched = make()
         self._batches += 1
         self._until = time.monotonic()
         self.seconds += self._until - before
-        return found
+        return fetched
 
     @property
     def share(self) -> float | None:

@@ -24,13 +24,13 @@ def course(request: Request, net: Network | None, data: Data | None = None) -> d
 
     net: of a network in memory. data: what was read; without it only how it was named counts.
     """
-    found = {"version of mcuprune": __version__}
+    texts = {"version of mcuprune": __version__}
     of = {option.name: option for option in options.of(Request)}
     for name, value in options.course_of(request):
-        found[of[name].flag if name in of else name.replace("_", " ")] = _told(value)
-    found[MODEL] = model_digest(request, net)
-    found[DATA] = data_digest(data)
-    return found
+        texts[of[name].flag if name in of else name.replace("_", " ")] = _told(value)
+    texts[MODEL] = model_digest(request, net)
+    texts[DATA] = data_digest(data)
+    return texts
 
 
 def model_digest(request: Request, net: Network | None) -> str:
@@ -73,7 +73,7 @@ def refuse_changed(request: Request, net: Network | None, data: Data | None) -> 
 def _told(value: object) -> str:
     """An option's value as people write it."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {_told(part)}" for name, part in value.items())
     if isinstance(value, Limit):
         return f"{value.value * 100}%" if value.relative else f"{value.value}"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -104,7 +104,7 @@ class Model:
         except Exception:  # onnxruntime raises its own kinds; a file that can't run at all says so at its first example
             return False
         for both, *each in zip(together, *alone, strict=True):
-            if any(len(one) != 1 for one in each) or len(both) != 2:
+            if any(len(answer) != 1 for answer in each) or len(both) != 2:
                 return False
             if not np.abs(both - np.concatenate(each)).max(initial=0) <= 1e-2 * np.abs(both).max(initial=0):
                 return False
@@ -206,7 +206,7 @@ def int8_metric(source: str | Path | bytes, split: Split, objective: Objective) 
     else:
         said = f"at {default.shown()} {right.title} on the test set, where the file as ONNX defines it is at {right.shown()}"
     tried = {key: Model(source, "default", **{key: value}).outputs(split.inputs) for key, value in REMEDIES.items()}
-    working = [f"{key} = {REMEDIES[key]}" for key, found in tried.items() if _far(found, exact) < _far(plain, exact) / 2]
+    working = [f"{key} = {REMEDIES[key]}" for key, remedied in tried.items() if _far(remedied, exact) < _far(plain, exact) / 2]
     if working:
         option = f"set the session option {' or '.join(working)}"
         cause = f"its integer kernels saturate on this processor; {option}, or prune with --weight-bits 7"
@@ -219,8 +219,8 @@ def int8_metric(source: str | Path | bytes, split: Split, objective: Objective) 
 
 def _is_rounding(objective: Objective, outputs: Sequence[Array], exact: Sequence[Array]) -> bool:
     """Whether outputs differ from the exact ones by no more than rounding one way or the other does."""
-    for kind, one, other in zip(objective.kinds, outputs, exact, strict=False):
-        named = [kind.measured(x) for x in (one, other)]
+    for kind, given, other in zip(objective.kinds, outputs, exact, strict=False):
+        named = [kind.measured(x) for x in (given, other)]
         if named[0].dtype.kind in "iu" and _other(*named) > max(1, _ROUNDED_CLASSES * named[0].size):
             return False
     return all(_apart(x, y) <= _ROUNDED_SHARE * float(np.ptp(y)) for x, y in zip(outputs, exact, strict=True))
@@ -228,13 +228,13 @@ def _is_rounding(objective: Objective, outputs: Sequence[Array], exact: Sequence
 
 def is_rounding(logits: Array, exact: Array) -> bool:
     """The same of outputs (batch, classes) of a classifier."""
-    one, other = (x.reshape(len(x), -1) for x in (logits, exact))
-    classes = _other(one.argmax(1), other.argmax(1))
-    return classes <= max(1, _ROUNDED_CLASSES * len(one)) and _apart(logits, exact) <= _ROUNDED_SHARE * float(np.ptp(exact))
+    given, other = (x.reshape(len(x), -1) for x in (logits, exact))
+    classes = _other(given.argmax(1), other.argmax(1))
+    return classes <= max(1, _ROUNDED_CLASSES * len(given)) and _apart(logits, exact) <= _ROUNDED_SHARE * float(np.ptp(exact))
 
 
-def _other(one: Array, other: Array) -> int:
-    return int((one != other).sum())
+def _other(given: Array, other: Array) -> int:
+    return int((given != other).sum())
 
 
 def _far(outputs: Sequence[Array], exact: Sequence[Array]) -> float:
@@ -242,5 +242,5 @@ def _far(outputs: Sequence[Array], exact: Sequence[Array]) -> float:
     return max(_apart(x, y) / max(1e-12, float(np.ptp(y))) for x, y in zip(outputs, exact, strict=True))
 
 
-def _apart(one: Array, other: Array) -> float:
-    return float(np.abs(one - other).max())
+def _apart(given: Array, other: Array) -> float:
+    return float(np.abs(given - other).max())

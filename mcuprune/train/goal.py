@@ -32,7 +32,7 @@ _LOOKED_AT = 32
 class Goal:
     """data: with the targets that losses and figures take; those to train on are missing where the network teaches itself.
 
-    labelled: whether the targets are the data's own. asked: what ``--task`` said.
+    labelled: whether the targets are the data's own.
     """
 
     data: Data

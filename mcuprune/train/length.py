@@ -17,7 +17,7 @@ _EVALUATIONS = 20
 
 @dataclass(frozen=True)
 class Length:
-    """So much of a unit. macs: forward multiply-accumulates of training steps, at the widths that each step had."""
+    """So much of a unit; "macs" are forward multiply-accumulates of training steps, at the widths that each step had."""
 
     unit: Unit
     amount: int

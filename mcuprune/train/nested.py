@@ -198,8 +198,8 @@ class Nested(Hooks):
 
     def restore(self, trainer: Trainer, saved: Saved) -> None:
         assert isinstance(trainer, FamilyTrainer)
-        found = saved.arrays["widths"]
-        self.widths, self._scores = (found if found.size else None), saved.arrays["scores"]
+        widths = saved.arrays["widths"]
+        self.widths, self._scores = (widths if widths.size else None), saved.arrays["scores"]
         trainer.restore(saved.arrays, self.task.channels.cut_channels(self.whole))
         if saved.values["joined"]:
             self._join(trainer)
@@ -217,7 +217,7 @@ def nested_widths(plan: Plan, gradient: np.ndarray, seed: int, multiple: int = 1
     somewhere than the network of a larger budget, it is narrowed to that, and what this leaves of the budget goes elsewhere.
     Raises BudgetError where minimums that hold a budget keep a network from being a part of a larger one.
     """
-    found: dict[int, np.ndarray] = {}
+    chosen: dict[int, np.ndarray] = {}
     for index in sorted(range(len(plan.budgets)), key=lambda index: (-_size(plan.budgets[index]), index)):
         model, budget = plan.models[index], plan.budgets[index]
         outer = Widths(model, budget, multiple, search)
@@ -225,7 +225,7 @@ def nested_widths(plan: Plan, gradient: np.ndarray, seed: int, multiple: int = 1
         for update in range(1, _UPDATES + 1):
             outer.update(update / _UPDATES, model.full, np.random.default_rng((seed, index, update)))
         most = model.full
-        for other, widths in found.items():
+        for other, widths in chosen.items():
             if _allows(plan.budgets[other], budget):
                 most = np.minimum(most, widths)
         n = np.minimum(outer.widths, most)
@@ -236,8 +236,8 @@ def nested_widths(plan: Plan, gradient: np.ndarray, seed: int, multiple: int = 1
                 f"{model.channels.network.path}: to hold {dict(budget.limits)}, group {group} has to be wider than in the "
                 "network of a larger budget, so that one can't be a part of the other; --independent trains each for itself"
             )
-        found[index] = n
-    return np.stack([found[index] for index in range(len(plan.budgets))])
+        chosen[index] = n
+    return np.stack([chosen[index] for index in range(len(plan.budgets))])
 
 
 def _size(budget: Budget) -> float:

@@ -65,13 +65,13 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     if known is not None and known.found_by == "metadata":
         _refuse_scaled_twice(net, data, known)
     now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
-    found = Fed(data, now, notes=data.notes)
+    fed = Fed(data, now, notes=data.notes)
     scaled = known is not None and (known.found_by != "flag" or not only_layout(feed))
     if not scaled and _names_classes(net, data):
-        found = tried(net, found, seed)
-    found = _labels_checked(net, found, seed)
-    found = replace(found, preprocessing=replace(found.preprocessing, classes=found.data.classes))
-    return replace(found, data=replace(found.data, preprocessing=found.preprocessing, notes=found.notes))
+        fed = tried(net, fed, seed)
+    fed = _labels_checked(net, fed, seed)
+    fed = replace(fed, preprocessing=replace(fed.preprocessing, classes=fed.data.classes))
+    return replace(fed, data=replace(fed.data, preprocessing=fed.preprocessing, notes=fed.notes))
 
 
 def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None:
@@ -111,9 +111,9 @@ def tried(net: Network, fed: Fed, seed: int) -> Fed:
     causes = feeding.explanations(model, data.train, data.n_classes, seed, orders=not pixels)
     ways = [Tried("as it is", as_it_is.accuracy, as_it_is.n, fed.preprocessing)]
     ways += [
-        Tried(one.cause, one.accuracy, one.examples, changed)
-        for one in causes
-        if not one.number and (changed := composed(fed.preprocessing, one.changes)) is not None
+        Tried(explanation.cause, explanation.accuracy, explanation.examples, changed)
+        for explanation in causes
+        if not explanation.number and (changed := composed(fed.preprocessing, explanation.changes)) is not None
     ]
     ways = _played_off(evaluate.Model(bytes(net.to_proto().SerializeToString())), fed, ways, seed)
     best = ways[0]
@@ -125,12 +125,12 @@ def tried(net: Network, fed: Fed, seed: int) -> Fed:
             f"fed as the model knows it best: right on {best.accuracy:.1%} of {best.examples} training examples if "
             f"{best.cause} (as stored: {as_it_is.accuracy:.1%})"
         )
-        found = _used(fed, replace(best.preprocessing, found_by="trial"))
-        return replace(found, tried=tuple(ways), notes=(*fed.notes, note))
-    labels = next((one for one in causes if one.number and one.clear), None)
+        chosen = _used(fed, replace(best.preprocessing, found_by="trial"))
+        return replace(chosen, tried=tuple(ways), notes=(*fed.notes, note))
+    labels = next((explanation for explanation in causes if explanation.number and explanation.clear), None)
     if labels is not None and (changed := composed(fed.preprocessing, labels.changes)) is not None:
-        found = _used(fed, replace(changed, found_by="trial"))
-        return replace(found, tried=tuple(ways), labels=labels)
+        chosen = _used(fed, replace(changed, found_by="trial"))
+        return replace(chosen, tried=tuple(ways), labels=labels)
     listed = ", ".join(f"{way.accuracy:.1%} {way.cause}" for way in ways[:4])
     note = f"no way of feeding makes the model clearly right ({listed})" if pixels else ""
     return replace(_used(fed, fresh), tried=tuple(ways), notes=(*fed.notes, *([note] if note else [])))
@@ -143,17 +143,17 @@ def _labels_checked(net: Network, fed: Fed, seed: int) -> Fed:
         return fed
     some = np.random.default_rng(seed + 2).permutation(len(data.train))[:_PLAY_OFF]
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
-    found = feeding.renumbered(model(taken(data.train.x, some)), data.train.y[some], data.n_classes)
-    if found is None:
+    renumbered = feeding.renumbered(model(taken(data.train.x, some)), data.train.y[some], data.n_classes)
+    if renumbered is None:
         return fed
-    moved = [(old, new) for old, new in enumerate(found.number) if old != new]
+    moved = [(old, new) for old, new in enumerate(renumbered.number) if old != new]
     name = dict(enumerate(data.classes))
     said = ", ".join(f"the data's {name.get(old, old)} is the model's number {new}" for old, new in moved[:8])
     note = (
-        f"labels are numbered otherwise than the model answers: {said}; it would be right on {found.accuracy:.1%} instead of "
-        f"{found.as_given:.1%}. Nothing was changed: give the classes in the model's order with --classes FILE"
+        f"labels are numbered otherwise than the model answers: {said}; it would be right on {renumbered.accuracy:.1%} "
+        f"instead of {renumbered.as_given:.1%}. Nothing was changed: give the classes in the model's order with --classes FILE"
     )
-    return replace(fed, labels=found.explanation(), notes=(*fed.notes, note))
+    return replace(fed, labels=renumbered.explanation(), notes=(*fed.notes, note))
 
 
 def _clear(accuracy: float, frequent: float) -> bool:
@@ -170,8 +170,8 @@ def _played_off(model: evaluate.Model, fed: Fed, ways: Sequence[Tried], seed: in
         again = []
         for way in near:
             split = fitting.refed(fed.data, way.preprocessing).train
-            found = feeding.Confusion.of(model(taken(split.x, some)), train.y[some], fed.data.n_classes)
-            again.append(replace(way, accuracy=found.accuracy, examples=found.n))
+            confusion = feeding.Confusion.of(model(taken(split.x, some)), train.y[some], fed.data.n_classes)
+            again.append(replace(way, accuracy=confusion.accuracy, examples=confusion.n))
         # of equals the one that has a name, and the one that is simplest
         near = sorted(
             again, key=lambda way: (-round(way.accuracy, 3), not way.preprocessing.range, len(way.preprocessing.mean))

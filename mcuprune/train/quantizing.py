@@ -134,13 +134,13 @@ def _calibrated(channels: Channels, how: Quantization) -> QuantTrainable:
 
 def _stored(plan: Scheme, ranges: Mapping[str, tuple[float, float]]) -> dict[str, np.ndarray]:
     """The ranges that a quantised file came with, by the quantisers of the new scheme; the widest of those that share one."""
-    found: dict[str, np.ndarray] = {}
+    widest: dict[str, np.ndarray] = {}
     for tensor, name in plan.quantizer.items():
         if tensor in ranges:
             low, high = ranges[tensor]
-            old = found.get(name, np.array([low, high]))
-            found[name] = np.array([min(low, old[0]), max(high, old[1])])
-    return found
+            old = widest.get(name, np.array([low, high]))
+            widest[name] = np.array([min(low, old[0]), max(high, old[1])])
+    return widest
 
 
 # --------------------------------------------------------------------------------------------------- fake-quant training

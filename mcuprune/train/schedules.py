@@ -50,7 +50,7 @@ def schedule_for(request: Request, examples: int, *, warm: bool, narrow: Narrow 
     epochs = request.epochs or 0
     quant = min(max(1, epochs // 6), epochs - 1) if request.int8 and epochs else 0
     compute = None if request.epochs or request.time else request.train_compute or _enough(per_epoch, narrow.macs)
-    found = Schedule(
+    schedule = Schedule(
         epochs=epochs - quant,
         quant_epochs=quant,
         batch=batch,
@@ -67,10 +67,10 @@ def schedule_for(request: Request, examples: int, *, warm: bool, narrow: Narrow 
     )
     default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, examples, narrow)
     start, stop = window(request, default)
-    found = replace(found, prune_start=start, prune_stop=stop)
+    schedule = replace(schedule, prune_start=start, prune_stop=stop)
     if not epochs or request.pace == "rate":  # a fixed rate goes as far as so many updates take it
-        return found
-    return replace(found, prune_every=found.updates(found.epochs * per_epoch))
+        return schedule
+    return replace(schedule, prune_every=schedule.updates(schedule.epochs * per_epoch))
 
 
 def _enough(per_epoch: int, narrow: float) -> float:

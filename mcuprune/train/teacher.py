@@ -58,13 +58,13 @@ class Teacher:
     @classmethod
     def of_answers(cls, answers: Sequence[np.ndarray], train: Split, objective: Objective) -> Teacher:
         """A teacher of whom nothing is there but what it answered to every training example."""
-        found = cls.__new__(cls)
-        found._stored, found._objective, found._device, found.examples = list(answers), objective, "cpu", len(train)
-        found.misses = 0.0
+        teacher = cls.__new__(cls)
+        teacher._stored, teacher._objective, teacher._device, teacher.examples = list(answers), objective, "cpu", len(train)
+        teacher.misses = 0.0
         if train.targets is not None:
             everything = [torch.from_numpy(np.asarray(array[np.arange(len(train))])) for array in train.targets]
-            found.misses = objective.misses([torch.from_numpy(array) for array in answers], everything)
-        return found
+            teacher.misses = objective.misses([torch.from_numpy(array) for array in answers], everything)
+        return teacher
 
     @property
     def remembers(self) -> bool:
@@ -116,13 +116,13 @@ def of_file(path: str, aim: Goal) -> Teacher:
             f"{list(data.train.x.shape[1:])} and {data.n_classes} classes; name a network for the same data"
         )
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=path)
-    found = np.asarray(model(data.train.x), np.float32).reshape(len(data.train), -1)
-    if not np.isfinite(found).all():
+    answers = np.asarray(model(data.train.x), np.float32).reshape(len(data.train), -1)
+    if not np.isfinite(answers).all():
         raise DataError(f"--teacher {path}: answers with values that are no finite numbers; name another network")
     frequent = float(np.bincount(data.train.y).max())
-    if (right := int((found.argmax(1) == data.train.y).sum())) <= frequent:
+    if (right := int((answers.argmax(1) == data.train.y).sum())) <= frequent:
         raise UsageError(
-            f"--teacher {path}: right on {right / len(found):.1%} of the training examples, no more than naming the most "
+            f"--teacher {path}: right on {right / len(answers):.1%} of the training examples, no more than naming the most "
             "frequent class; name a trained network, made for data that is scaled and ordered as yours is"
         )
-    return Teacher.of_answers([found], data.train, aim.objective)
+    return Teacher.of_answers([answers], data.train, aim.objective)

@@ -155,10 +155,12 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
+        """How many whole batches the training examples make, at least one."""
         return max(1, len(self._train) // self.batch)
 
     @property
     def epoch(self) -> float:
+        """How many epochs the steps so far make, with their fraction."""
         return self.step / self.steps_per_epoch
 
     @property
@@ -221,13 +223,13 @@ class Trainer:
         """One step on the next batch. Returns its loss. Raises UsageError where training has diverged."""
         if self._began < 0:
             self._began = time.monotonic()
-        made = self._next_batch()
-        inputs, lessons = made.inputs, self._lessons(made)
+        prepared = self._next_batch()
+        inputs, lessons = prepared.inputs, self._lessons(prepared)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.batch)
         self.module.train()
         answers, loss = self._pass(inputs, lessons)
-        wrong = 0.0 if self._teacher is None else sum(one.share * self._misses(answers, one) for one in lessons)
+        wrong = 0.0 if self._teacher is None else sum(lesson.share * self._misses(answers, lesson) for lesson in lessons)
         total, wrong = self._over_ranks(loss.detach(), wrong)
         self._refuse_divergence("the loss is", total)
         self._optimizer.zero_grad(set_to_none=True)
@@ -275,17 +277,17 @@ class Trainer:
         """Forward multiply-accumulates of the step that comes, on so many examples."""
         return self._macs * examples
 
-    def _lessons(self, made: Made) -> list[Lesson]:
+    def _lessons(self, prepared: Made) -> list[Lesson]:
         """What a batch is to teach: the examples' own targets, and those of the examples that are mixed into them."""
-        own = self._lesson(made.chosen, made, made.share)
-        if made.partners is None:
+        own = self._lesson(prepared.chosen, prepared, prepared.share)
+        if prepared.partners is None:
             return [own]
         if self._teacher is not None and not self._teacher.remembers:  # it was asked about the mixed examples themselves
-            return [own, Lesson(self._targets(made.partners), own.taught, 1 - made.share)]
-        return [own, self._lesson(made.partners, made, 1 - made.share)]
+            return [own, Lesson(self._targets(prepared.partners), own.taught, 1 - prepared.share)]
+        return [own, self._lesson(prepared.partners, prepared, 1 - prepared.share)]
 
-    def _lesson(self, chosen: np.ndarray, made: Made, share: float) -> Lesson:
-        taught = None if self._teacher is None else self._teacher(chosen, made.inputs)
+    def _lesson(self, chosen: np.ndarray, prepared: Made, share: float) -> Lesson:
+        taught = None if self._teacher is None else self._teacher(chosen, prepared.inputs)
         return Lesson(self._targets(chosen), taught, share)
 
     def _targets(self, chosen: np.ndarray) -> list[Tensor] | None:
@@ -301,10 +303,10 @@ class Trainer:
 
     def _taught_loss(self, answers: Sequence[Tensor], lessons: Sequence[Lesson]) -> Tensor:
         """The losses of all lessons, each by its share (mixup's labels, of a loss that is linear in them)."""
-        each = [self._loss(answers, one.targets, one.taught) for one in lessons]
+        each = [self._loss(answers, lesson.targets, lesson.taught) for lesson in lessons]
         if len(each) == 1:
             return each[0]
-        return torch.stack([one.share * loss for one, loss in zip(lessons, each, strict=True)]).sum()
+        return torch.stack([lesson.share * loss for lesson, loss in zip(lessons, each, strict=True)]).sum()
 
     def _rate(self, examples: int) -> float:
         """The learning rate of the step that comes, on so many examples."""
@@ -334,8 +336,8 @@ class Trainer:
 
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
         """The history's line for this moment; with ``val`` the module is evaluated on it."""
-        found = None if val is None else self.measure(val)
-        accuracy, score = (None, None) if found is None else (found.accuracy, found.value)
+        metric = None if val is None else self.measure(val)
+        accuracy, score = (None, None) if metric is None else (metric.accuracy, metric.value)
         share = None if self.length.fixed else 1.0 if self.finished else self.length.share(self.position)
         at = (self.step, self.epoch, loss, costs)
         macs, waited = self.training_macs, self._batches.waiting.share
@@ -385,23 +387,23 @@ class Trainer:
 
     def accuracy(self, split: Split) -> float:
         """The share of right classes; of what is no classifier its figure."""
-        found = self.measure(split)
-        return found.value if found.accuracy is None else found.accuracy
+        metric = self.measure(split)
+        return metric.value if metric.accuracy is None else metric.accuracy
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
         alone = -1 if self._alone_since is None else self._alone_since
         milliseconds = int(1000 * self._seconds) if self.length.unit == "milliseconds" else 0
-        found = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
-        found["ending"] = np.array(self._ending or (), dtype=np.int64)
-        found["revived"] = np.array(self._revived)
-        return found | self.learned()
+        arrays = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
+        arrays["ending"] = np.array(self._ending or (), dtype=np.int64)
+        arrays["revived"] = np.array(self._revived)
+        return arrays | self.learned()
 
     def learned(self) -> dict[str, np.ndarray]:
         """The part of ``state`` that steps have made: weights, the optimiser's memory, ranges."""
-        found = {f"constant/{name}": value for name, value in self.module.network().constants.items()}
-        found |= {f"moment/{name}": value for name, value in self._moments().items()}
-        return found | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
+        arrays = {f"constant/{name}": value for name, value in self.module.network().constants.items()}
+        arrays |= {f"moment/{name}": value for name, value in self._moments().items()}
+        return arrays | {f"module/{name}": value for name, value in self.module.extra_state_arrays().items()}
 
     def restore(self, state: Mapping[str, np.ndarray], channels: Channels) -> None:
         """Go on from ``state``, which ``channels`` (the network as it was then, labelled) fits."""
@@ -535,8 +537,8 @@ def output_moments(
             module(*as_inputs(module.source, [array[start : start + 128] for array in arrays], module.device))
     finally:
         module.computed = previous  # type: ignore[method-assign]
-    found = {}
+    moments = {}
     for name, (total, squares, count) in sums.items():
         mean = (total / count).cpu().numpy()
-        found[name] = (mean, np.maximum((squares / count).cpu().numpy() - mean**2, 0.0))
-    return found
+        moments[name] = (mean, np.maximum((squares / count).cpu().numpy() - mean**2, 0.0))
+    return moments

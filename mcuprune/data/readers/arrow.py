@@ -45,13 +45,13 @@ def read(path: Path, asked: Asked) -> Raw:
 
 def _parts(path: Path) -> dict[str, list[Path]]:
     """The files of each part: by folders' names, else by the first word of files' names, else all are to train on."""
-    found: dict[str, list[Path]] = {}
+    by_part: dict[str, list[Path]] = {}
     for file in sorted(trees.files_below(path, (".arrow", ".parquet"))):
         if file.name.startswith("cache-"):
             continue
         names = [*file.relative_to(path).parts[:-1], file.name.split("-")[0].split(".")[0]]
-        found.setdefault(next((part for name in names if (part := trees.part_named(name))), "train"), []).append(file)
-    return found
+        by_part.setdefault(next((part for name in names if (part := trees.part_named(name))), "train"), []).append(file)
+    return by_part
 
 
 def _table(pa: Any, file: Path) -> Any:
@@ -94,8 +94,8 @@ def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: st
         shape.append(len(values) // outer)
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         raise DataError(f"{where}: inputs are {kind}; images or lists of numbers are read")
-    found = np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), *shape)
-    return found, False
+    inputs = np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), *shape)
+    return inputs, False
 
 
 def _names(folder: Path, label: str) -> tuple[str, ...]:

@@ -29,19 +29,19 @@ def read_coco(path: Path, asked: Asked) -> Raw:
         try:
             if file.stat().st_size > _MOST_JSON:
                 raise DataError(f"{file}: {file.stat().st_size} bytes; at most {_MOST_JSON} are read")
-            found = json.loads(file.read_text(encoding="utf-8"))
-            listed = found["images"]
-            names = {int(one["id"]): str(one["name"]) for one in found.get("categories", [])}
+            document = json.loads(file.read_text(encoding="utf-8"))
+            listed = document["images"]
+            names = {int(category["id"]): str(category["name"]) for category in document.get("categories", [])}
             number = {identity: index for index, identity in enumerate(sorted(names))}
-            place = {one["id"]: index for index, one in enumerate(listed)}
-            sizes = [(float(one["width"]), float(one["height"])) for one in listed]
+            place = {entry["id"]: index for index, entry in enumerate(listed)}
+            sizes = [(float(entry["width"]), float(entry["height"])) for entry in listed]
             rows: list[Row] = []
-            for one in found.get("annotations", []):
-                image = place[one["image_id"]]
-                (left, top, width, height), (whole, high) = map(float, one["bbox"]), sizes[image]
+            for annotation in document.get("annotations", []):
+                image = place[annotation["image_id"]]
+                (left, top, width, height), (whole, high) = map(float, annotation["bbox"]), sizes[image]
                 right, bottom = (left + width) / whole, (top + height) / high
-                rows.append((image, number[int(one["category_id"])], left / whole, top / high, right, bottom))
-            files = [_beside(path, file, part, str(one["file_name"])) for one in listed]
+                rows.append((image, number[int(annotation["category_id"])], left / whole, top / high, right, bottom))
+            files = [_beside(path, file, part, str(entry["file_name"])) for entry in listed]
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
             raise DataError(f"{file}: not COCO's annotations ({type(error).__name__}: {error})") from error
         classes = classes or tuple(names[identity] for identity in sorted(names))
@@ -51,11 +51,11 @@ def read_coco(path: Path, asked: Asked) -> Raw:
 
 def _annotations(path: Path) -> dict[str, Path]:
     files = [file for file in sorted(path.rglob("*.json")) if file.parent.name == "annotations" or "coco" in file.name]
-    found: dict[str, Path] = {}
+    by_part: dict[str, Path] = {}
     for file in files:
         words = [*re.split(r"[_\-.\d]+", file.stem), file.parent.name]
-        found.setdefault(next((part for word in words if (part := trees.part_named(word))), "train"), file)
-    return found if "train" in found or not found else {"train": next(iter(found.values()))}
+        by_part.setdefault(next((part for word in words if (part := trees.part_named(word))), "train"), file)
+    return by_part if "train" in by_part or not by_part else {"train": next(iter(by_part.values()))}
 
 
 def _beside(root: Path, annotations: Path, part: str, name: str) -> Path:
@@ -110,10 +110,10 @@ def _yolo_names(path: Path) -> tuple[str, ...]:
         listed = path / "classes.txt"
         return trees.read_list(listed) if listed.is_file() else ()
     text = file.read_text(encoding="utf-8", errors="replace")[: 2**20]
-    found = re.search(r"^names:\s*(?:\[(.*?)\]|\{(.*?)\}|((?:\n[ \t]*(?:-|\d+:)[^\n]*)+))", text, re.M | re.S)
-    if not found:
+    listing = re.search(r"^names:\s*(?:\[(.*?)\]|\{(.*?)\}|((?:\n[ \t]*(?:-|\d+:)[^\n]*)+))", text, re.M | re.S)
+    if not listing:
         return ()
-    items = (found[1] or found[2] or "").split(",") if found[1] or found[2] else (found[3] or "").splitlines()
+    items = (listing[1] or listing[2] or "").split(",") if listing[1] or listing[2] else (listing[3] or "").splitlines()
     return tuple(name for item in items if (name := re.sub(r"^\s*(?:-|\d+\s*:)?\s*", "", item).strip(" '\"")))
 
 

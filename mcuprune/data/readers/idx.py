@@ -60,13 +60,13 @@ def read(path: Path, asked: Asked) -> Raw:
 
 
 def _files(path: Path) -> dict[str, dict[str, Path]]:
-    found: dict[str, dict[str, Path]] = {}
+    by_part: dict[str, dict[str, Path]] = {}
     for file in sorted(path.iterdir()):
         name = _NAME.fullmatch(file.name)
         part = trees.part_named({"t10k": "test"}.get(name[1].lower(), name[1]).split("-")[-1]) if name else None
         if name and part and (name[3] or "idx" in file.name.lower() or "ubyte" in file.name.lower()):
-            found.setdefault(part, {}).setdefault(name[2].lower(), file)
-    return found
+            by_part.setdefault(part, {}).setdefault(name[2].lower(), file)
+    return by_part
 
 
 READER = Reader("idx", "a folder of MNIST's IDX files, gzipped or not", lambda path: path.is_dir() and bool(_files(path)), read)

@@ -28,10 +28,10 @@ def read(path: Path, asked: Asked) -> Raw:
 def mapped(path: Path) -> np.ndarray:
     """An array of a ``.npy`` file, which is not read before it is used. Raises DataError for pickled and damaged ones."""
     try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: not a readable .npy of plain numbers ({' '.join(str(error).split())[:200]})") from error
-    return found
+    return array
 
 
 def _key(stem: str) -> str | None:

@@ -56,35 +56,37 @@ def _is_examples(given: Any) -> bool:
 
 
 def _of_tuple(where: str, given: Any, asked: Asked) -> Raw:
-    kinds = [isinstance(one, (tuple, list)) and len(one) == 2 for one in given]
+    kinds = [isinstance(element, (tuple, list)) and len(element) == 2 for element in given]
     if len(given) == 4 and not all(kinds):
         return of_arrays(where, dict(zip(("x_train", "y_train", "x_test", "y_test"), given, strict=True)))
     if len(given) in (2, 3) and all(kinds):
         names = ("train", "test") if len(given) == 2 else PARTS
         pairs = dict(zip(names, given, strict=True))
         return of_arrays(where, {f"{'xy'[index]}_{name}": pair[index] for name, pair in pairs.items() for index in (0, 1)})
-    if len(given) in (2, 3) and all(_is_examples(one) and not hasattr(one, "dtype") for one in given):
+    if len(given) in (2, 3) and all(_is_examples(element) and not hasattr(element, "dtype") for element in given):
         return _of_parts(where, dict(zip(("train", "test") if len(given) == 2 else PARTS, given, strict=True)), asked)
-    if len(given) == 2 and all(hasattr(one, "shape") for one in given):
+    if len(given) == 2 and all(hasattr(element, "shape") for element in given):
         return Raw(where, {"train": Part((np.asarray(given[0]),), (np.asarray(given[1]),))}, reader="arrays")
-    raise DataError(f"{where}: a tuple of {len(given)} ({', '.join(type(one).__name__ for one in given[:6])}); {_FORMS}")
+    raise DataError(
+        f"{where}: a tuple of {len(given)} ({', '.join(type(element).__name__ for element in given[:6])}); {_FORMS}"
+    )
 
 
 def _of_parts(where: str, parts: Mapping[str, Any], asked: Asked) -> Raw:
     if "train" not in parts:
         raise DataError(f"{where}: examples of {', '.join(parts)}, and none to train on; give a part train")
-    found: dict[str, Part] = {}
+    opened: dict[str, Part] = {}
     classes: tuple[str, ...] = ()
     for name, given in parts.items():
         if isinstance(given, np.ndarray):
-            found[name] = Part((given,))
-        elif isinstance(given, (tuple, list)) and len(given) == 2 and all(hasattr(one, "shape") for one in given):
-            found[name] = Part((np.asarray(given[0]),), (np.asarray(given[1]),))
+            opened[name] = Part((given,))
+        elif isinstance(given, (tuple, list)) and len(given) == 2 and all(hasattr(element, "shape") for element in given):
+            opened[name] = Part((np.asarray(given[0]),), (np.asarray(given[1]),))
         else:
-            found[name] = _stored(f"{where}: {name}", given, asked)
+            opened[name] = _stored(f"{where}: {name}", given, asked)
             names = getattr(getattr(given, "dataset", given), "classes", None)
             classes = classes or (tuple(map(str, names)) if isinstance(names, (list, tuple)) else ())
-    return Raw(where, found, classes, reader="objects")
+    return Raw(where, opened, classes, reader="objects")
 
 
 def _stored(where: str, given: Any, asked: Asked) -> Part:

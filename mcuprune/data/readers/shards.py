@@ -50,14 +50,14 @@ def _part(root: Path, shard: Path) -> str:
 
 
 def _examples(shard: Path) -> Iterator[tuple[Place, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 stem, _, suffix = member.name.rpartition("/")[2].partition(".")
                 if not member.isreg() or not stem:
                     continue
-                example = found.setdefault(f"{member.name.rpartition('/')[0]}/{stem}", {})
+                example = by_name.setdefault(f"{member.name.rpartition('/')[0]}/{stem}", {})
                 if f".{suffix.lower()}" in pictures.SUFFIXES:
                     example["image"] = (shard, member.offset_data, member.size)
                 elif suffix.lower() in _LABELS and member.size <= _MOST_LABEL:
@@ -66,7 +66,7 @@ def _examples(shard: Path) -> Iterator[tuple[Place, Any]]:
                     example.setdefault("label", _label(shard, member.name, file.read()))
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise DataError(f"{shard}: not a readable tar shard ({error}); shards are plain .tar, without compression") from error
-    for name, example in found.items():
+    for name, example in by_name.items():
         if "image" not in example:
             raise DataError(f"{shard}: {name} has no image ({', '.join(pictures.SUFFIXES)})")
         yield example["image"], example.get("label")
@@ -76,9 +76,11 @@ def _label(shard: Path, name: str, content: bytes) -> int | str | None:
     try:
         text = content.decode().strip()
         if name.endswith(".json"):
-            found = json.loads(text)
+            document = json.loads(text)
             keys = ("label", "cls", "class", "category", "target", "label_idx")
-            label = next((found[key] for key in keys if key in found), None) if isinstance(found, Mapping) else found
+            label = (
+                next((document[key] for key in keys if key in document), None) if isinstance(document, Mapping) else document
+            )
             return label if isinstance(label, (int, str)) and not isinstance(label, bool) else None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{shard}: {name} is no readable label ({error})") from error

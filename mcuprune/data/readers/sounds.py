@@ -37,7 +37,7 @@ def settings_for(asked: Asked, where: str) -> frontend.Settings:
 def column(files: Sequence[Path | Clip], asked: Asked, where: str) -> Any:
     """float32 (n, *features) of clips, on disk where they are many."""
     settings = settings_for(asked, where)
-    clips: list[Clip] = [one if isinstance(one, tuple) else (one, 0, None) for one in files]
+    clips: list[Clip] = [clip if isinstance(clip, tuple) else (clip, 0, None) for clip in files]
     stamps = [(str(file.resolve()), file.stat().st_mtime_ns, first, count) for file, first, count in clips]
 
     def features(clip: Clip) -> np.ndarray[Any, Any]:
@@ -95,13 +95,13 @@ def _word_files(
     """Files with the number of their class; words without one are unknown, where there is such a class."""
     number = {name: index for index, name in enumerate(classes)}
     unknown = next((number[name] for name in _UNKNOWN if name in number), None)
-    found: list[tuple[Path | Clip, int]] = []
+    numbered: list[tuple[Path | Clip, int]] = []
     for file, label in zip(files, labels, strict=True):
         word = words[label]
         index = number.get(word, None if word in _NOISE else unknown)
         if index is not None:
-            found.append((file, index))
-    return found
+            numbered.append((file, index))
+    return numbered
 
 
 def _parted(path: Path, part: str, examples: Sequence[tuple[Any, int]], whole: bool) -> dict[str, list[tuple[Any, int]]]:
@@ -112,7 +112,7 @@ def _parted(path: Path, part: str, examples: Sequence[tuple[Any, int]], whole: b
     by_speaker = sum("_nohash_" in file.name for file, _ in examples) > len(examples) / 2
     if not listed and not by_speaker:
         return {part: [*examples]}
-    found: dict[str, list[tuple[Any, int]]] = {}
+    by_part: dict[str, list[tuple[Any, int]]] = {}
     for file, label in examples:
         if listed:
             name = next((name for name, files in listed.items() if file.relative_to(path).as_posix() in files), "train")
@@ -120,8 +120,8 @@ def _parted(path: Path, part: str, examples: Sequence[tuple[Any, int]], whole: b
             speaker = re.split("_nohash_", file.name)[0]
             place = int(hashlib.sha256(speaker.encode()).hexdigest()[:8], 16) % 100
             name = "val" if place < _VAL else "test" if place < _VAL + _TEST else "train"
-        found.setdefault(name, []).append((file, label))
-    return found
+        by_part.setdefault(name, []).append((file, label))
+    return by_part
 
 
 def _listed(path: Path) -> set[str]:
@@ -131,8 +131,8 @@ def _listed(path: Path) -> set[str]:
 def _unknown_thinned(examples: list[tuple[Any, int]], classes: Sequence[str]) -> list[tuple[Any, int]]:
     """Of unknown words only as many as other classes have on average: always the same ones."""
     unknown = next((index for index, name in enumerate(classes) if name in _UNKNOWN), -1)
-    others = [one for one in examples if one[1] != unknown]
-    strange = [one for one in examples if one[1] == unknown]
+    others = [example for example in examples if example[1] != unknown]
+    strange = [example for example in examples if example[1] == unknown]
     wanted = round(len(others) / max(1, len({label for _, label in others})))
     chosen = np.sort(np.random.default_rng(0).permutation(len(strange))[: max(1, wanted)])
     return [*others, *(strange[index] for index in chosen)]
@@ -148,15 +148,15 @@ def _silent(
     wanted = max(1, round(len(examples) / max(1, len(classes) - 1)))
     draw = np.random.default_rng(["train", "val", "test"].index(part))
     low, high = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}[part]
-    found: list[tuple[Clip, int]] = []
+    pieces: list[tuple[Clip, int]] = []
     lengths = {file: _length(file) for file in noise}
     for index in range(wanted):
         file = noise[index % len(noise)]
         total, rate = lengths[file]
         count = int(front.samples * rate / front.rate)
         first, last = int(low * total), max(int(low * total), int(high * total) - count)
-        found.append(((file, int(draw.integers(first, last + 1)), count), silence))
-    return found
+        pieces.append(((file, int(draw.integers(first, last + 1)), count), silence))
+    return pieces
 
 
 def _length(file: Path) -> tuple[int, int]:

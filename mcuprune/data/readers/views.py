@@ -32,7 +32,7 @@ class Mapped(Lazy):
         self.shape, self.dtype = (len(items), *shape), np.dtype(dtype)
 
     def _examples(self, indices: Array) -> Array:
-        found = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        gathered = np.empty((len(indices), *self.shape[1:]), self.dtype)
         for place, index in enumerate(indices):
-            found[place] = self._make(self._items[int(index)])
-        return found
+            gathered[place] = self._make(self._items[int(index)])
+        return gathered

@@ -20,14 +20,14 @@ from mcuprune.train.tasks.own import OwnLoss
 NAMES = (AUTO, *TASKS)
 
 
-def distilled(found: Sequence[Head], task: str = AUTO, own: OwnLoss | None = None) -> Objective:
+def distilled(heads: Sequence[Head], task: str = AUTO, own: OwnLoss | None = None) -> Objective:
     """The objective without targets: the network's own answers. task: what the user says its outputs are."""
-    return Objective(tuple(Distill(head, alone=len(found) == 1, task=task) for head in found), own)
+    return Objective(tuple(Distill(head, alone=len(heads) == 1, task=task) for head in heads), own)
 
 
 def chosen(
     net: Network,
-    found: Sequence[Head],
+    heads: Sequence[Head],
     task: str,
     where: str,
     targets: Mapping[str, Sequence[Array]],
@@ -35,20 +35,20 @@ def chosen(
 ) -> tuple[Objective, dict[str, list[Array]]]:
     """The objective of these targets, and the targets as its losses take them.
 
-    found: the network's heads, with what their values tell. where: what messages call the data. targets: of each split, such as
+    heads: the network's, with what their values tell. where: what messages call the data. targets: of each split, such as
     "train", one array (examples, ...) for each output. Raises DataError for targets that don't go with the outputs.
     """
     for split, arrays in targets.items():
-        if len(arrays) != len(found):
+        if len(arrays) != len(heads):
             raise DataError(
-                f"{where}: {split} has targets for {len(arrays)} output(s), the model has {len(found)} "
-                f"({', '.join(head.output for head in found[:8])}); give one array for each in this order, or let the model "
+                f"{where}: {split} has targets for {len(arrays)} output(s), the model has {len(heads)} "
+                f"({', '.join(head.output for head in heads[:8])}); give one array for each in this order, or let the model "
                 "teach itself without them: --unlabelled"
             )
     kinds, taken = [], {split: list[Array]() for split in targets}
-    for index, head in enumerate(found):
+    for index, head in enumerate(heads):
         of_output = {split: np.asarray(arrays[index]) for split, arrays in targets.items()}
-        label = "" if len(found) == 1 else f" of output '{head.output}'"
+        label = "" if len(heads) == 1 else f" of output '{head.output}'"
         kind = _kind(net, head, task, f"{where}: the targets{label}", of_output)
         for split, array in _taken(kind, where, label, of_output).items():
             taken[split].append(array)
@@ -64,8 +64,8 @@ def _taken(kind: Kind, where: str, label: str, targets: Mapping[str, Array]) -> 
         return {split: kind.taken(f"{where}: y_{split}{label}", array) for split, array in targets.items()}
 
     before = kind.title
-    found = every()
-    return found if kind.title == before else every()
+    taken = every()
+    return taken if kind.title == before else every()
 
 
 def _kind(net: Network, head: Head, task: str, where: str, targets: Mapping[str, Array]) -> Kind:

@@ -88,13 +88,13 @@ class Classify(Kind):
             raise DataError(
                 f"{where} has fractions; {self.title} wants {wanted} (numbers to be learned as such: --task regress)"
             )
-        found = targets.reshape(len(targets), *self._places).astype(np.int64)
+        labels = targets.reshape(len(targets), *self._places).astype(np.int64)
         if self._smallest < 0:
-            found = np.where(found == _VOID, -1, found) if self.classes <= _VOID else found
-        low, high = int(found.min()), int(found.max())
+            labels = np.where(labels == _VOID, -1, labels) if self.classes <= _VOID else labels
+        low, high = int(labels.min()), int(labels.max())
         if low < self._smallest or high >= self.classes:
             raise DataError(f"{where} has labels from {low} to {high}; the model has {self.classes} classes and wants {wanted}")
-        return found
+        return labels
 
     def loss(self, answer: Tensor, target: Tensor, smoothing: float) -> Tensor:
         import torch.nn.functional as F  # noqa: N812
@@ -113,15 +113,15 @@ class Classify(Kind):
 
     def teach(self, answer: Tensor, teacher: Tensor) -> Tensor:
         if self.form == "one":
-            one, other = (log_shares(self.head, x) for x in (answer, teacher))
-            return classes_apart(one, other, 1 + self.axis)
-        one, other = (log_odds(self.head, x) for x in (answer, teacher))
-        return scores_apart(one, other)
+            own, other = (log_shares(self.head, x) for x in (answer, teacher))
+            return classes_apart(own, other, 1 + self.axis)
+        own, other = (log_odds(self.head, x) for x in (answer, teacher))
+        return scores_apart(own, other)
 
     def misses(self, answer: Tensor, target: Tensor) -> float:
-        found = self._named(answer.detach())
-        wrong = ((found != target.reshape(found.shape)) & (target.reshape(found.shape) >= 0)).sum()
-        return float(wrong) / max(1, found[0].numel())
+        named = self._named(answer.detach())
+        wrong = ((named != target.reshape(named.shape)) & (target.reshape(named.shape) >= 0)).sum()
+        return float(wrong) / max(1, named[0].numel())
 
     def _named(self, answer: Tensor) -> Tensor:
         """The classes that logits name, by their numbers."""

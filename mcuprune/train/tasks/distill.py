@@ -91,10 +91,10 @@ class Distill(Kind):
         if self.form == "classes":
             return classes_apart(log_shares(self.head, answer), log_shares(self.head, teacher), 1 + self.axis)
         if self.form == "scores":
-            one, other = (log_odds(self.head, x) for x in (answer, teacher))
+            own, other = (log_odds(self.head, x) for x in (answer, teacher))
             soft = other.sigmoid()
-            found = F.binary_cross_entropy_with_logits(one, soft) - F.binary_cross_entropy_with_logits(other, soft)
-            return found / self._unit
+            excess = F.binary_cross_entropy_with_logits(own, soft) - F.binary_cross_entropy_with_logits(other, soft)
+            return excess / self._unit
         square = (answer - teacher).square().mean() / self._unit
         if self.form == "numbers":
             return square

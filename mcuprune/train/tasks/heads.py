@@ -79,12 +79,12 @@ def _head(net: Network, name: str) -> Head:
     return Head(name, shape, read, _ENDINGS[node.op], max(0, axis - 1))
 
 
-def recognised(found: tuple[Head, ...], outputs: list[np.ndarray[Any, Any]]) -> tuple[Head, ...]:
+def recognised(heads: tuple[Head, ...], outputs: list[np.ndarray[Any, Any]]) -> tuple[Head, ...]:
     """The same heads; one whose values are probabilities, by whatever nodes, says so.
 
     outputs: what the network answers to some examples: of each output one array (examples, ...).
     """
-    return tuple(_by_values(head, values) for head, values in zip(found, outputs, strict=True))
+    return tuple(_by_values(head, values) for head, values in zip(heads, outputs, strict=True))
 
 
 def _by_values(head: Head, values: np.ndarray[Any, Any]) -> Head:

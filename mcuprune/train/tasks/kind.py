@@ -110,9 +110,9 @@ def classes_apart(answer: Tensor, teacher: Tensor, axis: int) -> Tensor:
     import torch.nn.functional as F  # noqa: N812
 
     rows = (x.movedim(axis, -1).reshape(-1, x.shape[axis]) for x in (answer, teacher))
-    one, other = rows
+    own, other = rows
     soft = F.softmax(other / TEMPERATURE, 1)
-    return F.kl_div(F.log_softmax(one / TEMPERATURE, 1), soft, reduction="batchmean") * TEMPERATURE**2
+    return F.kl_div(F.log_softmax(own / TEMPERATURE, 1), soft, reduction="batchmean") * TEMPERATURE**2
 
 
 def scores_apart(answer: Tensor, teacher: Tensor) -> Tensor:
@@ -120,9 +120,9 @@ def scores_apart(answer: Tensor, teacher: Tensor) -> Tensor:
     import torch.nn.functional as F  # noqa: N812
 
     soft = (teacher / TEMPERATURE).sigmoid()
-    found = F.binary_cross_entropy_with_logits(answer / TEMPERATURE, soft)
+    loss = F.binary_cross_entropy_with_logits(answer / TEMPERATURE, soft)
     least = F.binary_cross_entropy_with_logits(teacher / TEMPERATURE, soft)
-    return (found - least) * TEMPERATURE**2
+    return (loss - least) * TEMPERATURE**2
 
 
 def numbers(where: str, targets: Array, wanted: str) -> Array:
@@ -130,14 +130,14 @@ def numbers(where: str, targets: Array, wanted: str) -> Array:
     if targets.dtype.kind not in "fiub":
         raise DataError(f"{where} has dtype {targets.dtype}; it must hold {wanted}")
     with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(targets, np.float32)
-    finite = np.isfinite(found).reshape(len(found), -1).all(1)
+        values = np.ascontiguousarray(targets, np.float32)
+    finite = np.isfinite(values).reshape(len(values), -1).all(1)
     if not finite.all():
         raise DataError(
-            f"{where} has NaN or infinite values in {np.count_nonzero(~finite)} of {len(found)} examples, the first at index "
+            f"{where} has NaN or infinite values in {np.count_nonzero(~finite)} of {len(values)} examples, the first at index "
             f"{int(np.argmin(finite))}; remove or repair them"
         )
-    return found
+    return values
 
 
 def matches(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

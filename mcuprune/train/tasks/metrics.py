@@ -260,9 +260,9 @@ class Agreement(Tally):
             self._same += int(same.sum())
             self._places += same.size
         if self._scores:
-            one, other = outputs >= 0.5, targets >= 0.5
-            self._hits += int((one & other).sum())
-            self._named += int(one.sum()) + int(other.sum())
+            named, other = outputs >= 0.5, targets >= 0.5
+            self._hits += int((named & other).sum())
+            self._named += int(named.sum()) + int(other.sum())
         self._noise.add(outputs, targets)
 
     def metric(self) -> Metric:
@@ -280,12 +280,12 @@ def several(metrics: Mapping[str, Metric]) -> Metric:
     """One figure of several outputs: the mean of theirs, as shares of 1; of a number its R2 counts. metrics: by output."""
     if len(metrics) == 1:
         return next(iter(metrics.values()))
-    shares = [one.value if one.unit == "share" else max(0.0, one.more.get("r2") or 0.0) for one in metrics.values()]
+    shares = [metric.value if metric.unit == "share" else max(0.0, metric.more.get("r2") or 0.0) for metric in metrics.values()]
     more: dict[str, float | None] = {}
-    for output, one in metrics.items():
-        more[f"{output}/{one.name}"] = one.value
-        more |= {f"{output}/{name}": value for name, value in one.more.items()}
-    names = {one.name for one in metrics.values()}
+    for output, metric in metrics.items():
+        more[f"{output}/{metric.name}"] = metric.value
+        more |= {f"{output}/{name}": value for name, value in metric.more.items()}
+    names = {metric.name for metric in metrics.values()}
     name, title = ("agreement", "agreement with the original") if names == {"agreement"} else ("mean", "mean of outputs")
     return Metric(name, f"{title}, {len(metrics)} outputs" if name == "agreement" else title, float(np.mean(shares)), more=more)
 

@@ -32,20 +32,20 @@ class OwnLoss:
 
         several = len(answers) > 1
         try:
-            found = self.function(tuple(answers), tuple(targets)) if several else self.function(answers[0], targets[0])
+            loss = self.function(tuple(answers), tuple(targets)) if several else self.function(answers[0], targets[0])
         except KeyboardInterrupt:
             raise
         except Exception as error:  # the user's own code
             said = " ".join(f"{type(error).__name__}: {error}".split())
             shapes = f"{_shapes(answers)} and {_shapes(targets)}"
             raise UsageError(f"--loss-function {self.spec}: raised {said}; it was called with {shapes}") from error
-        if not isinstance(found, torch.Tensor) or found.numel() != 1 or not found.requires_grad:
-            what = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            what = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
             raise UsageError(
                 f"--loss-function {self.spec}: returned {what}; it must return one number as a tensor that depends on the "
                 "output, such as ((output - target) ** 2).mean()"
             )
-        return found.reshape(())
+        return loss.reshape(())
 
 
 def _shapes(tensors: Sequence[Tensor]) -> str:

@@ -42,8 +42,8 @@ class Regress(Kind):
         shape = ", ".join(map(str, ("n", *self.head.shape)))
         if not matches(targets.shape[1:], self.head.shape):
             raise DataError(f"{where} has shape {targets.shape}; the model's regression wants numbers of shape ({shape})")
-        found = numbers(where, targets, f"numbers of shape ({shape})")
-        return found.reshape(len(found), *self.head.shape)
+        values = numbers(where, targets, f"numbers of shape ({shape})")
+        return values.reshape(len(values), *self.head.shape)
 
     def prepare(self, targets: Array) -> None:
         rows = targets.reshape(len(targets), -1).astype(np.float64)
