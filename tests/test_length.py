@@ -200,6 +200,13 @@ def test_where_compute_is_scarce_beside_the_data_no_step_is_spent_wide(tmp_path:
     assert (tmp_path / "narrowed.onnx").read_bytes() != (tmp_path / "uniform.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("wish", [{"pace": "rate"}, {"cut": "at-end"}, {"freeze_at_budget": False}, {"prune_every": 5}, {}])
+def test_who_says_how_widths_are_found_gets_a_way_on_which_they_are(wish: dict[str, Any]) -> None:
+    """Few passes over many examples: widths are uniform before the first step, unless something was asked of the search."""
+    found = schedule_for(request(Path("o.onnx"), train_compute=3, **wish), 1000, warm=False, narrow=Narrow(0.3, 2000))
+    assert (found.prune_stop > 0) == bool(wish)
+
+
 # ---------------------------------------------------------------------------------------------------------- ended early
 
 

@@ -735,6 +735,7 @@ def test_every_reader_has_its_words_and_an_empty_folder_is_refused_with_all_of_t
         ([10**30, 1], "whole-number labels"),
         ([10**400, 1], "no float can hold"),
         ([float("nan"), 1.0], "whole-number labels"),
+        ([[1.0, 2.0], [1.0, None]], "a null or NaN"),
     ],
 )
 @pytest.mark.filterwarnings("error")

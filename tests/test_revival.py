@@ -67,6 +67,22 @@ def test_a_living_network_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(looked, first_shift(stack(0.0), steps))
 
 
+def test_a_dead_branch_beside_a_living_one_rests() -> None:
+    training = trainer(stack(-9.0), total=200)
+    training.train_step()
+    first = training.module.constant("w1")
+    first.grad = torch.ones_like(first)
+    assert revival.revive(training.module, training._optimizer) == ()
+
+
+def test_late_in_a_training_nothing_begins_anew() -> None:
+    """What begins anew needs time to learn."""
+    training = trainer(stack(-9.0), total=revival.EVERY + 1)
+    for _ in range(revival.EVERY + 1):
+        training.train_step()
+    assert training.notes == ()
+
+
 def test_where_no_gradient_is_left_at_all_nothing_begins_anew() -> None:
     """A loss that is flat everywhere says nothing of any layer."""
     training = trainer(stack(-9.0), total=20)

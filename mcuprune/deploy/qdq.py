@@ -97,7 +97,7 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
     classes: dict[str, list[str]] = {}
     for tensor in parent:
         classes.setdefault(root(tensor), []).append(tensor)
-    for node in net.nodes:
+    for node in reversed(net.nodes):  # so that of a chain of Concats all come to share the last one's
         for name in node.inputs if node.op == "Concat" and node.outputs[0] in parent else ():
             own, joined = (root(tensor) if tensor in parent else "" for tensor in (name, node.outputs[0]))
             if own in ("", joined) or fixed & {own, joined}:

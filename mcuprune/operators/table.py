@@ -644,13 +644,17 @@ class Tile(Op):
 
 
 class Resize(Op):
-    """Resize and Upsample: changes space, never channels. Cubic interpolation alone leaves the range of its input."""
+    """Resize and Upsample: changes space, never channels. Picking the nearest place makes no new numbers.
+
+    Linear interpolation has a range of its own: in its input's scale it would meet half a step all the time, which torch and
+    onnxruntime round differently.
+    """
 
     channels = "pass"
     int8: Int8 = "same"
 
     def scale(self, node: Node) -> Int8:
-        return "own" if node.attrs.get("mode") == "cubic" else self.int8
+        return self.int8 if node.attrs.get("mode", "nearest") == "nearest" else "own"
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])

@@ -8,8 +8,8 @@ import numpy as np
 
 from mcuprune import units
 from mcuprune.errors import UsageError
-from mcuprune.train.request import Request, by_recipe
-from mcuprune.train.task import Schedule
+from mcuprune.train.request import Request, by_recipe, search_for
+from mcuprune.train.task import Schedule, Search
 
 #: Between which parts of all epochs channels go. What an untrained network learns wide is lost when it narrows: the sooner the
 #: better. A trained one can begin at once.
@@ -66,11 +66,19 @@ def schedule_for(request: Request, examples: int, *, warm: bool, narrow: Narrow 
         patience=request.patience,
     )
     default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, examples, narrow)
+    if default == (0.0, 0.0) and _led(request):  # what the user said of the way must have one
+        default = _WIDE[0] * _BEGIN, _WIDE[0]
     start, stop = window(request, default)
     schedule = replace(schedule, prune_start=start, prune_stop=stop)
     if not epochs or request.pace == "rate":  # a fixed rate goes as far as so many updates take it
         return schedule
     return replace(schedule, prune_every=schedule.updates(schedule.epochs * per_epoch))
+
+
+def _led(request: Request) -> bool:
+    """Whether the user says how widths are to be found."""
+    search = replace(search_for(request), score=Search.score)
+    return search != Search() or request.freeze_at_budget is not None or request.prune_every != Schedule.prune_every
 
 
 def _enough(per_epoch: int, narrow: float) -> float:

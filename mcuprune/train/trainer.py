@@ -235,7 +235,8 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         (loss if ranks.size() == 1 else loss * ranks.share(self.batch)).backward()  # type: ignore[no-untyped-call]
         ranks.sum_gradients(self.module)
-        if self.step % revival.EVERY == revival.EVERY - 1:
+        early = not self.winds_down and self.length.share(self.position) < revival.UNTIL
+        if early and self.step % revival.EVERY == revival.EVERY - 1:
             self._revive()
         nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP_NORM)
         self._optimizer.step()

@@ -103,6 +103,8 @@ def _lists(path: Path, key: str, values: Sequence[Any]) -> np.ndarray[Any, Any]:
         numbers = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {key} holds lists of several lengths, or not of numbers alone") from error
+    if np.isnan(numbers).any():
+        raise DataError(f"{path}: {key} holds a list with a null or NaN in it")
     return numbers.astype(np.int64) if _are_whole(numbers) else numbers
 
 
