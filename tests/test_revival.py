@@ -75,6 +75,14 @@ def test_a_dead_branch_beside_a_living_one_rests() -> None:
     assert revival.revive(training.module, training._optimizer) == ()
 
 
+def test_where_the_first_weights_are_not_trained_nothing_begins_anew() -> None:
+    """Nobody can tell then whether the network hears of its inputs."""
+    training = trainer(stack(-9.0), total=200)
+    training.train_step()
+    training.module.constant("w1").grad = None
+    assert revival.revive(training.module, training._optimizer) == ()
+
+
 def test_late_in_a_training_nothing_begins_anew() -> None:
     """What begins anew needs time to learn."""
     training = trainer(stack(-9.0), total=revival.EVERY + 1)

@@ -22,7 +22,7 @@ UNTIL = 0.5
 
 @torch.no_grad()
 def revive(module: Trainable, optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """Give the normalisations of dead layers their first scale and shift, and forget the momentum of all that is dead.
+    """Give the normalisations of dead layers scale 1 and shift 0, and forget the momentum of all that is dead.
 
     Dead is a trained constant whose whole gradient is exactly zero, while others have one. Nothing is done unless all weights
     that read the network's inputs are dead: then it learns nothing from them, while a branch beside a living one may rest.
@@ -31,7 +31,8 @@ def revive(module: Trainable, optimizer: torch.optim.Optimizer) -> tuple[str, ..
     """
     graded = {name: weight for name, weight in module.named_weights() if weight.grad is not None}
     dead = {name for name, weight in graded.items() if not weight.grad.any()}  # type: ignore[union-attr]
-    if not dead or len(dead) == len(graded) or not _reading_inputs(module.source) & graded.keys() <= dead:
+    first = _reading_inputs(module.source) & graded.keys()
+    if not first or not first <= dead or len(dead) == len(graded):
         return ()
     nodes = [node for node in module.source.nodes if node.op == "BatchNormalization" and dead.issuperset(node.inputs[1:3])]
     for node in nodes:
