@@ -1,5 +1,6 @@
 """Where the command starts: ``python -m mcuprune`` is ``mcuprune``."""
 
+import gc
 import os
 import sys
 
@@ -28,6 +29,8 @@ def _started() -> int:
 
     console.reserve_streams()
     with console.interruptible():
+        # What imports make stays to the end: looking for garbage in it would take a tenth of the start, and again later.
+        gc.disable()
         try:
             from mcuprune import cli
         except KeyboardInterrupt:
@@ -38,6 +41,8 @@ def _started() -> int:
             if {("json", ""), ("json", "-")} & console.asked_formats(sys.argv[1:]):
                 console.answer(console.json_error(kind, message))
             return console.NO_ANSWER
+        gc.freeze()
+        gc.enable()
         return cli.main()
 
 
