@@ -25,7 +25,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network, Node, is_float
 from mcuprune.operators.fusion import is_bias, is_mixer
 from mcuprune.operators.table import OPS, Mixer
-from mcuprune.train import ranks, shared_norm
+from mcuprune.train import batch_norm, ranks
 from mcuprune.train.batching import VIEWS, drops_axis, places, spreader, view
 from mcuprune.train.converted import converted
 from mcuprune.train.kernels import MIXERS, OWN, Kernel
@@ -198,33 +198,16 @@ class Trainable(nn.Module):
 
         def kernel(values: Mapping[str, Tensor]) -> Tensor:
             x = values[node.inputs[0]]
-            several = x.numel() > x.shape[1]
-            known = self.constant(mean), self.constant(variance)
-            if self.norm_of_batch and several and not self.training:
-                known = self._batch_moments(x)
-            if self.training and self.over_ranks and ranks.size() > 1:
-                learned = self.constant(scale), self.constant(shift)
-                return shared_norm.normalized(x, *known, *learned, self.norm_momentum, epsilon)
-            return F.batch_norm(
-                x,
-                *known,
-                self.constant(scale),
-                self.constant(shift),
-                training=self.training and several,
-                momentum=self.norm_momentum,
-                eps=epsilon,
-            )
+            over_ranks = self.over_ranks and ranks.size() > 1
+            known, learned = (self.constant(mean), self.constant(variance)), (self.constant(scale), self.constant(shift))
+            if self.training and (over_ranks or x.numel() > x.shape[1]):
+                momentum = self.norm_momentum
+                return batch_norm.normalized(x, known, learned, momentum=momentum, epsilon=epsilon, over_ranks=over_ranks)
+            if self.norm_of_batch and not self.training and x.numel() > x.shape[1]:
+                known = batch_norm.moments(x, over_ranks=over_ranks)
+            return F.batch_norm(x, *known, *learned, eps=epsilon)
 
         return kernel
-
-    def _batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance, per channel, of a batch (batch, channel, ...), as constants."""
-        if self.over_ranks and ranks.size() > 1:
-            mean, variance, _ = shared_norm.moments(x)
-            return mean.to(x.dtype), variance.to(x.dtype)
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        spread, middle = torch.var_mean(x.detach(), axes, correction=0)
-        return middle, spread
 
 
 def _last_uses(net: Network) -> dict[int, list[str]]:
