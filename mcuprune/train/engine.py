@@ -5,9 +5,7 @@ Torch is imported inside the functions alone, so that what can be refused withou
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 
@@ -57,21 +55,6 @@ def choose_threads(macs: int) -> None:
     import torch
 
     torch.set_num_threads(1 if macs < SMALL else _THREADS)
-    _keep_pages()
-
-
-#: What glibc's mallopt(3) calls its settings, and the most that it takes for the second.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MOST = -1, -3, 32 * 2**20
-
-
-def _keep_pages() -> None:
-    """Let glibc keep the memory that a training step frees for the next one, which takes blocks of the same sizes.
-
-    Given back, every page of it would have to be asked for and zeroed again: a sixth of the time of ResNet-8 at full width.
-    """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(_MMAP_THRESHOLD, _MMAP_MOST)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def device(wanted: str, *, train: bool, macs: int) -> str:
