@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
@@ -74,18 +74,11 @@ class Wanted:
         )
 
     def over(self, base: Wanted) -> Wanted:
-        """These wishes, and those of ``base`` where there are none."""
-        return Wanted(
-            limits={**base.limits, **self.limits},
-            board=base.board if self.board is None else self.board,
-            sram_model=base.sram_model if self.sram_model is None else self.sram_model,
-            flash_model=base.flash_model if self.flash_model is None else self.flash_model,
-            runtime=base.runtime if self.runtime is None else self.runtime,
-            against=base.against if self.against is None else self.against,
-            max_growth=base.max_growth if self.max_growth is None else self.max_growth,
-            input_shapes={**base.input_shapes, **self.input_shapes},
-            outputs=self.outputs or base.outputs,
-        )
+        """These wishes, and those of ``base`` where there are none; of limits and of shapes, one by one."""
+        own = {member.name: getattr(self, member.name) for member in fields(self)}
+        said = {name: value for name, value in own.items() if value not in (None, ())}
+        both = {name: {**getattr(base, name), **value} for name, value in said.items() if isinstance(value, Mapping)}
+        return replace(base, **{**said, **both})
 
 
 @dataclass(frozen=True)

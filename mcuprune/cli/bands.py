@@ -8,10 +8,9 @@ from typing import Literal
 
 from mcuprune import places, units
 from mcuprune.cli import models
-from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, configuration, shapes
+from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, configuration, wanted
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
-from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.options import option
@@ -39,9 +38,9 @@ class Flags(Spoken, Shaped, TextOrJson, OneModel):
 @command(Flags)
 def bands(flags: Flags) -> int:
     """Write the same network in bands of rows: less SRAM, the same integers."""
-    wanted = Wanted(input_shapes=shapes(flags.input_shape), outputs=tuple(flags.outputs))
-    models.settle([Output("-o", flags.output)], {flags.model: wanted}, configuration(flags))
-    net = models.load(flags.model, wanted)
+    reads = wanted(flags)
+    models.settle([Output("-o", flags.output)], {flags.model: reads}, configuration(flags))
+    net = models.load(flags.model, reads)
     banded = banding.run(net, flags.output, limit=flags.sram, bands=flags.bands, model=flags.sram_model)
     places.write_bytes(banding.written(banded), flags.output)
     if flags.format == "json":

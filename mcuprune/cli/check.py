@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from mcuprune import config
 from mcuprune.cli import models, outputs
-from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, board_limits, configuration, shapes
+from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, configuration, wanted
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.costs import resources
@@ -33,22 +33,12 @@ def check(flags: Flags) -> int:
     settings = configuration(flags)
     paths = models.paths(flags.models, settings)
     models.refuse_several("--against", flags.against, paths)
-    asked = Wanted(
-        limits={**board_limits(flags.board), **flags.limits},
-        board=flags.board,
-        sram_model=flags.sram_model,
-        flash_model=flags.flash_model,
-        runtime=flags.runtime,
-        against=flags.against,
-        max_growth=flags.max_growth,
-        input_shapes=shapes(flags.input_shape),
-        outputs=tuple(flags.outputs),
-    )
     repeated = (("--input-shape", flags.input_shape), ("--outputs", flags.outputs))
     same_flags = tuple(word for flag, texts in repeated for text in texts for word in (flag, text))
-    wanted = {path: asked.over(settings.wanted(path)) for path in paths}
-    models.settle(places_of_answer.files(), wanted, settings)
-    checked = models.answers("check", paths, lambda path: _checked(path, wanted[path], same_flags), View(rows=flags.rows))
+    asked = wanted(flags, flags.limits)
+    every = {path: asked.over(settings.wanted(path)) for path in paths}
+    models.settle(places_of_answer.files(), every, settings)
+    checked = models.answers("check", paths, lambda path: _checked(path, every[path], same_flags), View(rows=flags.rows))
     return outputs.emit(checked, places_of_answer, quiet=flags.quiet)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from mcuprune import config, console, options, units
+from mcuprune.config import Wanted
 from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
 from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy.codesize import Runtime
@@ -78,7 +80,7 @@ class Limited:
     runtime: Runtime | None = _RUNTIME
 
 
-def several(text: str, read: Callable[[str], object]) -> tuple[str, ...]:
+def several(text: str, read: Callable[[str], object] = str) -> tuple[str, ...]:
     """Values with commas between them, as they were typed; ``read`` refuses one that makes no sense."""
     values = tuple(part.strip() for part in text.split(",") if part.strip())
     if not values:
@@ -188,6 +190,41 @@ def shapes(texts: Sequence[str]) -> dict[str, Shape]:
                 raise UsageError(f"{text!r} names no input; write it like NAME=1,3,96,96")
             by_name[name] = config.input_shape(shape)
     return by_name
+
+
+def wanted(flags: Shaped, limits: Mapping[str, units.Limit] = MappingProxyType({})) -> Wanted:
+    """What flags say of a model: how it is read, and what it is held against, in the fields that they share with ``Wanted``.
+
+    limits: those that were given, which go before those of the board. Raises UsageError for a board that nobody knows.
+    """
+    shared = {member.name for member in fields(Wanted)} & {member.name for member in fields(flags)} - {"limits", "outputs"}
+    said = {name: getattr(flags, name) for name in shared}
+    return Wanted(
+        limits={**board_limits(said.get("board")), **limits},
+        input_shapes=shapes(flags.input_shape),
+        outputs=tuple(flags.outputs),
+        **said,
+    )
+
+
+def words(wanted: Wanted) -> list[str]:
+    """The flags that ``wanted`` takes for the same reading of a model and the same meaning of its limits."""
+    typed = [f"--input-shape={name}={','.join(map(str, shape))}" for name, shape in wanted.input_shapes.items()]
+    typed += [f"--outputs={name}" for name in wanted.outputs]
+    basis = wanted.gate
+    typed += ["--sram-model", basis.sram, "--flash-model", basis.flash, "--runtime", basis.runtime]
+    return typed if basis.board is None else [*typed, "--board", basis.board]  # time is counted on it
+
+
+def run_settings(settings: config.Config, asked: Mapping[str, Any], own: Sequence[str]) -> dict[str, Any]:
+    """Fields of a prune's ``Request`` that flags and ``[prune]`` of the configuration set.
+
+    asked: those of flags. own: fields that the command settles by itself, which the configuration doesn't set.
+    """
+    from mcuprune.train.request import Request
+
+    by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
+    return {**{name: value for name, value in by_file.items() if name not in own}, **asked}
 
 
 def current_folder() -> Path:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 from mcuprune import console, face, options
-from mcuprune.cli.flags import ManyLimited, OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, several, shapes
+from mcuprune.cli.flags import (
+    ManyLimited,
+    OneModel,
+    Shaped,
+    Spoken,
+    TextOrJson,
+    configuration,
+    run_settings,
+    several,
+    wanted,
+    words,
+)
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
-from mcuprune.cli.sweep import reading
-from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
@@ -49,7 +57,7 @@ class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
         help="Write every variant as tflite and as c, too, with commas.",
         group="Output",
         metavar="tflite,c",
-        parse=partial(several, read=lambda name: name),
+        parse=several,
     )
     resume: bool = option(False, help="Go on with the portfolio in the folder.", group="Portfolio")
     output: str = option(help="The folder of the portfolio.", group="Output", short="-o", metavar="DIR")
@@ -61,7 +69,8 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
     ranks.refuse_several("portfolio")
     settings = configuration(flags)
     face.engine()
-    from mcuprune.portfolio import making, wanted
+    from mcuprune.portfolio import making
+    from mcuprune.portfolio import wanted as variants
     from mcuprune.report import portfolio as report
 
     if flags.budgets is not None and flags.limits:
@@ -70,26 +79,18 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
         raise UsageError("--independent, --sparse: they contradict each other; give one of them")
     if flags.budgets is None and not flags.limits:
         raise UsageError(f"a portfolio needs limits: {', '.join(f'--{name}' for name in RESOURCES)} or --budgets")
-    variants = wanted.of_flags(flags.limits) if flags.budgets is None else wanted.of_file(flags.budgets)
-    on_board = board_limits(flags.board)
-    variants = tuple(replace(variant, limits={**on_board, **variant.limits}) for variant in variants)
-    reads = Wanted(
-        board=flags.board,
-        sram_model=flags.sram_model,
-        flash_model=flags.flash_model,
-        runtime=flags.runtime,
-        input_shapes=shapes(flags.input_shape),
-        outputs=tuple(flags.outputs),
-    ).over(settings.wanted(flags.model))
-    set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
-    given = {**{name: value for name, value in set_by_file.items() if name not in _OWN}, **asked}
+    asked_for = variants.of_flags(flags.limits) if flags.budgets is None else variants.of_file(flags.budgets)
+    of_flags = wanted(flags)
+    asked_for = tuple(replace(variant, limits={**of_flags.limits, **variant.limits}) for variant in asked_for)
+    held = of_flags.over(settings.wanted(flags.model))
+    given = run_settings(settings, asked, _OWN)
     pruning = Request(
         model=flags.model,
         limits={},
         output=f"{flags.output}/training",
-        input_shapes=reads.input_shapes,
-        outputs=reads.outputs,
-        basis=reads.gate,
+        input_shapes=held.input_shapes,
+        outputs=held.outputs,
+        basis=held.gate,
         resume=flags.resume,
         configuration=None if settings.source is None else str(settings.source),
         **given,
@@ -98,8 +99,8 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
         "independent" if flags.independent else "sparse" if flags.sparse else "nested"
     )
     sources = [Source("the budgets", flags.budgets)] if flags.budgets is not None else []
-    words = (*reading(reads), *options.words(Request, {name: v for name, v in given.items() if name != "seed"}))
-    request = making.Request(pruning, variants, flags.output, mode, flags.export, words, _executor(flags), sources)
+    typed = (*words(held), *options.words(Request, {name: v for name, v in given.items() if name != "seed"}))
+    request = making.Request(pruning, asked_for, flags.output, mode, flags.export, typed, _executor(flags), sources)
     return _answer(flags, request, making.make, report)
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from mcuprune import console, places
 from mcuprune.cli import models, outputs
-from mcuprune.cli.flags import Compared, Models, Reported, Run, Shaped, Spoken, board_limits, configuration, of_flag, shapes
+from mcuprune.cli.flags import Compared, Models, Reported, Run, Shaped, Spoken, configuration, of_flag, wanted
 from mcuprune.cli.parser import command
-from mcuprune.config import Wanted
 from mcuprune.costs import resources
 from mcuprune.costs.resources import Basis
 from mcuprune.deploy import boards as runtimes
@@ -51,26 +50,19 @@ def profile(flags: Flags) -> int:
     paths = models.paths(flags.models, settings)
     models.refuse_several("--against", flags.against, paths)
     models.refuse_several("--write-order", flags.write_order, paths)
-    asked = Wanted(
-        input_shapes=shapes(flags.input_shape),
-        outputs=tuple(flags.outputs),
-        against=flags.against,
-        board=flags.board,
-        runtime=flags.runtime,
-    )
     view = View(by=flags.by, sort=flags.sort, rows=flags.rows, groups=flags.groups)
-    wanted = {path: asked.over(settings.wanted(path)) for path in paths}
+    asked = wanted(flags)
+    every = {path: asked.over(settings.wanted(path)) for path in paths}
     written = [] if flags.write_order is None else [Output("--write-order", flags.write_order)]
-    models.settle([*written, *places_of_answer.files()], wanted, settings)
-    board_limits(flags.board)
+    models.settle([*written, *places_of_answer.files()], every, settings)
 
     def measured(path: str) -> Answer:
-        net = models.load(path, wanted[path])
-        before = wanted[path].against
-        old = models.measure(before, wanted[path]) if before else None
-        cost = resources.profile(net, wanted[path].gate)
+        own = every[path]
+        net = models.load(path, own)
+        old = models.measure(own.against, own) if own.against else None
+        cost = resources.profile(net, own.gate)
         if flags.write_order is not None:
-            places.write_bytes(reordered(net, wanted[path].outputs, cost.memory.order), flags.write_order)
+            places.write_bytes(reordered(net, own.outputs, cost.memory.order), flags.write_order)
         sections: tuple[report.Section, ...] = ()
         if flags.bands:
             from mcuprune.report import bands as banding  # which a plain profile needn't wait for
@@ -80,7 +72,7 @@ def profile(flags: Flags) -> int:
             from mcuprune.report import sensitivity as curves  # which needs torch
 
             sections = (*sections, curves.section(net, ascii=not console.can_encode(sys.stdout, curves.BARS)))
-        return Answer(cost, old=old, device=_device(net, wanted[path].gate), sections=sections)
+        return Answer(cost, old=old, device=_device(net, own.gate), sections=sections)
 
     return outputs.emit(models.answers("profile", paths, measured, view), places_of_answer, quiet=flags.quiet)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcuprune import __version__, console, exporting, face, options, places, rerun
-from mcuprune.cli.flags import Limited, Shaped, Spoken, TextOrJson, board_limits, configuration, shapes
+from mcuprune.cli.flags import Limited, Shaped, Spoken, TextOrJson, configuration, run_settings, wanted
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.cli.progress import Progress
@@ -94,16 +94,15 @@ def _configured(flags: Flags, asked: Mapping[str, Any]) -> Request:
     if flags.model is None:
         raise UsageError("missing argument 'MODEL.onnx'; see mcuprune prune --help")
     settings = configuration(flags)
-    wanted = _wanted(flags).over(settings.wanted(flags.model))
-    set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
+    held = wanted(flags, flags.limits).over(settings.wanted(flags.model))
     return Request(
         model=flags.model,
-        limits=wanted.limits,
-        input_shapes=wanted.input_shapes,
-        outputs=wanted.outputs,
-        basis=wanted.gate,
+        limits=held.limits,
+        input_shapes=held.input_shapes,
+        outputs=held.outputs,
+        basis=held.gate,
         configuration=None if settings.source is None else str(settings.source),
-        **{"output": _pruned(flags.model), **set_by_file, **asked},
+        **{"output": _pruned(flags.model), **run_settings(settings, asked, own=())},
     )
 
 
@@ -122,13 +121,13 @@ def _repeated(flags: Flags, report: str, asked: Mapping[str, Any]) -> Request:
     expected = stored.contents_expected(asked, same_model=flags.model is None)
     base = Wanted(stored.limits, stored.basis.board, stored.basis.sram, stored.basis.flash, stored.basis.runtime)
     shaped = replace(base, input_shapes=stored.input_shapes, outputs=stored.outputs)
-    wanted = _wanted(flags).over(shaped)
+    held = wanted(flags, flags.limits).over(shaped)
     return Request(
         model=flags.model or stored.model,
-        limits=wanted.limits,
-        input_shapes=wanted.input_shapes,
-        outputs=wanted.outputs,
-        basis=wanted.gate,
+        limits=held.limits,
+        input_shapes=held.input_shapes,
+        outputs=held.outputs,
+        basis=held.gate,
         repeats=Repeats(report, expected),
         **{**stored.asked, **asked},
     )
@@ -136,19 +135,6 @@ def _repeated(flags: Flags, report: str, asked: Mapping[str, Any]) -> Request:
 
 def _but(anew: Sequence[str]) -> str:
     return f", with another {', '.join(anew)}" if anew else ""
-
-
-def _wanted(flags: Flags) -> Wanted:
-    """What flags say of limits and of how the model is read."""
-    return Wanted(
-        limits={**board_limits(flags.board), **flags.limits},
-        board=flags.board,
-        sram_model=flags.sram_model,
-        flash_model=flags.flash_model,
-        runtime=flags.runtime,
-        input_shapes=shapes(flags.input_shape),
-        outputs=tuple(flags.outputs),
-    )
 
 
 def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:

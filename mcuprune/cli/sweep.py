@@ -8,10 +8,20 @@ from functools import partial
 from typing import Any, Literal
 
 from mcuprune import console, face, options, units
-from mcuprune.cli.flags import ManyLimited, OneModel, Shaped, Spoken, TextOrJson, board_limits, configuration, several, shapes
+from mcuprune.cli.flags import (
+    ManyLimited,
+    OneModel,
+    Shaped,
+    Spoken,
+    TextOrJson,
+    configuration,
+    run_settings,
+    several,
+    wanted,
+    words,
+)
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
-from mcuprune.config import Config, Wanted
 from mcuprune.console import NO, NO_ANSWER, YES
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
@@ -37,7 +47,7 @@ class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
         help="Methods, with commas.",
         group="Sweep",
         metavar="NAME,...",
-        parse=partial(several, read=lambda name: name),
+        parse=several,
     )
     seeds: Sequence[int] = option((0,), help="How many, or which ones.", group="Sweep", metavar="N|0,4,7", parse=grid.seeds)
     executor: Literal["local", "ray"] = option("local", help="Who runs them: processes here, or Ray.", group="Sweep")
@@ -53,14 +63,16 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Prune a model to many budgets, by several methods and seeds, and compare."""
     ranks.refuse_several("sweep")
     settings = configuration(flags)
-    wanted = _wanted(flags, settings)
-    set_by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
-    given = {**{name: value for name, value in set_by_file.items() if name not in _OWN}, **asked}
+    firsts = {
+        name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in flags.limits.items()
+    }  # as runs have one each
+    held = wanted(flags, firsts).over(settings.wanted(flags.model))
+    given = run_settings(settings, asked, _OWN)
     runs = grid.Grid(
         model=flags.model,
         folder=flags.output,
-        options=(*reading(wanted), *options.words(Request, given)),
-        limits={name: flags.limits.get(name, (units.write(limit),)) for name, limit in wanted.limits.items()},
+        options=(*words(held), *options.words(Request, given)),
+        limits={name: flags.limits.get(name, (units.write(limit),)) for name, limit in held.limits.items()},
         methods=flags.method,
         seeds=flags.seeds,
     )
@@ -86,29 +98,6 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
         show(report.text(outcome))
         console.say(f"written: {', '.join(f'{flags.output}/{name}' for name in report.PAGES)}")
     return NO_ANSWER if outcome.refused else YES if outcome.ok else NO
-
-
-def _wanted(flags: Flags, settings: Config) -> Wanted:
-    """What the model's runs have in common by flags and configuration; of several limits of one resource, the first."""
-    firsts = {name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in flags.limits.items()}
-    return Wanted(
-        limits={**board_limits(flags.board), **firsts},
-        board=flags.board,
-        sram_model=flags.sram_model,
-        flash_model=flags.flash_model,
-        runtime=flags.runtime,
-        input_shapes=shapes(flags.input_shape),
-        outputs=tuple(flags.outputs),
-    ).over(settings.wanted(flags.model))
-
-
-def reading(wanted: Wanted) -> list[str]:
-    """The words that say how the model is read and what limits mean."""
-    words = [f"--input-shape={name}={','.join(map(str, shape))}" for name, shape in wanted.input_shapes.items()]
-    words += [f"--outputs={name}" for name in wanted.outputs]
-    basis = wanted.gate
-    words += ["--sram-model", basis.sram, "--flash-model", basis.flash, "--runtime", basis.runtime]
-    return words if basis.board is None else [*words, "--board", basis.board]  # time is counted on it
 
 
 def _executor(flags: Flags, inputs: Sequence[str]) -> Executor:
