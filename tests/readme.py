@@ -44,13 +44,18 @@ import bench_at_init  # noqa: E402
 import bench_bands  # noqa: E402
 import bench_budgets  # noqa: E402
 import bench_compute  # noqa: E402
+import bench_data  # noqa: E402
 import bench_device  # noqa: E402
+import bench_gpu  # noqa: E402
 import bench_mutations  # noqa: E402
 import bench_portfolio  # noqa: E402
 import bench_quant_lr  # noqa: E402
 import bench_runtimes  # noqa: E402
 import bench_studies  # noqa: E402
+import bench_sweep  # noqa: E402
+import bench_tasks  # noqa: E402
 import bench_weight_bits  # noqa: E402
+from rows import read  # noqa: E402
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -65,12 +70,16 @@ BENCHES = (
     bench_bands,
     bench_budgets,
     bench_compute,
+    bench_data,
     bench_device,
+    bench_gpu,
     bench_mutations,
     bench_portfolio,
     bench_quant_lr,
     bench_runtimes,
     bench_studies,
+    bench_sweep,
+    bench_tasks,
     bench_weight_bits,
 )
 _EXAMPLE = re.compile(r"```python\n# (docs/examples/\w+\.py)\n.*?```", re.DOTALL)
@@ -119,7 +128,7 @@ def rendered(text: str, *, check: bool) -> str:
 
 
 def accuracies() -> str:
-    return bench_accuracy.summary(bench_accuracy.stored())
+    return bench_accuracy.summary(read(bench_accuracy.ROWS))
 
 
 def results() -> str:
@@ -127,7 +136,7 @@ def results() -> str:
     _, _, *rows = (line.strip("| ").split(" | ") for line in accuracies().splitlines())
     peers = sorted((row for row in rows if row[4].strip()), key=_lead)
     ahead = sum(_lead(row) > 0 for row in peers)
-    runs = bench_budgets.stored()
+    runs = read(bench_budgets.ROWS)
     held = [row["held"] for row in runs if row["seed"] < bench_budgets.REFUSALS]
     refused = [row["right"] for row in runs if row["seed"] >= bench_budgets.REFUSALS]
     graphs = json.loads((ROOT / "tests" / "benchmarks" / "memory.json").read_text())["graphs"]
@@ -139,7 +148,7 @@ def results() -> str:
             f"{_told(peers[-1])}. [All settings](docs/results.md)",
             "* **At equal training compute**, points ahead of uniform scaling, which the default itself is where "
             "compute is scarce beside the data: "
-            f"{bench_compute.summary(bench_compute.stored())}. [All runs](tests/benchmarks/compute.md)",
+            f"{bench_compute.summary(read(bench_compute.ROWS))}. [All runs](tests/benchmarks/compute.md)",
             f"* **Budgets**: {sum(held)} of {len(held)} random budgets on {len({row['model'] for row in runs})} networks held "
             f"in the written file; {sum(refused)} of {len(refused)} impossible ones refused before any training. "
             "[All budgets](tests/benchmarks/budgets.md)",
@@ -223,8 +232,8 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators(), PICTURE: picture(), BANDS: bands_picture()}
-    pages[bench_compute.PICTURE] = bench_compute.picture(bench_compute.stored())
-    pages |= {bench.PAGE: bench.page(bench.stored()) for bench in BENCHES if bench.stored()}
+    pages[bench_compute.PICTURE] = bench_compute.picture(read(bench_compute.ROWS))
+    pages |= {bench.PAGE: bench.page(stored) for bench in BENCHES if (stored := read(bench.ROWS))}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)
     # after README.md, whose demo may have been trained anew; nothing is trained for docs/

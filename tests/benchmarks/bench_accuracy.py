@@ -14,7 +14,6 @@ Methods named ``tp-...`` are Torch-Pruning in the settings of ``torch_pruning_pe
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import warnings
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from rows import append, grouped, key, read, spread, table_line, versions
+from rows import append, arguments, grouped, key, read, spread, table_line, versions
 from torch import nn
 
 from mcuprune import pruning, units
@@ -270,10 +269,6 @@ def row(
     return {**of, **found}
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def page(rows: list[dict[str, Any]]) -> str:
     """The table of all stored runs: means over seeds, with the sample standard deviation."""
     lines = [
@@ -343,16 +338,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "bench")
+    parser = arguments(__doc__, "bench", PAGE)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--budgets", nargs="+", default=["B1", "B2", "B3"], choices=[*BUDGETS, "full"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--optimizer", default="muon", choices=list(OPTIMIZERS))
     parser.add_argument("--trained", action="store_true", help="start from a network trained at full width")
-    parser.add_argument("--table", action="store_true", help="draw accuracy.md anew and run nothing")
     given = parser.parse_args()
     if any(method.startswith(PEER) for method in given.methods) and not given.table:
         try:
@@ -372,14 +364,14 @@ def main() -> int:
         for budget in given.budgets
         for method in given.methods
     ]
-    done = {key(found, KEY) for found in stored()}
+    done = {key(found, KEY) for found in read(ROWS)}
     for one in wanted if not given.table else ():
         if one in done:
             continue
         found = row(*one, given.data, given.work)
         append(ROWS, found)
-    if stored():
-        PAGE.write_text(page(stored()))
+    if read(ROWS):
+        PAGE.write_text(page(read(ROWS)))
     return 0
 
 

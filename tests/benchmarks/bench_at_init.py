@@ -38,7 +38,7 @@ import onnxruntime
 import paper_networks
 import torch
 from bench_accuracy import TASKS, untrained
-from rows import append, grouped, read, spread, table_line, versions
+from rows import append, arguments, grouped, read, spread, table_line, versions
 from torch import nn
 
 from mcuprune.costs import widths as allocation
@@ -334,10 +334,6 @@ def latency(work: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- rows and the page
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def page(rows: list[dict[str, Any]]) -> str:
     """All stored rows, means over seeds with the sample standard deviation."""
     lines = [
@@ -421,7 +417,7 @@ def _known(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     asked = {tuple(row[name] for name in ("task", "budget", "seed")) for row in rows if row["method"] == "at-init"}
     return [
         row
-        for row in bench_accuracy.stored()
+        for row in read(bench_accuracy.ROWS)
         if tuple(row[name] for name in ("task", "budget", "seed")) in asked
         and row["method"] in _KNOWN
         and (row["optimizer"], row["trained"]) == ("muon", False)
@@ -460,9 +456,7 @@ def wanted(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "bench-at-init")
+    parser = arguments(__doc__, "bench-at-init", PAGE)
     parts = ["latency", "seconds", "cuts", "accuracy", "masks"]
     parser.add_argument("--parts", nargs="+", default=parts, choices=parts)
     parser.add_argument("--tasks", nargs="+", default=["T2", "T1"], choices=list(TASKS))
@@ -470,19 +464,18 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=Path, default=ROWS, help="where finished runs are kept")
-    parser.add_argument("--table", action="store_true", help="draw at_init.md anew and run nothing")
     given = parser.parse_args()
     globals()["ROWS"] = given.rows
     methods.METHODS = {**methods.METHODS, **CONTROLS, "masked": Masked}
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
     for key, run in wanted(given) if not given.table else ():
-        if any(all(row.get(name) == value for name, value in key.items()) for row in stored()):
+        if any(all(row.get(name) == value for name, value in key.items()) for row in read(ROWS)):
             continue
         found = {"versions": versions(torch), **run(), **key}
         append(given.rows, found)
-    if stored():
-        PAGE.write_text(page(stored()))
+    if read(ROWS):
+        PAGE.write_text(page(read(ROWS)))
     return 0
 
 

@@ -10,7 +10,6 @@ was interrupted; ``bands.md`` is drawn from it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +20,7 @@ import bench_accuracy
 import numpy as np
 import torch
 from bench_accuracy import BUDGETS, Task, measured, person32, untrained
-from rows import append, grouped, key, read, spread, table_line
+from rows import append, arguments, grouped, key, read, spread, table_line
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
@@ -78,10 +77,6 @@ def row(task_name: str, bands: str, seed: int, data: Path, work: Path) -> dict[s
     return {"task": task_name, "budget": BUDGET, "bands": bands, "seed": seed, **found}
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def table(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Means over seeds with the sample standard deviation: one line for each task, without bands and with."""
     groups = grouped(rows, "task", "bands")
@@ -116,18 +111,15 @@ def page(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "bench-bands")
+    parser = arguments(__doc__, "bench-bands", PAGE)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--bands", nargs="+", default=["off", "auto"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=Path, help="append to this file instead of bands.jsonl, and draw no page")
-    parser.add_argument("--table", action="store_true", help="draw bands.md anew and run nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
-    done = {key(found, KEY) for found in stored()}
+    done = {key(found, KEY) for found in read(ROWS)}
     for seed in given.seeds if not given.table else ():
         for task in given.tasks:
             for bands in given.bands:
@@ -135,8 +127,8 @@ def main() -> int:
                     continue
                 found = row(task, bands, seed, given.data, given.work)
                 append(given.rows or ROWS, found)
-    if stored() and given.rows is None:
-        PAGE.write_text(page(stored()))
+    if read(ROWS) and given.rows is None:
+        PAGE.write_text(page(read(ROWS)))
     return 0
 
 

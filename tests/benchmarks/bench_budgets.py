@@ -379,10 +379,6 @@ def refused(seed: int, run: Run, work: Path) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- the table
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """The table of all stored runs."""
     ran = [row for row in rows if row["seed"] < REFUSALS]
@@ -449,7 +445,7 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="draw budgets.md anew and run nothing")
     given = parser.parse_args()
     bench_accuracy.torch.set_num_threads(1)
-    done = {row["seed"] for row in stored()}
+    done = {row["seed"] for row in read(ROWS)}
     wanted = [*range(given.runs), *range(REFUSALS, REFUSALS + given.refusals)]
     wanted = given.only or [seed for seed in wanted if seed not in done and not given.table]
     if not given.corpus.is_dir():
@@ -466,8 +462,8 @@ def main() -> int:
             if not given.only:
                 append(ROWS, row, show=False)
             print("good" if good(row) else "BAD ", json.dumps(row), flush=True)
-    if stored() and not given.only:
-        PAGE.write_text(page(stored()))
+    if read(ROWS) and not given.only:
+        PAGE.write_text(page(read(ROWS)))
     return 0 if fine else 1
 
 

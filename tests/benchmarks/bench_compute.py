@@ -10,7 +10,6 @@ training included; runs are ``mcuprune prune --train-compute`` with all else as 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from bench_accuracy import BUDGETS, TASKS, files, measured
-from rows import append, key, read, spread, table_line
+from rows import append, arguments, key, read, spread, table_line
 
 from mcuprune.pruning import Result
 
@@ -51,10 +50,6 @@ def row(task_name: str, budget: str, compute: float, method: str, seed: int, dat
 
     found = measured(start, archive, work, limits, seed, also, method=method, **wishes)
     return {**dict(zip(KEY, (task_name, budget, compute, method, seed), strict=True)), **found}
-
-
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
 
 
 def _cells(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, float], dict[str, list[dict[str, Any]]]]]:
@@ -181,15 +176,12 @@ def _panel(title: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "bench-compute")
+    parser = arguments(__doc__, "bench-compute", PAGE)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--budgets", nargs="+", default=["B1", "B2"], choices=[*BUDGETS, "full"])
     parser.add_argument("--compute", nargs="+", type=float, default=[0.3, 1.0])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--table", action="store_true", help="draw the page and the picture anew and run nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -202,14 +194,14 @@ def main() -> int:
         for method in given.methods
         if budget in BUDGETS or method == "uniform"
     ]
-    done = {key(found, KEY) for found in stored()}
+    done = {key(found, KEY) for found in read(ROWS)}
     for one in wanted if not given.table else ():
         if one in done:
             continue
         found = row(*one, given.data, given.work)
         append(ROWS, found)
-    PAGE.write_text(page(stored()))
-    PICTURE.write_text(picture(stored()))
+    PAGE.write_text(page(read(ROWS)))
+    PICTURE.write_text(picture(read(ROWS)))
     return 0
 
 

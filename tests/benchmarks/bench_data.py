@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rows import append, read
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import graphs
@@ -145,17 +146,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     asked = arguments.parse_args()
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    done = {row["case"] for row in read(ROWS)}
     for case in asked.cases:
-        if any(row["case"] == case for row in rows):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            row = run(case, Path(folder))
-        rows.append(row)
-        with ROWS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(row, flush=True)
-    PAGE.write_text(page(rows))
+        if case not in done:
+            with tempfile.TemporaryDirectory() as folder:
+                append(ROWS, run(case, Path(folder)))
+    PAGE.write_text(page(read(ROWS)))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BOARD = HERE.parent / "device"
 BESIDE = ROOT.parent / "shared" / "models"
-RESULTS, PAGE, PEERS = HERE / "device.jsonl", HERE / "device.md", HERE / "device_bakenn.jsonl"
+ROWS, PAGE, PEERS = HERE / "device.jsonl", HERE / "device.md", HERE / "device_bakenn.jsonl"
 COMPILER, SIZE = "arm-none-eabi-gcc", "arm-none-eabi-size"
 FLAGS = ("-mthumb", "-ffunction-sections", "-fdata-sections")
 #: Networks trained on the digits, in ``models/``; others that this checkout may have beside it, whose inputs are noise.
@@ -220,11 +220,6 @@ def quantised(name: str) -> tuple[Converted, np.ndarray[Any, Any], dict[str, int
     return converted, examples, dict(resources.profile(net, Basis(runtime="c")).total)
 
 
-def stored() -> list[dict[str, Any]]:
-    """The rows of the result file."""
-    return read(RESULTS)
-
-
 def page(rows: Iterable[Mapping[str, Any]]) -> str:
     """The rows as a page of markdown."""
     rows = sorted(rows, key=lambda row: (row["network"], row["core"]))
@@ -290,7 +285,7 @@ def main() -> None:
     asked = parser.parse_args()
     if not available():
         raise SystemExit("needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm (apt-get install them)")
-    rows = {(row["network"], row["core"], row.get("bands", "off")): row for row in stored()}
+    rows = {(row["network"], row["core"], row.get("bands", "off")): row for row in read(ROWS)}
     version = subprocess.run([COMPILER, "-dumpversion"], capture_output=True, text=True, check=True).stdout.strip()
     about = {"gcc": version, "tflm": importlib.metadata.version("tflite-micro")}
     for name in (*DIGITS, *CORPUS):
@@ -315,7 +310,7 @@ def main() -> None:
                 | about
             )
             rows[name, core.name, bands] = found
-            replace_all(RESULTS, (rows[key] for key in sorted(rows)))
+            replace_all(ROWS, (rows[key] for key in sorted(rows)))
             print(found, flush=True)
         if asked.peer:
             peer_bakenn.measure(asked.peer, name, converted, examples, CORES[0], PEERS, emulated)

@@ -21,7 +21,6 @@ are a part of Speech Commands, so that there, too, no accuracy of the paper can 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -50,7 +49,7 @@ from paper_networks import (
     resnet18,
     vgg16,
 )
-from rows import append, grouped, key, read, spread, table_line, versions
+from rows import append, arguments, grouped, key, read, spread, table_line, versions
 from torch import nn
 
 from mcuprune import pruning, units
@@ -201,10 +200,6 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
     }
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def page(rows: Sequence[dict[str, Any]]) -> str:
     """The table of all stored runs: means over seeds, with the sample standard deviation."""
     lines = [
@@ -251,9 +246,7 @@ def toy(networks: Sequence[str], methods: Sequence[str]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "bench-gpu")
+    parser = arguments(__doc__, "bench-gpu", PAGE)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -261,11 +254,10 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="as of mcuprune prune")
     parser.add_argument("--precision", default=PRECISIONS[0], choices=PRECISIONS, help="as of mcuprune prune")
     parser.add_argument("--toy", action="store_true", help="a few steps on noise, on the CPU; nothing is stored")
-    parser.add_argument("--table", action="store_true", help="draw gpu.md anew and run nothing")
     given = parser.parse_args()
     if given.toy:
         return 0 if toy(given.networks, given.methods) else 1
-    done = {key(found, KEY) for found in stored()}
+    done = {key(found, KEY) for found in read(ROWS)}
     wanted = [
         (network, budget, method, seed)
         for seed in given.seeds
@@ -280,7 +272,7 @@ def main() -> int:
         asked = request(*one, task=task_of(one[0]), data=given.data, work=given.work)
         found = row(*one[:2], replace(asked, epochs=given.epochs, device=given.device, precision=given.precision))
         append(ROWS, found)
-    if rows := stored():
+    if rows := read(ROWS):
         PAGE.write_text(page(rows))
     return 0
 

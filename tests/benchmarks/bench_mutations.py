@@ -55,11 +55,6 @@ def files(folder: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
     return {**floats, **stored}, stored
 
 
-def stored() -> list[dict[str, Any]]:
-    """The rows of all finished seeds."""
-    return read(ROWS)
-
-
 def row(command: str, seed: int, contents: Mapping[str, bytes]) -> dict[str, Any]:
     tally = mutations.run(command, seed, range(CASES), contents)
     return {
@@ -120,13 +115,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             every, int8 = files(Path(folder))
         for command in given.only:
-            done = {one["seed"] for one in stored() if one["command"] == command}
+            done = {one["seed"] for one in read(ROWS) if one["command"] == command}
             for seed in range(round(WANTED[command] * given.share / 100) // CASES):
                 if seed not in done:
                     found = row(command, seed, int8 if command == "verify" else every)
                     append(ROWS, found, show=False)
                     print(command, seed, found["outcomes"], found["faults"], flush=True)
-    PAGE.write_text(page(stored()))
+    PAGE.write_text(page(read(ROWS)))
 
 
 if __name__ == "__main__":

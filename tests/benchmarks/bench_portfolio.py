@@ -26,7 +26,7 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-from rows import append, read, spread, table_line, versions
+from rows import append, arguments, read, spread, table_line, versions
 
 from mcuprune import __version__
 from mcuprune.cli import main as mcuprune
@@ -220,10 +220,6 @@ def switching(folder: Path, seconds: float) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------------- page
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def page(rows: list[dict[str, Any]]) -> str:
     """``portfolio.md``."""
     return "\n".join([*_making_page([row for row in rows if row["kind"] == "making"]), *_switching_page(rows)]) + "\n"
@@ -292,16 +288,13 @@ def _switching_page(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "portfolio")
+    parser = arguments(__doc__, "portfolio", PAGE)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--switching", type=Path, help="measure the portfolio in this folder and make none")
     parser.add_argument("--seconds", type=float, default=60.0, help="of load")
     parser.add_argument("--memory", choices=("one", "active", "all"), help=argparse.SUPPRESS)
-    parser.add_argument("--table", action="store_true", help="draw portfolio.md anew and run nothing")
     given = parser.parse_args()
     if given.memory:
         print(memory(given.switching, given.memory))
@@ -310,11 +303,11 @@ def main() -> int:
     if given.switching:
         append(ROWS, switching(given.switching, given.seconds))
     elif not given.table:
-        done = {(row["task"], row["mode"], row["seed"]) for row in stored() if row["kind"] == "making"}
+        done = {(row["task"], row["mode"], row["seed"]) for row in read(ROWS) if row["kind"] == "making"}
         for task, seed, mode in ((t, s, m) for t in given.tasks for s in given.seeds for m in given.modes):
             if (task, mode, seed) not in done:
                 append(ROWS, made(task, mode, seed, given.data, given.work))
-    PAGE.write_text(page(stored()))
+    PAGE.write_text(page(read(ROWS)))
     return 0
 
 

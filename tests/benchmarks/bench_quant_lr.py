@@ -100,10 +100,6 @@ def run(task: str, seed: int, data: Path | None, work: Path) -> list[dict[str, A
     return [{**of, **found, "limits": dict(limits), "command": _COMMAND, "versions": versions(torch)} for found in stages.rows]
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def _points(rows: Sequence[dict[str, Any]], task: str, rate: float, split: str) -> dict[int, float]:
     """Seed -> how many points of accuracy lie between a rate's int8 network and the float one that it came from."""
     found = [row for row in rows if row["task"] == task and row["rate"] == rate]
@@ -170,16 +166,16 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    done = {(row["task"], row["seed"]) for row in stored()}
+    done = {(row["task"], row["seed"]) for row in read(ROWS)}
     todo = [(seed, task) for task in args.tasks for seed in args.seeds or SEEDS[task] if (task, seed) not in done]
     for seed, task in sorted(todo, key=lambda one: one[0]):
         if task == "T2" and args.data is None:
             sys.exit("T2 needs --data: a folder with kws12-mfcc.npz")
         rows = run(task, seed, args.data, args.work)
         append(ROWS, *rows, show=False)
-        PAGE.write_text(page(stored()))
+        PAGE.write_text(page(read(ROWS)))
         print(task, seed, *(f"{row['rate']:g}: {row['test']:.4f}" for row in rows), flush=True)
-    PAGE.write_text(page(stored()))
+    PAGE.write_text(page(read(ROWS)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import read, replace_all
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,7 +37,7 @@ from mcuprune.run import runners
 from mcuprune.run.verify import predicted
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "runtimes.jsonl", HERE / "runtimes.md"
+ROWS, PAGE = HERE / "runtimes.jsonl", HERE / "runtimes.md"
 #: What every network is cut to, and where that is refused.
 LIMITS = {"60 % of MACs": {"macs": units.parse("60%", "count")}, "whole": {"sram": units.parse("100%", "bytes")}}
 #: Promised: by how many steps outputs differ, how far the arena's prediction lies above, and how many of all files run.
@@ -182,24 +182,19 @@ def page(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def stored() -> list[dict[str, Any]]:
-    """The rows of the result file."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="the stems of these files")
     parser.add_argument("--again", action="store_true", help="measure rows anew that are stored")
     parser.add_argument("--table", action="store_true", help="only draw the page")
     given = parser.parse_args()
-    rows = {row["network"]: row for row in stored()}
+    rows = {row["network"]: row for row in read(ROWS)}
     for path in [] if given.table else corpus():
         if given.only and path.stem not in given.only:
             continue
         begun = time.perf_counter()
         rows[path.stem] = row(path, None if given.again else rows.get(path.stem))
-        RESULTS.write_text("".join(json.dumps(rows[key]) + "\n" for key in sorted(rows)))
+        replace_all(ROWS, (rows[key] for key in sorted(rows)))
         print(f"{time.perf_counter() - begun:.0f} s", rows[path.stem], flush=True)
     PAGE.write_text(page(rows.values()))
     alike, count = share(list(rows.values()))

@@ -9,7 +9,6 @@ embedded digits. Finished runs are appended to ``studies.jsonl`` and not run aga
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from bench_accuracy import BUDGETS, TASKS, files, measured
-from rows import append, read, spread, table_line
+from rows import append, arguments, read, spread, table_line
 
 from mcuprune.costs.resources import RESOURCES
 
@@ -125,10 +124,6 @@ def run(case: Case, seed: int, data: Path, work: Path) -> dict[str, Any]:
     return found
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def page(rows: list[dict[str, Any]]) -> str:
     """One table for each study that has rows: means over seeds, with the sample standard deviation."""
     lines = [
@@ -173,23 +168,20 @@ def _trials() -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / "out" / "studies")
+    parser = arguments(__doc__, "studies", PAGE)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--table", action="store_true", help="draw studies.md anew and run nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for seed in given.seeds if not given.table else ():
         for name in given.studies:
             for case in STUDIES[name].cases:
-                if (name, case.name, seed) in {(row["study"], row["case"], row["seed"]) for row in stored()}:
+                if (name, case.name, seed) in {(row["study"], row["case"], row["seed"]) for row in read(ROWS)}:
                     continue
                 found = {"study": name, "case": case.name, "seed": seed, **run(case, seed, given.data, given.work)}
                 append(ROWS, found)
-    if stored():
-        PAGE.write_text(page(stored()))
+    if read(ROWS):
+        PAGE.write_text(page(read(ROWS)))
     return 0
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import append, key, read
 
 from mcuprune import __version__
 
@@ -210,18 +211,13 @@ def main() -> None:
     arguments.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     asked = arguments.parse_args()
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    done = {key(row, ("kind", "seed")) for row in read(ROWS)}
     for kind in asked.kinds:
         for seed in asked.seeds if kind == "ranks" else [0]:
-            if any((row["kind"], row["seed"]) == (kind, seed) for row in rows):
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                row = {"kind": kind, "seed": seed, **KINDS[kind](seed, Path(folder)), "mcuprune": __version__}
-            rows.append(row)
-            with ROWS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(row, flush=True)
-    PAGE.write_text(page(rows))
+            if (kind, seed) not in done:
+                with tempfile.TemporaryDirectory() as folder:
+                    append(ROWS, {"kind": kind, "seed": seed, **KINDS[kind](seed, Path(folder)), "mcuprune": __version__})
+    PAGE.write_text(page(read(ROWS)))
 
 
 if __name__ == "__main__":

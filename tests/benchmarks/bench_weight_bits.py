@@ -106,10 +106,6 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def stored() -> list[dict[str, Any]]:
-    return read(ROWS)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -118,7 +114,7 @@ def main() -> None:
     parser.add_argument("--processor", help="measure the files again, in a default session of this processor")
     given = parser.parse_args()
     given.files.mkdir(parents=True, exist_ok=True)
-    rows = stored() if given.processor else list(runs(given.data, given.files, given.seeds))
+    rows = read(ROWS) if given.processor else list(runs(given.data, given.files, given.seeds))
     if given.processor:
         measured(given.files, rows, given.processor)
     replace_all(ROWS, rows)

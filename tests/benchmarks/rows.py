@@ -5,6 +5,7 @@ A benchmark appends a row as soon as a run has ended, so it can be interrupted a
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,18 @@ def append(file: Path, *rows: Mapping[str, Any], show: bool = True) -> None:
 def replace_all(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Make these the rows of a file."""
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def arguments(about: str | None, folder: str, page: Path) -> argparse.ArgumentParser:
+    """Those that a benchmark of runs has: where its data are, where it works and, to run nothing, ``--table``.
+
+    about: the benchmark's first lines. folder: its name in ``out``. page: what is drawn from the rows.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--work", type=Path, default=Path(__file__).parents[2] / "out" / folder)
+    parser.add_argument("--table", action="store_true", help=f"draw {page.name} anew and run nothing")
+    return parser
 
 
 def key(row: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
