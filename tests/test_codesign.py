@@ -76,6 +76,15 @@ def cut_to(model: CostModel, chosen: np.ndarray) -> Network:
     return model.channels.cut(model.channels.top(chosen, np.zeros(model.channels.n_components + 1)))
 
 
+def cut_and_written(costs: BandedCosts, chosen: np.ndarray) -> tuple[Network, bool]:
+    """The network of these widths as it is written in the bands that its costs chose; and whether they changed anything."""
+    form, _ = costs.pick(chosen)
+    planner = BandPlanner(cut_to(costs, chosen))
+    plan = banding.plan_of(planner, form.recipe)
+    assert plan is not None
+    return planner.written(plan), form.recipe.changes
+
+
 def needs(net: Network, model: banding.Model) -> int:
     """Bytes in the order of the file: counted step by step, or laid out as TensorFlow Lite Micro does."""
     if model == "tflm":
@@ -94,14 +103,10 @@ def test_what_a_cut_costs_in_bands_is_what_the_cut_network_costs_when_it_is_writ
     in_bands = 0
     for seed in range(3):
         chosen = random_widths(costs, seed)
-        said, (form, _) = costs.at(chosen), costs.pick(chosen)
-        planner = BandPlanner(cut_to(costs, chosen))
-        plan = banding.plan_of(planner, form.recipe)
-        assert plan is not None
-        written = planner.written(plan)
-        in_bands += form.recipe.changes
+        said, (written, changes) = costs.at(chosen), cut_and_written(costs, chosen)
+        in_bands += changes
         assert banding.sums(written).items() <= said.items()
-        assert said["sram"] == needs(written, model) or (not form.recipe.changes and said["sram"] < needs(written, model))
+        assert said["sram"] == needs(written, model) or (not changes and said["sram"] < needs(written, model))
         assert banding.sram_of(written, model) <= said["sram"]
     assert in_bands or model == "tflm" or name == "dscnn"  # two of its tensors are the peak whatever runs in bands
 
@@ -127,12 +132,8 @@ def test_a_file_and_an_estimate_of_time_are_those_of_the_network_in_bands(name: 
     in_bands = 0
     for seed in range(2):
         chosen = random_widths(costs, seed)
-        said, (form, _) = costs.at(chosen), costs.pick(chosen)
-        planner = BandPlanner(cut_to(costs, chosen))
-        plan = banding.plan_of(planner, form.recipe)
-        assert plan is not None
-        written = planner.written(plan)
-        in_bands += form.recipe.changes
+        said, (written, changes) = costs.at(chosen), cut_and_written(costs, chosen)
+        in_bands += changes
         assert said[limited] == resources.profile(written, basis).used(basis)[limited]
         assert costs.least_costs()[limited] <= said[limited]
         assert costs.gradient(limited, chosen).min() >= 0 < costs.gradient(limited, chosen).max()
