@@ -614,17 +614,28 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
     from mcuprune.train import narrowing
     from mcuprune.train.module import Trainable
 
-    request, data, labelled = run.request, run.data, run.labelled
-    assert data is not None
-    assert run.schedule is not None
-    calibration = calibration_examples(data, request.seed)
+    request, labelled = run.request, run.labelled
+    assert run.data is not None
+    calibration = calibration_examples(run.data, request.seed)
     normal = narrowing.normalized(labelled, calibration, request.device)
-    model = _cost_model(normal, request, run.budget, run.banding)
-    task = Task(
+    task = _task(run, _cost_model(normal, request, run.budget, run.banding), checkpoint)
+    candidate = narrowing.narrowed(request.method, task, calibration, on_step)
+    notes = list(candidate.notes)
+    if idle := _idle(request):
+        notes.append(f"no effect on method {request.method}: {', '.join(idle)}")
+    return replace(candidate, notes=(*notes, *narrowing.untrained(Trainable(labelled))))
+
+
+def _task(run: _Run, model: CostModel, checkpoint: Checkpoint) -> Task:
+    """What a run's training has to do. model: of its network with BatchNormalizations."""
+    request = run.request
+    assert run.data is not None
+    assert run.schedule is not None
+    return Task(
         model.channels,
         model,
         run.budget,
-        data,
+        run.data,
         run.schedule,
         request.seed,
         multiple_of=request.multiple_of,
@@ -636,11 +647,6 @@ def _train(run: _Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
         device=request.device,
         precision=request.precision,
     )
-    candidate = narrowing.narrowed(request.method, task, calibration, on_step)
-    notes = list(candidate.notes)
-    if idle := _idle(request):
-        notes.append(f"no effect on method {request.method}: {', '.join(idle)}")
-    return replace(candidate, notes=(*notes, *narrowing.untrained(Trainable(labelled))))
 
 
 def _idle(request: Request) -> list[str]:
@@ -658,4 +664,4 @@ def calibration_examples(data: Data, seed: int) -> list[np.ndarray]:
 #: For another road that begins and ends as a prune does, and trains otherwise.
 Run: TypeAlias = _Run
 Record: TypeAlias = _Record
-prepared, cost_model, figure, with_preprocessing = _prepared, _cost_model, _figure, _with_preprocessing
+prepared, cost_model, task, figure, with_preprocessing = _prepared, _cost_model, _task, _figure, _with_preprocessing

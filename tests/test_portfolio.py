@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcuprune
-from mcuprune import units
+from mcuprune import tracking, units
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.cli import main
 from mcuprune.costs import resources, widths
@@ -37,7 +37,7 @@ from mcuprune.portfolio import independent, manifest, policies, serving, wanted
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.run import runners
 from mcuprune.sweep.executors import Ended
-from mcuprune.train import narrowing
+from mcuprune.train import loop, narrowing
 from mcuprune.train.module import Trainable
 from mcuprune.train.nested import FamilyTrainer, Plan, nested_widths
 from mcuprune.train.request import Request
@@ -144,9 +144,10 @@ def test_widths_hold_every_budget_and_a_smaller_budget_is_nowhere_wider(draw):
 # ------------------------------------------------------------------------------------------------------- shared weights
 
 
-def family_trainer(path: Path) -> tuple[FamilyTrainer, np.ndarray]:
+def family_trainer(path: Path, precision: str = "float32") -> tuple[FamilyTrainer, np.ndarray]:
     channels = normal(path)
-    trainer = FamilyTrainer(channels, digits().train, total=4, batch=16, lr=0.1, weight_decay=0.0, seed=0, optimizer="sgd")
+    setting = {"lr": 0.1, "weight_decay": 0.0, "seed": 0, "optimizer": "sgd", "precision": precision}
+    trainer = FamilyTrainer(channels, digits().train, total=4, batch=16, **setting)
     keep = channels.top([max(1, len(group) // 2) for group in channels.groups], np.arange(channels.n_components + 1.0))
     return trainer, keep
 
@@ -253,6 +254,60 @@ def test_without_targets_the_network_as_it_came_teaches_all_variants(tmp_path, f
     (entry,) = document(tmp_path / "out")["variants"]
     assert entry["metric"]["int8"] > 0.5
     assert mcuprune.Portfolio(tmp_path / "out").pick() == "macs-60pct"
+
+
+@pytest.mark.parametrize("mode", [[], ["--sparse"]])
+def test_a_family_trains_as_its_flags_say(tmp_path, few_digits, monkeypatch, mode):
+    """What a method of prune would get: one that forgot a flag would train without it and say nothing."""
+    tasks = []
+
+    def stopped(trainer, hooks, *rest):
+        tasks.append(hooks.task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", stopped)
+    words = ["portfolio", str(MODEL), "--data", few_digits, "--macs", "50%", "--epochs", "2", "-o", str(tmp_path / "out")]
+    assert main([*words, *mode, "--precision", "bfloat16", "--seed", "7", "--multiple-of", "2"]) == 130
+    assert [(task.precision, task.seed, task.multiple_of) for task in tasks] == [("bfloat16", 7, 2)]
+
+
+def test_a_tracker_follows_the_training_of_a_family(tmp_path, few_digits, monkeypatch, capsys):
+    steps = []
+
+    class Kept(tracking.Tracker):
+        def __init__(self, place, settings):
+            assert (place, settings["seed"]) == ("here", 3)
+
+        def log(self, step, values):
+            steps.append((step, values["loss"]))
+
+        def end(self):
+            steps.append("end")
+
+    monkeypatch.setattr(tracking, "TRACKERS", {"kept": Kept})
+    words = ["portfolio", str(MODEL), "--data", few_digits, "--macs", "60%", "--epochs", "1", "--seed", "3", "-q"]
+    assert main([*words, "--track", "kept=here", "-o", str(tmp_path / "out")]) == 0
+    assert [step["step"] for step in document(tmp_path / "out")["history"]] == [*dict.fromkeys(step for step, _ in steps[:-1])]
+    assert steps[-1] == "end"
+    assert main([*words, "--track", "other", "-o", str(tmp_path / "no")]) == 2
+    assert "--track other: unknown" in capsys.readouterr().err
+
+
+def test_parts_are_computed_in_the_precision_of_the_whole(monkeypatch):
+    seen = []
+
+    def look(answers, lessons):
+        seen.append(answers[0].detach())
+        return answers[0].sum()
+
+    for precision in ("float32", "bfloat16"):
+        trainer, keep = family_trainer(MODEL, precision)
+        monkeypatch.setattr(trainer, "_taught_loss", look)
+        trainer.join([keep])
+        trainer.train_step()
+    whole, part, whole_in_half, part_in_half = seen
+    assert 0 < (whole - whole_in_half).abs().max() < 0.1
+    assert 0 < (part - part_in_half).abs().max() < 0.1
 
 
 def test_sparse_networks_are_measured_against_the_same_budgets(tmp_path, few_digits):

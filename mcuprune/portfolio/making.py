@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import exporting, places, pruning
+from mcuprune import exporting, places, pruning, tracking
 from mcuprune.costs import resources
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.places import Output, Source
-from mcuprune.portfolio import independent, manifest, nested, onchip
+from mcuprune.portfolio import independent, manifest, nested, onchip, sparse
 from mcuprune.portfolio.independent import OnRun
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.report import portfolio as report
 from mcuprune.sweep.executors import Executor
 from mcuprune.train.request import Request as Pruning
-from mcuprune.train.task import OnStep
+from mcuprune.train.task import OnStep, Step
 
 Mode = Literal["nested", "sparse", "independent"]
 #: What variants are exported as, beside ONNX.
@@ -57,12 +57,15 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
     if request.mode == "independent":
         assert request.executor is not None
         portfolio = independent.make(request.pruning, request.variants, folder, request.words, request.executor, on_run)
-    elif request.mode == "sparse":
-        from mcuprune.portfolio.sparse import sparse
-
-        portfolio = nested.make(request.pruning, request.variants, folder, on_step, sparse)
     else:
-        portfolio = nested.make(request.pruning, request.variants, folder, on_step)
+        with tracking.following(request.pruning) as track:
+
+            def on_either(step: Step) -> None:
+                on_step(step)
+                track(step)
+
+            train = sparse.sparse if request.mode == "sparse" else nested.nested
+            portfolio = nested.make(request.pruning, request.variants, folder, on_either, train)
     exported = _export(request, folder, portfolio.variants)
     portfolio = replace(portfolio, variants=[_with_files(entry, exported[entry["name"]]) for entry in portfolio.variants])
     document = manifest.document(

@@ -28,7 +28,7 @@ from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.course import course as course_of
 from mcuprune.train.goal import Goal
 from mcuprune.train.origin import learned_nothing
-from mcuprune.train.request import Request, long_as_asked, search_for
+from mcuprune.train.request import Request, long_as_asked
 from mcuprune.train.schedules import Narrow, schedule_for
 from mcuprune.train.task import Candidate, OnStep, Schedule, Task
 
@@ -67,10 +67,10 @@ class Family:
 Train = Callable[[Family, pruning.Record], tuple[Sequence[Candidate], Mapping[str, int]]]
 
 
-def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: OnStep, train: Train | None = None) -> Made:
+def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: OnStep, train: Train) -> Made:
     """Train once, and write ``NAME.onnx`` of every variant into ``folder``.
 
-    request: what all have in common; its limits and output don't count. train: another training than that of nested networks.
+    request: what all have in common; its limits and output don't count. train: ``nested``, or ``sparse.sparse``.
     Interrupted, it leaves states in the folder, from which ``request.resume`` goes on. Raises what ``pruning.prune`` raises.
     """
     started = time.monotonic()
@@ -79,13 +79,13 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
     course = dict(course_of(run.request, None, run.data))
     for variant, budget in zip(variants, family.budgets, strict=True):
         course[f"variant {variant.name}"] = ", ".join(f"{name} {limit}" for name, limit in sorted(budget.limits.items()))
-    course["road"] = (train or nested).__name__
+    course["road"] = train.__name__
     record = pruning.Record(run, course, started, on_step)
     states = [Checkpoint(folder / f"{v.name}.onnx.checkpoint", {**course, "variant": v.name}) for v in variants]
     if not request.resume:
         for state in states:
             state.remove()
-    candidates, account = (train or nested)(family, record)
+    candidates, account = train(family, record)
     steps = _quantization_steps(family, candidates)
     entries = [
         _written(family, index, candidate, state, steps[index], record)
@@ -190,22 +190,8 @@ def nested(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate],
 
 def task_of(family: Family, model: CostModel, checkpoint: Checkpoint) -> Task:
     """What the training of a family has to do with its networks, whichever way they come about."""
-    run, request = family.run, family.request
-    return Task(
-        model.channels,
-        model,
-        family.budgets[0],
-        family.data,
-        family.schedule,
-        request.seed,
-        multiple_of=request.multiple_of,
-        search=search_for(request),
-        trained=run.warm,
-        checkpoint=checkpoint,
-        objective=family.goal.objective,
-        answers=run.teacher,
-        device=request.device,
-    )
+    task = pruning.task(family.run, model, checkpoint)
+    return replace(task, budget=family.budgets[0], data=family.data, schedule=family.schedule)
 
 
 def _quantization_steps(family: Family, candidates: Sequence[Candidate]) -> list[Schedule]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -91,7 +92,7 @@ class FamilyTrainer(Trainer):
         soft = [answer.detach() for answer in answers]
         of_whole = [replace(lesson, taught=soft) for lesson in lessons]
         for part in self._present():
-            loss = loss + self._taught_loss(self._of_part(part, inputs), of_whole)
+            loss = loss + self._taught_loss(self._computed(partial(self._of_part, part), inputs), of_whole)
         return answers, loss
 
     def _of_part(self, part: _Part, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:

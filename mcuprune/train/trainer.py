@@ -260,12 +260,14 @@ class Trainer:
         if layers := revival.revive(self.module, self._optimizer):
             self._revived = self._revived[0] + len(layers), self.step
 
-    def _computed(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
-        """What losses are taken of, in the precision of the training."""
+    def _computed(
+        self, answers: Callable[[Sequence[np.ndarray]], tuple[Tensor, ...]], inputs: Sequence[np.ndarray]
+    ) -> tuple[Tensor, ...]:
+        """What losses are taken of, in the precision of the training. answers: computes it for a batch."""
         if not self._half:
-            return self.answers(inputs)
+            return answers(inputs)
         with torch.autocast(torch.device(self._device).type, torch.bfloat16):
-            return tuple(answer.float() for answer in self.answers(inputs))
+            return tuple(answer.float() for answer in answers(inputs))
 
     def _over_ranks(self, loss: Tensor, wrong: float) -> tuple[Tensor, float]:
         """The loss of the whole batch and how wrong it is in all, from those of this rank's part."""
@@ -299,7 +301,7 @@ class Trainer:
 
     def _pass(self, inputs: Sequence[np.ndarray], lessons: Sequence[Lesson]) -> tuple[tuple[Tensor, ...], Tensor]:
         """The forward pass of a step: the network's answers, and the loss whose gradient the step takes."""
-        answers = self._computed(inputs)
+        answers = self._computed(self.answers, inputs)
         return answers, self._taught_loss(answers, lessons)
 
     def _taught_loss(self, answers: Sequence[Tensor], lessons: Sequence[Lesson]) -> Tensor:
