@@ -20,6 +20,7 @@ from itertools import pairwise
 from types import FrameType
 from typing import Any, TextIO
 
+from mcuprune import __version__
 from mcuprune.errors import OutputError
 from mcuprune.escape import plain
 
@@ -203,6 +204,11 @@ def asked_formats(args: Sequence[str]) -> set[tuple[str, str]]:
     given = [value for flag, value in pairwise(args) if flag == "--format"]
     given += [arg.removeprefix("--format=") for arg in args if arg.startswith("--format=")]
     return {(name, file) for name, _, file in (value.partition("=") for value in given)}
+
+
+def document(command: str, *, ok: bool, **content: Any) -> dict[str, Any]:
+    """A command's JSON document: what all have in common, and its content, as JSON values. ok: whether the answer is yes."""
+    return {"format": JSON_FORMAT, "mcuprune": __version__, "command": command, "ok": ok, **content}
 
 
 def json_error(kind: str, message: str) -> str:

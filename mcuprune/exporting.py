@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune import places
+from mcuprune import console, places
 from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs import banding
 from mcuprune.data import loading as datasets
@@ -126,37 +126,36 @@ def export(request: Request, *, net: Network | None = None, data_set: Given | No
 
 def document(exported: Exported) -> dict[str, Any]:
     """What was written, as JSON; sizes in bytes."""
-    return {
-        "format": 1,
-        "command": "export",
-        "ok": True,
-        "path": exported.request.model,
-        "files": list(exported.files),
-        "bytes": exported.bytes,
-        "arena": dict(exported.arena),
-        "bands": None if exported.bands is None else _bands(exported.bands),
-        "rows": None if exported.rows is None else exported.rows.document(),
-        "notes": list(exported.notes),
-    }
+    return console.document(
+        "export",
+        ok=True,
+        path=exported.request.model,
+        files=list(exported.files),
+        bytes=exported.bytes,
+        arena=dict(exported.arena),
+        bands=None if exported.bands is None else _bands(exported.bands),
+        rows=None if exported.rows is None else exported.rows.document(),
+        notes=list(exported.notes),
+    )
 
 
 def _bands(run: banding.Run) -> dict[str, Any]:
     return {"regions": [region_document(choice) for choice in run.choices], "embedded": list(run.embedded)}
 
 
-def text(document: Mapping[str, Any]) -> str:
-    """The document for people."""
-    lines = [f"{document['path']} -> {file}" for file in document["files"]]
-    lines.append(f"{document['bytes']:>10,} bytes written")
+def text(content: Mapping[str, Any]) -> str:
+    """What ``document`` gives, for people."""
+    lines = [f"{content['path']} -> {file}" for file in content["files"]]
+    lines.append(f"{content['bytes']:>10,} bytes written")
     titles = {"tflm": "of arena in TensorFlow Lite Micro (32-bit, CMSIS-NN)", "c": "of RAM in generated C, beside its stack"}
-    lines += [f"{size:>10,} bytes {titles[runtime]}" for runtime, size in document["arena"].items()]
-    if document["bands"] is not None:
-        regions, embedded = document["bands"]["regions"], document["bands"]["embedded"]
+    lines += [f"{size:>10,} bytes {titles[runtime]}" for runtime, size in content["arena"].items()]
+    if content["bands"] is not None:
+        regions, embedded = content["bands"]["regions"], content["bands"]["embedded"]
         lines += [f"row bands: {region_line(region)}" for region in regions] or ["row bands: none, nothing needs less in them"]
         lines += [embedded_line(embedded)] if embedded else []
-    if document["rows"] is not None:
-        lines += rowreport.lines(document["rows"])
-    return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]) + "\n"
+    if content["rows"] is not None:
+        lines += rowreport.lines(content["rows"])
+    return "\n".join([*lines, *(f"note: {note}" for note in content["notes"])]) + "\n"
 
 
 def is_quantized(net: Network) -> bool:

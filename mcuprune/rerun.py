@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from mcuprune import __version__, options, units
+from mcuprune.console import JSON_FORMAT
 from mcuprune.costs.resources import RESOURCES, Basis
 from mcuprune.data.feed import Feed
 from mcuprune.data.named import DATASETS
@@ -184,8 +185,9 @@ def stored(path: str | Path, *commands: str) -> dict[str, Any]:
     document = _json(Path(path))
     if not isinstance(document, dict) or document.get("command") not in commands:
         raise UsageError(f"{path}: is no report of {' or '.join(f'`mcuprune {name}`' for name in commands)}")
-    if document.get("format") != 1:
-        raise UsageError(f"{path}: has format {document.get('format')!r}; this mcuprune {__version__} reads format 1")
+    if document.get("format") != JSON_FORMAT:
+        said = f"has format {document.get('format')!r}; this mcuprune {__version__} reads format {JSON_FORMAT}"
+        raise UsageError(f"{path}: {said}")
     return document
 
 

@@ -102,6 +102,11 @@ def write(limit: Limit) -> str:
         return f"{exact.normalize():f}{'%' if limit.relative else ''}"
 
 
+def figure(value: float, unit: str) -> str:
+    """A figure of a task for people. unit: a ``"share"`` of 1 is shown in per cent, any other value in four digits."""
+    return f"{value:.1%}" if unit == "share" else f"{value:.4g}"
+
+
 def show(value: int, unit: Unit) -> str:
     """A number for people, three or four significant digits: ``12.5 KiB``, ``1.79 M``. Never used in machine output."""
     steps = _STEPS[unit]

@@ -76,6 +76,34 @@ def test_profile_says_what_a_hand_counts(net, capsys):
     assert [layer["node"] for layer in model["layers"]] == ["stem", "relu", "c1", "relu1", "c2", "add", "pool", "flat", "fc"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "profile {model}",
+        "check {model} --macs 1G",
+        "bands {model} --bands 2 -o {out}.onnx",
+        "data {model} digits",
+        "export {model} --data digits -o {out}.tflite",
+        "verify {int8}",
+        "report runs",
+        "boards",
+    ],
+)
+def test_every_document_says_what_it_is(line, tmp_path, monkeypatch, capsys):
+    model = str(Path(__file__).parents[1] / "models" / "resnet8_digits.onnx")
+    monkeypatch.chdir(tmp_path)
+    if "{int8}" in line or "runs" in line:
+        assert (
+            main(["prune", model, "--no-train", "--macs", "90%", "--data", "digits", "-o", "a.onnx", "--report", "runs"]) == 0
+        )
+        capsys.readouterr()
+    words = line.format(model=model, int8="a.onnx", out="out").split()
+    code = main([*words, "--format", "json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert (found["format"], found["mcuprune"], found["command"], found["ok"]) == (1, __version__, words[0], True)
+
+
 def test_profile_goes_to_stdout_alone(net, capsys):
     assert main(["profile", net]) == 0
     out, err = capsys.readouterr()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcuprune import __version__
+from mcuprune import console
 from mcuprune.costs import resources
 from mcuprune.costs.resources import RESOURCES, Basis, Budget, Profile
 from mcuprune.graph import network
@@ -20,8 +20,6 @@ from mcuprune.train.tasks.metrics import Metric
 
 #: The file that says what is in a folder.
 DOCUMENT = "portfolio.json"
-#: Format 1, 2026: the first.
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -102,34 +100,32 @@ def document(portfolio: Made, *, model: str, mode: str, seed: int, basis: Basis,
     """The whole document as JSON values. bytes_in: of all files together, by their suffix."""
     front = pareto(portfolio.variants)
     variants = [{**entry, "pareto": entry["name"] in front} for entry in portfolio.variants]
-    return {
-        "format": FORMAT,
-        "mcuprune": __version__,
-        "command": "portfolio",
-        "ok": all(entry["ok"] for entry in variants),
-        "model": model,
-        "mode": mode,
-        "seed": seed,
+    return console.document(
+        "portfolio",
+        ok=all(entry["ok"] for entry in variants),
+        model=model,
+        mode=mode,
+        seed=seed,
         **report.models(basis),
-        "data": portfolio.data,
-        "test_examples": portfolio.test_examples,
-        "before": {
+        data=portfolio.data,
+        test_examples=portfolio.test_examples,
+        before={
             **report.profile_document(portfolio.before),
             "used": _used(portfolio.before, basis),
             "accuracy": None if portfolio.metric is None else portfolio.metric.accuracy,
         },
-        "variants": variants,
-        "flash": {"sum": sum(entry["total"]["flash"] for entry in variants), "files": dict(bytes_in)},
-        "sram": {"largest": max(entry["total"]["sram"] for entry in variants)},
-        "cost": {
+        variants=variants,
+        flash={"sum": sum(entry["total"]["flash"] for entry in variants), "files": dict(bytes_in)},
+        sram={"largest": max(entry["total"]["sram"] for entry in variants)},
+        cost={
             "seconds": round(portfolio.seconds, 1),
             "training_macs": portfolio.training_macs,
             "full_training_macs": portfolio.full_training_macs,
             "one_training_macs": portfolio.one_training_macs,
         },
-        "history": [dict(line) for line in portfolio.history],
-        "notes": list(portfolio.notes),
-    }
+        history=[dict(line) for line in portfolio.history],
+        notes=list(portfolio.notes),
+    )
 
 
 def _used(profile: Profile, basis: Basis) -> dict[str, int]:

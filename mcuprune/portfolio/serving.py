@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mcuprune import units
+from mcuprune.console import JSON_FORMAT
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
 from mcuprune.options import nearest
@@ -260,7 +261,7 @@ def _read(path: Path) -> tuple[dict[str, Variant], Mapping[str, int]]:
     place = path / manifest.DOCUMENT if path.is_dir() else path
     try:
         document = json.loads(place.read_bytes())
-        if document["command"] != "portfolio" or document["format"] != manifest.FORMAT:
+        if document["command"] != "portfolio" or document["format"] != JSON_FORMAT:
             raise ValueError(f"format {document['format']!r} of {document['command']!r}")
         whole = {name: int(value) for name, value in document["before"]["used"].items() if name in RESOURCES}
         entries = [dict(entry) for entry in document["variants"]]

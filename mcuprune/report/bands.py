@@ -1,6 +1,6 @@
 """``mcuprune bands``: one network, a limit or a number of bands, and what came of it.
 
-The plan comes from ``bandplan``; what is reported is measured on the network that is written. Where the limit is on the peak,
+The plan comes from ``bands.plan``; what is reported is measured on the network that is written. Where the limit is on the peak,
 nodes are written in the order of least peak; on the arena of TensorFlow Lite Micro, in the order of the bands.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import onnx
 
-from mcuprune import escape
+from mcuprune import console, escape
 from mcuprune.bands.integers import stored_again
 from mcuprune.bands.plan import BandPlanner, Plan, embedded_line, region_document
 from mcuprune.bands.rewrite import Choice
@@ -86,18 +86,19 @@ def written(banded: Banded) -> bytes:
 
 def document(banded: Banded) -> dict[str, Any]:
     """The answer as JSON values."""
-    return {
-        "path": banded.path,
-        "output": banded.output,
-        "ok": banded.ok,
-        "sram_model": banded.model,
-        "limit": banded.limit,
-        "before": numbers(banded.before),
-        "after": numbers(banded.after),
-        "regions": [region_document(choice) for choice in banded.choices],
-        "embedded": list(banded.embedded),
-        "endings": endings_document(banded.endings),
-    }
+    return console.document(
+        "bands",
+        ok=banded.ok,
+        path=banded.path,
+        output=banded.output,
+        sram_model=banded.model,
+        limit=banded.limit,
+        before=numbers(banded.before),
+        after=numbers(banded.after),
+        regions=[region_document(choice) for choice in banded.choices],
+        embedded=list(banded.embedded),
+        endings=endings_document(banded.endings),
+    )
 
 
 def numbers(measured: Measured) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from mcuprune import __version__
-from mcuprune.console import JSON_FORMAT
+from mcuprune import console
 from mcuprune.deploy.boards import Board
 from mcuprune.report.documents import dumped
 from mcuprune.report.tables import align
@@ -28,5 +27,4 @@ def boards_text(boards: Iterable[Board]) -> str:
 def boards_json(boards: Iterable[Board]) -> str:
     """Sizes in bytes, clocks in megahertz."""
     rows = [asdict(board) for board in boards]
-    document = {"format": JSON_FORMAT, "mcuprune": __version__, "command": "boards", "ok": True, "boards": rows}
-    return dumped(document)
+    return dumped(console.document("boards", ok=True, boards=rows))

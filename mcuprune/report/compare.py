@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mcuprune import __version__, escape, rerun, units
-from mcuprune.console import JSON_FORMAT
+from mcuprune import console, escape, rerun, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.report import charts, page
@@ -203,30 +202,23 @@ def html(runs: Sequence[Compared]) -> str:
 
 def json(runs: Sequence[Compared]) -> str:
     """One document, integers in base units."""
-    document = {
-        "format": JSON_FORMAT,
-        "mcuprune": __version__,
-        "command": "report",
-        "ok": all(run.ok for run in runs),
-        "runs": [
-            {
-                "name": run.name,
-                "path": run.path,
-                "model": run.model,
-                "written": run.written,
-                "ok": run.ok,
-                "method": run.method,
-                "seed": run.seed,
-                "total": dict(run.total),
-                "limits": dict(run.limits),
-                "metric": {"shown_as": run.figure_name, "before": run.before, "after": run.figure},
-                "cost": {"seconds": run.seconds, "training_macs": run.training_macs},
-            }
-            for run in runs
-        ],
-        "differences": differences(runs),
-    }
-    return dumped(document)
+    each = [
+        {
+            "name": run.name,
+            "path": run.path,
+            "model": run.model,
+            "written": run.written,
+            "ok": run.ok,
+            "method": run.method,
+            "seed": run.seed,
+            "total": dict(run.total),
+            "limits": dict(run.limits),
+            "metric": {"shown_as": run.figure_name, "before": run.before, "after": run.figure},
+            "cost": {"seconds": run.seconds, "training_macs": run.training_macs},
+        }
+        for run in runs
+    ]
+    return dumped(console.document("report", ok=all(run.ok for run in runs), runs=each, differences=differences(runs)))
 
 
 def _table(runs: Sequence[Compared]) -> list[list[str]]:
@@ -265,9 +257,7 @@ def _used(run: Compared, name: str) -> str:
 
 
 def _figure(run: Compared, value: float | None) -> str:
-    if value is None or not math.isfinite(value):
-        return ""
-    return f"{value:.1%}" if run.unit == "share" else f"{value:.4g}"
+    return "" if value is None or not math.isfinite(value) else units.figure(value, run.unit)
 
 
 def _value(value: Any) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mcuprune import __version__
-from mcuprune.console import JSON_FORMAT
+from mcuprune import console
 from mcuprune.costs.resources import Basis, Profile, Verdict
 from mcuprune.deploy.latency import Range
 from mcuprune.report.answers import Answer, Refused, Report, Row, table
@@ -20,19 +19,13 @@ _LAYER_KEYS = {"sram": "live"}
 
 def json(report: Report) -> str:
     """One document, integers in base units only."""
-    document = {
-        "format": JSON_FORMAT,
-        "mcuprune": __version__,
-        "command": report.command,
-        "ok": report.ok,
-        "models": [
-            {"path": answer.path, "ok": False, "error": {"kind": answer.kind, "message": answer.message}}
-            if isinstance(answer, Refused)
-            else _json(answer, report)
-            for answer in report.answers
-        ],
-    }
-    return dumped(document)
+    models = [
+        {"path": answer.path, "ok": False, "error": {"kind": answer.kind, "message": answer.message}}
+        if isinstance(answer, Refused)
+        else _json(answer, report)
+        for answer in report.answers
+    ]
+    return dumped(console.document(report.command, ok=report.ok, models=models))
 
 
 def dumped(document: Mapping[str, Any]) -> str:

@@ -7,11 +7,12 @@ people with any kind of colour blindness tell apart; every kind has a shape of i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, log10
 
 from mcuprune import escape
+from mcuprune.report.tables import html_table
 from mcuprune.report.width import LONGEST, elided
 
 _STYLE = """
@@ -43,7 +44,7 @@ figcaption{font-weight:600}
 .track .over{background:repeating-linear-gradient(45deg,#d55e00 0 6px,#8f3f00 6px 9px)}
 .track .limit{position:absolute;top:-.15rem;bottom:-.15rem;border-left:3px solid var(--ink)}
 .matrix td{text-align:right;padding:.1rem .35rem;border:1px solid var(--line)}
-svg{max-width:100%;height:auto}
+svg,img{max-width:100%;height:auto}
 svg text{fill:var(--ink);font:12px system-ui,sans-serif}
 svg .axis{stroke:var(--line);fill:none}
 svg .front{stroke:var(--soft);fill:none;stroke-width:1.5;stroke-dasharray:4 3}
@@ -67,6 +68,15 @@ def html(title: str, body: str) -> str:
         f"<title>{escape.markup(title)}</title><style>{_STYLE.replace(chr(10), '')}</style></head><body>\n"
         f"<h1>{named(title, LONGEST)}</h1>\n{wide}</body></html>\n"
     )
+
+
+def of_table(
+    title: str, table: Sequence[Sequence[str]], sides: Sequence[str], remarks: Iterable[str], pictures: str = ""
+) -> str:
+    """A page of one table, its head first, pictures and a list of remarks. pictures: HTML; the rest is escaped here."""
+    head, *rows = table
+    items = "".join(f"<li>{escape.markup(line)}</li>" for line in remarks)
+    return html(title, f"{html_table(head, sides, rows)}\n{pictures}<ul>{items}</ul>\n")
 
 
 def named(name: str, most: int = 40) -> str:

@@ -15,27 +15,21 @@ Document = Mapping[str, Any]
 
 def text(document: Document) -> str:
     """What ends a run."""
-    head, *rows = _table(document)
-    return (
-        "\n".join(escape.plain(line) for line in [*report.align([head, *rows], _sides(head)), "", *_remarks(document)]) + "\n"
-    )
+    table = _table(document)
+    return report.plain_page(table, _sides(table[0]), _remarks(document))
 
 
 def markdown(document: Document) -> str:
     """``portfolio.md``."""
-    head, *rows = _table(document)
-    lines = [f"# Portfolio of {escape.inline(document['model'])}", ""]
-    lines += report.markdown_table(head, list(_sides(head)), [[escape.inline(cell) for cell in row] for row in rows])
-    return "\n".join([*lines, "", *(f"* {escape.inline(line)}" for line in _remarks(document))]) + "\n"
+    table = _table(document)
+    return report.markdown_page(f"Portfolio of {document['model']}", table, _sides(table[0]), _remarks(document))
 
 
 def html(document: Document) -> str:
     """``portfolio.html``: one page that needs nothing else."""
-    head, *rows = _table(document)
+    table = _table(document)
     pictures = "".join(_figure(document, name, resource) for name, resource in _known(document).items())
-    remarks = "".join(f"<li>{escape.markup(line)}</li>" for line in _remarks(document))
-    body = f"{report.html_table(head, _sides(head), rows)}\n{pictures}<ul>{remarks}</ul>\n"
-    return page.html(f"Portfolio of {document['model']}", body)
+    return page.of_table(f"Portfolio of {document['model']}", table, _sides(table[0]), _remarks(document), pictures)
 
 
 def _known(document: Document) -> dict[str, Resource]:
@@ -57,13 +51,12 @@ def _table(document: Document) -> list[list[str]]:
     figure = document["variants"][0]["metric"]
     rows = [["variant", f"{figure['title']} (int8)", *titles, "Pareto", ""]]
     for entry in document["variants"]:
-        value = entry["metric"]["int8"]
         costs = [units.show(entry["used"][name], resource.unit) for name, resource in resources.items()]
         over = [f"{RESOURCES[name].title} over" for name, limit in entry["limits"].items() if not limit["ok"]]
         rows.append(
             [
                 entry["name"],
-                f"{value:.1%}" if figure["unit"] == "share" else f"{value:.4g}",
+                units.figure(entry["metric"]["int8"], figure["unit"]),
                 *costs,
                 "yes" if entry["pareto"] else "",
                 "fits" if entry["ok"] else f"DOES NOT FIT: {', '.join(over)}",

@@ -32,7 +32,9 @@ from mcuprune.report.pictures import svg as svg
 from mcuprune.report.plain import text as text
 from mcuprune.report.tables import align as align
 from mcuprune.report.tables import html_table as html_table
+from mcuprune.report.tables import markdown_page as markdown_page
 from mcuprune.report.tables import markdown_table as markdown_table
+from mcuprune.report.tables import plain_page as plain_page
 from mcuprune.report.wording import both as both
 from mcuprune.report.wording import hint as hint
 from mcuprune.report.wording import in_words as in_words

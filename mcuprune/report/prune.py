@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mcuprune import __version__, escape, options, places, rerun, units
+from mcuprune import console, escape, options, places, rerun, units
 from mcuprune.bands.plan import region_document
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.notebook import draws
@@ -26,61 +26,56 @@ from mcuprune.train.request import AT_INIT
 from mcuprune.train.task import Step
 from mcuprune.train.tasks.metrics import Metric
 
-#: Format 1, 2026: the first.
-FORMAT = 1
-
 
 def document(result: Result) -> dict[str, Any]:
     """The outcome as JSON values: integers in base units, accuracies as shares of 1, None where there was no data."""
     request = result.request
-    return {
-        "format": FORMAT,
-        "mcuprune": __version__,
-        "command": "prune",
-        "ok": result.ok,
-        "seed": request.seed,
-        "method": request.method if request.train or request.method == AT_INIT else "no-train",
-        "options": options.document(request),
-        "training": _training(result.training) if result.training else None,
+    return console.document(
+        "prune",
+        ok=result.ok,
+        seed=request.seed,
+        method=request.method if request.train or request.method == AT_INIT else "no-train",
+        options=options.document(request),
+        training=_training(result.training) if result.training else None,
         **report.models(request.basis),
-        "weight_bits": request.weight_bits if request.int8 else None,
-        "data": result.data,
-        "preprocessing": None if result.preprocessing is None else result.preprocessing.document(),
-        "test_examples": result.test_examples,
-        "budget": dict(result.budget.limits),
-        "limits": {
+        weight_bits=request.weight_bits if request.int8 else None,
+        data=result.data,
+        preprocessing=None if result.preprocessing is None else result.preprocessing.document(),
+        test_examples=result.test_examples,
+        budget=dict(result.budget.limits),
+        limits={
             name: {"used": used, "limit": result.budget.limits[name], "ok": used <= result.budget.limits[name]}
             for name, used in result.verdict.used.items()
         },
-        "before": {**report.profile_document(result.before), "accuracy": result.accuracy},
-        "after": {
+        before={**report.profile_document(result.before), "accuracy": result.accuracy},
+        after={
             **report.profile_document(result.after),
             "accuracy_float": result.accuracy_float,
             "accuracy_int8": result.accuracy_int8,
             "accuracy_int8_default_session": result.accuracy_int8_default_session,
         },
-        "metric": _metric(result.figures) if result.figures else None,
-        "classes": list(result.classes) or None,
-        "bisection": None if result.bisection is None else _bisection(result.bisection),
-        "groups": [
+        metric=_metric(result.figures) if result.figures else None,
+        classes=list(result.classes) or None,
+        bisection=None if result.bisection is None else _bisection(result.bisection),
+        groups=[
             {"name": group.name, "before": group.before, "after": group.after, "kept": list(group.kept)}
             for group in result.groups
         ],
-        "sensitivity": result.sensitivity.document() if result.sensitivity else None,
-        "history": [step_document(step) for step in result.history],
-        "cost": {
+        sensitivity=result.sensitivity.document() if result.sensitivity else None,
+        history=[step_document(step) for step in result.history],
+        cost={
             "seconds": round(result.seconds, 1),
             "training_macs": result.training_macs,
             "full_training_macs": result.full_training_macs,
             "data_wait": _waited(result),
         },
-        "notes": list(result.notes),
-        "int8_layers": None if result.int8_layers is None else result.int8_layers.document(),
-        "bands": None if result.bands is None else _bands(result.bands),
-        "confusion": answered.confusion(result.figures) if result.figures else None,
-        "changed": answered.changed(result.figures) if result.figures else None,
-        rerun.KEY: rerun.record(result),
-    }
+        notes=list(result.notes),
+        int8_layers=None if result.int8_layers is None else result.int8_layers.document(),
+        bands=None if result.bands is None else _bands(result.bands),
+        confusion=answered.confusion(result.figures) if result.figures else None,
+        changed=answered.changed(result.figures) if result.figures else None,
+        **{rerun.KEY: rerun.record(result)},
+    )
 
 
 def _bands(bands: Bands) -> dict[str, Any]:
@@ -167,68 +162,68 @@ def step_document(step: Step) -> dict[str, Any]:
     }
 
 
-def write(document: Mapping[str, Any]) -> str:
-    """The document as ``report.json`` holds it."""
-    return report.dumped(document)
+def write(content: Mapping[str, Any]) -> str:
+    """What ``document`` gives, as ``report.json`` holds it."""
+    return report.dumped(content)
 
 
-def save(document: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path, Path]:
+def save(content: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path, Path]:
     """Write ``report.json``, ``report.md`` and ``report.html``; returns their paths. Raises OutputError."""
     written = {"report.json": write, "report.md": markdown, "report.html": prune_page.html}
     json, readable, shown = (Path(folder) / name for name in written)
     for path, drawn in zip((json, readable, shown), written.values(), strict=True):
-        places.write_bytes(drawn(document).encode("utf-8", "backslashreplace"), path)
+        places.write_bytes(drawn(content).encode("utf-8", "backslashreplace"), path)
     return json, readable, shown
 
 
-def text(document: Mapping[str, Any]) -> str:
+def text(content: Mapping[str, Any]) -> str:
     """The table that ends a run."""
-    paths = (escape.plain(document[when]["path"]) for when in ("before", "after"))
-    lines = [f"{' -> '.join(paths)}: {'fits' if document['ok'] else 'DOES NOT FIT'}", ""]
-    lines += report.align(table(document), "<>>>>>")
-    if document.get("bisection"):
-        lines += ["", *report.align(stages(document), "<>>>>")]
-    lines += ["", *map(escape.plain, remarks(document))]
+    paths = (escape.plain(content[when]["path"]) for when in ("before", "after"))
+    lines = [f"{' -> '.join(paths)}: {'fits' if content['ok'] else 'DOES NOT FIT'}", ""]
+    lines += report.align(table(content), "<>>>>>")
+    if content.get("bisection"):
+        lines += ["", *report.align(stages(content), "<>>>>")]
+    lines += ["", *map(escape.plain, remarks(content))]
     return "\n".join(lines) + "\n"
 
 
-def markdown(document: Mapping[str, Any]) -> str:
+def markdown(content: Mapping[str, Any]) -> str:
     """``report.md``."""
-    head, *rows = table(document)
+    head, *rows = table(content)
     lines = [
-        f"# {escape.inline(document['before']['path'])}",
+        f"# {escape.inline(content['before']['path'])}",
         "",
-        f"Pruned to {escape.code(document['after']['path'])}: {'fits' if document['ok'] else '**does not fit**'}.",
+        f"Pruned to {escape.code(content['after']['path'])}: {'fits' if content['ok'] else '**does not fit**'}.",
         "",
     ]
     lines += report.markdown_table(head, ["<", ">", ">", ">", ">", ">"], rows)
-    if document.get("bisection"):
-        head, *rows = stages(document)
+    if content.get("bisection"):
+        head, *rows = stages(content)
         lines += ["", "## Budgets that were tried", "", *report.markdown_table(head, ["<", ">", ">", ">", "<"], rows)]
-    lines += ["", *(f"* {escape.inline(line)}" for line in remarks(document)), ""]
+    lines += ["", *(f"* {escape.inline(line)}" for line in remarks(content)), ""]
     lines += ["## Groups of channels", ""]
-    groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in document["groups"]]
+    groups = [[escape.code(g["name"]), str(g["before"]), str(g["after"])] for g in content["groups"]]
     lines += report.markdown_table(["group", "before", "after"], ["<", ">", ">"], groups)
-    if document["sensitivity"]:
-        lines += ["", "## Sensitivity", "", *curves.markdown(document["sensitivity"])]
-    if noise := layer_noise.markdown(document):
+    if content["sensitivity"]:
+        lines += ["", "## Sensitivity", "", *curves.markdown(content["sensitivity"])]
+    if noise := layer_noise.markdown(content):
         lines += ["", *noise]
     lines += ["", "## Options", ""]
-    asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in document["options"].items() if value is not None]
+    asked = [[escape.code(name), escape.inline(f"{value}")] for name, value in content["options"].items() if value is not None]
     lines += report.markdown_table(["option", "value"], ["<", "<"], asked)
-    if document["training"]:
+    if content["training"]:
         lines += ["", "## Training", ""]
-        settings = dict(document["training"])
+        settings = dict(content["training"])
         settings |= settings.pop("versions")
         said = [
             [name.replace("_", " "), "" if value is None else escape.inline(f"{value}")] for name, value in settings.items()
         ]
         lines += report.markdown_table(["setting", "value"], ["<", "<"], said)
-    evaluated = [step for step in document["history"] if score(step) is not None]
+    evaluated = [step for step in content["history"] if score(step) is not None]
     if evaluated:
         known = [name for name in RESOURCES if name in evaluated[0]]
         titles = [RESOURCES[name].title for name in known]
-        figure = f"{(task_of(document) or {})['shown_as']} (validation)"
+        figure = f"{(task_of(content) or {})['shown_as']} (validation)"
         head = ["phase", "epoch", "training MACs", "loss", *titles, figure]
         lines += ["", "## History", ""]
         lines += report.markdown_table(
@@ -241,7 +236,7 @@ def markdown(document: Mapping[str, Any]) -> str:
                     units.show(step.get("training_macs", 0), "count"),
                     f"{step['loss']:.4f}",
                     *(units.show(step[name], RESOURCES[name].unit) for name in known),
-                    shown(task_of(document) or {}, score(step)),
+                    shown(task_of(content) or {}, score(step)),
                 ]
                 for step in evaluated
             ],

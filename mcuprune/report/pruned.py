@@ -151,9 +151,7 @@ def score(step: Mapping[str, Any]) -> float | None:
 
 def shown(metric: Mapping[str, Any], value: float | None) -> str:
     """A figure of the task for people."""
-    if value is None:
-        return ""
-    return f"{value:.1%}" if metric["unit"] == "share" else f"{value:.4g}"
+    return "" if value is None else units.figure(value, metric["unit"])
 
 
 def _beside(metric: Mapping[str, Any]) -> list[str]:

@@ -16,28 +16,21 @@ DOCUMENT = "sweep.json"
 
 def text(outcome: Outcome) -> str:
     """What ends a sweep."""
-    head, *rows = _table(outcome)
-    lines = report.align([head, *rows], _sides(head))
-    lines += ["", *_remarks(outcome)]
-    return "\n".join(escape.plain(line) for line in lines) + "\n"
+    table = _table(outcome)
+    return report.plain_page(table, _sides(table[0]), _remarks(outcome))
 
 
 def markdown(outcome: Outcome) -> str:
     """``sweep.md``."""
-    head, *rows = _table(outcome)
-    lines = [f"# Sweep of {escape.inline(outcome.model)}", ""]
-    lines += report.markdown_table(head, list(_sides(head)), [[escape.inline(cell) for cell in row] for row in rows])
-    lines += ["", *(f"* {escape.inline(line)}" for line in _remarks(outcome))]
-    return "\n".join(lines) + "\n"
+    table = _table(outcome)
+    return report.markdown_page(f"Sweep of {outcome.model}", table, _sides(table[0]), _remarks(outcome))
 
 
 def html(outcome: Outcome) -> str:
     """``sweep.html``: one page that needs nothing else."""
-    head, *rows = _table(outcome)
+    table = _table(outcome)
     pictures = "".join(_figure(outcome, name, resource) for name, resource in _known(outcome).items())
-    remarks = "".join(f"<li>{escape.markup(line)}</li>" for line in _remarks(outcome))
-    body = f"{report.html_table(head, _sides(head), rows)}\n{pictures}<ul>{remarks}</ul>\n"
-    return page.html(f"Sweep of {outcome.model}", body)
+    return page.of_table(f"Sweep of {outcome.model}", table, _sides(table[0]), _remarks(outcome), pictures)
 
 
 def _table(outcome: Outcome) -> list[list[str]]:

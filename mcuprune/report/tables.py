@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mcuprune import escape
 
@@ -30,3 +30,15 @@ def html_table(head: Sequence[str], sides: Sequence[str], rows: Sequence[Sequenc
         return "<tr>" + "".join(f"<{kind}>{escape.markup(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True)) + "</tr>"
 
     return "<table>\n" + "\n".join([line(head, "th"), *(line(row, "td") for row in rows)]) + "\n</table>"
+
+
+def plain_page(table: Sequence[Sequence[str]], sides: Sequence[str], remarks: Iterable[str]) -> str:
+    """A table and remarks below it as plain text. table: its head first; all is escaped here, as in the following."""
+    return "\n".join(map(escape.plain, [*align(table, sides), "", *remarks])) + "\n"
+
+
+def markdown_page(title: str, table: Sequence[Sequence[str]], sides: Sequence[str], remarks: Iterable[str]) -> str:
+    """A title, a table and a list of remarks as markdown."""
+    head, *rows = table
+    lines = markdown_table(head, sides, [[escape.inline(cell) for cell in row] for row in rows])
+    return "\n".join([f"# {escape.inline(title)}", "", *lines, "", *(f"* {escape.inline(line)}" for line in remarks)]) + "\n"

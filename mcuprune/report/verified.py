@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mcuprune import escape
+from mcuprune import console, escape
 from mcuprune.deploy.tflite import Port
 from mcuprune.run import layerwise, runners
 from mcuprune.run.verification import MAX_LSB, MIN_AGREEMENT, Compared, Verification
@@ -16,14 +16,13 @@ def document(verified: Verification) -> dict[str, Any]:
     """The verification as JSON; sizes in bytes, shares of 1."""
     operators = [operator for operator, _ in verified.converted.operators]
     memory = verified.memory
-    return {
-        "format": 1,
-        "command": "verify",
-        "ok": verified.ok,
-        "path": verified.path,
-        "examples": dict(verified.examples),
-        "limits": {"max_lsb": MAX_LSB, "layer_max_lsb": layerwise.MAX_LSB, "agreement": MIN_AGREEMENT},
-        "runtimes": {
+    return console.document(
+        "verify",
+        ok=verified.ok,
+        path=verified.path,
+        examples=dict(verified.examples),
+        limits={"max_lsb": MAX_LSB, "layer_max_lsb": layerwise.MAX_LSB, "agreement": MIN_AGREEMENT},
+        runtimes={
             "onnxruntime": None
             if verified.onnxruntime is None
             else {
@@ -34,7 +33,7 @@ def document(verified: Verification) -> dict[str, Any]:
             },
             **{compared.key: _compared(compared) for compared in verified.runtimes},
         },
-        "arena": {
+        arena={
             "predicted": memory.predicted,
             "measured": memory.measured,
             "head_predicted": memory.head_predicted,
@@ -43,15 +42,15 @@ def document(verified: Verification) -> dict[str, Any]:
             "pointer_bytes": memory.pointer_bytes,
             "predicted_same_pointers": memory.same_pointers,
         },
-        "tflite": {
+        tflite={
             "bytes": len(verified.converted.content),
             "operators": {name: operators.count(name) for name in sorted(set(operators))},
         },
-        "inputs": [_port(port) for port in verified.converted.inputs],
-        "outputs": [_port(port) for port in verified.converted.outputs],
-        "diverges_at": next((c.diverges_at for c in verified.runtimes if c.diverges_at is not None), None),
-        "notes": list(verified.notes),
-    }
+        inputs=[_port(port) for port in verified.converted.inputs],
+        outputs=[_port(port) for port in verified.converted.outputs],
+        diverges_at=next((c.diverges_at for c in verified.runtimes if c.diverges_at is not None), None),
+        notes=list(verified.notes),
+    )
 
 
 def _metric(metric: Metric | None) -> dict[str, Any] | None:
@@ -102,15 +101,15 @@ def _compared(compared: Compared) -> dict[str, Any]:
     }
 
 
-def text(document: Mapping[str, Any]) -> str:
-    """The document for people: a table for each runtime, then memory and the verdict."""
-    counts = " + ".join(f"{count} {name}" for name, count in document["examples"].items())
-    reference = document["runtimes"]["onnxruntime"]
-    said = f"{document['path']}, {counts} examples"
+def text(content: Mapping[str, Any]) -> str:
+    """What ``document`` gives, for people: a table for each runtime, then memory and the verdict."""
+    counts = " + ".join(f"{count} {name}" for name, count in content["examples"].items())
+    reference = content["runtimes"]["onnxruntime"]
+    said = f"{content['path']}, {counts} examples"
     if reference is not None:
         said += f", against onnxruntime {reference['version']}{_right(reference)}"
     lines = [said]
-    for runtime in [shown for key, shown in document["runtimes"].items() if key != "onnxruntime"]:
+    for runtime in [shown for key, shown in content["runtimes"].items() if key != "onnxruntime"]:
         lines += ["", f"{runtime['name']} {runtime['version']}{_right(runtime)}"]
         rows = [("max LSB", "exact", "same class", "95 % interval", "output")] if runtime["outputs"] else []
         for output in runtime["outputs"]:
@@ -122,23 +121,23 @@ def text(document: Mapping[str, Any]) -> str:
             lines.append(f"{runtime['layer_max_lsb']:>9}  in any of {runtime['layers']} layers, given the same inputs")
     lines += [
         "",
-        *_memory_lines(document["arena"]),
-        f"{document['tflite']['bytes']:>9,} bytes of .tflite, {sum(document['tflite']['operators'].values())} operators",
-        *(f"note: {note}" for note in document["notes"]),
+        *_memory_lines(content["arena"]),
+        f"{content['tflite']['bytes']:>9,} bytes of .tflite, {sum(content['tflite']['operators'].values())} operators",
+        *(f"note: {note}" for note in content["notes"]),
         "",
-        _verdict(document),
+        _verdict(content),
     ]
     return "\n".join(map(escape.plain, lines)) + "\n"
 
 
-def _verdict(document: Mapping[str, Any]) -> str:
+def _verdict(content: Mapping[str, Any]) -> str:
     """The last line."""
-    if document["runtimes"]["onnxruntime"] is not None:
+    if content["runtimes"]["onnxruntime"] is not None:
         equal = "EQUAL: as onnxruntime computes it, but for rounding"
-        return equal if document["ok"] else "DIFFERS: not what onnxruntime computes"
-    if not document["ok"]:
+        return equal if content["ok"] else "DIFFERS: not what onnxruntime computes"
+    if not content["ok"]:
         return "DIFFERS: runtimes don't agree, or its arena is larger than predicted"
-    several = sum(runtime is not None for runtime in document["runtimes"].values()) > 1
+    several = sum(runtime is not None for runtime in content["runtimes"].values()) > 1
     return f"RUNS: in the arena that is predicted{', equally in all runtimes' if several else ''}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from mcuprune import console
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.sweep.executors import Ended
@@ -139,15 +140,14 @@ def finished(run: Run, ended: Ended | None) -> Finished:
 
 def document(outcome: Outcome) -> dict[str, Any]:
     """The outcome as JSON values: ``sweep.json``."""
-    return {
-        "format": 1,
-        "command": "sweep",
-        "ok": outcome.ok and not outcome.refused,
-        "model": outcome.model,
-        "runs": [_run(run) for run in outcome.runs],
-        "cells": [_cell(cell, runs) for cell, runs in outcome.cells().items()],
-        "fronts": {name: [run.run.name for run in outcome.front(name)] for name in RESOURCES},
-    }
+    return console.document(
+        "sweep",
+        ok=outcome.ok and not outcome.refused,
+        model=outcome.model,
+        runs=[_run(run) for run in outcome.runs],
+        cells=[_cell(cell, runs) for cell, runs in outcome.cells().items()],
+        fronts={name: [run.run.name for run in outcome.front(name)] for name in RESOURCES},
+    )
 
 
 def _run(run: Finished) -> dict[str, Any]:

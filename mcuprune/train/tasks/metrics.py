@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mcuprune import units
+
 Array = np.ndarray[Any, Any]
 
 #: The most frequent class of uneven data has more than this many times its even share of the examples.
@@ -62,7 +64,7 @@ class Metric:
 
     def shown(self) -> str:
         """The figure for people."""
-        return f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.4g}"
+        return units.figure(self.value, self.unit)
 
 
 class Tally(ABC):
