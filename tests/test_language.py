@@ -25,7 +25,7 @@ def vague(tree: ast.AST) -> list[str]:
             given.append((node.lineno, node.arg))
         elif isinstance(node, Definition):
             given.append((node.lineno, node.name))
-    return [f"line {line}: {name}" for line, name in given if name in VAGUE]
+    return [f"line {line}: {name}" for line, name in given if name.lower() in VAGUE]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -36,6 +36,7 @@ def test_names_say_what_they_hold(module):
 def test_a_vague_name_is_found():
     assert vague(ast.parse("def f(one, other):\n    return [made for made in other if (got := made)]")) != []
     assert vague(ast.parse("def f(*, found): ...")) == ["line 1: found"]
+    assert vague(ast.parse("class Made: ...")) == ["line 1: Made"]
     assert vague(ast.parse("def one(self):\n    self.found: int = 3")) == ["line 1: one", "line 2: found"]
     assert not vague(ast.parse("f(found=1).one"))
 

@@ -15,7 +15,7 @@ from mcuprune.errors import UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.portfolio import manifest
-from mcuprune.portfolio.manifest import Made
+from mcuprune.portfolio.manifest import Networks
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.sweep.executors import Executor
 from mcuprune.sweep.grid import NETWORK, Cell, Run
@@ -28,7 +28,7 @@ OnRun = Callable[[Finished, int], None]
 
 def make(
     request: Request, variants: Sequence[Variant], folder: Path, words: Sequence[str], executor: Executor, on_run: OnRun
-) -> Made:
+) -> Networks:
     """Prune for each variant, and write ``NAME.onnx`` of every one into ``folder``; the runs' own files are in ``runs/``.
 
     words: of ``mcuprune prune``, that every run gets. With ``request.resume`` finished runs are kept, and interrupted ones go
@@ -49,7 +49,7 @@ def make(
         if (error := done[run.name].error) is not None or done[run.name].report is None:
             said = error[1] if error is not None else f"left no report in {run.folder}"
             raise UsageError(f"variant {run.name}: {said}")
-    return _made(request, [done[run.name] for run in runs], folder, started)
+    return _networks(request, [done[run.name] for run in runs], folder, started)
 
 
 def _run(request: Request, variant: Variant, folder: Path, words: Sequence[str]) -> Run:
@@ -60,7 +60,7 @@ def _run(request: Request, variant: Variant, folder: Path, words: Sequence[str])
     return Run(variant.name, Cell(limits, request.method), request.seed, place, ("prune", request.model, *words, *own, *last))
 
 
-def _made(request: Request, runs: Sequence[Finished], folder: Path, started: float) -> Made:
+def _networks(request: Request, runs: Sequence[Finished], folder: Path, started: float) -> Networks:
     reports: list[Mapping[str, Any]] = [run.report for run in runs if run.report is not None]
     entries = []
     for run, report in zip(runs, reports, strict=True):
@@ -75,7 +75,7 @@ def _made(request: Request, runs: Sequence[Finished], folder: Path, started: flo
     original = network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
-    return Made(
+    return Networks(
         variants=entries,
         before=resources.profile(original, request.basis),
         metric=None,

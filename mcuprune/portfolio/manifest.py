@@ -23,8 +23,8 @@ DOCUMENT = "portfolio.json"
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a road has made. variants: entries of the document, as ``measured`` gives them.
+class Networks:
+    """A portfolio's networks, and what making them took. variants: entries of the document, as ``measured`` gives them.
 
     before: the network as it came; metric: its own figure. one_training_macs: of one training of the whole network, as long
     as this was to be; None where that isn't known. full_training_macs: of the steps that were taken, at full width.
@@ -96,7 +96,9 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def document(portfolio: Made, *, model: str, mode: str, seed: int, basis: Basis, bytes_in: Mapping[str, int]) -> dict[str, Any]:
+def document(
+    portfolio: Networks, *, model: str, mode: str, seed: int, basis: Basis, bytes_in: Mapping[str, int]
+) -> dict[str, Any]:
     """The whole document as JSON values. bytes_in: of all files together, by their suffix."""
     front = pareto(portfolio.variants)
     variants = [{**entry, "pareto": entry["name"] in front} for entry in portfolio.variants]

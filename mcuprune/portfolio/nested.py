@@ -21,7 +21,7 @@ from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
 from mcuprune.portfolio import manifest
-from mcuprune.portfolio.manifest import Made
+from mcuprune.portfolio.manifest import Networks
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.report.prune import step_document
 from mcuprune.train.checkpoint import Checkpoint
@@ -67,7 +67,7 @@ class Family:
 Train = Callable[[Family, pruning.Record], tuple[Sequence[Candidate], Mapping[str, int]]]
 
 
-def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: OnStep, train: Train) -> Made:
+def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: OnStep, train: Train) -> Networks:
     """Train once, and write ``NAME.onnx`` of every variant into ``folder``.
 
     request: what all have in common; its limits and output don't count. train: ``nested``, or ``sparse.sparse``.
@@ -91,7 +91,7 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
         _written(family, index, candidate, state, steps[index], record)
         for index, (candidate, state) in enumerate(zip(candidates, states, strict=True))
     ]
-    portfolio = Made(
+    portfolio = Networks(
         variants=[entry for entry, _ in entries],
         before=run.before,
         metric=run.metric,

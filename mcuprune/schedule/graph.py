@@ -57,7 +57,13 @@ class Schedule:
     @property
     def peak_steps(self) -> tuple[Step, ...]:
         """Every step that needs the peak: the peak only falls if all of them do."""
-        return tuple(step for step in self.steps if step.bytes == self.peak)
+        return neediest(self.steps)
+
+
+def neediest(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """All of these steps that need most bytes."""
+    most = max((step.bytes for step in steps), default=0)
+    return tuple(step for step in steps if step.bytes == most)
 
 
 def widest(graph: Graph, sizes: Sequence[int]) -> tuple[Step, ...]:
@@ -72,8 +78,7 @@ def widest(graph: Graph, sizes: Sequence[int]) -> tuple[Step, ...]:
         if len(op.outputs) == 1 and any(sizes[buffer] == sizes[op.outputs[0]] for buffer in op.in_place):
             buffers = op.inputs
         steps.append(Step(index, sum(sizes[buffer] for buffer in buffers), buffers))
-    most = max((step.bytes for step in steps), default=0)
-    return tuple(step for step in steps if step.bytes == most)
+    return neediest(steps)
 
 
 def max_in_out(graph: Graph) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mcuprune.schedule.graph import Graph, Op, Schedule, Step, max_in_out, widest
+from mcuprune.schedule.graph import Graph, Op, Schedule, Step, max_in_out, neediest, widest
 from mcuprune.schedule.solver import solve
 from mcuprune.schedule.structure import Profile, Structure
 
@@ -48,9 +48,7 @@ class InOrder:
 
     def peak_steps(self, sizes: Sequence[int]) -> tuple[Step, ...]:
         """Every step that needs most at these sizes, bytes of each buffer."""
-        steps = self._profile.steps(sizes)
-        most = max((step.bytes for step in steps), default=0)
-        return tuple(step for step in steps if step.bytes == most)
+        return neediest(self._profile.steps(sizes))
 
 
 class Planner:

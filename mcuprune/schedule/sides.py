@@ -8,7 +8,8 @@ from typing import TypeAlias
 from mcuprune.schedule.cut import UNBOUNDED, Effort
 from mcuprune.schedule.structure import Costs, members
 
-# Operators moved, most bytes needed on the way, bytes alive after it, operators run after it.
+#: Operators moved, most bytes needed on the way, bytes alive after it, operators run after it: a tuple without names, for a
+#: search makes so many of them that names would cost a fifth of its time. Read it by unpacking.
 Move: TypeAlias = tuple[tuple[int, ...], int, int, int]
 
 
@@ -112,26 +113,30 @@ class Side:
         self.effort.left -= looks
         for move in chains:
             lowest = self.valley(move, key + 1, live)
-            if lowest[2] <= live:
+            _, _, least, _ = lowest
+            if least <= live:
                 return lowest, []
         return None, moves
 
     def valley(self, first: Move, ceiling: int, enough: int = -1) -> Move:
         """A move drawn out, each operator needing the one before it, to where the fewest (or ``enough``) bytes are alive."""
         ops, highest, live, done = lowest = first
+        least = live
         while live > enough:
             following: Move | None = None
+            fewest = UNBOUNDED
             for v in members(self.opened(ops[-1], done)):
                 self.effort.left -= 3
                 moved = self.move(v, done, live)
-                if moved[1] < ceiling and (following is None or moved[2] < following[2]):
-                    following = moved
+                _, need, after, _ = moved
+                if need < ceiling and after < fewest:
+                    following, fewest = moved, after
             if following is None:
                 break
             last, need, live, done = following
             ops, highest = ops + last, max(highest, need)
-            if live <= lowest[2]:
-                lowest = (ops, highest, live, done)
+            if live <= least:
+                lowest, least = (ops, highest, live, done), live
         return lowest
 
 

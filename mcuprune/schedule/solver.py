@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple
 
 from mcuprune.schedule.cut import UNBOUNDED, Cut, Effort
 from mcuprune.schedule.graph import Schedule
@@ -18,8 +18,28 @@ _WORK_PER_CPU_SECOND = 2_000_000
 # Sets are ints of one bit for each operator: with more operators than this a look takes longer, and a beam over all of them
 # spends the effort without reaching the other end.
 _MANY_OPS = 1000
-# Peak so far, bytes alive, operators run, operators that can move, what came before, operators moved last.
-_Trail: TypeAlias = "tuple[int, int, int, int, _Trail | None, tuple[int, ...]]"
+
+
+class _Trail(NamedTuple):
+    """A way to a state: its peak, bytes alive at its end, operators run by then, and those that can move there.
+
+    last: operators of its last move. before: the way before that; None at the end of a span.
+    """
+
+    peak: int
+    live: int
+    done: int
+    ready: int
+    before: _Trail | None = None
+    last: tuple[int, ...] = ()
+
+    def ops(self) -> list[int]:
+        """All operators moved, in their order."""
+        pieces, trail = [self.last], self.before
+        while trail is not None:
+            pieces.append(trail.last)
+            trail = trail.before
+        return [v for ops in reversed(pieces) for v in ops]
 
 
 @dataclass(slots=True)
@@ -114,31 +134,25 @@ class Solver:
             if span.peak <= self.lower:
                 return
             side = direction(self.costs, self.effort, span.low, span.high, self.lower)
-            front: list[_Trail] = [(self.lower, side.home_live, side.home, side.ready(side.home), None, ())]
+            front: list[_Trail] = [_Trail(self.lower, side.home_live, side.home, side.ready(side.home))]
             reached: set[int] = set()
             while front and self.effort.left > 0:
                 following: dict[tuple[int, int], _Trail] = {}
                 for trail in front:
-                    peak, live, done, ready, _, _ = trail
-                    move, moves = side.forced(done, live, ready, peak, span.peak)
+                    move, moves = side.forced(trail.done, trail.live, trail.ready, trail.peak, span.peak)
                     choices = (move,) if move else (*moves, *(side.valley(first, span.peak) for first in moves))
                     for ops, need, after, state in choices:
-                        highest = max(peak, need)
+                        highest = max(trail.peak, need)
                         # States that differ in neither number are mostly alike; keeping one leaves room for others.
                         if state in reached or (highest, after) in following:
                             continue
                         reached.add(state)
-                        following[highest, after] = (highest, after, state, side.after(ops, state, ready), trail, ops)
+                        ready = side.after(ops, state, trail.ready)
+                        following[highest, after] = _Trail(highest, after, state, ready, trail, ops)
                 front = [following[key] for key in sorted(following)[:width]]
                 for trail in front:
-                    if trail[2] == side.goal:
-                        pieces = []
-                        last: _Trail | None = trail
-                        while last is not None:
-                            pieces.append(last[5])
-                            last = last[4]
-                        order = [v for ops in reversed(pieces) for v in ops]
-                        self._improve(span, order if direction is Upward else order[::-1])
+                    if trail.done == side.goal:
+                        self._improve(span, trail.ops() if direction is Upward else trail.ops()[::-1])
 
     def _rebuild_windows(self, length: int, width: int) -> None:
         """Beams over the ``length`` operators around the neediest step of the worst span, time after time while that helps."""
@@ -304,17 +318,18 @@ class Solver:
                 move, moves = side.forced(done, live, ready, key, span.peak)
                 if move is None or not side.record(done, move, key):
                     break
-                ready = side.after(move[0], move[3], ready)
-                _, _, live, done = move
+                ops, _, live, done = move
+                ready = side.after(ops, done, ready)
             if move is not None:
                 continue
             for move in moves:
-                peak = max(move[1], key)
+                ops, need, _, state = move
+                peak = max(need, key)
                 if not side.record(done, move, peak):
                     continue
-                side.push(move, side.after(move[0], move[3], ready), peak)
-                if move[3] in other.peaks and max(peak, other.peaks[move[3]]) < span.peak:
-                    self._improve(span, up.path(move[3]) + down.path(move[3])[::-1])
+                side.push(move, side.after(ops, state, ready), peak)
+                if state in other.peaks and max(peak, other.peaks[state]) < span.peak:
+                    self._improve(span, up.path(state) + down.path(state)[::-1])
         return [span]
 
     def _commit(self, span: Span, side: Side, state: int, live: int) -> list[Span]:

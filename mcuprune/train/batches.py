@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Made:
+class Batch:
     """This rank's part of a batch.
 
     chosen: indices (part,) of its examples. inputs: an array (part, ...) for each input of the network.
@@ -77,7 +77,7 @@ class Batches:
     def __init__(self, train: Split, augment: Augment | None, mixup: float = 0.0) -> None:
         self._train, self._augment, self._mixup = train, augment, mixup
         self._ahead = augment is not None or any(isinstance(column, Lazy) for column in train.inputs)
-        self._coming: Iterator[Made] | None = None
+        self._coming: Iterator[Batch] | None = None
         self.waiting = Waiting()
 
     def start(self, order: Array, first: int, batch: int, random: np.random.Generator) -> None:
@@ -87,38 +87,38 @@ class Batches:
         chosen = [order[start : start + batch] for start in range(first * batch, len(order) - batch + 1, batch)]
         self._coming = self._threaded(chosen, random) if self._ahead else self._plain(chosen, random)
 
-    def next(self) -> Made:
+    def next(self) -> Batch:
         """Indices of the next examples, and each input of them."""
         assert self._coming is not None
         return self.waiting.fetch(lambda: next(self._coming))  # type: ignore[no-any-return,arg-type]
 
-    def _made(self, chosen: Array, random: np.random.Generator) -> Made:
+    def _batch(self, chosen: Array, random: np.random.Generator) -> Batch:
         own = ranks.part(len(chosen))
         if self._augment is None and not self._mixup:
-            return Made(chosen[own], [np.asarray(column[chosen[own]]) for column in self._train.inputs])
+            return Batch(chosen[own], [np.asarray(column[chosen[own]]) for column in self._train.inputs])
         # chance is drawn for the whole batch, so that an example is varied alike whatever the number of ranks
         inputs = [np.asarray(column[chosen]) for column in self._train.inputs]
         if self._augment is not None:
             inputs = [self._augment(x, random) for x in inputs]
         if not self._mixup:
-            return Made(chosen[own], [x[own] for x in inputs])
+            return Batch(chosen[own], [x[own] for x in inputs])
         (x,) = inputs
         x, partners, share = mixed(x, self._mixup, random)
-        return Made(chosen[own], [x[own]], chosen[partners[own]], share)
+        return Batch(chosen[own], [x[own]], chosen[partners[own]], share)
 
-    def _plain(self, every: list[Array], random: np.random.Generator) -> Iterator[Made]:
+    def _plain(self, every: list[Array], random: np.random.Generator) -> Iterator[Batch]:
         for chosen in every:
-            yield self._made(chosen, random)
+            yield self._batch(chosen, random)
 
-    def _threaded(self, every: list[Array], random: np.random.Generator) -> Iterator[Made]:
+    def _threaded(self, every: list[Array], random: np.random.Generator) -> Iterator[Batch]:
         """The same by one thread, which makes them one after the other: they draw from one generator."""
         with ThreadPoolExecutor(1, "batches") as pool:
-            queue: list[Future[Made]] = []
+            queue: list[Future[Batch]] = []
             left = iter(every)
             try:
                 while True:
                     while len(queue) < _AHEAD and (chosen := next(left, None)) is not None:
-                        queue.append(pool.submit(self._made, chosen, random))
+                        queue.append(pool.submit(self._batch, chosen, random))
                     if not queue:
                         return
                     yield queue.pop(0).result()

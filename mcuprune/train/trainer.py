@@ -24,7 +24,7 @@ from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
 from mcuprune.train import ranks, revival
-from mcuprune.train.batches import Batches, Made
+from mcuprune.train.batches import Batch, Batches
 from mcuprune.train.evaluate import batch_of
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
@@ -207,7 +207,7 @@ class Trainer:
             groups.setdefault(blocks.get(name, 0), []).append(parameter)
         self._optimizer = OPTIMIZERS[self._kind].make(groups, self.weight_decay, self.lr)
 
-    def _next_batch(self) -> Made:
+    def _next_batch(self) -> Batch:
         """The next examples, varied; every epoch has its own order, and drops its last, short batch.
 
         What chance does in an epoch depends on the seed and the epoch alone, so a run can be taken up at any epoch's start.
@@ -280,7 +280,7 @@ class Trainer:
         """Forward multiply-accumulates of the step that comes, on so many examples."""
         return self._macs * examples
 
-    def _lessons(self, prepared: Made) -> list[Lesson]:
+    def _lessons(self, prepared: Batch) -> list[Lesson]:
         """What a batch is to teach: the examples' own targets, and those of the examples that are mixed into them."""
         own = self._lesson(prepared.chosen, prepared, prepared.share)
         if prepared.partners is None:
@@ -289,7 +289,7 @@ class Trainer:
             return [own, Lesson(self._targets(prepared.partners), own.taught, 1 - prepared.share)]
         return [own, self._lesson(prepared.partners, prepared, 1 - prepared.share)]
 
-    def _lesson(self, chosen: np.ndarray, prepared: Made, share: float) -> Lesson:
+    def _lesson(self, chosen: np.ndarray, prepared: Batch, share: float) -> Lesson:
         taught = None if self._teacher is None else self._teacher(chosen, prepared.inputs)
         return Lesson(self._targets(chosen), taught, share)
 
