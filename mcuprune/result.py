@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mcuprune.bands.rewrite import Choice
 from mcuprune.bands.rowgraph import Ending
+from mcuprune.bands.tape import Choice
 from mcuprune.costs import banding
 from mcuprune.costs.resources import Budget, Profile, Verdict
 from mcuprune.costs.sensitivity import Sensitivity

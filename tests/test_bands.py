@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from mcuprune import cli, units
 from mcuprune.bands.integers import stored_again
 from mcuprune.bands.plan import COUNTS, BandPlanner
-from mcuprune.bands.rewrite import MODES, MOST_JOINED, Choice, banded, without_pads
+from mcuprune.bands.rewrite import banded, without_pads
+from mcuprune.bands.tape import MODES, MOST_JOINED, Choice
 from mcuprune.costs import resources
 from mcuprune.deploy import qdq as export
 from mcuprune.deploy import tflite

@@ -155,8 +155,8 @@ def concat(axis: int, *, relu: bool = False, outputs: bool = False) -> Callable[
     return build
 
 
-def resize(mode: str, coordinates: str, nearest: str = "floor") -> Callable[[], onnx.ModelProto]:
-    scales = np.array([1, 1, 2, 2], np.float32)
+def resize(mode: str, coordinates: str, nearest: str = "floor", scale: float = 2) -> Callable[[], onnx.ModelProto]:
+    scales = np.array([1, 1, scale, scale], np.float32)
     return single("Resize", None, scales, mode=mode, coordinate_transformation_mode=coordinates, nearest_mode=nearest)
 
 
@@ -460,6 +460,8 @@ def test_a_port_brings_data_there_and_back() -> None:
         (single("Exp"), "node 'exp0': Exp has no int8 operator"),
         (single("AveragePool", **WIDE, strides=[2, 2], shape=(1, 4, 8, 8)), "without counting its padding"),
         (resize("nearest", "half_pixel", "floor"), "other pixels"),
+        # samples are 1 / 1.3 apart; TensorFlow Lite has them as far apart as the two sizes say
+        (resize("linear", "asymmetric", scale=1.3), "other pixels"),
         (transposed(3, dilations=[2, 2]), "dilated"),
         (single("Pow", np.float32(3)), "other than a square"),
         (single("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]), "dilated"),

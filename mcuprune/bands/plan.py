@@ -3,7 +3,7 @@
 Between two cuts of a network only the part between them is in memory, so a plan is a path over the cuts: each step runs what
 lies between a cut and the next as it is, or a region in bands. A path holds a limit if each of its steps does. The cheapest is
 found as a shortest path, by multiply-accumulates first, then by operators; what a region needs is read off its tape
-(``bands.price``), which is an upper bound: the best order of the written network may need less.
+(``tape.price``), which is an upper bound: the best order of the written network may need less.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from mcuprune.bands.rewrite import Choice, Mode, Region, banded, without_pads
+from mcuprune.bands.rewrite import banded, without_pads
 from mcuprune.bands.rowgraph import RowGraph
+from mcuprune.bands.tape import Choice, Mode, Region
 from mcuprune.graph.network import Network
 from mcuprune.units import show
 
@@ -48,7 +49,7 @@ class Plan:
 class BandPlanner:
     """Plans for one network.
 
-    net: whose zero Pads are the padding of the convolutions behind them already (``bands.without_pads``).
+    net: whose zero Pads are the padding of the convolutions behind them already (``rewrite.without_pads``).
     """
 
     def __init__(self, net: Network) -> None:

@@ -211,30 +211,24 @@ def _sliding(node: Node, net: Network, axes: Mapping[str, int], kernel: Sequence
     return Locality({node.outputs[0]: axis}, (shape[axis], out[axis]), span, stride, pads[i], after, pads=pads)
 
 
-def pad_amounts(node: Node, net: Network) -> list[int]:
-    """The ``pads`` of a Pad node for all axes: before each, then after."""
-    pairs = attributes.pads_of_all_axes(node, len(net.shapes[node.inputs[0]]))
-    return [before for before, _ in pairs] + [after for _, after in pairs]
-
-
 def _pad(node: Node, net: Network, axis: int) -> Locality:
     shape, out = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
-    pads = pad_amounts(node, net)
-    before, after = pads[axis], pads[len(shape) + axis]
+    pads = attributes.pads_of_all_axes(node, len(shape))
+    before, after = pads[axis]
     if before < 0 or after < 0 or ((before or after) and node.attrs.get("mode", "constant") != "constant"):
         raise NotLocal("repeats rows or cuts them off")
     explicit = bool(before or after)
-    return Locality({node.outputs[0]: axis}, (shape[axis], out[axis]), 1, 1, before, after, pads=tuple(pads), explicit=explicit)
+    rows, flat = (shape[axis], out[axis]), attributes.flat(pads)
+    return Locality({node.outputs[0]: axis}, rows, 1, 1, before, after, pads=flat, explicit=explicit)
 
 
 def _resize(node: Node, net: Network, axis: int) -> Locality:
     size, out = net.shapes[node.inputs[0]][axis], net.shapes[node.outputs[0]][axis]
-    how = node.attrs.get("coordinate_transformation_mode", "half_pixel" if net.opset >= 11 else "asymmetric")
+    how, rounding = attributes.coordinates(node, net), attributes.rounding(node, net, out / size)
     if how == "tf_crop_and_resize":
         raise NotLocal("resizes and crops")
     if out == size:
         return _moved(node, [axis], size)
-    rounding = node.attrs.get("nearest_mode", "round_prefer_floor" if net.opset >= 11 else "floor")
     # with whole factors the middle of an output pixel never lies between two input pixels
     middle = how in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric") and rounding.startswith("round_prefer")
     corner = how == "asymmetric" and rounding == "floor"

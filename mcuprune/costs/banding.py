@@ -22,8 +22,8 @@ import numpy as np
 
 from mcuprune.bands.kernels import embedded
 from mcuprune.bands.plan import COUNTS, BandPlanner, Plan
-from mcuprune.bands.rewrite import MODES, Choice, Mode
 from mcuprune.bands.rowgraph import RowGraph
+from mcuprune.bands.tape import MODES, Choice, Mode
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.embedding import sums, worthwhile

@@ -23,7 +23,7 @@ from mcuprune.deploy.lowering import (
 )
 from mcuprune.deploy.program import Constant, Storage
 from mcuprune.deploy.qdq import HIGH, LOW, Quantizer
-from mcuprune.graph.network import Node, Shape
+from mcuprune.graph.network import Network, Node, Shape
 from mcuprune.operators import attributes
 from mcuprune.operators.fusion import is_swallowed
 from mcuprune.operators.table import OPS
@@ -251,6 +251,10 @@ def pad(w: Lowering, node: Node) -> None:
     w.finish(target, result)
 
 
+#: A scale says the same as two sizes where what it makes of one lies this near to the other: scales are float32.
+_NO_PIXEL = 1e-3
+
+
 def resize(w: Lowering, node: Node) -> None:
     """RESIZE_NEAREST_NEIGHBOR or RESIZE_BILINEAR; raises UnsupportedOperator for a form that has no kernel."""
     value = w.data(node)
@@ -262,19 +266,22 @@ def resize(w: Lowering, node: Node) -> None:
     if value.shape[:2] != target.shape[:2]:
         w.refuse("resizes channels")
     mode = node.attrs.get("mode", "nearest")
-    coordinates = attributes.coordinates(node)
+    coordinates = attributes.coordinates(node, w.net)
     outs = (1, *target.shape[2:])[-2:] if len(target.shape) == 3 else target.shape[2:]
     options: dict[str, Any] | None = None
     if mode == "nearest":
         operator = "RESIZE_NEAREST_NEIGHBOR"
         pairs = list(zip(value.shape[2:], target.shape[2:], strict=True))
         for align, half in ((False, False), (False, True), (True, False)):
-            if all(_nearest_onnx(node, axis, i, o) == _nearest_tflite(align, half, i, o) for axis, (i, o) in enumerate(pairs)):
+            picked = [_nearest_tflite(align, half, *pair) for pair in pairs]
+            if picked == [_nearest_onnx(node, w.net, axis, *pair) for axis, pair in enumerate(pairs, 2)]:
                 options = {"align_corners": align, "half_pixel_centers": half}
                 break
     elif mode == "linear" and not node.attrs.get("antialias"):
         operator = "RESIZE_BILINEAR"
-        if coordinates in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"):
+        sizes = zip(value.shape, target.shape, attributes.scales(node, w.net), strict=True)
+        by_size = all(abs(size * scale - out) < _NO_PIXEL for size, out, scale in sizes)
+        if coordinates == "align_corners" or (by_size and coordinates in ("half_pixel", "asymmetric", "pytorch_half_pixel")):
             options = {"align_corners": coordinates == "align_corners", "half_pixel_centers": "half_pixel" in coordinates}
     if options is None:
         w.refuse(f"in mode {mode} ({coordinates}) picks other pixels than TensorFlow Lite's")
@@ -284,11 +291,10 @@ def resize(w: Lowering, node: Node) -> None:
     w.finish(target, result)
 
 
-def _nearest_onnx(node: Node, axis: int, size: int, out: int) -> list[int]:
+def _nearest_onnx(node: Node, net: Network, axis: int, size: int, out: int) -> list[int]:
     """The index that each output takes along an axis of space, by ONNX's definition of Resize."""
-    scales = node.attrs.get("scales") or ()
-    scale = float(np.float32(scales[-len(scales) + axis + 2])) if len(scales) > 2 else out / size
-    mode = attributes.coordinates(node)
+    scale = float(np.float32(attributes.scales(node, net)[axis]))
+    mode = attributes.coordinates(node, net)
     x = np.arange(out, dtype=np.float64)
     if mode == "asymmetric":
         x = x / scale
@@ -304,7 +310,7 @@ def _nearest_onnx(node: Node, axis: int, size: int, out: int) -> list[int]:
         "round_prefer_ceil": lambda value: np.floor(value + 0.5),
         "round_prefer_floor": lambda value: np.ceil(value - 0.5),
     }
-    picked = rounding[node.attrs.get("nearest_mode", "round_prefer_floor")](x)
+    picked = rounding[attributes.rounding(node, net, scale)](x)
     return [int(i) for i in np.clip(picked, 0, size - 1)]
 
 

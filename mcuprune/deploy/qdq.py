@@ -19,6 +19,7 @@ from onnx import TensorProto
 
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Stored
+from mcuprune.operators import attributes
 from mcuprune.operators.fusion import is_bias
 from mcuprune.operators.table import OPS, Int8, MatMul, Mixer
 
@@ -322,9 +323,9 @@ def raised(net: Network, opset: int) -> Network:
                 raise UnsupportedOperator(
                     f"{net.path}: node '{node.name}': {node.op} both up and down (opset {net.opset}); export with opset {opset}"
                 )
-            attrs = {"scales": scales, "mode": mode, "coordinate_transformation_mode": "asymmetric"}
-            # as onnxruntime rounds in these opsets (see trainable)
-            node = replace(node, op="Resize", attrs={**attrs, "nearest_mode": "ceil" if True in down else "floor"}, origins={})
+            where, rounding = attributes.coordinates(node, net), attributes.rounding(node, net, min(scales))
+            attrs = {"scales": scales, "mode": mode, "coordinate_transformation_mode": where, "nearest_mode": rounding}
+            node = replace(node, op="Resize", attrs=attrs, origins={})
         elif node.op == "BatchNormalization" and "spatial" in node.attrs:
             node = replace(node, attrs={key: value for key, value in node.attrs.items() if key != "spatial"})
         elif node.op == "Dropout":

@@ -1,7 +1,7 @@
 """What an operator's attributes mean, resolved once for all opsets.
 
 Pads with ``auto_pad``, strides and dilations with their defaults, slices as ranges, permutations, the axes of a Softmax and of
-reductions. Costs, training and the lowering to a chip all ask here, so that they agree.
+reductions, where the samples of a Resize lie. Costs, training and the lowering to a chip all ask here, so that they agree.
 """
 
 from __future__ import annotations
@@ -126,6 +126,28 @@ def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:
     return tuple(axis % rank for axis in axes)
 
 
-def coordinates(node: Node) -> str:
-    """How a Resize places its samples."""
-    return str(node.attrs.get("coordinate_transformation_mode", "half_pixel"))
+def scales(node: Node, net: Network) -> list[float]:
+    """The scale of every axis of a Resize or Upsample: as it is given, else as the sizes of input and output have it."""
+    before, after = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
+    given = node.attrs.get("scales") or [new / old for old, new in zip(before, after, strict=True)]
+    return [float(scale) for scale in given]
+
+
+def coordinates(node: Node, net: Network) -> str:
+    """How a Resize or Upsample places its samples."""
+    return str(node.attrs.get("coordinate_transformation_mode", "half_pixel")) if net.opset >= 11 else "asymmetric"
+
+
+def rounding(node: Node, net: Network, scale: float) -> str:
+    """How a Resize or Upsample of one axis by ``scale`` picks the nearest sample.
+
+    Before opset 11 the operator's text leaves it open; what onnxruntime does counts.
+    """
+    if net.opset < 11:
+        return "ceil" if scale < 1 else "floor"
+    return str(node.attrs.get("nearest_mode", "round_prefer_floor"))
+
+
+def flat(pads: Pads) -> tuple[int, ...]:
+    """Pads of axes as the attribute ``pads`` has them: all those before, then all those after."""
+    return (*(before for before, _ in pads), *(after for _, after in pads))

@@ -15,8 +15,8 @@ import onnx
 from mcuprune import console, escape
 from mcuprune.bands.integers import stored_again
 from mcuprune.bands.plan import BandPlanner, Plan, embedded_line, region_document
-from mcuprune.bands.rewrite import Choice
 from mcuprune.bands.rowgraph import Ending
+from mcuprune.bands.tape import Choice
 from mcuprune.costs.banding import Banding, Measured, Model, in_bands, in_order, measured, refuse_count
 from mcuprune.deploy import rowreport
 from mcuprune.deploy.lower import lower

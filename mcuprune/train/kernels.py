@@ -203,7 +203,10 @@ def _resize(node: Node, net: Network) -> Kernel:
     """Resize and Upsample. onnx2torch's only looks like the operator: it knows one way to place samples, and warns."""
     data = node.inputs[0]
     steps = []
-    for axis, scale in enumerate(_scales(node, net)):
+    for name, neutral in NEWER_ATTRIBUTES["Resize"].items():
+        if node.attrs.get(name, neutral) != neutral:
+            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
+    for axis, scale in enumerate(attributes.scales(node, net)):
         before, after = net.shapes[data][axis], net.shapes[node.outputs[0]][axis]
         if axis and (before != after or scale != 1):
             steps.append((axis, _samples(node, net, scale, before, after)))
@@ -219,29 +222,9 @@ def _resize(node: Node, net: Network) -> Kernel:
     return run
 
 
-def _scales(node: Node, net: Network) -> list[float]:
-    """The scale of each axis."""
-    for name, neutral in NEWER_ATTRIBUTES["Resize"].items():
-        if node.attrs.get(name, neutral) != neutral:
-            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
-    before, after = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
-    if not node.attrs.get("scales"):
-        return [new / old for old, new in zip(before, after, strict=True)]
-    scales = [1.0] * len(before)
-    axes = node.attrs.get("axes") or range(len(before))
-    for axis, scale in zip(axes, node.attrs["scales"], strict=True):
-        scales[axis] = float(scale)
-    return scales
-
-
 def _samples(node: Node, net: Network, scale: float, before: int, after: int) -> Tensor:
     """Where the ``after`` samples of an axis come from: their indices, int64 (after,), or weights, float32 (after, before)."""
-    old = net.opset < 11
-    mode = node.attrs.get("mode", "nearest")
-    way = "asymmetric" if old else node.attrs.get("coordinate_transformation_mode", "half_pixel")
-    rounding = node.attrs.get("nearest_mode", "round_prefer_floor")
-    if old:
-        rounding = "ceil" if scale < 1 else "floor"  # what onnxruntime does; the operator's text leaves it open
+    mode, way = node.attrs.get("mode", "nearest"), attributes.coordinates(node, net)
     i, size = np.arange(after, dtype=np.float32), np.float32(scale)  # in onnxruntime's precision: ties must fall alike
     half = (i + np.float32(0.5)) / size - np.float32(0.5)
     if way == "half_pixel" or (way == "pytorch_half_pixel" and after > 1):
@@ -262,7 +245,7 @@ def _samples(node: Node, net: Network, scale: float, before: int, after: int) ->
             "ceil": np.ceil(x),
             "round_prefer_floor": np.ceil(x - np.float32(0.5)),
             "round_prefer_ceil": np.floor(x + np.float32(0.5)),
-        }[rounding]
+        }[attributes.rounding(node, net, scale)]
         return torch.from_numpy(np.clip(nearest, 0, before - 1).astype(np.int64))
     first = np.floor(x)
     part = (x - first).astype(np.float64)
