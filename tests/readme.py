@@ -32,6 +32,7 @@ from mcuprune import units
 from mcuprune.cli import main
 from mcuprune.cli.reference import reference
 from mcuprune.costs import banding, resources
+from mcuprune.data.readers.table import READERS
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.report import profile as report
@@ -122,13 +123,19 @@ def rendered(text: str, *, check: bool) -> str:
     def example(match: re.Match[str]) -> str:
         return f"```python\n# {match[1]}\n{(ROOT / match[1]).read_text().rstrip()}\n```"
 
-    for name, drawn in (("accuracy", accuracies), ("results", results), ("commands", reference)):
+    for name, drawn in (("accuracy", accuracies), ("results", results), ("commands", reference), ("readers", readers)):
         text = re.sub(_MARKED.format(name), lambda _, drawn=drawn: drawn(), text, flags=re.DOTALL)
     return _BLOCK.sub(block, _EXAMPLE.sub(example, text))
 
 
 def accuracies() -> str:
     return bench_accuracy.summary(read(bench_accuracy.ROWS))
+
+
+def readers() -> str:
+    """docs/data.md: what ``--data`` reads."""
+    rows = [[reader.what, reader.form] for reader in READERS]
+    return "\n".join(report.markdown_table(["data", "form"], ["<", "<"], rows))
 
 
 def results() -> str:

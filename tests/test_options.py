@@ -23,6 +23,8 @@ from mcuprune.errors import UsageError
 from mcuprune.options import Option, option
 from mcuprune.train import request
 from mcuprune.train.course import course
+from mcuprune.train.methods import METHODS
+from mcuprune.train.optimizer import OPTIMIZERS
 from mcuprune.train.request import Request
 
 ROOT = Path(__file__).parents[1]
@@ -292,3 +294,10 @@ def test_the_parser_is_asked_by_its_public_names_alone():
         and ast.unparse(node.value) != "self"
     ]
     assert not private
+
+
+def test_a_help_that_lists_what_another_table_has_lists_all_of_it():
+    """These tables import torch, or stand above the options; so the words are written there and the names checked here."""
+    said = {option.name: f"{option.help} {option.metavar}" for option in options.of(Request)}
+    for name, table in (("method", METHODS), ("optimizer", OPTIMIZERS), ("track", tracking.TRACKERS)):
+        assert not [known for known in table if known not in said[name]]

@@ -69,12 +69,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reader:
-    """One format. what: in words, for messages and help. matches: whether a path holds it, by names alone.
+    """One format. what: in words, for messages and docs. matches: whether a path holds it, by names alone.
 
     read: (path, asked) -> Raw. Raises DataError for what can't be read, MissingExtra where a package is needed.
+    form: what else a user has to know, for docs alone, as markdown.
     """
 
     name: str
     what: str
     matches: Callable[[Path], bool]
     read: Callable[[Path, Asked], Raw]
+    form: str = ""

@@ -108,7 +108,7 @@ class Subject:
     model: str
     limits: Mapping[str, Limit]
     output: str = option(
-        help="Where the pruned model goes, .onnx, .tflite, .h or .c; by default MODEL-pruned.onnx.",
+        help="Where the pruned model goes, in any format of `mcuprune export`; by default MODEL-pruned.onnx.",
         group="Output",
         short="-o",
         metavar="OUT.onnx",

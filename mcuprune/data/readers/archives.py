@@ -153,4 +153,6 @@ READER = Reader(
     "an .npz of x_train, y_train, x_test, y_test",
     lambda path: not path.is_dir(),
     lambda path, asked: of_arrays(str(path), read(str(path)), "npz"),
+    form="`x_val`, `y_val` too; `x0_train`, `x1_train` for several inputs, `y0_train` for several outputs; without any `y` "
+    "there are no labels. Saved by `numpy.savez` it stays on disk",
 )

@@ -112,4 +112,6 @@ def _is(path: Path) -> bool:
     return path.is_dir() and trees.holds(path, (".arrow", ".parquet"))
 
 
-READER = Reader("arrow", "Hugging Face datasets on disk (Arrow or Parquet)", _is, read)
+READER = Reader(
+    "arrow", "Hugging Face datasets on disk (Arrow or Parquet)", _is, read, "after `save_to_disk`; needs the extra `arrow`"
+)

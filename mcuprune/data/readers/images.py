@@ -35,4 +35,5 @@ READER = Reader(
     "a folder of images (PNG, JPEG, BMP, WebP), one subfolder a class; flat: without labels",
     lambda path: path.is_dir() and trees.holds(path, pictures.SUFFIXES),
     read,
+    form="with or without `train`, `val`, `test` above (also `training`, `valid`, `validation`, `dev`, `testing` and the like)",
 )

@@ -51,4 +51,5 @@ READER = Reader(
     "a folder of x_train.npy, y_train.npy, x_test.npy, y_test.npy; or one .npy without labels",
     lambda path: path.suffix == ".npy" if path.is_file() else any(_key(file.stem) for file in path.glob("*.npy")),
     read,
+    form="or `train_images.npy` and the like; they stay on disk",
 )

@@ -175,4 +175,6 @@ READER = Reader(
     "a folder of WAV files, one subfolder a word",
     lambda path: path.is_dir() and trees.holds(path, (".wav",)),
     read,
+    form="as Speech Commands has them: `_background_noise_` becomes silence, words that the model doesn't name become unknown, "
+    "speakers stay in one part, `validation_list.txt` and `testing_list.txt` count",
 )

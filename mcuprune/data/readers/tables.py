@@ -157,7 +157,9 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
 
 READER = Reader(
     "table",
-    "a .csv or .jsonl of files and labels, with a column split where wanted; several columns for several outputs",
+    "a .csv, .tsv or .jsonl of files and labels, with a column split where wanted; several columns for several outputs",
     lambda path: path.is_file() and path.suffix.lower() in (*_CSV, *_JSON),
     read,
+    form="a column `file` (or `filename`, `path`, `image`, `wav`), one column of labels for each output, and `split` where "
+    "wanted; paths start from the table's folder",
 )
