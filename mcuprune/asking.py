@@ -14,11 +14,12 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from mcuprune import options
 from mcuprune.costs.resources import FlashModel, SramModel
 from mcuprune.data.feed import Feed
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
-from mcuprune.face import Budget, LimitLike, Net, budget_of, engine, file_for
+from mcuprune.face import Budget, LimitLike, Net, budget_of, engine, file_for, path_of, shapes_of
 from mcuprune.graph.network import Network
 from mcuprune.options import nearest
 from mcuprune.train.request import Choices, Request
@@ -72,7 +73,7 @@ class Asked(Choices, Feed):
     @property
     def model(self) -> str:
         """The path of the network's file, or what messages call it."""
-        return self.net.path if isinstance(self.net, Network) else os.fspath(self.net)
+        return path_of(self.net)
 
     @property
     def data_set(self) -> Given | None:
@@ -85,13 +86,14 @@ class Asked(Choices, Feed):
             raise UsageError(f"prune: {', '.join(given)}: for a path; give them to load, which has read this network")
         budget, data = budget_of(self.budget), self.data_set
         choices = {option.name: getattr(self, option.name) for kind in (Choices, Feed) for option in fields(kind)}
+        choices |= {"bands": str(self.bands), "input_shapes": shapes_of(self.input_shapes)}
         return Request(
             model=self.model,
             limits=budget.limits,
             output=output,
             basis=budget.basis(self.sram_model, self.flash_model, self.runtime),
             data=data if isinstance(data, str) else None,
-            **{**choices, "bands": str(self.bands)},
+            **{**choices, **options.plain(Request, choices)},
         )
 
 
@@ -103,12 +105,12 @@ def _asking(kind: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]
         signature = inspect.signature(kind).replace(return_annotation=result)
 
         @wraps(function)
-        def asked_with(*args: P.args, **options: P.kwargs) -> R:
-            for name in options:
+        def asked_with(*args: P.args, **given: P.kwargs) -> R:
+            for name in given:
                 if name not in signature.parameters:
                     raise UsageError(f"{function.__name__}: no option {name!r}; {nearest(name, signature.parameters)}")
-            signature.bind(*args, **options)  # its messages don't name a class that the caller doesn't know
-            return function(kind(*args, **options))
+            signature.bind(*args, **given)  # its messages don't name a class that the caller doesn't know
+            return function(kind(*args, **given))
 
         asked_with.__signature__ = signature  # type: ignore[attr-defined]
         return asked_with
@@ -137,6 +139,8 @@ def prune(asked: Asked) -> Result:
     >>> result.ok, profile(result.network).macs <= result.before.macs // 2
     (True, True)
     """
+    if not isinstance(asked.callbacks, Iterable):
+        raise UsageError("prune: callbacks is a list of functions and mcuprune.Callback objects")
     watchers = [_watcher(callback) for callback in asked.callbacks]
     engine()
     from mcuprune import dropping, tracking

@@ -11,19 +11,21 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcuprune import places, units
 from mcuprune.channels.labelling import label
-from mcuprune.config import Wanted
+from mcuprune.config import FLASH_MODELS, RUNTIMES, SRAM_MODELS, Wanted
 from mcuprune.costs import resources
 from mcuprune.costs.resources import RESOURCES, Basis, FlashModel, Profile, SramModel, Verdict
 from mcuprune.deploy.boards import board_budget
 from mcuprune.deploy.codesize import Runtime
-from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.errors import McupruneError, MissingExtra, UsageError
 from mcuprune.graph import network
-from mcuprune.graph.network import Network
+from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
 from mcuprune.options import nearest
 from mcuprune.places import Output
@@ -57,9 +59,32 @@ def load(
     >>> net.inputs, net.shapes["image"]
     (('image',), (1, 1, 16, 16))
     """
-    shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
-    where = os.fspath(path)
-    return network.load(where, input_shapes=shapes, outputs=outputs, accept=ops.accept(where))
+    if isinstance(path, Network):
+        raise UsageError(f"load: the network of {path.path} has been read; what takes a network takes it as it is")
+    where = path_of(path)
+    return network.load(where, input_shapes=shapes_of(input_shapes or {}), outputs=outputs, accept=ops.accept(where))
+
+
+def path_of(net: Net) -> str:
+    """The path of a network's file, or what messages call it. Raises UsageError for what is no network and no path."""
+    if isinstance(net, Network):
+        return net.path
+    if isinstance(net, str | os.PathLike):
+        return os.fspath(net)
+    kind = type(net).__name__
+    hint = {"Result": "; its network is result.network", "ModelProto": "; write it with onnx.save"}.get(kind, "")
+    raise UsageError(f"an object of type {kind} is no network; give what load returns, or the path of an ONNX file{hint}")
+
+
+def shapes_of(input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
+    """Shapes by the names of inputs. Raises UsageError for what isn't like ``{"x": (1, 3, 96, 96)}``."""
+    shapes: dict[str, Shape] = {}
+    for name, shape in input_shapes.items() if isinstance(input_shapes, Mapping) else [("", input_shapes)]:
+        sizes = [] if isinstance(shape, str) or not isinstance(shape, Sequence) else [*shape]
+        if not (name and sizes and all(isinstance(size, Integral) and int(size) > 0 for size in sizes)):
+            raise UsageError(f"input_shapes = {input_shapes!r}: write shapes by inputs, like {{'x': (1, 3, 96, 96)}}")
+        shapes[name] = tuple(map(int, sizes))
+    return shapes
 
 
 def profile(net: Net, *, runtime: Runtime = "tflm", board: str | None = None) -> Profile:
@@ -74,6 +99,7 @@ def profile(net: Net, *, runtime: Runtime = "tflm", board: str | None = None) ->
     >>> cost.memory.peak_node, cost.memory.exact
     ('/stage1/conv2/conv/Conv', True)
     """
+    _known("runtime", runtime, RUNTIMES)
     return resources.profile(_read(net), Basis(runtime=runtime, board=board))
 
 
@@ -107,6 +133,8 @@ class Budget:
     board: str | None = None
 
     def __init__(self, *, board: str | None = None, **limits: LimitLike) -> None:
+        if not isinstance(board, str | None):
+            raise UsageError(f"Budget: board = {board!r} is no name of a board")
         own = {name: _limit(name, value) for name, value in limits.items()}
         object.__setattr__(self, "limits", {**(board_budget(board) if board is not None else {}), **own})
         object.__setattr__(self, "board", board)
@@ -122,7 +150,13 @@ class Budget:
     def basis(
         self, sram_model: SramModel | None = None, flash_model: FlashModel | None = None, runtime: Runtime | None = None
     ) -> Basis:
-        """What limits are held against: what was asked for; on a board, what its runtime needs; else peak and constants."""
+        """What limits are held against: what was asked for; on a board, what its runtime needs; else peak and constants.
+
+        Raises UsageError for a word that isn't known.
+        """
+        _known("sram_model", sram_model, SRAM_MODELS)
+        _known("flash_model", flash_model, FLASH_MODELS)
+        _known("runtime", runtime, RUNTIMES)
         return Wanted(board=self.board, sram_model=sram_model, flash_model=flash_model, runtime=runtime).gate
 
     def limits_of(
@@ -143,7 +177,7 @@ def _limit(name: str, value: LimitLike) -> units.Limit:
         raise UsageError(f"Budget: no resource {name!r} can be limited; {nearest(name, RESOURCES)}")
     if isinstance(value, units.Limit):
         return value
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
+    if isinstance(value, bool) or not isinstance(value, str | Integral):
         raise UsageError(f"Budget: {name} = {value!r} is neither text nor a whole number; write it like '64KB', 65536 or '50%'")
     try:
         return units.parse(str(value), RESOURCES[name].unit)
@@ -181,8 +215,17 @@ def check(
 
 
 def budget_of(budget: Budget | Mapping[str, LimitLike]) -> Budget:
-    """A budget that may be given as limits by the names of flags. Raises what ``Budget`` raises."""
-    return budget if isinstance(budget, Budget) else Budget(board=None, **budget)
+    """A budget that may be given as what ``Budget`` takes. Raises what it raises, and UsageError for anything else."""
+    if isinstance(budget, Budget):
+        return budget
+    if not isinstance(budget, Mapping):
+        raise UsageError(f"{budget!r} is no budget; write it like mcuprune.Budget(sram='64KB', macs='50%')")
+    return Budget(**budget)  # type: ignore[arg-type]
+
+
+def _known(name: str, word: str | None, known: Sequence[str]) -> None:
+    if word is not None and word not in known:
+        raise UsageError(f"{name} = {word!r} is not known; {nearest(str(word), known)}")
 
 
 def _measured(net: Net | Profile, basis: Basis) -> Profile:
@@ -190,7 +233,7 @@ def _measured(net: Net | Profile, basis: Basis) -> Profile:
 
 
 def _read(net: Net) -> Network:
-    return net if isinstance(net, Network) else load(net)
+    return net if isinstance(net, Network) else load(path_of(net))
 
 
 @contextmanager
@@ -236,7 +279,7 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None,
     """
     from mcuprune import exporting
 
-    target, source = Path(path), net.path if isinstance(net, Network) else os.fspath(net)
+    target, source = Path(path), path_of(net)
     spec = os.fspath(data) if isinstance(data, os.PathLike) else data
     named, given = (spec, None) if isinstance(spec, str) else (None, spec)
     request = exporting.Request(source, output=str(target), data=named, bands=str(bands))
@@ -260,9 +303,13 @@ def verify(net: Net, *, data: Given | None = None, examples: int = Trial.example
     """
     from mcuprune.run.verify_tflite import verify_file as run
 
+    import_module("mcuprune.report.verified")  # which draws the answer in a notebook
     trial = Trial(data=data, examples=examples, seed=seed)
     if not isinstance(net, Network):
-        return run(os.fspath(net), trial)
+        return run(path_of(net), trial)
     with file_for(None, Path(net.path).name or "net.onnx") as path:
         net.save(path)
-        return replace(run(path, trial), path=net.path)
+        try:
+            return replace(run(path, trial), path=net.path)
+        except McupruneError as error:  # of a file that nobody has seen
+            raise type(error)(str(error).replace(path, net.path)) from None

@@ -19,6 +19,7 @@ import dataclasses
 import difflib
 import math
 import numbers
+import os
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -291,10 +292,25 @@ def check(asked: Any) -> None:
         value = getattr(asked, option.name)
         if value is None:
             continue
-        if option.choices or option.kind in _NUMBERS:
+        if option.choices or option.kind in _NUMBERS or option.repeated or option.kind is bool:
             option.refuse(value)
         if option.check is not None:
             option.check(value)
+
+
+def plain(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a dataclass as the command line would have them: numbers of other libraries are Python's, paths are text.
+
+    values: as a script gave them, by the names of fields. A value that an option doesn't take stays as it is.
+    """
+    as_typed = {}
+    for option in of(kind):
+        value = values.get(option.name)
+        if isinstance(value, os.PathLike):
+            as_typed[option.name] = os.fspath(value)
+        elif option.kind in _NUMBERS and isinstance(value, _NUMBERS[option.kind]) and not isinstance(value, bool):
+            as_typed[option.name] = option.kind(value)
+    return as_typed
 
 
 def course_of(asked: Any) -> tuple[tuple[str, Any], ...]:

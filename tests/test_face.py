@@ -293,6 +293,58 @@ def test_mistakes_are_said_before_any_work(in_memory: Network) -> None:
         mcuprune.prune(in_memory, {"macs": 100}, train=False)
 
 
+NO_TRAINING = {"train": False, "int8": False}
+HALF = {"macs": "50%"}
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda net: mcuprune.load(3), "type int is no network"),
+        (lambda net: mcuprune.load(net), "has been read"),
+        (lambda net: mcuprune.load(onnx.load(RESNET)), "ModelProto is no network.*onnx.save"),
+        (lambda net: mcuprune.load(RESNET, input_shapes=(1, 1, 16, 16)), "write shapes by inputs"),
+        (lambda net: mcuprune.load(RESNET, input_shapes={"image": "1,1,16,16"}), "write shapes by inputs"),
+        (lambda net: mcuprune.load(RESNET, input_shapes={"image": (1, 1, 16.0, 16)}), "write shapes by inputs"),
+        (lambda net: mcuprune.profile(None), "type NoneType is no network"),
+        (lambda net: mcuprune.profile(net, runtime="tflite"), "runtime = 'tflite' is not known"),
+        (lambda net: mcuprune.Budget(board=3), "board = 3 is no name"),
+        (lambda net: mcuprune.check(net, "64KB"), "'64KB' is no budget"),
+        (lambda net: mcuprune.check(net, HALF, sram_model="arena"), "sram_model = 'arena' is not known"),
+        (lambda net: mcuprune.check(net, HALF, flash_model="files"), "flash_model = 'files'.*did you mean 'file'"),
+        (lambda net: mcuprune.groups(3), "type int is no network"),
+        (lambda net: mcuprune.prune(net, None, **NO_TRAINING), "None is no budget"),
+        (lambda net: mcuprune.prune(3, HALF, **NO_TRAINING), "type int is no network"),
+        (lambda net: mcuprune.prune(net, HALF, train="no"), "'--no-train': 'no' is not true or false"),
+        (lambda net: mcuprune.prune(net, HALF, keep="stem", **NO_TRAINING), "'--keep': 'stem' is not a list of strings"),
+        (lambda net: mcuprune.prune(net, HALF, callbacks=print, **NO_TRAINING), "callbacks is a list"),
+        (lambda net: mcuprune.prune(net, HALF, sram_model="arena", **NO_TRAINING), "sram_model = 'arena'"),
+        (lambda net: mcuprune.export(mcuprune.prune(net, HALF, **NO_TRAINING), "x.onnx"), "its network is result.network"),
+        (lambda net: mcuprune.verify(3), "type int is no network"),
+        (lambda net: mcuprune.verify(RESNET, examples=0), "'--examples': 0 is not a whole number from 1"),
+        (lambda net: mcuprune.Pruner(net, "50%"), "'50%' is no budget"),
+    ],
+)
+def test_a_wrong_argument_is_a_message(call: Any, said: str, in_memory: Network) -> None:
+    with pytest.raises(mcuprune.UsageError, match=said):
+        call(in_memory)
+
+
+def test_numbers_and_paths_of_other_libraries_are_taken(in_memory: Network, tmp_path: Path) -> None:
+    budget = mcuprune.Budget(macs=np.int64(10**6))
+    assert budget.limits == mcuprune.Budget(macs=10**6).limits
+    told = tmp_path / "told"
+    result = mcuprune.prune(in_memory, budget, seed=np.int64(3), min_channels=np.int32(2), report=told, **NO_TRAINING)
+    document = json.loads((told / "report.json").read_text())
+    assert (document["seed"], document["options"]["min_channels"], result.request.report) == (3, 2, str(told))
+    assert mcuprune.check(RESNET, {"board": "nucleo-f446re"}) == mcuprune.check(RESNET, mcuprune.Budget(board="nucleo-f446re"))
+
+
+def test_a_network_in_memory_that_cannot_be_verified_is_named_as_it_was_read() -> None:
+    with pytest.raises(mcuprune.ModelError, match=f"^{RESNET}: is a float model"):
+        mcuprune.verify(mcuprune.load(RESNET))
+
+
 def test_a_report_is_written_where_it_is_asked_for(in_memory: Network, tmp_path: Path) -> None:
     result = mcuprune.prune(in_memory, {"macs": "60%"}, train=False, int8=False, report=str(tmp_path / "r"))
     found = json.loads((tmp_path / "r" / "report.json").read_text())
@@ -333,6 +385,7 @@ def test_a_network_is_verified_as_its_file_is(in_memory: Network, tmp_path: Path
     verified = mcuprune.verify(result.network, examples=3, data=arrays())
     assert verified.ok
     assert verified.examples == {"random": 3, "arrays": 3}
+    assert "EQUAL" in drawn(verified)
     assert mcuprune.verify(tmp_path / "int8.onnx", examples=3).ok
 
 

@@ -14,12 +14,12 @@ from mcuprune.console import NO, YES
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.report import profile as report
-from mcuprune.run.trial import Trial
+from mcuprune.run.trial import Draw, Trial
 from mcuprune.train.tasks.choice import NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(Shaped, TextOrJson):
+class Flags(Draw, Shaped, TextOrJson):
     """Options of ``verify``."""
 
     model: str = argument("MODEL.onnx|MODEL.tflite", help="The file.")
@@ -30,10 +30,6 @@ class Flags(Shaped, TextOrJson):
         metavar="NAME|PATH|module:function",
     )
     task: str = option(Trial.task, help="What the model is for; auto goes by outputs and targets.", group="Data", choices=NAMES)
-    examples: int = option(
-        Trial.examples, help="How many random inputs and how many test examples.", group="Data", metavar="N", least=1
-    )
-    seed: int = option(Trial.seed, help="Fixes the random inputs.", group="Data", metavar="N", least=0, most=2**63 - 1)
     tflite: str | None = option(None, help="Also write the model as TensorFlow Lite.", group="Output", metavar="OUT.tflite")
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from mcuprune import console, escape
 from mcuprune.deploy.tflite import Port
+from mcuprune.notebook import draws
+from mcuprune.report.tables import html_table
 from mcuprune.run import layerwise, runners
 from mcuprune.run.verification import MAX_LSB, MIN_AGREEMENT, Compared, Verification
 from mcuprune.train.tasks.metrics import Metric
@@ -128,6 +130,21 @@ def text(content: Mapping[str, Any]) -> str:
         _verdict(content),
     ]
     return "\n".join(map(escape.plain, lines)) + "\n"
+
+
+@draws(Verification)
+def html(verified: Verification) -> str:
+    """What a notebook shows: the verdict, and each runtime's distance from what it is held against."""
+    content = document(verified)
+    rows = []
+    for key, runtime in content["runtimes"].items():
+        if runtime is not None and key != "onnxruntime":
+            worst = "" if runtime["max_lsb"] is None else str(runtime["max_lsb"])
+            same = "" if runtime["agreement"] is None else f"{runtime['agreement']:.1%}"
+            rows.append([f"{runtime['name']} {runtime['version']}", worst, same, _right(runtime).strip(" ()")])
+    table = html_table(["runtime", "max LSB", "same class", ""], "<>><", rows)
+    notes = "".join(f"<li>{escape.markup(line)}</li>" for line in (*_memory_lines(content["arena"]), *content["notes"]))
+    return f"<p><b>{escape.markup(_verdict(content))}</b></p>\n{table}\n<ul>{notes}</ul>"
 
 
 def _verdict(content: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mcuprune.options import AUTO
+from mcuprune.options import AUTO, option
 
 if TYPE_CHECKING:
     from mcuprune.data.sets import Given
@@ -14,18 +14,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Draw:
+    """How much a file is run with. Random inputs are drawn evenly from what the input's quantiser can store."""
+
+    examples: int = option(
+        200, help="How many random inputs and how many test examples.", group="Data", metavar="N", least=1, most=2**31 - 1
+    )
+    seed: int = option(0, help="Fixes the random inputs.", group="Data", metavar="N", least=0, most=2**63 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Draw):
     """What a file is run with, and where its network begins and ends.
 
-    examples: how many random inputs, and how many test examples of the data. seed: of the random inputs, which are drawn evenly
-    from what the input's quantiser can store.
     input_shapes, outputs: as for ``network.load``: sizes of the inputs' free dimensions, and where the network ends.
     data: as ``data.load`` takes it; without it, what the file's metadata name, if that is one of ``data.DATASETS``.
     task: what the network is for, as ``--task`` of ``prune``; without targets nothing but equality is told.
     """
 
-    examples: int = 200
-    seed: int = 0
     input_shapes: Mapping[str, Shape] | None = None
     outputs: Sequence[str] = ()
     data: Given | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from mcuprune.deploy.tflite import Converted
+from mcuprune.notebook import Drawn
 from mcuprune.run.layerwise import Layer
 from mcuprune.train.tasks.metrics import Metric
 
@@ -111,7 +112,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Drawn):
     """What running the file showed. examples: how many, by where they come from: "random", or the name of a data set."""
 
     path: str

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune import options
 from mcuprune.data import loading as datasets
 from mcuprune.data.sets import Split
 from mcuprune.deploy import tflite_reader
@@ -25,7 +26,7 @@ from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.options import AUTO
 from mcuprune.run import runners
-from mcuprune.run.trial import Trial
+from mcuprune.run.trial import Draw, Trial
 from mcuprune.run.verification import Compared, Verification
 from mcuprune.run.verify import Tally, data_name, is_class, measured, predicted, verify
 from mcuprune.train.tasks.metrics import Classes, Metric
@@ -38,6 +39,7 @@ _DEFINES = "litert"
 def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
     """``verify`` of whichever file it is, .onnx or .tflite. Arguments and errors are those of ``verify``."""
     trial = trial or Trial()
+    options.check(Draw(examples=trial.examples, seed=trial.seed))
     if Path(path).suffix != ".tflite":
         return verify(path, trial)
     read = tflite_reader.read(path)
