@@ -21,7 +21,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from mcuprune import places, pruning
+from mcuprune import places, preparing, pruning
 from mcuprune.costs import resources
 from mcuprune.data.sets import Given
 from mcuprune.errors import BudgetError, OutputError, UsageError
@@ -111,8 +111,8 @@ class _Bisecting:
 
     def result(self) -> Result:
         """Search, copy the network that was found to the output, and tell how it was found."""
-        outputs = pruning.planned(self._request)
-        places.distinct(outputs, pruning.sources(self._request))
+        outputs = preparing.planned(self._request)
+        places.distinct(outputs, preparing.sources(self._request))
         for output in outputs:
             places.probe(output)
         self._take_up()

@@ -15,7 +15,7 @@ import small_nets
 from conftest import difference, feed, run
 from onnx import TensorProto, helper, numpy_helper
 
-from mcuprune import pruning, units
+from mcuprune import preparing, pruning, units
 from mcuprune.channels.labelling import label
 from mcuprune.cli import main
 from mcuprune.errors import BudgetError, McupruneError, ModelError, UnsupportedOperator
@@ -355,7 +355,7 @@ def test_the_default_session_runs_all_that_is_written(name: str) -> None:
 
 def test_what_the_runtime_refuses_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the road would end at the runtime, nobody trains and nothing is written."""
-    monkeypatch.setattr(pruning, "training_data", lambda *_, **__: pytest.fail("the work has begun"))
+    monkeypatch.setattr(preparing, "training_data", lambda *_, **__: pytest.fail("the work has begun"))
 
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("NOT_IMPLEMENTED: Could not find an implementation for Conv(22)\nmore")

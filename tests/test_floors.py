@@ -22,6 +22,7 @@ FLOORS = (
     ("train",),
     ("run",),
     ("result",),
+    ("preparing",),
     ("pruning", "rerun", "sweep"),
     ("dropping", "inspecting", "tracking"),
     ("exporting", "report", "config"),

@@ -26,7 +26,7 @@ import torch
 from conftest import run
 from onnx import helper, numpy_helper
 
-from mcuprune import pruning, units
+from mcuprune import preparing, pruning, units
 from mcuprune.cli import main
 from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import Basis, SramModel
@@ -351,7 +351,7 @@ def test_fake_quant_training_that_makes_validation_worse_is_undone(
     calibrated: list[bytes] = []
 
     def both(candidate: Candidate, how: Quantization, on_step: OnStep) -> quantizing.Quantized:
-        calibrated.append(pruning._bytes(quantize(candidate, replace(how, schedule=None), on_step).network))
+        calibrated.append(preparing.bytes_of(quantize(candidate, replace(how, schedule=None), on_step).network))
         return quantize(candidate, how, on_step)
 
     monkeypatch.setattr(quantizing, "quantize", both)
@@ -907,7 +907,7 @@ def test_the_usual_learning_rate_written_out_changes_nothing(trained: bool, tmp_
     path = str(MODELS / "dscnn_digits.onnx") if trained else unbiased(tmp_path / "m.onnx")
     request = Request(path, limits(flash="50%"), str(tmp_path / "o.onnx"), data=few_digits, epochs=2)
     written = []
-    for lr in (None, pruning.schedule_for(request, 192, warm=trained).lr):
+    for lr in (None, preparing.schedule_for(request, 192, warm=trained).lr):
         pruning.prune(replace(request, lr=lr))
         written.append((tmp_path / "o.onnx").read_bytes())
     assert written[0] == written[1]

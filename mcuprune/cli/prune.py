@@ -173,7 +173,10 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
     own = place.suffix in exporting.ROWS_OF_THEIR_OWN
     to_export = exporting.Request(to_prune.output, str(place), bands=str(request.bands) if own else "off")
     outputs = [Output("-o", to_prune.output, make_folder=True), *exporting.planned(to_export)]
-    places.settle(outputs, face.engine().sources(to_prune))
+    face.engine()
+    from mcuprune.preparing import sources
+
+    places.settle(outputs, sources(to_prune))
     net = face.load(request.model, input_shapes=request.input_shapes, outputs=request.outputs)
     if lacking := face.profile(net).memory.unsupported:
         raise UnsupportedOperator(f"{request.model}: -o {place}: {lacking[0]}; name a file that ends in .onnx")

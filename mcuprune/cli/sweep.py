@@ -78,9 +78,11 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     )
     if not runs.limits:
         raise UsageError(f"a sweep needs a limit: {', '.join(f'--{name}' for name in RESOURCES)}")
-    pruning = face.engine()
+    face.engine()
+    from mcuprune.preparing import sources as sources_of
+
     first = Request(flags.model, {}, output=f"{flags.output}/net.onnx", **given)
-    sources = [*pruning.sources(first), *([Source("the configuration", str(settings.source))] if settings.source else [])]
+    sources = [*sources_of(first), *([Source("the configuration", str(settings.source))] if settings.source else [])]
     executor = _executor(flags, [source.path for source in sources if source.path != str(settings.source)])
 
     from mcuprune import sweeping

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import exporting, places, pruning, tracking
+from mcuprune import exporting, places, preparing, tracking
 from mcuprune.costs import resources
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.graph import network
@@ -92,7 +92,7 @@ def _settle(request: Request, folder: Path) -> None:
     suffixes = ["onnx", *(["tflite"] if "tflite" in request.export else [])]
     names = [*report.PAGES, *(f"{variant.name}.{suffix}" for variant in request.variants for suffix in suffixes)]
     outputs = [Output("-o", str(folder / name), make_folder=True) for name in names]
-    places.settle(outputs, [*pruning.sources(replace(request.pruning, output=str(folder / "training"))), *request.sources])
+    places.settle(outputs, [*preparing.sources(replace(request.pruning, output=str(folder / "training"))), *request.sources])
 
 
 def _refuse_export(request: Request) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune import pruning
+from mcuprune import preparing, pruning
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.resources import Budget, CostModel
@@ -44,7 +44,7 @@ class Family:
     training of the whole network, as long as this is to be; None where only time is known.
     """
 
-    run: pruning.Run
+    run: preparing.Run
     goal: Goal
     variants: Sequence[Variant]
     budgets: Sequence[Budget]
@@ -121,10 +121,10 @@ def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Fa
     channels = label(folding.as_restored(canonical(original)[0]))
     for variant, budget in zip(variants, budgets, strict=True):
         try:
-            pruning.cost_model(channels.network, request, budget, None)
+            preparing.cost_model(channels.network, request, budget, None)
         except BudgetError as error:
             raise BudgetError(f"variant {variant.name}: {error}") from None
-    run = pruning.prepared(
+    run = preparing.prepared(
         replace(request, limits=variants[tightest].limits, output=str(folder / "training"), report=None),
         None,
         request.data,
@@ -139,7 +139,7 @@ def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Fa
     return Family(run, run.goal, variants, budgets, schedule, macs_of_one, folder)
 
 
-def _schedule(run: pruning.Run) -> tuple[Schedule, int | None]:
+def _schedule(run: preparing.Run) -> tuple[Schedule, int | None]:
     """How long to train the family, and the cost of one training of the whole network that is as long."""
     assert run.data is not None
     request, n = run.request, len(run.data.train)
@@ -163,9 +163,9 @@ def nested(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate],
     from mcuprune.train.trainer import reestimated, trainer_for
 
     run, request, data = family.run, family.request, family.data
-    examples = pruning.calibration_examples(data, request.seed)
+    examples = preparing.calibration_examples(data, request.seed)
     normal = narrowing.normalized(run.labelled, examples, request.device)
-    models = [pruning.cost_model(normal, request, budget, None) for budget in family.budgets]
+    models = [preparing.cost_model(normal, request, budget, None) for budget in family.budgets]
     task = task_of(family, models[0], record.checkpoint)
     trainer = trainer_for(task, task.channels, FamilyTrainer)
     hooks = Nested(task, Plan(models, family.budgets))
@@ -190,7 +190,7 @@ def nested(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate],
 
 def task_of(family: Family, model: CostModel, checkpoint: Checkpoint) -> Task:
     """What the training of a family has to do with its networks, whichever way they come about."""
-    task = pruning.task(family.run, model, checkpoint)
+    task = preparing.task_of(family.run, model, checkpoint)
     return replace(task, budget=family.budgets[0], data=family.data, schedule=family.schedule)
 
 
@@ -211,7 +211,7 @@ def _written(
         if entry["files"][path.name] == manifest.digest(path):
             return entry, cost
     small = folding.folded(candidate.channels.network)
-    of_float, learned = pruning.figure(small, family.goal, f"{variant.name} after cutting")
+    of_float, learned = preparing.figure(small, family.goal, f"{variant.name} after cutting")
     candidate = replace(candidate, channels=label(small))
     final, after = _quantized(
         family, candidate, state, schedule, lambda step: record(replace(step, phase=f"int8 {variant.name}"))

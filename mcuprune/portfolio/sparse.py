@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mcuprune import pruning
+from mcuprune import preparing, pruning
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.portfolio.nested import Family, task_of
@@ -20,9 +20,9 @@ def sparse(family: Family, record: pruning.Record) -> tuple[Sequence[Candidate],
     from mcuprune.train.trainer import trainer_for
 
     run, request, data = family.run, family.request, family.data
-    examples = pruning.calibration_examples(data, request.seed)
+    examples = preparing.calibration_examples(data, request.seed)
     normal = narrowing.normalized(run.labelled, examples, request.device)
-    task = task_of(family, pruning.cost_model(normal, request, family.budgets[0], None), record.checkpoint)
+    task = task_of(family, preparing.cost_model(normal, request, family.budgets[0], None), record.checkpoint)
     trainer = trainer_for(task, task.channels)
     hooks = Sparse(task, family.budgets, examples)
     loop.train(trainer, hooks, data.val, record, record.checkpoint)
