@@ -92,7 +92,7 @@ class Run:
 
 
 def prepared(request: Request, net: Network | None, given: Given | None, start: Start | None) -> Run:
-    """Read, check and measure everything that the work needs. Raises what ``prune`` raises."""
+    """Read, check and measure everything that the work needs. Raises what ``pruning.prune`` raises."""
     _check_flags(request)
     refuse_unknown(request.data)
     outputs = planned(request)
@@ -343,6 +343,7 @@ def figure(net: Network, goal: Goal, name: str) -> tuple[Metric, bool]:
 
 
 def bytes_of(net: Network) -> bytes:
+    """The network as the content of an ONNX file."""
     return bytes(net.to_proto().SerializeToString())
 
 

@@ -822,7 +822,7 @@ def test_biases_that_training_adds_count_where_a_budget_is_refused(
     By hand, one channel each: 9 weights and a scale, again 9 and a scale, 10 weights and 10 scales, and 2 biases: 76 and 8.
     """
     request = Request(unbiased(tmp_path / "m.onnx"), limits(flash="76"), str(tmp_path / "o.onnx"), data=few_digits, epochs=2)
-    monkeypatch.setattr(pruning.evaluate, "accuracy_of", lambda *_: pytest.fail("the work has begun"))
+    monkeypatch.setattr(preparing.evaluate, "tallied", lambda *_: pytest.fail("the work has begun"))
     with pytest.raises(BudgetError, match=r"flash can't go below 76 \(limit 75\)"):
         pruning.prune(replace(request, limits=limits(flash="75"), train=False))
     with pytest.raises(BudgetError, match=r"flash can't go below 84 \(limit 76\)"):

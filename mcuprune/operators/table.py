@@ -970,7 +970,6 @@ def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape, mixe
 _elementwise, _clamp, _unit, _per_channel, _reshaping = Elementwise(), Clamp(), Unit(), PerChannel(), Reshaping()
 _resize, _quantization, _passing = Resize(), Quantization(), Passing()
 _reduction = Barrier(_reduced_axes, reduces=True)
-_all_axes = Barrier(lambda node, net: range(len(net.shapes[node.inputs[0]])))
 
 OPS: dict[str, Op] = {
     "Abs": _elementwise,

@@ -164,13 +164,6 @@ def tallied(
     return tallies
 
 
-def metric_of(
-    source: str | Path | bytes, split: Split, objective: Objective, mode: Mode = "exact", *, name: str | None = None
-) -> Metric:
-    """The figure of an ONNX model on a split, in onnxruntime; ``name`` is what messages call it."""
-    return objective.metric(tallied(source, split, objective, mode, name=name))
-
-
 @dataclass(frozen=True)
 class Int8Metric:
     """Figures of an int8 file.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +21,3 @@ class Pixels(Lazy):
 
     def identify(self, digest: Any) -> None:
         identify(self._records, digest)
-
-
-class Mapped(Lazy):
-    """Examples that a function makes of items, one by one: such as items of a torch Dataset."""
-
-    def __init__(self, items: Sequence[Any], make: Callable[[Any], Array], shape: tuple[int, ...], dtype: Any) -> None:
-        self._items, self._make = items, make
-        self.shape, self.dtype = (len(items), *shape), np.dtype(dtype)
-
-    def _examples(self, indices: Array) -> Array:
-        gathered = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        for place, index in enumerate(indices):
-            gathered[place] = self._make(self._items[int(index)])
-        return gathered
