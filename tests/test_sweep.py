@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import kill_a_worker
 
 from mcuprune import options, units
 from mcuprune.cli import main
@@ -369,7 +371,7 @@ def test_ray_gives_the_files_of_processes_even_when_workers_are_killed(here):
     until = time.monotonic() + 300
     while len(killed) < 2 and going.poll() is None and time.monotonic() < until:
         if list(Path("out").glob("runs/*/*.checkpoint")):
-            killed |= kill_a_worker(sparing=killed)
+            killed |= kill_a_worker(going.pid, sparing=killed)
         time.sleep(0.2)
     assert len(killed) == 2, "the test has killed two workers"
     assert going.wait(timeout=300) == 0, going.stderr.read()
@@ -377,18 +379,26 @@ def test_ray_gives_the_files_of_processes_even_when_workers_are_killed(here):
         assert network.read_bytes() == Path("out", *network.parts[1:]).read_bytes()
 
 
-def kill_a_worker(*, sparing: set[int]) -> set[int]:
-    """Kill one process of Ray that is at work on a run, other than those; its number."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) not in sparing:
-            try:
-                title = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"ray::_on_worker" in title:
-                os.kill(int(entry.name), signal.SIGKILL)
-                return {int(entry.name)}
-    return set()
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_the_worker_that_a_test_kills_belongs_to_its_own_cluster():
+    start = ["bash", "-c", "(exec -a ray::_on_worker sleep 60) & echo $!; wait"]
+    clusters = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    workers = [int(cluster.stdout.readline()) for cluster in clusters]
+    try:
+        for worker in workers:
+            until = time.monotonic() + 10
+            while b"ray" not in Path(f"/proc/{worker}/cmdline").read_bytes() and time.monotonic() < until:
+                time.sleep(0.01)
+        last = int(workers[1] > workers[0])  # of the process that is looked at after the other
+        assert kill_a_worker(clusters[last].pid, sparing=set()) == {workers[last]}
+        assert kill_a_worker(clusters[last].pid, sparing={workers[last]}) == set()
+        assert kill_a_worker(os.getpid(), sparing=set(workers)) == set()
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        for cluster in clusters:
+            cluster.communicate(timeout=10)
 
 
 def test_without_ray_the_message_says_what_to_install(here, capsys, monkeypatch):

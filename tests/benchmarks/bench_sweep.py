@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +30,9 @@ from typing import Any
 
 import numpy as np
 from rows import append, key, read
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from killing import kill_a_worker
 
 from mcuprune import __version__
 
@@ -86,28 +88,6 @@ def spent(words: Sequence[str], folder: Path) -> float:
         return float(seconds())
 
 
-def _kill_a_worker(of: int, sparing: set[int]) -> set[int]:
-    """Kill one process of Ray that is at work on a run and descends from process ``of``; its number."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) not in sparing:
-            try:
-                title = (entry / "cmdline").read_bytes()
-                if b"ray::_on_worker" in title and _descends(int(entry.name), of):
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    return {int(entry.name)}
-            except OSError:  # it has just ended
-                continue
-    return set()
-
-
-def _descends(process: int, of: int) -> bool:
-    while process > 1:
-        if process == of:
-            return True
-        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-    return False
-
-
 def _killed_twice(words: Sequence[str], folder: Path, out: Path) -> int:
     """Run a sweep and kill two workers once some state has come home; how many were killed."""
     going = subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -115,7 +95,7 @@ def _killed_twice(words: Sequence[str], folder: Path, out: Path) -> int:
     while going.poll() is None:
         states = [path for path in out.glob("runs/*/*.checkpoint") if path.stat().st_mtime > time.time() - 5]
         if states and len(killed) < 2:
-            killed |= _kill_a_worker(going.pid, killed)
+            killed |= kill_a_worker(going.pid, sparing=killed)
         time.sleep(0.3)
     assert going.returncode == 0, "the sweep has failed"
     return len(killed)
