@@ -31,8 +31,10 @@ from mcuprune.train import checkpoint
 
 #: Times that a run is begun again after its worker died.
 _RETRIES = 5
-#: Seconds between two looks at a run, and at the cluster.
+#: Seconds between two looks of a worker at its run, which cost next to nothing.
 _LOOK = 0.2
+#: Seconds between two questions over the cluster, where several processes wake up for each.
+_ASK = 1.0
 
 
 class Cluster:
@@ -91,7 +93,7 @@ class Cluster:
             while waiting and len(going) < self._places():
                 run = waiting.pop(0)
                 going[task.remote(run, words, layout, list(stored), list(stored.values()), home)] = run
-            ready, _ = ray.wait(list(going), num_returns=1, timeout=_LOOK)
+            ready, _ = ray.wait(list(going), num_returns=1, timeout=_ASK)
             for name, state in ray.get(home.taken.remote()).items():
                 self._keep(by_name[name], state, goes_on, home)
             for reference in ready:
@@ -162,11 +164,9 @@ class _Home:
     def store(self, name: str, state: bytes) -> None:
         self._states[name] = state
 
-    def put(self, name: str, state: bytes) -> bool:
-        """Take the state of a run. Returns whether the run goes on."""
+    def put(self, name: str, state: bytes) -> None:
         self._states[name] = state
         self._new.add(name)
-        return name not in self._stopped
 
     def goes_on(self, name: str) -> bool:
         return name not in self._stopped
@@ -232,6 +232,7 @@ def _watched(run: Run, folder: str, out: Path, home: Any, *, resume: bool) -> _G
             preexec_fn=_die_with_parent,
         )
         seen, stopped = (_changed(out / STATE) if resume else 0), False
+        asked = time.monotonic()
         while True:
             code = process.poll()
             changed = _changed(out / STATE)
@@ -241,9 +242,10 @@ def _watched(run: Run, folder: str, out: Path, home: Any, *, resume: bool) -> _G
                     ray.get(home.put.remote(run.name, (out / STATE).read_bytes()))
             if code is not None:
                 break
-            if not stopped and not ray.get(home.goes_on.remote(run.name)):
-                stopped = True
-                process.send_signal(signal.SIGINT)
+            if not stopped and time.monotonic() > asked + _ASK:
+                stopped, asked = not ray.get(home.goes_on.remote(run.name)), time.monotonic()
+                if stopped:
+                    process.send_signal(signal.SIGINT)
             time.sleep(_LOOK)
         answer.seek(0)
         log.seek(0)
