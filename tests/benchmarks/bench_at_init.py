@@ -11,7 +11,8 @@ with the rows that ``bench_accuracy.py`` has stored of the same seeds.
 *masks*: a VGG-16 of 289 k parameters at a sixteenth of them, cut by at-init, against itself with single weights masked by
 SynFlow before training and trained so: of equal non-zeros, and of equal bytes where a stored non-zero takes the bits of its
 index too. *cuts*: trained demo models cut without any training, at-init against the magnitude of weights. *latency*: the
-written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread.
+written VGG-16 against the whole one, which masks are stored as, in onnxruntime on one thread: widths as they come, and in
+multiples of 4.
 
 Finished runs are appended to ``at_init.jsonl`` and not run again; ``at_init.md`` is drawn from it. Run it with ``nice -n 15``:
 it takes hours, and can be interrupted at any time.
@@ -281,13 +282,14 @@ def cut_density(start: Path, work: Path) -> float:
     return sum(value.size for value in weights(cut)) / sum(value.size for value in weights(start))
 
 
-def cut_to_sixteenth(start: Path, work: Path) -> Path:
-    """The network cut without training."""
+def cut_to_sixteenth(start: Path, work: Path, multiple: int = 1) -> Path:
+    """The network cut without training, its widths multiples of a number."""
     from mcuprune import pruning, units
 
     out = work / "sixteenth.onnx"
     wanted = {"flash": units.parse(_SIXTEENTH, "bytes")}
-    pruning.prune(pruning.Request(str(start), wanted, str(out), train=False, int8=False, method="at-init"))
+    asked = pruning.Request(str(start), wanted, str(out), train=False, int8=False, method="at-init", multiple_of=multiple)
+    pruning.prune(asked)
     return out
 
 
@@ -310,11 +312,11 @@ def cuts(name: str, limit: str, method: str, work: Path) -> dict[str, Any]:
     return {"before": result.accuracy, "after": result.accuracy_float, "widths": [group.after for group in result.groups]}
 
 
-def latency(work: Path) -> dict[str, Any]:
+def latency(multiple: int, work: Path) -> dict[str, Any]:
     """Median milliseconds of one inference of the whole and the cut thin VGG-16, by turns, and their ratio."""
     start = work / "vgg-latency.onnx"
     untrained(replace(TASKS[_MASK_TASK], build=thin_vgg16), 0, start)
-    cut = cut_to_sixteenth(start, work)
+    cut = cut_to_sixteenth(start, work, multiple)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     sessions = [onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for path in (start, cut)]
@@ -399,16 +401,26 @@ def page(rows: list[dict[str, Any]]) -> str:
             share = mean(row["training_macs"] / row["full_training_macs"] for row in found)
             nonzeros = f"{mean(row['nonzeros'] for row in found):,.0f}"
             lines.append(f"| {variant} | {len(found)} | {nonzeros} | {accuracies} | {share:.2f} |")
-    for row in of["latency"]:
-        whole, small = row["ms"]
+    if of["latency"]:
         lines += [
             "",
             "## Latency",
             "",
-            f"One inference in onnxruntime on one thread, median of {_TURNS} by turns: {whole:.3f} ms whole, which masks are",
-            f"stored as, {small:.3f} ms cut, with {row['weights'][1]:,} of {row['weights'][0]:,} weights: "
-            f"{row['ratio']:.1f} times faster.",
+            f"One inference in onnxruntime on one thread, median of {_TURNS} by turns; whole is what masks are stored as.",
+            "onnxruntime computes blocks of channels, and copies tensors whose channels are no whole blocks for their readers.",
+            "",
+            "| `--multiple-of` | weights | whole | cut | times faster |",
+            "|--:|--:|--:|--:|--:|",
         ]
+        for row in of["latency"]:
+            before, after = row["weights"]
+            cells = [
+                row["multiple_of"],
+                f"{before:,} -> {after:,}",
+                *(f"{ms:.3f} ms" for ms in row["ms"]),
+                f"{row['ratio']:.2f}",
+            ]
+            lines.append(table_line(cells))
     return "\n".join(lines) + "\n"
 
 
@@ -435,8 +447,8 @@ def _accuracy_line(key: tuple[Any, ...], found: list[dict[str, Any]]) -> str:
 def wanted(given: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
     """What is to be run: what identifies the row, and what makes it."""
     data, work = given.data, given.work
-    if "latency" in given.parts:
-        yield {"part": "latency"}, lambda: latency(work)
+    for multiple in (1, 4) if "latency" in given.parts else ():
+        yield {"part": "latency", "multiple_of": multiple}, lambda multiple=multiple: latency(multiple, work)  # type: ignore[misc]
     for name in TIMED if "seconds" in given.parts else ():
         yield {"part": "seconds", "network": name}, lambda name=name: seconds(name, work)  # type: ignore[misc]
     for name in DEMOS if "cuts" in given.parts else ():
