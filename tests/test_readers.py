@@ -707,6 +707,27 @@ def test_words_that_fit_no_class_are_refused(tmp_path: Path) -> None:
         opened(words(tmp_path / "d", ["go", "no", "yes"], 3), 7, (1, 49, 10))
 
 
+def test_twelve_words_or_ten_with_silence_and_unknown_is_asked_where_it_is_open(tmp_path: Path) -> None:
+    """Both are what somebody means by a folder with Speech Commands' ten words, two more and background noise."""
+    ten = ["down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes"]
+    root = words(tmp_path / "d", [*ten, "cat", "tree"], 3)
+    assert set(opened(root, 12, (1, 49, 10)).classes) == {*ten, "cat", "tree"}  # without noise there is no silence
+    write_wave(root / "_background_noise_" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 40_000))
+    with pytest.raises(DataError, match=r"may be these words .*cat.* or Speech Commands' ten, silence .*--classes FILE"):
+        opened(root, 12, (1, 49, 10))
+    for classes in ((*ten, "silence", "unknown"), (*ten, "cat", "tree")):
+        data = opened(root, 12, (1, 49, 10), classes=classes)
+        assert data.classes == classes
+        assert np.bincount(everything(data)[1], minlength=12).min() > 0
+
+
+def test_folders_that_are_called_silence_and_unknown_are_these_classes(tmp_path: Path) -> None:
+    ten = ["down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes"]
+    root = words(tmp_path / "d", [*ten, "silence", "unknown"], 3)
+    write_wave(root / "_background_noise_" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 40_000))
+    assert set(opened(root, 12, (1, 49, 10)).classes) == {*ten, "silence", "unknown"}
+
+
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"RIFF\xff\xff\xff\x7fWAVEfmt \x10\0\0\0\x03\0\x01\0" + b"\0" * 40])
 def test_what_is_no_sound_is_refused(tmp_path: Path, content: bytes) -> None:
     root = words(tmp_path / "d", ["go", "no"], 4)

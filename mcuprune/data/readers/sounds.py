@@ -75,11 +75,18 @@ def _classes(path: Path, words: Sequence[str], asked: Asked) -> tuple[tuple[str,
     spoken = [word for word in words if word not in _NOISE]
     if asked.classes:
         return asked.classes, ()
+    ten = asked.n_classes == len(_TEN) + 2 and set(_TEN) <= set(spoken)
     if asked.n_classes == len(spoken):
+        if ten and len(spoken) < len(words) and not set(spoken) & {*_SILENCE, *_UNKNOWN}:
+            raise DataError(
+                f"{path}: the model's {asked.n_classes} classes may be these words ({', '.join(spoken)}), or Speech Commands' "
+                "ten, silence and unknown, for there is background noise; say which: the classes in their order, one a line, "
+                "in a file: --classes FILE"
+            )
         return tuple(spoken), ()
     if asked.n_classes == len(spoken) + 1 and len(spoken) < len(words):
         return (*spoken, "silence"), (f"the last class is silence, pieces of {path}'s background noise",)
-    if asked.n_classes == len(_TEN) + 2 and set(_TEN) <= set(spoken):
+    if ten:
         return (*_TEN, "silence", "unknown"), (
             "twelve classes: Speech Commands' ten words, silence, unknown (MLPerf Tiny's order)",
         )
@@ -175,6 +182,7 @@ READER = Reader(
     "a folder of WAV files, one subfolder a word",
     lambda path: path.is_dir() and trees.holds(path, (".wav",)),
     read,
-    form="as Speech Commands has them: `_background_noise_` becomes silence, words that the model doesn't name become unknown, "
+    form="as Speech Commands has them: `_background_noise_` becomes silence, words that the model doesn't name become unknown "
+    "(twelve words, Speech Commands' ten among them, and noise may mean either: `--classes FILE` says which), "
     "speakers stay in one part, `validation_list.txt` and `testing_list.txt` count",
 )
