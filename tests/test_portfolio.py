@@ -8,6 +8,7 @@ import gc
 import json
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -459,6 +460,42 @@ def test_an_old_session_ends_with_its_last_reader(made):
     del reader
     gc.collect()
     assert old() is None
+
+
+def test_files_may_go_and_take_no_memory_until_a_switch_reads_them(made, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(made, folder)
+    family = mcuprune.Portfolio(folder, active="macs-20pct", resident="active")
+    contents = [path.read_bytes() for path in folder.glob("*.onnx")]
+    shutil.rmtree(folder)
+    gc.collect()
+    held = [value for value in gc.get_referents(*_reachable(family)) if isinstance(value, bytes)]
+    assert not {*held} & {*contents}
+    family.switch("macs-50pct")
+    assert family.run({"image": digits().test.x[:1]}).variant == "macs-50pct"
+
+
+def _reachable(root: object) -> list[object]:
+    """Containers that an object leads to, modules and classes left out."""
+    seen: dict[int, object] = {}
+    waiting = [root]
+    while waiting:
+        value = waiting.pop()
+        if id(value) not in seen and not isinstance(value, (type, type(sys))):
+            seen[id(value)] = value
+            waiting += gc.get_referents(value)
+    return [*seen.values()]
+
+
+def test_a_file_that_changes_under_an_open_portfolio_is_refused_at_the_switch(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    family = mcuprune.Portfolio(tmp_path / "copy", active="macs-20pct", resident="active")
+    file = tmp_path / "copy" / "macs-50pct.onnx"
+    with file.open("r+b") as stream:
+        stream.truncate(file.stat().st_size // 2)
+    with pytest.raises(ModelError, match="is not the file"):
+        family.switch("macs-50pct")
+    assert family.run({"image": digits().test.x[:1]}).variant == "macs-20pct"
 
 
 def test_a_portfolio_picks_the_most_accurate_variant_within_limits(made):
