@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import shutil
 import struct
 import tarfile
 import time
@@ -22,7 +23,7 @@ import pytest
 import tasks_data
 
 from mcuprune.cli import main
-from mcuprune.data import cache, frontend, loading, pictures
+from mcuprune.data import cache, decoding, frontend, loading, pictures
 from mcuprune.data.fitting import Wanted, classifier, label_check
 from mcuprune.data.readers.table import READERS
 from mcuprune.data.sets import Data
@@ -192,6 +193,37 @@ def test_many_images_are_decoded_once_and_stay_on_disk(tmp_path: Path, monkeypat
     picture(99).save(root / "a" / "0.png")
     with pytest.raises(TypeError):  # a changed file is decoded again
         opened(root)
+
+
+@pytest.fixture
+def several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of three cores, where even a few files are worth processes."""
+    monkeypatch.setattr(cache.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(decoding, "_WORTH_PROCESSES", 0)
+
+
+def test_processes_decode_what_one_would(tmp_path: Path, several_processes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted(folder_of(tmp_path / "d", ["a", "b é"], 60).rglob("*.png"))
+    here = [pictures.decoded(file, 9, 7, 3, where="") for file in files]
+    monkeypatch.setattr(pictures, "decoded", None)  # of this process
+    np.testing.assert_array_equal([*decoding.stream(files, (9, 7, 3))], here)
+
+
+def test_what_a_process_can_not_decode_is_named(tmp_path: Path, several_processes: None) -> None:
+    files = sorted(folder_of(tmp_path / "d", ["a"], 99).rglob("*.png"))
+    files[70].write_bytes(b"no image")
+    with pytest.raises(DataError, match=f"{files[70].name}: not a readable image"):
+        list(decoding.stream(files, (9, 7, 3)))
+
+
+def test_without_its_processes_a_folder_is_read_all_the_same(
+    tmp_path: Path, several_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sorted(folder_of(tmp_path / "d", ["a"], 99).rglob("*.png"))
+    here = [pictures.decoded(file, 9, 7, 3, where="") for file in files]
+    for executable in (shutil.which("false"), str(tmp_path / "nothing")):  # a process that ends at once, and none
+        monkeypatch.setattr(decoding.sys, "executable", executable)
+        np.testing.assert_array_equal([*decoding.stream(files, (9, 7, 3))], here)
 
 
 def test_threads_keep_the_order_of_what_they_make(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What is decoded once and read often: large arrays of bytes on disk, made by several threads, used without being in memory.
+"""What is decoded once and read often: large arrays of bytes on disk, used without being in memory.
 
 A folder of images is decoded to pixels of the model's size once; the next run finds them. Files that have not been used for
 longest go when all of them together are more than ``MOST``. The folder is ``MCUPRUNE_CACHE``, or ``mcuprune`` in the user's
@@ -52,21 +52,31 @@ def folder() -> Path | None:
 def cached(
     identity: Sequence[object], items: Sequence[_Item], shape: tuple[int, ...], dtype: Any, make: Callable[[_Item], Array]
 ) -> Array:
-    """An array (items, *shape) of what ``make`` makes of each item, in their order; large ones are mapped from the disk.
+    """``stored`` of what ``make`` makes of each item, called by several threads at once."""
+    return stored(identity, items, shape, dtype, lambda items: in_order(make, items))
 
-    identity: all that the values depend on. make: called by several threads at once.
-    Raises DataError where the disk has no room, and what ``make`` raises.
+
+def stored(
+    identity: Sequence[object],
+    items: Sequence[_Item],
+    shape: tuple[int, ...],
+    dtype: Any,
+    stream: Callable[[Sequence[_Item]], Iterator[Array]],
+) -> Array:
+    """An array (items, *shape) of what ``stream`` makes of all items, in their order; large ones are mapped from the disk.
+
+    identity: all that the values depend on. Raises DataError where the disk has no room, and what ``stream`` raises.
     """
     whole, kind = (len(items), *shape), np.dtype(dtype)
     size = prod(whole) * kind.itemsize
     if size < _SMALL:
         array = np.empty(whole, kind)
-        _fill(array, items, make)
+        _fill(array, items, stream)
         return array
     key = sha256(repr((__version__, whole, kind.str, *identity)).encode()).hexdigest()[:40]
     home = folder()
     if home is None:
-        return _temporary(whole, kind, items, make)
+        return _temporary(whole, kind, items, stream)
     place = home / f"{key}.npy"
     if (known := _mapped(place, whole, kind)) is not None:
         return known
@@ -75,10 +85,10 @@ def cached(
     handle, name = tempfile.mkstemp(suffix=".part", dir=home)
     os.close(handle)
     try:
-        stored = np.lib.format.open_memmap(name, "w+", kind, whole)
-        _fill(stored, items, make, where=str(home))
-        stored.flush()
-        del stored
+        array = np.lib.format.open_memmap(name, "w+", kind, whole)
+        _fill(array, items, stream, where=str(home))
+        array.flush()
+        del array
         os.replace(name, place)
     finally:
         with suppress(OSError):
@@ -97,13 +107,18 @@ def _mapped(place: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array 
     return array if (array.shape, array.dtype) == (shape, dtype) else None
 
 
-def _temporary(shape: tuple[int, ...], dtype: np.dtype[Any], items: Sequence[_Item], make: Callable[[_Item], Array]) -> Array:
+def _temporary(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    items: Sequence[_Item],
+    stream: Callable[[Sequence[_Item]], Iterator[Array]],
+) -> Array:
     """The array in a file without a name, which is gone when nobody uses it any more."""
     _need_room(Path(tempfile.gettempdir()), prod(shape) * dtype.itemsize)
     with tempfile.TemporaryFile() as file:
-        stored: Array = np.memmap(file, dtype, "w+", shape=shape)
-    _fill(stored, items, make, where=tempfile.gettempdir())
-    return stored
+        array: Array = np.memmap(file, dtype, "w+", shape=shape)
+    _fill(array, items, stream, where=tempfile.gettempdir())
+    return array
 
 
 def growing(dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Iterator[Array]) -> Array:
@@ -120,26 +135,30 @@ def growing(dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Iterator[Array
         return np.memmap(file, dtype, "r", shape=(count, *shape))
 
 
-def _fill(target: Array, items: Sequence[_Item], make: Callable[[_Item], Array], where: str = "") -> None:
+def _fill(target: Array, items: Sequence[_Item], stream: Callable[[Sequence[_Item]], Iterator[Array]], where: str = "") -> None:
     if where and len(items) >= _WORTH_A_WORD:
         console.say(f"decoding {len(items):,} examples once; they are kept in {where}")
-    for index, value in enumerate(in_order(make, items)):
+    for index, value in enumerate(stream(items)):
         target[index] = value
 
 
-def in_order(make: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+def workers() -> int:
+    """How many threads or processes decode: one a core, eight at most."""
+    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+def in_order(make: Callable[[_Item], _Result], items: Sequence[_Item], *, ahead: int = _AHEAD) -> Iterator[_Result]:
     """What threads make of items, in their order; a bounded number waits to be taken."""
-    workers = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-    if workers == 1 or len(items) < 2 * workers:
+    if workers() == 1 or len(items) < 2 * workers():
         yield from map(make, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque(pool.submit(make, item) for item in items[:_AHEAD])
+    with ThreadPoolExecutor(workers()) as pool:
+        waiting = deque(pool.submit(make, item) for item in items[:ahead])
         try:
             for index in range(len(items)):
                 result = waiting.popleft().result()
-                if index + _AHEAD < len(items):
-                    waiting.append(pool.submit(make, items[index + _AHEAD]))
+                if index + ahead < len(items):
+                    waiting.append(pool.submit(make, items[index + ahead]))
                 yield result
         finally:
             for future in waiting:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcuprune.data import cache, pictures, trees
+from mcuprune.data import cache, decoding, pictures, trees
 from mcuprune.data.raw import Asked, Part, Raw, Reader
 
 
@@ -17,7 +17,7 @@ def column(files: Sequence[Path], asked: Asked, where: str) -> np.ndarray:
     pictures.need_pillow(where)
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     size = (height, width, channels)
-    return cache.cached(stamps, files, size, np.uint8, lambda file: pictures.decoded(file, *size, where=str(file)))
+    return cache.stored(stamps, files, size, np.uint8, lambda files: decoding.stream(files, size))
 
 
 def read(path: Path, asked: Asked) -> Raw:
