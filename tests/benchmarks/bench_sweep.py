@@ -172,9 +172,7 @@ def page(rows: Sequence[Row]) -> str:
     """``sweep.md``."""
     lines = ["# Sweeps and ranks", "", *(__doc__ or "").rstrip().split("\n")[4:], ""]
     if swept := [row for row in rows if row["kind"] == "sweep"]:
-        lines += [
-            "Ray's own processes take some 4 s to start and 0.04 s of processor a second while they wait, so *more* depends on"
-        ]
+        lines += ["Ray's own processes take time of the processor to start and while they wait, so *more* depends on"]
         lines += ["how long the sweep lasts: longer where the machine has other work.", ""]
         lines += [
             "| runs | processor, single runs | processor, on Ray | lasted | more | other bytes | killed | other bytes then |"
