@@ -254,6 +254,7 @@ def test_a_node_without_a_kernel_is_priced_and_not_written() -> None:
         program.check()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_dequantizer_with_another_scale_means_it(tmp_path: Path) -> None:
     """The integers are the quantiser's, what they stand for is the dequantiser's: no step of difference."""
     pytest.importorskip("tflite_micro")
