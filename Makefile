@@ -8,6 +8,8 @@ DATA ?= data
 TORCH ?= 2.13.0
 # Small networks train fastest on one thread, and one thread gives the same result every time.
 export OMP_NUM_THREADS ?= 1
+# Tests start hundreds of processes, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-runtimes bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu bench-data bench-sweep device-test clean

@@ -239,6 +239,18 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
     return module.eval()
 
 
+@functools.cache
+def _register_once() -> None:
+    """torch's new exporter reads the source of all its translations anew at each export, for half of the time of one.
+
+    Where a version of torch has that elsewhere, exports only take longer.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
 def export(module: nn.Module, *, dynamo: bool, opset: int = 17, dynamic: bool = False, batch: int = 1) -> onnx.ModelProto:
     """The module as ONNX, by torch's old exporter or its new one (which raises any opset below 18 to 18)."""
     example = torch.zeros(batch, *SHAPE)
@@ -247,6 +259,7 @@ def export(module: nn.Module, *, dynamo: bool, opset: int = 17, dynamic: bool = 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         if dynamo:
+            _register_once()
             shapes = ({0: torch.export.Dim("n")},) if dynamic else None
             program = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=shapes, verbose=False)
             return program.model_proto  # type: ignore[union-attr]

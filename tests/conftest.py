@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import os
 import pickle
@@ -40,6 +41,16 @@ CORPUS_SHAPES = {
     "unet_ts_dynhw.onnx": {"input": (1, 3, 32, 32)},
     "ppocr_cls_v2.onnx": {"x": (1, 3, 48, 192)},
 }
+
+
+def pytest_collection_finish() -> None:
+    """Python's search for garbage leaves out what imports and collection made, which stays to the end, and comes less often.
+
+    It took a tenth of the time of all tests, mostly in modules of torch and in thousands of tests that wait for their turn.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def corpus() -> list[Path]:
@@ -85,15 +96,19 @@ def feed(model: onnx.ModelProto, *, seed: int = 0, batch: int = 1, shapes: dict[
     return values
 
 
-def run(model: onnx.ModelProto | Network, inputs: dict) -> list[np.ndarray]:
-    """The outputs by onnxruntime, unoptimised, on one thread."""
+def session(model: onnx.ModelProto | Network) -> onnxruntime.InferenceSession:
+    """onnxruntime, unoptimised, on one thread."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     proto = model.to_proto() if isinstance(model, Network) else model
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def run(model: onnx.ModelProto | Network, inputs: dict) -> list[np.ndarray]:
+    """The outputs by onnxruntime."""
+    return session(model).run(None, inputs)
 
 
 def difference(one: list[np.ndarray], other: list[np.ndarray]) -> float:
@@ -157,6 +172,22 @@ def pruned(once: Once) -> Callable[[Request], Result]:
         return once(("prune", content, replace(request, output="", report=request.report and "report")), make)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def exported(once: Once) -> Callable[[str], Path]:
+    """The int8 file of a model in models/, calibrated on the digits, which takes a second, for tests that look at it."""
+    from mcuprune import exporting
+
+    def path_of(name: str) -> Path:
+        def make(folder: Path) -> Path:
+            model = Path(__file__).parents[1] / "models" / f"{name}.onnx"
+            exporting.export(exporting.Request(str(model), str(folder / "net.onnx"), data="digits"))
+            return folder / "net.onnx"
+
+        return once(("exported", name), make)
+
+    return path_of
 
 
 @pytest.fixture(scope="session")

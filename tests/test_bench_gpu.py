@@ -114,7 +114,7 @@ def test_a_network_can_be_cut_to_its_budget(name: str, budget: str, tmp_path: Pa
         # the largest take seconds each
         pytest.param("resnet18", "MCU", "differentiable", marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", "VWW-2", "uniform", marks=pytest.mark.slow),
-        ("mcunet", "half", "differentiable"),
+        pytest.param("mcunet", "half", "differentiable", marks=pytest.mark.slow),
         pytest.param("etinynet", "x0.75", "uniform", marks=pytest.mark.slow),
         ("dscnn_s", "half", "differentiable"),
         ("dscnn_m", "KWS-S", "differentiable"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import re
 import subprocess
 from collections.abc import Callable, Sequence
@@ -15,10 +16,10 @@ import numpy as np
 import onnx
 import pytest
 from apart import apart
-from conftest import corpus
+from conftest import Once, corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tflite import CASES, converted, int8
+from test_tflite import CASES, case, converted, int8
 
 from mcuprune.deploy import c
 from mcuprune.deploy.fixedpoint import factor, high_product, scaled, shift_right
@@ -81,18 +82,31 @@ def invoked(function: Any, inputs: Sequence[np.ndarray], outputs: Sequence[Port]
     return results
 
 
-def differing(
-    net: Converted, folder: Path, *flags: str, examples: int = 10, edit: Callable[[str], str] = str
-) -> tuple[int, c.Source]:
-    """On how many examples some output isn't TFLM's, and the C. edit: a change to the C before it is compiled."""
-    source = c.generate(net.program, "net")
-    source = replace(source, c=edit(source.c))
+def drawn(net: Converted, examples: int) -> list[list[np.ndarray]]:
+    """Inputs by turns at the ends of the range, mostly, and within it."""
     draw = np.random.default_rng(0)
-    spreads = [40 if turn % 2 else 300 for turn in range(examples)]  # within the range, and mostly at its ends
-    inputs = [
+    spreads = [40 if turn % 2 else 300 for turn in range(examples)]
+    return [
         [np.clip(draw.normal(0, spread, port.shape), -128, 127).astype(np.int8) for port in net.inputs] for spread in spreads
     ]
-    found, wanted = answered(net, source, folder, inputs, *flags), by_reference(net, inputs)
+
+
+def differing(
+    net: Converted, folder: Path, *flags: str, examples: int = 10, edit: Callable[[str], str] = str, once: Once | None = None
+) -> tuple[int, c.Source]:
+    """On how many examples some output isn't TFLM's, and the C.
+
+    edit: a change to the C before it is compiled. once: where TFLM's answers are kept, for other flags and edits.
+    """
+    source = c.generate(net.program, "net")
+    source = replace(source, c=edit(source.c))
+    inputs = drawn(net, examples)
+    found = answered(net, source, folder, inputs, *flags)
+    if once is None:
+        wanted = by_reference(net, inputs)
+    else:
+        key = ("reference", hashlib.sha256(net.content).hexdigest(), examples)
+        wanted = once(key, lambda _: by_reference(net, inputs))
     wrong = sum(
         any(not np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
         for mine, theirs in zip(found, wanted, strict=True)
@@ -106,13 +120,15 @@ WITHOUT_KERNEL = ("DIV", "LOG_SOFTMAX")
 
 @CODES
 @pytest.mark.parametrize("name", CASES)
-def test_an_operator_computes_what_tensorflow_lite_micro_computes(name: str, code: Sequence[str], tmp_path: Path) -> None:
-    net = converted(int8(CASES[name](), tmp_path / "net.onnx"))
+def test_an_operator_computes_what_tensorflow_lite_micro_computes(
+    name: str, code: Sequence[str], tmp_path: Path, once: Once
+) -> None:
+    _, net = case(once, name)
     if {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
         with pytest.raises(UnsupportedOperator, match=r"node '.*': (DIV|LOG_SOFTMAX) .*no kernel"):
             c.generate(net.program, "net")
         return
-    wrong, source = differing(net, tmp_path, "-O0", *code)
+    wrong, source = differing(net, tmp_path, "-O0", *code, once=once)
     assert wrong == 0
     assert source.arena <= source.peak + 16
 
@@ -120,10 +136,10 @@ def test_an_operator_computes_what_tensorflow_lite_micro_computes(name: str, cod
 @pytest.mark.slow  # a compiler's minute: the sanitizers see what the fast test computes right by luck
 @CODES
 @pytest.mark.parametrize("name", CASES)
-def test_no_operator_overflows_or_reads_beside_its_data(name: str, code: Sequence[str], tmp_path: Path) -> None:
-    net = converted(int8(CASES[name](), tmp_path / "net.onnx"))
+def test_no_operator_overflows_or_reads_beside_its_data(name: str, code: Sequence[str], tmp_path: Path, once: Once) -> None:
+    _, net = case(once, name)
     if not {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
-        assert differing(net, tmp_path, "-O1", *SANITIZED, *code)[0] == 0
+        assert differing(net, tmp_path, "-O1", *SANITIZED, *code, once=once)[0] == 0
 
 
 @pytest.mark.parametrize("name", [name for name in blocks.BLOCKS if name != "group norm"])

@@ -6,9 +6,9 @@ takes. No network is calibrated here: which operators are written, and how large
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
-import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from apart import apart
 from conftest import CORPUS_SHAPES, corpus
 from graphs import Graph, mobilenet
 from test_resources import MODELS
@@ -70,24 +71,21 @@ def operators(program: Program) -> list[tuple[str, str]]:
     return [(operator.name, operator.node) for operator in program.operators]
 
 
-_INTERPRETER = """
-import sys
-from tflite_micro.python.tflite_micro import runtime
-for path in sys.argv[1:]:
-    print("FILE", file=sys.stderr, flush=True)
-    runtime.Interpreter.from_file(path, arena_size=1 << 25).print_allocations()
-"""
-
-
-def measured(contents: Sequence[bytes], folder: Path) -> list[tuple[int, int]]:
+def measured(contents: Sequence[bytes]) -> list[tuple[int, int]]:
     """(total, head) bytes of arena that the interpreter takes for each .tflite file."""
-    pytest.importorskip("tflite_micro")
-    paths = []
-    for index, content in enumerate(contents):
-        paths.append(folder / f"{index}.tflite")
-        paths[-1].write_bytes(content)
-    done = subprocess.run([sys.executable, "-c", _INTERPRETER, *map(str, paths)], capture_output=True, text=True, check=True)
-    found = [re.findall(r"Arena allocation (?:total|head) (\d+) bytes", part) for part in done.stderr.split("FILE")[1:]]
+    runtime = pytest.importorskip("tflite_micro").runtime
+
+    def allocations() -> list[str]:
+        texts = []
+        for content in contents:
+            with tempfile.TemporaryFile() as said:
+                os.dup2(said.fileno(), 2)
+                runtime.Interpreter.from_bytes(content, arena_size=1 << 25).print_allocations()
+                said.seek(0)
+                texts.append(said.read().decode())
+        return texts
+
+    found = [re.findall(r"Arena allocation (?:total|head) (\d+) bytes", text) for text in apart(allocations)]
     return [(int(total), int(head)) for total, head in found]
 
 
@@ -95,7 +93,7 @@ def measured(contents: Sequence[bytes], folder: Path) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("path", [*MODELS, *corpus()], ids=lambda path: path.stem)
-def test_predicted_is_written_is_measured(path: Path, tmp_path: Path) -> None:
+def test_predicted_is_written_is_measured(path: Path) -> None:
     net = load(path)
     predicted = lower(net)
     if is_quantised(net) or predicted.problems:
@@ -104,7 +102,7 @@ def test_predicted_is_written_is_measured(path: Path, tmp_path: Path) -> None:
     files = [tflite.convert(quantised, offline=offline) for offline in (False, True)]
     assert operators(predicted) == operators(files[0].program)
     assert predicted.arena().total == files[0].program.arena().total
-    for found, (total, head) in zip(files, measured([found.content for found in files], tmp_path), strict=True):
+    for found, (total, head) in zip(files, measured([found.content for found in files]), strict=True):
         arena = found.program.arena(kernels="reference", pointer=8, plan=found.plan)
         assert arena.head == head
         assert total <= arena.total <= total + 64  # buffers of the tail start at multiples of 16, one behind the other
@@ -256,6 +254,7 @@ def test_a_node_without_a_kernel_is_priced_and_not_written() -> None:
         program.check()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_dequantizer_with_another_scale_means_it(tmp_path: Path) -> None:
     """The integers are the quantiser's, what they stand for is the dequantiser's: no step of difference."""
     pytest.importorskip("tflite_micro")

@@ -379,6 +379,7 @@ def test_an_int8_network_in_memory_exports_as_its_file_does(in_memory: Network, 
     assert (tmp_path / "quantised.tflite").read_bytes()[4:8] == b"TFL3"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_network_is_verified_as_its_file_is(in_memory: Network, tmp_path: Path) -> None:
     pytest.importorskip("tflite_micro")
     result = mcuprune.prune(in_memory, {"macs": "60%"}, train=False, output=tmp_path / "int8.onnx")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,8 @@ def test_a_float_model_is_priced_as_the_file_that_export_writes_of_it(name: str,
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_so_is_an_int8_model(name: str, tmp_path: Path) -> None:
-    out = tmp_path / "net.onnx"
-    exporting.export(exporting.Request(str(MODELS / f"{name}.onnx"), str(out), data="digits"))
+def test_so_is_an_int8_model(name: str, exported: Callable[[str], Path]) -> None:
+    out = exported(name)
     net = network.load(out, accept=ops.accept(str(out)))
     assert profile(net).total["file"] == len(tflite.convert(net, offline=True).content)
 
@@ -182,9 +182,10 @@ def declared(source: str) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_file_of_runtime_c_is_the_constants_that_export_writes(name: str, tmp_path: Path, capsys) -> None:
-    model, out = str(MODELS / f"{name}.onnx"), tmp_path / "net.onnx"
-    exporting.export(exporting.Request(model, str(out), data="digits"))
+def test_the_file_of_runtime_c_is_the_constants_that_export_writes(
+    name: str, exported: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = str(MODELS / f"{name}.onnx"), exported(name)
     exporting.export(exporting.Request(str(out), str(tmp_path / "net.c")))
     constants = declared((tmp_path / "net.c").read_text())
     totals = []
@@ -223,10 +224,8 @@ def test_a_file_without_a_kernel_has_no_size() -> None:
     assert "Sin" in found.unknown["file"]
 
 
-def test_the_size_with_a_plan_is_that_of_the_file_with_one(tmp_path: Path) -> None:
-    out = str(tmp_path / "net.onnx")
-    exporting.export(exporting.Request(str(MODELS / "branchy_digits.onnx"), out, data="digits"))
-    net = network.load(out)
+def test_the_size_with_a_plan_is_that_of_the_file_with_one(exported: Callable[[str], Path]) -> None:
+    net = network.load(exported("branchy_digits"))
     program = lower(net)
     assert program.planned()
     for planned in (False, True):

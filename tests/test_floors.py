@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,13 @@ def room_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
+@cache
+def imports(path: Path, *, lazy: bool = True) -> frozenset[str]:
     """Full names that a file imports; without ``lazy`` those alone that importing the file imports too."""
+    return frozenset(_imports(path, lazy=lazy))
+
+
+def _imports(path: Path, *, lazy: bool) -> Iterator[str]:
     todo: list[ast.AST] = [ast.parse(path.read_text())]
     while todo:
         node = todo.pop()
@@ -76,7 +82,7 @@ def _for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-def own(names: Iterator[str], *, known: Collection[str] = MODULES) -> set[str]:
+def own(names: Iterable[str], *, known: Collection[str] = MODULES) -> set[str]:
     """Modules of the package among imported names, each without the package's name."""
     found = set()
     for name in names:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from conftest import Once
 from graphs import Graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_c import CODES, DSP, SANITIZED, STRICT, WITHOUT_KERNEL, differing
-from test_tflite import CASES, converted, int8, model_of
+from test_tflite import CASES, case, converted, int8, model_of
 
 from mcuprune.deploy import c, sums
 from mcuprune.deploy.fixedpoint import Factor, clamped, factor, scaled
@@ -111,23 +112,25 @@ KINDS = ("conv", "conv_short", "conv_grouped", "conv_transpose", "depthwise", "p
 @CODES
 @pytest.mark.parametrize("edit", [str, by_rows], ids=["whole", "by rows"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_sizes_that_nothing_divides(kind: str, edit: Callable[[str], str], code: Sequence[str], tmp_path: Path) -> None:
+def test_sizes_that_nothing_divides(
+    kind: str, edit: Callable[[str], str], code: Sequence[str], tmp_path: Path, once: Once
+) -> None:
     used = set()
     for seed in range(4):
         folder = tmp_path / str(seed)  # a library is loaded once for each path
         folder.mkdir()
         net = small(kind, seed)
         used |= {call.kernel for step in select(net.program).steps for call in step.calls}
-        assert differing(net, folder, "-O0", *SANITIZED, *code, examples=4, edit=edit)[0] == 0, seed
+        assert differing(net, folder, "-O0", *SANITIZED, *code, examples=4, edit=edit, once=once)[0] == 0, seed
     assert kind in used
 
 
 @pytest.mark.slow  # a compiler's minute
 @CODES
 @pytest.mark.parametrize("name", CASES)
-def test_no_operator_reads_beside_its_weights_and_inputs(name: str, code: Sequence[str], tmp_path: Path) -> None:
+def test_no_operator_reads_beside_its_weights_and_inputs(name: str, code: Sequence[str], tmp_path: Path, once: Once) -> None:
     """As a program of its own: the address sanitizer must be there from the start."""
-    net = converted(int8(CASES[name](), tmp_path / "net.onnx"))
+    _, net = case(once, name)
     if {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
         pytest.skip("has no kernel in C")
     source = c.generate(net.program, "net")

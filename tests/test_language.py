@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
+from conftest import Once
 from test_floors import MODULES
 
 #: Words that hold anything. Who reads one has to look for what it is.
 VAGUE = {"found", "got", "made", "one", "thing", "things"}
-TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 Definition = ast.ClassDef | ast.FunctionDef
+#: What breaks a rule: by the rule's name and by module.
+Faults = dict[str, dict[str, list[str]]]
 
 
 def vague(tree: ast.AST) -> list[str]:
@@ -28,9 +31,32 @@ def vague(tree: ast.AST) -> list[str]:
     return [f"line {line}: {name}" for line, name in given if name.lower() in VAGUE]
 
 
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The parsed source of every module."""
+    return {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
+
+@pytest.fixture(scope="session")
+def faults(once: Once) -> Faults:
+    """Parsed by one worker, which forgets the trees: half a million objects, that every search for garbage would visit."""
+
+    def make(_: object) -> Faults:
+        try:
+            return {
+                rule.__name__: {module: list(rule(tree)) for module, tree in trees().items()}
+                for rule in (vague, silent, left_over)
+            }
+        finally:
+            trees.cache_clear()
+            classes.cache_clear()
+
+    return once("language", make)
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_names_say_what_they_hold(module):
-    assert not vague(TREES[module])
+def test_names_say_what_they_hold(module, faults):
+    assert not faults[vague.__name__][module]
 
 
 def test_a_vague_name_is_found():
@@ -49,9 +75,13 @@ def bases(definition: ast.ClassDef) -> list[str]:
     return [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in definition.bases]
 
 
-CLASSES: dict[str, list[ast.ClassDef]] = {}
-for kind in (node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
-    CLASSES.setdefault(kind.name, []).append(kind)
+@cache
+def classes() -> dict[str, list[ast.ClassDef]]:
+    """The classes of all modules by name."""
+    named: dict[str, list[ast.ClassDef]] = {}
+    for kind in (node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        named.setdefault(kind.name, []).append(kind)
+    return named
 
 
 def documented_by(kind: ast.ClassDef, name: str) -> bool:
@@ -66,7 +96,7 @@ def documented_by(kind: ast.ClassDef, name: str) -> bool:
 
 def inherits(kind: ast.ClassDef, name: str) -> bool:
     """Whether a class that this one is made from says it; of classes of one name any."""
-    return any(documented_by(base, name) for word in bases(kind) for base in CLASSES.get(word, ()) if base is not kind)
+    return any(documented_by(base, name) for word in bases(kind) for base in classes().get(word, ()) if base is not kind)
 
 
 def silent(tree: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[str]:
@@ -81,8 +111,8 @@ def silent(tree: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_public_definitions_say_what_they_give(module):
-    assert list(silent(TREES[module])) == []
+def test_public_definitions_say_what_they_give(module, faults):
+    assert faults[silent.__name__][module] == []
 
 
 def test_a_silent_definition_is_found():
@@ -104,7 +134,7 @@ def words_of(definition: Definition) -> set[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
             words.add(node.value)
     if isinstance(definition, ast.ClassDef):
-        for base in (base for word in bases(definition) for base in CLASSES.get(word, ()) if base is not definition):
+        for base in (base for word in bases(definition) for base in classes().get(word, ()) if base is not definition):
             words |= words_of(base)
     return words
 
@@ -130,8 +160,8 @@ def left_over(tree: ast.AST) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_docstrings_explain_what_is_there(module):
-    assert list(left_over(TREES[module])) == []
+def test_docstrings_explain_what_is_there(module, faults):
+    assert faults[left_over.__name__][module] == []
 
 
 def test_an_entry_for_what_is_gone_is_found():

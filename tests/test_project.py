@@ -54,6 +54,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     return [(name.lower(), words.split()) for name, words in re.findall(r"^\s*(\w+)\(([^)]*)\)", text, re.MULTILINE)]
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("stem", STEMS)
 def test_an_arduino_library_keeps_the_librarys_specification(stem: str, quantised: bytes, tmp_path: Path) -> None:
     folder = written("arduino", stem, quantised, tmp_path)
@@ -74,6 +75,7 @@ def test_an_arduino_library_keeps_the_librarys_specification(stem: str, quantise
         assert (sketch / f"{sketch.name}.ino").exists()
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("stem", STEMS)
 def test_a_zephyr_application_has_its_files(stem: str, quantised: bytes, tmp_path: Path) -> None:
     folder = written("zephyr", stem, quantised, tmp_path)
@@ -96,6 +98,7 @@ def test_a_zephyr_application_has_its_files(stem: str, quantised: bytes, tmp_pat
         assert all(re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_]+)*", board) for board in settings["integration_platforms"])
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("stem", STEMS)
 def test_an_esp_idf_project_has_its_files(stem: str, quantised: bytes, tmp_path: Path) -> None:
     folder = written("esp-idf", stem, quantised, tmp_path)
@@ -119,6 +122,7 @@ def test_an_esp_idf_project_has_its_files(stem: str, quantised: bytes, tmp_path:
     assert re.search(r"^void app_main\(void\)", (folder / "main" / "main.c").read_text(), re.MULTILINE)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("stem", ["string", "example"])
 @pytest.mark.parametrize("kind", PROJECTS)
 def test_the_code_of_a_project_compiles_and_gives_the_stored_answer(
@@ -158,6 +162,7 @@ def test_a_projects_name_is_a_word_that_nothing_else_has(stem: str) -> None:
     assert not name.casefold().startswith("arduino")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_cmake_project_builds_without_a_warning(quantised: bytes, tmp_path: Path) -> None:
     if shutil.which("cmake") is None:
         pytest.skip("no cmake here")

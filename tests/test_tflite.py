@@ -11,6 +11,7 @@ import blocks
 import numpy as np
 import onnx
 import pytest
+from conftest import Once
 from graphs import Graph
 from onnx import helper
 
@@ -58,6 +59,16 @@ def model_of(graph: Graph, *outputs: str) -> onnx.ModelProto:
 def converted(path: str) -> tflite.Converted:
     net = network.load(path, accept=ops.accept(path))
     return tflite.convert(net, tflite.stored_constants(onnx.load(path)))
+
+
+def case(once: Once, name: str) -> tuple[str, tflite.Converted]:
+    """The int8 file of a case, which nobody writes to, and what is converted from it: made for all tests of the case."""
+
+    def make(folder: Path) -> tuple[str, tflite.Converted]:
+        path = int8(CASES[name](), folder / "net.onnx")
+        return path, converted(path)
+
+    return once(("case", name), make)
 
 
 def operators(path: str) -> list[str]:
@@ -331,8 +342,8 @@ EXACT = {
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("name", CASES)
-def test_an_operator_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -> None:
-    for found in differences(int8(CASES[name](), tmp_path / "net.onnx")):
+def test_an_operator_computes_what_onnxruntime_computes(name: str, once: Once) -> None:
+    for found in differences(case(once, name)[0]):
         assert found.max_lsb <= (2 if name in TWO_STEPS else 1), found
         assert found.exact >= (0.98 if name in EXACT else 0.3), found
 
@@ -350,7 +361,7 @@ def test_a_block_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("case", "wanted"),
+    ("name", "wanted"),
     [
         ("conv", ["CONV_2D"]),
         ("conv, stride 2", ["PAD", "CONV_2D"]),
@@ -369,8 +380,8 @@ def test_a_block_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -
         ("Concat of what goes elsewhere too", ["CONV_2D", "CONV_2D", "QUANTIZE", "CONCATENATION"]),
     ],
 )
-def test_operators_written(case: str, wanted: list[str], tmp_path: Path) -> None:
-    assert operators(int8(CASES[case](), tmp_path / "net.onnx")) == wanted
+def test_operators_written(name: str, wanted: list[str], once: Once) -> None:
+    assert [operator for operator, _ in case(once, name)[1].operators] == wanted
 
 
 def test_the_format_agrees_with_the_schema() -> None:
@@ -393,10 +404,10 @@ def test_the_format_agrees_with_the_schema() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_operator_has_its_table_of_options_even_an_empty_one(name: str, tmp_path: Path) -> None:
+def test_every_operator_has_its_table_of_options_even_an_empty_one(name: str, once: Once) -> None:
     """Where the schema has a table for it, of whatever name."""
     schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated")
-    content = converted(int8(CASES[name](), tmp_path / "net.onnx")).content
+    content = case(once, name)[1].content
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(bytearray(content), 0))
     words = {value: word for word, value in vars(schema.BuiltinOperator).items() if not word.startswith("_")}
     own = {"MAXIMUM": "MaximumMinimum", "MINIMUM": "MaximumMinimum", "AVERAGE_POOL_2D": "Pool2D", "MAX_POOL_2D": "Pool2D"}

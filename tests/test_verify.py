@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import small_nets
-from conftest import run
+from conftest import Once, run
 from graphs import Graph
 from test_tflite import CASES, converted, int8, model_of
 
@@ -48,8 +48,8 @@ def pruned(name: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def dscnn(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return pruned("dscnn_digits", tmp_path_factory.mktemp("dscnn"))
+def dscnn(once: Once) -> str:
+    return once("dscnn_digits, cut for verify", lambda folder: pruned("dscnn_digits", folder))
 
 
 def test_a_pruned_model_runs_as_onnxruntime_computes_it(dscnn: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,11 +26,11 @@ MODELS = Path(__file__).parents[1] / "models"
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory, exported: Callable[[str], Path]) -> Path:
     """branchy_digits as int8 ONNX and, alone in a folder of its own, as .tflite."""
     folder = tmp_path_factory.mktemp("written")
     (folder / "alone").mkdir()
-    exporting.export(exporting.Request(str(MODELS / "branchy_digits.onnx"), str(folder / "net.onnx"), data="digits"))
+    shutil.copy(exported("branchy_digits"), folder / "net.onnx")
     exporting.export(exporting.Request(str(folder / "net.onnx"), str(folder / "alone" / "net.tflite")))
     return folder
 
@@ -73,9 +74,8 @@ def test_beside_its_onnx_file_it_is_compared_with_onnxruntime(written: Path, tmp
 
 
 @pytest.mark.parametrize("name", ["branchy_digits", "dscnn_digits", "mbv2se_digits", "resnet8_digits"])
-def test_what_is_read_is_what_was_written(name: str, tmp_path: Path) -> None:
-    out = str(tmp_path / "net.onnx")
-    exporting.export(exporting.Request(str(MODELS / f"{name}.onnx"), out, data="digits"))
+def test_what_is_read_is_what_was_written(name: str, exported: Callable[[str], Path]) -> None:
+    out = exported(name)
     for names in (False, True):
         made = tflite.convert(network.load(out), offline=True, names=names)
         read = tflite_reader.parsed(made.content, "net.tflite")

@@ -294,14 +294,14 @@ def sram_of(net: Network, model: Model) -> int:
         return runtimes.arena_tflm(net, offline=True).total
     plan = buffers(net)
     in_file_order = max((step.bytes for step in plan.file_steps()), default=0)
-    return min(in_file_order, memory.schedule(plan.graph, cpu_seconds=_ORDERING).peak)
+    return min(in_file_order, memory.known(plan.graph, _ORDERING).peak)
 
 
 def _in_best_order(net: Network) -> Network:
     """The same network, its nodes in the order of least peak where their own needs more."""
     plan = buffers(net)
     in_file_order = max((step.bytes for step in plan.file_steps()), default=0)
-    best = memory.schedule(plan.graph)
+    best = memory.known(plan.graph)
     if best.peak >= in_file_order:
         return net
     return in_order(net, full_order(net, plan, best.order))

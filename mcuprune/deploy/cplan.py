@@ -59,7 +59,7 @@ class Planner:
         self._tensors = list(self._number)
         sizes = tuple(selection.size(tensor) for tensor in self._tensors)
         self.graph = memory.Graph(tuple(ops), sizes, tuple(dict.fromkeys(ins)), outs)
-        self.schedule = memory.schedule(self.graph)
+        self.schedule = memory.known(self.graph)
         self._forms: dict[int, RowForm] = {}
         self.rows = {buffer: rows_of(selection, tensor) for buffer, tensor in enumerate(self._tensors)}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 #: Every buffer of the arena starts at, and its size is rounded up to, a multiple of this (MicroArenaBufferAlignment).
@@ -81,14 +82,15 @@ def most_alive(sizes: Sequence[int], lifetimes: Sequence[Lifetime]) -> int:
     return most
 
 
+@lru_cache(maxsize=64)  # one command asks for the same program several times: predicted, written and read again
 def searched_layout(
-    sizes: Sequence[int],
-    lifetimes: Sequence[Lifetime],
-    neighbours: Sequence[Sequence[int]],
+    sizes: tuple[int, ...],
+    lifetimes: tuple[Lifetime, ...],
+    neighbours: tuple[tuple[int, ...], ...],
     placed: int,
     *,
     tries: int = 200,
-) -> list[int]:
+) -> tuple[int, ...]:
     """The best layout of a short local search over orders of placement; deterministic. Offsets of all buffers.
 
     placed: how many of the buffers, from the first, a plan in the file may place; the runtime's planner puts the rest, which
@@ -115,7 +117,7 @@ def searched_layout(
         if shuffle.random() < 0.5:
             i, j = shuffle.randrange(len(order)), shuffle.randrange(len(order))
             order[i], order[j] = order[j], order[i]
-    return best
+    return tuple(best)
 
 
 def head_of(sizes: Sequence[int], offsets: Sequence[int]) -> int:

@@ -329,7 +329,7 @@ class Program:
         nothing that takes less than the runtime's own planner.
         """
         sizes = self._sizes(self.quantities if quantities is None else quantities, kernels)
-        offsets = searched_layout(sizes, self._spans, self._neighbours, len(self.computed))
+        offsets = searched_layout(tuple(sizes), self._spans, self._neighbours, len(self.computed))
         if head_of(sizes, offsets) >= head_of(sizes, greedy_layout(sizes, self._neighbours)):
             return ()
         place = dict(zip(self.computed, offsets, strict=False))

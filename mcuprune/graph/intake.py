@@ -6,7 +6,8 @@ the rest is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import onnx
@@ -20,9 +21,7 @@ _DEPTH = 40
 
 def settled(model: ModelProto, path: str) -> None:
     """Mend ``model`` in place, or refuse it. Raises ModelError."""
-    for where, text in _texts(model, "model", _DEPTH, path):
-        if isinstance(text, bytes):
-            raise ModelError(f"{path}: {where} is {text!r}, which is no UTF-8 text; the file is damaged, export it again")
+    _refuse_bytes(model, "model", _DEPTH, path)
     model.graph.name = model.graph.name or "graph"
     model.ir_version = min(model.ir_version, onnx.IR_VERSION)  # nothing newer than what this onnx knows is left in a Network
     model.ClearField("training_info")
@@ -41,22 +40,36 @@ def settled(model: ModelProto, path: str) -> None:
             raise ModelError(f"{path}: output '{value.name}' is an input too, so nothing computes it; remove that output")
 
 
-def _texts(message: Any, where: str, depth: int, path: str) -> Iterator[tuple[str, str | bytes]]:
-    """Every string field of a message and of those inside it, with its place; bytes where it isn't UTF-8."""
+def _refuse_bytes(message: Any, where: str, depth: int, path: str) -> None:
+    """Refuse a string field, of a message or of those inside it, whose content is no UTF-8."""
     if depth == 0:
         raise ModelError(f"{path}: {where[:80]}... lies too deep; no exporter nests graphs like this")
-    for field in message.DESCRIPTOR.fields:
-        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
-            continue  # what a tensor holds isn't looked at, and not copied either
-        if field.type == field.TYPE_STRING:
-            yield from ((f"{where}.{field.name}", text) for text in _strings(message, field.name))
-        else:
-            for part in _several(getattr(message, field.name), message, field.name):
-                inner = f"{where}.{field.name}"
-                if isinstance(part, TensorProto) and not part.external_data:
-                    yield from ((f"{inner}.name", text) for text in _strings(part, "name"))
-                else:
-                    yield from _texts(part, inner, depth - 1, path)
+    for name, is_text in _fields(message.DESCRIPTOR):
+        inner = f"{where}.{name}"
+        if is_text:
+            _refuse_text(_strings(message, name), inner, path)
+            continue
+        for part in _several(getattr(message, name), message, name):
+            if isinstance(part, TensorProto) and not part.external_data:
+                _refuse_text(_strings(part, "name"), f"{inner}.name", path)
+            else:
+                _refuse_bytes(part, inner, depth - 1, path)
+
+
+def _refuse_text(texts: Sequence[str | bytes], where: str, path: str) -> None:
+    for text in texts:
+        if isinstance(text, bytes):
+            raise ModelError(f"{path}: {where} is {text!r}, which is no UTF-8 text; the file is damaged, export it again")
+
+
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, bool], ...]:
+    """The fields of a kind of message that hold texts (True) or messages. What a tensor holds isn't looked at, nor copied."""
+    return tuple(
+        (field.name, field.type == field.TYPE_STRING)
+        for field in kind.fields
+        if field.type in (field.TYPE_STRING, field.TYPE_MESSAGE)
+    )
 
 
 def _several(value: Any, message: Any, name: str) -> Sequence[Any]:
