@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -62,13 +63,13 @@ def converted(path: str) -> tflite.Converted:
 
 
 def case(once: Once, name: str) -> tuple[str, tflite.Converted]:
-    """The int8 file of a case, which nobody writes to, and what is converted from it: made for all tests of the case."""
+    """The int8 file of a case, which nobody writes to, and what is converted from it: quantised for all tests of the case."""
+    path = once(("case", name), lambda folder: int8(CASES[name](), folder / "net.onnx"))
+    return path, _converted_once(path)
 
-    def make(folder: Path) -> tuple[str, tflite.Converted]:
-        path = int8(CASES[name](), folder / "net.onnx")
-        return path, converted(path)
 
-    return once(("case", name), make)
+#: A few at a time: tests of one case come one after the other.
+_converted_once = functools.lru_cache(maxsize=8)(converted)
 
 
 def operators(path: str) -> list[str]:
