@@ -494,8 +494,13 @@ class BandedCosts(CostModel):
         return {name: form.cost(name).value(widths) for name in self.banding.whole}
 
     def refuse_idle(self) -> None:
-        """Raise UsageError where a number of bands is asked for that helps nothing."""
-        if self.banding.count is not None and not self._pick(self.full)[0].recipe.parts:
+        """Raise UsageError where a number of bands is asked for that helps at no sample of widths, the full ones among them.
+
+        Other limits have no say here: what bands cost beside SRAM may well hold them once the network is cut.
+        """
+        if self.banding.count is None:
+            return
+        if not any(form.sram(widths) < self._plain.sram(widths) for form in self._forms for widths in self._samples):
             refuse_count(BandPlanner(self.channels.network), self.banding.count)
 
     @property
