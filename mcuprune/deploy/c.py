@@ -249,6 +249,7 @@ class _Writer:
         if not place.repeats or kept == 1:
             return ""
         number = "r" if place.repeats == 1 else f"r / {place.repeats}"
+        number = f"({number} + {place.first})" if place.first else number
         wrapped = number if kept == rows else f"{number} % {kept}"
         return f" + {wrapped} * {self.selection.size(place.tensor) // rows}"
 
