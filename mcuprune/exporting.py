@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -28,7 +28,6 @@ from mcuprune.data.sets import Data, Given
 from mcuprune.deploy import c, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.lower import lower
-from mcuprune.deploy.program import Program
 from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
@@ -86,10 +85,13 @@ class Exported:
     rows: RowReport | None = None
 
 
-def export(request: Request, *, net: Network | None = None, data_set: Given | None = None) -> Exported:
+def export(
+    request: Request, *, net: Network | None = None, data_set: Given | None = None, refuse_idle: bool = True
+) -> Exported:
     """Write what ``request`` asks for, each file whole or not at all.
 
     net: a network in memory, in place of the file ``request.model``. data_set: data in memory, in place of ``request.data``.
+    refuse_idle: whether a number of bands that gain nothing in C is a mistake; if not, C is written without, which notes say.
 
     Raises UsageError for a suffix or kind that is unknown and for a float model without data, UnsupportedOperator for a node
     that the target has no kernel for, and what loading, data and writing raise.
@@ -105,6 +107,10 @@ def export(request: Request, *, net: Network | None = None, data_set: Given | No
     if not is_quantized(net):
         net, notes = _quantized(request, net, data_set)
     run, rows = _in_bands(net, request), _rows(net, request)
+    if rows is not None and _idle(rows, request):
+        if refuse_idle:
+            _refuse_idle(request)
+        notes += (f"--bands {request.bands}: the network as it was cut gains nothing from them in C, and is written without",)
     written: dict[Path, bytes] = {}
     if request.output is not None:
         place = Path(request.output)
@@ -180,8 +186,10 @@ def refuse_early(request: Request, net: Network) -> None:
 
     Raises UnsupportedOperator for a node without a kernel in C, UsageError for bands that gain nothing there.
     """
-    if request.output is not None and Path(request.output).suffix in ROWS_OF_THEIR_OWN:
-        _in_rows(lower(net), request)
+    if request.output is None or Path(request.output).suffix not in ROWS_OF_THEIR_OWN:
+        return
+    if _idle(rowreport.priced(lower(net), _c_bands(request)), request):
+        _refuse_idle(request)
 
 
 def planned(request: Request) -> list[Output]:
@@ -235,20 +243,22 @@ def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:
 
 
 def _rows(net: Network, request: Request) -> RowReport | None:
-    """What of generated C runs row by row, where that is written. Raises UsageError where the bands asked for gain nothing."""
+    """What of generated C runs row by row, where that is written."""
     if request.project is None and not (request.output or "").endswith(".c"):
         return None
-    return _in_rows(tflite.convert(net).program, request)
+    return rowreport.priced(tflite.convert(net).program, _c_bands(request))
 
 
-def _in_rows(program: Program, request: Request) -> RowReport:
-    report = rowreport.priced(program, _c_bands(request))
-    if request.bands not in ("auto", "off") and not report.regions:
-        raise UsageError(
-            f"{request.model}: --bands {request.bands}: no part of the network gains from {request.bands} bands of rows in C: "
-            "give another number, or --bands auto"
-        )
-    return report
+def _idle(rows: RowReport, request: Request) -> bool:
+    """Whether a number of bands is asked for that gains nothing in C."""
+    return request.bands not in ("auto", "off") and not rows.regions
+
+
+def _refuse_idle(request: Request) -> NoReturn:
+    raise UsageError(
+        f"{request.model}: --bands {request.bands}: no part of the network gains from {request.bands} bands of rows in C: "
+        "give another number, or --bands auto"
+    )
 
 
 def _c_bands(request: Request) -> Bands:

@@ -18,6 +18,7 @@ from mcuprune import console, options, places
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import banding, resources, widths
 from mcuprune.costs.banding import BandedCosts, Banding, Recipe
+from mcuprune.costs.embedding import sums
 from mcuprune.costs.resources import Budget, CostModel, Profile
 from mcuprune.data import loading as datasets
 from mcuprune.data.sets import Data, Given
@@ -169,7 +170,7 @@ def _data_and_goal(
 
 def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:
     """The largest uniform scaling that fits: most of what flash holds are its weights, a byte each."""
-    fitting = model.sums(widths.uniform(model, budget, request.multiple_of))
+    fitting = sums(model.cut(widths.uniform(model, budget, request.multiple_of)))
     return Narrow(fitting["macs"] / max(1, model.sums(model.full)["macs"]), fitting["flash"])
 
 

@@ -11,6 +11,7 @@ from mcuprune.costs import banding
 from mcuprune.costs.resources import Budget, Profile, Verdict
 from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.data.preprocessing import Preprocessing
+from mcuprune.deploy.rowreport import RowReport
 from mcuprune.graph.network import Network
 from mcuprune.notebook import Drawn
 from mcuprune.run.layer_noise import Int8Layers
@@ -52,6 +53,7 @@ class Bands:
     choices: the regions in bands; none where the limits hold without, or where bands need no less. endings: operators that no
     region can contain. plain, written: the same network without bands, and as the file has it. embedded: convolutions whose
     kernels lie among zeros, for TensorFlow Lite's padding. network: without bands, for what runs rows by itself.
+    rows: how generated C runs them, where that is written too.
     """
 
     choices: tuple[Choice, ...]
@@ -60,6 +62,7 @@ class Bands:
     plain: banding.Measured
     written: banding.Measured
     network: Network
+    rows: RowReport | None = None
 
 
 @dataclass(frozen=True)
@@ -197,5 +200,12 @@ class Result(Drawn):
 
     @property
     def ok(self) -> bool:
-        """Whether the written file holds the budget, and the floor where there is one."""
-        return self.verdict.ok and (self.bisection is None or self.bisection.best is not None)
+        """Whether what is written holds the budget, generated C among it, and the floor where there is one."""
+        above_floor = self.bisection is None or self.bisection.best is not None
+        return self.verdict.ok and above_floor and not self.above_in_c
+
+    @property
+    def above_in_c(self) -> bool:
+        """Whether generated C that was to run in bands needs more than the limit of SRAM, which the written file holds."""
+        rows, limit = None if self.bands is None else self.bands.rows, self.budget.limits.get("sram")
+        return rows is not None and limit is not None and self.request.basis.sram == "peak" and rows.arena > limit

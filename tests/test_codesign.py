@@ -427,6 +427,72 @@ def test_bands_that_c_can_t_run_are_refused_before_the_work(tmp_path: Path, caps
     assert not any(tmp_path.iterdir())
 
 
+@pytest.fixture
+def narrowing(tmp_path: Path) -> str:
+    """Its wide layer gains from bands. Once that is cut, every other row needs most, which can't be taken in bands."""
+    graph = Graph(1, 4, 12, 12)
+    narrow = graph.conv(graph.conv("x", 4, 40), 40, 4)
+    first, end, axis, step = (graph.value(np.array([number])) for number in (0, 12, 2, 2))
+    model = str(tmp_path / "narrowing.onnx")
+    onnx.save(model_of(graph, graph.add("Slice", narrow, first, end, axis, step)), model)
+    return model
+
+
+def test_bands_that_a_cut_network_gains_nothing_from_are_left_out_of_its_c(narrowing: str, tmp_path: Path, capsys: Any) -> None:
+    """Before the cut they gain, so nothing could be refused; after it the work is done and must be reported."""
+    out, folder = tmp_path / "net.c", tmp_path / "report"
+    command = ["prune", narrowing, "--no-train", "--flash", "6%", "--bands", "3", "-o", str(out), "--report", str(folder)]
+    assert cli.main(command) == 0
+    shown = capsys.readouterr()
+    said = "--bands 3: the network as it was cut gains nothing from them in C, and is written without"
+    assert shown.out.count(said) == 1
+    assert said not in shown.err
+    report = json.loads((folder / "report.json").read_text())
+    assert said in report["notes"]
+    assert report["ok"]
+    assert report["bands"]["rows"]["regions"] == []
+    assert f"_ARENA_BYTES {report['bands']['rows']['arena']}\n" in out.with_suffix(".h").read_text()
+    assert "row by row" not in out.read_text()
+
+
+def test_what_bands_cost_of_a_network_that_is_not_cut_yet_refuses_none(narrowing: str, tmp_path: Path, capsys: Any) -> None:
+    """Three bands make some rows twice: more of the limited MACs than the network has as it came, and not once it is cut."""
+    out = str(tmp_path / "net.onnx")
+    assert cli.main(["prune", narrowing, "--no-train", "--macs", "60%", "--bands", "3", "-o", out]) == 0
+    assert "row bands: none, the limits hold without or no bands within them need less" in capsys.readouterr().out
+
+
+def test_c_above_the_limit_is_no_yes_in_any_form(narrowing: str, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    """The ONNX file holds the limit; where C doesn't, code, report and text say so alike."""
+    from mcuprune.deploy import rowreport
+
+    priced = rowreport.priced
+    monkeypatch.setattr(rowreport, "priced", lambda program, bands: replace(priced(program, bands), arena=10**6))
+    command = ["prune", narrowing, "--no-train", "--sram", "3000", "--bands", "auto", "-o", str(tmp_path / "net.c")]
+    assert cli.main([*command, "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["ok"]
+    assert report["limits"]["sram"]["ok"]
+    assert any("needs more RAM than the limit of 2.9 KiB" in note for note in report["notes"])
+    assert cli.main(command) == 1
+    assert "DOES NOT FIT" in capsys.readouterr().out
+
+
+def test_a_report_is_stored_where_only_the_export_fails(narrowing: str, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    from mcuprune import exporting
+    from mcuprune.errors import OutputError
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OutputError("net.c: no space left on device")
+
+    monkeypatch.setattr(exporting, "export", full)
+    folder = tmp_path / "report"
+    command = ["prune", narrowing, "--no-train", "--macs", "60%", "-o", str(tmp_path / "net.c"), "--report", str(folder)]
+    assert cli.main(command) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert json.loads((folder / "report.json").read_text())["after"]["path"].endswith("net.onnx")
+
+
 def test_a_node_without_a_kernel_in_c_is_refused_before_the_work(tmp_path: Path, capsys: Any) -> None:
     graph = Graph(1, 4, 9, 8)
     model = str(tmp_path / "net.onnx")

@@ -209,11 +209,46 @@ def test_so_are_those_of_random_networks(model: onnx.ModelProto) -> None:
     assert profile(net, Basis(runtime="c")).total["file"] == declared(written)
 
 
-def test_while_cutting_the_constants_of_c_are_no_limit() -> None:
-    model = str(MODELS / "resnet8_digits.onnx")
-    for meant in ("file", "image"):
-        with pytest.raises(UsageError, match=f"the {meant} of generated C is counted once it is generated"):
-            CostModel(label(network.load(model)), Basis(flash=meant, runtime="c")).at(np.array([1]))
+@pytest.mark.parametrize("make", [resnet8, dscnn, mobilenet])
+@pytest.mark.parametrize("meant", ["file", "image"])
+def test_the_c_of_every_cut_is_counted_as_its_profile_counts_it(make, meant: str) -> None:  # type: ignore[no-untyped-def]
+    channels, basis = label(make()), Basis(flash=meant, runtime="c")
+    model = CostModel(channels, basis)
+    for seed, share in enumerate((0.0, 0.3, 0.7, 1.0)):
+        keep = random_selection(channels, share, seed=seed)
+        widths = channels.widths(keep)
+        assert model.at(widths)["flash"] == profile(channels.cut(keep), basis).used(basis)["flash"]
+        assert model.at(widths)["flash"] >= model.functions["flash"].least()
+    slope, widths = model.gradient("flash", model.full), model.full
+    for group, wide in enumerate(widths):
+        narrower = widths - np.eye(len(widths), dtype=np.int64)[group]
+        saved = model.at(widths)["flash"] - model.at(narrower)["flash"]
+        assert saved == pytest.approx(slope[group], rel=0.02), (group, wide)
+
+
+def test_prune_holds_a_limit_on_the_image_of_generated_c(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = str(MODELS / "resnet8_digits.onnx"), tmp_path / "net.c"
+    limit = ["--flash", "40KB", "--flash-model", "image", "--runtime", "c"]
+    assert main(["prune", model, *limit, "--no-train", "-o", str(out), "--format", "json"]) == 0
+    used = json.loads(capsys.readouterr().out)["limits"]["flash"]["used"]
+    assert 39 * 1024 < used <= 40 * 1024
+    code = codesize.of_program(lower(network.load(out.with_suffix(".onnx"))), "c")
+    assert declared(out.read_text()) == used - code
+    assert main(["check", str(out.with_suffix(".onnx")), *limit, "-q"]) == 0
+
+
+def test_what_c_has_no_kernel_for_is_refused_before_a_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph, model = Graph(1, 4, 9, 8), str(tmp_path / "net.onnx")
+    onnx.save(model_of(graph, graph.add("LogSoftmax", graph.conv(graph.conv("x", 4, 6), 6, 4), axis=1)), model)
+    assert main(["prune", model, "--flash", "50%", "--flash-model", "file", "--runtime", "c", "--no-train"]) == 2
+    assert "LOG_SOFTMAX has no kernel in C" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["tflm", "c"])
+def test_a_network_is_trained_into_an_image(runtime: str, tmp_path: Path) -> None:
+    model, out = str(MODELS / "resnet8_digits.onnx"), str(tmp_path / "net.onnx")
+    limit = ["--flash", "90%", "--flash-model", "image", "--runtime", runtime]
+    assert main(["prune", model, *limit, "--data", "digits", "--epochs", "1", "-o", out, "-q"]) == 0
 
 
 def test_a_file_without_a_kernel_has_no_size() -> None:

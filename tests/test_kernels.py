@@ -51,14 +51,16 @@ def sliding(seed: int, kind: str) -> onnx.ModelProto:
         group, outs = 2, 2 * outs
     if kind == "depthwise":
         group = outs = ins = ins + 1
+    if kind == "pool":  # whose kernel takes four channels at a time
+        ins += 4
     pads = [int(n) for n in draw.integers(0, np.tile(kernel, 2))]
     strides = [1, 1] if kind == "pointwise" else [int(n) for n in draw.integers(1, 4, 2)]
     height, width = (max(size, n) for size, n in zip((height, width), kernel, strict=True))
     graph = Graph(1, ins, height, width)
     if kind == "pool":
         largest = seed % 2 == 0
-        pads = pads if largest else [0] * 4
-        y = graph.add("MaxPool" if largest else "AveragePool", "x", kernel_shape=kernel, strides=strides, pads=pads)
+        padded: dict[str, Any] = {"pads": pads} if largest else {"auto_pad": "SAME_UPPER"}  # others are depthwise convolutions
+        y = graph.add("MaxPool" if largest else "AveragePool", "x", kernel_shape=kernel, strides=strides, **padded)
     elif kind == "conv_transpose":
         y = graph.add("ConvTranspose", "x", graph.constant(ins, outs, *kernel), graph.constant(outs), strides=strides)
     else:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcuprune import __version__, console, exporting, face, options, places, rerun
 from mcuprune.cli.flags import Limited, Shaped, Spoken, TextOrJson, configuration, run_settings, wanted
@@ -16,13 +16,16 @@ from mcuprune.cli.progress import Progress
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.data.spelling import refuse_unknown
-from mcuprune.errors import UnsupportedOperator, UsageError
+from mcuprune.errors import McupruneError, UnsupportedOperator, UsageError
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.train import ranks
 from mcuprune.train.request import Repeats, Request
 from mcuprune.train.task import Step
 from mcuprune.units import show as show_size
+
+if TYPE_CHECKING:  # what makes one imports torch
+    from mcuprune.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +75,28 @@ def _run(flags: Flags, request: Request) -> int:
                 console.say("the same command with --resume goes on from the last state that was stored")
             raise
     if to_export is not None:
-        without_bands = None if to_export.bands == "off" or result.bands is None else result.bands.network
-        written = exporting.export(to_export, net=without_bands)
-        console.say(f"written: {', '.join(written.files)}, from {request.output}{_memory_of(written)}")
-        limit = result.budget.limits.get("sram")
-        if written.rows is not None and limit is not None and request.basis.sram == "peak" and written.rows.arena > limit:
-            console.say(
-                f"{written.files[0]}: that is above the limit of {show_size(limit, 'bytes')}, which its ONNX file holds"
-            )
-            return _emit(result, as_json=flags.format == "json", quiet=quiet) or NO
+        result = _exported(result, to_export, quiet=quiet)
     return _emit(result, as_json=flags.format == "json", quiet=quiet)
+
+
+def _exported(result: Result, to_export: exporting.Request, *, quiet: bool) -> Result:
+    """Write the other format; the result with what that has come to. Where it fails, the report is stored all the same."""
+    without_bands = None if to_export.bands == "off" or result.bands is None else result.bands.network
+    try:
+        written = exporting.export(to_export, net=without_bands, refuse_idle=False)
+    except McupruneError:
+        from mcuprune.report import prune as outcome
+
+        _save(outcome.document(result), result, quiet=quiet)
+        raise
+    console.say(f"written: {', '.join(written.files)}, from {to_export.model}{_memory_of(written)}")
+    if result.bands is not None:
+        result = replace(result, bands=replace(result.bands, rows=written.rows))
+    above: tuple[str, ...] = ()
+    if result.above_in_c:
+        limit = show_size(result.budget.limits["sram"], "bytes")
+        above = (f"{written.files[0]} needs more RAM than the limit of {limit}, which {to_export.model} holds",)
+    return replace(result, notes=(*result.notes, *written.notes, *above))
 
 
 def _memory_of(written: exporting.Exported) -> str:
@@ -137,16 +152,23 @@ def _but(anew: Sequence[str]) -> str:
     return f", with another {', '.join(anew)}" if anew else ""
 
 
-def _emit(result: Any, *, as_json: bool, quiet: bool) -> int:
-    """Write the report of a prune, print its table, and turn the answer into an exit code."""
+def _save(document: Mapping[str, Any], result: Result, *, quiet: bool) -> None:
+    """Write the report of a prune, where one is wanted."""
     from mcuprune.report import prune as outcome
 
-    document = outcome.document(result)
     if result.request.report is not None:
         written = outcome.save(document, result.request.report)
         if not (quiet and result.ok):
             *others, last = map(str, written)
             console.say(f"report in {', '.join(others)} and {last}")
+
+
+def _emit(result: Result, *, as_json: bool, quiet: bool) -> int:
+    """Write the report of a prune, print its table, and turn the answer into an exit code."""
+    from mcuprune.report import prune as outcome
+
+    document = outcome.document(result)
+    _save(document, result, quiet=quiet)
     if as_json:
         show(outcome.write(document))
     elif not (quiet and result.ok):

@@ -494,8 +494,13 @@ class BandedCosts(CostModel):
         return {name: form.cost(name).value(widths) for name in self.banding.whole}
 
     def refuse_idle(self) -> None:
-        """Raise UsageError where a number of bands is asked for that helps nothing."""
-        if self.banding.count is not None and not self._pick(self.full)[0].recipe.parts:
+        """Raise UsageError where a number of bands is asked for that helps at no sample of widths, the full ones among them.
+
+        Other limits have no say here: what bands cost beside SRAM may well hold them once the network is cut.
+        """
+        if self.banding.count is None:
+            return
+        if not any(form.sram(widths) < self._plain.sram(widths) for form in self._forms for widths in self._samples):
             refuse_count(BandPlanner(self.channels.network), self.banding.count)
 
     @property
@@ -531,15 +536,11 @@ class BandedCosts(CostModel):
     @cached_property
     def least_conceivable(self) -> int:
         """Bytes that no widths and no bands undercut."""
-        planner = BandPlanner(self._cut(self.least))
+        planner = BandPlanner(self.cut(self.least))
         if self.banding.model == "peak":
             return planner.least_conceivable()
         program = runtimes.program(planner.net)
         return planner.least_conceivable() + program.tail(program.quantities)
-
-    def _cut(self, widths: np.ndarray) -> Network:
-        """The network at these widths, whichever channels go."""
-        return self.channels.cut(self.channels.top(widths.tolist(), np.zeros(self.channels.n_components + 1)))
 
     @cached_property
     def _samples(self) -> list[np.ndarray]:
@@ -554,7 +555,7 @@ class BandedCosts(CostModel):
         whole: dict[tuple[str, ...], BandPlanner] = {}
         forms: dict[Recipe, _InBands | None] = {}
         for widths in self._samples:
-            cut = self._cut(widths)
+            cut = self.cut(widths)
             for plan, names in _by_cost(planners(cut, self.banding), self.banding, (), sums(cut)["macs"]):
                 recipe = recipe_of(plan.choices, names)
                 if recipe in forms:

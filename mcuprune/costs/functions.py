@@ -25,6 +25,8 @@ from mcuprune.schedule import search as memory
 
 #: So many of the last memory plans are kept: a search tries the same widths for several limits.
 _PLANS = 64
+#: And of the last cuts whose C was counted.
+_CUTS = 256
 
 
 class Cuts(Protocol):
@@ -41,6 +43,9 @@ class Cuts(Protocol):
 
     def structure(self, widths: np.ndarray) -> Structure:
         """What runs, and in which buffers, at these widths."""
+
+    def cut(self, widths: np.ndarray) -> Network:
+        """The network at these widths, whichever channels go."""
 
 
 class Structure:
@@ -78,6 +83,12 @@ class Structure:
         """Multiply-accumulates of each class of operators that has a speed of its own."""
         counted = macs_by_class(self._network, self._model.dim)
         return self._model.compiled([counted[name] for name in CLASSES])
+
+    @cached_property
+    def c_arrays(self) -> Compiled:
+        """Bytes of the arrays of generated C that grow with widths, by operator."""
+        self.program.check()
+        return self._model.compiled(codesize.c_arrays(self.program))
 
     def plan(self, widths: np.ndarray) -> tuple[int, ...]:
         """The memory plan that is written into the file; empty where there is none."""
@@ -263,3 +274,34 @@ class FileBytes(CostFunction):
         structure = self._model.structure(self._model.least)
         size, counts = structure.files[False]
         return size.without_zeros(counts.values(self._model.least).tolist()) + self._code(structure)
+
+
+class CBytes(CostFunction):
+    """The constants of generated C, and with ``runs`` the code.
+
+    Every cut is counted as its profile counts it: which kernels and tables the C needs depends on widths in more ways than a
+    polynomial says. Tables and moves that become equal are stored once, so it isn't monotone.
+    """
+
+    monotone = False
+
+    def __init__(self, model: Cuts, *, runs: bool) -> None:
+        self._model, self._runs = model, runs
+        self._counted = lru_cache(_CUTS)(self._count)
+
+    def _count(self, widths: tuple[int, ...]) -> int:
+        program = lower(self._model.cut(np.array(widths, np.int64)))
+        program.check()
+        return codesize.of_c(program, known=False, runs=self._runs)
+
+    def value(self, widths: np.ndarray) -> int:
+        return self._counted(tuple(np.maximum(widths, self._model.least).tolist()))
+
+    def gradient(self, widths: np.ndarray) -> np.ndarray:
+        """Of the arrays that are read beside the data: weights, biases, factors."""
+        arrays = self._model.structure(widths).c_arrays
+        return arrays.gradient(widths, np.ones(arrays.count))
+
+    def least(self) -> int:
+        """A bound: what ``gradient`` is of, each group at its minimum."""
+        return int(self._model.structure(self._model.least).c_arrays.values(self._model.least).sum())

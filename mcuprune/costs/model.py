@@ -13,6 +13,7 @@ from mcuprune.costs.nodes import Terms
 from mcuprune.costs.polynomials import Compiled, Polynomial
 from mcuprune.costs.rows import RESOURCES, Additive
 from mcuprune.deploy.kernels import REVERSED_ABOVE
+from mcuprune.graph.network import Network
 from mcuprune.schedule import search as memory
 
 
@@ -149,6 +150,9 @@ class CostModel:
         widths = np.maximum(widths, self.least)
         key = self._key(widths)
         if key not in self._structures:
-            any_cut = self.channels.top(widths.tolist(), np.zeros(self.channels.n_components + 1))
-            self._structures[key] = Structure(self, self.channels.cut(any_cut))
+            self._structures[key] = Structure(self, self.cut(widths))
         return self._structures[key]
+
+    def cut(self, widths: np.ndarray) -> Network:
+        """The network at these widths, whichever channels go."""
+        return self.channels.cut(self.channels.top(widths.tolist(), np.zeros(self.channels.n_components + 1)))

@@ -11,12 +11,11 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from mcuprune.costs.basis import Basis
-from mcuprune.costs.functions import ArenaSize, CostFunction, Cuts, FileBytes, LargestStep, Time
+from mcuprune.costs.functions import ArenaSize, CBytes, CostFunction, Cuts, FileBytes, LargestStep, Time
 from mcuprune.costs.measured import Measured
 from mcuprune.costs.nodes import Terms
 from mcuprune.deploy import boards, codesize
 from mcuprune.deploy.latency import CLASSES, coefficients
-from mcuprune.errors import UsageError
 from mcuprune.schedule import search as memory
 from mcuprune.units import Unit
 
@@ -141,15 +140,14 @@ class _File(Resource):
     def measure(self, measured: Measured) -> int:
         program, runtime = measured.program, measured.basis.runtime
         program.check()
-        quantised = any(node.op == "QuantizeLinear" for node in measured.network.nodes)
-        size = codesize.c_constants(program, known=quantised) if runtime == "c" else measured.file
-        return size + (codesize.of_program(program, runtime) if self.runs else 0)
+        if runtime == "c":
+            quantised = any(node.op == "QuantizeLinear" for node in measured.network.nodes)
+            return codesize.of_c(program, known=quantised, runs=self.runs)
+        return measured.file + (codesize.of_program(program, runtime) if self.runs else 0)
 
     def function(self, model: Model) -> CostFunction:
         if model.basis.runtime == "c":
-            raise UsageError(
-                f"the {self.name} of generated C is counted once it is generated; while cutting, limit --flash-model paper"
-            )
+            return CBytes(model, runs=self.runs)
         return FileBytes(model, model.basis.runtime if self.runs else None)
 
 

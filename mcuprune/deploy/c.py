@@ -229,19 +229,23 @@ class _Writer:
         numbers = ",".join(map(str, region.tape.sequence))
         self._sequences.append(f"static const uint8_t {sequence}[{length}] = {{{numbers}}};")
         self.bytes += length
-        lines = [
-            f"/* {len(steps)} operators row by row: each time one of them makes its next row */",
-            f"{{ uint16_t rows[{len(steps)}] = {{0}};",
-            f"for (int i = 0; i < {length}; i++) {{",
-            f"  int r = rows[{sequence}[i]]++;",
-            f"  switch ({sequence}[i]) {{",
-        ]
+        cases = []
         for case, index in enumerate(steps):
             form, title = self.plan.forms[index], self.title(self.selection.steps[index])
             turned = [f"r = {form.op.rows - 1} - r;"] if region.upwards else []
             calls = " ".join([*turned, *(self.call(call) for call in form.calls)])
-            lines.append(f"  case {case}: {title} {calls} break;")
-        return [*lines, "  }", "} }"]
+            cases.append((f"  case {case}: {title}", f" {calls} break;"))
+        asked = any(re.search(r"\br\b", calls) for _, calls in cases)  # where every operator has a single row, none asks
+        return [
+            f"/* {len(steps)} operators row by row: each time one of them makes its next row */",
+            f"{{ uint16_t rows[{len(steps)}] = {{0}};",
+            f"for (int i = 0; i < {length}; i++) {{",
+            f"  int r = rows[{sequence}[i]]++;{'' if asked else ' (void)r;'}",
+            f"  switch ({sequence}[i]) {{",
+            *(title + calls for title, calls in cases),
+            "  }",
+            "} }",
+        ]
 
     def row(self, place: RowPlace) -> str:
         """Where in its ring a row lies, from its beginning on."""
@@ -249,6 +253,7 @@ class _Writer:
         if not place.repeats or kept == 1:
             return ""
         number = "r" if place.repeats == 1 else f"r / {place.repeats}"
+        number = f"({number} + {place.first})" if place.first else number
         wrapped = number if kept == rows else f"{number} % {kept}"
         return f" + {wrapped} * {self.selection.size(place.tensor) // rows}"
 

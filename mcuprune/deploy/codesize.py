@@ -9,7 +9,7 @@ measures them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +28,8 @@ Runtime = Literal["tflm", "tflm-ref", "cube-ai", "microtvm", "c"]
 
 #: Kernels of generated C whose arrays follow from shapes.
 _OF_SHAPES = frozenset({"bilinear", "move"})
+#: Operators whose second input is a weight, and the bytes of bias, factor and shift for each channel of their output.
+_WEIGHTED, _PER_CHANNEL = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}), 4 + 4 + 1
 
 
 @cache
@@ -48,16 +50,19 @@ def of_program(program: Program, runtime: Runtime) -> int:
         measured = ", ".join(table())
         raise UsageError(f"nobody measured the code of --runtime {runtime}; {measured} are known, or limit --flash-model file")
     own = runtime == "c"
-    calls = [call.kernel for call in _c_calls(program)] if own else [operator.name for operator in program.operators]
-    missing = sorted({*calls} - rows["operators"].keys())
+    return _code(rows, [call.kernel for call in _c_calls(program)] if own else [o.name for o in program.operators], runtime)
+
+
+def _code(rows: Mapping[str, Any], kernels: Sequence[str], runtime: Runtime) -> int:
+    missing = sorted({*kernels} - rows["operators"].keys())
     if missing:
         raise UsageError(f"nobody measured the code of {', '.join(missing)} in runtime {runtime}; limit --flash-model file")
-    code = rows["core"] + rows.get("call", 0) * len(calls) + sum(rows["operators"][name] for name in {*calls})
+    code = rows["core"] + rows.get("call", 0) * len(kernels) + sum(rows["operators"][name] for name in {*kernels})
     return int(code)
 
 
-def c_constants(program: Program, *, known: bool) -> int:
-    """Bytes of the constants of generated C: weights, factors, descriptions of layers, tables.
+def of_c(program: Program, *, known: bool, runs: bool) -> int:
+    """Bytes of the constants of generated C: weights, factors, descriptions of layers, tables. runs: of its code, too.
 
     known: whether the program has the numbers that are written, so that equal arrays are known for one; of a network that isn't
     int8 yet only what follows from shapes is compared.
@@ -69,7 +74,8 @@ def c_constants(program: Program, *, known: bool) -> int:
     moves = [moved_by(port, into=into) for into, side in ((True, program.inputs), (False, program.outputs)) for port in side]
     arrays: dict[Any, Constant] = {move: move for move in moves if move is not None}
     windows: dict[Any, Window] = {}
-    for call in _c_calls(program):
+    calls = _c_calls(program)
+    for call in calls:
         compared = known or call.kernel in _OF_SHAPES
         for argument in call.arguments:
             if isinstance(argument, Window):
@@ -78,7 +84,24 @@ def c_constants(program: Program, *, known: bool) -> int:
             else:
                 parts = [argument] if isinstance(argument, Constant) else []
             arrays |= {part if compared else id(part): part for part in parts}
-    return sum(array.bytes for array in arrays.values()) + sum(window.bytes for window in windows.values())
+    constants = sum(array.bytes for array in arrays.values()) + sum(window.bytes for window in windows.values())
+    return constants + (_code(table()["c"], [call.kernel for call in calls], "c") if runs else 0)
+
+
+def c_arrays(program: Program) -> list[Any]:
+    """Bytes of the arrays of generated C that grow with widths: weights, biases and factors, constant operands, by operator.
+
+    Sizes of the program may be functions of widths, and so are these. No cut's constants are fewer.
+    """
+    sizes: list[Any] = []
+    for operator in program.operators:
+        constants = [program.tensors[i] for i in operator.inputs if i >= 0 and program.tensors[i].content is not None]
+        if operator.name in _WEIGHTED:
+            weights, output = program.tensors[operator.inputs[1]], program.tensors[operator.outputs[0]]
+            sizes.append(weights.size + output.dims[-1] * _PER_CHANNEL)
+        else:
+            sizes += [t.size for t in constants if t.dtype == "int8" and not isinstance(t.size, int)]
+    return sizes
 
 
 def _c_calls(program: Program) -> list[Call]:

@@ -1,8 +1,9 @@
 """Steps of generated C that can make one row of their output at a time, and the calls that do so.
 
-A *row* is what a tensor (1, rows, width, channels) has at one place of its second axis. A sliding kernel makes any rows of its
-output from rows in a ring. Any other kernel makes a row by being called for a part of its work, which is found by dividing the
-outermost of its repetitions: where that moves every place on by just a row, and a constant by nothing, the step is row-local.
+A *row* is what a tensor (1, rows, width, channels) has at one place of its second axis. In a network of signals, whose tensors
+are (1, 1, steps, channels), each step is a row. A sliding kernel makes any rows of its output from rows in a ring. Any other
+kernel makes a row by being called for a part of its work, which is found by dividing the outermost of its repetitions: where
+that moves every place on by just a row, and a constant by nothing, the step is row-local.
 Nothing is assumed of what an operator means.
 """
 
@@ -21,11 +22,15 @@ _SLIDING = ("conv", "conv_grouped", "conv_short", "conv_transpose", "depthwise",
 
 @dataclass(frozen=True)
 class RowPlace:
-    """A row of a tensor, from ``offset`` of its bytes on. repeats: to make row r it is row r // repeats; 0: the only row."""
+    """A row of a tensor, from ``offset`` of its bytes on. repeats: to make row r it is row r // repeats; 0: the only row.
+
+    first: so many rows further on.
+    """
 
     tensor: int
     offset: int = 0
     repeats: int = 1
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,9 @@ def row_form(selection: Selection, step: Step) -> RowForm | None:
 
 
 def rows_of(selection: Selection, tensor: int) -> int:
-    """How many rows a computed tensor has: what isn't an image is one row."""
+    """How many rows a computed tensor has: what is neither an image nor a signal is one row."""
     shape = selection.shape(tensor)
-    return shape[1] if len(shape) == 4 and shape[0] == 1 else 1
+    return shape[2 if selection.of_signals else 1] if len(shape) == 4 and shape[0] == 1 else 1
 
 
 #: Kernel -> the argument that counts its repetitions, and by how much each place advances from one to the next.
@@ -148,6 +153,8 @@ class _Maker:
         source, target, window, _, _, _, *more = call.arguments
         if not (isinstance(source, Place) and isinstance(target, Place) and isinstance(window, Window)) or call.loops:
             raise _NotLocal
+        if self._selection.of_signals and window.numbers[0] == 1:
+            window = _upright(window)
         height, width, channels, out_height, out_width, outs = window.numbers[:6]
         if (height, width * channels) != (rows_of(self._selection, source.tensor), self._row_bytes(source.tensor)):
             raise _NotLocal  # a product of matrices, or another shape of the same bytes
@@ -206,16 +213,15 @@ class _Maker:
 
     def _place(self, place: Place, advance: int) -> RowPlace:
         tensor, rows = place.tensor, rows_of(self._selection, place.tensor)
-        if place.offset >= self._row_bytes(tensor):
-            raise _NotLocal
-        if rows == 1 and advance == 0 and tensor != self._output:
+        first, offset = divmod(place.offset, self._row_bytes(tensor))
+        if rows == 1 and advance == first == 0 and tensor != self._output:
             self._need(tensor, [(0, 1)] * self._rows)
-            return RowPlace(tensor, place.offset, 0)
-        if rows != self._rows or advance != self._row_bytes(tensor):
+            return RowPlace(tensor, offset, 0)
+        if rows < first + self._rows or advance != self._row_bytes(tensor) or (tensor == self._output and first):
             raise _NotLocal
         if tensor != self._output:
-            self._need(tensor, [(row, row + 1) for row in range(rows)])
-        return RowPlace(tensor, place.offset)
+            self._need(tensor, [(row, row + 1) for row in range(first, first + self._rows)])
+        return RowPlace(tensor, offset, first=first)
 
     def _moved(self, call: Call) -> RowCall:
         """A part of the outermost axis of a copy."""
@@ -259,6 +265,14 @@ class _Maker:
         sizes = [number for number in (channels, width) if isinstance(number, int)]
         rest = [number for number in (columns, across) if isinstance(number, Constant | int)]
         return RowCall(call.kernel, (Ring(source.tensor), RowPlace(target.tensor), *sizes, table, 1, *rest))
+
+
+def _upright(window: Window) -> Window:
+    """The same over an image that stands: each pair of sizes the other way round. The weights are the same, in their order."""
+    height, width, channels, out_height, out_width, outs, *pairs, groups, zero_in, zero_out, low, high = window.numbers
+    turned = [size for at in range(0, len(pairs), 2) for size in (pairs[at + 1], pairs[at])]
+    numbers = (width, height, channels, out_width, out_height, outs, *turned, groups, zero_in, zero_out, low, high)
+    return replace(window, numbers=numbers)
 
 
 def _under(top: int, kernel: int, dilation: int, height: int) -> Interval:

@@ -86,6 +86,7 @@ def _bands(bands: Bands) -> dict[str, Any]:
         "regions": [region_document(choice) for choice in bands.choices],
         "embedded": list(bands.embedded),
         "endings": banding.endings_document(bands.endings),
+        "rows": None if bands.rows is None else bands.rows.document(),
     }
 
 

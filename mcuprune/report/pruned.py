@@ -9,6 +9,7 @@ from mcuprune import units
 from mcuprune.bands.plan import embedded_line, region_line
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.data.firmware import formula
+from mcuprune.deploy import rowreport
 
 #: How many of the operators that can't run in bands the text names.
 _ENDINGS = 3
@@ -113,7 +114,7 @@ def _in_bands(bands: Mapping[str, Any]) -> list[str]:
     """What runs in bands and what it costs; what can't, where SRAM is most."""
     before, after, lines = bands["plain"], bands["written"], []
     if not bands["regions"] and not bands["embedded"]:
-        lines.append("row bands: none, the limits hold without or nothing needs less in them")
+        lines.append("row bands: none, the limits hold without or no bands within them need less")
     for region in bands["regions"]:
         lines.append(f"row bands: {region_line(region)}")
     if bands["embedded"]:
@@ -125,6 +126,8 @@ def _in_bands(bands: Mapping[str, Any]) -> list[str]:
     for ending in sorted(bands["endings"], key=lambda ending: -ending["sram"])[:_ENDINGS]:
         size = units.show(ending["sram"], "bytes")
         lines.append(f"not in bands: {ending['op']} '{ending['node']}' {ending['why']}; {size} of SRAM around it")
+    if bands.get("rows") is not None:
+        lines += rowreport.lines(bands["rows"])
     return lines
 
 

@@ -24,4 +24,19 @@ static inline int32_t __smlad(int16x2_t a, int16x2_t b, int32_t sum) {
 }
 static inline int32_t __smlabb(int32_t a, int32_t b, int32_t sum) { return acle_sum(sum, acle_half(a, 0) * acle_half(b, 0)); }
 static inline int32_t __smlatt(int32_t a, int32_t b, int32_t sum) { return acle_sum(sum, acle_half(a, 1) * acle_half(b, 1)); }
+/* A flag of the processor for each byte, not below 0, says which of two bytes is selected next. */
+static uint32_t acle_at_least_0;
+static inline int8x4_t __ssub8(int8x4_t a, int8x4_t b) {
+  uint32_t differences = 0;
+  acle_at_least_0 = 0;
+  for (int i = 0; i < 4; i++) {
+    int32_t difference = acle_byte(a, i) - acle_byte(b, i);
+    differences |= (uint32_t)(uint8_t)difference << 8 * i;
+    acle_at_least_0 |= (difference >= 0 ? 0xffu : 0u) << 8 * i;
+  }
+  return (int32_t)differences;
+}
+static inline uint8x4_t __sel(uint8x4_t a, uint8x4_t b) {
+  return (int32_t)(((uint32_t)a & acle_at_least_0) | ((uint32_t)b & ~acle_at_least_0));
+}
 #endif

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import NoReturn
 
@@ -48,6 +49,12 @@ class Selection:
         for operator in self.program.operators:
             for tensor in dict.fromkeys(operator.inputs):
                 self.readers.setdefault(tensor, []).append(operator)
+
+    @cached_property
+    def of_signals(self) -> bool:
+        """Whether the network has no images, but signals alone: computed tensors (1, 1, steps, channels)."""
+        computed = [self.shape(tensor) for tensor in self.program.computed]
+        return all(shape[:2] == (1, 1) for shape in computed if len(shape) == 4)
 
     def arithmetic(self) -> list[str]:
         """What the kernels may rely on and must heed, as the C names it."""
