@@ -321,6 +321,36 @@ def test_a_float_model_is_refused(tmp_path: Path) -> None:
         verify.verify(path)
 
 
+@pytest.mark.parametrize("command", ["verify", "export"])
+def test_a_node_of_a_form_that_profile_refuses_is_refused_by_name_too(
+    command: str, dscnn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever a bias stands for the weights, or a vector for an image: nothing is lowered from what has another form."""
+    model = onnx.load(dscnn)
+    damaged = str(tmp_path / "damaged.onnx")
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            whole = list(node.input)
+            node.input[1] = node.input[2]
+            onnx.save(model, damaged)
+            words = [command, damaged, *(["-o", str(tmp_path / "net.tflite")] if command == "export" else [])]
+            assert main(words) == 2
+            message = capsys.readouterr().err
+            assert f"{damaged}: node '{node.name}': Conv has weights" in message
+            assert "Traceback" not in message
+            node.input[:] = whole
+
+
+def test_what_no_device_has_memory_for_is_not_run(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = verify.verify(dscnn, Trial(examples=1)).memory.predicted
+    monkeypatch.setattr(verify, "_MOST_ARENA", arena)
+    assert verify.verify(dscnn, Trial(examples=1)).ok
+    monkeypatch.setattr(verify, "_MOST_ARENA", arena - 1)
+    monkeypatch.setattr(runners, "run", None)
+    with pytest.raises(UnsupportedOperator, match=rf"{dscnn}: would need an arena of .*nothing is run; check the sizes"):
+        verify.verify(dscnn)
+
+
 def test_a_missing_runtime_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tflite_micro", "ai_edge_litert.interpreter"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -156,6 +156,7 @@ class Lowering:
                 self.refuse(
                     f"has no int8 operator in TensorFlow Lite Micro; the {len(self.lowerings)} that do are in the table"
                 )
+            OPS[node.op].check(node, self.net)
             self.lowerings[node.op](self, node)
         except UnsupportedOperator as error:
             del self.tensors[before[0] :], self.operators[before[1] :]

@@ -46,12 +46,15 @@ from mcuprune.train.goal import goal
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import Objective
 from mcuprune.train.training_data import wanted_of
+from mcuprune.units import show
 
 Array = np.ndarray[Any, Any]
 
 #: So many of the random and of the real examples go through each layer alone.
 _LAYER_EXAMPLES = 16
 _RANDOM = "random"
+#: Arena that no microcontroller has, external memory included. Here every runtime would take many times as much for minutes.
+_MOST_ARENA = 64 * 2**20
 
 
 def verify(path: str | Path, trial: Trial | None = None) -> Verification:
@@ -60,7 +63,8 @@ def verify(path: str | Path, trial: Trial | None = None) -> Verification:
     trial: what it is run with; by default ``Trial()``.
 
     Raises MissingExtra where no runtime is installed, ModelError for a file that isn't int8 or that a runtime refuses,
-    UnsupportedOperator for a node that has no int8 operator there, DataError for data that doesn't fit.
+    UnsupportedOperator for a node that has no int8 operator there, or for a network far above what any device has memory for,
+    DataError for data that doesn't fit.
     """
     trial, keys, notes = trial or Trial(), runners.available(), list[str]()
     case = _case(str(path), trial, notes)
@@ -159,6 +163,11 @@ def _case(path: str, trial: Trial, notes: list[str]) -> _Case:
     if trial.outputs:
         proto = tails.cut(proto, trial.outputs, path)
     converted = tflite.convert(net, net.stored, offline=True)
+    if (arena := predicted(converted).predicted) > _MOST_ARENA:
+        raise UnsupportedOperator(
+            f"{path}: would need an arena of {show(arena, 'bytes')}, and no device has more than {show(_MOST_ARENA, 'bytes')}: "
+            "nothing is run; check the sizes of its inputs (--input-shape)"
+        )
     real = _real(net, trial, notes)
     random = np.random.default_rng(trial.seed)
     inputs = [_random_inputs(converted, random) for _ in range(trial.examples)]
