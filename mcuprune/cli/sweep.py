@@ -63,9 +63,8 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Prune a model to many budgets, by several methods and seeds, and compare."""
     ranks.refuse_several("sweep")
     settings = configuration(flags)
-    firsts = {
-        name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in flags.limits.items()
-    }  # as runs have one each
+    # What is asked of the model needs one limit of each resource: of several, the first.
+    firsts = {name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in flags.limits.items()}
     held = wanted(flags, firsts).over(settings.wanted(flags.model))
     given = run_settings(settings, asked, _OWN)
     runs = grid.Grid(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -18,7 +19,7 @@ Array = np.ndarray[Any, Any]
 _CHUNK = 2**24
 
 
-class Lazy:
+class Lazy(ABC):
     """A column that makes its examples when they are asked for. shape: (n, *shape). dtype: of what indexing gives."""
 
     shape: tuple[int, ...]
@@ -36,9 +37,9 @@ class Lazy:
         """All examples at once, for those who have the memory."""
         return np.asarray(self[:], dtype)
 
+    @abstractmethod
     def _examples(self, indices: Array) -> Array:
         """The examples at whole numbers (batch,) from 0: (batch, *shape)."""
-        raise NotImplementedError
 
     def identify(self, digest: Any) -> None:
         """Tell a hash what the column holds."""

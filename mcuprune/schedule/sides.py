@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from typing import TypeAlias
 
 from mcuprune.schedule.cut import UNBOUNDED, Effort
@@ -13,7 +14,7 @@ from mcuprune.schedule.structure import Costs, members
 Move: TypeAlias = tuple[tuple[int, ...], int, int, int]
 
 
-class Side:
+class Side(ABC):
     """Best-first search from one end of a span. Subclasses say in which direction.
 
     Peaks below ``floor`` don't matter. States are met in the order of the peak on the way to them, then of the bytes alive.
@@ -29,20 +30,21 @@ class Side:
         self._heap = [(floor, self.home_live, 0, self.home, self.ready(self.home))]
         self.turns = 0
 
+    @abstractmethod
     def _ends(self) -> tuple[int, int]:
-        raise NotImplementedError
+        """The state that the search starts from, and the one that it looks for."""
 
+    @abstractmethod
     def ready(self, done: int) -> int:
         """The operators that can be run (or taken back) at a state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move(self, v: int, done: int, live: int) -> Move:
         """One operator run (or taken back)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def opened(self, v: int, done: int) -> int:
         """The operators that can move at ``done`` only because ``v`` just did."""
-        raise NotImplementedError
 
     def top(self) -> int | None:
         """A lower bound on the peak of the span: the least peak among the states that wait. None if none does."""

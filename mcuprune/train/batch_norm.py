@@ -32,7 +32,7 @@ class _Rows:
         self.channels = x.shape[1]
         self.count = x.numel() // self.channels
         self._shape = x.shape
-        self.by_pixel = x.ndim == 2 or x.is_contiguous(memory_format=torch.channels_last) if x.ndim in (2, 4) else False
+        self.by_pixel = x.ndim == 2 or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
         self._pixels = 1
         while self.by_pixel and self._pixels * self.channels < _ROW and self.count % (2 * self._pixels) == 0:
             self._pixels *= 2

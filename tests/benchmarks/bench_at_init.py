@@ -27,6 +27,7 @@ import resource
 import subprocess
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -114,8 +115,9 @@ class Plain(AtInit):
 class _Widths(Method):
     """Cut to widths that are known before training, weights as at-init gives them."""
 
+    @abstractmethod
     def widths(self) -> np.ndarray:
-        raise NotImplementedError
+        """Of each group: int64 (groups,)."""
 
     def start(self, trainer: Trainer) -> None:
         task = self.task
