@@ -88,5 +88,6 @@ def _repeating(where: str) -> str:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order each time
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_float32_matmul_precision("high")  # TF32, as in convolutions: half of a step on an H100 went into Muon's products
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return where
