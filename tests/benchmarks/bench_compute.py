@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from bench_accuracy import BUDGETS, TASKS, files, measured
-from rows import append, arguments, key, read, spread, table_line
+from rows import append, arguments, grouped, key, machine, read, spread, table_line
 
 from mcuprune.pruning import Result
 
@@ -43,6 +43,7 @@ def row(task_name: str, budget: str, compute: float, method: str, seed: int, dat
         seen = [(line.training_macs / whole, line.accuracy) for line in result.history if line.accuracy is not None]
         schedule = result.training.schedule
         return {
+            "machine": machine(),
             "spent": round(result.training_macs / whole, 4),
             "wide": [round(schedule.prune_start, 4), round(schedule.prune_stop, 4)],
             "curve": [[round(share, 4), round(accuracy, 4)] for share, accuracy in seen],
@@ -88,27 +89,26 @@ def page(rows: list[dict[str, Any]]) -> str:
         "of 1.0 is the multiply-accumulates that the epochs of that page take at full width. Accuracies are those of the",
         "int8 file, validation and test examples together, in per cent: mean and standard deviation over seeds; the",
         "difference is of the same seeds, with its standard error. *Wide until* is the share of the compute by which the",
-        "network has its final widths; where that is 0.00 the default spends no step wide and is uniform scaling. CPU is that",
-        "of the whole run, evaluation included, as a share of a run at full width, both on a machine that others used too: a",
-        "rough figure.",
+        "network has its final widths; where that is 0.00 the default spends no step wide and is uniform scaling, and one run",
+        "stands for both (ten pairs that were run twice agree in every number). CPU is that of the whole run, evaluation",
+        "included, as a share of a run at full width on the same machine, which others used too: a rough figure.",
         "",
         "| task | budget | compute | differentiable | uniform | difference | seeds | wide until | CPU | CPU, uniform |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     whole = {
-        task: mean(
-            found["cpu_seconds"] / found["compute"] for found in rows if (found["task"], found["budget"]) == (task, "full")
-        )
-        for task in {found["task"] for found in rows if found["budget"] == "full"}
+        of: mean(found["cpu_seconds"] / found["compute"] for found in alike)
+        for of, alike in grouped([found for found in rows if found["budget"] == "full"], "task", "machine").items()
     }
     for (task, budget, compute), by in _cells(rows):
         means = [spread([100 * found["pooled_int8"] for found in by[method]]) if by[method] else "" for method in METHODS]
         seeds = sorted({found["seed"] for found in by["differentiable"]} & {found["seed"] for found in by["uniform"]})
         wide = sorted({found["wide"][1] for found in by["differentiable"]})
-        cpu = [
-            f"{mean(found['cpu_seconds'] for found in by[method]) / whole[task]:.2f}" if task in whole and by[method] else ""
-            for method in METHODS
-        ]
+        cpu = []
+        for method in METHODS:
+            timed = [found for found in by[method] if (task, found.get("machine")) in whole]
+            shares = [found["cpu_seconds"] / whole[task, found["machine"]] for found in timed]
+            cpu.append(f"{mean(shares):.2f}" if shares else "")
         cells = [task, budget, f"{compute:g}", *means, _paired(by["differentiable"], by["uniform"]), str(len(seeds))]
         lines.append(table_line([*cells, ", ".join(f"{share:.2f}" for share in wide), *cpu]))
     return "\n".join(lines) + "\n"
@@ -194,12 +194,16 @@ def main() -> int:
         for method in given.methods
         if budget in BUDGETS or method == "uniform"
     ]
-    done = {key(found, KEY) for found in read(ROWS)}
+    done = {key(found, KEY): found for found in read(ROWS)}
     for one in wanted if not given.table else ():
         if one in done:
             continue
-        found = row(*one, given.data, given.work)
-        append(ROWS, found)
+        twin = done.get((*one[:3], "differentiable", one[4]))
+        if one[3] == "uniform" and twin is not None and not any(twin["wide"]):
+            done[one] = {**twin, "method": "uniform", "same_run": True}
+        else:
+            done[one] = row(*one, given.data, given.work)
+        append(ROWS, done[one])
     PAGE.write_text(page(read(ROWS)))
     PICTURE.write_text(picture(read(ROWS)))
     return 0

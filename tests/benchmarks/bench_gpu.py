@@ -1,6 +1,6 @@
 """The paper's networks at its scale, on CIFAR-10 and on keywords, made for a GPU.
 
-``python tests/benchmarks/bench_gpu.py --data DIR [--networks vgg16 ...] [--methods ...] [--epochs N] [--seeds 0 1 2]``
+``python tests/benchmarks/bench_gpu.py --data DIR [--networks vgg16 ...] [--budgets ...] [--epochs N] [--seeds 0 1 2]``
 
 DIR holds ``cifar10-train.npz`` and ``cifar10-test.npz``: 48,000 images train, 2,000 are for validation, 10,000 test; and, for
 DS-CNN (S, M, L), RES-8 and RES-15, ``kws12-mfcc.npz`` with keywords as 49 rows of ten coefficients. Every run is a whole
@@ -248,6 +248,7 @@ def toy(networks: Sequence[str], methods: Sequence[str]) -> bool:
 def main() -> int:
     parser = arguments(__doc__, "bench-gpu", PAGE)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--budgets", nargs="+", help="of those that the networks have; all by default")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, help="instead of the tool's own number, which is meant for a CPU")
@@ -263,6 +264,7 @@ def main() -> int:
         for seed in given.seeds
         for network in given.networks
         for budget in NETWORKS[network][1]
+        if given.budgets is None or budget in given.budgets
         for method in given.methods
     ]
     for one in wanted if not given.table else ():

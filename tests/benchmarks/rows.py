@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,17 @@ def table_line(cells: Iterable[object]) -> str:
 def spread(values: Sequence[float]) -> str:
     """Mean and, of more than one, sample standard deviation."""
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def machine() -> str:
+    """The processor and how many cores this process sees: seconds compare on one machine alone."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = [
+        line.partition(":")[2].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else ())
+        if line.startswith("model name")
+    ]
+    return f"{(named or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
 
 
 def versions(*packages: ModuleType) -> dict[str, str]:
