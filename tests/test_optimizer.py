@@ -102,3 +102,24 @@ def test_every_optimizer_spares_vectors_from_weight_decay_and_descends(name: str
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_steps_that_a_gpu_replays_are_those_of_a_cpu_whatever_was_forgotten_on_the_way() -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(24, 8, 3, 3), torch.randn(16, 24), torch.randn(24, 1, 3, 3), torch.randn(24)]
+    pair = [[nn.Parameter(weight.to(where)) for weight in start] for where in ("cpu", "cuda")]
+    here, there = (OPTIMIZERS["muon"].make({1: few[:2], 24: [few[2]], 0: [few[3]]}, 5e-4, 0.1) for few in pair)
+    for step in range(9):
+        if step == 5:  # as where layers begin anew
+            here.state.pop(pair[0][1])
+            there.state.pop(pair[1][1])
+        for one, other in zip(*pair, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.cuda()
+        for optimizer in (here, there):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (step + 1)
+            optimizer.step()
+        for one, other in zip(*pair, strict=True):
+            torch.testing.assert_close(other.detach().cpu(), one.detach(), rtol=2e-3, atol=2e-3)

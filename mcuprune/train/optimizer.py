@@ -6,9 +6,9 @@ than on wide ones. ``Muon`` levels all directions of each weight matrix and is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,29 +50,91 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "blocks": 0})
 
+        self._recorded: _Recorded | None = None
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of all weights; returns the closure's loss, if there is a closure."""
         loss = None if closure is None else closure()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._move(weight, group["lr"], group["weight_decay"], group["blocks"])
+        moving = [
+            _Moving(weight, weight.grad, index, group["weight_decay"], group["blocks"])
+            for index, group in enumerate(self.param_groups)
+            for weight in group["params"]
+            if weight.grad is not None
+        ]
+        rates = [group["lr"] for group in self.param_groups]
+        fresh = [one for one in moving if "momentum_buffer" not in self.state[one.weight]]
+        for one in fresh:
+            self.state[one.weight]["momentum_buffer"] = torch.zeros_like(one.weight)
+        if fresh or not all(one.weight.is_cuda for one in moving):
+            self._move(moving, rates)
+        else:
+            if self._recorded is None or not self._recorded.fits(moving, self._momenta(moving)):
+                self._recorded = _Recorded(moving, self._momenta(moving), len(rates), self._move)
+            self._recorded.replay(moving, rates)
         return loss
 
-    def _move(self, weight: nn.Parameter, lr: float, weight_decay: float, blocks: int) -> None:
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        momentum = state["momentum_buffer"]
-        assert weight.grad is not None
-        momentum.mul_(_MOMENTUM).add_(weight.grad)
-        update = weight.grad + _MOMENTUM * momentum
-        if blocks:
-            matrices = update.reshape(blocks, weight.shape[0] // blocks, -1)
-            tall = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
-            update = (levelled(matrices) * (_STRIDE * tall)).reshape(weight.shape)
-        weight.mul_(1 - lr * weight_decay).sub_(lr * update)
+    def _momenta(self, moving: Sequence[_Moving]) -> list[Tensor]:
+        return [self.state[one.weight]["momentum_buffer"] for one in moving]
+
+    def _move(self, moving: Sequence[_Moving], rates: Sequence[float] | Tensor) -> None:
+        """Move weights by their gradients. rates: the learning rate of each parameter group."""
+        for one, momentum in zip(moving, self._momenta(moving), strict=True):
+            momentum.mul_(_MOMENTUM).add_(one.gradient)
+            update = one.gradient + _MOMENTUM * momentum
+            if one.blocks:
+                matrices = update.reshape(one.blocks, one.weight.shape[0] // one.blocks, -1)
+                tall = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
+                update = (levelled(matrices) * (_STRIDE * tall)).reshape(one.weight.shape)
+            lr = rates[one.group]
+            one.weight.mul_(1 - lr * one.weight_decay).sub_(lr * update)
+
+
+class _Moving(NamedTuple):
+    """A weight, its gradient, and what is told of its parameter group: its position, weight decay and blocks."""
+
+    weight: Tensor
+    gradient: Tensor
+    group: int
+    weight_decay: float
+    blocks: int
+
+
+class _Recorded:
+    """A step as a CUDA graph: the same kernels on the same memory, so that gradients are copied to where they were first.
+
+    groups: how many learning rates there are. move: what is recorded; it takes weights with gradients, and the rates.
+    """
+
+    def __init__(
+        self,
+        moving: Sequence[_Moving],
+        momenta: Sequence[Tensor],
+        groups: int,
+        move: Callable[[Sequence[_Moving], Tensor], None],
+    ) -> None:
+        self._of = self._memory(moving, momenta)
+        self._rates = torch.zeros(groups, device=moving[0].weight.device)
+        self._gradients = [torch.empty_like(one.gradient) for one in moving]
+        copies = [one._replace(gradient=copy) for one, copy in zip(moving, self._gradients, strict=True)]
+        self._graph = torch.cuda.CUDAGraph()
+        # another thread may pin memory for a batch meanwhile, which does not concern this graph
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            move(copies, self._rates)
+
+    @staticmethod
+    def _memory(moving: Sequence[_Moving], momenta: Sequence[Tensor]) -> list[tuple[int, int]]:
+        return [(one.weight.data_ptr(), momentum.data_ptr()) for one, momentum in zip(moving, momenta, strict=True)]
+
+    def fits(self, moving: Sequence[_Moving], momenta: Sequence[Tensor]) -> bool:
+        """Whether these lie where they lay when the step was recorded."""
+        return self._of == self._memory(moving, momenta)
+
+    def replay(self, moving: Sequence[_Moving], rates: Sequence[float]) -> None:
+        """The recorded step, with these gradients and learning rates."""
+        self._rates.copy_(torch.tensor(rates))
+        torch._foreach_copy_(self._gradients, [one.gradient for one in moving])
+        self._graph.replay()
 
 
 def _groups(parameters: ByBlocks, weight_decay: float) -> list[dict[str, Any]]:
