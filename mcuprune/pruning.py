@@ -136,13 +136,19 @@ class Record:
         self.checkpoint = Checkpoint(
             Path(f"{request.output}.checkpoint"),
             of,
-            lambda: {"history": self.history.document(), "seconds": self.seconds},
+            lambda: {"history": self.history.document(), "seconds": self.seconds, "devices": self._devices},
         )
+        self._devices = [request.device]
         if not request.resume:
             self.checkpoint.remove()
         elif (stored := self.checkpoint.load(None)) is not None:
             self.history.take_up(stored.also["history"])
             self._earlier = stored.also["seconds"]
+            before = list(stored.also["devices"])
+            self._devices = before if before[-1] == request.device else [*before, request.device]
+            if len(self._devices) > 1:
+                moved = " to ".join(self._devices)
+                self.notes = (f"this run moved from {moved}: the same command on one device writes another file",)
         else:
             self.notes = ("--resume found no state of an interrupted run; this one started anew",)
 

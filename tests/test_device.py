@@ -29,6 +29,7 @@ from mcuprune.pruner import Pruner
 from mcuprune.pruning import Request
 from mcuprune.train import engine
 from mcuprune.train.module import Trainable, as_inputs
+from mcuprune.train.task import Step
 
 torch.set_num_threads(1)
 
@@ -175,6 +176,29 @@ def test_a_prune_elsewhere_writes_the_file_that_it_writes_here(
     assert there.request.device == PLACE
     assert there.history == here.history
     assert (tmp_path / "there.onnx").read_bytes() == (tmp_path / "here.onnx").read_bytes()
+
+
+@needs_stand_in
+def test_a_run_that_began_elsewhere_goes_on_here_and_says_so(
+    few_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, moved = (
+        Request(str(MODELS / "dscnn_digits.onnx"), limits(macs="50%"), str(tmp_path / name), data=few_digits, epochs=3)
+        for name in ("whole.onnx", "moved.onnx")
+    )
+    pruning.prune(whole)
+
+    def stop(step: Step) -> None:
+        if step.epoch > 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as there:
+        there.setattr(engine, "device", lambda wanted, train, macs: PLACE)
+        with Dispatch(), pytest.raises(KeyboardInterrupt):
+            pruning.prune(moved, stop)
+    result = pruning.prune(replace(moved, resume=True))
+    assert [note for note in result.notes if f"moved from {PLACE} to cpu" in note]
+    assert (tmp_path / "moved.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()  # the stand-in rounds alike
 
 
 @needs_stand_in

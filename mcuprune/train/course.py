@@ -22,11 +22,16 @@ MODEL, DATA = "content of the model", "content of the data"
 def course(request: Request, net: Network | None, data: Data | None = None) -> dict[str, str]:
     """Everything that a run's course depends on, and nothing else, as texts by names that a person knows.
 
+    Where it is computed is left out, though it changes last digits: what began on a GPU may go on where there is none, and
+    every rank has a GPU of its own.
+
     net: of a network in memory. data: what was read; without it only how it was named counts.
     """
     texts = {"version of mcuprune": __version__}
     of = {option.name: option for option in options.of(Request)}
     for name, value in options.course_of(request):
+        if name == "device":
+            continue
         texts[of[name].flag if name in of else name.replace("_", " ")] = _told(value)
     texts[MODEL] = model_digest(request, net)
     texts[DATA] = data_digest(data)
