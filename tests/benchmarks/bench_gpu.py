@@ -176,6 +176,9 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
     assert result.accuracy_float is not None
     assert result.accuracy_int8 is not None
     on_gpu = result.request.device != "cpu"
+    device = torch.cuda.get_device_name(result.request.device) if on_gpu else "CPU"
+    if any(note.startswith("this run moved from cuda") for note in result.notes):
+        device = f"a GPU, then {device}"
     return {
         "network": network,
         "budget": budget,
@@ -195,7 +198,7 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
         "training_macs": result.training_macs,
         "full_training_macs": result.full_training_macs,
         "seconds": round(result.seconds),
-        "device": torch.cuda.get_device_name(result.request.device) if on_gpu else "CPU",
+        "device": device,
         "versions": versions(torch),
     }
 
@@ -208,6 +211,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "Made by `make bench-gpu` (`tests/benchmarks/bench_gpu.py`, whose first lines say where the budgets come from) from",
         "`gpu.jsonl`, which has every run with its seed, widths and versions. Images: CIFAR-10; sounds: keywords.",
         "Training starts from random weights; the paper's accuracies are after a training whose length it doesn't give.",
+        "Minutes are of whole runs, several of which shared the machine.",
         "",
         "| network | budget | method | epochs | seeds | held | int8 test | float test | paper, int8 "
         "| flash of limit | SRAM of limit | MACs of limit | training MACs | minutes | on |",
