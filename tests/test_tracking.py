@@ -61,6 +61,41 @@ def test_wandb_gets_the_options_and_the_metrics(monkeypatch):
 PACKAGES = [("tensorboard", "torch.utils.tensorboard"), ("mlflow", "mlflow"), ("wandb", "wandb")]
 
 
+# ------------------------------------------------------------------------------------- the packages themselves, if installed
+
+
+def test_tensorboard_itself_reads_what_was_sent(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with tracking.following(request(f"tensorboard={tmp_path}")) as track:
+        track(STEP)
+    stored = events.EventAccumulator(str(tmp_path)).Reload()
+    assert {name: stored.Scalars(name)[0].value for name in VALUES} == VALUES
+    assert stored.Scalars("loss")[0].step == 7
+
+
+def test_mlflow_itself_keeps_what_was_sent(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    place = f"sqlite:///{tmp_path / 'm.db'}"
+    with tracking.following(request(f"mlflow={place}")) as track:
+        track(STEP)
+    (run,) = mlflow.MlflowClient(place).search_runs(["0"])
+    assert run.data.metrics == VALUES
+    assert run.data.params["seed"] == "3"
+    assert run.info.status == "FINISHED"
+
+
+def test_wandb_itself_keeps_a_run_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with tracking.following(request("wandb")) as track:
+        track(STEP)
+    assert [file for file in tmp_path.rglob("*.wandb") if file.stat().st_size]
+
+
+# -------------------------------------------------------------------------------------------------------------- what goes wrong
+
+
 @pytest.mark.parametrize(("name", "module"), PACKAGES)
 def test_a_package_that_lacks_is_told_with_its_extra(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
