@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
+import onnx
 from onnx import helper, numpy_helper
 from torch import nn
 
@@ -53,32 +56,55 @@ def converter() -> Callable[[Any], nn.Module]:
 
 def converted(node: Node, net: Network) -> Kernel:
     """The module that onnx2torch makes of a single node. Its operands, constants too, are the module's inputs."""
-    lowered = _lowered(node, net)
-    operands = list(dict.fromkeys(name for name in node.inputs if name))
-    protos, parameters = node_protos([lowered], {}, _KERNEL_OPSET, net.dtypes)
-    protos[0].name = "node"  # onnx2torch makes it an attribute of a module, which may not be called "forward" or "."
-    inputs = []
-    for name in operands:
-        shape: list[int | str] = list(net.shapes[name])
-        if shape and not net.is_constant(name):
-            shape[0] = "batch"
-        inputs.append(helper.make_tensor_value_info(name, net.dtypes[name], shape))
-    outputs = [helper.make_empty_tensor_value_info(name) for name in node.outputs if name]
-    graph = helper.make_graph(protos, "node", inputs, outputs, [numpy_helper.from_array(v, n) for n, v in parameters.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _KERNEL_OPSET)], ir_version=8)
-    convert = converter()
+    convert, content = converter(), _alone(_lowered(node, net), net)
     try:
-        module = convert(model)
+        module = _module(convert, content)
     except Exception as error:  # onnx2torch raises NotImplementedError and, for odd attributes, whatever comes up
         reason = str(error).strip().splitlines()
         raise UnsupportedOperator(
             f"{net.path}: node '{node.name}': {node.op} can't be trained ({reason[0] if reason else type(error).__name__}); "
             "profile, check and prune --no-train --float work on it"
         ) from None
+    if next(chain(module.parameters(), module.buffers()), None) is not None:
+        module = copy.deepcopy(module)  # what it holds moves with the network that it is a part of
+    operands = _operands(node)
     position = [operands.index(name) for name in node.inputs if name]
     if len(operands) == len(position):
         return module
     return lambda *values: module(*[values[position.index(index)] for index in range(len(operands))])
+
+
+def _operands(node: Node) -> list[str]:
+    return list(dict.fromkeys(name for name in node.inputs if name))
+
+
+def _alone(node: Node, net: Network) -> bytes:
+    """A model of one node, with names of its own: whatever computes the same from the same shapes has the same content.
+
+    onnx2torch makes names into attributes of modules, which may not be called "forward" or ".".
+    """
+    operands = _operands(node)
+    called = {"": "", **{name: f"operand{index}" for index, name in enumerate(operands)}}
+    results = tuple(f"result{index}" if name else "" for index, name in enumerate(node.outputs))
+    renamed = Node("node", node.op, tuple(called[name] for name in node.inputs), results, node.attrs, {})
+    dtypes = {called[name]: net.dtypes[name] for name in operands}
+    protos, parameters = node_protos([renamed], {}, _KERNEL_OPSET, dtypes)
+    inputs = []
+    for name in operands:
+        shape: list[int | str] = list(net.shapes[name])
+        if shape and not net.is_constant(name):
+            shape[0] = "batch"
+        inputs.append(helper.make_tensor_value_info(called[name], net.dtypes[name], shape))
+    outputs = [helper.make_empty_tensor_value_info(name) for name in results if name]
+    graph = helper.make_graph(protos, "node", inputs, outputs, [numpy_helper.from_array(v, n) for n, v in parameters.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _KERNEL_OPSET)], ir_version=8)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+@lru_cache(maxsize=512)
+def _module(convert: Callable[[Any], nn.Module], content: bytes) -> nn.Module:
+    """What onnx2torch makes of a model; once for all nodes that are alike, as every network is built a dozen times in a run."""
+    return convert(onnx.load_model_from_string(content))
 
 
 def _lowered(node: Node, net: Network) -> Node:
