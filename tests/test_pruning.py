@@ -367,6 +367,30 @@ def test_fake_quant_training_that_makes_validation_worse_is_undone(
     assert written == onnx.load_from_string(calibrated[0])
 
 
+def test_fake_quant_training_that_is_driven_away_begins_anew_at_a_lower_rate_also_where_it_is_taken_up(
+    tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantizing, "_LR", 3.0)  # without a second beginning one of ten digits is named as before
+    model = str(MODELS / "dscnn_digits.onnx")
+    request = Request(model, limits(macs="100%"), str(tmp_path / "o.onnx"), data=few_digits, epochs=12, batch=16)
+    request = replace(request, task="distill", unlabelled=True)
+    history = pruning.prune(request).history
+    whole = Path(request.output).read_bytes()
+    scores = [step.score for step in history if step.phase == "quantize"]
+    assert len(scores) > 1
+    assert scores[-1] is not None
+    assert scores[-1] > 0.9
+
+    def stop(step: Step) -> None:
+        if step.phase == "quantize" and step.epoch > history[-1].epoch - 0.5:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pruning.prune(request, stop)
+    assert pruning.prune(replace(request, resume=True)).history == history
+    assert Path(request.output).read_bytes() == whole
+
+
 def _digits_file(path: Path, *, pixels: bool = False, turned: bool = False, first: int = 0) -> str:
     """The embedded digits as an archive: as pixels of 0...255, axes exchanged, labels counted from ``first``."""
     found = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0)

@@ -37,6 +37,11 @@ _EXAMPLES, _BATCH = 512, 128
 #: Fake-quant training is by SGD: its learning rate where nobody asked for another, and for how much of it ranges still move.
 #: Networks that quantise well lose less by a low rate (tests/benchmarks/quant_lr.md).
 _LR = 0.001
+#: Folded networks are no longer indifferent to the size of their weights: what suits one drives another away in a few steps.
+#: Where the mean loss of so many steps is so many times that of the first, training begins anew at so much of the rate.
+_WATCHED, _DRIVEN_AWAY, _SLOWER = 8, 4.0, 0.1
+#: Lower losses are no sign: those of a network that is nearly always right differ as much between two batches.
+_LARGE = 0.2
 _OBSERVING = 0.7
 _OWN_RANGES = "no data: int8 ranges are those of the file's own quantisers; where it has none, they come from random inputs"
 
@@ -153,6 +158,8 @@ class FakeQuant(Hooks):
 
     def __init__(self, candidate: Candidate, channels: Channels, how: Quantization, data: Data) -> None:
         self._candidate, self._channels, self._how, self._data = candidate, channels, how, data
+        self._slower, self._first = 1.0, 0.0  # of the usual rate; the loss of the first step, on weights as calibrated
+        self._losses: list[float] = []  # since training last began
 
     def costs(self) -> Mapping[str, int]:
         if self._how.costs is not None:
@@ -167,6 +174,16 @@ class FakeQuant(Hooks):
     def before_step(self, trainer: Trainer) -> None:
         _module(trainer).observing = trainer.position < _OBSERVING * trainer.length.amount
 
+    def after_step(self, trainer: Trainer) -> bool:
+        self._losses.append(trainer.loss)
+        self._first = self._first or trainer.loss
+        lately = self._losses[-_WATCHED:]
+        if len(lately) == _WATCHED and sum(lately) / _WATCHED > max(_LARGE, _DRIVEN_AWAY * self._first):
+            trainer.restore({**self._calibrated, **trainer.counters()}, self._channels)
+            trainer.lr *= _SLOWER
+            self._slower, self._losses = self._slower * _SLOWER, []
+        return False
+
     def state(self) -> State:
         proto = self._candidate.channels.network.to_proto().SerializeToString()
         macs = self._candidate.training_macs, self._candidate.full_training_macs
@@ -179,11 +196,14 @@ class FakeQuant(Hooks):
                 "taught": self._candidate.taught,
                 "sensitivity": None if curves is None else curves.document(),
                 "steps": self._candidate.steps,
+                "rate": [self._slower, self._first, self._losses[-_WATCHED:]],
             },
         )
 
     def restore(self, trainer: Trainer, saved: Saved) -> None:
         trainer.restore(saved.arrays, self._channels)
+        self._slower, self._first, self._losses = saved.values["rate"]
+        trainer.lr *= self._slower
 
     def undo_if_worse(self, trainer: Trainer) -> str | None:
         """Go back to the network as calibrated where training left it right on fewer validation examples; a note of it."""

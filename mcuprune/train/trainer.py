@@ -116,7 +116,7 @@ class Trainer:
             raise UsageError(
                 f"a batch of {self.batch} is too small for {ranks.size()} ranks; give a larger --batch or start fewer"
             )
-        self.step = 0
+        self.step, self.loss = 0, 0.0  # steps done, and the loss of the last
         self.training_macs = 0
         self.position = 0  # in the unit of the length
         self._ending: tuple[int, int] | None = None  # from which position to which training winds down
@@ -253,7 +253,8 @@ class Trainer:
             with torch.no_grad():
                 outputs = torch.stack([answer.sum() for answer in self.answers(inputs)]).sum()
                 self._refuse_divergence("an output is", ranks.summed(outputs))
-        return float(total)
+        self.loss = float(total)
+        return self.loss
 
     def _revive(self) -> None:
         """Let layers that no gradient reaches begin anew."""
@@ -395,12 +396,16 @@ class Trainer:
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, at an epoch's start, but for the labelled network: arrays by name."""
+        return self.counters() | self.learned()
+
+    def counters(self) -> dict[str, np.ndarray]:
+        """The part of ``state`` that says how far training is."""
         alone = -1 if self._alone_since is None else self._alone_since
         milliseconds = int(1000 * self._seconds) if self.length.unit == "milliseconds" else 0
         arrays = {"steps": np.array([self.step, self.training_macs, alone, self.position, milliseconds])}
         arrays["ending"] = np.array(self._ending or (), dtype=np.int64)
         arrays["revived"] = np.array(self._revived)
-        return arrays | self.learned()
+        return arrays
 
     def learned(self) -> dict[str, np.ndarray]:
         """The part of ``state`` that steps have made: weights, the optimiser's memory, ranges."""
