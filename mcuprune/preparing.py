@@ -182,6 +182,7 @@ def _with_engine(request: Request, macs: int) -> Request:
     if request.train or request.int8 or request.method == AT_INIT:
         engine.need(request.method, request.optimizer)
         engine.choose_threads(macs)
+        engine.keep_memory()
         return replace(request, device=engine.device(request.device, train=request.train, macs=macs))
     if (request.method, request.optimizer) != (Request.method, Request.optimizer):
         with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there

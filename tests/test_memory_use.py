@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +102,36 @@ def test_a_model_gives_the_same_whatever_number_is_run_together(tmp_path: Path) 
     together, apart = Model(path), Model(path)
     apart._batch = 3
     np.testing.assert_allclose(together(x), apart(x), rtol=1e-5)
+
+
+_STEPS = """
+import resource, sys
+import torch
+from mcuprune.train import engine
+if sys.argv[1] == "keep":
+    engine.keep_memory()
+def step():
+    x = torch.ones(12 * 2**20)  # 48 MB
+    for _ in range(4):
+        x = x * 1.5
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step(), step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_large_tensors_take_the_memory_of_those_before_them() -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+
+    def faults(how: str) -> int:
+        words = [sys.executable, "-c", _STEPS, how]
+        return int(
+            subprocess.run(words, capture_output=True, check=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
+        )
+
+    given_back = faults("give back")
+    if given_back < 20_000:
+        pytest.skip("this system has large pages to give: there is nothing to count")
+    assert faults("keep") < given_back / 50

@@ -5,6 +5,7 @@ Torch is imported inside the functions alone, so that what can be refused withou
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from mcuprune.train.request import device_asked
 SMALL = 20_000_000
 #: Threads for the others. Sums depend on how many threads share them, so that it is the same number on every machine.
 _THREADS = 4
+#: Of <malloc.h>: from which size on memory is asked of the system by itself, and how much may lie free before it is given back.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def need(method: str, optimizer: str) -> None:
@@ -55,6 +58,21 @@ def choose_threads(macs: int) -> None:
     import torch
 
     torch.set_num_threads(1 if macs < SMALL else _THREADS)
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory for the next step, where it is glibc, instead of giving it back to the system.
+
+    It gives back every tensor of more than 32 MB, and the system clears each page of the next one: a third of the time of a
+    detector's step on images of 320 x 320. Smaller tensors are kept as it is. No more memory is taken than the largest step
+    takes, but for a few per cent.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library; on Windows there is none of no name
+        return
+    mallopt(_M_MMAP_THRESHOLD, 2**30)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def device(wanted: str, *, train: bool, macs: int) -> str:
