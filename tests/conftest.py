@@ -245,3 +245,18 @@ def runtimes_here() -> Iterator[None]:
 def in_process() -> Iterator[None]:
     with runtimes_here():
         yield
+
+
+def in_our_build(source: str) -> str:
+    """Generated C without the lines that stand behind the macro of a library."""
+    kept, outside = [], [True]
+    for line in source.splitlines():
+        if line.startswith("#if"):
+            outside.append(not line.startswith("#if defined(MCUPRUNE_"))
+        elif line.startswith("#else"):
+            outside[-1] = True
+        elif line.startswith("#endif"):
+            outside.pop()
+        if all(outside):
+            kept.append(line)
+    return "\n".join(kept)

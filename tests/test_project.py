@@ -80,7 +80,12 @@ def test_an_arduino_library_keeps_the_librarys_specification(stem: str, quantise
 def test_a_zephyr_application_has_its_files(stem: str, quantised: bytes, tmp_path: Path) -> None:
     folder = written("zephyr", stem, quantised, tmp_path)
     listed = commands((folder / "CMakeLists.txt").read_text())
-    assert [name for name, _ in listed] == ["cmake_minimum_required", "find_package", "project", "target_sources"]
+    assert [name for name, _ in listed][:4] == ["cmake_minimum_required", "find_package", "project", "target_sources"]
+    assert listed[4:] == [
+        ("if", ["CONFIG_CMSIS_NN"]),
+        ("target_compile_definitions", ["app", "PRIVATE", "MCUPRUNE_CMSIS_NN"]),
+        ("endif", []),
+    ]
     assert listed[1][1][:2] == ["Zephyr", "REQUIRED"]
     target, scope, *sources = listed[3][1]
     assert (target, scope) == ("app", "PRIVATE")
@@ -106,7 +111,14 @@ def test_an_esp_idf_project_has_its_files(stem: str, quantised: bytes, tmp_path:
     assert [name for name, _ in listed] == ["cmake_minimum_required", "include", "project"]
     assert tuple(map(int, listed[0][1][1].split("."))) >= (3, 16)
     assert listed[1][1] == ["$ENV{IDF_PATH}/tools/cmake/project.cmake"]
-    ((name, words),) = commands((folder / "main" / "CMakeLists.txt").read_text())
+    (name, words), *optional = commands((folder / "main" / "CMakeLists.txt").read_text())
+    config = (folder / "main" / "Kconfig.projbuild").read_text()
+    assert [words for _, words in optional] == [
+        ["CONFIG_MCUPRUNE_ESP_NN"],
+        ["${COMPONENT_LIB}", "PUBLIC", "MCUPRUNE_ESP_NN"],
+        [],
+    ]
+    assert config.startswith("config MCUPRUNE_ESP_NN\n")
     assert name == "idf_component_register"
     assert words[0] == "SRCS"
     named = {word.strip('"') for word in words[1 : words.index("INCLUDE_DIRS")]}
@@ -171,3 +183,24 @@ def test_a_cmake_project_builds_without_a_warning(quantised: bytes, tmp_path: Pa
         ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
     assert subprocess.run([folder / "build" / "run_one"], check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_cmake_project_builds_with_a_library_where_it_is_told(quantised: bytes, tmp_path: Path) -> None:
+    """The library is a stand-in: what counts is that it is found, that it computes, and that the answer is the stored one."""
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake here")
+    folder, library = written("cmake", "test", quantised, tmp_path), tmp_path / "library"
+    shutil.copytree(Path(__file__).parent / "cmsis_nn", library)
+    lines = (
+        "project(stand_in C)",
+        "add_library(cmsis-nn STATIC arm_nnfunctions.c)",
+        "target_include_directories(cmsis-nn PUBLIC .)",
+    )
+    (library / "CMakeLists.txt").write_text("\n".join(("cmake_minimum_required(VERSION 3.13)", *lines, "")))
+    for command in (["cmake", "-B", "build", f"-DMCUPRUNE_CMSIS_NN={library}"], ["cmake", "--build", "build"]):
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    program = folder / "build" / "run_one"
+    assert b"arm_convolve_wrapper_s8" in program.read_bytes()
+    assert subprocess.run([program], check=False).returncode == 0

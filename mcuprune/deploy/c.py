@@ -3,6 +3,9 @@
 No interpreter, no heap, no libraries but ``<stdint.h>`` and ``<string.h>``. The order of calls is the one of least peak memory
 (``memory.schedule``); a short search over placements brings the arena down to that peak. Weights, tables and descriptions of
 layers are constants in flash. Kernels stand in ``ckernels/``; only those that a network uses go into its file.
+
+One file is several builds: where the macro of a library (``libraries``) is defined, calls that this can take are its own. What
+some builds alone need, calls, kernels and constants, stands between preprocessor lines.
 """
 
 from __future__ import annotations
@@ -11,12 +14,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import groupby
 from math import prod
 from pathlib import PurePath
+from typing import Generic, TypeVar
 
 import numpy as np
 
+from mcuprune.deploy.builds import OWN, Builds, Names, Placed
 from mcuprune.deploy.cplan import Bands, Plan, Planner
+from mcuprune.deploy.libraries import ALIGNMENT, LIBRARIES
 from mcuprune.deploy.program import Port, Program
 from mcuprune.deploy.regions import Region
 from mcuprune.deploy.rowcalls import Ring, RingRows, RingTable, RowArgument, RowCall, RowNumber, RowPlace, rows_of
@@ -52,7 +59,8 @@ class Source:
     """Generated C.
 
     arena: bytes. peak: the least that any order of whole operators needs, proven where ``exact``. constants: bytes in flash.
-    rows: what runs row by row.
+    rows: what runs row by row. with_library: the arena where a library's macro is defined, its scratch included, by macro; of
+    libraries that compute anything of this network.
     """
 
     c: str
@@ -62,6 +70,7 @@ class Source:
     exact: bool
     constants: int
     rows: RowReport
+    with_library: Mapping[str, int] = field(default_factory=dict)
 
 
 def generate(program: Program, stem: str, *, channels_last: bool = False, bands: Bands = "off") -> Source:
@@ -80,18 +89,21 @@ def written(
     """The files of a program that runs as ``plan`` says.
 
     shared_arena: the name of an int8_t array of another file, which lends its memory to networks that never run at once; by
-    default the network has an arena of its own.
+    default the network has an arena of its own. Libraries want one that is aligned and has room for their scratch, so none of
+    them is called where it is shared.
     """
     name, inputs, outputs = identifier(stem), selection.program.inputs, selection.program.outputs
-    writer = _Writer(selection, plan, name)
+    builds = Builds(selection, plan, () if shared_arena else LIBRARIES)
+    writer = _Writer(selection, plan, builds, name)
     copies_in = [writer.copy(port, f"inputs[{i}]", channels_last, into=True) for i, port in enumerate(inputs)]
     body = list(writer.body())
     copies_out = [writer.copy(port, f"outputs[{i}]", channels_last, into=False) for i, port in enumerate(outputs)]
     lines = [line for part in (*copies_in, *body, *copies_out) for line in part]
-    header = _header(name, plan.arena, inputs, outputs, channels_last=channels_last)
+    header = _header(name, builds, inputs, outputs, channels_last=channels_last)
     source = "\n".join(
         [
             f"/* {name}: made by mcuprune; an arena of {plan.arena} bytes is all its memory beside the stack. */",
+            *builds.told(),
             f'#include "{name}.h"',
             "#include <string.h>",
             "#ifdef __GNUC__ /* inlined into one function, the kernels' stacks would add up */",
@@ -101,15 +113,17 @@ def written(
             "#endif",
             *writer.kernels(),
             *writer.constants(),
+            *builds.guarded(builds.libraries_only, [f"__attribute__((aligned({ALIGNMENT})))"]),
             _arena(name, shared_arena),
             "",
             _signature(name) + " {",
-            *(f"  {line}" for line in lines),
+            *(line if line.startswith("#") else f"  {line}" for line in lines),
             "}",
             "",
         ]
     )
-    return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes, row_report(selection, plan))
+    with_library = {build: arena for build, arena in builds.arenas.items() if build != OWN}
+    return Source(source, header, plan.arena, plan.peak, plan.exact, writer.bytes, row_report(selection, plan), with_library)
 
 
 def moved_by(port: Port, *, into: bool) -> Constant | None:
@@ -137,9 +151,9 @@ def pieces_of(kernels: Iterable[str]) -> list[str]:
     return [piece for piece in _FIRST if piece in pieces] + sorted(kernels)
 
 
-def piece(name: str, upper: str) -> str:
+def piece(name: str, upper: str, folder: str = "ckernels") -> str:
     """A piece of C. upper: the network's name in capitals."""
-    return (resources.files("mcuprune.deploy") / "ckernels" / f"{name}.c").read_text().replace("NAME_", f"{upper}_")
+    return (resources.files("mcuprune.deploy") / folder / f"{name}.c").read_text().replace("NAME_", f"{upper}_")
 
 
 def _arena(name: str, shared: str | None) -> str:
@@ -159,14 +173,14 @@ def _signature(name: str) -> str:
     return f"void {name}_invoke(const int8_t *const inputs[{upper}_INPUTS], int8_t *const outputs[{upper}_OUTPUTS])"
 
 
-def _header(name: str, arena: int, inputs: Sequence[Port], outputs: Sequence[Port], *, channels_last: bool) -> str:
+def _header(name: str, builds: Builds, inputs: Sequence[Port], outputs: Sequence[Port], *, channels_last: bool) -> str:
     upper = name.upper()
     lines = [
         f"#ifndef {upper}_H",
         f"#define {upper}_H",
         "#include <stdint.h>",
         "",
-        f"#define {upper}_ARENA_BYTES {arena}",
+        *_arena_bytes(upper, builds),
         f"#define {upper}_INPUTS {len(inputs)}",
         f"#define {upper}_OUTPUTS {len(outputs)}",
     ]
@@ -186,6 +200,17 @@ def _header(name: str, arena: int, inputs: Sequence[Port], outputs: Sequence[Por
     return "\n".join([*lines, "#endif", ""])
 
 
+def _arena_bytes(upper: str, builds: Builds) -> list[str]:
+    """The size of the arena, ours first, and of the builds in which it is another."""
+    lines = {build: f"#define {upper}_ARENA_BYTES {arena}" for build, arena in builds.arenas.items()}
+    own = lines.pop(OWN)
+    larger = {build: line for build, line in lines.items() if line != own}
+    if not larger:
+        return [own]
+    others = [part for build, line in larger.items() for part in (f"#elif defined({build})", line)]
+    return [f"#if {' && '.join(f'!defined({build})' for build in larger)}", own, *others, "#endif"]
+
+
 def _real(value: float) -> str:
     text = repr(float(np.float32(value)))
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
@@ -199,18 +224,63 @@ def _comment(text: str) -> str:
 # --------------------------------------------------------------------------------------------------------------- text
 
 
+_T = TypeVar("_T", bound=Constant | Window)
+
+
+class _Needed(Generic[_T]):
+    """Constants of one kind that have names in the file, with the builds that need them.
+
+    What libraries alone need is named by another letter: all others are called the same whether or not there are libraries.
+    """
+
+    def __init__(self, letter: str, of_libraries: str) -> None:
+        self._letter, self._of_libraries = letter, of_libraries
+        self._ours: dict[_T, str] = {}
+        self._theirs: dict[_T, str] = {}
+        self._builds: dict[str, Names] = {}
+
+    def name(self, constant: _T, builds: Names) -> str:
+        """What a constant is called that these builds need."""
+        ours = OWN in builds or constant in self._ours
+        names, letter = (self._ours, self._letter) if ours else (self._theirs, self._of_libraries)
+        name = names.setdefault(constant, f"{letter}{len(names)}")
+        self._builds[name] = self._builds.get(name, frozenset()) | builds
+        return name
+
+    def of(self, build: str) -> list[_T]:
+        """All that a build needs."""
+        return [constant for constant, _, builds in self.named() if build in builds]
+
+    def named(self) -> Iterator[tuple[_T, str, Names]]:
+        """All with their names and the builds that need them, in the order in which they were first needed."""
+        by_name = {name: constant for names in (self._ours, self._theirs) for constant, name in names.items()}
+        for name, builds in self._builds.items():
+            yield by_name[name], name, builds
+
+
 @dataclass
 class _Writer:
-    """Collects what the calls need: kernels, constants, descriptions of layers."""
+    """Collects what the calls need: kernels, constants, descriptions of layers, and the builds that need each."""
 
     selection: Selection
     plan: Plan
+    builds: Builds
     name: str
-    bytes: int = 0
-    _used: set[str] = field(default_factory=set)
-    _constants: dict[Constant, str] = field(default_factory=dict)
-    _windows: dict[Window, str] = field(default_factory=dict)
-    _sequences: list[str] = field(default_factory=list)
+    _kernels: dict[str, Names] = field(default_factory=dict)
+    _constants: _Needed[Constant] = field(default_factory=lambda: _Needed("k", "c"))
+    _windows: _Needed[Window] = field(default_factory=lambda: _Needed("w", "v"))
+    _aligned: dict[str, dict[Constant, None]] = field(default_factory=dict)
+    _sequences: list[tuple[str, int]] = field(default_factory=list)
+    _now: Names = frozenset()
+
+    def __post_init__(self) -> None:
+        self._now = self.builds.every
+
+    @property
+    def bytes(self) -> int:
+        """Of constants in flash, in our build."""
+        arrays = sum(constant.bytes for constant in self._constants.of(OWN))
+        return arrays + sum(window.bytes for window in self._windows.of(OWN)) + sum(length for _, length in self._sequences)
 
     def body(self) -> Iterator[list[str]]:
         """The lines of every step and region, in the order in which they run."""
@@ -227,22 +297,22 @@ class _Writer:
         steps = self.plan.steps[region.first : region.end]
         sequence, length = f"s{len(self._sequences)}", len(region.tape.sequence)
         numbers = ",".join(map(str, region.tape.sequence))
-        self._sequences.append(f"static const uint8_t {sequence}[{length}] = {{{numbers}}};")
-        self.bytes += length
+        self._sequences.append((f"static const uint8_t {sequence}[{length}] = {{{numbers}}};", length))
         cases = []
         for case, index in enumerate(steps):
             form, title = self.plan.forms[index], self.title(self.selection.steps[index])
             turned = [f"r = {form.op.rows - 1} - r;"] if region.upwards else []
-            calls = " ".join([*turned, *(self.call(call) for call in form.calls)])
-            cases.append((f"  case {case}: {title}", f" {calls} break;"))
-        asked = any(re.search(r"\br\b", calls) for _, calls in cases)  # where every operator has a single row, none asks
+            calls = [*turned, *self.calls(form.calls), "break;"]
+            apart = any(line.startswith("#") for line in calls)  # preprocessor lines stand by themselves
+            cases.append((f"  case {case}: {title}", calls if apart else [" ".join(calls)]))
+        asked = any(re.search(r"\br\b", line) for _, calls in cases for line in calls)  # where all have a single row, none asks
         return [
             f"/* {len(steps)} operators row by row: each time one of them makes its next row */",
             f"{{ uint16_t rows[{len(steps)}] = {{0}};",
             f"for (int i = 0; i < {length}; i++) {{",
             f"  int r = rows[{sequence}[i]]++;{'' if asked else ' (void)r;'}",
             f"  switch ({sequence}[i]) {{",
-            *(title + calls for title, calls in cases),
+            *(line for title, calls in cases for line in ([title, *calls] if len(calls) > 1 else [f"{title} {calls[0]}"])),
             "  }",
             "} }",
         ]
@@ -268,12 +338,40 @@ class _Writer:
 
     def step(self, step: Step) -> list[str]:
         """The lines of one step."""
-        lines = [self.title(step)]
-        return [*lines, *(self.call(call) for call in step.calls)]
+        return [self.title(step), *self.calls(step.calls)]
+
+    def calls(self, calls: Sequence[Call | RowCall]) -> list[str]:
+        """The lines of calls, each by the kernel that makes it in each build."""
+        lines = []
+        for call in calls:
+            forms = self.builds.instead(call)
+            self._now = self.builds.every - frozenset(forms)
+            own, others = [self.call(call)], {}
+            for build, placed in forms.items():
+                self._now = frozenset((build,))
+                others[build] = [self.library_call(placed, build)]
+            lines += self.builds.chosen(own, others)
+        self._now = self.builds.every
+        return lines
+
+    def library_call(self, placed: Placed, build: str) -> str:
+        """What a library's kernel is called with, a place for its scratch among it."""
+        kernel, arguments, scratch, aligned = placed.call
+        self._use(kernel)
+        for window in (argument for argument in arguments if isinstance(argument, Window) and aligned):
+            arrays = [array for array in (window.weights, window.bias_number) if array is not None]
+            self._aligned.setdefault(build, {}).update(dict.fromkeys(arrays))
+        written = [self.argument(argument) for argument in arguments]
+        if scratch:
+            written += [f"arena + {placed.at}", str(scratch)]
+        return f"{kernel}({', '.join(written)});"
+
+    def _use(self, kernel: str) -> None:
+        self._kernels[kernel] = self._kernels.get(kernel, frozenset()) | self._now
 
     def call(self, call: Call | RowCall) -> str:
         """A call in the loops that repeat it."""
-        self._used.add(call.kernel)
+        self._use(call.kernel)
         places = max((len(loop.steps) for loop in call.loops), default=0)
         arguments = []
         for index, argument in enumerate(call.arguments):
@@ -308,32 +406,38 @@ class _Writer:
                 return self.at(argument.tensor, argument.offset)
 
     def constant(self, constant: Constant) -> str:
-        if constant not in self._constants:
-            self._constants[constant] = f"k{len(self._constants)}"
-            self.bytes += constant.bytes
-        return self._constants[constant]
+        return self._constants.name(constant, self._now)
 
     def window(self, window: Window) -> str:
-        if window not in self._windows:
-            self._windows[window] = f"w{len(self._windows)}"
-            for constant in (window.weights, window.bias_number, window.shift):
-                if constant is not None:
-                    self.constant(constant)
-            self.bytes += window.bytes
-        return self._windows[window]
+        for constant in (window.weights, window.bias_number, window.shift):
+            if constant is not None:
+                self.constant(constant)
+        return self._windows.name(window, self._now)
 
     def constants(self) -> list[str]:
-        """Declarations of all that goes to flash."""
+        """Declarations of all that goes to flash, what libraries alone need last."""
         lines = [
-            f"static const {constant.ctype} {name}[{len(constant.values)}] = {{{','.join(map(str, constant.values))}}};"
-            for constant, name in self._constants.items()
+            (builds, f"static const {each.ctype} {name}[{len(each.values)}] = {{{','.join(map(str, each.values))}}};")
+            for each, name, builds in self._constants.named()
         ]
-        for window, name in self._windows.items():
-            arrays = [
-                "0" if part is None else self._constants[part] for part in (window.weights, window.bias_number, window.shift)
-            ]
-            lines.append(f"static const window_t {name} = {{{', '.join([*arrays, *map(str, window.numbers)])}}};")
-        return [*lines, *self._sequences, ""]
+        for window, name, builds in self._windows.named():
+            parts = (window.weights, window.bias_number, window.shift)
+            arrays = ["0" if part is None else self._constants.name(part, builds) for part in parts]
+            lines.append((builds, f"static const window_t {name} = {{{', '.join([*arrays, *map(str, window.numbers)])}}};"))
+        lines.sort(key=lambda line: OWN not in line[0])
+        together = [(builds, [text for _, text in group]) for builds, group in groupby(lines, lambda line: line[0])]
+        guarded = [line for builds, group in together for line in self.builds.guarded(builds, group)]
+        return [*self.alignments(), *guarded, *(line for line, _ in self._sequences), ""]
+
+    def alignments(self) -> list[str]:
+        """Declarations in front of the arrays that a library wants aligned."""
+        lines = []
+        for build, arrays in self._aligned.items():
+            only = frozenset((build,))
+            named = [f"{each.ctype} {self._constants.name(each, only)}[{len(each.values)}]" for each in arrays]
+            declared = [f"static const {each} __attribute__((aligned({ALIGNMENT})));" for each in named]
+            lines += self.builds.guarded(only, declared)
+        return lines
 
     def kernels(self) -> list[str]:
         """The C of the kernels in use and of what they stand on."""
@@ -342,7 +446,14 @@ class _Writer:
         if self.selection.largest_window:
             lines.append(f"#define {upper}_WINDOW {self.selection.largest_window}")
         lines += [f"#define {upper}_{word} 1" for word in self.selection.arithmetic()]
-        return lines + [piece(name, upper) for name in pieces_of(self._used)]
+        ours = [name for name, builds in self._kernels.items() if OWN in builds]
+        for name in pieces_of(ours):
+            lines += self.builds.guarded(self._kernels.get(name, self.builds.every), [piece(name, upper)])
+        for library in self.builds.libraries:
+            only = frozenset((library.macro,))
+            theirs = [library.head, *sorted(name for name, builds in self._kernels.items() if builds == only)]
+            lines += self.builds.guarded(only, [piece(name, upper, "clibraries") for name in theirs])
+        return lines
 
     def copy(self, port: Port, pointer: str, channels_last: bool, *, into: bool) -> list[str]:
         """The lines that bring an input in or an output out."""
@@ -351,7 +462,7 @@ class _Writer:
         if numbers is None:
             target, source = (at, pointer) if into else (pointer, at)
             return [f"memcpy({target}, {source}, {prod(port.shape)});"]
-        self._used.add("move")
+        self._use("move")
         table = self.constant(numbers)
         source, target = (pointer, at) if into else (at, pointer)
         return [f"move({source}, {target}, {table});"]

@@ -43,6 +43,28 @@ class Plan:
     forms: Mapping[int, RowForm]
 
 
+def spare(selection: Selection, plan: Plan, place: int, size: int, alignment: int) -> int:
+    """Where ``size`` bytes begin that nothing is kept in while a step runs: the lowest such offset, in the arena or beyond it.
+
+    place: of the step in ``plan.steps``; it is in no region.
+    """
+    first = {selection.root(port.tensor): -1 for port in selection.program.inputs}
+    last = dict.fromkeys(first, -1)
+    for time, index in enumerate(plan.steps):
+        step = selection.steps[index]
+        for tensor in map(selection.root, (*step.reads, *step.writes)):
+            first.setdefault(tensor, time)
+            last[tensor] = time
+    last.update((selection.root(port.tensor), len(plan.steps)) for port in selection.program.outputs)
+    kept = [tensor for tensor in first if first[tensor] <= place <= last[tensor]]
+    at = 0
+    for start, end in sorted((plan.offsets[tensor], plan.offsets[tensor] + selection.size(tensor)) for tensor in kept):
+        if start - at >= size:
+            break
+        at = max(at, end + -end % alignment)
+    return at
+
+
 #: How often a region is turned in search of a smaller arena, and placements that are tried each time.
 _TURNS, _TRIES = 24, 60
 

@@ -24,6 +24,12 @@ MAX_TRANSPOSED = 4
 CLASSES_ALIKE = 512
 #: CMSIS-NN runs a transposed convolution as one with a reversed kernel where it has more input channels than this.
 REVERSED_ABOVE = 16
+#: arm_convolve_s8 keeps so many bytes for each number of a window: two int16 columns, or four of int8 on a core with vectors,
+#: which are a multiple of ``_VECTOR`` long there.
+_COLUMNS, _VECTOR = 4, 16
+#: arm_depthwise_conv_s8_opt keeps so many bytes for each number of a window: an int16 column. On a core with vectors it keeps
+#: so many for each tap, whatever the channels: four int8 columns of a block of 124.
+_COLUMN, _BLOCKS = 2, 4 * 124
 
 
 class Scratch(NamedTuple):
@@ -62,6 +68,16 @@ def _size(dims: Sequence[Any]) -> Any:
     return total
 
 
+def most_of_conv(numbers: int) -> int:
+    """Bytes of scratch that are enough for arm_convolve_s8 on every core; numbers: of a window, taps times input channels."""
+    return _COLUMNS * -(-numbers // _VECTOR) * _VECTOR
+
+
+def most_of_depthwise(taps: int, channels: int) -> int:
+    """Bytes of scratch that are enough for arm_depthwise_conv_s8_opt on every core."""
+    return max(_COLUMN * channels, _BLOCKS) * taps
+
+
 def _conv(form: Form) -> Sequence[Scratch]:
     """arm_convolve_s8: two int16 columns, each a multiple of 4 long, which the arena's alignment amounts to.
 
@@ -72,7 +88,7 @@ def _conv(form: Form) -> Sequence[Scratch]:
     dilated = form.options["dilation_h"] > 1 or form.options["dilation_w"] > 1
     if prod(kernel) == 1 and not (padded or grouped or dilated):
         return ()
-    return (Scratch(form.inputs[0][3], 4 * prod(kernel), "cmsis-nn"),)
+    return (Scratch(form.inputs[0][3], _COLUMNS * prod(kernel), "cmsis-nn"),)
 
 
 def _depthwise(form: Form) -> Sequence[Scratch]:
@@ -82,7 +98,7 @@ def _depthwise(form: Form) -> Sequence[Scratch]:
     fast = kernel == (3, 3) and all(pad <= 1 for pad in form.options["before"])
     if dilated or fast or form.options["multiplier"] != 1:
         return ()
-    return (Scratch(form.inputs[0][3], 2 * prod(kernel), "cmsis-nn"),)
+    return (Scratch(form.inputs[0][3], _COLUMN * prod(kernel), "cmsis-nn"),)
 
 
 def _fully_connected(form: Form) -> Sequence[Scratch]:
@@ -120,7 +136,7 @@ def _transpose_conv(form: Form) -> Sequence[Scratch]:
     strides = form.options["stride_h"], form.options["stride_w"]
     reference = Scratch(_size(form.outputs[0]), 4, "reference")
     if max(strides) <= 2 and form.input_shapes[2][3] > REVERSED_ABOVE:
-        columns = Scratch(form.inputs[2][3], 4 * prod(kernel), "cmsis-nn")
+        columns = Scratch(form.inputs[2][3], _COLUMNS * prod(kernel), "cmsis-nn")
         return reference, columns, Scratch(form.inputs[2][3] * form.outputs[0][3], prod(kernel), "cmsis-nn")
     rows = max(kernel[0], strides[0]) * ((sizes[1] - 1) * strides[1] + max(kernel[1], strides[0]))
     return reference, Scratch(form.outputs[0][3], 4 * rows, "cmsis-nn")

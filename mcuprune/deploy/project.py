@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune.deploy.c import Source, identifier
+from mcuprune.deploy.libraries import CMSIS_NN, ESP_NN
 from mcuprune.deploy.program import Port
 
 Array = np.ndarray[Any, Any]
@@ -180,6 +181,31 @@ set(CMAKE_C_FLAGS_INIT "-mcpu=cortex-m4 -mthumb")
 """
 
 
+def _with_cmsis_nn(contents: Contents) -> str:
+    """What builds the network with CMSIS-NN where CMake is told where that is; nothing where it would compute nothing."""
+    if CMSIS_NN.macro not in contents.source.with_library:
+        return ""
+    return f"""\
+set({CMSIS_NN.macro} "" CACHE PATH "a checkout of CMSIS-NN, which pays on cores with vector units (Cortex-M55, M85)")
+if({CMSIS_NN.macro})
+  add_subdirectory(${{{CMSIS_NN.macro}}} cmsis-nn EXCLUDE_FROM_ALL)
+  target_link_libraries({contents.name} cmsis-nn)
+  target_compile_definitions({contents.name} PUBLIC {CMSIS_NN.macro})
+endif()
+"""
+
+
+def _on_vector_units(contents: Contents, how: str) -> str:
+    """A sentence for the reader: how to build with CMSIS-NN, and what the arena is then."""
+    arena = contents.source.with_library.get(CMSIS_NN.macro)
+    if arena is None:
+        return ""
+    return (
+        f"\n\nFor a core with vector units (Cortex-M55, M85) {how}: CMSIS-NN then computes most layers, to the same bytes, in "
+        f"{arena} bytes of static RAM and some 1,000 bytes of stack."
+    )
+
+
 def _cmake(contents: Contents) -> Files:
     name = contents.name
     lists = f"""\
@@ -191,7 +217,7 @@ endif()
 add_library({name} STATIC {name}.c)
 set_target_properties({name} PROPERTIES C_STANDARD 99 C_EXTENSIONS OFF)
 target_compile_options({name} PRIVATE -Wall -Wextra)
-add_executable(run_one main.c)
+{_with_cmsis_nn(contents)}add_executable(run_one main.c)
 target_link_libraries(run_one {name})
 if(CMAKE_SYSTEM_PROCESSOR STREQUAL "arm" AND CMAKE_SYSTEM_NAME STREQUAL "Generic")
   target_sources(run_one PRIVATE arm/vectors.c)
@@ -202,6 +228,7 @@ endif()
         "On this computer: `cmake -B build && cmake --build build && build/run_one`. For a Cortex-M4: "
         "`cmake -B build-arm -DCMAKE_TOOLCHAIN_FILE=arm/toolchain.cmake && cmake --build build-arm`, then in an emulator "
         "`qemu-system-arm -M mps2-an386 -nographic -semihosting -kernel build-arm/run_one`."
+        + _on_vector_units(contents, f"set its flags in `arm/toolchain.cmake` and add `-D{CMSIS_NN.macro}=FOLDER`, a checkout")
     )
     return {
         **_sources(contents, ""),
@@ -263,6 +290,9 @@ find_package(Zephyr REQUIRED HINTS $ENV{{ZEPHYR_BASE}})
 project({name})
 target_sources(app PRIVATE src/main.c src/{name}.c)
 """
+    if CMSIS_NN.macro in contents.source.with_library:
+        lists += f"if(CONFIG_CMSIS_NN)\n  target_compile_definitions(app PRIVATE {CMSIS_NN.macro})\nendif()\n"
+    options = " ".join(f"-DCONFIG_CMSIS_NN{part}=y" for part in ("", "_CONVOLUTION", "_BASICMATH", "_TRANSPOSE"))
     kconfig = 'mainmenu "mcuprune network"\n\nsource "Kconfig.zephyr"\n'
     sample = (
         f"sample:\n  name: {name}\ntests:\n  mcuprune.{name}:\n    tags: ml\n    integration_platforms:\n      - mps2/an385\n"
@@ -274,13 +304,37 @@ target_sources(app PRIVATE src/main.c src/{name}.c)
         "Kconfig": kconfig,
         "prj.conf": "CONFIG_PRINTK=y\nCONFIG_STDOUT_CONSOLE=y\nCONFIG_MAIN_STACK_SIZE=2048\n",
         "sample.yaml": sample,
-        "README.md": _readme(contents, "Build with `west build -b YOUR_BOARD`."),
+        "README.md": _readme(
+            contents, "Build with `west build -b YOUR_BOARD`." + _on_vector_units(contents, f"add `-- {options}`")
+        ),
+    }
+
+
+def _with_esp_nn(contents: Contents) -> Files:
+    """What files end with, or a file of its own, so that menuconfig has ESP-NN; nothing where that computes nothing."""
+    macro, arena = ESP_NN.macro, contents.source.with_library.get(ESP_NN.macro)
+    if arena is None:
+        return {}
+    switch = f'config {macro}\n    bool "Layers of the network by ESP-NN"\n    depends on IDF_TARGET_ESP32S3\n    default n\n'
+    told = f"    help\n        Takes {arena} bytes of static RAM in place of {contents.source.arena}.\n"
+    return {
+        "main/Kconfig.projbuild": switch + told,
+        "main/CMakeLists.txt": (
+            f"if(CONFIG_{macro})\n  target_compile_definitions(${{COMPONENT_LIB}} PUBLIC {macro})\nendif()\n"
+        ),
+        "README.md": (
+            "\n\nOn an ESP32-S3, `idf.py add-dependency espressif/esp-nn`, and *Layers of the network by ESP-NN* in "
+            f"`idf.py menuconfig`: it then computes most layers with vector units, in {arena} bytes of static RAM."
+        ),
     }
 
 
 def _esp_idf(contents: Contents) -> Files:
     name = contents.name
     component = f'idf_component_register(SRCS "main.c" "{name}.c" INCLUDE_DIRS ".")\n'
+    build, optional = "Build with `idf.py build flash monitor`.", _with_esp_nn(contents)
+    component += optional.get("main/CMakeLists.txt", "")
+    build += optional.get("README.md", "")
     manifest = f'version: "1.0.0"\ndescription: "An int8 neural network as plain C: {name}"\ndependencies:\n  idf: ">=5.0"\n'
     lists = f"cmake_minimum_required(VERSION 3.16)\ninclude($ENV{{IDF_PATH}}/tools/cmake/project.cmake)\nproject({name})\n"
     return {
@@ -288,8 +342,9 @@ def _esp_idf(contents: Contents) -> Files:
         "main/main.c": _main(contents, signature="void app_main(void)"),
         "main/CMakeLists.txt": component,
         "main/idf_component.yml": manifest,
+        **{path: text for path, text in optional.items() if path.endswith(".projbuild")},
         "CMakeLists.txt": lists,
-        "README.md": _readme(contents, "Build with `idf.py build flash monitor`."),
+        "README.md": _readme(contents, build),
     }
 
 

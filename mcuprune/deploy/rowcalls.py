@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mcuprune.deploy.rings import Interval, RowOp
-from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, Step, Window
+from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, Step, Window, upright
 from mcuprune.deploy.steps.selection import Selection
 
 #: Kernels that make any rows of their output from rows in a ring.
@@ -154,7 +154,7 @@ class _Maker:
         if not (isinstance(source, Place) and isinstance(target, Place) and isinstance(window, Window)) or call.loops:
             raise _NotLocal
         if self._selection.of_signals and window.numbers[0] == 1:
-            window = _upright(window)
+            window = upright(window)
         height, width, channels, out_height, out_width, outs = window.numbers[:6]
         if (height, width * channels) != (rows_of(self._selection, source.tensor), self._row_bytes(source.tensor)):
             raise _NotLocal  # a product of matrices, or another shape of the same bytes
@@ -265,14 +265,6 @@ class _Maker:
         sizes = [number for number in (channels, width) if isinstance(number, int)]
         rest = [number for number in (columns, across) if isinstance(number, Constant | int)]
         return RowCall(call.kernel, (Ring(source.tensor), RowPlace(target.tensor), *sizes, table, 1, *rest))
-
-
-def _upright(window: Window) -> Window:
-    """The same over an image that stands: each pair of sizes the other way round. The weights are the same, in their order."""
-    height, width, channels, out_height, out_width, outs, *pairs, groups, zero_in, zero_out, low, high = window.numbers
-    turned = [size for at in range(0, len(pairs), 2) for size in (pairs[at + 1], pairs[at])]
-    numbers = (width, height, channels, out_width, out_height, outs, *turned, groups, zero_in, zero_out, low, high)
-    return replace(window, numbers=numbers)
 
 
 def _under(top: int, kernel: int, dilation: int, height: int) -> Interval:

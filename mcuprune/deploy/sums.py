@@ -51,6 +51,12 @@ class Sums:
         """Whether the zero point's share may go into the bias: no part of a sum leaves 32 bits."""
         return bool((self._largest() < 2**31).all())
 
+    @property
+    def fits_shifted(self) -> bool:
+        """Whether every sum, brought to the left as its factor says, stays within 32 bits."""
+        left = np.array([max(0, by.shift) for by in self.factors], np.int64)
+        return bool((self._largest() < 2**31 >> left).all())
+
     def _provable(self) -> Array:
         """bool (channels,)"""
         shifts = np.array([by.shift in _SHIFTS for by in self.factors], bool)

@@ -7,6 +7,7 @@ the same are not measured again; ``--again`` does. A row outside of what is prom
 
     make device-test
     python tests/benchmarks/bench_device.py --peer PYTHON    # beside bakenn, which PYTHON has (see peer_bakenn.py)
+    python tests/benchmarks/bench_device.py --cmsis-nn INCLUDE ARCHIVE    # also with CMSIS-NN, built for a Cortex-M55
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from mcuprune.data import loading as datasets
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.c import Source
 from mcuprune.deploy.cplan import Bands
+from mcuprune.deploy.libraries import CMSIS_NN
 from mcuprune.deploy.tflite import Converted
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
@@ -44,6 +47,7 @@ ROOT = HERE.parents[1]
 BOARD = HERE.parent / "device"
 BESIDE = ROOT.parent / "shared" / "models"
 ROWS, PAGE, PEERS = HERE / "device.jsonl", HERE / "device.md", HERE / "device_bakenn.jsonl"
+CALLED = HERE / "device_cmsis_nn.jsonl"
 COMPILER, SIZE = "arm-none-eabi-gcc", "arm-none-eabi-size"
 FLAGS = ("-mthumb", "-ffunction-sections", "-fdata-sections")
 #: Networks trained on the digits, in ``models/``; others that this checkout may have beside it, whose inputs are noise.
@@ -81,6 +85,8 @@ CORES = (
     Core("Cortex-M7", ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"), "mps2-an500"),
     Core("Cortex-M33", ("-mcpu=cortex-m33", "-mfloat-abi=soft"), "mps2-an505", 0x10000000, 0x38000000, 20_000_000),
 )
+#: A core with vector units, which CMSIS-NN's kernels use and ours don't.
+VECTORS = Core("Cortex-M55", ("-mcpu=cortex-m55", "-mfloat-abi=hard"), "mps3-an547", 0x10000000, 0x31000000, 32_000_000)
 
 
 def available() -> bool:
@@ -113,8 +119,18 @@ def measured(source: Source, examples: np.ndarray[Any, Any], outputs: int, core:
         return emulated(place, ["net.o"], examples, outputs, core)
 
 
-def emulated(place: Path, objects: Sequence[str], examples: np.ndarray[Any, Any], outputs: int, core: Core) -> Emulated:
-    """Link objects in a folder, which has the ``net.h`` that they follow, with the board's files, and run that."""
+def emulated(
+    place: Path,
+    objects: Sequence[str],
+    examples: np.ndarray[Any, Any],
+    outputs: int,
+    core: Core,
+    archives: Sequence[str] = (),
+) -> Emulated:
+    """Link objects in a folder, which has the ``net.h`` that they follow, with the board's files, and run that.
+
+    archives: what is missing then is taken from these.
+    """
     (place / "in.bin").write_bytes(examples.tobytes())
     inputs = examples[0].size
     sizes = [f"-DIN_BYTES={inputs}", f"-DOUT_BYTES={outputs}", f"-DIN_SIZES={inputs}", f"-DOUT_SIZES={outputs}"]
@@ -122,7 +138,21 @@ def emulated(place: Path, objects: Sequence[str], examples: np.ndarray[Any, Any]
     link += ["-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments"]
     link += [f"-Wl,--defsym=flash_start={core.flash}", f"-Wl,--defsym=ram_start={core.ram}"]
     sources = [str(BOARD / "start.c"), str(BOARD / "main.c"), *objects]
-    command = [COMPILER, *core.flags, *FLAGS, "-std=gnu99", "-Os", *sizes, "-I", ".", *link, *sources, "-o", "app.elf"]
+    command = [
+        COMPILER,
+        *core.flags,
+        *FLAGS,
+        "-std=gnu99",
+        "-Os",
+        *sizes,
+        "-I",
+        ".",
+        *link,
+        *sources,
+        *archives,
+        "-o",
+        "app.elf",
+    ]
     subprocess.run(command, cwd=place, check=True)
     emulator = ["qemu-system-arm", "-M", core.machine, "-nographic", "-monitor", "none", "-serial", "none"]
     emulator += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", "app.elf"]
@@ -220,6 +250,28 @@ def quantised(name: str) -> tuple[Converted, np.ndarray[Any, Any], dict[str, int
     return converted, examples, dict(resources.profile(net, Basis(runtime="c")).total)
 
 
+def called(
+    name: str, source: Source, examples: np.ndarray[Any, Any], outputs: int, include: str, archive: str
+) -> dict[str, Any]:
+    """Generated C on a core with vector units, all kernels ours and with CMSIS-NN: a row of the result file."""
+    found: dict[str, Any] = {"network": name, "core": VECTORS.name, "c": _digest(source)}
+    answers = []
+    for build, flags in (("own", []), ("cmsis_nn", [f"-D{CMSIS_NN.macro}", "-isystem", include])):
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            (place / "net.c").write_text(source.c)
+            (place / "net.h").write_text(source.header)
+            compile_ = [COMPILER, *VECTORS.flags, *FLAGS, "-std=c99", "-O2", *flags, "-c", "net.c", "-o", "net.o"]
+            subprocess.run(compile_, cwd=place, check=True)
+            ran = emulated(place, ["net.o"], examples, outputs, VECTORS, [archive] if flags else [])
+            program = _sections(place / "app.elf")
+        answers.append(ran.answers)
+        ram = ran.sections[".bss"] + ran.sections[".data"]
+        found[build] = {"ram": ram, "stack": ran.stack, "program": program[".text"], "instructions": ran.instructions}
+    equal = int((answers[0] == answers[1]).all(axis=1).sum())
+    return found | {"examples": len(examples), "equal": equal}
+
+
 def page(rows: Iterable[Mapping[str, Any]]) -> str:
     """The rows as a page of markdown."""
     rows = sorted(rows, key=lambda row: (row["network"], row["core"]))
@@ -245,7 +297,31 @@ def page(rows: Iterable[Mapping[str, Any]]) -> str:
         numbers = " | ".join(f"{row[key]:,}" if key in row else "-" for key in columns)
         same, millions = f"{row['equal']} of {row['examples']}", f"{row['instructions'] / 1e6:.2f}"
         lines.append(f"| {row['network']} | {row['core']} | {row.get('bands', 'off')} | {same} | {numbers} | {millions} |")
-    return "\n".join([*lines, *_peer_lines(rows), ""])
+    return "\n".join([*lines, *_called_lines(), *_peer_lines(rows), ""])
+
+
+def _called_lines() -> list[str]:
+    """The comparison with CMSIS-NN in place of our kernels, where that has been measured."""
+    if not read(CALLED):
+        return []
+    lines = [
+        "",
+        f"## With CMSIS-NN's kernels, on a {VECTORS.name}",
+        "",
+        f"The same file, compiled with and without `{CMSIS_NN.macro}`: CMSIS-NN computes with vector units, which our kernels",
+        "don't use. *equal*: examples with the same bytes. RAM is all static memory, with the library's scratch in the arena.",
+        "*program*: everything in flash, network, library and what the emulator's board needs, which is the same in both.",
+        "",
+        "| network | bands | equal | RAM | stack | program | M instructions | RAM with it | stack | program | M instructions |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in sorted(read(CALLED), key=lambda row: (row["network"], row["bands"])):
+        parts = [
+            f"{part['ram']:,} | {part['stack']:,} | {part['program']:,} | {part['instructions'] / 1e6:.2f}"
+            for part in (row["own"], row["cmsis_nn"])
+        ]
+        lines.append(f"| {row['network']} | {row['bands']} | {row['equal']} of {row['examples']} | {' | '.join(parts)} |")
+    return lines
 
 
 def _peer_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -282,6 +358,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--again", action="store_true", help="measure rows anew that are stored")
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has bakenn, to measure that as well")
+    parser.add_argument(
+        "--cmsis-nn", nargs=2, metavar=("INCLUDE", "ARCHIVE"), help="its folder of headers, and it as built for a Cortex-M55"
+    )
     asked = parser.parse_args()
     if not available():
         raise SystemExit("needs gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm (apt-get install them)")
@@ -312,10 +391,17 @@ def main() -> None:
             rows[name, core.name, bands] = found
             replace_all(ROWS, (rows[key] for key in sorted(rows)))
             print(found, flush=True)
+        for bands, source in sources.items() if asked.cmsis_nn else ():
+            sizes = sum(prod(port.shape) for port in converted.outputs)
+            found = called(name, source, examples[:FEWER], sizes, *asked.cmsis_nn) | {"bands": bands}
+            others = [kept for kept in read(CALLED) if (kept["network"], kept["bands"]) != (name, bands)]
+            replace_all(CALLED, [*others, found])
+            print(found, flush=True)
         if asked.peer:
             peer_bakenn.measure(asked.peer, name, converted, examples, CORES[0], PEERS, emulated)
     PAGE.write_text(page(rows.values()))
     failures = [failure for row in rows.values() for failure in broken(row)]
+    failures += [f"{row['network']}: CMSIS-NN differs" for row in read(CALLED) if row["equal"] != row["examples"]]
     if failures:
         raise SystemExit("\n".join(failures))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,14 @@ class Step:
     writes: tuple[int, ...]
     in_place: tuple[int, ...]
     calls: tuple[Call, ...]
+
+
+def upright(window: Window) -> Window:
+    """The same over an image that stands: each pair of sizes the other way round. The weights are the same, in their order."""
+    height, width, channels, out_height, out_width, outs, *pairs, groups, zero_in, zero_out, low, high = window.numbers
+    turned = [size for at in range(0, len(pairs), 2) for size in (pairs[at + 1], pairs[at])]
+    numbers = (width, height, channels, out_width, out_height, outs, *turned, groups, zero_in, zero_out, low, high)
+    return replace(window, numbers=numbers)
 
 
 def bytes_of(data: Array) -> Constant:

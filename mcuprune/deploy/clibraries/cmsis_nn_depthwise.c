@@ -1,0 +1,11 @@
+/* A depthwise convolution of one output a channel. */
+KERNEL void cmsis_nn_depthwise(const int8_t *x, int8_t *y, const window_t *p, int8_t *scratch, int bytes) {
+  CMSIS_NN_DIMS(p);
+  const cmsis_nn_dw_conv_params params = {-p->zero_in, p->zero_out, 1, CMSIS_NN_TILES(p)};
+  const cmsis_nn_dims filter = {1, p->kernel_h, p->kernel_w, p->out_channels};
+  const cmsis_nn_context context = {scratch, bytes};
+  REQUIRED(arm_depthwise_conv_wrapper_s8_get_buffer_size(&params, &in, &filter, &out) <= bytes);
+  arm_cmsis_nn_status status =
+      arm_depthwise_conv_wrapper_s8(&context, &params, &factors, &in, x, &filter, p->weights, &biases, b, &out, y);
+  REQUIRED(status == ARM_CMSIS_NN_SUCCESS);
+}
