@@ -204,7 +204,8 @@ def test_the_fingerprint_changes_with_all_that_changes_a_run(one):
     usual = Request("net.onnx", {}, "o.onnx")
     changed = replace(usual, **{one.name: another(one)})
     same = told(usual) == told(changed)
-    assert same == (one.name in ("output", "report", "resume", "track"))
+    # on another device a run may go on, though last digits differ
+    assert same == (one.name in ("device", "output", "report", "resume", "track"))
 
 
 def test_what_no_flag_sets_is_part_of_the_fingerprint_unless_it_says_otherwise():

@@ -63,10 +63,10 @@ class Muon(torch.optim.Optimizer):
             if weight.grad is not None
         ]
         rates = [group["lr"] for group in self.param_groups]
-        fresh = [one for one in moving if "momentum_buffer" not in self.state[one.weight]]
-        for one in fresh:
-            self.state[one.weight]["momentum_buffer"] = torch.zeros_like(one.weight)
-        if fresh or not all(one.weight.is_cuda for one in moving):
+        fresh = [part for part in moving if "momentum_buffer" not in self.state[part.weight]]
+        for part in fresh:
+            self.state[part.weight]["momentum_buffer"] = torch.zeros_like(part.weight)
+        if fresh or not all(part.weight.is_cuda for part in moving):
             self._move(moving, rates)
         else:
             if self._recorded is None or not self._recorded.fits(moving, self._momenta(moving)):
@@ -75,19 +75,19 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _momenta(self, moving: Sequence[_Moving]) -> list[Tensor]:
-        return [self.state[one.weight]["momentum_buffer"] for one in moving]
+        return [self.state[part.weight]["momentum_buffer"] for part in moving]
 
     def _move(self, moving: Sequence[_Moving], rates: Sequence[float] | Tensor) -> None:
         """Move weights by their gradients. rates: the learning rate of each parameter group."""
-        for one, momentum in zip(moving, self._momenta(moving), strict=True):
-            momentum.mul_(_MOMENTUM).add_(one.gradient)
-            update = one.gradient + _MOMENTUM * momentum
-            if one.blocks:
-                matrices = update.reshape(one.blocks, one.weight.shape[0] // one.blocks, -1)
+        for part, momentum in zip(moving, self._momenta(moving), strict=True):
+            momentum.mul_(_MOMENTUM).add_(part.gradient)
+            update = part.gradient + _MOMENTUM * momentum
+            if part.blocks:
+                matrices = update.reshape(part.blocks, part.weight.shape[0] // part.blocks, -1)
                 tall = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
-                update = (levelled(matrices) * (_STRIDE * tall)).reshape(one.weight.shape)
-            lr = rates[one.group]
-            one.weight.mul_(1 - lr * one.weight_decay).sub_(lr * update)
+                update = (levelled(matrices) * (_STRIDE * tall)).reshape(part.weight.shape)
+            lr = rates[part.group]
+            part.weight.mul_(1 - lr * part.weight_decay).sub_(lr * update)
 
 
 class _Moving(NamedTuple):
@@ -115,8 +115,8 @@ class _Recorded:
     ) -> None:
         self._of = self._memory(moving, momenta)
         self._rates = torch.zeros(groups, device=moving[0].weight.device)
-        self._gradients = [torch.empty_like(one.gradient) for one in moving]
-        copies = [one._replace(gradient=copy) for one, copy in zip(moving, self._gradients, strict=True)]
+        self._gradients = [torch.empty_like(part.gradient) for part in moving]
+        copies = [part._replace(gradient=copy) for part, copy in zip(moving, self._gradients, strict=True)]
         self._graph = torch.cuda.CUDAGraph()
         # another thread may pin memory for a batch meanwhile, which does not concern this graph
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
@@ -124,7 +124,7 @@ class _Recorded:
 
     @staticmethod
     def _memory(moving: Sequence[_Moving], momenta: Sequence[Tensor]) -> list[tuple[int, int]]:
-        return [(one.weight.data_ptr(), momentum.data_ptr()) for one, momentum in zip(moving, momenta, strict=True)]
+        return [(part.weight.data_ptr(), momentum.data_ptr()) for part, momentum in zip(moving, momenta, strict=True)]
 
     def fits(self, moving: Sequence[_Moving], momenta: Sequence[Tensor]) -> bool:
         """Whether these lie where they lay when the step was recorded."""
@@ -133,7 +133,7 @@ class _Recorded:
     def replay(self, moving: Sequence[_Moving], rates: Sequence[float]) -> None:
         """The recorded step, with these gradients and learning rates."""
         self._rates.copy_(torch.tensor(rates))
-        torch._foreach_copy_(self._gradients, [one.gradient for one in moving])
+        torch._foreach_copy_(self._gradients, [part.gradient for part in moving])
         self._graph.replay()
 
 
