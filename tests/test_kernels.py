@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -125,6 +126,20 @@ def test_sizes_that_nothing_divides(
         used |= {call.kernel for step in select(net.program).steps for call in step.calls}
         assert differing(net, folder, "-O0", *SANITIZED, *code, examples=4, edit=edit, once=once)[0] == 0, seed
     assert kind in used
+
+
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="no compiler for Arm")
+@pytest.mark.parametrize(("height", "width"), [(4, 2), (3, 2), (4, 4)])
+def test_a_compiler_that_optimises_leaves_no_call_out(height: int, width: int, tmp_path: Path) -> None:
+    """GCC 12 took the convolution of these for a function without effects, as all of its arguments are constants."""
+    graph = Graph(1, 1, height, width)
+    net = converted(int8(model_of(graph, graph.conv("x", 1, 1, (1, 1), strides=[1, width])), tmp_path / "net.onnx"))
+    source = c.generate(net.program, "net")
+    (tmp_path / "net.c").write_text(source.c)
+    (tmp_path / "net.h").write_text(source.header)
+    command = ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-O2", "-std=c99", *STRICT, "-S", "net.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert re.search(r"^\s+bl?\s+conv\b", (tmp_path / "net.s").read_text(), re.MULTILINE)
 
 
 @pytest.mark.slow  # a compiler's minute

@@ -2,6 +2,7 @@
    of a and b; for each its left shift, the number and the right shift of its factor; the sum's number and right shift; twice the
    output's zero point and one more; low, high; 1 or -1 for b's sign. */
 KERNEL void add_proven(const int8_t *a, const int8_t *b, int8_t *y, int n, int step_a, int step_b, const int32_t *p) {
+  EFFECT;
   for (; n--; a += step_a, b += step_b) {
     int32_t u = upper_half((*a - p[0]) * (1 << p[2]), p[3]), v = upper_half((*b - p[1]) * (1 << p[5]), p[6]);
     u = (u + (1 << (p[4] - 1)) - (u < 0)) >> p[4];

@@ -1,6 +1,7 @@
 /* Linear interpolation between four pixels in steps of 1/1024. rows, columns: for each output index the lower input index, the upper one,
    and the place between them. */
 KERNEL void bilinear(const int8_t *x, int8_t *y, int channels, int width, const int16_t *rows, int n_rows, const int16_t *columns, int n_columns) {
+  EFFECT;
   for (int i = 0; i < n_rows; i++) {
     const int8_t *top = x + rows[3 * i] * width * channels, *bottom = x + rows[3 * i + 1] * width * channels;
     int64_t v = rows[3 * i + 2];

@@ -1,6 +1,7 @@
 /* A convolution without groups or dilation along rows: the taps of a row lie one after another in memory. Where a window hangs over
    the image's edge the taps outside count nothing. Two pixels and two output channels at a time, as far as these are whole. */
 KERNEL void conv(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  EFFECT;
   const int offset = OFFSET(p);
   const int c = p->channels, row = p->width * c, full = p->kernel_w * c, taps = p->kernel_h * full, zero = p->zero_in;
   const int outs = p->out_channels, next = outs > 1, down = p->dilation_h * row, wrap = ring * row;

@@ -1,5 +1,6 @@
 /* A convolution in groups, or dilated along rows: tap by tap. */
 KERNEL void conv_grouped(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  EFFECT;
   const int offset = OFFSET(p);
   const int c = p->channels, ins = c / p->groups, outs = p->out_channels / p->groups;
   for (; oy < until; oy++) {

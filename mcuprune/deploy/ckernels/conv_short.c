@@ -1,6 +1,7 @@
 /* A convolution whose rows are short (few input channels): two windows are copied to the stack, padding included, so that all their
    taps lie one after another. */
 KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  EFFECT;
   const int offset = OFFSET(p);
   const int c = p->channels, row = p->width * c, full = p->kernel_w * c, taps = p->kernel_h * full, zero = p->zero_in;
   const int outs = p->out_channels, next = outs > 1;

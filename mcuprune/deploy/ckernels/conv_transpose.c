@@ -1,5 +1,6 @@
 /* A transposed convolution, gathered: each output sums the taps that some input reaches it through. */
 KERNEL void conv_transpose(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  EFFECT;
   const int offset = OFFSET(p);
   const int c = p->channels;
   for (; oy < until; oy++) {

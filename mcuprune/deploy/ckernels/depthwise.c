@@ -1,5 +1,6 @@
 /* Each channel by itself; of several outputs a channel the weights stand side by side (multiplier = outputs / channels). */
 KERNEL void depthwise(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  EFFECT;
   const int offset = OFFSET(p);
   const int c = p->channels, outs = p->out_channels, multiplier = outs / c, zero = p->zero_in;
   const int row = p->width * c, across = p->dilation_w * c, down = p->dilation_h * row, wrap = ring * row;

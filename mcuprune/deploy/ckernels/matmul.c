@@ -1,5 +1,6 @@
 /* Products of computed matrices (n, rows, inner) x (n, inner, columns). p: zero points of a, b, output; the factor. */
 KERNEL void matmul(const int8_t *a, const int8_t *b, int8_t *y, int n, int rows, int inner, int columns, const int32_t *p) {
+  EFFECT;
   for (; n--; a += rows * inner, b += inner * columns)
     for (int i = 0; i < rows; i++)
       for (int j = 0; j < columns; j++) {

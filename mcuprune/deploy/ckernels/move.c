@@ -1,5 +1,6 @@
 /* A copy between places that both advance by regular steps. p: size, step of x and step of y of five nested axes. */
 KERNEL void move(const int8_t *x, int8_t *y, const int32_t *p) {
+  EFFECT;
   for (int a = 0; a < p[0]; a++)
     for (int b = 0; b < p[3]; b++)
       for (int c = 0; c < p[6]; c++)

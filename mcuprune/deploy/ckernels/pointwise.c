@@ -1,6 +1,7 @@
 /* A convolution of one tap without padding or strides: rows that lie one after another are one long row. Two pixels and two output channels
    at a time; the last one of an odd number is computed again with the one before it, and where there is but one, twice. */
 KERNEL void pointwise(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring) {
+  EFFECT;
   const int offset = OFFSET(p);
   const int c = p->channels, outs = p->out_channels, next = outs > 1;
   for (int rows; oy < until; oy += rows) {

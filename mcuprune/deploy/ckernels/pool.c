@@ -1,5 +1,6 @@
 /* The largest value of a window, or the mean of those that lie inside the image, rounded to nearest. */
 KERNEL void pool(const int8_t *x, int8_t *restrict y, const window_t *p, int oy, int until, int ring, int largest) {
+  EFFECT;
   const int c = p->channels, row = p->width * c;
   for (; oy < until; oy++) {
     const int top = oy * p->stride_h - p->pad_h, first = top < 0 ? -top : 0;

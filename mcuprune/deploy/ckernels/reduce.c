@@ -1,5 +1,6 @@
 /* Over the middle of (outer, n, inner): the sum times a factor, the largest (kind 1) or the least (kind 2). */
 KERNEL void reduce(const int8_t *x, int8_t *y, int outer, int n, int inner, const int32_t *p, int kind) {
+  EFFECT;
   for (; outer--; x += n * inner) {
     for (int i = 0; i < inner; i++) {
       int32_t sum = 0;

@@ -1,5 +1,6 @@
 /* e: e^(-d * scale) for d = 0 ... 255 steps below the largest, with 31 fractional bits; 0 where it no longer counts. n: at most 8191. */
 KERNEL void softmax(const int8_t *x, int8_t *y, int rows, int n, const int32_t *e) {
+  EFFECT;
   for (; rows--; x += n, y += n) {
     int most = -128, zeros = 0;
     uint32_t sum = 0; /* 13 integer bits */
