@@ -169,7 +169,7 @@ def test_a_real_network_computes_what_tensorflow_lite_micro_computes(path: Path,
         pruning.prune(pruning.Request(str(path), {"sram": units.parse("100%", "bytes")}, out, train=False))
         net = converted(out)
         wrong, source = differing(net, tmp_path, "-O1", *SANITIZED)
-    except UnsupportedOperator as refusal:
+    except (UnsupportedOperator, ModelError) as refusal:  # of free sizes too
         pytest.skip(f"refused: {refusal}")
     except AssertionError as broke_off:
         if path.stem in BREAK_OFF and "signal 6" in str(broke_off):

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from test_bands import LAYERS, as_int8, loaded, stacks
 from test_c import CASES, SANITIZED, WITHOUT_KERNEL, converted, int8, invoked
+from test_tflite import model_of
 
 from mcuprune import cli
 from mcuprune.deploy import c, rowcalls, tflite
@@ -232,6 +233,17 @@ def kernels() -> set[str]:
     folder = resources.files("mcuprune.deploy") / "ckernels"
     found = [re.findall(r"^KERNEL void (\w+)\(", file.read_text(), re.MULTILINE) for file in folder.iterdir()]
     return {name for names in found for name in names}
+
+
+def test_a_convolution_that_sees_nothing_but_padding_needs_no_rows(tmp_path: Path) -> None:
+    graph = Graph(1, 2, 5, 8)
+    y = graph.conv(graph.conv("x", 2, 4, (3, 3), pads=[1, 1, 1, 1]), 4, 2, (5, 1), strides=[5, 2])  # one row is left
+    y = graph.conv(y, 2, 2, (3, 1), dilations=[2, 1], pads=[3, 0, 1, 0])  # whose taps lie above and below it
+    program = converted(int8(model_of(graph, y), tmp_path / "int8.onnx")).program
+    made = versions(program, random.Random(0))
+    called = functions(made, tmp_path)
+    assert made["bandsauto"].arena <= made["plain"].arena
+    assert alike(program, called["plain"], list(called.values()))
 
 
 def test_of_every_kernel_it_is_known_how_it_makes_a_row() -> None:

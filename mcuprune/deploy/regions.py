@@ -89,7 +89,7 @@ class Rows:
                 self.region(place, end)
 
     def region(self, first: int, end: int, *, upwards: bool = False) -> Region | None:
-        """A run of steps as a region; None where one of them can't go row by row."""
+        """A run of steps as a region; None where one of them can't go row by row, or has nothing to do."""
         key = (first, end, upwards)
         if key not in self._regions:
             self._regions[key] = self._simulated(*key)
@@ -106,6 +106,8 @@ class Rows:
             ops = [op.upside_down(self.rows) for op in ops]
         in_rows = tape(ops, self.rows, outliving, bands=self.bands)
         self._work += len(in_rows.sequence)
+        if len(set(in_rows.sequence)) < len(ops):  # nobody needs a row of some step: all windows on it lie in the padding
+            return None
         sizes = self.graph.sizes
         beside = sum(sizes[b] for b, born in self._made.items() if born < first and self._last[b] >= end)
         needed = beside + self._ends(in_rows) + _most_busy(in_rows, {b: sizes[b] // self.rows[b] for b in in_rows.rings})
