@@ -185,7 +185,7 @@ def kernel_text(*pieces: str) -> str:
 
 
 def built(text: str, folder: Path, *flags: str) -> Any:
-    (folder / "probe.c").write_text(f"#include <stdint.h>\n#include <string.h>\n#define KERNEL\n{text}")
+    (folder / "probe.c").write_text(f"#include <stdint.h>\n#include <string.h>\n#define KERNEL\n#define EFFECT (void)0\n{text}")
     command = [*(runners.compiler() or []), "-std=c99", *SANITIZED, *flags, "-shared", "-fPIC", "probe.c", "-o", "probe.so"]
     subprocess.run(command, cwd=folder, check=True)
     return ctypes.CDLL(str(folder / "probe.so"))
