@@ -73,6 +73,13 @@ def test_muon_decays_in_proportion_to_the_learning_rate() -> None:
     assert torch.allclose(moved(weight, torch.zeros(2, 2), 1, lr=0.5, decay=0.1), 0.05 * weight)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_without_gradients_moves_nothing(name: str) -> None:
+    matrix = nn.Parameter(torch.ones(2, 2))
+    OPTIMIZERS[name].make({1: [matrix]}, 0.3, 0.1).step()
+    assert torch.equal(matrix, torch.ones(2, 2))
+
+
 def test_what_is_no_matrix_moves_as_by_nesterov_momentum() -> None:
     torch.manual_seed(0)
     pair = [nn.Parameter(torch.ones(5)) for _ in range(2)]

@@ -49,7 +49,6 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "blocks": 0})
-
         self._recorded: _Recorded | None = None
 
     @torch.no_grad()
@@ -62,6 +61,8 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]
             if weight.grad is not None
         ]
+        if not moving:
+            return loss
         rates = [group["lr"] for group in self.param_groups]
         fresh = [part for part in moving if "momentum_buffer" not in self.state[part.weight]]
         for part in fresh:
