@@ -147,10 +147,14 @@ class Record:
             before = list(stored.also["devices"])
             self._devices = before if before[-1] == request.device else [*before, request.device]
             if len(self._devices) > 1:
-                moved = " to ".join(self._devices)
-                self.notes = (f"this run moved from {moved}: the same command on one device writes another file",)
+                self.notes = (f"this run moved from {self.device}: the same command on one device writes another file",)
         else:
             self.notes = ("--resume found no state of an interrupted run; this one started anew",)
+
+    @property
+    def device(self) -> str:
+        """Where it trains; of a run that was moved, from where to where."""
+        return " to ".join(self._devices)
 
     @property
     def seconds(self) -> float:
@@ -232,7 +236,7 @@ def _measured(run: Run, candidate: Candidate, of_float: Metric | None, small: Ne
         data=data.name if data else None,
         preprocessing=data.preprocessing if data else None,
         test_examples=len(data.test) if data else 0,
-        training=_training(run),
+        training=_training(run, record.device),
         bands=None,
         network=written,
         float_network=small,
@@ -260,14 +264,14 @@ def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
     return Bands(run.choices, run.embedded, run.planner.graph.endings(), before, written, plain)
 
 
-def _training(run: Run) -> Training | None:
+def _training(run: Run, device: str) -> Training | None:
     request, data = run.request, run.data
     if not request.train:
         return None
     assert data is not None
     assert run.schedule is not None
     varied, taught, search = data.varied or None, run.teacher is not None, search_for(request)
-    return Training(run.schedule, search, run.warm, taught, len(data.train), varied, request.device)
+    return Training(run.schedule, search, run.warm, taught, len(data.train), varied, device)
 
 
 def with_preprocessing(net: Network, data: Data | None) -> Network:

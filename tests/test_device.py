@@ -198,6 +198,8 @@ def test_a_run_that_began_elsewhere_goes_on_here_and_says_so(
             pruning.prune(moved, stop)
     result = pruning.prune(replace(moved, resume=True))
     assert [note for note in result.notes if f"moved from {PLACE} to cpu" in note]
+    assert result.training is not None
+    assert result.training.device == f"{PLACE} to cpu"
     assert (tmp_path / "moved.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()  # the stand-in rounds alike
 
 

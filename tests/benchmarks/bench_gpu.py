@@ -175,10 +175,10 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
     result = pruning.prune(asked)
     assert result.accuracy_float is not None
     assert result.accuracy_int8 is not None
-    on_gpu = result.request.device != "cpu"
-    device = torch.cuda.get_device_name(result.request.device) if on_gpu else "CPU"
-    if any(note.startswith("this run moved from cuda") for note in result.notes):
-        device = f"a GPU, then {device}"
+    assert result.training is not None
+    device = result.training.device.replace("cpu", "CPU")  # of a run that was moved, from where to where
+    if torch.cuda.is_available():
+        device = device.replace("cuda", torch.cuda.get_device_name())
     return {
         "network": network,
         "budget": budget,
