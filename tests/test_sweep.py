@@ -387,7 +387,7 @@ def test_the_worker_that_a_test_kills_belongs_to_its_own_cluster():
     try:
         for worker in workers:
             until = time.monotonic() + 10
-            while b"ray" not in Path(f"/proc/{worker}/cmdline").read_bytes() and time.monotonic() < until:
+            while not Path(f"/proc/{worker}/cmdline").read_bytes().startswith(b"ray") and time.monotonic() < until:
                 time.sleep(0.01)
         last = int(workers[1] > workers[0])  # of the process that is looked at after the other
         assert kill_a_worker(clusters[last].pid, sparing=set()) == {workers[last]}
