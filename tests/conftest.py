@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,10 @@ T = TypeVar("T")
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside the tests, whatever pytest's import mode
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell makes what it runs in the background deaf to interrupts, and so would be every process that a test interrupts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 CORPUS = Path(__file__).parents[1].parent / "shared" / "models"
 #: Corpus files whose free sizes a user must fix.
 CORPUS_SHAPES = {
@@ -56,6 +61,14 @@ def pytest_collection_finish() -> None:
 def corpus() -> list[Path]:
     """Real files made by others, where this checkout has them."""
     return sorted(CORPUS.glob("*.onnx")) if CORPUS.is_dir() else []
+
+
+def slow_but(cases: Iterable[T], *quick: T) -> list[ParameterSet]:
+    """Parameters of a test: every case, all but the ``quick`` ones marked as slow. Those stand for the others' kinds."""
+    cases = list(cases)
+    assert set(quick) <= set(cases), f"no such case: {quick}"
+    marks = {case: () if case in quick else pytest.mark.slow for case in cases}
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=marks[case]) for case in cases]
 
 
 def each_with_one_network_and_slowly_with_the_other(

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import pytest
 from apart import apart
-from conftest import feed
+from conftest import feed, slow_but
 from graphs import Graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -49,7 +49,9 @@ if runners.compiler() is None:
 HERE = Path(__file__).parent
 SANITIZED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
 MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.onnx"))
-QUICK = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+#: Two quick ones have the operators of all: squeeze-and-excitation, depthwise convolutions and a wide stem.
+EACH = slow_but(MODELS, "dscnn_digits", "mbv2se_digits")
+QUICK = settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 #: Where a library's sources lie in a checkout of it: what is compiled as plain C, and the folders of its headers.
 SOURCES = {
     CMSIS_NN.macro: ("Source", r"(?<!_f16)(?<!_f32)(?<!_flt)\.c$", ("Include",)),
@@ -157,7 +159,7 @@ def check(model: onnx.ModelProto, seed: int, folder: Path, linked: Linked) -> No
 # ------------------------------------------------------------------------------------------------------- the same bytes
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_network_computes_the_same_with_a_library(name, tmp_path, quantised, stand_in):
     sources = whole_and_banded(quantised(name))
     assert stand_in.library.macro in sources["off"].with_library

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import slow_but
 from test_pruning import MODELS, Interrupted, interrupt, limits
 from test_training import digits, normal, trainer
 
@@ -125,7 +126,11 @@ def test_a_method_is_a_class_and_a_line(tmp_path: Path, few_digits: str, monkeyp
     assert profile.total["macs"] == resumed.after.total["macs"] <= through.before.total["macs"] * 0.4
 
 
-@pytest.mark.parametrize(("method", "int8"), [("differentiable", True), *((method, False) for method in METHODS)])
+#: Each method without quantisation, the default with it; quick are one that searches on the way and one that doesn't.
+RESUMED = [("differentiable", True), *((method, False) for method in METHODS)]
+
+
+@pytest.mark.parametrize(("method", "int8"), slow_but(RESUMED, RESUMED[0], ("magnitude", False), ("at-init", False)))
 def test_every_method_resumes_to_the_same_file(method: str, int8: bool, tmp_path: Path, few_digits: str) -> None:
     wishes = {"method": method, "int8": int8}
     through = pruning.prune(request(tmp_path / "a.onnx", few_digits, **wishes))

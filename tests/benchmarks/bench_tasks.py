@@ -2,15 +2,15 @@
 
 ``python tests/benchmarks/bench_tasks.py --data DIR --models DIR [--cases kws12 digits yunet ...] [--seeds 0 1 2]``
 
-DIR of data holds ``kws12-mfcc.npz`` and ``person32.npz``, DIR of models ``yunet_n_320.onnx`` and ``ssd_heads_ts.onnx``.
+DIR of data holds those of ``bench_accuracy.py``, DIR of models ``yunet_n_320.onnx`` and ``ssd_heads_ts.onnx``.
 Every run is a whole ``mcuprune prune``; finished ones are appended to ``tasks.jsonl`` and not run again; ``tasks.md`` is drawn
 from it.
 
-kws12: DS-CNN, trained at full width, then pruned to the same budget with labels and without; digits: the same of the trained
-networks in ``models/``, at half of their MACs. yunet, ssd: detectors, by
-distillation on photographs without labels (four of people on one canvas); of the faces that the original finds in test
-pictures, how many the pruned one finds too, and the other way round; yunet-longer takes three times the epochs. unet, fusion,
-sigmoid: small networks of the tests, from scratch.
+kws12, cifar: DS-CNN and ResNet-8, trained at full width, then pruned to the same budget with labels and without; digits: the
+same of the trained networks in ``models/``, at half of their MACs. yunet, ssd: detectors, by distillation on photographs
+without labels (four of people on one canvas); of the faces that the original finds in test pictures, how many the pruned one
+finds too, and the other way round; yunet-longer takes three times the epochs. unet, fusion, sigmoid: small networks of the
+tests, from scratch.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def pruned(
 # ----------------------------------------------------------------------------------------------- with labels and without
 
 
-def kws12(seed: int, data: Path, models: Path, work: Path) -> list[Row]:
-    """DS-CNN at budget B1, from the same trained file: labels and teacher, and the teacher alone."""
-    task = TASKS["T2"]
-    start, archive = files("T2", seed, data, work)
-    wishes: dict[str, Any] = {"epochs": 16, "batch": task.batch, "augment": task.augment, "seed": seed}
-    full = work / f"full-{seed}.onnx"
+def labels_or_teacher(task_name: str, epochs: int, seed: int, data: Path, models: Path, work: Path) -> list[Row]:
+    """A task of ``bench_accuracy.py`` at budget B1, from the same trained file: labels and teacher, and the teacher alone."""
+    task = TASKS[task_name]
+    start, archive = files(task_name, seed, data, work)
+    wishes: dict[str, Any] = {"epochs": epochs, "batch": task.batch, "augment": task.augment, "seed": seed}
+    full = work / f"full-{task_name}-{seed}.onnx"
     if not full.exists():
         pruned(str(start), {"macs": "100%"}, full, data=str(archive), method="uniform", int8=False, **wishes)
     stored = np.load(archive)
@@ -225,7 +225,8 @@ CASES: Mapping[str, Callable[[int, Path, Path, Path], list[Row]]] = {
     "fusion": fusion,
     "sigmoid": sigmoid,
     "digits": digits,
-    "kws12": kws12,
+    "kws12": partial(labels_or_teacher, "T2", 16),
+    "cifar": partial(labels_or_teacher, "T1", 10),
     "ssd": ssd,
     "yunet": yunet,
     "yunet-longer": partial(yunet, epochs=24),
@@ -264,7 +265,7 @@ def page(rows: list[Row]) -> str:
             *shown,
         ]
         lines.append(f"| {' | '.join([*cells, '; '.join(besides)])} |")
-    for case in ("kws12", "digits"):
+    for case in ("kws12", "cifar", "digits"):
         said = _summary(case, [row for row in rows if row["case"] == case])
         lines += ["", *said] if said else []
     return "\n".join(lines).rstrip() + "\n"
