@@ -112,9 +112,16 @@ def small(kind: str, seed: int) -> Converted:
 KINDS = ("conv", "conv_short", "conv_grouped", "conv_transpose", "depthwise", "pointwise", "pool")
 
 
+#: Each kernel as it is called once for all rows, and row by row; quick is one of them, by turns.
+FORMS = [
+    pytest.param(kind, edit, id=f"{kind}-{name}", marks=pytest.mark.slow if (index + turn) % 2 else ())
+    for index, kind in enumerate(KINDS)
+    for turn, (name, edit) in enumerate((("whole", str), ("by rows", by_rows)))
+]
+
+
 @CODES
-@pytest.mark.parametrize("edit", [str, by_rows], ids=["whole", "by rows"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "edit"), FORMS)
 def test_sizes_that_nothing_divides(
     kind: str, edit: Callable[[str], str], code: Sequence[str], tmp_path: Path, once: Once
 ) -> None:

@@ -51,7 +51,7 @@ SANITIZED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
 MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.onnx"))
 #: Two quick ones have the operators of all: squeeze-and-excitation, depthwise convolutions and a wide stem.
 EACH = slow_but(MODELS, "dscnn_digits", "mbv2se_digits")
-QUICK = settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 #: Where a library's sources lie in a checkout of it: what is compiled as plain C, and the folders of its headers.
 SOURCES = {
     CMSIS_NN.macro: ("Source", r"(?<!_f16)(?<!_f32)(?<!_flt)\.c$", ("Include",)),
@@ -166,16 +166,10 @@ def test_a_network_computes_the_same_with_a_library(name, tmp_path, quantised, s
     compare(quantised(name), sources, tmp_path, stand_in)
 
 
-@QUICK
+@pytest.mark.slow  # minutes of compiling
+@MANY
 @given(stacks(LAYERS), st.integers(0, 10**6))
 def test_random_stacks_compute_the_same_with_a_library(tmp_path_factory, stand_in, model, seed):
-    check(model, seed, tmp_path_factory.mktemp("stack"), stand_in)
-
-
-@pytest.mark.slow  # minutes of compiling
-@settings(QUICK, max_examples=100)
-@given(stacks(LAYERS), st.integers(0, 10**6))
-def test_many_random_stacks_compute_the_same_with_a_library(tmp_path_factory, stand_in, model, seed):
     check(model, seed, tmp_path_factory.mktemp("stack"), stand_in)
 
 
@@ -199,7 +193,7 @@ def test_a_network_computes_the_same_with_a_real_library(name, tmp_path, quantis
     compare(quantised(name), whole_and_banded(quantised(name)), tmp_path, real)
 
 
-@settings(QUICK, max_examples=15)
+@settings(MANY, max_examples=15)
 @given(stacks(LAYERS), st.integers(0, 10**6))
 def test_random_stacks_compute_the_same_with_a_real_library(tmp_path_factory, real, model, seed):
     check(model, seed, tmp_path_factory.mktemp("stack"), real)

@@ -23,7 +23,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import run
+from conftest import run, slow_but
 from onnx import helper, numpy_helper
 
 from mcuprune import preparing, pruning, units
@@ -37,6 +37,7 @@ from mcuprune.operators import table as ops
 from mcuprune.pruning import Request, Result
 from mcuprune.report import prune as outcome
 from mcuprune.train import evaluate, quantizing
+from mcuprune.train.methods import METHODS
 from mcuprune.train.quantizing import Quantization
 from mcuprune.train.task import Candidate, OnStep, Step
 
@@ -246,7 +247,7 @@ def test_without_data_int8_says_that_its_ranges_are_a_guess(tmp_path: Path) -> N
     assert dict(result.after.total) == dict(resources.profile(network.load(tmp_path / "o.onnx")).total)
 
 
-@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform", "at-init"])
+@pytest.mark.parametrize("method", slow_but(METHODS, "differentiable", "at-init"))
 def test_same_seed_same_file_and_another_seed_another(method: str, tmp_path: Path, few_digits: str) -> None:
     files = []
     for number, seed in enumerate((1, 1, 2)):
