@@ -136,7 +136,8 @@ def prepared(request: Request, net: Network | None, given: Given | None, start: 
     teacher = _teacher(request, whole_labelled, aim, metric, warm=warm)
     schedule = None
     if request.train and aim is not None:
-        schedule = schedule_for(request, len(aim.data.train), warm=warm, narrow=_narrow(request, model, budget))
+        narrow, teachable = _narrow(request, model, budget), teacher is None and _teachable(request, aim)
+        schedule = schedule_for(request, len(aim.data.train), warm=warm, narrow=narrow, teachable=teachable)
     earlier = () if start is None else start.groups
     return Run(request, original, labelled, before, budget, wanted, model, aim, metric, warm, teacher, schedule, notes, earlier)
 
@@ -247,6 +248,12 @@ def _teacher(request: Request, whole: Channels, aim: Goal | None, metric: Metric
         for kind, answers in zip(aim.objective.kinds, teacher.sample(aim.data.train, _CALIBRATION), strict=True):
             kind.prepare(answers)
     return teacher
+
+
+def _teachable(request: Request, aim: Goal) -> bool:
+    """Whether an untrained network may be trained whole first, to teach: where it was measured to help, and costs one look."""
+    default = request.method == Request.method and request.distill is not False
+    return default and aim.labelled and aim.objective.task == "classify"
 
 
 def _check_flags(request: Request) -> None:

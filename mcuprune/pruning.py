@@ -185,7 +185,7 @@ def _quantize(run: Run, candidate: Candidate, record: Record) -> Quantized:
     """The int8 network of a candidate."""
     from mcuprune.train import quantizing
 
-    request, data = run.request, run.data
+    request, data, answers = run.request, run.data, run.teacher
     how = quantizing.Quantization(
         quantizing.calibration(run.labelled, run.original, data, request.seed),
         request.weight_bits,
@@ -193,12 +193,16 @@ def _quantize(run: Run, candidate: Candidate, record: Record) -> Quantized:
         request.seed,
     )
     if request.train and data is not None:
+        if candidate.teacher is not None and run.goal is not None:
+            from mcuprune.train import schooling
+
+            answers = schooling.teacher(label(candidate.teacher), data, run.goal.objective, request.device)
         how = replace(
             how,
             data=data,
             schedule=run.schedule,
             objective=None if run.goal is None else run.goal.objective,
-            answers=run.teacher,
+            answers=answers,
             basis=request.basis,
             costs=None if run.banding is None else run.model.at(run.labelled.widths(candidate.keep)),
             full_macs=run.before.total["macs"],
@@ -270,7 +274,8 @@ def _training(run: Run, device: str) -> Training | None:
         return None
     assert data is not None
     assert run.schedule is not None
-    varied, taught, search = data.varied or None, run.teacher is not None, search_for(request)
+    varied, search = data.varied or None, search_for(request)
+    taught = run.teacher is not None or run.schedule.whole > 0
     return Training(run.schedule, search, run.warm, taught, len(data.train), varied, device)
 
 

@@ -34,7 +34,7 @@ class GroupResult:
 class Training:
     """How a network was trained, with all that the user left open filled in.
 
-    trained: whether it came trained. taught: whether it learned from the network as it came. examples: of the training set.
+    trained: whether it came trained. taught: whether it learned from a teacher. examples: of the training set.
     device: as torch calls it; of a run that was moved, from where to where.
     """
 

@@ -13,7 +13,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ class Checkpoint:
     """Where a run's state is kept.
 
     of: what the run's course depends on, texts by names for people; a file with others is not this run's.
-    also: gives JSON values that are stored with every state, whoever saves it.
+    also: gives JSON values that are stored with every state, whoever saves it. kept: arrays that are.
     """
 
     path: Path
     of: Mapping[str, str]
     also: Callable[[], Any] = lambda: None
+    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, phase: str, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
         """Replace the stored state; of several ranks the first does. Raises OutputError where the file can't be written."""
@@ -53,7 +54,8 @@ class Checkpoint:
             return
         meta = json.dumps({"of": dict(self.of), "phase": phase, "values": dict(values), "also": self.also()})
         content = io.BytesIO()
-        members = {_META: np.frombuffer(meta.encode(), np.uint8), **{f"a/{name}": value for name, value in arrays.items()}}
+        stored = {f"a/{name}": value for name, value in (*self.kept.items(), *arrays.items())}
+        members = {_META: np.frombuffer(meta.encode(), np.uint8), **stored}
         np.savez(content, **members)  # type: ignore[arg-type]
         write_bytes(content.getvalue() + _seal(content.getvalue()), self.path)
 

@@ -20,7 +20,7 @@ from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.data.sets import Split
 from mcuprune.train import ranks
 from mcuprune.train.checkpoint import Checkpoint, Saved
-from mcuprune.train.task import Candidate, OnStep, Task
+from mcuprune.train.task import Candidate, OnStep, Step, Task
 from mcuprune.train.trainer import Trainer, trainer_for
 
 #: Arrays by name, and JSON values by name: what a checkpoint keeps of hooks.
@@ -186,6 +186,27 @@ def _evaluates(trainer: Trainer, due: bool) -> bool:
     if trainer.length.fixed:
         return trainer.step % trainer.steps_per_epoch == 0
     return trainer.finished or (due and trainer.step % trainer.steps_per_epoch == 0)
+
+
+def counted_on(on_step: OnStep, steps: int, training_macs: int, per_epoch: int) -> OnStep:
+    """``on_step`` for a stage that follows another one: all that is counted counts through the whole run.
+
+    steps, training_macs: of the stages before. per_epoch: steps of an epoch.
+    """
+    before = steps / per_epoch
+
+    def counted(line: Step) -> None:
+        on_step(
+            replace(
+                line,
+                step=steps + line.step,
+                epoch=before + line.epoch,
+                epochs=before + line.epochs,
+                training_macs=training_macs + line.training_macs,
+            )
+        )
+
+    return counted
 
 
 def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candidate:

@@ -21,13 +21,14 @@ from mcuprune.deploy.qdq import Scheme, quantized
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.passes.canonical import stored_ranges
+from mcuprune.train import schooling
 from mcuprune.train.checkpoint import Checkpoint, Saved
 from mcuprune.train.equalize import equalized
 from mcuprune.train.fake_quant import QuantTrainable, calibrate
-from mcuprune.train.loop import Hooks, State, train
+from mcuprune.train.loop import Hooks, State, counted_on, train
 from mcuprune.train.optimizer import OPTIMIZERS
 from mcuprune.train.synthetic import synthetic
-from mcuprune.train.task import Candidate, OnStep, Schedule, Step
+from mcuprune.train.task import Candidate, OnStep, Schedule
 from mcuprune.train.tasks.objective import Objective, first
 from mcuprune.train.teacher import Teacher
 from mcuprune.train.trainer import Trainer
@@ -189,7 +190,11 @@ class FakeQuant(Hooks):
         macs = self._candidate.training_macs, self._candidate.full_training_macs
         curves = self._candidate.sensitivity
         return (
-            {"float": np.frombuffer(proto, np.uint8), "keep": self._candidate.keep},
+            {
+                "float": np.frombuffer(proto, np.uint8),
+                "keep": self._candidate.keep,
+                **schooling.stored(self._candidate.teacher),
+            },
             {
                 "macs": macs,
                 "notes": self._candidate.notes,
@@ -250,6 +255,7 @@ def stored(checkpoint: Checkpoint, path: str) -> Candidate | None:
         taught,
         sensitivity=None if told is None else Sensitivity.of_document(told),
         steps=steps,
+        teacher=schooling.of_state(saved.arrays, path),
     )
 
 
@@ -276,23 +282,10 @@ def _trained(
         device=how.device,
     )
     per_epoch = trainer.steps_per_epoch
-    trainer.length = schedule.length(per_epoch, how.full_macs * trainer.batch * per_epoch, quantized=True)
+    trainer.length = schedule.length(per_epoch, how.full_macs * trainer.batch * per_epoch, "quantize")
     hooks = FakeQuant(candidate, channels, how, data)
-
-    def counted_on(line: Step) -> None:
-        """All that is counted counts through the whole run."""
-        before = candidate.steps / per_epoch
-        on_step(
-            replace(
-                line,
-                step=candidate.steps + line.step,
-                epoch=before + line.epoch,
-                epochs=before + line.epochs,
-                training_macs=candidate.training_macs + line.training_macs,
-            )
-        )
-
-    train(trainer, hooks, data.val, counted_on, how.checkpoint)
+    on_step = counted_on(on_step, candidate.steps, candidate.training_macs, per_epoch)
+    train(trainer, hooks, data.val, on_step, how.checkpoint)
     macs, steps = trainer.training_macs, trainer.step
     undone = hooks.undo_if_worse(trainer)
     account = replace(

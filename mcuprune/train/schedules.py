@@ -26,6 +26,9 @@ _QUANT = 0.1
 _SEEN_PER_WEIGHT, _LEAST_PASSES, _WIDE = 30.0, 40.0, (0.03, 0.6)
 #: When channels begin to go, as a part of the wide phase.
 _BEGIN = 1 / 6
+#: A wide phase of at least the first of these shares is spent otherwise where the network can teach one of at most the second
+#: of its cost: the third of it trains the network whole, all other compute prunes it as a trained one (studies.md, Trials).
+_LONG, _SMALL, _WHOLE = 0.5, 0.5, 0.5
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,14 @@ class Narrow:
     weights: int = 1
 
 
-def schedule_for(request: Request, examples: int, *, warm: bool, narrow: Narrow = Narrow()) -> Schedule:
+def schedule_for(
+    request: Request, examples: int, *, warm: bool, narrow: Narrow = Narrow(), teachable: bool = False
+) -> Schedule:
     """A schedule for this much data, the last part of it quantised.
 
     warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
-    narrow: what is left of the network, about.
+    narrow: what is left of the network, about. teachable: whether the answers of the network, once it is trained, are of use to
+    one that is pruned out of it.
     """
     from mcuprune.train.optimizer import OPTIMIZERS
 
@@ -68,8 +74,12 @@ def schedule_for(request: Request, examples: int, *, warm: bool, narrow: Narrow 
     default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, examples, narrow)
     if default == (0.0, 0.0) and _led(request):  # what the user said of the way must have one
         default = _WIDE[0] * _BEGIN, _WIDE[0]
+    whole = 0.0
+    asked = warm or epochs or request.prune_start is not None or request.prune_stop is not None
+    if teachable and not asked and default[1] >= _LONG and narrow.macs <= _SMALL:
+        whole, default = _WHOLE * default[1], WINDOWS["trained"]
     start, stop = window(request, default)
-    schedule = replace(schedule, prune_start=start, prune_stop=stop)
+    schedule = replace(schedule, prune_start=start, prune_stop=stop, whole=whole)
     if not epochs or request.pace == "rate":  # a fixed rate goes as far as so many updates take it
         return schedule
     return replace(schedule, prune_every=schedule.updates(schedule.epochs * per_epoch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from mcuprune.train.length import Length
 from mcuprune.train.tasks.objective import Objective
 
 if TYPE_CHECKING:
+    from mcuprune.graph.network import Network
     from mcuprune.train.teacher import Teacher
 
+#: What training goes through: the network as it is, where that is to teach; pruning; fake-quant training.
+Stage = Literal["whole", "float", "quantize"]
 #: A short run updates its widths oftener than it was asked to: at least so many times on the way to the budget.
 UPDATES = 20
 
@@ -32,6 +35,8 @@ class Schedule:
     train_compute: so many epochs of plain full-width training could be had for the multiply-accumulates of the whole run.
     milliseconds: of training, in the whole run.
     quant_share: of either, for fake-quant training.
+    whole: this part of float training comes first, on the network as it is, which then teaches, beside the targets, what is
+        pruned out of it in the rest, of which ``prune_start`` and ``prune_stop`` are parts. 0: there is no such part.
     patience: after so many evaluations in a row without improvement float training ends; None for never.
     batch: examples a step. lr: the optimizer's peak learning rate. prune_every: steps between two updates of the widths.
     prune_start, prune_stop: between these parts of all float steps the network falls to its budget; where both are 0, it does
@@ -54,19 +59,22 @@ class Schedule:
     train_compute: float | None = None
     milliseconds: int | None = None
     quant_share: float = 0.0
+    whole: float = 0.0
     patience: int | None = None
 
-    def length(self, per_epoch: int, full_epoch: int, *, quantized: bool = False) -> Length:
-        """How long float training lasts, or fake-quant training.
+    def length(self, per_epoch: int, full_epoch: int, stage: Stage = "float") -> Length:
+        """How long a stage of the training lasts.
 
         per_epoch: steps of an epoch. full_epoch: multiply-accumulates of an epoch at full width.
         """
-        share = self.quant_share if quantized else 1 - self.quant_share
+        parts = {"whole": self.whole, "float": 1 - self.whole, "quantize": 1.0}
+        share = parts[stage] * (self.quant_share if stage == "quantize" else 1 - self.quant_share)
         if self.train_compute is not None:
             return Length("macs", round(share * self.train_compute * full_epoch))
         if self.milliseconds is not None:
             return Length("milliseconds", round(share * self.milliseconds))
-        return Length("steps", (self.quant_epochs if quantized else self.epochs) * per_epoch)
+        epochs = self.quant_epochs if stage == "quantize" else self.epochs
+        return Length("steps", round(parts[stage] * epochs) * per_epoch)
 
     def window(self, total: int) -> tuple[int, int]:
         """Between which two of ``total`` float steps, or units of any length, the network falls to its budget."""
@@ -207,6 +215,7 @@ class Candidate:
     training_macs: forward multiply-accumulates of every training step, which a teacher's one look at the data is no part of,
         nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width.
     notes: what the user should know about how it came about. sensitivity: of the groups, where it was measured.
+    teacher: the network that was trained whole first and taught this one; None where none was.
     """
 
     channels: Channels
@@ -218,6 +227,7 @@ class Candidate:
     taught: bool = False
     sensitivity: Sensitivity | None = None
     steps: int = 0
+    teacher: Network | None = None
 
 
 class History:

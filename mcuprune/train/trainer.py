@@ -29,7 +29,7 @@ from mcuprune.train.evaluate import batch_of
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
 from mcuprune.train.optimizer import OPTIMIZERS
-from mcuprune.train.task import PRECISIONS, Step, Task
+from mcuprune.train.task import PRECISIONS, Stage, Step, Task
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import Objective, classification
 from mcuprune.train.teacher import Teacher, batches
@@ -494,8 +494,8 @@ def _macs(net: Network) -> int:
     return sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
 
 
-def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer) -> Trainer:
-    """A trainer of ``channels``, the task's network or a cut of it, for the float epochs of the task's schedule."""
+def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer, stage: Stage = "float") -> Trainer:
+    """A trainer of ``channels``, the task's network or a cut of it, for a stage in floats of the task's schedule."""
     schedule = task.schedule
     trainer = kind(
         channels,
@@ -515,7 +515,7 @@ def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer) -
         precision=task.precision,
     )
     full = task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.steps_per_epoch
-    trainer.length = schedule.length(trainer.steps_per_epoch, full)
+    trainer.length = schedule.length(trainer.steps_per_epoch, full, stage)
     return trainer
 
 
