@@ -418,4 +418,4 @@ def sources(request: Request) -> list[Source]:
     """What is read, for whoever compares it with what will be written."""
     files = [Source("the model", request.model)]
     files += [Source("external data of the model", file) for file in external.files(request.model)]
-    return files + [Source("the data", file) for file in datasets.files(request.data)]
+    return files + datasets.sources(request.data)

@@ -29,6 +29,10 @@ except ImportError:  # not a POSIX system: nothing is locked, and nothing that a
     fcntl = None  # type: ignore[assignment]
 
 
+#: Networks, their code and reports: no command reads them in a folder of data, so that they may lie there and be written anew.
+_WRITTEN = (".onnx", ".tflite", ".checkpoint", ".c", ".h", ".html", ".md")
+
+
 @dataclass(frozen=True)
 class Output:
     """A file that a command is going to write.
@@ -45,7 +49,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Source:
-    """A file that a command reads. what: as a message calls it, such as ``the model``."""
+    """A file that a command reads, or a folder of them. what: as a message calls it, such as ``the model``."""
 
     what: str
     path: str
@@ -72,7 +76,7 @@ def distinct(outputs: Sequence[Output], sources: Iterable[Source]) -> None:
             raise OutputError(f"{output.flag}: names no file; name one to write")
         identity = _Identity.of(output.path)
         for source, other in read:
-            if identity.is_file_of(other):
+            if identity.is_file_of(other) or _is_read_below(identity, other):
                 raise OutputError(f"{output.flag} {output.path}: is {source.what}; name another file to write")
         if output.stream and not replaceable(output.path):
             continue  # a device takes any number of results, one after the other
@@ -121,6 +125,22 @@ class _Identity:
 
     def _folded(self) -> str:
         return unicodedata.normalize("NFC", self.place).casefold()
+
+
+def _is_read_below(output: _Identity, folder: _Identity) -> bool:
+    """Whether an output is now a file in a folder that is read, by whatever name, and of a kind that may be read there."""
+    if output.number is None or os.path.splitext(output.place)[1].lower() in _WRITTEN or not os.path.isdir(folder.place):
+        return False
+    seen = set[tuple[int, int]]()
+    for here, folders, files in os.walk(folder.place, followlinks=True):
+        number = _Identity.of(here).number
+        if number is None or number in seen:  # links may lead back
+            folders.clear()
+            continue
+        seen.add(number)
+        if any(_Identity.of(os.path.join(here, file)).number == output.number for file in files):
+            return True
+    return False
 
 
 def replaceable(path: str | Path) -> bool:

@@ -309,7 +309,7 @@ def sources(request: Request) -> list[Source]:
     """All that this run reads."""
     listed = [Source("the model to prune", request.model)]
     listed += [Source("external data of the model", file) for file in external.files(request.model)]
-    listed += [Source("the data", file) for file in datasets.files(request.data)]
+    listed += datasets.sources(request.data, request.classes)
     for teacher in [request.teacher] if request.teacher else []:
         listed += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
     listed += [] if request.configuration is None else [Source("the configuration", request.configuration)]

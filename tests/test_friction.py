@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, interrupt, limits
 
-from mcuprune import __version__, pruning, units
+from mcuprune import __version__, options, pruning, units
 from mcuprune.cli import COMMANDS, main
 from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import DataError, UsageError
@@ -235,3 +236,23 @@ def test_other_shells_get_every_flag_of_every_command(shell: str, capsys: pytest
 def test_the_version_has_a_short_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-V"]) == 0
     assert capsys.readouterr().out == f"mcuprune {__version__}\n"
+
+
+def own_options(command: str) -> list[options.Option]:
+    kind, *_ = getattr(import_module(f"mcuprune.cli.{command}"), command).reads
+    return list(options.each(kind))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_word_that_a_command_needs_is_asked_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """First what it works on, then every option without a default, with what it is for."""
+    given = {"MODEL.onnx": str(MODEL), "DATA": "digits"}
+    needed = [option for option in own_options(command) if option.required and not option.entries]
+    typed: list[str] = []
+    for option in sorted(needed, key=lambda option: not option.positional):
+        assert main([command, *typed]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert (option.metavar if option.positional else option.flag) in said
+        value = given.get(option.placeholder, "somewhere")
+        typed += [value] if option.positional else [option.flag, value]

@@ -12,9 +12,11 @@ import numpy as np
 import onnx
 import pytest
 import small_nets
+from PIL import Image
 
 from mcuprune import places, pruning
 from mcuprune.cli import main
+from mcuprune.data import loading
 from mcuprune.errors import OutputError
 from mcuprune.places import Output, Source
 
@@ -33,6 +35,10 @@ def folder(tmp_path, monkeypatch):
     x, y = np.random.default_rng(0).standard_normal((40, 3, 8, 8), np.float32), np.arange(40) % 10
     np.savez("data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     Path("feed.py").write_text("import numpy\n\ndef load():\n    return numpy.load('data.npz')\n")
+    for name in ("a", "b"):
+        Path("photos", name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(f"photos/{name}/0.png")
+    Path("names.txt").write_text("a\nb\n")
     Path("mcuprune.toml").write_text('budget = { macs = "90%" }\n')
     return here
 
@@ -63,7 +69,14 @@ WRITERS = {
         ["check", "net.onnx", "--against", "old.onnx", "--format", "json=answer.json", "--format=text={}"],
         ("net.onnx", "weights.bin", "old.onnx", "mcuprune.toml"),
     ),
+    "prune -o, folder": ([*PRUNE, "--data", "photos", "-o", "{}"], ("photos/a/0.png",)),
+    "prune -o, classes": ([*PRUNE, "--data", "photos", "--classes", "names.txt", "-o", "{}"], ("names.txt",)),
+    "data --sheet": (
+        ["data", "net.onnx", "photos", "--classes", "names.txt", "--sheet", "{}"],
+        ("net.onnx", "weights.bin", "photos/a/0.png", "names.txt"),
+    ),
     "verify --tflite": (["verify", "net.onnx", "--tflite", "{}"], ("net.onnx", "weights.bin")),
+    "verify --tflite, data": (["verify", "net.onnx", "--data", "photos", "--tflite", "{}"], ("photos/a/0.png",)),
 }
 
 
@@ -110,6 +123,15 @@ def test_no_flag_destroys_what_its_command_reads(command, source, way, capsys):
     assert f"{place}: is " in err
     assert err.count("\n") == 1
     assert {path: content for path, content in snapshot().items() if path != "answer.json"} == before
+
+
+def test_what_was_written_into_a_folder_of_data_may_be_written_anew():
+    """A network is no example: that of the last run is replaced. A new picture takes nobody's place. Links may lead back."""
+    Path("photos/a/back").symlink_to("..")
+    Path("photos/out.onnx").write_bytes(b"of the last run")
+    places.settle([Output("-o", "photos/out.onnx"), Output("--sheet", "photos/new.png")], loading.sources("photos"))
+    with pytest.raises(OutputError, match="is a file of the data"):
+        places.settle([Output("--sheet", "photos/a/back/b/0.png")], loading.sources("photos"))
 
 
 @pytest.mark.parametrize(

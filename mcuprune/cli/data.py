@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mcuprune import face, places
+from mcuprune import face
+from mcuprune.cli import models
 from mcuprune.cli.flags import Shaped, current_folder, shapes
 from mcuprune.cli.outputs import show, write
 from mcuprune.cli.parser import command
+from mcuprune.config import Config, Wanted
 from mcuprune.console import NO, YES
 from mcuprune.data.feed import Feed
-from mcuprune.data.loading import files
+from mcuprune.data.loading import sources
 from mcuprune.errors import MissingExtra
 from mcuprune.options import argument, option
-from mcuprune.places import Output, Source
+from mcuprune.places import Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,7 @@ def data(flags: Flags) -> int:
     """See what data is, how it is fed, and what the model says of it; nothing is trained."""
     current_folder()
     if flags.sheet is not None:
-        outputs = [Output("--sheet", flags.sheet)]
-        places.distinct(outputs, [Source("the model", flags.model), *(Source("the data", file) for file in files(flags.data))])
+        models.settle([Output("--sheet", flags.sheet)], {flags.model: Wanted()}, Config(), sources(flags.data, flags.classes))
     net = face.load(flags.model, input_shapes=shapes(flags.input_shape), outputs=flags.outputs)
     try:
         from mcuprune.inspecting import inspect

@@ -56,14 +56,16 @@ def answers(command: Literal["profile", "check"], paths: Sequence[str], answer: 
     return Report(command, tuple(every), view)
 
 
-def settle(outputs: Sequence[Output], wanted: Mapping[str, Wanted], settings: config.Config) -> None:
-    """Refuse outputs that would destroy a model, what it is compared with, or the configuration. Raises OutputError."""
+def settle(
+    outputs: Sequence[Output], wanted: Mapping[str, Wanted], settings: config.Config, others: Sequence[Source] = ()
+) -> None:
+    """Refuse outputs that would destroy a model, what it is compared with, the configuration, or others. Raises OutputError."""
     if outputs:
         current_folder()
         old = [Source("the model to compare with", asked.against) for asked in wanted.values() if asked.against is not None]
         models = [Source("a model of this command", path) for path in wanted] + old
         beside = [Source("external data of a model", file) for model in models for file in external.files(model.path)]
-        places.settle(outputs, [*models, *beside, *_configured(settings)])
+        places.settle(outputs, [*models, *beside, *_configured(settings), *others])
 
 
 def _configured(settings: config.Config) -> list[Source]:

@@ -16,7 +16,7 @@ would import pydantic, a fifth of the start.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -54,7 +54,7 @@ def build(function: Callable[..., int]) -> TyperCommand:
     every = [option for kind in classes for option in options.each(kind)]
 
     def run(**words: Any) -> int:
-        _need_arguments(function.__name__, every, words)
+        _need(function.__name__, every, {option.name for option in options.each(classes[0])}, words)
         values = [_values(options.of(kind), words) for kind in classes]
         given = {"asked": values[1]} if len(values) > 1 else {}
         return function(classes[0](**values[0]), **given)
@@ -139,10 +139,16 @@ def _values(kinds: Sequence[Option], words: Mapping[str, Any]) -> dict[str, Any]
     return values
 
 
-def _need_arguments(name: str, every: Sequence[Option], words: Mapping[str, Any]) -> None:
+def _need(name: str, every: Sequence[Option], own: Set[str], words: Mapping[str, Any]) -> None:
+    """Raise UsageError for an argument, or an option of the command's own, that has no default and isn't there."""
     for option in every:
-        if option.positional and option.required and words[option.name] is None:
+        if not option.required or option.entries or words[option.name] not in (None, []):
+            continue
+        if option.positional:
             raise UsageError(f"missing argument '{option.metavar}'; see mcuprune {name} --help")
+        if option.name in own:  # of options that a command only hands on, what takes them knows better
+            wanted = f"{option.spellings[0]} {option.placeholder}".rstrip()
+            raise UsageError(f"missing option '{wanted}': {option.help} See mcuprune {name} --help")
 
 
 def _absent(option: Option) -> Any:

@@ -11,6 +11,7 @@ from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
+from mcuprune.data.loading import sources
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.report import profile as report
@@ -41,7 +42,7 @@ def verify(flags: Flags) -> int:
     from mcuprune.run.verify_tflite import verify_file as run
 
     if flags.tflite is not None:
-        models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config())
+        models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config(), sources(flags.data))
     trial = Trial(
         examples=flags.examples,
         seed=flags.seed,

@@ -17,6 +17,7 @@ from mcuprune.data.raw import Asked, Raw
 from mcuprune.data.readers import calls, objects, table
 from mcuprune.data.sets import IN_MEMORY, Data, Given
 from mcuprune.errors import DataError
+from mcuprune.places import Source
 
 #: The metadata key under which a model file may say which data set it was made for.
 METADATA_KEY = "mcuprune.data"
@@ -85,11 +86,13 @@ def not_embedded(metadata: Mapping[str, str]) -> str:
     return f"the file's metadata name {shown!r}, which is no embedded data set ({', '.join(DATASETS)}) and so is not opened"
 
 
-def files(spec: Given | None) -> list[str]:
-    """The files that ``spec`` of ``load`` may read, for the sake of those who mustn't write there."""
+def sources(spec: Given | None, classes: str | None = None) -> list[Source]:
+    """What ``spec`` of ``load`` may read, for the sake of those who mustn't write there. classes: a file of their names."""
+    named = [] if classes is None else [Source("the file of class names", classes)]
     spec = os.fspath(spec) if isinstance(spec, os.PathLike) else spec
     if not isinstance(spec, str) or spec in DATASETS:
-        return []
+        return named
     module, colon, _ = spec.partition(":")
     path = module.replace(".", os.sep)
-    return [spec, *([f"{path}.py", os.path.join(path, "__init__.py")] if colon else [])]
+    files = [spec, *([f"{path}.py", os.path.join(path, "__init__.py")] if colon else [])]
+    return [*(Source("the data" if not os.path.isdir(file) else "a file of the data", file) for file in files), *named]
