@@ -175,6 +175,11 @@ class _Bisecting:
         if result.figures is None:
             raise UsageError(f"{self._request.model}: --max-drop needs --data: what a network loses is measured on it")
         before, after = result.figures.before, result.figures.after
+        if before.unit == "share" and before.floor(self._drop) <= 0:
+            raise UsageError(
+                f"{self._request.model}: --max-drop {self._request.max_drop}: {before.title} of the model as it came is "
+                f"{before.shown()}, so that every network holds; allow less, or train it first"
+            )
         sign = 1.0 if before.better == "higher" else -1.0
         self._score = lambda value: sign * value
         self._floor = sign * before.floor(self._drop)

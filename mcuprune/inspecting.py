@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 from mcuprune.data.columns import Fed as FedColumn
 from mcuprune.data.columns import Taken, taken
 from mcuprune.data.feed import Feed
-from mcuprune.data.fitting import Wanted, label_check
+from mcuprune.data.fitting import Wanted
 from mcuprune.data.preprocessing import LAYOUTS
 from mcuprune.data.sets import Given
 from mcuprune.errors import MissingExtra
 from mcuprune.graph.network import Network
+from mcuprune.options import AUTO
 from mcuprune.train import evaluate, feeding, preprocess
+from mcuprune.train.goal import goal, is_one_class, target_checks
 from mcuprune.train.preprocess import Fed
 
 Array = np.ndarray[Any, Any]
@@ -44,6 +47,7 @@ class Inspection:
     path: the network's file. stored: values as they are stored, of type ``dtype``; fed: as they reach the network.
     counts: by part the number of examples, and of each class where there are labels.
     accuracy: of the network on ``asked`` test examples; None where it gives no classes or there are no labels.
+    task: what the targets are for, as training would take them; None where there are none.
     confusion: int64 (classes, classes). trained: whether the network knows the classes; fresh: whether it was never trained.
     """
 
@@ -57,6 +61,7 @@ class Inspection:
     counts: dict[str, tuple[int, tuple[int, ...] | None]]
     accuracy: float | None
     asked: int
+    task: str | None
     confusion: Array | None
     trained: bool
     fresh: bool
@@ -72,11 +77,15 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
     """Look at a data set with the eyes of a network. Raises what opening it raises; nothing is trained, nothing is written."""
     shape = net.shapes[net.inputs[0]][1:]
     classes = _classes(net)
-    checks = [label_check(classes) if classes else _any_numbers for _ in net.outputs]
     inputs = tuple(net.shapes[name][1:] for name in net.inputs)
-    wanted = Wanted(inputs, tuple(checks), classes or prod(net.shapes[net.outputs[0]][1:]), seed, unlabelled=True)
+    wanted = Wanted(inputs, target_checks(net, AUTO), classes or prod(net.shapes[net.outputs[0]][1:]), seed, unlabelled=True)
     opened = preprocess.opened(net, given, wanted, feed, seed)
     data = opened.data
+    task = None
+    with suppress(MissingExtra):  # then nothing asks the network
+        aim = goal(net, data, task=AUTO, unlabelled=False)  # refuses what training would
+        classes = classes if aim.labelled and is_one_class(aim.objective) else 0
+        task = aim.objective.title if aim.labelled else None
     some = np.sort(np.random.default_rng(seed).permutation(len(data.train))[:_RANGED])
     raw, column = _raw(data.train.x)
     counts = {
@@ -95,6 +104,7 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
         counts=counts,
         accuracy=None if confusion is None else confusion.accuracy,
         asked=0 if confusion is None else confusion.n,
+        task=task,
         confusion=None if confusion is None else confusion.counts,
         trained=confusion is not None and confusion.trained,
         fresh=feeding.looks_fresh(net),
@@ -107,10 +117,6 @@ def _classes(net: Network) -> int:
     shape = net.shapes[net.outputs[0]]
     count = prod(shape[1:])
     return count if len(net.outputs) == 1 and count > 1 and max(shape[1:]) == count else 0
-
-
-def _any_numbers(where: str, name: str, values: Any) -> Array:
-    return np.asarray(values)
 
 
 def _raw(column: Any) -> tuple[Any, Any]:

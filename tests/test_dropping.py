@@ -63,6 +63,11 @@ def searched(runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch, **wishes
     return dropping.prune(request(folder, **wishes), net=NET, data_set=ARRAYS)
 
 
+def test_a_drop_to_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"accuracy of the model as it came is 95.0%, so that every network holds"):
+        searched(Runs(500), tmp_path, monkeypatch, max_drop="96%")
+
+
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.7, 0.95])
 def test_the_smallest_network_above_the_floor_is_found(share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = 608

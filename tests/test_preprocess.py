@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import subprocess
@@ -12,12 +13,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tasks_data
 from conftest import each_with_one_network_and_slowly_with_the_other
 from graphs import Graph
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mcuprune import load as load_net
 from mcuprune.cli import main
-from mcuprune.data import augmenting, feed, preprocessing
+from mcuprune.data import augmenting, feed, firmware, preprocessing
 from mcuprune.data.feed import Feed
 from mcuprune.data.fitting import classifier
 from mcuprune.data.loading import load
@@ -280,6 +284,43 @@ def test_from_a_folder_of_images_to_firmware(tmp_path: Path, digits: Data, capsy
     header = (tmp_path / "net.h").read_text()
     assert f"#define NET_RAW_SCALE {how['scale']!r}f" in header
     assert '#define NET_CLASSES {"digit 0", ' in header
+
+
+@given(st.text())
+@example('a"b\\\\c??=1')
+@example("кот 1\x00\n")
+def test_a_literal_of_c_is_the_text_in_utf_8(text: str) -> None:
+    """By Python's reading of octal escapes, which is C's where they have three digits."""
+    literal = firmware.c_string(text)
+    assert literal.isascii()
+    assert literal.isprintable()
+    assert "?" not in literal
+    assert ast.literal_eval(f"b{literal}") == text.encode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    ("net", "source", "said"),
+    [
+        (tasks_data.vector_net(4, "Sigmoid"), lambda n, seed: (np.zeros((n, 8), np.float32), np.ones((n, 4), int)), "several"),
+        (tasks_data.vector_net(2), tasks_data.curves, "regression"),
+        (tasks_data.vector_net(1, "Sigmoid"), tasks_data.yes_or_no, "classification"),
+    ],
+)
+def test_the_data_command_takes_what_training_takes(
+    net: Any, source: Any, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net.save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "d.npz", **tasks_data.split(source, 64, 32))
+    assert main(["data", str(tmp_path / "net.onnx"), str(tmp_path / "d.npz")]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_the_data_command_refuses_what_training_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks_data.unet().save(tmp_path / "net.onnx")
+    arrays = tasks_data.split(lambda n, seed: tasks_data.shapes(n, seed=seed), 32, 16)
+    np.savez(tmp_path / "d.npz", **{**arrays, "y_test": arrays["y_test"] + 50})
+    assert main(["data", str(tmp_path / "net.onnx"), str(tmp_path / "d.npz")]) == 2
+    assert "y_test has labels from 50 to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "html"])

@@ -288,12 +288,18 @@ def test_a_sweep_takes_no_place_of_the_users_files(here, capsys, prepare, said):
         (["--sram", "60%", "--seeds", "none", "-o", "out"], "--seeds: 'none' are no seeds"),
         (["--sram", "60%", "--address", "auto", "-o", "out"], "--address goes with --executor ray"),
         (["--sram", "60%", "--data", "nowhere.npz", "-o", "out"], "nowhere.npz"),
+        (["--sram", "60%", "--method", "uniform,foo", "-o", "out"], "--method foo: unknown"),
+        (["--sram", "60%", "--mean", "1,2,3,4", "-o", "out"], "mean"),
     ],
 )
 def test_a_mistake_is_one_message(here, capsys, words, said):
+    """And leaves nothing behind that the right command would stumble over."""
     assert main(["sweep", "net.onnx", *words]) == 2
     captured = capsys.readouterr()
-    assert said in captured.err + captured.out
+    assert captured.out == ""
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert not Path("out").exists()
 
 
 def command(*words: str) -> list[str]:

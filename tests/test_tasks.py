@@ -13,6 +13,9 @@ import torch
 from test_pruning import limits
 
 from mcuprune import pruning
+from mcuprune.data import loading
+from mcuprune.data.fitting import Wanted
+from mcuprune.data.sets import Data
 from mcuprune.errors import DataError, UsageError
 from mcuprune.graph.network import Network
 from mcuprune.pruning import Request
@@ -20,6 +23,7 @@ from mcuprune.report import prune as outcome
 from mcuprune.run.trial import Trial
 from mcuprune.run.verify import verify
 from mcuprune.train import evaluate
+from mcuprune.train.goal import goal, target_checks
 from mcuprune.train.tasks.choice import chosen, distilled
 from mcuprune.train.tasks.classify import Classify, Segment
 from mcuprune.train.tasks.distill import Distill
@@ -34,6 +38,12 @@ DRAW = np.random.default_rng(0)
 
 def pruned(net: Network, arrays: dict[str, np.ndarray], folder: Path, macs: str = "50%", **wishes: Any) -> pruning.Result:
     return pruning.prune(Request("net.onnx", limits(macs=macs), str(folder / "o.onnx"), **wishes), net=net, data_set=arrays)
+
+
+def opened(parts: Any) -> Data:
+    """Data in memory, for a network of vectors."""
+    wanted = Wanted(((8,),), target_checks(tasks_data.vector_net(2), "auto"), 2, 0, unlabelled=True)
+    return loading.opened(parts, wanted)
 
 
 def kind_of(net: Network, task: str, targets: np.ndarray) -> Kind:
@@ -216,6 +226,8 @@ def test_one_figure_of_several_outputs_is_their_mean_as_shares() -> None:
         (tasks_data.unet(), "auto", np.zeros((2, 8, 8), int), "--unlabelled"),
         (tasks_data.unet(), "segment", np.full((2, 16, 16), 3), "labels from 3 to 3"),
         (tasks_data.unet(), "classify", np.zeros(2, int), "--task segment"),
+        (tasks_data.unet(), "auto", np.full((2, 16, 16), 255), "the class of no place"),
+        (tasks_data.unet(), "segment", np.full((2, 16, 16), -1), "the class of no place"),
         (tasks_data.vector_net(4), "auto", np.array(["a", "b"]), "dtype"),
     ],
 )
@@ -230,6 +242,57 @@ def test_places_that_nobody_knows_may_be_255_or_minus_1() -> None:
     targets[0, :3] = 255
     kind = kind_of(tasks_data.unet(), "auto", targets)
     assert (kind.taken("data", targets)[0, :3] == -1).all()
+
+
+def test_a_batch_in_which_no_place_is_known_teaches_nothing() -> None:
+    """Others may know some: the loss is 0 there, and not 0 / 0."""
+    kind = kind_of(tasks_data.unet(), "auto", tasks_data.shapes(4)[1])
+    answer = torch.randn(2, 3, 16, 16, requires_grad=True)
+    kind.loss(answer, torch.full((2, 16, 16), -1), 0.1).backward()  # type: ignore[no-untyped-call]
+    assert answer.grad is not None
+    assert (answer.grad == 0).all()
+
+
+@pytest.mark.parametrize("bare", ["train", "test", "val and test"])
+def test_labels_of_some_parts_alone_are_a_slip(bare: str, tmp_path: Path) -> None:
+    """Unless the network is to teach itself, and then they may be anywhere."""
+    x, y = tasks_data.curves(64, 0)
+    parts = {part: [(x[i], y[i]) for i in range(len(x))] for part in ("train", "val", "test")}
+    for part in bare.split(" and "):
+        parts[part] = [pair[:1] for pair in parts[part]]
+    with pytest.raises(DataError, match=f"{bare} without labels.*--unlabelled"):
+        pruned(tasks_data.vector_net(2), parts, tmp_path, epochs=1)
+    aim = goal(tasks_data.vector_net(2), opened(parts), task="auto", unlabelled=True)
+    assert not aim.labelled
+
+
+def test_a_task_that_is_asked_for_needs_labels() -> None:
+    x, _ = tasks_data.curves(64, 0)
+    data = opened({part: [(one,) for one in x] for part in ("train", "test")})
+    with pytest.raises(DataError, match="has no labels, and --task classify"):
+        goal(tasks_data.vector_net(2), data, task="classify", unlabelled=False)
+    assert not goal(tasks_data.vector_net(2), data, task="classify", unlabelled=True).labelled
+
+
+def test_an_example_without_a_label_among_others_is_a_slip() -> None:
+    x, y = tasks_data.curves(64, 0)
+    for some in (1, 2, 63):
+        pairs = [(x[i], None if i and i % some == some - 1 else y[i]) for i in range(64)]
+        with pytest.raises(DataError, match="some examples have a label and others have none"):
+            opened({"train": pairs, "test": pairs})
+
+
+def test_names_are_as_many_as_classes(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    arrays = tasks_data.split(tasks_data.yes_or_no, 64, 32)
+    for count, good in ((1, False), (2, True), (3, False)):
+        names.write_text("".join(f"class {n}\n" for n in range(count)))
+        asked = {"classes": str(names), "train": False, "int8": False}
+        if good:
+            assert pruned(tasks_data.vector_net(1, "Sigmoid"), arrays, tmp_path, macs="90%", **asked).ok
+            continue
+        with pytest.raises(DataError, match=rf"{count} classes have names \(class 0.* tells 2 apart"):
+            pruned(tasks_data.vector_net(1, "Sigmoid"), arrays, tmp_path, macs="90%", **asked)
 
 
 def test_moving_what_is_in_an_input_but_not_its_mask_is_refused(tmp_path: Path) -> None:

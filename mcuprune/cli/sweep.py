@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from mcuprune import console, face, options, units
@@ -24,7 +26,7 @@ from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import NO, NO_ANSWER, YES
 from mcuprune.costs.resources import RESOURCES
-from mcuprune.errors import UsageError
+from mcuprune.errors import BudgetError, UsageError
 from mcuprune.options import option
 from mcuprune.places import Source
 from mcuprune.sweep import grid
@@ -87,6 +89,7 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     from mcuprune import sweeping
     from mcuprune.report import sweep as report
 
+    _try_first(first, runs)
     request = sweeping.Request(runs, sources, flags.halving, flags.resume)
     try:
         outcome = sweeping.sweep(request, executor, partial(_say, quiet=flags.quiet))
@@ -99,6 +102,27 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
         show(report.text(outcome))
         console.say(f"written: {', '.join(f'{flags.output}/{name}' for name in report.PAGES)}")
     return NO_ANSWER if outcome.refused else YES if outcome.ok else NO
+
+
+def _try_first(first: Request, runs: grid.Grid) -> None:
+    """Raise, before there is anything of the sweep, what every run of it would be refused for. first: what they share."""
+    from mcuprune import preparing
+    from mcuprune.train import engine
+
+    for method in runs.methods:
+        engine.check_names(method, first.optimizer)
+    limits = {name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in runs.limits.items()}
+    folder = Path(runs.folder)
+    fresh = not folder.exists()
+    if not fresh and not folder.is_dir():
+        return  # which is refused for itself
+    try:
+        with suppress(BudgetError):  # of several budgets some may hold
+            preparing.prepared(replace(first, limits=limits, method=runs.methods[0]), None, first.data, None)
+    finally:
+        if fresh:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _executor(flags: Flags, inputs: Sequence[str]) -> Executor:

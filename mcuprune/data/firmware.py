@@ -56,9 +56,11 @@ def c_lines(how: Preprocessing, prefix: str, comment: str = "//") -> list[str]:
         if key.isidentifier() and key.isascii() and (not isinstance(value, str) or value.isidentifier())
     ]
     if how.classes:
-        names = ", ".join(
-            '"' + "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in name) + '"'
-            for name in how.classes
-        )
-        lines.append(f"#define {prefix}_CLASSES {{{names}}}")
+        lines.append(f"#define {prefix}_CLASSES {{{', '.join(map(c_string, how.classes))}}}")
     return lines
+
+
+def c_string(text: str) -> str:
+    """Text as a literal of C in UTF-8: what isn't plain ASCII as three octal digits, which none after them can lengthen."""
+    plain = {byte for byte in range(32, 127) if chr(byte) not in '"\\?'}  # two ? may begin a trigraph
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode("utf-8", "replace")) + '"'

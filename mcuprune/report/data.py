@@ -38,6 +38,7 @@ def document(seen: Inspection) -> dict[str, Any]:
         boxes={part: len(boxes.kind) for part, boxes in data.boxes.items()} or None,
         stored={"dtype": seen.dtype, **_range(seen.stored)},
         fed=_range(seen.fed),
+        task=seen.task,
         preprocessing=seen.opened.preprocessing.document(),
         tried=[
             {
@@ -110,7 +111,8 @@ def _table(content: Mapping[str, Any]) -> list[list[str]]:
         rows.append([f"{label} {name}".rstrip(), *counts, right])
     model = content["model"]
     share = "" if model["accuracy"] is None else f"{model['accuracy']:.1%}"
-    return [*rows, ["all" if per_class else "no labels", *(str(split["examples"]) for split in splits.values()), share]]
+    every = "all" if per_class else content["task"] or "no labels"
+    return [*rows, [every, *(str(split["examples"]) for split in splits.values()), share]]
 
 
 def text(content: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ Without targets the network as it came gives them: what it answers to the exampl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -73,7 +74,10 @@ def goal(
     few = model.outputs(first(data.val.inputs, _LOOKED_AT))
     kinds = recognised(heads(net), few)
     splits = {"train": data.train, "val": data.val, "test": data.test}
-    if any(split.targets is None for split in splits.values()) or unlabelled or task == "distill":
+    bare = [name for name, split in splits.items() if split.targets is None]
+    if not (unlabelled or task == "distill"):
+        _refuse_missing(data.name, bare, [name for name in splits if name not in bare], task)
+    if bare or unlabelled or task == "distill":
         if own is not None:
             raise UsageError(f"--loss-function {own.spec}: needs targets, and here the network teaches itself")
         if data.mixup:
@@ -84,8 +88,33 @@ def goal(
     targets = {name: [np.asarray(column) for column in split.targets or ()] for name, split in splits.items()}
     objective, taken = chosen(net, kinds, task, data.name, targets, own)
     refuse_moving(objective, augment)
+    _refuse_miscounted(data, _classes(objective))
     train, val, test = (Split(split.inputs, taken[name]) for name, split in splits.items())
     return Goal(replace(data, train=train, val=val, test=test, n_classes=_classes(objective)), objective, True)
+
+
+def _refuse_missing(where: str, bare: Sequence[str], others: Sequence[str], task: str) -> None:
+    """Raise DataError where labels are missing by a slip, it seems, and nobody said that the network is to teach itself.
+
+    bare: parts without labels; others: parts with them.
+    """
+    teach = "or let the model teach itself by its own answers: --unlabelled"
+    if bare and others:
+        raise DataError(
+            f"{where}: {' and '.join(bare)} without labels, {' and '.join(others)} with them; give all labels, {teach}"
+        )
+    if bare and task != AUTO:
+        raise DataError(f"{where}: has no labels, and --task {task} is asked for; give labels, {teach}")
+
+
+def _refuse_miscounted(data: Data, count: int) -> None:
+    """Raise DataError for names of classes that aren't as many as the classes: firmware would read beyond the last."""
+    if data.classes and count and len(data.classes) != count:
+        listed = ", ".join(data.classes[:5]) + (", ..." if len(data.classes) > 5 else "")
+        raise DataError(
+            f"{data.name}: {len(data.classes)} classes have names ({listed}), and the model tells {count} apart; give one name "
+            "for each, in their order, in a file with --classes, or a model with as many outputs"
+        )
 
 
 def _classes(objective: Objective) -> int:

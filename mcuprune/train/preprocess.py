@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
@@ -59,6 +60,8 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     Raises what ``loading.opened`` raises, and DataError for flags that don't fit the network.
     """
     names = class_names(feed, net.metadata)
+    if feed.classes is None and names and _rows(net) not in (0, 1, len(names)):
+        names = ()  # whatever wrote them into the file, they name other classes
     known = preprocessing(feed, net.metadata, wanted.inputs[0])
     data = datasets.opened(given, replace(wanted, preprocessing=known, classes=names, frontend=feed.frontend or ""))
     data = replace(data, classes=data.classes or names)
@@ -72,6 +75,12 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     fed = _labels_checked(net, fed, seed)
     fed = replace(fed, preprocessing=replace(fed.preprocessing, classes=fed.data.classes))
     return replace(fed, data=replace(fed.data, preprocessing=fed.preprocessing, notes=fed.notes))
+
+
+def _rows(net: Network) -> int:
+    """How many numbers the only output gives for an example, as a row; 0 where it gives something else."""
+    sizes = [size for size in net.shapes[net.outputs[0]][1:] if size > 1]
+    return 0 if len(net.outputs) > 1 or len(sizes) > 1 else prod(sizes)
 
 
 def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None:

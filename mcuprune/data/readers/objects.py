@@ -23,6 +23,7 @@ _X = ("image", "img", "x", "input", "inputs", "pixel_values", "features")
 _Y = ("label", "labels", "y", "target", "targets")
 #: Examples that are stored at a time.
 _BLOCK = 256
+_SOME = "some examples have a label and others have none; give all of them one, or none of them"
 _FORMS = (
     "return a mapping or an object of x_train, y_train, x_test, y_test; a tuple of these four, or of two pairs (x, y); a torch "
     "Dataset, a DataLoader or an iterator of (x, y); or a mapping of such by train, val, test"
@@ -100,10 +101,12 @@ def _stored(where: str, given: Any, asked: Asked) -> Part:
 
     def inputs() -> Iterator[np.ndarray[Any, Any]]:
         for x, y in chain([first], blocks):
-            if x.shape[1:] != first[0].shape[1:] or (y is None) != (first[1] is None):
+            if x.shape[1:] != first[0].shape[1:]:
                 raise DataError(
-                    f"{where}: examples of shape {x.shape[1:]} after ones of {first[0].shape[1:]}, or some without label"
+                    f"{where}: examples of shape {x.shape[1:]} after ones of {first[0].shape[1:]}; bring them to one"
                 )
+            if (y is None) != (first[1] is None):
+                raise DataError(f"{where}: {_SOME}")
             if y is not None:
                 labels.append(y)
             yield x
@@ -139,7 +142,9 @@ def _stacked(where: str, items: list[tuple[np.ndarray[Any, Any], Any]]) -> tuple
     try:
         x = np.stack([x for x, _ in items])
         labelled = [y for _, y in items if y is not None]
-        return x, np.stack(labelled) if len(labelled) == len(items) else None
+        if 0 < len(labelled) < len(items):
+            raise DataError(f"{where}: {_SOME}")
+        return x, np.stack(labelled) if labelled else None
     except ValueError as error:
         raise DataError(f"{where}: examples of different shapes ({error}); bring them to one") from error
 

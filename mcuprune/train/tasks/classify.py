@@ -92,6 +92,8 @@ class Classify(Kind):
         if self._smallest < 0:
             labels = np.where(labels == _VOID, -1, labels) if self.classes <= _VOID else labels
         low, high = int(labels.min()), int(labels.max())
+        if high < 0:
+            raise DataError(f"{where} knows the class of no place: all are -1 or {_VOID}; give masks that name classes")
         if low < self._smallest or high >= self.classes:
             raise DataError(f"{where} has labels from {low} to {high}; the model has {self.classes} classes and wants {wanted}")
         return labels
@@ -103,7 +105,8 @@ class Classify(Kind):
             logits = log_shares(self.head, answer)
             if self._smallest == 0 and logits.ndim == 2:
                 return F.cross_entropy(logits, target, label_smoothing=smoothing)
-            return F.cross_entropy(logits.movedim(1 + self.axis, 1), target, ignore_index=-1, label_smoothing=smoothing)
+            scores, known = logits.movedim(1 + self.axis, 1), (target >= 0).sum().clamp_min(1)  # a batch may know no place
+            return F.cross_entropy(scores, target, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / known
         logits = log_odds(self.head, answer)
         known = target.reshape(logits.shape).to(logits.dtype)
         weight = (known >= 0).to(logits.dtype)
