@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -367,11 +368,22 @@ def test_channels_stay_together_whatever_the_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["spin", "flip3", "crop", "crop0", "crop1.5", "rotate999", "noise1e9", "flip,,crop4", "auto,flip"]
+    "spec", ["spin", "flip3", "crop", "crop0", "crop1.5", "rotate999", "noise1e9", "flip,,crop4", "auto,flip", "crop4,none"]
 )
 def test_variations_that_nobody_knows_are_refused(spec: str) -> None:
     with pytest.raises(UsageError, match="--augment"):
         augmenting.augmentation(spec)
+
+
+@pytest.mark.parametrize("spec", ["flip,crop16", "shift99", "cutout16", "mask400"])
+def test_variations_that_leave_nothing_of_an_example_are_refused(spec: str) -> None:
+    with pytest.raises(UsageError, match=r"places, and examples of \[1, 16, 16\] have no more than 16"):
+        augmenting.refuse_beyond(spec, (1, 16, 16))
+    augmenting.refuse_beyond(re.sub(r"\d+", "15", spec), (1, 16, 16))
+
+
+def test_turning_counts_degrees() -> None:
+    augmenting.refuse_beyond("rotate180,noise20,mixup3", (1, 16, 16))
 
 
 def test_defaults_go_by_kind() -> None:

@@ -14,7 +14,7 @@ from mcuprune.config import Config, Wanted
 from mcuprune.console import NO, YES
 from mcuprune.data.feed import Feed
 from mcuprune.data.loading import sources
-from mcuprune.errors import MissingExtra
+from mcuprune.errors import MissingExtra, UsageError
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 
@@ -37,6 +37,8 @@ def data(flags: Flags) -> int:
     """See what data is, how it is fed, and what the model says of it; nothing is trained."""
     current_folder()
     if flags.sheet is not None:
+        if not flags.sheet.lower().endswith(".png"):
+            raise UsageError(f"--sheet {flags.sheet}: is written as PNG; name it so: FILE.png")
         models.settle([Output("--sheet", flags.sheet)], {flags.model: Wanted()}, Config(), sources(flags.data, flags.classes))
     net = face.load(flags.model, input_shapes=shapes(flags.input_shape), outputs=flags.outputs)
     try:

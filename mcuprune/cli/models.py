@@ -20,7 +20,7 @@ def paths(models: Sequence[str], settings: config.Config) -> list[str]:
     every = list(models or (path for path, _ in settings.models))
     if not every:
         where = f"; {settings.source} names none" if settings.source else ""
-        raise UsageError(f"name a model, as in mcuprune check MODEL.onnx{where}")
+        raise UsageError(f"name a model: MODEL.onnx{where}")
     return every
 
 

@@ -42,7 +42,9 @@ def _parts(spec: str) -> list[tuple[Kind, float]]:
     parts: list[tuple[Kind, float]] = []
     for part in map(str.strip, spec.split(",")):
         match = re.fullmatch(r"([a-z]+)(\d*\.?\d*)", part)
-        if part in ("auto", "none") and spec.strip() == part:
+        if part in _ALONE:
+            if spec.strip() != part:
+                raise UsageError(f"--augment: {spec[:40]!r}: {part!r} stands alone; leave it out, or the others")
             continue
         kind = KINDS.get(match[1]) if match else None
         if match is None or kind is None or bool(match[2].strip(".")) != bool(kind.takes):
@@ -55,6 +57,17 @@ def _parts(spec: str) -> list[tuple[Kind, float]]:
             raise UsageError(f"--augment: {part[:40]!r}: {kind.takes} is above 0 and at most {kind.most:g}; {kind.what}")
         parts.append((kind, amount))
     return parts
+
+
+def refuse_beyond(spec: str, shape: tuple[int, ...]) -> None:
+    """Raise UsageError for a variation that leaves nothing of an example. shape: of one, as it is fed."""
+    longest = max(shape, default=1)
+    for kind, amount in _parts(spec):
+        if kind.in_places and amount >= longest:
+            raise UsageError(
+                f"--augment: {spec[:40]!r}: {amount:g} places, and examples of {list(shape)} have no more than {longest} in a "
+                f"row; write a number below {longest}"
+            )
 
 
 def mixed(x: Array, alpha: float, random: np.random.Generator) -> tuple[Array, Array, float]:
@@ -193,6 +206,10 @@ def _masked(most: float) -> Augment:
     return vary
 
 
+#: As many places as an example may be moved, or covered, by; ``refuse_beyond`` knows how many it has.
+_MOST = 999
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of variation. takes: "" for none, "N" for a whole number after the name, "X" for any; most: the largest.
@@ -205,15 +222,24 @@ class Kind:
     what: str
     make: Callable[[float], Augment] | None
 
+    @property
+    def in_places(self) -> bool:
+        """Whether its number counts places of an example."""
+        return self.most == _MOST
 
+
+#: What is written in place of variations.
+_ALONE = ("auto", "none")
 KINDS: Mapping[str, Kind] = {
     "flip": Kind("", 0, "mirrors the last axis of half of the examples", lambda _: _flip),
-    "crop": Kind("N", 999, "shifts each example by up to N places along each axis", lambda n: _moved(int(n), every_axis=True)),
-    "shift": Kind("N", 999, "shifts along the first axis, of sound the time", lambda n: _moved(int(n), every_axis=False)),
+    "crop": Kind(
+        "N", _MOST, "shifts each example by up to N places along each axis", lambda n: _moved(int(n), every_axis=True)
+    ),
+    "shift": Kind("N", _MOST, "shifts along the first axis, of sound the time", lambda n: _moved(int(n), every_axis=False)),
     "rotate": Kind("N", 180, "turns images by up to N degrees", _rotated),
     "colour": Kind("X", 1, "changes contrast, brightness and colours by a share of up to X", _coloured),
-    "cutout": Kind("N", 999, "covers a square of N places", _cut_out),
+    "cutout": Kind("N", _MOST, "covers a square of N places", _cut_out),
     "noise": Kind("X", 1e6, "adds Gaussian noise of deviation X", _noisy),
-    "mask": Kind("N", 999, "covers a band of up to N places of time and one of frequency (SpecAugment)", _masked),
+    "mask": Kind("N", _MOST, "covers a band of up to N places of time and one of frequency (SpecAugment)", _masked),
     "mixup": Kind("X", 100, "mixes pairs of examples, and their labels alike, by a share of Beta(X, X) (0.2 is usual)", None),
 }

@@ -153,7 +153,8 @@ def preprocessing(feed: Feed, metadata: Mapping[str, str], shape: tuple[int, ...
     channels = {"C": shape[-1]}.get(stated.layout[-1:], shape[0] if stated.layout else 0)
     for name, values in (("mean", stated.mean), ("std", stated.std)):
         if len(values) not in (1, channels):
-            raise DataError(f"{name} of {len(values)} numbers, but the model's input {list(shape)} has {channels} channels")
+            flag = f"--{name}" if stated.found_by == "flag" else f"the file's {name}"
+            raise DataError(f"{flag} of {len(values)} numbers, but the model's input {list(shape)} has {channels} channels")
     return stated
 
 

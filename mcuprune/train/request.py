@@ -419,5 +419,7 @@ def check(request: Request) -> None:
         raise UsageError(f"{', '.join(given)}: each says how long to train; give one of them")
     if request.teacher is not None and request.distill is False:
         raise UsageError("--teacher, --no-distill: they contradict each other; give one of them")
+    if request.report == "":
+        raise UsageError("--report: names no folder; name one, or leave it out")
     if request.from_scratch and request.keep_weights:
         raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")

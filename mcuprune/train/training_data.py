@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from mcuprune.data import loading as datasets
-from mcuprune.data.augmenting import augmentation, default_for, mixup
+from mcuprune.data.augmenting import augmentation, default_for, mixup, refuse_beyond
 from mcuprune.data.feed import Feed
 from mcuprune.data.fitting import Wanted
 from mcuprune.data.named import DATASETS
@@ -55,6 +55,7 @@ def training_data(
         varied = default_for(fed.data.kind, wanted.inputs[0]) if varied_by_default(net) else None
     if not varied or varied == "none":
         return fed.data
+    refuse_beyond(varied, wanted.inputs[0])
     return replace(fed.data, augment=augmentation(varied), varied=varied, mixup=mixup(varied))
 
 
