@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-runtimes bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu bench-data bench-sweep device-test clean
+.PHONY: help demo test test-thorough test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-runtimes bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu bench-data bench-sweep device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,7 +36,10 @@ demo: $(BIN)/.prune ## make an environment, install, prune the demo network on t
 	$(BIN)/mcuprune $(DEMO) -o $(OUT)/resnet8_int8.onnx --report $(OUT)/resnet8
 
 test: $(BIN)/.dev ## install what tests need and run them
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not thorough'
+
+test-thorough: $(BIN)/.dev ## whole runs, which CI has too
+	$(BIN)/python -m pytest -n 2 -m 'thorough and not slow'
 
 test-slow: $(BIN)/.dev ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

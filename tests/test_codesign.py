@@ -342,6 +342,7 @@ def trained(few_digits: str, pruned: Callable[[Request], Result]) -> Result:
     return pruned(Request(RESNET, limits(sram="30%", macs="60%"), "out.onnx", data=few_digits, epochs=2, bands="auto"))
 
 
+@pytest.mark.thorough
 def test_training_holds_a_budget_that_needs_bands(trained: Result) -> None:
     assert trained.ok
     assert trained.bands is not None
@@ -397,6 +398,7 @@ def test_a_number_of_bands_may_be_a_number_in_python() -> None:
     assert {choice.bands for choice in result.bands.choices} == {2}
 
 
+@pytest.mark.thorough
 def test_c_that_prune_writes_runs_its_bands_as_loops(tmp_path: Path, capsys: Any) -> None:
     out, plain = tmp_path / "net.c", tmp_path / "plain.onnx"
     command = ["prune", RESNET, "--no-train", "--sram", "35%", "--macs", "60%", "--bands", "auto", "--data", "digits"]

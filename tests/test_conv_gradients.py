@@ -99,6 +99,7 @@ def test_every_convolution_trains_rightly_without_avx512() -> None:
     assert done.stdout == "walked\n"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not (CORPUS / "resnet8_ts.onnx").exists(), reason="no corpus of real files beside this checkout")
 def test_a_resnet_narrower_than_a_vector_is_pruned_without_avx512(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)

@@ -197,6 +197,7 @@ def examples(once):
     return once("examples of the documentation", make)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_examples_run(example, examples):
     done = examples[example.stem]

@@ -159,6 +159,7 @@ def check(model: onnx.ModelProto, seed: int, folder: Path, linked: Linked) -> No
 # ------------------------------------------------------------------------------------------------------- the same bytes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", EACH)
 def test_a_network_computes_the_same_with_a_library(name, tmp_path, quantised, stand_in):
     sources = whole_and_banded(quantised(name))
@@ -182,6 +183,7 @@ def test_an_operator_computes_the_same_with_a_library(name, tmp_path, once, stan
     compare(net.program, {"net": c.generate(net.program, "net")}, tmp_path, stand_in)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SIGNALS)
 def test_signals_compute_the_same_with_a_library(name, tmp_path, stand_in):
     program = tflite.convert(as_int8(loaded(SIGNALS[name]), feed(SIGNALS[name], seed=1))).program

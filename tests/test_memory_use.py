@@ -122,6 +122,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.thorough
 def test_large_tensors_take_the_memory_of_those_before_them() -> None:
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("another C library")

@@ -51,14 +51,18 @@ def limits(**wanted: str) -> dict[str, units.Limit]:
     return {name: units.parse(text, resources.RESOURCES[name].unit) for name, text in wanted.items()}
 
 
+DEMO = Request(str(MODELS / "resnet8_digits.onnx"), limits(sram="46%", flash="25%", macs="24%"), "out.onnx", report="report")
+
+
 @pytest.fixture(scope="module")
 def demo(pruned: Callable[[Request], Result]) -> Result:
-    """The README's prune: all three limits bind."""
-    model = str(MODELS / "resnet8_digits.onnx")
-    return pruned(Request(model, limits(sram="46%", flash="25%", macs="24%"), "out.onnx", report="report"))
+    """The README's prune, where all three limits bind, but shorter: what it learned is looked at elsewhere."""
+    return pruned(replace(DEMO, train_compute=2.0))
 
 
-def test_the_demo_holds_its_budget_within_a_point_of_the_original(demo: Result) -> None:
+@pytest.mark.thorough
+def test_the_demo_holds_its_budget_within_a_point_of_the_original(pruned: Callable[[Request], Result]) -> None:
+    demo = pruned(DEMO)
     assert demo.ok
     assert demo.accuracy is not None
     assert demo.accuracy_int8 is not None
@@ -368,6 +372,7 @@ def test_fake_quant_training_that_makes_validation_worse_is_undone(
     assert written == onnx.load_from_string(calibrated[0])
 
 
+@pytest.mark.thorough
 def test_fake_quant_training_that_is_driven_away_begins_anew_at_a_lower_rate_also_where_it_is_taken_up(
     tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Once, slow_but
+from conftest import Once
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, epoch_macs, limits
@@ -74,7 +74,9 @@ def test_the_report_says_who_taught(schooled: tuple[Result, bytes]) -> None:
     assert "for the first 30% of float training" in note
 
 
-@pytest.mark.parametrize("stage", slow_but(["whole", "pruned", "quantised"], "pruned", "quantised"))
+@pytest.mark.parametrize(
+    "stage", ["pruned", *(pytest.param(stage, marks=pytest.mark.thorough) for stage in ("whole", "quantised"))]
+)
 def test_it_resumes_to_the_same_file(stage: str, schooled: tuple[Result, bytes], tmp_path: Path, few_digits: str) -> None:
     result, content = schooled
     ends = [line.step for line in result.history if line.epoch == line.epochs]
