@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import shutil
 import struct
 import tarfile
@@ -766,6 +767,71 @@ def test_what_is_no_sound_is_refused(tmp_path: Path, content: bytes) -> None:
     (root / "go" / "00000001_nohash_0.wav").write_bytes(content)
     with pytest.raises(DataError, match="not a readable WAV file"):
         opened(root, 2, (1, 49, 10))
+
+
+# --------------------------------------------------------------------------------------------------------------- links
+
+
+def recordings(root: Path) -> Path:
+    return words(root, ["a", "b", "c"], 4)
+
+
+def cifar_batches(root: Path) -> Path:
+    root.mkdir()
+    for number in (1, 2):
+        (root / f"data_batch_{number}.bin").write_bytes(bytes(3073 * 20))
+    return root
+
+
+def yolo_images(root: Path) -> Path:
+    (root / "labels").mkdir(parents=True)
+    return folder_of(root, ["images"], 20)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "itself", "a folder that is gone"])
+@pytest.mark.parametrize(
+    ("make", "name", "shape"),
+    [
+        (lambda root: folder_of(root, ["a", "b", "c"]), "a/x.png", (3, *SIZE)),
+        (lambda root: folder_of(root, ["a", "b", "c"]), "d", (3, *SIZE)),  # a class's folder, on a disk that is not there
+        (recordings, "a/x.wav", (1, 49, 10)),
+        (recordings, "_background_noise_/x.wav", (1, 49, 10)),
+        (cifar_batches, "data_batch_3.bin", (3, 32, 32)),
+        (yolo_images, "images/x.png", (3, *SIZE)),
+    ],
+    ids=["image", "folder", "sound", "noise", "cifar", "yolo"],
+)
+def test_a_link_to_nothing_is_refused_by_its_name(
+    tmp_path: Path, make: Callable[[Path], Path], name: str, shape: tuple[int, ...], target: str
+) -> None:
+    link = make(tmp_path / "d") / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to({"nowhere": "gone.png", "itself": link.name}.get(target, str(tmp_path / "disk" / "x")))
+    with pytest.raises(DataError, match=rf"{name}: a link to '.*', where no file can be found; repair or remove the link"):
+        opened(tmp_path / "d", 3, shape, unlabelled=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+@pytest.mark.parametrize("name", ["x.png", "x.wav"])
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    root = folder_of(tmp_path / "d", ["a"]) if name == "x.png" else words(tmp_path / "d", ["a"], 4)
+    os.mkfifo(root / "a" / name)
+    with pytest.raises(DataError, match=rf"a/{name}: no regular file"):
+        opened(root, 1, (3, *SIZE) if name == "x.png" else (1, 49, 10))
+
+
+def test_a_folder_that_may_not_be_read_is_named_and_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path / "d", ["a", "b", "c"])
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"d/b: can't be read \(Permission denied\)"):
+        opened(root)
 
 
 # ----------------------------------------------------------------------------------------------------------- the table

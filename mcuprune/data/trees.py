@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from mcuprune.errors import DataError
 
@@ -37,11 +38,34 @@ def part_named(name: str) -> str | None:
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
     """Files with these suffixes anywhere in a folder, in an order that depends on names alone; hidden ones are left out."""
-    for base, folders, names in os.walk(folder):
+    for base, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(tuple(suffixes)) and not name.startswith("."):
                 yield Path(base, name)
+
+
+def stamp(file: Path) -> tuple[str, int, int]:
+    """(path without links, bytes, time of the last change) of a file. Raises DataError where there is no such file."""
+    try:
+        found = file.stat()
+        if S_ISREG(found.st_mode):
+            return str(file.resolve()), found.st_size, found.st_mtime_ns
+    except (OSError, RuntimeError) as error:  # a loop of links is an OSError, or a RuntimeError
+        if file.is_symlink():
+            raise DataError(f"{file}: {_dead(file)}") from error
+        raise DataError(f"{file}: can't be read ({getattr(error, 'strerror', error)}); remove or repair it") from error
+    raise DataError(f"{file}: no regular file, but a device or a pipe; remove it")
+
+
+def _dead(link: Path) -> str:
+    return f"a link to {os.readlink(link)!r}, where no file can be found; repair or remove the link"
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename}: can't be read ({error.strerror}); change its permissions, or move it elsewhere"
+    ) from error
 
 
 def holds(folder: Path, suffixes: Sequence[str]) -> bool:
@@ -96,7 +120,11 @@ def parts_of(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def _class_folders(root: Path, suffixes: Sequence[str]) -> list[str]:
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    for path in found:
+        if path.is_symlink() and not os.path.exists(path):
+            raise DataError(f"{path}: {_dead(path)}")
+    names = [path.name for path in found if path.is_dir()]
     return [name for name in names if holds(root / name, suffixes)]
 
 

@@ -38,7 +38,7 @@ def column(files: Sequence[Path | Clip], asked: Asked, where: str) -> Any:
     """float32 (n, *features) of clips, on disk where they are many."""
     settings = settings_for(asked, where)
     clips: list[Clip] = [clip if isinstance(clip, tuple) else (clip, 0, None) for clip in files]
-    stamps = [(str(file.resolve()), file.stat().st_mtime_ns, first, count) for file, first, count in clips]
+    stamps = [(*trees.stamp(file), first, count) for file, first, count in clips]
 
     def features(clip: Clip) -> np.ndarray[Any, Any]:
         sound, rate = frontend.read_wave(*clip)
@@ -170,6 +170,7 @@ def _length(file: Path) -> tuple[int, int]:
     """(samples, samples a second) of a WAV file."""
     import wave
 
+    trees.stamp(file)
     try:
         with wave.open(str(file), "rb") as opened:
             return opened.getnframes(), opened.getframerate()
