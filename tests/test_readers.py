@@ -808,7 +808,7 @@ def test_a_link_to_nothing_is_refused_by_its_name(
     link.parent.mkdir(exist_ok=True)
     link.symlink_to({"nowhere": "gone.png", "itself": link.name}.get(target, str(tmp_path / "disk" / "x")))
     with pytest.raises(DataError, match=rf"{name}: a link to '.*', where no file can be found; repair or remove the link"):
-        opened(tmp_path / "d", 3, shape, unlabelled=True)
+        opened(tmp_path / "d", 4 if "noise" in name else 3, shape, unlabelled=True)  # noise counts where silence is a class
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
@@ -832,6 +832,124 @@ def test_a_folder_that_may_not_be_read_is_named_and_not_left_out(tmp_path: Path,
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(DataError, match=r"d/b: can't be read \(Permission denied\)"):
         opened(root)
+
+
+# ----------------------------------------------------------------------------------------- names in files, and numbers
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("d.csv", f"file,label\nx.png,1\n{LONG}.png,1\n", r"d\.csv: row 2: 'x{77}\.\.\.' is no image or WAV file"),
+        ("d.csv", f"{LONG}.png,1\nx.png,1\n", "no column of files"),
+        ("d.csv", f"{'/'.join([LONG] * 20)},1\nx.png,1\n", "no column of files"),
+        ("d.jsonl", json.dumps({"file": LONG, "label": 1}), "row 1: 'x{77}"),
+        ("d.csv", "file,label\nx.png,1\nfolder.png,1\n", r"row 2: 'folder\.png' is no image or WAV file"),
+        ("d.csv", "file,label\nx.png,1\nnul\0.png,1\n", "row 2: 'nul"),
+    ],
+)
+def test_what_can_be_no_name_of_a_file_is_refused_by_its_row(tmp_path: Path, file: str, text: str, says: str) -> None:
+    picture(1).save(tmp_path / "x.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=says):
+        opened(tmp_path / file)
+
+
+def coco(root: Path, **changes: Any) -> Path:
+    """A folder of twenty images, their annotations with some entries changed: those of a list by number, or the whole."""
+    folder_of(root, ["images"], 20)
+    found: dict[str, Any] = {
+        "images": [{"id": index, "file_name": f"{index}.png", "width": 8, "height": 8} for index in range(20)],
+        "annotations": [{"image_id": index, "category_id": 7, "bbox": [1, 2, 3, 4]} for index in range(20)],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+    }
+    for key, change in changes.items():
+        if not isinstance(change, dict) or not isinstance(next(iter(change)), int):
+            found[key] = change
+            continue
+        for index, entry in change.items():
+            found[key][index] = {**found[key][index], **entry} if isinstance(entry, dict) else entry
+    (root / "annotations").mkdir()
+    (root / "annotations" / "train.json").write_text(json.dumps(found))
+    return root
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"categories": {1: {"id": INFINITE}}}, r"categories\[1\]: id is inf; write a whole number"),
+        ({"categories": {1: {"id": NAN}}}, r"categories\[1\]: id is nan"),
+        ({"categories": {1: {"id": 1.5}}}, r"categories\[1\]: id is 1.5"),
+        ({"categories": {1: {"id": None}}}, r"categories\[1\]: id is None"),
+        ({"categories": {1: {"id": 3}}}, r"categories\[1\]: id 3 is given twice"),
+        ({"categories": {"a": 1}}, "categories is an object, where a list of objects belongs"),
+        ({"categories": {0: 5}}, r"categories\[0\] is a number, where an object belongs"),
+        ({"annotations": None}, "annotations is null, where a list of objects belongs"),
+        ({"annotations": {2: {"category_id": INFINITE}}}, r"annotations\[2\]: category_id is inf; write a whole number"),
+        ({"annotations": {2: {"category_id": -1}}}, r"annotations\[2\]: category_id -1 is the id of none of the categories"),
+        ({"annotations": {2: {"image_id": 1234}}}, r"annotations\[2\]: image_id 1234 is the id of none of the images; add it,"),
+        ({"annotations": {2: {"image_id": [1]}}}, r"annotations\[2\]: image_id is \[1\]"),
+        ({"annotations": {2: {"bbox": [NAN] * 4}}}, r"annotations\[2\]: bbox is \[nan, nan, nan, nan\]; write \[left, top,"),
+        ({"annotations": {2: {"bbox": [1, 2, INFINITE, 4]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": [1, 2, -3, 4]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": [1, 2, 1e300, 4]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": [1, 2, 10**400, 4]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": [1, 2, 3]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": "abcd"}}}, r"annotations\[2\]: bbox is"),
+        ({"images": {3: {"id": INFINITE}}}, r"images\[3\]: id is inf"),
+        ({"images": {3: {"id": 2}}}, r"images\[3\]: id 2 is given twice"),
+        ({"images": {3: {"width": 0}}}, r"images\[3\]: width is 0; write a number above 0"),
+        ({"images": {3: {"height": NAN}}}, r"images\[3\]: height is nan"),
+        ({"images": {3: {"file_name": LONG}}}, "no image 'x{77}"),
+        ({"images": {3: {"file_name": "nul\0.png"}}}, "no image 'nul"),
+        ({"images": {3: {"file_name": 5}}}, r"images\[3\]: file_name is 5; write the name of a file"),
+        ({"images": 3}, "images is a number, where a list of objects belongs"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_annotations_that_make_no_sense_are_refused_by_their_place(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=rf"train\.json: {says}"):
+        opened(coco(tmp_path / "d", **changes), unlabelled=True)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "{", "null", "\xff", "[" * 10**5, '{"annotations": []}'])
+def test_what_is_no_annotations_is_refused(tmp_path: Path, text: str) -> None:
+    root = coco(tmp_path / "d")
+    (root / "annotations" / "train.json").write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=r"train\.json: (no readable JSON|not COCO's annotations)"):
+        opened(root, unlabelled=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 nan nan nan nan",
+        "0 .5 .5 inf .2",
+        "-1 .5 .5 .2 .2",
+        "0 .5 .5 -.2 .2",
+        "0 -.5 .5 .2 .2",
+        "0 320 240 100 50",
+        "0.5 .5 .5 .2 .2",
+        "1" * 900 + " .5 .5 .2 .2",
+        "1" * 9000 + " .5 .5 .2 .2",
+        "0 1",
+        "cat .5 .5 .2 .2",
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_lines_that_are_no_boxes_are_refused_by_their_number(tmp_path: Path, line: str) -> None:
+    root = yolo_images(tmp_path / "d")
+    (root / "labels" / "3.txt").write_text(f"0 .5 .5 .2 .2\n{line}\n")
+    with pytest.raises(DataError, match=r"3\.txt: line 2: .* is not class, centre and size") as refused:
+        opened(root, unlabelled=True)
+    assert len(str(refused.value)) < 600
 
 
 # ----------------------------------------------------------------------------------------------------------- the table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from mcuprune.data import pictures, trees
 from mcuprune.data.raw import Asked, Part, Raw, Reader
 from mcuprune.data.readers import images, sounds
-from mcuprune.errors import DataError
+from mcuprune.errors import DataError, short
 
 _FILES = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path", "img", "wav", "audio")
 _SPLITS = ("split", "set", "subset", "part", "partition")
@@ -31,7 +32,7 @@ def read(path: Path, asked: Asked) -> Raw:
     file_key = _column(path, rows[0], _FILES)
     split_key = next((key for key in rows[0] if key.lower() in _SPLITS), None)
     label_keys = [key for key in rows[0] if key not in (file_key, split_key)]
-    by_part: dict[str, list[dict[str, Any]]] = {}
+    by_part: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for number, row in enumerate(rows, 1):
         if row.keys() != rows[0].keys():
             raise DataError(f"{path}: row {number} has columns {', '.join(row)}; the first has {', '.join(rows[0])}")
@@ -39,14 +40,14 @@ def read(path: Path, asked: Asked) -> Raw:
         part = trees.part_named(named)
         if part is None:
             raise DataError(f"{path}: row {number}: {split_key} is {named!r}; write train, val or test")
-        by_part.setdefault(part, []).append(row)
+        by_part.setdefault(part, []).append((number, row))
     if "train" not in by_part:
         raise DataError(f"{path}: no row is of split train")
     columns = [_targets(path, key, rows, asked.classes if index == 0 else ()) for index, key in enumerate(label_keys)]
     parts = {}
     for part, some in by_part.items():
-        files = [_file(path, str(row[file_key])) for row in some]
-        targets = tuple(column([row[key] for row in some]) for key, (column, _) in zip(label_keys, columns, strict=True))
+        files = [_file(path, number, str(row[file_key])) for number, row in some]
+        targets = tuple(column([row[key] for _, row in some]) for key, (column, _) in zip(label_keys, columns, strict=True))
         parts[part] = Part((_inputs(path, files, asked),), targets or None)
     sound = str(rows[0][file_key]).lower().endswith(".wav")
     names = columns[0][1] if columns else ()
@@ -60,11 +61,13 @@ def _inputs(path: Path, files: Sequence[Path], asked: Asked) -> Any:
     return images.column(files, asked, str(path))
 
 
-def _file(table: Path, name: str) -> Path:
+def _file(table: Path, row: int, name: str) -> Path:
     """A file of the table, by its path from the table's folder."""
     place = table.parent / name
-    if "\0" in name or not place.is_file() or place.suffix.lower() not in (*pictures.SUFFIXES, ".wav"):
-        raise DataError(f"{table}: {name!r} is no image or WAV file beside the table; paths start from its folder")
+    if not os.path.isfile(place) or place.suffix.lower() not in (*pictures.SUFFIXES, ".wav"):
+        raise DataError(
+            f"{table}: row {row}: {short(name)!r} is no image or WAV file beside the table; paths start from its folder"
+        )
     return place
 
 
@@ -128,7 +131,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     if not lines:
         return []
     head = [name.strip() for name in lines[0]]
-    if not any(name.lower() in _FILES for name in head) and (path.parent / lines[0][0]).is_file():
+    if not any(name.lower() in _FILES for name in head) and os.path.isfile(path.parent / lines[0][0]):
         head = ["file", *(f"label{index}" if index else "label" for index in range(len(head) - 1))]
     else:
         lines = lines[1:]
