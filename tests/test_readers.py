@@ -24,7 +24,7 @@ import pytest
 import tasks_data
 
 from mcuprune.cli import main
-from mcuprune.data import cache, decoding, frontend, loading, pictures
+from mcuprune.data import cache, decoding, frontend, loading, pictures, waves
 from mcuprune.data.fitting import Wanted, classifier, label_check
 from mcuprune.data.readers.table import READERS
 from mcuprune.data.sets import Data
@@ -611,7 +611,7 @@ def write_wave(path: Path, sound: np.ndarray, rate: int = 16000, width: int = 2,
 def test_samples_of_every_width_are_read(tmp_path: Path, width: int, channels: int) -> None:
     sound = np.sin(np.arange(4000) / 7) * 0.8
     write_wave(tmp_path / "x.wav", sound, 8000, width, channels)
-    found, rate = frontend.read_wave(tmp_path / "x.wav")
+    found, rate = waves.read(tmp_path / "x.wav")
     assert rate == 8000
     np.testing.assert_allclose(found, sound, atol=2.0 ** (2 - 8 * width))
 
@@ -950,6 +950,95 @@ def test_lines_that_are_no_boxes_are_refused_by_their_number(tmp_path: Path, lin
     with pytest.raises(DataError, match=r"3\.txt: line 2: .* is not class, centre and size") as refused:
         opened(root, unlabelled=True)
     assert len(str(refused.value)) < 600
+
+
+# ----------------------------------------------------------------------------------------------------- forms of WAV files
+
+
+PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
+LONG_NAME = bytes.fromhex("000000001000800000aa00389b71")
+
+
+def wav(samples: bytes, kind: int = PCM, bits: int = 16, channels: int = 1, rate: int = 8000, **more: Any) -> bytes:
+    """A WAV file by its specification; ``inner`` makes it extensible, of that kind, others say what is wrong with it."""
+    block = bits // 8 * channels
+    form = struct.pack("<HHIIHH", kind, channels, rate, rate * block, more.get("block", block), bits)
+    if "inner" in more:
+        form += struct.pack("<HHIH", 22, bits, 0, more["inner"]) + more.get("name", LONG_NAME)
+    form = form[: more.get("form", 99)]
+    chunks = [(b"LIST", b"odd"), (b"fmt ", form), (b"data", samples)]
+    content = b"WAVE"
+    for name, held in chunks:
+        length = more.get("claims", len(held)) if name == b"data" else len(held)
+        content += name + struct.pack("<I", length) + held + b"\0" * (len(held) % 2)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("extensible", [False, True])
+@pytest.mark.parametrize(("kind", "bits"), [(PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)])
+def test_floats_and_the_extensible_form_are_read(tmp_path: Path, kind: int, bits: int, extensible: bool, channels: int) -> None:
+    sound = np.sin(np.arange(4000) / 7) * 0.8
+    values = np.repeat(sound, channels)
+    if kind == FLOAT:
+        samples = values.astype(f"<f{bits // 8}").tobytes()
+    else:
+        whole = np.round(values * 2 ** (bits - 1)).astype("<i8")
+        samples = whole.view(np.uint8).reshape(-1, 8)[:, : bits // 8].tobytes()
+    more = {"inner": kind} if extensible else {}
+    (tmp_path / "x.wav").write_bytes(wav(samples, EXTENSIBLE if extensible else kind, bits, channels, **more))
+    found, rate = waves.read(tmp_path / "x.wav")
+    assert rate == 8000
+    np.testing.assert_allclose(found, sound, atol=2.0**-15 if bits == 16 else 2.0**-22)
+    np.testing.assert_array_equal(waves.read(tmp_path / "x.wav", 1000, 50)[0], found[1000:1050])
+
+
+SAMPLES = bytes(8000)
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "it is empty"),
+    "a head alone": (wav(SAMPLES)[:12], "no samples follow its head"),
+    "a page of the web": (b"<html>not found</html>", "it begins with b'<html>not fo'"),
+    "a form cut short": (wav(SAMPLES, form=10), "its form is cut short"),
+    "cut short": (wav(SAMPLES)[:-100], "it claims 8000 bytes of samples and has 7900: it is cut short"),
+    "a length nobody knew": (wav(SAMPLES, claims=2**32 - 1), "it claims 4294967295 bytes of samples"),
+    "no samples": (wav(b""), "it has no samples"),
+    "less than a sample": (wav(b"a"), "it has no samples"),
+    "no form": (b"RIFF\x20\0\0\0WAVEdata\x04\0\0\0abcd", "before a word of their form"),
+    "mu-law": (wav(SAMPLES, 7, 8), "its samples are mu-law, format 7"),
+    "an unknown kind": (wav(SAMPLES, 0x1234), "of a kind that is unknown, format 4660"),
+    "an extensible kind without its name": (wav(SAMPLES, EXTENSIBLE), "extensible, and of no kind that is known"),
+    "an unknown extensible kind": (wav(SAMPLES, EXTENSIBLE, inner=1, name=b"x" * 14), "extensible, and of no kind"),
+    "floats of 16 bits": (wav(SAMPLES, FLOAT, 16), "floats of 16 bits"),
+    "64 bits": (wav(SAMPLES, PCM, 64), "64 bits, 1 channels at 8000 Hz are no sound"),
+    "no channel": (wav(SAMPLES, channels=0), "0 channels"),
+    "no rate": (wav(SAMPLES, rate=0), "at 0 Hz"),
+    "a contradiction": (wav(SAMPLES, block=3), "contradicts itself"),
+    "no number": (wav(np.full(99, np.nan, "<f4").tobytes(), FLOAT, 32), "a sample is no number"),
+    "whole numbers as floats": (wav(np.full(99, 9e3, "<f4").tobytes(), FLOAT, 32), "a sample is no number, or beyond 64"),
+}
+
+
+@pytest.mark.parametrize("place", ["go/x.wav", "_background_noise_/x.wav"])
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_sound_is_refused_with_the_reason(tmp_path: Path, damage: str, place: str) -> None:
+    root = words(tmp_path / "d", ["go", "no"], 4)
+    (root / place).parent.mkdir(exist_ok=True)
+    content, says = DAMAGED[damage]
+    (root / place).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{place}: not a readable WAV file \(.*{says}.*\); \w+"):
+        opened(root, 3, (1, 49, 10), classes=("go", "no", "silence"))
+
+
+def test_damaged_sound_raises_nothing_but_dataerror(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    good = wav(bytes(random.integers(0, 256, 400, np.uint8)), EXTENSIBLE, 24, inner=PCM)
+    for _ in range(300):
+        damaged = bytearray(good)
+        for place in random.integers(0, 80, 3):
+            damaged[place] = random.integers(0, 256)
+        (tmp_path / "x.wav").write_bytes(damaged[: random.integers(1, len(damaged) + 1)])
+        with contextlib.suppress(DataError):
+            assert len(waves.read(tmp_path / "x.wav")[0])
 
 
 # ----------------------------------------------------------------------------------------------------------- the table

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.data import cache, frontend, trees
+from mcuprune.data import cache, frontend, trees, waves
 from mcuprune.data.raw import Asked, Part, Raw, Reader
 from mcuprune.errors import DataError
 
@@ -41,7 +41,7 @@ def column(files: Sequence[Path | Clip], asked: Asked, where: str) -> Any:
     stamps = [(*trees.stamp(file), first, count) for file, first, count in clips]
 
     def features(clip: Clip) -> np.ndarray[Any, Any]:
-        sound, rate = frontend.read_wave(*clip)
+        sound, rate = waves.read(*clip)
         return frontend.features(frontend.resampled(sound, rate, settings.rate), settings)
 
     return cache.cached([settings, *stamps], clips, settings.shape, np.float32, features)
@@ -156,26 +156,14 @@ def _silent(
     draw = np.random.default_rng(["train", "val", "test"].index(part))
     low, high = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}[part]
     pieces: list[tuple[Clip, int]] = []
-    lengths = {file: _length(file) for file in noise}
+    forms = {file: waves.form_of(file) for file in noise}
     for index in range(wanted):
         file = noise[index % len(noise)]
-        total, rate = lengths[file]
+        total, rate = forms[file].total, forms[file].rate
         count = int(front.samples * rate / front.rate)
         first, last = int(low * total), max(int(low * total), int(high * total) - count)
         pieces.append(((file, int(draw.integers(first, last + 1)), count), silence))
     return pieces
-
-
-def _length(file: Path) -> tuple[int, int]:
-    """(samples, samples a second) of a WAV file."""
-    import wave
-
-    trees.stamp(file)
-    try:
-        with wave.open(str(file), "rb") as opened:
-            return opened.getnframes(), opened.getframerate()
-    except (OSError, EOFError, wave.Error) as error:
-        raise DataError(f"{file}: not a readable WAV file ({error}); write it as PCM") from error
 
 
 READER = Reader(
