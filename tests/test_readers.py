@@ -1041,6 +1041,148 @@ def test_damaged_sound_raises_nothing_but_dataerror(tmp_path: Path) -> None:
             assert len(waves.read(tmp_path / "x.wav")[0])
 
 
+# -------------------------------------------------------------------------------------------------- shards and their labels
+
+
+def shards(root: Path, *labels: Any, name: str = "train-0.tar", image: bytes | None = None) -> Path:
+    """A shard of twenty images, with labels by turns: each the content of a .cls, (its suffix, the content), or None."""
+    root.mkdir(exist_ok=True)
+    with tarfile.open(root / name, "w") as archive:
+        for index in range(20 if labels else 0):
+            file = io.BytesIO()
+            picture(index).save(file, "PNG")
+            members = [("png", image if image is not None and index == 3 else file.getvalue())]
+            if (label := labels[index % len(labels)]) is not None:
+                members.append(("cls", label) if isinstance(label, bytes) else label)
+            for suffix, content in members:
+                member = tarfile.TarInfo(f"in/{index:03}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ((), r"train-0\.tar: holds no examples"),
+        ((b"0", None), r"train-0\.tar: in/001\.png has no label, as others have"),
+        ((None, b"0"), r"train-0\.tar: in/000\.png has no label, as others have"),
+        ((b"0", b""), r"train-0\.tar: in/001\.cls is empty"),
+        ((b"0", b" \n"), r"train-0\.tar: in/001\.cls is empty"),
+        ((b"0", b"-1"), r"train-0\.tar: in/001\.cls holds -1"),
+        ((b"3.0",), r"train-0\.tar: in/000\.cls holds 3\.0"),
+        ((b"nan",), r"train-0\.tar: in/000\.cls holds nan"),
+        ((b"1" * 30,), r"train-0\.tar: in/000\.cls holds 1{30}"),
+        ((b"0", b"cat"), r"train-0\.tar: in/001\.png has the label 'cat', and in/000\.png 0"),
+        ((("json", b"[1]"),), r"train-0\.tar: in/000\.json is a list"),
+        ((("json", b'{"label": 0}'), ("json", b"{}")), r"train-0\.tar: in/001\.png has no label, as others have"),
+        ((("json", b'{"label": 1000000000000000000000000}'),), r"train-0\.tar: in/000\.json holds 1000000000000000000000000"),
+        ((("json", b'{"label": null}'),), r"train-0\.tar: in/000\.json holds null"),
+        ((("json", b'{"label": 1.0}'),), r"train-0\.tar: in/000\.json holds 1\.0"),
+        ((("json", b'{"label": true}'),), r"train-0\.tar: in/000\.json holds true"),
+        ((("json", b'{"label": -1}'),), r"train-0\.tar: in/000\.json holds -1"),
+        ((("json", b'{"label": [1]}'),), r"train-0\.tar: in/000\.json holds \[1\]"),
+        ((("json", b'{"label": ""}'),), r"train-0\.tar: in/000\.json is empty"),
+        ((("json", b"{"),), r"train-0\.tar: in/000\.json is no readable label"),
+        ((b"\xff",), r"train-0\.tar: in/000\.cls is no readable label"),
+    ],
+)
+def test_labels_of_shards_that_make_no_sense_are_refused_by_their_member(
+    tmp_path: Path, labels: tuple[Any, ...], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        opened(shards(tmp_path / "d", *labels), unlabelled=True)
+
+
+@pytest.mark.parametrize("label", [None, ("json", b'{"caption": "x"}')])
+def test_shards_without_any_label_have_none(tmp_path: Path, label: Any) -> None:
+    assert opened(shards(tmp_path / "d", label), unlabelled=True).train.targets is None
+
+
+def test_a_class_counts_more_than_what_describes_the_image(tmp_path: Path) -> None:
+    """Members of one example in any order: a class, metadata and a caption."""
+    root = shards(tmp_path / "d", b"0", b"1", b"2")
+    with tarfile.open(root / "train-0.tar") as old, tarfile.open(root / "train-1.tar", "w") as new:
+        for member in old:
+            held = old.extractfile(member)
+            assert held is not None
+            if member.name.endswith("cls"):
+                for suffix, content in (("txt", b"a photo of it"), ("json", b'{"width": 8}')):
+                    more = tarfile.TarInfo(member.name.replace("cls", suffix))
+                    more.size = len(content)
+                    new.addfile(more, io.BytesIO(content))
+            new.addfile(member, held)
+    (root / "train-0.tar").unlink()
+    assert np.bincount(everything(opened(root))[1]).tolist() == [7, 7, 6]
+
+
+def test_shards_without_a_part_to_train_on_are_refused(tmp_path: Path) -> None:
+    root = shards(tmp_path / "d", b"0", b"1", b"2", name="test-0.tar")
+    with pytest.raises(DataError, match="test and no train; name"):
+        opened(root)
+    assert len(everything(opened(root / "test-0.tar"))[1]) == 20  # who names one file means it
+
+
+def test_the_order_of_words_is_said_whatever_they_come_from(tmp_path: Path) -> None:
+    note = "labels are numbered by the alphabet: ape, bee, cow"
+    folder_of(tmp_path / "p", ["cow", "ape", "bee"])
+    rows = [(f"p/{name}/{index}.png", name) for name in ("cow", "ape", "bee") for index in range(6)]
+    (tmp_path / "d.csv").write_text("file,label\n" + "".join(f"{file},{name}\n" for file, name in rows))
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"file": file, "label": name}) for file, name in rows))
+    root = shards(tmp_path / "s", b"cow", b"ape", b"bee")
+    for path in (tmp_path / "p", tmp_path / "d.csv", tmp_path / "d.jsonl", root):
+        assert note in opened(path).notes
+        assert not [line for line in opened(path, classes=("cow", "ape", "bee")).notes if "alphabet" in line]
+
+
+def test_the_order_of_words_in_several_columns_is_said_of_each(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "x.png")
+    rows = [{"file": "x.png", "colour": ["red", "blue"][index % 2], "animal": ["cow", "ape"][index % 2]} for index in range(20)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = loading.opened(str(tmp_path / "d.jsonl"), Wanted(((3, *SIZE),), (label_check(2), label_check(2)), 2, 0))
+    for note in (
+        "colour: labels are numbered by the alphabet: blue, red",
+        "animal: labels are numbered by the alphabet: ape, cow",
+    ):
+        assert note in data.notes
+
+
+@pytest.mark.parametrize("kind", ["shard", "parquet", "folder"])
+@pytest.mark.parametrize("content", [b"no image", b"", b"\xff\xd8\xff\xe0" + b"\0" * 100])
+def test_what_is_no_image_is_named_alike_at_every_run(tmp_path: Path, kind: str, content: bytes) -> None:
+    if kind == "shard":
+        root, place = shards(tmp_path / "d", b"0", b"1", b"2", image=content), r"train-0\.tar: in/003\.png"
+    elif kind == "parquet":
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        (root := tmp_path / "d").mkdir()
+        cells = []
+        for index in range(20):
+            picture(index).save(file := io.BytesIO(), "PNG")
+            cells.append(content if index == 3 else file.getvalue())
+        parquet.write_table(pa.table({"image": cells, "label": [n % 3 for n in range(20)]}), root / "test-0.parquet")
+        shutil.copy(root / "test-0.parquet", root / "train-0.parquet")
+        place = "d: example 3 of (train|test)"
+    else:
+        (folder_of(tmp_path / "d", ["a", "b", "c"]) / "a" / "3.png").write_bytes(content)
+        root, place = tmp_path / "d", r"a/3\.png"
+    said = set()
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"{place}: not a readable image \(\w.*\); remove or repair it") as refused:
+            opened(root)
+        said.add(str(refused.value))
+    assert len(said) == 1
+    assert "0x" not in said.pop()
+
+
+@pytest.mark.parametrize("side", [9000, 12_000, 60_000])
+def test_a_picture_that_would_be_huge_is_refused_with_its_size_and_what_to_do(side: int) -> None:
+    with pytest.raises(
+        DataError, match=r"x: claims .* pixels; at most 64000000 are decoded: make it smaller, or remove it"
+    ) as said:
+        pictures.decoded(huge_png(side), 8, 8, 3, "x")
+    assert "DOS" not in str(said.value)
+
+
 # ----------------------------------------------------------------------------------------------------------- the table
 
 

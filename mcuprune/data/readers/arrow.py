@@ -32,7 +32,7 @@ def read(path: Path, asked: Asked) -> Raw:
             inputs, labels = (_key(table.column_names, known) for known in (_INPUTS, _LABELS))
             if inputs is None:
                 raise DataError(f"{path}: no column of inputs among {', '.join(table.column_names)[:200]}; call it image or x")
-            column, image = _inputs(pa, table.column(inputs), files, asked, str(path))
+            column, image = _inputs(pa, table.column(inputs), files, asked, str(path), part)
             y = None if labels is None else (np.asarray(table.column(labels).to_numpy()),)
             names = names or (_names(files[0].parent, labels) if labels else ())
             parts[part] = Part((column,), y)
@@ -71,7 +71,7 @@ def _key(columns: Sequence[str], known: Sequence[str]) -> str | None:
     return next((by_name[name] for name in known if name in by_name), None)
 
 
-def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: str) -> tuple[Any, bool]:
+def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: str, part: str) -> tuple[Any, bool]:
     kind = column.type
     if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         size = pictures.size_of(asked.shape, where)
@@ -81,8 +81,8 @@ def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: st
             cell = column[index].as_py()
             content = cell.get("bytes") if isinstance(cell, dict) else cell
             if not isinstance(content, bytes):
-                raise DataError(f"{where}: example {index} holds no image; save the data set with its images embedded")
-            return pictures.decoded(content, *size, where=f"{where}: example {index}")
+                raise DataError(f"{where}: example {index} of {part} holds no image; save it with its images embedded")
+            return pictures.decoded(content, *size, where=f"{where}: example {index} of {part}")
 
         stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return cache.cached(stamps, range(len(column)), size, np.uint8, decoded), True

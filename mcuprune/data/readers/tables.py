@@ -43,16 +43,18 @@ def read(path: Path, asked: Asked) -> Raw:
         by_part.setdefault(part, []).append((number, row))
     if "train" not in by_part:
         raise DataError(f"{path}: no row is of split train")
-    columns = [_targets(path, key, rows, asked.classes if index == 0 else ()) for index, key in enumerate(label_keys)]
+    alone = len(label_keys) == 1
+    columns = [_targets(path, key, rows, asked.classes if index == 0 else (), alone) for index, key in enumerate(label_keys)]
     parts = {}
     for part, some in by_part.items():
         files = [_file(path, number, str(row[file_key])) for number, row in some]
-        targets = tuple(column([row[key] for _, row in some]) for key, (column, _) in zip(label_keys, columns, strict=True))
+        targets = tuple(column([row[key] for _, row in some]) for key, (column, _, _) in zip(label_keys, columns, strict=True))
         parts[part] = Part((_inputs(path, files, asked),), targets or None)
     sound = str(rows[0][file_key]).lower().endswith(".wav")
     names = columns[0][1] if columns else ()
+    notes = tuple(note for _, _, notes in columns for note in notes)
     front = sounds.settings_for(asked, str(path)).document() if sound else {}
-    return Raw(str(path), parts, names, "audio" if sound else "image", "" if sound else "NHWC", "table", front)
+    return Raw(str(path), parts, names, "audio" if sound else "image", "" if sound else "NHWC", "table", front, notes)
 
 
 def _inputs(path: Path, files: Sequence[Path], asked: Asked) -> Any:
@@ -78,26 +80,32 @@ def _column(path: Path, row: dict[str, Any], names: Sequence[str]) -> str:
     raise DataError(f"{path}: no column of files (its columns: {', '.join(row)[:200]}); call it file")
 
 
-def _targets(path: Path, key: str, rows: Sequence[dict[str, Any]], known: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
-    """(What turns values of a column into an array, the names of its classes): numbers stay, words are classes."""
+def _targets(
+    path: Path, key: str, rows: Sequence[dict[str, Any]], known: Sequence[str], alone: bool
+) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+    """(What turns values of a column into an array, the names of its classes, notes): numbers stay, words are classes.
+
+    alone: whether there is no other column of labels.
+    """
     values = [row[key] for row in rows]
     if any(value is None or value == "" for value in values):
         row = next(index for index, value in enumerate(values, 1) if value is None or value == "")
         raise DataError(f"{path}: row {row} has no {key}")
     if any(isinstance(value, (list, dict)) for value in values):
-        return (lambda some: _lists(path, key, some)), ()
+        return (lambda some: _lists(path, key, some)), (), ()
     try:
         numbers = [float(value) for value in values]
     except OverflowError as error:
         raise DataError(f"{path}: {key} has a number that no float can hold") from error
     except (TypeError, ValueError):
         names = {str(value) for value in values}
-        classes, _ = trees.ordered(path.parent, names, known)
+        classes, notes = trees.ordered(path.parent, names, known)
+        notes = notes if alone else tuple(f"{key}: {note}" for note in notes)
         number = {name: index for index, name in enumerate(classes)}
-        return (lambda some: np.array([number[str(value)] for value in some], np.int64)), classes
+        return (lambda some: np.array([number[str(value)] for value in some], np.int64)), classes, notes
     written_whole = not any("." in str(value) for value in values)
     kind = np.int64 if written_whole and _are_whole(np.array(numbers)) else np.float64
-    return (lambda some: np.array([float(value) for value in some]).astype(kind)), ()
+    return (lambda some: np.array([float(value) for value in some]).astype(kind)), (), ()
 
 
 def _lists(path: Path, key: str, values: Sequence[Any]) -> np.ndarray[Any, Any]:
