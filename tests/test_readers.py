@@ -1183,6 +1183,133 @@ def test_a_picture_that_would_be_huge_is_refused_with_its_size_and_what_to_do(si
     assert "DOS" not in str(said.value)
 
 
+# ------------------------------------------------------------------------------------------- what messages say of labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["0", "nan"], r"row 2: label is 'nan', as missing values are written; write"),
+        (["cat", "NaN"], r"row 2: label is 'NaN'"),
+        (["0", "1e999"], r"row 2: label is '1e999'"),
+        (["0", "-inf"], r"row 2: label is '-inf'"),
+        ([0, NAN], r"row 2: label is nan"),
+        (["cat", NAN], r"row 2: label is nan"),
+        ([0, INFINITE], r"row 2: label is inf"),
+        ([0, None], r"row 2 has no label"),
+        ([[0.0], [NAN]], r"row 2: label holds a null or NaN, or an infinite"),
+        ([[0.0], [INFINITE]], r"row 2: label holds a null or NaN, or an infinite"),
+        (["0.0", "1.0"], r"column 'label' has dtype float64; .* 0 to 2: write them as whole numbers, 3 and not 3\.0"),
+        (["0.5", "1.0"], r"column 'label' has fractions"),
+        (["1" + "0" * 30], r"column 'label' has labels from 1\d{30} to 1\d{30}; the model has 3 outputs"),
+        (["7"], r"column 'label' has labels from 7 to 7; the model has 3 outputs"),
+        ([[0, 1], [2, 3]], r"column 'label' has shape"),
+        ([[0, 1, 1], [1, 1, 0]], r"column 'label' has shape \(20, 3\) but its rows aren't one-hot"),
+    ],
+)
+def test_labels_of_tables_are_refused_by_row_or_column(tmp_path: Path, labels: list[Any], says: str) -> None:
+    picture(1).save(tmp_path / "x.png")
+    rows = [("x.png", labels[index % len(labels)]) for index in range(20)]
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"file": file, "label": label}) for file, label in rows))
+    (tmp_path / "d.csv").write_text("file,label\n" + "".join(f"{file},{label}\n" for file, label in rows))
+    text = all(isinstance(label, str) for label in labels)
+    for name in ("d.jsonl", "d.csv") if text else ("d.jsonl",):  # CSV holds nothing but text
+        with pytest.raises(DataError, match=says) as refused:
+            opened(tmp_path / name)
+        assert "y_train" not in str(refused.value)
+
+
+def test_a_table_with_more_columns_than_the_model_has_outputs_names_them(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "x.png")
+    (tmp_path / "d.csv").write_text("file,label,age\n" + "x.png,1,2\n" * 20)
+    with pytest.raises(DataError, match=r"has 2 columns of targets \(label, age\); the model has 1 outputs: give one for each"):
+        opened(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([0, 1, None], "example 2 of train has no label"),
+        ([0.0, 1.0, NAN], "column 'label' has NaN or infinite values in 10 of 30 examples, the first at index 2"),
+        ([0.0, 1.0, 2.0], "column 'label' has dtype float64; .* write them as whole numbers"),
+    ],
+)
+def test_labels_of_hugging_face_data_sets_are_refused_by_example(tmp_path: Path, labels: list[Any], says: str) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    x = np.zeros((30, 3, 8, 8)).tolist()
+    parquet.write_table(pa.table({"x": x, "label": labels * 10}), tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=says):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITE])
+def test_labels_that_are_no_numbers_are_not_called_fractions(value: float) -> None:
+    given = arrays()
+    given["y_train"] = np.where(np.arange(30) == 7, value, given["y_train"])
+    with pytest.raises(DataError, match="y_train has NaN or infinite values in 1 of 30 examples, the first at index 7"):
+        loading.opened(given, classifier((3, *SIZE), 3, 0))
+
+
+@pytest.mark.parametrize("form", ["folder", "csv", "shards"])
+def test_more_classes_than_the_model_has_outputs_are_counted(tmp_path: Path, form: str) -> None:
+    names = ["ant", "bee", "cat", "dog", "eel"]
+    root = folder_of(tmp_path / "d", names)
+    if form == "csv":
+        rows = "".join(f"d/{name}/{index}.png,{name}\n" for name in names for index in range(6))
+        (root := tmp_path / "d.csv").write_text(f"file,label\n{rows}")
+    elif form == "shards":
+        root = shards(tmp_path / "s", *(name.encode() for name in names))
+    what = {"folder": "class folders", "csv": "classes", "shards": "classes"}[form]
+    with pytest.raises(DataError, match=rf"has 5 {what} \(ant, bee, cat, dog, eel\); the model has 3 outputs: leave out"):
+        opened(root)
+
+
+# ----------------------------------------------------------------------------------------- what is no data of a known form
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "d.json",
+            '[\n {"file": "x.png", "label": "a"}\n]',
+            r"d\.json: a file \.json is not read; .*one object a line.*\.jsonl",
+        ),
+        ("d.py", "def load(): ...", r"d\.py: a file of Python; name the module and a function in it: --data d:FUNCTION"),
+        ("d.tar.gz", "x", r"d\.tar\.gz: packed; unpack it"),
+        ("d.zip", "x", r"d\.zip: packed; unpack it"),
+        ("d.h5", "\x89HDF\r\n", r"d\.h5: a file \.h5 is not read"),
+        ("d.pkl", "\x80\x04K\x01.", r"d\.pkl: a file \.pkl is not read"),
+        ("d.parquet", "PAR1", r"d\.parquet: a file \.parquet is not read"),
+        ("d.png", "x", r"d\.png: a file \.png is not read"),
+        ("d", "x", r"d: a file without a known ending is not read"),
+    ],
+)
+def test_files_of_no_known_form_are_not_called_archives(tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=says) as refused:
+        opened(tmp_path / name)
+    assert ".npz archive" not in str(refused.value)
+    if "is not read" in says:
+        for reader in READERS:
+            assert reader.what in str(refused.value)
+
+
+def test_an_archive_of_arrays_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", **arrays())
+    (tmp_path / "d.npz").rename(tmp_path / "d.data")
+    assert len(opened(tmp_path / "d.data").test) == 15
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("count", [1, 5, 80])
+def test_pairs_that_are_no_parts_are_called_what_they_are(kind: type, count: int) -> None:
+    given = kind([(np.zeros((3, *SIZE)), index % 3) for index in range(count)])
+    with pytest.raises(DataError, match=rf"a {kind.__name__} of {count} \(tuple.*; return .* iter\(\.\.\.\)") as refused:
+        loading.opened(given, classifier((3, *SIZE), 3, 0))
+    assert "an iterator of (x, y)" in str(refused.value)
+
+
 # ----------------------------------------------------------------------------------------------------------- the table
 
 
@@ -1202,7 +1329,7 @@ def test_every_reader_has_its_words_and_an_empty_folder_is_refused_with_all_of_t
         ([{"a": 1}, {"a": 1}], "not of numbers alone"),
         ([10**30, 1], "whole-number labels"),
         ([10**400, 1], "no float can hold"),
-        ([float("nan"), 1.0], "whole-number labels"),
+        ([float("nan"), 1.0], "row 1: label is nan"),
         ([[1.0, 2.0], [1.0, None]], "a null or NaN"),
     ],
 )

@@ -26,6 +26,7 @@ def read(path: Path, asked: Asked) -> Raw:
     parts: dict[str, Part] = {}
     names: tuple[str, ...] = ()
     image = False
+    labels: str | None = None
     try:
         for part, files in _parts(path).items():
             table = pa.concat_tables([_table(pa, file) for file in files])
@@ -33,14 +34,15 @@ def read(path: Path, asked: Asked) -> Raw:
             if inputs is None:
                 raise DataError(f"{path}: no column of inputs among {', '.join(table.column_names)[:200]}; call it image or x")
             column, image = _inputs(pa, table.column(inputs), files, asked, str(path), part)
-            y = None if labels is None else (np.asarray(table.column(labels).to_numpy()),)
+            y = None if labels is None else (_labels(table.column(labels), f"{path}: example {{}} of {part}"),)
             names = names or (_names(files[0].parent, labels) if labels else ())
             parts[part] = Part((column,), y)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Arrow data set ({' '.join(str(error).split())[:200]})") from error
     if "train" not in parts:
         raise DataError(f"{path}: no split train among {', '.join(parts) or 'nothing'}")
-    return Raw(str(path), parts, names, "image" if image else "", "NHWC" if image else "", "arrow")
+    columns = (labels,) if labels else ()
+    return Raw(str(path), parts, names, "image" if image else "", "NHWC" if image else "", "arrow", columns=columns)
 
 
 def _parts(path: Path) -> dict[str, list[Path]]:
@@ -96,6 +98,13 @@ def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: st
         raise DataError(f"{where}: inputs are {kind}; images or lists of numbers are read")
     inputs = np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), *shape)
     return inputs, False
+
+
+def _labels(column: Any, where: str) -> np.ndarray[Any, Any]:
+    if column.null_count:
+        index = int(np.argmax(column.is_null().to_numpy()))
+        raise DataError(f"{where.format(index)} has no label, but a null; give it one, or leave the example out")
+    return np.asarray(column.to_numpy())
 
 
 def _names(folder: Path, label: str) -> tuple[str, ...]:

@@ -6,7 +6,9 @@ import csv
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def read(path: Path, asked: Asked) -> Raw:
     names = columns[0][1] if columns else ()
     notes = tuple(note for _, _, notes in columns for note in notes)
     front = sounds.settings_for(asked, str(path)).document() if sound else {}
-    return Raw(str(path), parts, names, "audio" if sound else "image", "" if sound else "NHWC", "table", front, notes)
+    kind, stored = ("audio", "") if sound else ("image", "NHWC")
+    return Raw(str(path), parts, names, kind, stored, "table", front, notes, columns=tuple(label_keys))
 
 
 def _inputs(path: Path, files: Sequence[Path], asked: Asked) -> Any:
@@ -91,6 +94,7 @@ def _targets(
     if any(value is None or value == "" for value in values):
         row = next(index for index, value in enumerate(values, 1) if value is None or value == "")
         raise DataError(f"{path}: row {row} has no {key}")
+    _refuse_missing(path, key, values)
     if any(isinstance(value, (list, dict)) for value in values):
         return (lambda some: _lists(path, key, some)), (), ()
     try:
@@ -108,14 +112,26 @@ def _targets(
     return (lambda some: np.array([float(value) for value in some]).astype(kind)), (), ()
 
 
+def _refuse_missing(path: Path, key: str, values: Sequence[Any]) -> None:
+    """Raise DataError for NaN and what is infinite, alone or in a list, as a number or as text."""
+    for row, value in enumerate(values, 1):
+        if isinstance(value, list):
+            with suppress(TypeError, ValueError, OverflowError):  # of other kinds, which are refused together
+                if not np.isfinite(np.array(value, np.float64)).all():
+                    raise DataError(f"{path}: row {row}: {key} holds a null or NaN, or an infinite number; write numbers alone")
+        elif isinstance(value, (float, str)):
+            with suppress(ValueError):
+                if not isfinite(float(value)):
+                    missing = ", as missing values are written" if isnan(float(value)) else ""
+                    raise DataError(f"{path}: row {row}: {key} is {short(repr(value))}{missing}; write a class or a number")
+
+
 def _lists(path: Path, key: str, values: Sequence[Any]) -> np.ndarray[Any, Any]:
     """Lists of numbers, of one shape all. Raises DataError for others."""
     try:
         numbers = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {key} holds lists of several lengths, or not of numbers alone") from error
-    if np.isnan(numbers).any():
-        raise DataError(f"{path}: {key} holds a list with a null or NaN in it")
     return numbers.astype(np.int64) if _are_whole(numbers) else numbers
 
 
