@@ -1310,6 +1310,96 @@ def test_pairs_that_are_no_parts_are_called_what_they_are(kind: type, count: int
     assert "an iterator of (x, y)" in str(refused.value)
 
 
+# --------------------------------------------------------------------------------------------------- what is no class
+
+
+@pytest.mark.parametrize(
+    "hidden", [".git", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "__pycache__", "lost+found"]
+)
+@pytest.mark.parametrize("kind", ["image", "sound"])
+def test_folders_of_a_system_are_no_classes(tmp_path: Path, hidden: str, kind: str) -> None:
+    for place in (tmp_path / "d", tmp_path / "d" / "a"):
+        if kind == "image":
+            folder_of(place, ["a", "b", "c", hidden] if place.name == "d" else [hidden])
+        else:
+            words(place, ["a", "b", "c", hidden] if place.name == "d" else [hidden], 6)
+    data = opened(tmp_path / "d", 3, (3, *SIZE) if kind == "image" else (1, 49, 10))
+    assert data.classes == ("a", "b", "c")
+    assert len(everything(data)[1]) == 18
+
+
+def test_coco_boxes_are_those_of_instances_where_captions_lie_beside_them(tmp_path: Path) -> None:
+    root = coco(tmp_path / "d")
+    (root / "annotations" / "train.json").rename(root / "annotations" / "instances_train2017.json")
+    for other in ("captions", "person_keypoints"):
+        (root / "annotations" / f"{other}_train2017.json").write_text('{"images": [], "annotations": []}')
+    (root / "__MACOSX" / "annotations").mkdir(parents=True)
+    (root / "__MACOSX" / "annotations" / "instances_train.json").write_text("{")
+    assert len(opened(root, unlabelled=True).boxes["train"].kind) == 20
+
+
+@pytest.mark.parametrize("parts", [("test",), ("val",), ("Validation", "testing")])
+@pytest.mark.parametrize("kind", ["image", "flat", "sound", "coco", "yolo"])
+def test_a_folder_without_a_part_to_train_on_is_refused(tmp_path: Path, kind: str, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        if kind == "sound":
+            words(tmp_path / "d" / part, ["a", "b", "c"], 4)
+        elif kind == "image":
+            folder_of(tmp_path / "d" / part, ["a", "b", "c"])
+        elif kind == "coco":
+            coco(tmp_path / "made")
+            (tmp_path / "d" / "annotations").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "made" / "annotations" / "train.json").rename(tmp_path / "d" / "annotations" / f"x_{part}.json")
+            shutil.copytree(tmp_path / "made" / "images", tmp_path / "d" / part)
+            shutil.rmtree(tmp_path / "made")
+        else:
+            folder_of(tmp_path / "d" / ("images" if kind == "yolo" else ""), [part])
+            (tmp_path / "d" / "labels").mkdir() if kind == "yolo" and part == parts[0] else None
+    says = "and no train" if kind == "coco" else f"{', '.join(sorted(parts))} and no folder train"
+    with pytest.raises(DataError, match=says) as refused:
+        opened(tmp_path / "d", 3, (1, 49, 10) if kind == "sound" else (3, *SIZE), unlabelled=True)
+    assert "call" in str(refused.value)
+
+
+def test_a_class_that_is_called_like_a_part_is_one_beside_others(tmp_path: Path) -> None:
+    assert opened(folder_of(tmp_path / "d", ["test", "trial", "verdict"])).classes == ("test", "trial", "verdict")
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels.txt", "class_names.txt"])
+@pytest.mark.parametrize("form", ["folder", "csv", "shards", "sound"])
+def test_a_list_of_classes_that_lacks_some_is_refused(tmp_path: Path, name: str, form: str) -> None:
+    names = ["ant", "bee", "cat"]
+    root, shape = tmp_path / "d", (1, 49, 10) if form == "sound" else (3, *SIZE)
+    if form == "shards":
+        shards(root, *(each.encode() for each in names))
+    elif form == "sound":
+        words(root, names, 6)
+    else:
+        folder_of(root, names)
+    path = root
+    if form == "csv":
+        rows = "".join(f"{each}/{index}.png,{each}\n" for each in names for index in range(6))
+        (path := root / "d.csv").write_text(f"file,label\n{rows}")
+    (root / name).write_text("cat\nant\n")
+    with pytest.raises(DataError, match=rf"{name}: doesn't name bee; add it, in the order of labels, or remove the list"):
+        opened(path, 3, shape)
+    assert opened(path, 3, shape, classes=("bee", "ant", "cat")).classes == ("bee", "ant", "cat")  # the model's count
+    (root / name).write_text("cat\nant\nbee\n")
+    assert opened(path, 3, shape).classes == ("cat", "ant", "bee")
+    (root / name).write_text("Katze\nAmeise\nBiene\n")
+    data = opened(path, 3, shape)
+    assert data.classes == ("ant", "bee", "cat")
+    assert [note for note in data.notes if f"{name} names none of the classes" in note]
+
+
+def test_a_list_of_words_need_not_name_the_noise(tmp_path: Path) -> None:
+    root = words(tmp_path / "d", ["go", "no", "yes"], 12)
+    write_wave(root / "_background_noise_" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 40_000))
+    (root / "classes.txt").write_text("yes\nno\ngo\n")
+    assert opened(root, 3, (1, 49, 10)).classes == ("yes", "no", "go")
+    assert opened(root, 4, (1, 49, 10)).classes == ("yes", "no", "go", "silence")
+
+
 # ----------------------------------------------------------------------------------------------------------- the table
 
 

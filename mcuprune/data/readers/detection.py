@@ -33,7 +33,10 @@ def read_coco(path: Path, asked: Asked) -> Raw:
     parts: dict[str, Part] = {}
     boxes: dict[str, Boxes] = {}
     classes: tuple[str, ...] = ()
-    for part, file in _annotations(path).items():
+    annotations = _annotations(path)
+    if "train" not in annotations:
+        raise DataError(f"{path}: annotations of {', '.join(annotations)} and no train; call a file of them train.json")
+    for part, file in annotations.items():
         document = _document(file)
         listed, categories = (_entries(file, document, key) for key in ("images", "categories"))
         numbered = {_whole(*entry, "id"): str(entry[1].get("name")) for entry in categories}
@@ -150,12 +153,14 @@ def _shares(where: str, box: Any, whole: float, high: float) -> tuple[float, flo
 
 
 def _annotations(path: Path) -> dict[str, Path]:
-    files = [file for file in sorted(path.rglob("*.json")) if file.parent.name == "annotations" or "coco" in file.name]
+    found = trees.files_below(path, (".json",))
+    files = [file for file in found if file.parent.name == "annotations" or "coco" in file.name]
+    files.sort(key=lambda file: ("instances" not in file.name, file))  # before those of captions and keypoints
     by_part: dict[str, Path] = {}
     for file in files:
         words = [*re.split(r"[_\-.\d]+", file.stem), file.parent.name]
         by_part.setdefault(next((part for word in words if (part := trees.part_named(word))), "train"), file)
-    return by_part if "train" in by_part or not by_part else {"train": next(iter(by_part.values()))}
+    return by_part
 
 
 def _beside(root: Path, annotations: Path, where: str, entry: Mapping[str, Any]) -> Path:

@@ -29,7 +29,7 @@ Place = tuple[Path, int, int, str]
 def read(path: Path, asked: Asked) -> Raw:
     """Images and labels of all shards. Raises DataError for shards that can't be read, and examples without an image."""
     by_part: dict[str, tuple[list[Place], list[Any]]] = {}
-    for shard in [path] if path.is_file() else sorted(path.rglob("*.tar")):
+    for shard in [path] if path.is_file() else sorted(trees.files_below(path, (".tar",))):
         places, labels = by_part.setdefault(_part(path, shard), ([], []))
         for place, label in _examples(shard):
             places.append(place)
@@ -145,6 +145,6 @@ def _decoded(place: Place, size: tuple[int, int, int]) -> np.ndarray:
 READER = Reader(
     "shards",
     "WebDataset: a folder of .tar shards of images with .cls or .json",
-    lambda path: path.suffix == ".tar" if path.is_file() else next(path.rglob("*.tar"), None) is not None,
+    lambda path: path.suffix == ".tar" if path.is_file() else trees.holds(path, (".tar",)),
     read,
 )

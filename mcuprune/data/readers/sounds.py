@@ -49,7 +49,7 @@ def column(files: Sequence[Path | Clip], asked: Asked, where: str) -> Any:
 
 def read(path: Path, asked: Asked) -> Raw:
     """The clips of a folder as features. Raises DataError for files that are no sound and for words that fit no class."""
-    tree = trees.classified(path, (".wav",), asked.classes)
+    tree = trees.classified(path, (".wav",), asked.classes, _NOISE)
     front = settings_for(asked, str(path))
     if not tree.classes:
         parts = {part: Part((column(files, asked, str(path)),)) for part, (files, _) in tree.parts.items()}
@@ -66,7 +66,8 @@ def read(path: Path, asked: Asked) -> Raw:
         clips = by_part[part]
         labels_of = np.array([label for _, label in clips], np.int64)
         parts[part] = Part((column([clip for clip, _ in clips], asked, str(path)),), (labels_of,))
-    notes = notes if classes != tree.classes else (*tree.notes, *notes)  # the folders' own order is not the model's
+    spoken = tuple(word for word in tree.classes if word not in _NOISE)
+    notes = notes if classes[: len(spoken)] != spoken else (*tree.notes, *notes)  # the folders' order may not be the model's
     return Raw(str(path), parts, classes, "audio", "", "sounds", front.document(), notes)
 
 

@@ -103,7 +103,7 @@ def _targets(
         raise DataError(f"{path}: {key} has a number that no float can hold") from error
     except (TypeError, ValueError):
         names = {str(value) for value in values}
-        classes, notes = trees.ordered(path.parent, names, known)
+        classes, notes = trees.ordered(path.parent, names, known, whole=alone)
         notes = notes if alone else tuple(f"{key}: {note}" for note in notes)
         number = {name: index for index, name in enumerate(classes)}
         return (lambda some: np.array([number[str(value)] for value in some], np.int64)), classes, notes
