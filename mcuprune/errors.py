@@ -10,6 +10,11 @@ from __future__ import annotations
 _LONGEST = 2000
 
 
+def short(text: str) -> str:
+    """A name out of a file as messages show it: 80 characters at most."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 class McupruneError(Exception):
     """A user's mistake: one message, exit code 2. The class name is the ``kind`` in JSON output."""
 

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import shutil
 import struct
 import tarfile
@@ -23,7 +24,7 @@ import pytest
 import tasks_data
 
 from mcuprune.cli import main
-from mcuprune.data import cache, decoding, frontend, loading, pictures
+from mcuprune.data import cache, decoding, frontend, loading, pictures, waves
 from mcuprune.data.fitting import Wanted, classifier, label_check
 from mcuprune.data.readers.table import READERS
 from mcuprune.data.sets import Data
@@ -610,7 +611,7 @@ def write_wave(path: Path, sound: np.ndarray, rate: int = 16000, width: int = 2,
 def test_samples_of_every_width_are_read(tmp_path: Path, width: int, channels: int) -> None:
     sound = np.sin(np.arange(4000) / 7) * 0.8
     write_wave(tmp_path / "x.wav", sound, 8000, width, channels)
-    found, rate = frontend.read_wave(tmp_path / "x.wav")
+    found, rate = waves.read(tmp_path / "x.wav")
     assert rate == 8000
     np.testing.assert_allclose(found, sound, atol=2.0 ** (2 - 8 * width))
 
@@ -768,6 +769,637 @@ def test_what_is_no_sound_is_refused(tmp_path: Path, content: bytes) -> None:
         opened(root, 2, (1, 49, 10))
 
 
+# --------------------------------------------------------------------------------------------------------------- links
+
+
+def recordings(root: Path) -> Path:
+    return words(root, ["a", "b", "c"], 4)
+
+
+def cifar_batches(root: Path) -> Path:
+    root.mkdir()
+    for number in (1, 2):
+        (root / f"data_batch_{number}.bin").write_bytes(bytes(3073 * 20))
+    return root
+
+
+def yolo_images(root: Path) -> Path:
+    (root / "labels").mkdir(parents=True)
+    return folder_of(root, ["images"], 20)
+
+
+@pytest.mark.parametrize("target", ["nowhere", "itself", "a folder that is gone"])
+@pytest.mark.parametrize(
+    ("make", "name", "shape"),
+    [
+        (lambda root: folder_of(root, ["a", "b", "c"]), "a/x.png", (3, *SIZE)),
+        (lambda root: folder_of(root, ["a", "b", "c"]), "d", (3, *SIZE)),  # a class's folder, on a disk that is not there
+        (recordings, "a/x.wav", (1, 49, 10)),
+        (recordings, "_background_noise_/x.wav", (1, 49, 10)),
+        (cifar_batches, "data_batch_3.bin", (3, 32, 32)),
+        (yolo_images, "images/x.png", (3, *SIZE)),
+    ],
+    ids=["image", "folder", "sound", "noise", "cifar", "yolo"],
+)
+def test_a_link_to_nothing_is_refused_by_its_name(
+    tmp_path: Path, make: Callable[[Path], Path], name: str, shape: tuple[int, ...], target: str
+) -> None:
+    link = make(tmp_path / "d") / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to({"nowhere": "gone.png", "itself": link.name}.get(target, str(tmp_path / "disk" / "x")))
+    with pytest.raises(DataError, match=rf"{name}: a link to '.*', where no file can be found; repair or remove the link"):
+        opened(tmp_path / "d", 4 if "noise" in name else 3, shape, unlabelled=True)  # noise counts where silence is a class
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+@pytest.mark.parametrize("name", ["x.png", "x.wav"])
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    root = folder_of(tmp_path / "d", ["a"]) if name == "x.png" else words(tmp_path / "d", ["a"], 4)
+    os.mkfifo(root / "a" / name)
+    with pytest.raises(DataError, match=rf"a/{name}: no regular file"):
+        opened(root, 1, (3, *SIZE) if name == "x.png" else (1, 49, 10))
+
+
+def test_a_folder_that_may_not_be_read_is_named_and_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path / "d", ["a", "b", "c"])
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"d/b: can't be read \(Permission denied\)"):
+        opened(root)
+
+
+# ----------------------------------------------------------------------------------------- names in files, and numbers
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("d.csv", f"file,label\nx.png,1\n{LONG}.png,1\n", r"d\.csv: row 2: 'x{77}\.\.\.' is no image or WAV file"),
+        ("d.csv", f"{LONG}.png,1\nx.png,1\n", "no column of files"),
+        ("d.csv", f"{'/'.join([LONG] * 20)},1\nx.png,1\n", "no column of files"),
+        ("d.jsonl", json.dumps({"file": LONG, "label": 1}), "row 1: 'x{77}"),
+        ("d.csv", "file,label\nx.png,1\nfolder.png,1\n", r"row 2: 'folder\.png' is no image or WAV file"),
+        ("d.csv", "file,label\nx.png,1\nnul\0.png,1\n", "row 2: 'nul"),
+    ],
+)
+def test_what_can_be_no_name_of_a_file_is_refused_by_its_row(tmp_path: Path, file: str, text: str, says: str) -> None:
+    picture(1).save(tmp_path / "x.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=says):
+        opened(tmp_path / file)
+
+
+def coco(root: Path, **changes: Any) -> Path:
+    """A folder of twenty images, their annotations with some entries changed: those of a list by number, or the whole."""
+    folder_of(root, ["images"], 20)
+    found: dict[str, Any] = {
+        "images": [{"id": index, "file_name": f"{index}.png", "width": 8, "height": 8} for index in range(20)],
+        "annotations": [{"image_id": index, "category_id": 7, "bbox": [1, 2, 3, 4]} for index in range(20)],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+    }
+    for key, change in changes.items():
+        if not isinstance(change, dict) or not isinstance(next(iter(change)), int):
+            found[key] = change
+            continue
+        for index, entry in change.items():
+            found[key][index] = {**found[key][index], **entry} if isinstance(entry, dict) else entry
+    (root / "annotations").mkdir()
+    (root / "annotations" / "train.json").write_text(json.dumps(found))
+    return root
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"categories": {1: {"id": INFINITE}}}, r"categories\[1\]: id is inf; write a whole number"),
+        ({"categories": {1: {"id": NAN}}}, r"categories\[1\]: id is nan"),
+        ({"categories": {1: {"id": 1.5}}}, r"categories\[1\]: id is 1.5"),
+        ({"categories": {1: {"id": None}}}, r"categories\[1\]: id is None"),
+        ({"categories": {1: {"id": 3}}}, r"categories\[1\]: id 3 is given twice"),
+        ({"categories": {"a": 1}}, "categories is an object, where a list of objects belongs"),
+        ({"categories": {0: 5}}, r"categories\[0\] is a number, where an object belongs"),
+        ({"annotations": None}, "annotations is null, where a list of objects belongs"),
+        ({"annotations": {2: {"category_id": INFINITE}}}, r"annotations\[2\]: category_id is inf; write a whole number"),
+        ({"annotations": {2: {"category_id": -1}}}, r"annotations\[2\]: category_id -1 is the id of none of the categories"),
+        ({"annotations": {2: {"image_id": 1234}}}, r"annotations\[2\]: image_id 1234 is the id of none of the images; add it,"),
+        ({"annotations": {2: {"image_id": [1]}}}, r"annotations\[2\]: image_id is \[1\]"),
+        ({"annotations": {2: {"bbox": [NAN] * 4}}}, r"annotations\[2\]: bbox is \[nan, nan, nan, nan\]; write \[left, top,"),
+        ({"annotations": {2: {"bbox": [1, 2, INFINITE, 4]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": [1, 2, -3, 4]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": [1, 2, 1e300, 4]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": [1, 2, 10**400, 4]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": [1, 2, 3]}}}, r"annotations\[2\]: bbox is"),
+        ({"annotations": {2: {"bbox": "abcd"}}}, r"annotations\[2\]: bbox is"),
+        ({"images": {3: {"id": INFINITE}}}, r"images\[3\]: id is inf"),
+        ({"images": {3: {"id": 2}}}, r"images\[3\]: id 2 is given twice"),
+        ({"images": {3: {"width": 0}}}, r"images\[3\]: width is 0; write a number above 0"),
+        ({"images": {3: {"height": NAN}}}, r"images\[3\]: height is nan"),
+        ({"images": {3: {"file_name": LONG}}}, "no image 'x{77}"),
+        ({"images": {3: {"file_name": "nul\0.png"}}}, "no image 'nul"),
+        ({"images": {3: {"file_name": 5}}}, r"images\[3\]: file_name is 5; write the name of a file"),
+        ({"images": 3}, "images is a number, where a list of objects belongs"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_annotations_that_make_no_sense_are_refused_by_their_place(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=rf"train\.json: {says}"):
+        opened(coco(tmp_path / "d", **changes), unlabelled=True)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "{", "null", "\xff", "[" * 10**5, '{"annotations": []}'])
+def test_what_is_no_annotations_is_refused(tmp_path: Path, text: str) -> None:
+    root = coco(tmp_path / "d")
+    (root / "annotations" / "train.json").write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=r"train\.json: (no readable JSON|not COCO's annotations)"):
+        opened(root, unlabelled=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 nan nan nan nan",
+        "0 .5 .5 inf .2",
+        "-1 .5 .5 .2 .2",
+        "0 .5 .5 -.2 .2",
+        "0 -.5 .5 .2 .2",
+        "0 320 240 100 50",
+        "0.5 .5 .5 .2 .2",
+        "1" * 900 + " .5 .5 .2 .2",
+        "1" * 9000 + " .5 .5 .2 .2",
+        "0 1",
+        "cat .5 .5 .2 .2",
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_lines_that_are_no_boxes_are_refused_by_their_number(tmp_path: Path, line: str) -> None:
+    root = yolo_images(tmp_path / "d")
+    (root / "labels" / "3.txt").write_text(f"0 .5 .5 .2 .2\n{line}\n")
+    with pytest.raises(DataError, match=r"3\.txt: line 2: .* is not class, centre and size") as refused:
+        opened(root, unlabelled=True)
+    assert len(str(refused.value)) < 600
+
+
+# ----------------------------------------------------------------------------------------------------- forms of WAV files
+
+
+PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
+LONG_NAME = bytes.fromhex("000000001000800000aa00389b71")
+
+
+def wav(samples: bytes, kind: int = PCM, bits: int = 16, channels: int = 1, rate: int = 8000, **more: Any) -> bytes:
+    """A WAV file by its specification; ``inner`` makes it extensible, of that kind, others say what is wrong with it."""
+    block = bits // 8 * channels
+    form = struct.pack("<HHIIHH", kind, channels, rate, rate * block, more.get("block", block), bits)
+    if "inner" in more:
+        form += struct.pack("<HHIH", 22, bits, 0, more["inner"]) + more.get("name", LONG_NAME)
+    form = form[: more.get("form", 99)]
+    chunks = [(b"LIST", b"odd"), (b"fmt ", form), (b"data", samples)]
+    content = b"WAVE"
+    for name, held in chunks:
+        length = more.get("claims", len(held)) if name == b"data" else len(held)
+        content += name + struct.pack("<I", length) + held + b"\0" * (len(held) % 2)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("extensible", [False, True])
+@pytest.mark.parametrize(("kind", "bits"), [(PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)])
+def test_floats_and_the_extensible_form_are_read(tmp_path: Path, kind: int, bits: int, extensible: bool, channels: int) -> None:
+    sound = np.sin(np.arange(4000) / 7) * 0.8
+    values = np.repeat(sound, channels)
+    if kind == FLOAT:
+        samples = values.astype(f"<f{bits // 8}").tobytes()
+    else:
+        whole = np.round(values * 2 ** (bits - 1)).astype("<i8")
+        samples = whole.view(np.uint8).reshape(-1, 8)[:, : bits // 8].tobytes()
+    more = {"inner": kind} if extensible else {}
+    (tmp_path / "x.wav").write_bytes(wav(samples, EXTENSIBLE if extensible else kind, bits, channels, **more))
+    found, rate = waves.read(tmp_path / "x.wav")
+    assert rate == 8000
+    np.testing.assert_allclose(found, sound, atol=2.0**-15 if bits == 16 else 2.0**-22)
+    np.testing.assert_array_equal(waves.read(tmp_path / "x.wav", 1000, 50)[0], found[1000:1050])
+
+
+SAMPLES = bytes(8000)
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "it is empty"),
+    "a head alone": (wav(SAMPLES)[:12], "no samples follow its head"),
+    "a page of the web": (b"<html>not found</html>", "it begins with b'<html>not fo'"),
+    "a form cut short": (wav(SAMPLES, form=10), "its form is cut short"),
+    "cut short": (wav(SAMPLES)[:-100], "it claims 8000 bytes of samples and has 7900: it is cut short"),
+    "a length nobody knew": (wav(SAMPLES, claims=2**32 - 1), "it claims 4294967295 bytes of samples"),
+    "no samples": (wav(b""), "it has no samples"),
+    "less than a sample": (wav(b"a"), "it has no samples"),
+    "no form": (b"RIFF\x20\0\0\0WAVEdata\x04\0\0\0abcd", "before a word of their form"),
+    "mu-law": (wav(SAMPLES, 7, 8), "its samples are mu-law, format 7"),
+    "an unknown kind": (wav(SAMPLES, 0x1234), "of a kind that is unknown, format 4660"),
+    "an extensible kind without its name": (wav(SAMPLES, EXTENSIBLE), "extensible, and of no kind that is known"),
+    "an unknown extensible kind": (wav(SAMPLES, EXTENSIBLE, inner=1, name=b"x" * 14), "extensible, and of no kind"),
+    "floats of 16 bits": (wav(SAMPLES, FLOAT, 16), "floats of 16 bits"),
+    "64 bits": (wav(SAMPLES, PCM, 64), "64 bits, 1 channels at 8000 Hz are no sound"),
+    "no channel": (wav(SAMPLES, channels=0), "0 channels"),
+    "no rate": (wav(SAMPLES, rate=0), "at 0 Hz"),
+    "a contradiction": (wav(SAMPLES, block=3), "contradicts itself"),
+    "no number": (wav(np.full(99, np.nan, "<f4").tobytes(), FLOAT, 32), "a sample is no number"),
+    "whole numbers as floats": (wav(np.full(99, 9e3, "<f4").tobytes(), FLOAT, 32), "a sample is no number, or beyond 64"),
+}
+
+
+@pytest.mark.parametrize("place", ["go/x.wav", "_background_noise_/x.wav"])
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_sound_is_refused_with_the_reason(tmp_path: Path, damage: str, place: str) -> None:
+    root = words(tmp_path / "d", ["go", "no"], 4)
+    (root / place).parent.mkdir(exist_ok=True)
+    content, says = DAMAGED[damage]
+    (root / place).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{place}: not a readable WAV file \(.*{says}.*\); \w+"):
+        opened(root, 3, (1, 49, 10), classes=("go", "no", "silence"))
+
+
+def test_damaged_sound_raises_nothing_but_dataerror(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    good = wav(bytes(random.integers(0, 256, 400, np.uint8)), EXTENSIBLE, 24, inner=PCM)
+    for _ in range(300):
+        damaged = bytearray(good)
+        for place in random.integers(0, 80, 3):
+            damaged[place] = random.integers(0, 256)
+        (tmp_path / "x.wav").write_bytes(damaged[: random.integers(1, len(damaged) + 1)])
+        with contextlib.suppress(DataError):
+            assert len(waves.read(tmp_path / "x.wav")[0])
+
+
+# -------------------------------------------------------------------------------------------------- shards and their labels
+
+
+def shards(root: Path, *labels: Any, name: str = "train-0.tar", image: bytes | None = None) -> Path:
+    """A shard of twenty images, with labels by turns: each the content of a .cls, (its suffix, the content), or None."""
+    root.mkdir(exist_ok=True)
+    with tarfile.open(root / name, "w") as archive:
+        for index in range(20 if labels else 0):
+            file = io.BytesIO()
+            picture(index).save(file, "PNG")
+            members = [("png", image if image is not None and index == 3 else file.getvalue())]
+            if (label := labels[index % len(labels)]) is not None:
+                members.append(("cls", label) if isinstance(label, bytes) else label)
+            for suffix, content in members:
+                member = tarfile.TarInfo(f"in/{index:03}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ((), r"train-0\.tar: holds no examples"),
+        ((b"0", None), r"train-0\.tar: in/001\.png has no label, as others have"),
+        ((None, b"0"), r"train-0\.tar: in/000\.png has no label, as others have"),
+        ((b"0", b""), r"train-0\.tar: in/001\.cls is empty"),
+        ((b"0", b" \n"), r"train-0\.tar: in/001\.cls is empty"),
+        ((b"0", b"-1"), r"train-0\.tar: in/001\.cls holds -1"),
+        ((b"3.0",), r"train-0\.tar: in/000\.cls holds 3\.0"),
+        ((b"nan",), r"train-0\.tar: in/000\.cls holds nan"),
+        ((b"1" * 30,), r"train-0\.tar: in/000\.cls holds 1{30}"),
+        ((b"0", b"cat"), r"train-0\.tar: in/001\.png has the label 'cat', and in/000\.png 0"),
+        ((("json", b"[1]"),), r"train-0\.tar: in/000\.json is a list"),
+        ((("json", b'{"label": 0}'), ("json", b"{}")), r"train-0\.tar: in/001\.png has no label, as others have"),
+        ((("json", b'{"label": 1000000000000000000000000}'),), r"train-0\.tar: in/000\.json holds 1000000000000000000000000"),
+        ((("json", b'{"label": null}'),), r"train-0\.tar: in/000\.json holds null"),
+        ((("json", b'{"label": 1.0}'),), r"train-0\.tar: in/000\.json holds 1\.0"),
+        ((("json", b'{"label": true}'),), r"train-0\.tar: in/000\.json holds true"),
+        ((("json", b'{"label": -1}'),), r"train-0\.tar: in/000\.json holds -1"),
+        ((("json", b'{"label": [1]}'),), r"train-0\.tar: in/000\.json holds \[1\]"),
+        ((("json", b'{"label": ""}'),), r"train-0\.tar: in/000\.json is empty"),
+        ((("json", b"{"),), r"train-0\.tar: in/000\.json is no readable label"),
+        ((b"\xff",), r"train-0\.tar: in/000\.cls is no readable label"),
+    ],
+)
+def test_labels_of_shards_that_make_no_sense_are_refused_by_their_member(
+    tmp_path: Path, labels: tuple[Any, ...], says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        opened(shards(tmp_path / "d", *labels), unlabelled=True)
+
+
+@pytest.mark.parametrize("label", [None, ("json", b'{"caption": "x"}')])
+def test_shards_without_any_label_have_none(tmp_path: Path, label: Any) -> None:
+    assert opened(shards(tmp_path / "d", label), unlabelled=True).train.targets is None
+
+
+def test_a_class_counts_more_than_what_describes_the_image(tmp_path: Path) -> None:
+    """Members of one example in any order: a class, metadata and a caption."""
+    root = shards(tmp_path / "d", b"0", b"1", b"2")
+    with tarfile.open(root / "train-0.tar") as old, tarfile.open(root / "train-1.tar", "w") as new:
+        for member in old:
+            held = old.extractfile(member)
+            assert held is not None
+            if member.name.endswith("cls"):
+                for suffix, content in (("txt", b"a photo of it"), ("json", b'{"width": 8}')):
+                    more = tarfile.TarInfo(member.name.replace("cls", suffix))
+                    more.size = len(content)
+                    new.addfile(more, io.BytesIO(content))
+            new.addfile(member, held)
+    (root / "train-0.tar").unlink()
+    assert np.bincount(everything(opened(root))[1]).tolist() == [7, 7, 6]
+
+
+def test_shards_without_a_part_to_train_on_are_refused(tmp_path: Path) -> None:
+    root = shards(tmp_path / "d", b"0", b"1", b"2", name="test-0.tar")
+    with pytest.raises(DataError, match="test and no train; name"):
+        opened(root)
+    assert len(everything(opened(root / "test-0.tar"))[1]) == 20  # who names one file means it
+
+
+def test_the_order_of_words_is_said_whatever_they_come_from(tmp_path: Path) -> None:
+    note = "labels are numbered by the alphabet: ape, bee, cow"
+    folder_of(tmp_path / "p", ["cow", "ape", "bee"])
+    rows = [(f"p/{name}/{index}.png", name) for name in ("cow", "ape", "bee") for index in range(6)]
+    (tmp_path / "d.csv").write_text("file,label\n" + "".join(f"{file},{name}\n" for file, name in rows))
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"file": file, "label": name}) for file, name in rows))
+    root = shards(tmp_path / "s", b"cow", b"ape", b"bee")
+    for path in (tmp_path / "p", tmp_path / "d.csv", tmp_path / "d.jsonl", root):
+        assert note in opened(path).notes
+        assert not [line for line in opened(path, classes=("cow", "ape", "bee")).notes if "alphabet" in line]
+
+
+def test_the_order_of_words_in_several_columns_is_said_of_each(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "x.png")
+    rows = [{"file": "x.png", "colour": ["red", "blue"][index % 2], "animal": ["cow", "ape"][index % 2]} for index in range(20)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = loading.opened(str(tmp_path / "d.jsonl"), Wanted(((3, *SIZE),), (label_check(2), label_check(2)), 2, 0))
+    for note in (
+        "colour: labels are numbered by the alphabet: blue, red",
+        "animal: labels are numbered by the alphabet: ape, cow",
+    ):
+        assert note in data.notes
+
+
+@pytest.mark.parametrize("kind", ["shard", "parquet", "folder"])
+@pytest.mark.parametrize("content", [b"no image", b"", b"\xff\xd8\xff\xe0" + b"\0" * 100])
+def test_what_is_no_image_is_named_alike_at_every_run(tmp_path: Path, kind: str, content: bytes) -> None:
+    if kind == "shard":
+        root, place = shards(tmp_path / "d", b"0", b"1", b"2", image=content), r"train-0\.tar: in/003\.png"
+    elif kind == "parquet":
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        (root := tmp_path / "d").mkdir()
+        cells = []
+        for index in range(20):
+            picture(index).save(file := io.BytesIO(), "PNG")
+            cells.append(content if index == 3 else file.getvalue())
+        parquet.write_table(pa.table({"image": cells, "label": [n % 3 for n in range(20)]}), root / "test-0.parquet")
+        shutil.copy(root / "test-0.parquet", root / "train-0.parquet")
+        place = "d: example 3 of (train|test)"
+    else:
+        (folder_of(tmp_path / "d", ["a", "b", "c"]) / "a" / "3.png").write_bytes(content)
+        root, place = tmp_path / "d", r"a/3\.png"
+    said = set()
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"{place}: not a readable image \(\w.*\); remove or repair it") as refused:
+            opened(root)
+        said.add(str(refused.value))
+    assert len(said) == 1
+    assert "0x" not in said.pop()
+
+
+@pytest.mark.parametrize("side", [9000, 12_000, 60_000])
+def test_a_picture_that_would_be_huge_is_refused_with_its_size_and_what_to_do(side: int) -> None:
+    with pytest.raises(
+        DataError, match=r"x: claims .* pixels; at most 64000000 are decoded: make it smaller, or remove it"
+    ) as said:
+        pictures.decoded(huge_png(side), 8, 8, 3, "x")
+    assert "DOS" not in str(said.value)
+
+
+# ------------------------------------------------------------------------------------------- what messages say of labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["0", "nan"], r"row 2: label is 'nan', as missing values are written; write"),
+        (["cat", "NaN"], r"row 2: label is 'NaN'"),
+        (["0", "1e999"], r"row 2: label is '1e999'"),
+        (["0", "-inf"], r"row 2: label is '-inf'"),
+        ([0, NAN], r"row 2: label is nan"),
+        (["cat", NAN], r"row 2: label is nan"),
+        ([0, INFINITE], r"row 2: label is inf"),
+        ([0, None], r"row 2 has no label"),
+        ([[0.0], [NAN]], r"row 2: label holds a null or NaN, or an infinite"),
+        ([[0.0], [INFINITE]], r"row 2: label holds a null or NaN, or an infinite"),
+        (["0.0", "1.0"], r"column 'label' has dtype float64; .* 0 to 2: write them as whole numbers, 3 and not 3\.0"),
+        (["0.5", "1.0"], r"column 'label' has fractions"),
+        (["1" + "0" * 30], r"column 'label' has labels from 1\d{30} to 1\d{30}; the model has 3 outputs"),
+        (["7"], r"column 'label' has labels from 7 to 7; the model has 3 outputs"),
+        ([[0, 1], [2, 3]], r"column 'label' has shape"),
+        ([[0, 1, 1], [1, 1, 0]], r"column 'label' has shape \(20, 3\) but its rows aren't one-hot"),
+    ],
+)
+def test_labels_of_tables_are_refused_by_row_or_column(tmp_path: Path, labels: list[Any], says: str) -> None:
+    picture(1).save(tmp_path / "x.png")
+    rows = [("x.png", labels[index % len(labels)]) for index in range(20)]
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"file": file, "label": label}) for file, label in rows))
+    (tmp_path / "d.csv").write_text("file,label\n" + "".join(f"{file},{label}\n" for file, label in rows))
+    text = all(isinstance(label, str) for label in labels)
+    for name in ("d.jsonl", "d.csv") if text else ("d.jsonl",):  # CSV holds nothing but text
+        with pytest.raises(DataError, match=says) as refused:
+            opened(tmp_path / name)
+        assert "y_train" not in str(refused.value)
+
+
+def test_a_table_with_more_columns_than_the_model_has_outputs_names_them(tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "x.png")
+    (tmp_path / "d.csv").write_text("file,label,age\n" + "x.png,1,2\n" * 20)
+    with pytest.raises(DataError, match=r"has 2 columns of targets \(label, age\); the model has 1 outputs: give one for each"):
+        opened(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([0, 1, None], "example 2 of train has no label"),
+        ([0.0, 1.0, NAN], "column 'label' has NaN or infinite values in 10 of 30 examples, the first at index 2"),
+        ([0.0, 1.0, 2.0], "column 'label' has dtype float64; .* write them as whole numbers"),
+    ],
+)
+def test_labels_of_hugging_face_data_sets_are_refused_by_example(tmp_path: Path, labels: list[Any], says: str) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    x = np.zeros((30, 3, 8, 8)).tolist()
+    parquet.write_table(pa.table({"x": x, "label": labels * 10}), tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=says):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITE])
+def test_labels_that_are_no_numbers_are_not_called_fractions(value: float) -> None:
+    given = arrays()
+    given["y_train"] = np.where(np.arange(30) == 7, value, given["y_train"])
+    with pytest.raises(DataError, match="y_train has NaN or infinite values in 1 of 30 examples, the first at index 7"):
+        loading.opened(given, classifier((3, *SIZE), 3, 0))
+
+
+@pytest.mark.parametrize("form", ["folder", "csv", "shards"])
+def test_more_classes_than_the_model_has_outputs_are_counted(tmp_path: Path, form: str) -> None:
+    names = ["ant", "bee", "cat", "dog", "eel"]
+    root = folder_of(tmp_path / "d", names)
+    if form == "csv":
+        rows = "".join(f"d/{name}/{index}.png,{name}\n" for name in names for index in range(6))
+        (root := tmp_path / "d.csv").write_text(f"file,label\n{rows}")
+    elif form == "shards":
+        root = shards(tmp_path / "s", *(name.encode() for name in names))
+    what = {"folder": "class folders", "csv": "classes", "shards": "classes"}[form]
+    with pytest.raises(DataError, match=rf"has 5 {what} \(ant, bee, cat, dog, eel\); the model has 3 outputs: leave out"):
+        opened(root)
+
+
+# ----------------------------------------------------------------------------------------- what is no data of a known form
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (
+            "d.json",
+            '[\n {"file": "x.png", "label": "a"}\n]',
+            r"d\.json: a file \.json is not read; .*one object a line.*\.jsonl",
+        ),
+        ("d.py", "def load(): ...", r"d\.py: a file of Python; name the module and a function in it: --data d:FUNCTION"),
+        ("d.tar.gz", "x", r"d\.tar\.gz: packed; unpack it"),
+        ("d.zip", "x", r"d\.zip: packed; unpack it"),
+        ("d.h5", "\x89HDF\r\n", r"d\.h5: a file \.h5 is not read"),
+        ("d.pkl", "\x80\x04K\x01.", r"d\.pkl: a file \.pkl is not read"),
+        ("d.parquet", "PAR1", r"d\.parquet: a file \.parquet is not read"),
+        ("d.png", "x", r"d\.png: a file \.png is not read"),
+        ("d", "x", r"d: a file without a known ending is not read"),
+    ],
+)
+def test_files_of_no_known_form_are_not_called_archives(tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=says) as refused:
+        opened(tmp_path / name)
+    assert ".npz archive" not in str(refused.value)
+    if "is not read" in says:
+        for reader in READERS:
+            assert reader.what in str(refused.value)
+
+
+def test_an_archive_of_arrays_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", **arrays())
+    (tmp_path / "d.npz").rename(tmp_path / "d.data")
+    assert len(opened(tmp_path / "d.data").test) == 15
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("count", [1, 5, 80])
+def test_pairs_that_are_no_parts_are_called_what_they_are(kind: type, count: int) -> None:
+    given = kind([(np.zeros((3, *SIZE)), index % 3) for index in range(count)])
+    with pytest.raises(DataError, match=rf"a {kind.__name__} of {count} \(tuple.*; return .* iter\(\.\.\.\)") as refused:
+        loading.opened(given, classifier((3, *SIZE), 3, 0))
+    assert "an iterator of (x, y)" in str(refused.value)
+
+
+# --------------------------------------------------------------------------------------------------- what is no class
+
+
+@pytest.mark.parametrize(
+    "hidden", [".git", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "__pycache__", "lost+found"]
+)
+@pytest.mark.parametrize("kind", ["image", "sound"])
+def test_folders_of_a_system_are_no_classes(tmp_path: Path, hidden: str, kind: str) -> None:
+    for place in (tmp_path / "d", tmp_path / "d" / "a"):
+        if kind == "image":
+            folder_of(place, ["a", "b", "c", hidden] if place.name == "d" else [hidden])
+        else:
+            words(place, ["a", "b", "c", hidden] if place.name == "d" else [hidden], 6)
+    data = opened(tmp_path / "d", 3, (3, *SIZE) if kind == "image" else (1, 49, 10))
+    assert data.classes == ("a", "b", "c")
+    assert len(everything(data)[1]) == 18
+
+
+def test_coco_boxes_are_those_of_instances_where_captions_lie_beside_them(tmp_path: Path) -> None:
+    root = coco(tmp_path / "d")
+    (root / "annotations" / "train.json").rename(root / "annotations" / "instances_train2017.json")
+    for other in ("captions", "person_keypoints"):
+        (root / "annotations" / f"{other}_train2017.json").write_text('{"images": [], "annotations": []}')
+    (root / "__MACOSX" / "annotations").mkdir(parents=True)
+    (root / "__MACOSX" / "annotations" / "instances_train.json").write_text("{")
+    assert len(opened(root, unlabelled=True).boxes["train"].kind) == 20
+
+
+@pytest.mark.parametrize("parts", [("test",), ("val",), ("Validation", "testing")])
+@pytest.mark.parametrize("kind", ["image", "flat", "sound", "coco", "yolo"])
+def test_a_folder_without_a_part_to_train_on_is_refused(tmp_path: Path, kind: str, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        if kind == "sound":
+            words(tmp_path / "d" / part, ["a", "b", "c"], 4)
+        elif kind == "image":
+            folder_of(tmp_path / "d" / part, ["a", "b", "c"])
+        elif kind == "coco":
+            coco(tmp_path / "made")
+            (tmp_path / "d" / "annotations").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "made" / "annotations" / "train.json").rename(tmp_path / "d" / "annotations" / f"x_{part}.json")
+            shutil.copytree(tmp_path / "made" / "images", tmp_path / "d" / part)
+            shutil.rmtree(tmp_path / "made")
+        else:
+            folder_of(tmp_path / "d" / ("images" if kind == "yolo" else ""), [part])
+            (tmp_path / "d" / "labels").mkdir() if kind == "yolo" and part == parts[0] else None
+    says = "and no train" if kind == "coco" else f"{', '.join(sorted(parts))} and no folder train"
+    with pytest.raises(DataError, match=says) as refused:
+        opened(tmp_path / "d", 3, (1, 49, 10) if kind == "sound" else (3, *SIZE), unlabelled=True)
+    assert "call" in str(refused.value)
+
+
+def test_a_class_that_is_called_like_a_part_is_one_beside_others(tmp_path: Path) -> None:
+    assert opened(folder_of(tmp_path / "d", ["test", "trial", "verdict"])).classes == ("test", "trial", "verdict")
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels.txt", "class_names.txt"])
+@pytest.mark.parametrize("form", ["folder", "csv", "shards", "sound"])
+def test_a_list_of_classes_that_lacks_some_is_refused(tmp_path: Path, name: str, form: str) -> None:
+    names = ["ant", "bee", "cat"]
+    root, shape = tmp_path / "d", (1, 49, 10) if form == "sound" else (3, *SIZE)
+    if form == "shards":
+        shards(root, *(each.encode() for each in names))
+    elif form == "sound":
+        words(root, names, 6)
+    else:
+        folder_of(root, names)
+    path = root
+    if form == "csv":
+        rows = "".join(f"{each}/{index}.png,{each}\n" for each in names for index in range(6))
+        (path := root / "d.csv").write_text(f"file,label\n{rows}")
+    (root / name).write_text("cat\nant\n")
+    with pytest.raises(DataError, match=rf"{name}: doesn't name bee; add it, in the order of labels, or remove the list"):
+        opened(path, 3, shape)
+    assert opened(path, 3, shape, classes=("bee", "ant", "cat")).classes == ("bee", "ant", "cat")  # the model's count
+    (root / name).write_text("cat\nant\nbee\n")
+    assert opened(path, 3, shape).classes == ("cat", "ant", "bee")
+    (root / name).write_text("Katze\nAmeise\nBiene\n")
+    data = opened(path, 3, shape)
+    assert data.classes == ("ant", "bee", "cat")
+    assert [note for note in data.notes if f"{name} names none of the classes" in note]
+
+
+def test_a_list_of_words_need_not_name_the_noise(tmp_path: Path) -> None:
+    root = words(tmp_path / "d", ["go", "no", "yes"], 12)
+    write_wave(root / "_background_noise_" / "hiss.wav", np.random.default_rng(0).normal(0, 0.1, 40_000))
+    (root / "classes.txt").write_text("yes\nno\ngo\n")
+    assert opened(root, 3, (1, 49, 10)).classes == ("yes", "no", "go")
+    assert opened(root, 4, (1, 49, 10)).classes == ("yes", "no", "go", "silence")
+
+
 # ----------------------------------------------------------------------------------------------------------- the table
 
 
@@ -787,7 +1419,7 @@ def test_every_reader_has_its_words_and_an_empty_folder_is_refused_with_all_of_t
         ([{"a": 1}, {"a": 1}], "not of numbers alone"),
         ([10**30, 1], "whole-number labels"),
         ([10**400, 1], "no float can hold"),
-        ([float("nan"), 1.0], "whole-number labels"),
+        ([float("nan"), 1.0], "row 1: label is nan"),
         ([[1.0, 2.0], [1.0, None]], "a null or NaN"),
     ],
 )

@@ -118,25 +118,31 @@ def labels(where: str, name: str, values: Any, n_classes: int) -> np.ndarray[Any
         if not (np.isin(array, (0, 1)).all() and (array.sum(axis=1, dtype=np.int64) == 1).all()):
             raise DataError(
                 f"{where}: {name} has shape {array.shape} but its rows aren't one-hot (a single 1, else 0); "
-                f"give one-hot rows or {wanted}, e.g. {name}.argmax(1)"
+                f"give one-hot rows or {wanted}{f', e.g. {name}.argmax(1)' if name.isidentifier() else ''}"
             )
         return np.asarray(array.argmax(axis=1), dtype=np.int64)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise DataError(f"{where}: {name} has shape {array.shape}; it must be (n,) {wanted}, or one-hot rows (n, {n_classes})")
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        raise DataError(
+            f"{where}: {name} has NaN or infinite values in {np.count_nonzero(~finite)} of {len(array)} examples, the first at "
+            f"index {np.argmin(finite)}; it must hold {wanted}"
+        )
     if array.dtype.kind == "f" and not np.equal(array, np.round(array)).all():
         raise DataError(
             f"{where}: {name} has fractions, as targets of a regression have; what is trained and measured are classifiers, "
             f"so it must hold {wanted}"
         )
-    if array.dtype.kind == "f":
-        raise DataError(f"{where}: {name} has dtype {array.dtype}; it must hold {wanted}: use {name}.astype('int64')")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= n_classes:
         raise DataError(
             f"{where}: {name} has labels from {low} to {high}; the model has {n_classes} outputs and wants {wanted}"
         )
+    if array.dtype.kind == "f":
+        how = f"use {name}.astype('int64')" if name.isidentifier() else "write them as whole numbers, 3 and not 3.0"
+        raise DataError(f"{where}: {name} has dtype {array.dtype}; it must hold {wanted}: {how}")
     return array.astype(np.int64)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,14 +122,20 @@ def _split(raw: Raw, name: str, part: Part, wanted: Wanted) -> Split:
             raise DataError(f"{raw.where}: its examples have no labels")
         targets = None
     else:
-        keys = input_keys(len(part.targets), name, "y")
+        keys = [f"column {column!r}" for column in raw.columns] or input_keys(len(part.targets), name, "y")
+        if len(keys) != len(wanted.targets) and raw.columns:
+            raise DataError(
+                f"{raw.where}: has {len(keys)} columns of targets ({', '.join(raw.columns)[:200]}); the model has "
+                f"{len(wanted.targets)} outputs: give one for each, let the model teach with --unlabelled, or cut it without "
+                "training: --no-train"
+            )
         if len(keys) != len(wanted.targets):
             raise DataError(
                 f"{raw.where}: has {len(keys)} arrays of targets; the model has {len(wanted.targets)} outputs: call them "
                 f"{', '.join(input_keys(len(wanted.targets), name, 'y'))}, let the model teach with --unlabelled, or cut it "
                 "without training: --no-train"
             )
-        targets = [check(raw.where, key, y) for check, key, y in zip(wanted.targets, keys, part.targets, strict=True)]
+        targets = _checked(raw, keys, part.targets, wanted)
     for key, column in zip(input_keys(len(inputs), name), inputs, strict=True):
         for other, target in zip(input_keys(len(targets or ()), name, "y"), targets or (), strict=True):
             if len(column) != len(target):
@@ -139,6 +145,21 @@ def _split(raw: Raw, name: str, part: Part, wanted: Wanted) -> Split:
     if len({len(column) for column in inputs}) > 1:
         raise DataError(f"{raw.where}: the inputs of {name} have {', '.join(str(len(column)) for column in inputs)} examples")
     return Split(inputs, targets)
+
+
+def _checked(raw: Raw, keys: Sequence[str], targets: Sequence[Any], wanted: Wanted) -> list[np.ndarray[Any, Any]]:
+    """The targets as the model's outputs take them."""
+    try:
+        return [check(raw.where, key, y) for check, key, y in zip(wanted.targets, keys, targets, strict=True)]
+    except DataError as error:
+        if not len(raw.classes) > wanted.n_classes > 1:
+            raise
+        what = "class folders" if raw.reader == "images" else "classes"
+        raise DataError(
+            f"{raw.where}: has {len(raw.classes)} {what} ({', '.join(raw.classes[:12])}{', ...' if raw.classes[12:] else ''}); "
+            f"the model has {wanted.n_classes} outputs: leave out those that it doesn't know, or take a model of "
+            f"{len(raw.classes)} outputs"
+        ) from error
 
 
 def input_keys(count: int, part: str, letter: str = "x") -> list[str]:

@@ -229,30 +229,3 @@ def _kernels(old: int, new: int) -> tuple[Array, Array]:
     offsets = np.arange(-reach + 1, reach + 1)
     distance = (np.arange(new) / new)[:, None] - offsets
     return cutoff * np.sinc(cutoff * distance) * (0.5 + 0.5 * np.cos(np.pi * np.clip(distance / reach, -1, 1))), offsets
-
-
-def read_wave(path: Any, first: int = 0, count: int | None = None) -> tuple[Array, int]:
-    """(float64 (samples,) in -1...1, samples a second) of a PCM WAV file; channels are averaged.
-
-    first, count: of the samples to read. Raises DataError for what is no such file.
-    """
-    import wave
-
-    try:
-        with wave.open(str(path), "rb") as file:
-            width, channels, rate, total = file.getsampwidth(), file.getnchannels(), file.getframerate(), file.getnframes()
-            if not (1 <= width <= 4 and 1 <= channels <= 64 and 1000 <= rate <= 1_000_000):
-                raise DataError(f"{path}: {8 * width} bits, {channels} channels at {rate} Hz are no sound that can be read")
-            file.setpos(min(first, total))
-            content = file.readframes(min(total - min(first, total), count or 60 * rate))
-    except (OSError, EOFError, wave.Error, ValueError, ArithmeticError, MemoryError) as error:
-        raise DataError(f"{path}: not a readable WAV file ({error}); write it as PCM") from error
-    content = content[: len(content) // (width * channels) * width * channels]
-    if width == 3:
-        bytes_of = np.frombuffer(content, np.uint8).reshape(-1, 3).astype(np.int32)
-        values = (bytes_of[:, 0] << 8 | bytes_of[:, 1] << 16 | bytes_of[:, 2] << 24).astype(np.float64) / 2**31
-    elif width == 1:
-        values = (np.frombuffer(content, np.uint8).astype(np.float64) - 128) / 128
-    else:
-        values = np.frombuffer(content, f"<i{width}").astype(np.float64) / 2.0 ** (8 * width - 1)
-    return values.reshape(-1, channels).mean(1), rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mcuprune.errors import DataError, MissingExtra
 Array = np.ndarray[Any, Any]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
+_NAMES = "PNG, JPEG, BMP or WebP"
 #: Pixels of an image, and bytes of its file.
 _MOST_PIXELS, _MOST_BYTES = 64 * 10**6, 256 * 1024**2
 
@@ -55,9 +57,7 @@ def decoded(source: Path | bytes, height: int, width: int, channels: int, where:
             warnings.simplefilter("error", image_module.DecompressionBombWarning)
             with image_module.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
                 if image.width * image.height > _MOST_PIXELS:
-                    raise DataError(
-                        f"{where}: claims {image.width} x {image.height} pixels; at most {_MOST_PIXELS} are decoded"
-                    )
+                    raise _too_large(where, f"{image.width} x {image.height}")
                 mode = "L" if channels == 1 else "RGB"
                 image.draft(mode, (2 * width, 2 * height))  # a JPEG far larger than needed is decoded at half its size or less
                 if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -74,9 +74,16 @@ def decoded(source: Path | bytes, height: int, width: int, channels: int, where:
     except DataError:
         raise
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
-        raise DataError(f"{where}: {' '.join(str(error).split())}") from error
+        claimed = re.search(r"\d+(?= pixels)", str(error))  # Pillow says it thus in both
+        raise _too_large(where, claimed[0] if claimed else "too many") from error
+    except image_module.UnidentifiedImageError as error:  # its text is the address of what was read
+        raise DataError(f"{where}: not a readable image (no {_NAMES}, or damaged); remove or repair it") from error
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, MemoryError, OverflowError, ArithmeticError) as error:
         raise DataError(f"{where}: not a readable image ({' '.join(str(error).split())[:200]}); remove or repair it") from error
+
+
+def _too_large(where: str, claimed: str) -> DataError:
+    return DataError(f"{where}: claims {claimed} pixels; at most {_MOST_PIXELS} are decoded: make it smaller, or remove it")
 
 
 def png(pixels: Array) -> bytes:

@@ -32,7 +32,8 @@ class Raw:
     classes: names in the order of labels, where the data has names. kind: "image", "audio", "series" or "".
     stored: the layout of the examples with their batch axis, such as NHWC; "" where their shape must tell.
     frontend: settings that turned sound into features. reader: the name of what has read it. notes: for the user.
-    boxes: objects in the images of each part, where a detector's data has them.
+    boxes: objects in the images of each part, where a detector's data has them. columns: what the data calls its targets, where
+    it is a table.
     """
 
     where: str
@@ -44,6 +45,7 @@ class Raw:
     frontend: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     boxes: Mapping[str, Boxes] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from mcuprune.errors import DataError
 
@@ -19,6 +20,8 @@ SPELLINGS = {
 #: A file that lists class names in the order of labels, one a line.
 _LISTS = ("classes.txt", "labels.txt", "class_names.txt")
 _MOST_FILES = 10**7
+#: Folders that systems and tools leave behind, besides those that a dot hides.
+_LEFT_BEHIND = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,42 @@ def part_named(name: str) -> str | None:
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> Iterator[Path]:
-    """Files with these suffixes anywhere in a folder, in an order that depends on names alone; hidden ones are left out."""
-    for base, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    """Files with these suffixes anywhere in a folder, in an order that depends on names alone.
+
+    Hidden ones are left out, and those of a system.
+    """
+    for base, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = sorted(filter(_counts, folders))
         for name in sorted(names):
             if name.lower().endswith(tuple(suffixes)) and not name.startswith("."):
                 yield Path(base, name)
+
+
+def _counts(name: str) -> bool:
+    return not name.startswith(".") and name not in _LEFT_BEHIND
+
+
+def stamp(file: Path) -> tuple[str, int, int]:
+    """(path without links, bytes, time of the last change) of a file. Raises DataError where there is no such file."""
+    try:
+        found = file.stat()
+        if S_ISREG(found.st_mode):
+            return str(file.resolve()), found.st_size, found.st_mtime_ns
+    except (OSError, RuntimeError) as error:  # a loop of links is an OSError, or a RuntimeError
+        if file.is_symlink():
+            raise DataError(f"{file}: {_dead(file)}") from error
+        raise DataError(f"{file}: can't be read ({getattr(error, 'strerror', error)}); remove or repair it") from error
+    raise DataError(f"{file}: no regular file, but a device or a pipe; remove it")
+
+
+def _dead(link: Path) -> str:
+    return f"a link to {os.readlink(link)!r}, where no file can be found; repair or remove the link"
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename}: can't be read ({error.strerror}); change its permissions, or move it elsewhere"
+    ) from error
 
 
 def holds(folder: Path, suffixes: Sequence[str]) -> bool:
@@ -49,11 +82,11 @@ def holds(folder: Path, suffixes: Sequence[str]) -> bool:
     return next(files_below(folder, suffixes), None) is not None
 
 
-def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = ()) -> Tree:
+def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = (), aside: Sequence[str] = ()) -> Tree:
     """The files of a folder, their classes by the names of subfolders; a flat folder has none.
 
-    known: names of classes whose order counts instead of that of the alphabet. Raises DataError for a folder without files, for
-    one that is half flat, and for classes that only one part has.
+    known: names of classes whose order counts instead of that of the alphabet. aside: folders that are no classes.
+    Raises DataError for a folder without files, for one that is half flat, and for classes that only one part has.
     """
     roots = parts_of(folder, suffixes)
     inside = {part: _class_folders(root, suffixes) for part, root in roots.items()}
@@ -63,7 +96,7 @@ def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = ())
             raise DataError(f"{folder}: no files {', '.join(suffixes)} in it")
         return Tree({part: files for part, files in flat.items() if files[0]}, ())
     names_seen = {name for names in inside.values() for name in names}
-    classes, notes = ordered(folder, names_seen, known)
+    classes, notes = ordered(folder, names_seen, known, aside)
     number = {name: index for index, name in enumerate(classes)}
     parts: dict[str, tuple[list[Path], list[int] | None]] = {}
     for part, root in roots.items():
@@ -84,7 +117,10 @@ def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = ())
 
 
 def parts_of(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The folder of each part; the folder itself as train where there are none."""
+    """The folder of each part; the folder itself as train where there are none.
+
+    Raises DataError for folders of other parts alone: none of them is meant to be trained on.
+    """
     roots: dict[str, Path] = {}
     for name in sorted(path.name for path in folder.iterdir() if path.is_dir()):
         part = part_named(name)
@@ -92,29 +128,53 @@ def parts_of(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             if part in roots:
                 raise DataError(f"{folder}: both {roots[part].name} and {name} may be its {part} part; rename one")
             roots[part] = folder / name
-    return roots if "train" in roots else {"train": folder}
+    if "train" in roots:
+        return roots
+    found = {path.name for path in roots.values()}
+    if found and found == set(_class_folders(folder, suffixes)):
+        raise DataError(
+            f"{folder}: has {', '.join(sorted(found))} and no folder train; call the one to train on train, or give one alone"
+        )
+    return {"train": folder}
 
 
 def _class_folders(root: Path, suffixes: Sequence[str]) -> list[str]:
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = sorted(path for path in root.iterdir() if _counts(path.name))
+    for path in found:
+        if path.is_symlink() and not os.path.exists(path):
+            raise DataError(f"{path}: {_dead(path)}")
+    names = [path.name for path in found if path.is_dir()]
     return [name for name in names if holds(root / name, suffixes)]
 
 
-def ordered(folder: Path, names: set[str], known: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def ordered(
+    folder: Path, names: set[str], known: Sequence[str], aside: Sequence[str] = (), whole: bool = True
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Class names in the order of labels, and what to say of it.
 
-    By ``known``, else by a list in the folder, else whole numbers by value, else by the alphabet.
+    By ``known``, else by a list in the folder, else whole numbers by value, else by the alphabet; those of ``aside`` come last.
+    Raises DataError for a list that lacks some of them, where it is meant to be ``whole``.
     """
+    last, names = tuple(sorted(names & set(aside))), names - set(aside)
     if known and names <= set(known):
-        return tuple(known), ()
+        return (*known, *last), ()
+    notes: tuple[str, ...] = ()
     for name in _LISTS:
         listed = read_list(folder / name) if (folder / name).is_file() else ()
-        if listed and names <= set(listed):
-            return listed, (f"labels are numbered by {folder / name}",)
+        missing = sorted(names - set(listed))
+        if listed and not missing:
+            return (*listed, *last), (f"labels are numbered by {folder / name}",)
+        if listed and whole and not known and len(missing) < len(names):
+            raise DataError(
+                f"{folder / name}: doesn't name {', '.join(missing[:10])}; add it, in the order of labels, or remove the list"
+            )
+        if listed and len(missing) == len(names):
+            notes = (*notes, f"{folder / name} names none of the classes and is not used")
     if all(re.fullmatch(r"\d{1,9}", name) for name in names):
-        return tuple(sorted(names, key=int)), ()
+        return (*sorted(names, key=int), *last), notes
     classes = tuple(sorted(names))
-    return classes, (f"labels are numbered by the alphabet: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}",)
+    note = f"labels are numbered by the alphabet: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}"
+    return (*classes, *last), (*notes, note)
 
 
 def read_list(path: Path) -> tuple[str, ...]:

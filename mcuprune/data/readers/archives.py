@@ -10,6 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,10 +149,21 @@ def _of_part(arrays: Mapping[str, Any], part: str) -> tuple[tuple[Any, ...], tup
     return inputs, targets or None
 
 
+def _is(path: Path) -> bool:
+    """Whether a path is called an archive of arrays, or holds one under another name."""
+    if path.suffix.lower() == ".npz":
+        return not path.is_dir()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+        return False
+
+
 READER = Reader(
     "npz",
     "an .npz of x_train, y_train, x_test, y_test",
-    lambda path: not path.is_dir(),
+    _is,
     lambda path, asked: of_arrays(str(path), read(str(path)), "npz"),
     form="`x_val`, `y_val` too; `x0_train`, `x1_train` for several inputs, `y0_train` for several outputs; without any `y` "
     "there are no labels. Saved by `numpy.savez` it stays on disk",

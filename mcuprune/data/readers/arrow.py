@@ -26,21 +26,23 @@ def read(path: Path, asked: Asked) -> Raw:
     parts: dict[str, Part] = {}
     names: tuple[str, ...] = ()
     image = False
+    labels: str | None = None
     try:
         for part, files in _parts(path).items():
             table = pa.concat_tables([_table(pa, file) for file in files])
             inputs, labels = (_key(table.column_names, known) for known in (_INPUTS, _LABELS))
             if inputs is None:
                 raise DataError(f"{path}: no column of inputs among {', '.join(table.column_names)[:200]}; call it image or x")
-            column, image = _inputs(pa, table.column(inputs), files, asked, str(path))
-            y = None if labels is None else (np.asarray(table.column(labels).to_numpy()),)
+            column, image = _inputs(pa, table.column(inputs), files, asked, str(path), part)
+            y = None if labels is None else (_labels(table.column(labels), f"{path}: example {{}} of {part}"),)
             names = names or (_names(files[0].parent, labels) if labels else ())
             parts[part] = Part((column,), y)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Arrow data set ({' '.join(str(error).split())[:200]})") from error
     if "train" not in parts:
         raise DataError(f"{path}: no split train among {', '.join(parts) or 'nothing'}")
-    return Raw(str(path), parts, names, "image" if image else "", "NHWC" if image else "", "arrow")
+    columns = (labels,) if labels else ()
+    return Raw(str(path), parts, names, "image" if image else "", "NHWC" if image else "", "arrow", columns=columns)
 
 
 def _parts(path: Path) -> dict[str, list[Path]]:
@@ -71,7 +73,7 @@ def _key(columns: Sequence[str], known: Sequence[str]) -> str | None:
     return next((by_name[name] for name in known if name in by_name), None)
 
 
-def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: str) -> tuple[Any, bool]:
+def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: str, part: str) -> tuple[Any, bool]:
     kind = column.type
     if pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         size = pictures.size_of(asked.shape, where)
@@ -81,8 +83,8 @@ def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: st
             cell = column[index].as_py()
             content = cell.get("bytes") if isinstance(cell, dict) else cell
             if not isinstance(content, bytes):
-                raise DataError(f"{where}: example {index} holds no image; save the data set with its images embedded")
-            return pictures.decoded(content, *size, where=f"{where}: example {index}")
+                raise DataError(f"{where}: example {index} of {part} holds no image; save it with its images embedded")
+            return pictures.decoded(content, *size, where=f"{where}: example {index} of {part}")
 
         stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return cache.cached(stamps, range(len(column)), size, np.uint8, decoded), True
@@ -96,6 +98,13 @@ def _inputs(pa: Any, column: Any, files: Sequence[Path], asked: Asked, where: st
         raise DataError(f"{where}: inputs are {kind}; images or lists of numbers are read")
     inputs = np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(column), *shape)
     return inputs, False
+
+
+def _labels(column: Any, where: str) -> np.ndarray[Any, Any]:
+    if column.null_count:
+        index = int(np.argmax(column.is_null().to_numpy()))
+        raise DataError(f"{where.format(index)} has no label, but a null; give it one, or leave the example out")
+    return np.asarray(column.to_numpy())
 
 
 def _names(folder: Path, label: str) -> tuple[str, ...]:

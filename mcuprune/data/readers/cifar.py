@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
+from mcuprune.data import trees
 from mcuprune.data.columns import Joined
 from mcuprune.data.raw import Asked, Part, Raw, Reader
 from mcuprune.data.readers.views import Pixels
-from mcuprune.data.trees import read_list
 from mcuprune.errors import DataError
 
 _PIXELS = 3072
@@ -22,7 +23,7 @@ def read(path: Path, asked: Asked) -> Raw:
     names = names or {"train": sorted(file.name for file in path.glob("data_batch_*.bin")), "test": ["test_batch.bin"]}
     parts = {}
     for part, files in names.items():
-        present = [path / name for name in files if (path / name).is_file()]
+        present = [path / name for name in files if os.path.lexists(path / name)]
         if present:
             records = [_records(file, 2 if hundred else 1) for file in present]
             column = 0 if not hundred or asked.n_classes == 20 else 1
@@ -31,11 +32,12 @@ def read(path: Path, asked: Asked) -> Raw:
             parts[part] = Part((Joined(images),), (labels,))
     lists = ("batches.meta.txt", "coarse_label_names.txt" if asked.n_classes == 20 else "fine_label_names.txt")
     listed = next((path / name for name in lists if (path / name).is_file()), None)
-    return Raw(str(path), parts, read_list(listed) if listed else (), "image", "NCHW", "cifar")
+    return Raw(str(path), parts, trees.read_list(listed) if listed else (), "image", "NCHW", "cifar")
 
 
 def _records(file: Path, labels: int) -> np.ndarray:
-    size, each = file.stat().st_size, _PIXELS + labels
+    _, size, _ = trees.stamp(file)
+    each = _PIXELS + labels
     if not size or size % each:
         raise DataError(f"{file}: {size} bytes are no whole number of records of {each}; get the binary version again")
     return np.memmap(file, np.uint8, "r", shape=(size // each, each))

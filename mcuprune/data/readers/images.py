@@ -15,7 +15,7 @@ def column(files: Sequence[Path], asked: Asked, where: str) -> np.ndarray:
     """uint8 (n, height, width, channels) of image files at the model's size, on disk where they are many."""
     height, width, channels = pictures.size_of(asked.shape, where)
     pictures.need_pillow(where)
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stamps = [trees.stamp(file) for file in files]
     size = (height, width, channels)
     return cache.stored(stamps, files, size, np.uint8, lambda files: decoding.stream(files, size))
 

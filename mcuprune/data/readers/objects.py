@@ -69,7 +69,8 @@ def _of_tuple(where: str, given: Any, asked: Asked) -> Raw:
     if len(given) == 2 and all(hasattr(element, "shape") for element in given):
         return Raw(where, {"train": Part((np.asarray(given[0]),), (np.asarray(given[1]),))}, reader="arrays")
     raise DataError(
-        f"{where}: a tuple of {len(given)} ({', '.join(type(element).__name__ for element in given[:6])}); {_FORMS}"
+        f"{where}: a {type(given).__name__} of {len(given)} ({', '.join(type(element).__name__ for element in given[:6])}"
+        f"{', ...' if len(given) > 6 else ''}); {_FORMS}; examples (x, y) in a list are an iterator as iter(...) of it"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.data import cache, frontend, trees
+from mcuprune.data import cache, frontend, trees, waves
 from mcuprune.data.raw import Asked, Part, Raw, Reader
 from mcuprune.errors import DataError
 
@@ -38,10 +38,10 @@ def column(files: Sequence[Path | Clip], asked: Asked, where: str) -> Any:
     """float32 (n, *features) of clips, on disk where they are many."""
     settings = settings_for(asked, where)
     clips: list[Clip] = [clip if isinstance(clip, tuple) else (clip, 0, None) for clip in files]
-    stamps = [(str(file.resolve()), file.stat().st_mtime_ns, first, count) for file, first, count in clips]
+    stamps = [(*trees.stamp(file), first, count) for file, first, count in clips]
 
     def features(clip: Clip) -> np.ndarray[Any, Any]:
-        sound, rate = frontend.read_wave(*clip)
+        sound, rate = waves.read(*clip)
         return frontend.features(frontend.resampled(sound, rate, settings.rate), settings)
 
     return cache.cached([settings, *stamps], clips, settings.shape, np.float32, features)
@@ -49,7 +49,7 @@ def column(files: Sequence[Path | Clip], asked: Asked, where: str) -> Any:
 
 def read(path: Path, asked: Asked) -> Raw:
     """The clips of a folder as features. Raises DataError for files that are no sound and for words that fit no class."""
-    tree = trees.classified(path, (".wav",), asked.classes)
+    tree = trees.classified(path, (".wav",), asked.classes, _NOISE)
     front = settings_for(asked, str(path))
     if not tree.classes:
         parts = {part: Part((column(files, asked, str(path)),)) for part, (files, _) in tree.parts.items()}
@@ -66,7 +66,8 @@ def read(path: Path, asked: Asked) -> Raw:
         clips = by_part[part]
         labels_of = np.array([label for _, label in clips], np.int64)
         parts[part] = Part((column([clip for clip, _ in clips], asked, str(path)),), (labels_of,))
-    notes = notes if classes != tree.classes else (*tree.notes, *notes)  # the folders' own order is not the model's
+    spoken = tuple(word for word in tree.classes if word not in _NOISE)
+    notes = notes if classes[: len(spoken)] != spoken else (*tree.notes, *notes)  # the folders' order may not be the model's
     return Raw(str(path), parts, classes, "audio", "", "sounds", front.document(), notes)
 
 
@@ -156,25 +157,14 @@ def _silent(
     draw = np.random.default_rng(["train", "val", "test"].index(part))
     low, high = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}[part]
     pieces: list[tuple[Clip, int]] = []
-    lengths = {file: _length(file) for file in noise}
+    forms = {file: waves.form_of(file) for file in noise}
     for index in range(wanted):
         file = noise[index % len(noise)]
-        total, rate = lengths[file]
+        total, rate = forms[file].total, forms[file].rate
         count = int(front.samples * rate / front.rate)
         first, last = int(low * total), max(int(low * total), int(high * total) - count)
         pieces.append(((file, int(draw.integers(first, last + 1)), count), silence))
     return pieces
-
-
-def _length(file: Path) -> tuple[int, int]:
-    """(samples, samples a second) of a WAV file."""
-    import wave
-
-    try:
-        with wave.open(str(file), "rb") as opened:
-            return opened.getnframes(), opened.getframerate()
-    except (OSError, EOFError, wave.Error) as error:
-        raise DataError(f"{file}: not a readable WAV file ({error}); write it as PCM") from error
 
 
 READER = Reader(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from mcuprune.data.raw import Asked, Raw, Reader
 from mcuprune.data.readers import archives, arrow, cifar, detection, idx, images, npy, shards, sounds, tables
-from mcuprune.errors import DataError
+from mcuprune.errors import DataError, short
 
+_PACKED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 READERS: tuple[Reader, ...] = (
     tables.READER,
     npy.READER,
@@ -33,4 +34,13 @@ def read(path: Path, asked: Asked) -> Raw:
         if matched:
             return reader.read(path, asked)
     known = "; ".join(reader.what for reader in READERS)
-    raise DataError(f"{path}: a folder that holds no data of a known form; these are read: {known}")
+    if path.is_dir():
+        raise DataError(f"{path}: a folder that holds no data of a known form; these are read: {known}")
+    ending = path.suffix.lower()
+    if ending == ".py":
+        raise DataError(f"{path}: a file of Python; name the module and a function in it: --data {path.stem}:FUNCTION")
+    if ending in _PACKED:
+        raise DataError(f"{path}: packed; unpack it, and give the folder or the file that was in it")
+    how = "write a table as JSON, one object a line, and call it .jsonl; " if ending == ".json" else ""
+    what = f"a file {short(ending)}" if ending else "a file without a known ending"
+    raise DataError(f"{path}: {what} is not read; {how}these are read: {known}")

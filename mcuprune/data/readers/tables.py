@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import numpy as np
 from mcuprune.data import pictures, trees
 from mcuprune.data.raw import Asked, Part, Raw, Reader
 from mcuprune.data.readers import images, sounds
-from mcuprune.errors import DataError
+from mcuprune.errors import DataError, short
 
 _FILES = ("file", "filename", "file_name", "path", "filepath", "file_path", "image", "image_path", "img", "wav", "audio")
 _SPLITS = ("split", "set", "subset", "part", "partition")
@@ -31,7 +34,7 @@ def read(path: Path, asked: Asked) -> Raw:
     file_key = _column(path, rows[0], _FILES)
     split_key = next((key for key in rows[0] if key.lower() in _SPLITS), None)
     label_keys = [key for key in rows[0] if key not in (file_key, split_key)]
-    by_part: dict[str, list[dict[str, Any]]] = {}
+    by_part: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for number, row in enumerate(rows, 1):
         if row.keys() != rows[0].keys():
             raise DataError(f"{path}: row {number} has columns {', '.join(row)}; the first has {', '.join(rows[0])}")
@@ -39,19 +42,22 @@ def read(path: Path, asked: Asked) -> Raw:
         part = trees.part_named(named)
         if part is None:
             raise DataError(f"{path}: row {number}: {split_key} is {named!r}; write train, val or test")
-        by_part.setdefault(part, []).append(row)
+        by_part.setdefault(part, []).append((number, row))
     if "train" not in by_part:
         raise DataError(f"{path}: no row is of split train")
-    columns = [_targets(path, key, rows, asked.classes if index == 0 else ()) for index, key in enumerate(label_keys)]
+    alone = len(label_keys) == 1
+    columns = [_targets(path, key, rows, asked.classes if index == 0 else (), alone) for index, key in enumerate(label_keys)]
     parts = {}
     for part, some in by_part.items():
-        files = [_file(path, str(row[file_key])) for row in some]
-        targets = tuple(column([row[key] for row in some]) for key, (column, _) in zip(label_keys, columns, strict=True))
+        files = [_file(path, number, str(row[file_key])) for number, row in some]
+        targets = tuple(column([row[key] for _, row in some]) for key, (column, _, _) in zip(label_keys, columns, strict=True))
         parts[part] = Part((_inputs(path, files, asked),), targets or None)
     sound = str(rows[0][file_key]).lower().endswith(".wav")
     names = columns[0][1] if columns else ()
+    notes = tuple(note for _, _, notes in columns for note in notes)
     front = sounds.settings_for(asked, str(path)).document() if sound else {}
-    return Raw(str(path), parts, names, "audio" if sound else "image", "" if sound else "NHWC", "table", front)
+    kind, stored = ("audio", "") if sound else ("image", "NHWC")
+    return Raw(str(path), parts, names, kind, stored, "table", front, notes, columns=tuple(label_keys))
 
 
 def _inputs(path: Path, files: Sequence[Path], asked: Asked) -> Any:
@@ -60,11 +66,13 @@ def _inputs(path: Path, files: Sequence[Path], asked: Asked) -> Any:
     return images.column(files, asked, str(path))
 
 
-def _file(table: Path, name: str) -> Path:
+def _file(table: Path, row: int, name: str) -> Path:
     """A file of the table, by its path from the table's folder."""
     place = table.parent / name
-    if "\0" in name or not place.is_file() or place.suffix.lower() not in (*pictures.SUFFIXES, ".wav"):
-        raise DataError(f"{table}: {name!r} is no image or WAV file beside the table; paths start from its folder")
+    if not os.path.isfile(place) or place.suffix.lower() not in (*pictures.SUFFIXES, ".wav"):
+        raise DataError(
+            f"{table}: row {row}: {short(name)!r} is no image or WAV file beside the table; paths start from its folder"
+        )
     return place
 
 
@@ -75,26 +83,47 @@ def _column(path: Path, row: dict[str, Any], names: Sequence[str]) -> str:
     raise DataError(f"{path}: no column of files (its columns: {', '.join(row)[:200]}); call it file")
 
 
-def _targets(path: Path, key: str, rows: Sequence[dict[str, Any]], known: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
-    """(What turns values of a column into an array, the names of its classes): numbers stay, words are classes."""
+def _targets(
+    path: Path, key: str, rows: Sequence[dict[str, Any]], known: Sequence[str], alone: bool
+) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+    """(What turns values of a column into an array, the names of its classes, notes): numbers stay, words are classes.
+
+    alone: whether there is no other column of labels.
+    """
     values = [row[key] for row in rows]
     if any(value is None or value == "" for value in values):
         row = next(index for index, value in enumerate(values, 1) if value is None or value == "")
         raise DataError(f"{path}: row {row} has no {key}")
+    _refuse_missing(path, key, values)
     if any(isinstance(value, (list, dict)) for value in values):
-        return (lambda some: _lists(path, key, some)), ()
+        return (lambda some: _lists(path, key, some)), (), ()
     try:
         numbers = [float(value) for value in values]
     except OverflowError as error:
         raise DataError(f"{path}: {key} has a number that no float can hold") from error
     except (TypeError, ValueError):
         names = {str(value) for value in values}
-        classes, _ = trees.ordered(path.parent, names, known)
+        classes, notes = trees.ordered(path.parent, names, known, whole=alone)
+        notes = notes if alone else tuple(f"{key}: {note}" for note in notes)
         number = {name: index for index, name in enumerate(classes)}
-        return (lambda some: np.array([number[str(value)] for value in some], np.int64)), classes
+        return (lambda some: np.array([number[str(value)] for value in some], np.int64)), classes, notes
     written_whole = not any("." in str(value) for value in values)
     kind = np.int64 if written_whole and _are_whole(np.array(numbers)) else np.float64
-    return (lambda some: np.array([float(value) for value in some]).astype(kind)), ()
+    return (lambda some: np.array([float(value) for value in some]).astype(kind)), (), ()
+
+
+def _refuse_missing(path: Path, key: str, values: Sequence[Any]) -> None:
+    """Raise DataError for NaN and what is infinite, alone or in a list, as a number or as text."""
+    for row, value in enumerate(values, 1):
+        if isinstance(value, list):
+            with suppress(TypeError, ValueError, OverflowError):  # of other kinds, which are refused together
+                if not np.isfinite(np.array(value, np.float64)).all():
+                    raise DataError(f"{path}: row {row}: {key} holds a null or NaN, or an infinite number; write numbers alone")
+        elif isinstance(value, (float, str)):
+            with suppress(ValueError):
+                if not isfinite(float(value)):
+                    missing = ", as missing values are written" if isnan(float(value)) else ""
+                    raise DataError(f"{path}: row {row}: {key} is {short(repr(value))}{missing}; write a class or a number")
 
 
 def _lists(path: Path, key: str, values: Sequence[Any]) -> np.ndarray[Any, Any]:
@@ -103,8 +132,6 @@ def _lists(path: Path, key: str, values: Sequence[Any]) -> np.ndarray[Any, Any]:
         numbers = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: {key} holds lists of several lengths, or not of numbers alone") from error
-    if np.isnan(numbers).any():
-        raise DataError(f"{path}: {key} holds a list with a null or NaN in it")
     return numbers.astype(np.int64) if _are_whole(numbers) else numbers
 
 
@@ -128,7 +155,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     if not lines:
         return []
     head = [name.strip() for name in lines[0]]
-    if not any(name.lower() in _FILES for name in head) and (path.parent / lines[0][0]).is_file():
+    if not any(name.lower() in _FILES for name in head) and os.path.isfile(path.parent / lines[0][0]):
         head = ["file", *(f"label{index}" if index else "label" for index in range(len(head) - 1))]
     else:
         lines = lines[1:]
