@@ -1328,6 +1328,18 @@ def test_folders_of_a_system_are_no_classes(tmp_path: Path, hidden: str, kind: s
     assert len(everything(data)[1]) == 18
 
 
+@pytest.mark.parametrize("content", [None, "a.gif", "notes.txt"])
+def test_a_folder_beside_classes_that_holds_nothing_to_read_is_named(tmp_path: Path, content: str | None) -> None:
+    """As it counts for no class, those behind it have other numbers than one might think."""
+    folder_of(tmp_path / "d", ["b", "c", "d"], 6)
+    (tmp_path / "d" / "a").mkdir()
+    if content:
+        (tmp_path / "d" / "a" / content).write_bytes(b"x")
+    data = opened(tmp_path / "d")
+    assert data.classes == ("b", "c", "d")
+    assert [note for note in data.notes if note.startswith("no class") and note.endswith("in it: a")]
+
+
 def test_coco_boxes_are_those_of_instances_where_captions_lie_beside_them(tmp_path: Path) -> None:
     root = coco(tmp_path / "d")
     (root / "annotations" / "train.json").rename(root / "annotations" / "instances_train2017.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -113,7 +113,19 @@ def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = (),
         parts[part] = files, labels
     if missing := sorted(names_seen - set(inside["train"])):
         raise DataError(f"{folder}: no training examples of class {', '.join(missing[:10])}; every class needs some")
-    return Tree(parts, classes, notes)
+    return Tree(parts, classes, (*notes, *_skipped(roots, inside, suffixes)))
+
+
+def _skipped(roots: Mapping[str, Path], inside: Mapping[str, Sequence[str]], suffixes: Sequence[str]) -> list[str]:
+    """What to say of folders beside those of classes that hold nothing to read: no label stands for them."""
+    empty = [
+        path.name
+        for part, root in roots.items()
+        for path in sorted(root.iterdir())
+        if path.is_dir() and _counts(path.name) and path.name not in inside[part]
+    ]
+    named = ", ".join(dict.fromkeys(empty[:10]))
+    return [f"no class, for there are no files {', '.join(suffixes)} in it: {named}"] if empty else []
 
 
 def parts_of(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
