@@ -57,9 +57,9 @@ def _counts(name: str) -> bool:
 def stamp(file: Path) -> tuple[str, int, int]:
     """(path without links, bytes, time of the last change) of a file. Raises DataError where there is no such file."""
     try:
-        found = file.stat()
-        if S_ISREG(found.st_mode):
-            return str(file.resolve()), found.st_size, found.st_mtime_ns
+        status = file.stat()
+        if S_ISREG(status.st_mode):
+            return str(file.resolve()), status.st_size, status.st_mtime_ns
     except (OSError, RuntimeError) as error:  # a loop of links is an OSError, or a RuntimeError
         if file.is_symlink():
             raise DataError(f"{file}: {_dead(file)}") from error
@@ -72,6 +72,8 @@ def _dead(link: Path) -> str:
 
 
 def _unreadable(error: OSError) -> None:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return  # no folder holds nothing
     raise DataError(
         f"{error.filename}: can't be read ({error.strerror}); change its permissions, or move it elsewhere"
     ) from error
@@ -142,20 +144,20 @@ def parts_of(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             roots[part] = folder / name
     if "train" in roots:
         return roots
-    found = {path.name for path in roots.values()}
-    if found and found == set(_class_folders(folder, suffixes)):
+    named = {path.name for path in roots.values()}
+    if named and named == set(_class_folders(folder, suffixes)):
         raise DataError(
-            f"{folder}: has {', '.join(sorted(found))} and no folder train; call the one to train on train, or give one alone"
+            f"{folder}: has {', '.join(sorted(named))} and no folder train; call the one to train on train, or give one alone"
         )
     return {"train": folder}
 
 
 def _class_folders(root: Path, suffixes: Sequence[str]) -> list[str]:
-    found = sorted(path for path in root.iterdir() if _counts(path.name))
-    for path in found:
+    entries = sorted(path for path in root.iterdir() if _counts(path.name))
+    for path in entries:
         if path.is_symlink() and not os.path.exists(path):
             raise DataError(f"{path}: {_dead(path)}")
-    names = [path.name for path in found if path.is_dir()]
+    names = [path.name for path in entries if path.is_dir()]
     return [name for name in names if holds(root / name, suffixes)]
 
 

@@ -42,8 +42,8 @@ def read_coco(path: Path, asked: Asked) -> Raw:
         numbered = {_whole(*entry, "id"): str(entry[1].get("name")) for entry in categories}
         number = {identity: index for index, identity in enumerate(sorted(numbered))}
         place = {_known(*entry, "id"): index for index, entry in enumerate(listed)}
-        for entries, found in ((categories, numbered), (listed, place)):
-            _refuse_twins(entries, found)
+        for entries, identities in ((categories, numbered), (listed, place)):
+            _refuse_twins(entries, identities)
         sizes = [(_size(*entry, "width"), _size(*entry, "height")) for entry in listed]
         rows: list[Row] = []
         for where, entry in _entries(file, document, "annotations"):
@@ -64,8 +64,8 @@ def _document(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: no readable JSON ({error}); write COCO's annotations again") from error
     if not isinstance(document, dict) or "images" not in document:
-        found = f"no images among {', '.join(document)[:200] or 'nothing'}" if isinstance(document, dict) else _kind(document)
-        raise DataError(f"{file}: not COCO's annotations ({found}); write an object with images, annotations and categories")
+        reason = f"no images among {', '.join(document)[:200] or 'nothing'}" if isinstance(document, dict) else _kind(document)
+        raise DataError(f"{file}: not COCO's annotations ({reason}); write an object with images, annotations and categories")
     return document
 
 
@@ -122,9 +122,9 @@ def _size(where: str, entry: Mapping[str, Any], key: str) -> float:
     return size
 
 
-def _refuse_twins(entries: Sequence[tuple[str, Mapping[str, Any]]], found: Collection[Any]) -> None:
+def _refuse_twins(entries: Sequence[tuple[str, Mapping[str, Any]]], identities: Collection[Any]) -> None:
     """Raise DataError for the second entry of one id."""
-    if len(found) < len(entries):
+    if len(identities) < len(entries):
         seen: set[Any] = set()
         for where, entry in entries:
             if entry["id"] in seen:
@@ -153,8 +153,8 @@ def _shares(where: str, box: Any, whole: float, high: float) -> tuple[float, flo
 
 
 def _annotations(path: Path) -> dict[str, Path]:
-    found = trees.files_below(path, (".json",))
-    files = [file for file in found if file.parent.name == "annotations" or "coco" in file.name]
+    documents = trees.files_below(path, (".json",))
+    files = [file for file in documents if file.parent.name == "annotations" or "coco" in file.name]
     files.sort(key=lambda file: ("instances" not in file.name, file))  # before those of captions and keypoints
     by_part: dict[str, Path] = {}
     for file in files:

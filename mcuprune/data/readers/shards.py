@@ -119,9 +119,9 @@ def _classes(
         shard, _, _, name = first[type(None)][0]
         raise DataError(f"{shard}: {name} has no label, as others have; add it, or remove the image")
     if len(first) > 1:
-        (before, one), (behind, other) = sorted(first.values(), key=lambda found: examples.index(found))
+        (before, label), (behind, other) = sorted(first.values(), key=examples.index)
         raise DataError(
-            f"{behind[0]}: {behind[3]} has the label {other!r}, and {before[3]} {one!r}; write numbers, or names, not both"
+            f"{behind[0]}: {behind[3]} has the label {other!r}, and {before[3]} {label!r}; write numbers, or names, not both"
         )
     if type(None) in first:
         return (), None, ()
@@ -145,6 +145,6 @@ def _decoded(place: Place, size: tuple[int, int, int]) -> np.ndarray:
 READER = Reader(
     "shards",
     "WebDataset: a folder of .tar shards of images with .cls or .json",
-    lambda path: path.suffix == ".tar" if path.is_file() else trees.holds(path, (".tar",)),
+    lambda path: path.suffix == ".tar" if path.is_file() else path.is_dir() and trees.holds(path, (".tar",)),
     read,
 )
