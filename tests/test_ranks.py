@@ -109,13 +109,27 @@ def test_ranks_prune_together_and_one_speaks_and_writes(size: int, tmp_path: Pat
     assert "MACs" in outcome[0][1]
     assert [(answer, said) for _, answer, said in outcome[1:]] == [("", "")] * (size - 1)
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert names == ["data.npz", "net.onnx", "o.onnx", "report/report.json", "report/report.md"]
+    assert names == ["data.npz", "net.onnx", "o.onnx", *(f"report/report.{kind}" for kind in ("html", "json", "md"))]
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     alone = tmp_path / "alone"
     alone.mkdir()
     assert [code for code, _, _ in ended(prune(alone, 1, "--epochs", "6"))] == [0]
     single = json.loads((alone / "report" / "report.json").read_text())
     assert [group["after"] for group in report["groups"]] == [group["after"] for group in single["groups"]]
+
+
+@pytest.mark.slow
+def test_ranks_train_the_whole_network_first_together(tmp_path: Path) -> None:
+    """It is the same on all, and so are its answers; what is pruned out of it has the widths that one process gives it."""
+    reports = []
+    for size in (2, 1):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        outcome = ended(prune(folder, size, "--train-compute", "60", "--macs", "30%", "--from-scratch"))
+        assert [code for code, _, _ in outcome] == [0] * size, outcome
+        reports.append(json.loads((folder / "report" / "report.json").read_text()))
+    assert [report["training"]["whole"] for report in reports] == [0.3, 0.3]
+    assert reports[0]["groups"] == reports[1]["groups"]
 
 
 @pytest.mark.slow
