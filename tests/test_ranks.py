@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[1]
 def environment(rank: int, size: int, port: int) -> dict[str, str]:
     """That of one rank, as torchrun sets it."""
     own = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in own.items()}}
+    always = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    return {**os.environ, **always, **{name: str(value) for name, value in own.items()}}
 
 
 def free_port() -> int:
