@@ -10,6 +10,7 @@ With one process every function here gives back what it was given, and torch isn
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import re
@@ -142,10 +143,12 @@ def _met(told: _Group, patience: float) -> _Group:
 
 
 def _leave() -> None:
+    """Part from the others, and end the threads that spoke to them: one that outlives Python aborts the process."""
     import torch.distributed as dist
 
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()  # what an error on the way still refers to would keep them
 
 
 def _has_the_last_word(error: McupruneError) -> bool:
