@@ -143,6 +143,7 @@ def test_no_operator_overflows_or_reads_beside_its_data(name: str, code: Sequenc
         assert differing(net, tmp_path, "-O1", *SANITIZED, *code, once=once)[0] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in blocks.BLOCKS if name != "group norm"])
 def test_a_block_computes_what_tensorflow_lite_micro_computes(name: str, tmp_path: Path) -> None:
     try:

@@ -537,7 +537,7 @@ def int8(quantised: dict[str, str]) -> str:
     return quantised["branching"]
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".tflite", ".h", ".c"])
+@pytest.mark.parametrize("suffix", [pytest.param(".onnx", marks=pytest.mark.thorough), ".tflite", ".h", ".c"])
 def test_export_writes_bands_that_need_less(int8: str, suffix: str, tmp_path: Path, capsys: Any) -> None:
     output = str(tmp_path / f"out{suffix}")
     assert cli.main(["export", int8, "-o", output, "--bands", "auto", "--format", "json"]) == 0

@@ -91,6 +91,7 @@ def on_avx2(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.thorough
 def test_every_convolution_trains_rightly_without_avx512() -> None:
     """Also 1x1 with a stride on 1 to 7 channels-last channels, where oneDNN's own gradient writes past its buffer."""
     checks = HEAP_CHECKS if sys.platform == "linux" else {}

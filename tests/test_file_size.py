@@ -245,7 +245,7 @@ def test_what_c_has_no_kernel_for_is_refused_before_a_cut(tmp_path: Path, capsys
     assert "LOG_SOFTMAX has no kernel in C" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("runtime", ["tflm", "c"])
+@pytest.mark.parametrize("runtime", ["tflm", pytest.param("c", marks=pytest.mark.thorough)])
 def test_a_network_is_trained_into_an_image(runtime: str, tmp_path: Path) -> None:
     model, out = str(MODELS / "resnet8_digits.onnx"), str(tmp_path / "net.onnx")
     limit = ["--flash", "90%", "--flash-model", "image", "--runtime", runtime]

@@ -419,7 +419,7 @@ MORE: dict[str, Any] = {"pixels": True, "turned": True, "first": 1}
     ("name", "wrong"),
     [
         pytest.param("dscnn_digits", LABELS, id="labels-dscnn_digits"),
-        pytest.param("resnet8_digits", MORE, id="labels and more-resnet8_digits"),
+        pytest.param("resnet8_digits", MORE, id="labels and more-resnet8_digits", marks=pytest.mark.thorough),
         pytest.param("resnet8_digits", LABELS, id="labels-resnet8_digits", marks=pytest.mark.slow),
         pytest.param("dscnn_digits", MORE, id="labels and more-dscnn_digits", marks=pytest.mark.slow),
     ],
@@ -558,16 +558,23 @@ WAYS: tuple[dict[str, object], ...] = (
     {"gradients": "resource"},
     {"objectives": "sum"},
     {"freeze_at_budget": False},
-    {"prune_start": 0.0, "prune_stop": 1.0},
-    {"optimizer": "sgd"},
     {"optimizer": "adamw", "label_smoothing": 0.1, "weight_decay": 0.01},
 )
+MORE_WAYS: tuple[dict[str, object], ...] = ({"prune_start": 0.0, "prune_stop": 1.0}, {"optimizer": "sgd"})
 
 
 LATE: dict[str, object] = {"prune_start": 0.5, "prune_stop": 0.9}
 
 
-@pytest.mark.parametrize("choice", [*WAYS, pytest.param(LATE, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *WAYS,
+        *(pytest.param(way, marks=pytest.mark.thorough) for way in MORE_WAYS),
+        pytest.param(LATE, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "name",
     [
