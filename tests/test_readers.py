@@ -1340,6 +1340,17 @@ def test_a_folder_beside_classes_that_holds_nothing_to_read_is_named(tmp_path: P
     assert [note for note in data.notes if note.startswith("no class") and note.endswith("in it: a")]
 
 
+@pytest.mark.parametrize("count", [1, 7])
+def test_images_beside_the_folders_of_classes_are_named(tmp_path: Path, count: int) -> None:
+    root = folder_of(tmp_path / "d", ["b", "c", "d"], 6)
+    for index in range(count):
+        shutil.copy(next((root / "b").iterdir()), root / f"stray {index}.png")
+    data = opened(root)
+    assert len(everything(data)[1]) == 18
+    (note,) = [note for note in data.notes if note.startswith("not used")]
+    assert note.endswith("stray 0.png" if count == 1 else "stray 4.png and 2 more")
+
+
 def test_coco_boxes_are_those_of_instances_where_captions_lie_beside_them(tmp_path: Path) -> None:
     root = coco(tmp_path / "d")
     (root / "annotations" / "train.json").rename(root / "annotations" / "instances_train2017.json")

@@ -119,15 +119,26 @@ def classified(folder: Path, suffixes: Sequence[str], known: Sequence[str] = (),
 
 
 def _skipped(roots: Mapping[str, Path], inside: Mapping[str, Sequence[str]], suffixes: Sequence[str]) -> list[str]:
-    """What to say of folders beside those of classes that hold nothing to read: no label stands for them."""
+    """What to say of folders beside those of classes that hold nothing to read, and of files there: they have no label."""
     empty = [
         path.name
         for part, root in roots.items()
         for path in sorted(root.iterdir())
         if path.is_dir() and _counts(path.name) and path.name not in inside[part]
     ]
-    named = ", ".join(dict.fromkeys(empty[:10]))
-    return [f"no class, for there are no files {', '.join(suffixes)} in it: {named}"] if empty else []
+    stray = [
+        path.name
+        for root in roots.values()
+        for path in sorted(root.iterdir())
+        if path.name.lower().endswith(tuple(suffixes)) and not path.name.startswith(".") and path.is_file()
+    ]
+    said = [f"no class, for there are no files {', '.join(suffixes)} in it: {_few(empty)}"] if empty else []
+    return said + ([f"not used, for they lie in no class's folder: {_few(stray)}"] if stray else [])
+
+
+def _few(names: Sequence[str]) -> str:
+    different = list(dict.fromkeys(names))
+    return ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
 
 
 def parts_of(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
