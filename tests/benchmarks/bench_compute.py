@@ -37,7 +37,7 @@ def row(task_name: str, budget: str, compute: float, method: str, seed: int, dat
     wishes: dict[str, Any] = {"batch": task.batch, "augment": task.augment, "train_compute": compute * task.epochs}
 
     def also(result: Result) -> dict[str, Any]:
-        """The share of a full run that it was, the window in which it narrowed, and validation on the way: [share, accuracy]."""
+        """The share of a full run that it was, when it narrowed, and validation on the way: [share, accuracy]."""
         assert result.training is not None
         whole = task.epochs * max(1, result.training.examples // task.batch) * task.batch * result.before.total["macs"]
         seen = [(line.training_macs / whole, line.accuracy) for line in result.history if line.accuracy is not None]
@@ -45,7 +45,9 @@ def row(task_name: str, budget: str, compute: float, method: str, seed: int, dat
         return {
             "machine": machine(),
             "spent": round(result.training_macs / whole, 4),
-            "wide": [round(schedule.whole + (1 - schedule.whole) * end, 4) for end in (schedule.prune_start, schedule.prune_stop)],
+            "wide": [
+                round(schedule.whole + (1 - schedule.whole) * end, 4) for end in (schedule.prune_start, schedule.prune_stop)
+            ],
             "curve": [[round(share, 4), round(accuracy, 4)] for share, accuracy in seen],
         }
 
