@@ -136,7 +136,7 @@ def prepared(request: Request, net: Network | None, given: Given | None, start: 
     teacher = _teacher(request, whole_labelled, aim, metric, warm=warm)
     schedule = None
     if request.train and aim is not None:
-        narrow, teachable = _narrow(request, model, budget), teacher is None and _teachable(request, aim)
+        narrow, teachable = _narrow(request, model, budget), teacher is None and start is None and _teachable(request, aim)
         schedule = schedule_for(request, len(aim.data.train), warm=warm, narrow=narrow, teachable=teachable)
     earlier = () if start is None else start.groups
     return Run(request, original, labelled, before, budget, wanted, model, aim, metric, warm, teacher, schedule, notes, earlier)
