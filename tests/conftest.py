@@ -63,11 +63,11 @@ def corpus() -> list[Path]:
     return sorted(CORPUS.glob("*.onnx")) if CORPUS.is_dir() else []
 
 
-def slow_but(cases: Iterable[T], *quick: T) -> list[ParameterSet]:
-    """Parameters of a test: every case, all but the ``quick`` ones marked as slow. Those stand for the others' kinds."""
+def thorough_but(cases: Iterable[T], *quick: T) -> list[ParameterSet]:
+    """Parameters of a test: every case, all but the ``quick`` ones marked as thorough. Those stand for the others' kinds."""
     cases = list(cases)
     assert set(quick) <= set(cases), f"no such case: {quick}"
-    marks = {case: () if case in quick else pytest.mark.slow for case in cases}
+    marks = {case: () if case in quick else pytest.mark.thorough for case in cases}
     return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=marks[case]) for case in cases]
 
 

@@ -245,7 +245,7 @@ def loaded(path: str) -> Network:
     return network.load(path)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.thorough)])
 def test_random_budgets_that_need_bands_hold_in_the_written_file(files: dict[str, str], seed: int, tmp_path: Path) -> None:
     draw = np.random.default_rng(seed)
     name = list(NETWORKS)[seed % len(NETWORKS)]

@@ -154,7 +154,7 @@ def test_an_operator_computes_on_the_device_of_its_input(name: str, elsewhere: s
         pytest.param(
             "mbv2se_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}, marks=pytest.mark.slow
         ),
-        pytest.param("branchy_digits", {"method": "uniform", "optimizer": "sgd"}, marks=pytest.mark.slow),
+        pytest.param("branchy_digits", {"method": "uniform", "optimizer": "sgd"}, marks=pytest.mark.thorough),
     ],
 )
 def test_a_prune_elsewhere_writes_the_file_that_it_writes_here(

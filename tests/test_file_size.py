@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import CORPUS_SHAPES, corpus, feed, in_our_build, random_selection, slow_but
+from conftest import CORPUS_SHAPES, corpus, feed, in_our_build, random_selection, thorough_but
 from graphs import Graph, dscnn, mobilenet, resnet8
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,14 +34,14 @@ MODELS = Path(__file__).parents[1] / "models"
 NAMES = ("branchy_digits", "dscnn_digits", "mbv2se_digits", "resnet8_digits")
 
 
-@pytest.mark.parametrize("name", slow_but(NAMES, "dscnn_digits", "mbv2se_digits"))
+@pytest.mark.parametrize("name", thorough_but(NAMES, "dscnn_digits", "mbv2se_digits"))
 def test_a_float_model_is_priced_as_the_file_that_export_writes_of_it(name: str, tmp_path: Path) -> None:
     model, out = str(MODELS / f"{name}.onnx"), tmp_path / "net.tflite"
     exporting.export(exporting.Request(model, str(out), data="digits"))
     assert profile(network.load(model)).total["file"] == out.stat().st_size
 
 
-@pytest.mark.parametrize("name", slow_but(NAMES, "branchy_digits", "resnet8_digits"))
+@pytest.mark.parametrize("name", thorough_but(NAMES, "branchy_digits", "resnet8_digits"))
 def test_so_is_an_int8_model(name: str, exported: Callable[[str], Path]) -> None:
     out = exported(name)
     net = network.load(out, accept=ops.accept(str(out)))

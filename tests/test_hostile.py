@@ -296,7 +296,12 @@ def damaged_files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], l
 
 @pytest.mark.parametrize(
     ("command", "count"),
-    [("profile", 120), ("float", 40), ("int8", 25), ("verify", 6), pytest.param("verify", 80, marks=pytest.mark.slow)],
+    [("profile", 120), ("float", 40), ("int8", 25), ("verify", 6)]
+    + [
+        pytest.param(*each, marks=pytest.mark.thorough)
+        for each in (("profile", 150), ("float", 60), ("int8", 40), ("verify", 8))
+    ]
+    + [pytest.param("verify", 80, marks=pytest.mark.slow)],
 )
 def test_random_damage_gives_a_message_or_an_answer(
     command: str, count: int, damaged_files: Callable[[str], list[Path]]

@@ -114,7 +114,7 @@ KINDS = ("conv", "conv_short", "conv_grouped", "conv_transpose", "depthwise", "p
 
 #: Each kernel as it is called once for all rows, and row by row; quick is one of them, by turns.
 FORMS = [
-    pytest.param(kind, edit, id=f"{kind}-{name}", marks=pytest.mark.slow if (index + turn) % 2 else ())
+    pytest.param(kind, edit, id=f"{kind}-{name}", marks=pytest.mark.thorough if (index + turn) % 2 else ())
     for index, kind in enumerate(KINDS)
     for turn, (name, edit) in enumerate((("whole", str), ("by rows", by_rows)))
 ]

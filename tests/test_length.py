@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import small_nets
 import torch
-from conftest import slow_but
+from conftest import thorough_but
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, blank, epoch_macs, interrupt, limits
@@ -36,7 +36,7 @@ def request(output: Path, **wishes: Any) -> Request:
     return Request(str(MODEL), limits(macs="25%", sram="70%"), str(output), **wishes)
 
 
-@pytest.mark.parametrize("method", slow_but(METHODS, "differentiable", "at-init"))
+@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable", "at-init"))
 def test_every_method_trains_for_the_compute_that_was_asked_for(method: str, tmp_path: Path, few_digits: str) -> None:
     """Never less, and more by at most the last step of each phase. The history counts it too."""
     result = pruning.prune(request(tmp_path / "o.onnx", data=few_digits, method=method, train_compute=3.7))
@@ -216,7 +216,7 @@ def test_a_plateau_is_reached_after_so_many_evaluations_that_are_no_better() -> 
     assert [seen.reached(share) for share in (0.5, 0.6, 0.6, 0.61, 0.4, 0.61)] == [False, False, False, False, False, True]
 
 
-@pytest.mark.parametrize("method", slow_but(METHODS, "differentiable", "uniform"))
+@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable", "uniform"))
 def test_patience_ends_training_early_within_the_budget(method: str, tmp_path: Path, few_digits: str) -> None:
     """An impatient run stops at its first evaluation that is no better, once its widths are final, and says so."""
     wishes: dict[str, Any] = {"data": few_digits, "method": method, "epochs": 14, "int8": False}

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import pytest
 from apart import apart
-from conftest import feed, slow_but
+from conftest import feed, thorough_but
 from graphs import Graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -50,7 +50,7 @@ HERE = Path(__file__).parent
 SANITIZED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
 MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.onnx"))
 #: Two quick ones have the operators of all: squeeze-and-excitation, depthwise convolutions and a wide stem.
-EACH = slow_but(MODELS, "dscnn_digits", "mbv2se_digits")
+EACH = thorough_but(MODELS, "dscnn_digits", "mbv2se_digits")
 MANY = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 #: Where a library's sources lie in a checkout of it: what is compiled as plain C, and the folders of its headers.
 SOURCES = {

@@ -23,7 +23,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import run, slow_but
+from conftest import run, thorough_but
 from onnx import helper, numpy_helper
 
 from mcuprune import preparing, pruning, units
@@ -251,7 +251,7 @@ def test_without_data_int8_says_that_its_ranges_are_a_guess(tmp_path: Path) -> N
     assert dict(result.after.total) == dict(resources.profile(network.load(tmp_path / "o.onnx")).total)
 
 
-@pytest.mark.parametrize("method", slow_but(METHODS, "differentiable", "at-init"))
+@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable", "at-init"))
 def test_same_seed_same_file_and_another_seed_another(method: str, tmp_path: Path, few_digits: str) -> None:
     files = []
     for number, seed in enumerate((1, 1, 2)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import slow_but
+from conftest import thorough_but
 from test_pruning import MODELS, Interrupted, interrupt, limits
 
 from mcuprune import options, pruning
@@ -123,7 +123,7 @@ def test_the_paper_is_the_default_with_every_switch_thrown() -> None:
     assert (schedule.freeze, schedule.prune_every, schedule.window(100)) == (False, 20, (0, 100))
 
 
-@pytest.mark.parametrize("name", slow_but(["pace", "feedback", "floor", "slack", "cut"], "pace", "slack"))
+@pytest.mark.parametrize("name", thorough_but(["pace", "feedback", "floor", "slack", "cut"], "pace", "slack"))
 def test_each_switch_alone_holds_the_budget_and_resumes(name: str, tmp_path: Path, few_digits: str) -> None:
     wishes: dict[str, Any] = {"epochs": 3, name: RECIPES["paper"][name], "int8": False}
     through = pruning.prune(request(tmp_path / "a.onnx", few_digits, **wishes))

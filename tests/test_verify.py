@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import small_nets
-from conftest import Once, run, slow_but
+from conftest import Once, run, thorough_but
 from graphs import Graph
 from test_tflite import CASES, converted, int8, model_of
 
@@ -68,7 +68,7 @@ def test_a_pruned_model_runs_as_onnxruntime_computes_it(dscnn: str) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("name", slow_but(["resnet8_digits", "branchy_digits", "mbv2se_digits"], "mbv2se_digits"))
+@pytest.mark.parametrize("name", thorough_but(["resnet8_digits", "branchy_digits", "mbv2se_digits"], "mbv2se_digits"))
 def test_every_model_of_the_repository_runs_so(name: str, tmp_path: Path) -> None:
     found = verify.verify(pruned(name, tmp_path))
     assert found.ok, found
