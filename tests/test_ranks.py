@@ -15,17 +15,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ranks_step
+import torch
 from test_same_bytes import model_file
 
 from mcuprune.errors import UsageError
 from mcuprune.train import ranks
 
 ROOT = Path(__file__).parents[1]
+#: Where ranks compute: those with GPUs meet over NCCL, not over gloo.
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:
     """That of one rank, as torchrun sets it."""
     own = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if 0 < torch.cuda.device_count() < size:  # NCCL lets two share a GPU only if it takes them for two machines with one each
+        own |= {"LOCAL_RANK": 0, "NCCL_HOSTID": f"machine {rank}"}
     always = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     return {**os.environ, **always, **{name: str(value) for name, value in own.items()}}
 
@@ -102,9 +107,10 @@ def test_three_ranks_make_the_steps_of_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("size", [2, 3])
-def test_ranks_prune_together_and_one_speaks_and_writes(size: int, tmp_path: Path) -> None:
-    outcome = ended(prune(tmp_path, size, "--epochs", "6"))
+def test_ranks_prune_together_and_one_speaks_and_writes(size: int, device: str, tmp_path: Path) -> None:
+    outcome = ended(prune(tmp_path, size, "--epochs", "6", "--device", device))
     assert [code for code, _, _ in outcome] == [0] * size, outcome
     assert "MACs" in outcome[0][1]
     assert [(answer, said) for _, answer, said in outcome[1:]] == [("", "")] * (size - 1)
@@ -113,7 +119,7 @@ def test_ranks_prune_together_and_one_speaks_and_writes(size: int, tmp_path: Pat
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     alone = tmp_path / "alone"
     alone.mkdir()
-    assert [code for code, _, _ in ended(prune(alone, 1, "--epochs", "6"))] == [0]
+    assert [code for code, _, _ in ended(prune(alone, 1, "--epochs", "6", "--device", device))] == [0]
     single = json.loads((alone / "report" / "report.json").read_text())
     assert [group["after"] for group in report["groups"]] == [group["after"] for group in single["groups"]]
 
@@ -143,7 +149,7 @@ def test_ranks_have_one_clock(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("size", "lost"), [(2, 1), (2, 0), (3, 1)])
 def test_a_lost_rank_ends_all_with_one_message_and_any_number_goes_on(size: int, lost: int, tmp_path: Path) -> None:
     checkpoint = tmp_path / "o.onnx.checkpoint"
-    processes = prune(tmp_path, size, "--epochs", "400")
+    processes = prune(tmp_path, size, "--epochs", "400", "--device", "cpu")
     until = time.monotonic() + 400
     while not checkpoint.exists() and time.monotonic() < until:
         time.sleep(0.05)
@@ -161,7 +167,7 @@ def test_a_lost_rank_ends_all_with_one_message_and_any_number_goes_on(size: int,
     stored = checkpoint.read_bytes()
     for again in (1, 4 - size):
         checkpoint.write_bytes(stored)
-        processes = prune(tmp_path, again, "--epochs", "400", "--resume")
+        processes = prune(tmp_path, again, "--epochs", "400", "--device", "cpu", "--resume")
         assert [code for code, _, _ in ended(processes)] == [0] * again
         report = json.loads((tmp_path / "report" / "report.json").read_text())
         assert report["seconds"] > 0

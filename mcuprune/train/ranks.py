@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: What torchrun says to each process.
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-#: Seconds that a rank waits for the others. One that has ended is noticed at once; this is for one that hangs.
+#: Seconds that a rank waits for the others. gloo notices at once that one has ended; this is for one that hangs, and for nccl.
 _PATIENCE = 600
 #: Seconds that the ranks wait for each other when they end with an error, so that it is said once.
 _LAST_WORDS = 5.0
@@ -127,7 +127,7 @@ def _met(told: _Group, patience: float) -> _Group:
             f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' on every machine"
         ) from None
     wait = timedelta(seconds=patience)
-    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a lost rank is an error there too
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a lost rank is an error there too, later
     try:
         store, rank, of = next(iter(rendezvous("env://", timeout=wait)))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
