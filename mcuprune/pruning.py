@@ -240,7 +240,7 @@ def _measured(run: Run, candidate: Candidate, of_float: Metric | None, small: Ne
         data=data.name if data else None,
         preprocessing=data.preprocessing if data else None,
         test_examples=len(data.test) if data else 0,
-        training=_training(run, record.device),
+        training=_training(run, candidate, record.device),
         bands=None,
         network=written,
         float_network=small,
@@ -268,15 +268,15 @@ def _bands(run: banding.Run, plain: Network, result: Result) -> Bands:
     return Bands(run.choices, run.embedded, run.planner.graph.endings(), before, written, plain)
 
 
-def _training(run: Run, device: str) -> Training | None:
+def _training(run: Run, candidate: Candidate, device: str) -> Training | None:
     request, data = run.request, run.data
     if not request.train:
         return None
     assert data is not None
     assert run.schedule is not None
     varied, search = data.varied or None, search_for(request)
-    taught = run.teacher is not None or run.schedule.whole > 0
-    return Training(run.schedule, search, run.warm, taught, len(data.train), varied, device)
+    taught = run.teacher is not None or candidate.teacher is not None
+    return Training(candidate.schedule or run.schedule, search, run.warm, taught, len(data.train), varied, device)
 
 
 def with_preprocessing(net: Network, data: Data | None) -> Network:

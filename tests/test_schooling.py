@@ -24,10 +24,11 @@ from mcuprune.train.task import Step
 
 torch.set_num_threads(1)
 
+SPLITS = ("train", "val", "test")
 COMPUTE = 10.0  # enough of it for most to be spent wide, where a tenth of the network stays
 
 
-def request(output: Path, data: str, **wishes: Any) -> Request:
+def asked_for(output: Path, data: str, **wishes: Any) -> Request:
     model = str(MODELS / "dscnn_digits.onnx")
     return Request(model, limits(macs="10%"), str(output), data=data, train_compute=COMPUTE, from_scratch=True, **wishes)
 
@@ -37,10 +38,34 @@ def schooled(few_digits: str, once: Once) -> tuple[Result, bytes]:
     """A run in whose course the network is trained whole, pruned, and quantised; and the file it wrote."""
 
     def make(folder: Path) -> tuple[Result, bytes]:
-        result = pruning.prune(request(folder / "o.onnx", few_digits))
+        result = pruning.prune(asked_for(folder / "o.onnx", few_digits))
         return result, (folder / "o.onnx").read_bytes()
 
     return once("schooled", make)
+
+
+@pytest.fixture(scope="module")
+def unlearnable(few_digits: str, once: Once) -> str:
+    """The same images, each called by a number that has nothing to do with it."""
+
+    def make(folder: Path) -> str:
+        arrays = dict(np.load(few_digits))
+        draw = np.random.default_rng(0)
+        np.savez(folder / "noise.npz", **(arrays | {f"y_{split}": draw.permutation(arrays[f"y_{split}"]) for split in SPLITS}))
+        return str(folder / "noise.npz")
+
+    return once("unlearnable", make)
+
+
+@pytest.fixture(scope="module")
+def given_up(unlearnable: str, once: Once) -> tuple[Result, bytes]:
+    """A run that stops training the network whole, for it learns nothing, and the file it wrote."""
+
+    def make(folder: Path) -> tuple[Result, bytes]:
+        result = pruning.prune(asked_for(folder / "o.onnx", unlearnable))
+        return result, (folder / "o.onnx").read_bytes()
+
+    return once("given up", make)
 
 
 def whole_lines(result: Result) -> list[Step]:
@@ -74,22 +99,45 @@ def test_the_report_says_who_taught(schooled: tuple[Result, bytes]) -> None:
     assert "for the first 30% of float training" in note
 
 
+def test_a_network_that_learns_slowly_does_not_become_a_teacher(given_up: tuple[Result, bytes]) -> None:
+    """From half of its training on it is known; what is left of it belongs to the network that stays."""
+    result, _ = given_up
+    assert result.ok
+    assert result.training is not None
+    schedule = result.training.schedule
+    full, step = epoch_macs(result), result.before.total["macs"] * 64
+    spent = max(line.training_macs for line in whole_lines(result))
+    assert 0.5 * 0.3 <= schedule.whole < 0.5 * 0.3 + 1 / (0.9 * COMPUTE)  # it is evaluated at an epoch's end
+    assert abs(spent - schedule.whole * 0.9 * COMPUTE * full) <= step
+    assert COMPUTE * full <= result.training_macs < COMPUTE * full + 3 * step
+    small = next(line for line in result.history if line.costs["macs"] == result.history[-1].costs["macs"])
+    assert small.training_macs < spent + 0.1 * 0.9 * COMPUTE * full
+    document = outcome.document(result)
+    assert document["training"]["distill"] is False
+    assert document["training"]["whole"] == pytest.approx(schedule.whole)
+    (note,) = [note for note in document["notes"] if "trained whole" in note]
+    assert "learned too slowly" in note
+
+
+@pytest.mark.parametrize("kind", ["schooled", "given_up"])
 @pytest.mark.parametrize(
     "stage", ["pruned", *(pytest.param(stage, marks=pytest.mark.thorough) for stage in ("whole", "quantised"))]
 )
-def test_it_resumes_to_the_same_file(stage: str, schooled: tuple[Result, bytes], tmp_path: Path, few_digits: str) -> None:
-    result, content = schooled
-    ends = [line.step for line in result.history if line.epoch == line.epochs]
-    at = {"whole": ends[0] // 2, "pruned": (ends[0] + ends[1]) // 2, "quantised": (ends[1] + ends[2]) // 2}[stage]
+def test_it_resumes_to_the_same_file(stage: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    result, content = request.getfixturevalue(kind)
+    data = request.getfixturevalue("few_digits" if kind == "schooled" else "unlearnable")
+    whole, last = whole_lines(result)[-1].step, result.history[-1].step
+    floats = max(line.step for line in result.history if line.phase != "quantize")
+    at = {"whole": whole // 2, "pruned": (whole + floats) // 2, "quantised": (floats + last) // 2}[stage]
 
     def interrupt(line: Step) -> None:
         if line.step > at:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        pruning.prune(request(tmp_path / "o.onnx", few_digits), interrupt)
+        pruning.prune(asked_for(tmp_path / "o.onnx", data), interrupt)
     first: list[Step] = []
-    resumed = pruning.prune(request(tmp_path / "o.onnx", few_digits, resume=True), first.append)
+    resumed = pruning.prune(asked_for(tmp_path / "o.onnx", data, resume=True), first.append)
     assert (tmp_path / "o.onnx").read_bytes() == content
     assert first[0].step > at // 2
     assert [replace(line, waited=None) for line in resumed.history] == [replace(line, waited=None) for line in result.history]
@@ -99,14 +147,14 @@ def test_it_resumes_to_the_same_file(stage: str, schooled: tuple[Result, bytes],
 
 @pytest.mark.parametrize("changes", [{"distill": False}, {"method": "magnitude"}, {"limits": limits(macs="90%")}], ids=str)
 def test_nothing_is_trained_whole_for_nothing(changes: dict[str, Any], tmp_path: Path, few_digits: str) -> None:
-    asked = replace(request(tmp_path / "o.onnx", few_digits), **changes)
+    asked = replace(asked_for(tmp_path / "o.onnx", few_digits), **changes)
     run = prepared(asked, None, asked.data, None)
     assert run.schedule is not None
     assert (run.teacher, run.schedule.whole) == (None, 0)
 
 
 def test_patience_is_for_the_network_that_stays(tmp_path: Path, few_digits: str) -> None:
-    result = pruning.prune(request(tmp_path / "o.onnx", few_digits, patience=1, int8=False))
+    result = pruning.prune(asked_for(tmp_path / "o.onnx", few_digits, patience=1, int8=False))
     whole = 0.3 * COMPUTE * epoch_macs(result)
     assert max(line.training_macs for line in whole_lines(result)) >= whole
     assert result.training_macs < COMPUTE * epoch_macs(result)

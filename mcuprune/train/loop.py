@@ -45,6 +45,11 @@ class Hooks(ABC):
         """Whether training could end now: nothing is left for the hooks to change."""
         return True
 
+    @property
+    def over(self) -> bool:
+        """Whether training ends here, whatever is left of its schedule. Asked before every step."""
+        return False
+
     @abstractmethod
     def costs(self) -> Mapping[str, int]:
         """What the network costs now, by resource, in base units. Asked for at the start and whenever widths have changed."""
@@ -66,6 +71,9 @@ class Hooks(ABC):
     def after_step(self, trainer: Trainer) -> bool:
         """Called after every training step. Returns whether the widths were changed, which the history is to tell."""
         return False
+
+    def evaluated(self, trainer: Trainer, line: Step) -> None:  # noqa: B027
+        """Called with every line that has an evaluation, before the state is stored."""
 
     def state(self) -> State:
         """What the next step depends on beyond the trainer's own state. Asked for at the end of an epoch."""
@@ -157,7 +165,7 @@ def train(
         if plateau is not None:
             plateau.restore(saved.values)
     costs, evaluated = hooks.costs(), trainer.length.evaluations(trainer.position)
-    while not trainer.finished:
+    while not (trainer.finished or hooks.over):
         hooks.before_step(trainer)
         loss = trainer.train_step()
         if hooks.after_step(trainer):
@@ -169,6 +177,7 @@ def train(
             ranks.refuse_drift(trainer.step, trainer.learned)
             line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths_now())
             on_step(line)
+            hooks.evaluated(trainer, line)
             if plateau is not None and hooks.settled and not trainer.winds_down and plateau.reached(line.accuracy or 0.0):
                 trainer.wind_down()
             if checkpoint is not None:

@@ -6,7 +6,7 @@ Fake-quant training is hooks on the one training loop, as pruning methods are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -201,6 +201,7 @@ class FakeQuant(Hooks):
                 "taught": self._candidate.taught,
                 "sensitivity": None if curves is None else curves.document(),
                 "steps": self._candidate.steps,
+                "schedule": None if self._candidate.schedule is None else asdict(self._candidate.schedule),
                 "rate": [self._slower, self._first, self._losses[-_WATCHED:]],
             },
         )
@@ -256,6 +257,7 @@ def stored(checkpoint: Checkpoint, path: str) -> Candidate | None:
         sensitivity=None if told is None else Sensitivity.of_document(told),
         steps=steps,
         teacher=schooling.of_state(saved.arrays, path),
+        schedule=None if saved.values["schedule"] is None else Schedule(**saved.values["schedule"]),
     )
 
 

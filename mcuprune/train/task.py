@@ -216,6 +216,7 @@ class Candidate:
         nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width.
     notes: what the user should know about how it came about. sensitivity: of the groups, where it was measured.
     teacher: the network that was trained whole first and taught this one; None where none was.
+    schedule: as it came to be followed, where that isn't quite as planned.
     """
 
     channels: Channels
@@ -228,6 +229,7 @@ class Candidate:
     sensitivity: Sensitivity | None = None
     steps: int = 0
     teacher: Network | None = None
+    schedule: Schedule | None = None
 
 
 class History:
