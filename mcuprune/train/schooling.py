@@ -27,8 +27,8 @@ from mcuprune.train.trainer import Trainer, trainer_for
 #: What states keep of it from its last step on: the network that teaches, as ONNX, and the account of its training.
 _NETWORK, _ACCOUNT = "whole", "whole account"
 #: A network that, after the first of these shares of its training, is wrong on more than the second of what the most frequent
-#: class would be wrong on learns slowly. MobileNetV1 on persons does (0.45 to 0.59): as its teacher cost the narrow network steps
-#: that it needed, it was behind uniform scaling. DS-CNN on keywords doesn't (0.15 to 0.27).
+#: class would be wrong on learns slowly. MobileNetV1 on persons does (0.45 to 0.59): while it became a teacher all the same,
+#: what was pruned out of it was behind uniform scaling. DS-CNN on keywords doesn't (0.15 to 0.27).
 _HALF, _WRONG = 0.5, 1 / 3
 #: By then of the rest the narrow network has its widths.
 _AT_ONCE = 0.05
