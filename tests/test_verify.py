@@ -15,9 +15,10 @@ import pytest
 import small_nets
 from conftest import Once, run, thorough_but
 from graphs import Graph
+from onnx import TensorProto, helper, numpy_helper
 from test_tflite import CASES, converted, int8, model_of
 
-from mcuprune import pruning, units
+from mcuprune import Budget, prune, pruning, units
 from mcuprune.cli import main
 from mcuprune.data import loading as data
 from mcuprune.deploy import tflite
@@ -82,6 +83,38 @@ def test_the_arena_measured_is_the_arena_predicted(dscnn: str) -> None:
     assert memory.measured is not None
     assert memory.pointer_bytes == 8
     assert memory.predicted < memory.measured <= memory.same_pointers
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("rank", [3, 4])
+@pytest.mark.parametrize("products", [1, 3])
+def test_the_arena_of_products_of_matrices_is_predicted(rank: int, products: int, tmp_path: Path) -> None:
+    """Their kernel keeps the shapes of what it transposes, which grow with the number of dimensions."""
+    lead, draw = (1, 3)[: rank - 2], np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(draw.standard_normal((*lead, 16, 16)).astype(np.float32), f"w{i}") for i in range(products)
+    ]
+    names = ["x", *(f"t{i}" for i in range(1, products)), "y"]
+    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], f"product {i}") for i in range(products)]
+    ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, (*lead, 5, 16))] for name in "xy"]
+    graph = helper.make_graph(nodes, "products", *ports, weights)
+    float_file, written = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), float_file)
+    prune(float_file, Budget(flash="100%"), train=False, output=written)
+    memory = verify.verify(str(written), Trial(examples=2)).memory
+    assert memory.measured is not None
+    assert memory.measured <= memory.same_pointers <= memory.measured + 32
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_arena_of_the_size_that_is_predicted_is_enough(dscnn: str) -> None:
+    """Of an array TFLM uses whole multiples of 16 bytes alone, so the number is one."""
+    net = network.load(dscnn)
+    converted = tflite.convert(net, net.stored)
+    memory = verify.predicted(converted)
+    assert memory.predicted % 16 == memory.same_pointers % 16 == 0
+    inputs = [{"image": np.zeros((1, 1, 16, 16), np.float32)}]
+    assert runners.run("tflm", converted, inputs, dscnn, limit=memory.same_pointers).arena["total"] <= memory.same_pointers
 
 
 @pytest.mark.parametrize(("measured", "ok"), [(None, True), (120, True), (121, False)])

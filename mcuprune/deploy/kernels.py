@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
 
+from mcuprune.deploy.planner import aligned
 from mcuprune.graph.network import Shape
 
 #: Which kernels run. cmsis-nn: Arm's, on a 32-bit core with DSP instructions (Cortex-M4, M7, M33). reference: TFLM's own.
@@ -154,6 +155,8 @@ class Bytes(NamedTuple):
 
 
 _NOTHING = Bytes(0, 0)
+#: A list of sizes in TFLM: how many there are, and an int32 each.
+_LENGTH, _SIZE = 4, 4
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class Kernel:
     code, version: in the file's schema. table: name of its options there, without or with fields; "" where it has none.
     keeps: whether its output has its input's quantiser, always.
     options: bytes of the options as TFLM parses them. data: bytes that the kernel keeps; ``optimised`` those of CMSIS-NN.
+    lists: so many lists of a shape's sizes it keeps beside them, of the output's rank.
     scratch: what it asks for while it runs.
     """
 
@@ -174,11 +178,12 @@ class Kernel:
     optimised: Bytes | None = None
     scratch: Rule = _no_scratch
     keeps: bool = False
+    lists: int = 0
 
-    def kept(self, kernels: Kernels, pointer: int) -> int:
-        """Bytes that the kernel keeps for each operator."""
+    def kept(self, kernels: Kernels, pointer: int, rank: int) -> int:
+        """Bytes that the kernel keeps for an operator whose output has so many dimensions, each part as it is aligned."""
         data = self.optimised if kernels == "cmsis-nn" and self.optimised is not None else self.data
-        return data.at(pointer)
+        return aligned(data.at(pointer)) + self.lists * aligned(_LENGTH + _SIZE * rank)
 
 
 def _same(size: int) -> Bytes:
@@ -192,7 +197,7 @@ KERNELS: Mapping[str, Kernel] = {
     "ABS": Kernel(101, 1, "Abs", data=Bytes(32, 48)),
     "ADD": Kernel(0, 2, "Add", Bytes(4, 8), _same(60)),
     "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool, keeps=True),
-    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(96, 128), Bytes(128, 160)),
+    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(64, 96), Bytes(96, 128), lists=2),
     "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80), keeps=True),
     "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
     "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
@@ -239,7 +244,7 @@ UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))
 #: A handle of each tensor, weights included; node and registration of each operator; a handle of each scratch buffer.
 EVAL_TENSOR, NODE, SCRATCH_HANDLE = Bytes(12, 24), Bytes(32, 64), Bytes(4, 8)
 #: The interpreter with its allocators and planner, and a handle of each input and output of the graph.
-INTERPRETER, PORT = Bytes(180, 505), Bytes(52, 96)
+INTERPRETER, PORT = Bytes(164, 505), Bytes(52, 96)
 #: Multiplier and shift of each output channel of a convolution, an int32 array each.
 PER_CHANNEL = 4
 

@@ -150,7 +150,8 @@ class Tail:
     """What lives as long as the interpreter, in bytes by cause.
 
     operators: their nodes, options, and what kernels keep. tensors: a handle of each, of constants too. channels: factors of
-    convolutions and what else grows with widths. ports: inputs and outputs of the graph. interpreter: itself, its allocators.
+    convolutions and what else grows with widths. ports: inputs and outputs of the graph. interpreter: itself, its allocators,
+    and what is missing to a multiple of the alignment.
     Variables, which outlive an inference, have no place here: no file that is written has any.
     """
 
@@ -360,11 +361,13 @@ class Program:
         kept = 0
         for operator in self.operators:
             kernel = table.UNKNOWN if operator.why else KERNELS[operator.name]
-            kept += kernel.options.at(pointer) + aligned(kernel.kept(kernels, pointer))
+            kept += kernel.options.at(pointer) + kernel.kept(kernels, pointer, len(self.tensors[operator.outputs[0]].shape))
         nodes = table.NODE.at(pointer) * len(self.operators) + table.SCRATCH_HANDLE.at(pointer) * asked
         handles = table.EVAL_TENSOR.at(pointer) * len(self.tensors)
         ports = sum(aligned(pointer * len(side)) + table.PORT.at(pointer) * len(side) for side in (self.inputs, self.outputs))
-        return Tail(nodes + kept, handles, 0, ports, table.INTERPRETER.at(pointer))
+        interpreter = table.INTERPRETER.at(pointer)
+        whole = aligned(nodes + kept + handles + ports + interpreter)  # TFLM leaves what an arena has beyond a multiple of 16
+        return Tail(nodes + kept, handles, 0, ports, whole - (nodes + kept + handles + ports))
 
     def bound(self, quantities: Sequence[int]) -> int:
         """Bytes that no layout of these tensors can undercut, tail included; grows with every quantity."""
