@@ -173,6 +173,26 @@ def test_free_sizes_are_fixed_on_request() -> None:
     assert loaded(model, input_shapes={"x": (1, 3, 12, 12)}).shapes["x"] == (1, 3, 12, 12)
 
 
+def test_a_batch_that_is_fixed_on_request_is_counted_as_one_example() -> None:
+    model = block()
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    sizes = tuple(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:])
+    one, four = (loaded(model, input_shapes={"x": (batch, *sizes)}) for batch in (1, 4))
+    assert four.shapes == one.shapes
+    rows = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("MatMul", ["w", "x"], ["y"], "product")],
+            "rows",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, 4])],
+            [numpy_helper.from_array(np.ones((5, 7), np.float32), "w")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    assert loaded(rows, input_shapes={"x": (7, 4)}).shapes["x"] == (7, 4)  # no batch: one row fits no weights
+
+
 # ------------------------------------------------------------------------------------------------------- quantised files
 
 

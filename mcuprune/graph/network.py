@@ -331,7 +331,22 @@ def _from_proto(
                 for value in kept:
                     value.CopyFrom(by_name[value.name])
             return single
-    return _network(model, path, input_shapes or {}, accept)
+    net = _network(model, path, input_shapes or {}, accept)
+    return _one_of(net, model, input_shapes or {}, accept)
+
+
+def _one_of(net: Network, model: ModelProto, given: Mapping[str, Shape], accept: Callable[[Node], None]) -> Network:
+    """The network at batch 1 where the shapes that were given fix the batch at more, and it is one; else as it is."""
+    batches = {given[name][0] if name in given and len(given[name]) > 1 else 1 for name in net.inputs}
+    batch = batches.pop() if len(batches) == 1 else 1
+    if batch == 1:
+        return net
+    try:
+        single = _network(model, net.path, {name: (1, *shape[1:]) for name, shape in given.items()}, accept)
+        scaled = shapes_at_batch(single, batch)
+    except ModelError:
+        return net  # the leading axis is no batch, or the file has its size in other places too
+    return single if all(scaled[name] == net.shapes[name] != single.shapes[name] for name in net.outputs) else net
 
 
 def _inlined(model: ModelProto, path: str) -> ModelProto:
