@@ -107,6 +107,19 @@ def test_the_arena_of_products_of_matrices_is_predicted(rank: int, products: int
 
 
 @pytest.mark.usefixtures("in_process")
+def test_a_network_whose_first_axis_is_no_batch_is_compared_too(tmp_path: Path) -> None:
+    weights = [numpy_helper.from_array(np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32), "w")]
+    ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in (("x", (7, 4)), ("y", (5, 4)))]
+    graph = helper.make_graph([helper.make_node("MatMul", ["w", "x"], ["y"], "product")], "rows", *ports, weights)
+    float_file, written = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), float_file)
+    prune(float_file, Budget(flash="100%"), train=False, output=written)
+    found = verify.verify(str(written), Trial(examples=2))
+    assert found.ok
+    assert found.runtimes[0].layers
+
+
+@pytest.mark.usefixtures("in_process")
 def test_an_arena_of_the_size_that_is_predicted_is_enough(dscnn: str) -> None:
     """Of an array TFLM uses whole multiples of 16 bytes alone, so the number is one."""
     net = network.load(dscnn)

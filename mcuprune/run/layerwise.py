@@ -108,8 +108,11 @@ class Layers:
         self._session = evaluate.session(severed(model, self._nodes).SerializeToString(), name=net.path)
         self._outputs = [value.name for value in self._session.get_outputs()]
         self._used = {value.name for value in self._session.get_inputs()}
-        fixed = next((v.shape[0] for v in self._session.get_inputs() if v.name in net.inputs and v.shape), 1)
-        self._times = fixed if isinstance(fixed, int) else 1
+        leading = {
+            value.name: value.shape[0] for value in self._session.get_inputs() if value.name in net.inputs and value.shape
+        }
+        fixed = [size // net.shapes[name][0] for name, size in leading.items() if isinstance(size, int)]
+        self._times = max(1, *fixed) if fixed else 1  # a larger batch that the file fixes; a leading axis may be no batch, too
         self._most = dict.fromkeys(self._nodes, 0)
 
     def compare(self, inputs: Mapping[str, Array], computed: Mapping[str, Array]) -> None:
