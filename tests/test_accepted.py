@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import small_nets
 from conftest import difference, feed, run
+from graphs import Graph
 from onnx import TensorProto, helper, numpy_helper
 
 from mcuprune import preparing, pruning, units
@@ -496,3 +497,13 @@ def test_an_untrained_network_that_fits_is_trained(tmp_path: Path) -> None:
     )
     assert result.history
     assert "nothing had to be cut" in " ".join(result.notes)
+
+
+def test_an_input_that_nothing_reads_is_refused_before_an_int8_file_is_made() -> None:
+    g = Graph()
+    y = g.conv("x", 3, 4)
+    g.input("idle", 1, 5)
+    channels = label(g.net(y))
+    rehearsal.rehearse(channels, int8=False, train=False)
+    with pytest.raises(ModelError, match="input 'idle': no node reads it"):
+        rehearsal.rehearse(channels, int8=True, train=False)

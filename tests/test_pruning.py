@@ -993,6 +993,9 @@ def test_the_suffix_of_the_output_is_its_format(tmp_path: Path, capsys: pytest.C
     (tmp_path / "taken.h").mkdir()
     assert main([*wishes, "-o", str(tmp_path / "taken.h")]) == 2
     assert not (tmp_path / "taken.onnx").exists()
+    capsys.readouterr()
+    assert main([*wishes, "-o", str(tmp_path / "net.foo")]) == 2
+    assert "the suffix says the format" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -471,3 +471,27 @@ def test_the_command_answers_by_exit_code_and_keeps_the_file_where_there_is_an_a
     out = capsys.readouterr().out
     assert "note: node '/stem/conv/Conv' is off by" in out
     assert out.endswith("DIFFERS: not what onnxruntime computes\n")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_of_half_floats_runs_on_examples_and_as_int8(tmp_path: Path) -> None:
+    """Its inputs and outputs stay what they are; examples are float32 here and what is stored are integers."""
+    model = onnx.load(MODELS / "dscnn_digits.onnx")
+    for initializer in model.graph.initializer:
+        if initializer.data_type == TensorProto.FLOAT:
+            halved = numpy_helper.to_array(initializer).astype(np.float16)
+            initializer.CopyFrom(numpy_helper.from_array(halved, initializer.name))
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    del model.graph.value_info[:]
+    half, written = tmp_path / "half.onnx", tmp_path / "int8.onnx"
+    onnx.save(model, half)
+    result = prune(half, Budget(macs="50%"), data="digits", train_compute=0.5, output=written)
+    whole = prune(
+        MODELS / "dscnn_digits.onnx", Budget(macs="50%"), data="digits", train_compute=0.5, output=tmp_path / "o.onnx"
+    )
+    assert result.before == replace(whole.before, path=result.before.path)
+    assert result.accuracy_int8 is not None
+    assert result.accuracy_int8 > 0.8
+    assert onnx.load(written).graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT16
+    assert verify.verify(str(written), Trial(examples=20)).ok

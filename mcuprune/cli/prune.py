@@ -184,8 +184,10 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
     OutputError for places, UnsupportedOperator for a node without an int8 kernel.
     """
     place = Path(request.output)
-    if place.suffix not in exporting.EXPORTS or place.suffix == ".onnx":
+    if place.suffix in ("", ".onnx"):
         return request, None
+    if place.suffix not in exporting.EXPORTS:
+        raise UsageError(f"-o {place}: the suffix says the format; it is one of {', '.join(exporting.EXPORTS)}")
     if not request.int8:
         raise UsageError(f"-o {place}: this format holds int8; leave --float out, or name a file that ends in .onnx")
     beside = place.with_suffix(".onnx")

@@ -21,7 +21,7 @@ import numpy as np
 
 from mcuprune.deploy.kernels import MAX_TRANSPOSED
 from mcuprune.deploy.program import Axes, Constant, Operator, Port, Program, Storage, Tensor
-from mcuprune.deploy.qdq import HIGH, LOW, UNIT_SCALE, Quantizer
+from mcuprune.deploy.qdq import HIGH, LOW, UNIT_SCALE, UNREAD, Quantizer
 from mcuprune.errors import McupruneError, ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Shape, Stored
 from mcuprune.operators import attributes
@@ -202,7 +202,9 @@ class Lowering:
         try:
             quantizers = self.first_quantizers(name)
             if len(quantizers) != 1 or None in quantizers:
-                raise ModelError(f"{self.net.path}: input '{name}' must be a float that one QuantizeLinear reads")
+                unread = not self.net.consumers.get(name) and name not in self.net.outputs
+                what = f": {UNREAD}" if unread else " must be a float that one QuantizeLinear reads"
+                raise ModelError(f"{self.net.path}: input '{name}'{what}")
             quantizer = next(iter(quantizers)) or _NO_QUANTIZER
         except (ModelError, UnsupportedOperator) as error:
             self.problems.append(error)
@@ -215,12 +217,12 @@ class Lowering:
         return value
 
     def first_quantizers(self, name: str) -> set[Quantizer | None]:
-        """The quantisers that a graph input goes through first, behind views or none; None for a reader that has none."""
+        """The quantisers that a graph input goes through first, behind views and casts; None where a reader has none."""
         quantizers: set[Quantizer | None] = set()
         for reader in self.net.consumers.get(name, ()):
             if reader.op == "QuantizeLinear":
                 quantizers.add(self.parameters(reader))
-            elif reader.op == "Transpose" or reader.op in _RESHAPES:
+            elif reader.op in ("Cast", "Transpose", *_RESHAPES):
                 quantizers |= self.first_quantizers(reader.outputs[0])
             else:
                 quantizers.add(None)

@@ -57,6 +57,10 @@ class Scheme:
     largest: int = HIGH
 
 
+#: What is said of an input that an int8 file has no use for.
+UNREAD = "no node reads it, so no int8 file can say how it is stored; take it off the graph's inputs and export again"
+
+
 def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
     """How to quantise a network whose BatchNormalizations are folded; weight_bits: one of ``WEIGHT_BITS``.
 

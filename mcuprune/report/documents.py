@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from math import ceil, floor
 from typing import Any
 
 from mcuprune import console
@@ -133,12 +134,11 @@ def _json_verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _json_range(estimate: Range | None) -> dict[str, Any] | None:
-    """In thousandths: microseconds of milliseconds, nanojoules of microjoules."""
+    """In thousandths, outwards: microseconds of milliseconds, nanojoules of microjoules; limits hold the upper end."""
     if estimate is None:
         return None
-    ends = {
-        key: round(value * 1000) for key, value in (("low", estimate.low), ("likely", estimate.likely), ("high", estimate.high))
-    }
+    low, likely, high = (1000 * value for value in (estimate.low, estimate.likely, estimate.high))
+    ends = {"low": floor(low), "likely": round(likely), "high": ceil(high)}
     return {**ends, "error": round(estimate.error, 3), "sources": list(estimate.sources)}
 
 

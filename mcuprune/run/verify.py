@@ -338,7 +338,7 @@ class _Reference:
         times = {name: max(1, self._batch[name] // len(x)) for name, x in inputs.items()}
         fed = {name: np.repeat(x, times[name], 0) for name, x in inputs.items()}
         try:
-            outputs = self._session.run(None, fed)
+            outputs = evaluate.run(self._session, fed)
         except Exception as error:  # onnxruntime raises its own kinds, none of them public
             raise ModelError(
                 f"{self._path}: onnxruntime can't run it ({str(error).splitlines()[0]}); export it again"

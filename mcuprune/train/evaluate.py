@@ -36,6 +36,18 @@ _ROUNDED_CLASSES = 0.01
 _ROUNDED_SHARE = 1 / 16
 
 
+#: What onnxruntime calls inputs of the other float types.
+_FLOATS = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+def run(session: Any, fed: Mapping[str, Array], options: Any = None) -> list[Array]:
+    """All outputs of a session for these inputs, as reals: a file in another float type gets and gives float32 here."""
+    types = {given.name: _FLOATS[given.type] for given in session.get_inputs() if given.type in _FLOATS}
+    inputs = {name: x.astype(types[name]) if name in types and x.dtype == np.float32 else x for name, x in fed.items()}
+    outputs = session.run(None, inputs, options)
+    return [np.asarray(x).astype(np.float32) if np.asarray(x).dtype in _FLOATS.values() else np.asarray(x) for x in outputs]
+
+
 def session(source: str | Path | bytes, mode: Mode = "exact", *, name: str | None = None, **entries: str) -> Any:
     """An ``onnxruntime.InferenceSession`` on one thread of the processor.
 
@@ -90,7 +102,7 @@ class Model:
 
         shapes = [given.shape[1:] for given in self._given]
         sized = all(isinstance(size, int) for shape in shapes for size in shape)
-        if not sized or any(given.type != "tensor(float)" for given in self._given):
+        if not sized or any(given.type not in ("tensor(float)", *_FLOATS) for given in self._given):
             return True  # what it is really fed will tell
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = 4
@@ -99,8 +111,8 @@ class Model:
             given.name: draw.standard_normal((2, *shape), np.float32) for given, shape in zip(self._given, shapes, strict=True)
         }
         try:
-            together = self._session.run(None, pairs, quiet)
-            alone = [self._session.run(None, {name: x[i : i + 1] for name, x in pairs.items()}, quiet) for i in range(2)]
+            together = run(self._session, pairs, quiet)
+            alone = [run(self._session, {name: x[i : i + 1] for name, x in pairs.items()}, quiet) for i in range(2)]
         except Exception:  # onnxruntime raises its own kinds; a file that can't run at all says so at its first example
             return False
         for both, *each in zip(together, *alone, strict=True):
@@ -134,7 +146,7 @@ class Model:
                 whole = np.concatenate([whole, np.zeros((self._batch - len(whole), *whole.shape[1:]), whole.dtype)])
             fed[given.name] = whole
         try:
-            return list(self._session.run(None, fed))
+            return run(self._session, fed)
         except Exception as error:
             shapes = ", ".join(str(list(x.shape)) for x in fed.values())
             raise ModelError(

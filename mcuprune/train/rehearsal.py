@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from mcuprune.channels.labelling import Channels, label
-from mcuprune.deploy.qdq import Quantizer, quantized, scheme
+from mcuprune.deploy.qdq import UNREAD, Quantizer, quantized, scheme
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, is_float
 from mcuprune.passes import batchnorm as folding
@@ -40,6 +40,7 @@ def rehearse(channels: Channels, *, int8: bool, train: bool, precision: str = PR
     if train and precision != PRECISIONS[0]:
         _refuse_without_half(small, precision)
     if int8:
+        _refuse_unread(net)
         quantizers = dict.fromkeys(scheme(small).quantizer.values(), _ANY)
         written = quantized(small, scheme(small), quantizers)
         _refuse_unwritable(written, "as int8")
@@ -60,6 +61,12 @@ def _refuse_unquantizable(net: Network) -> None:
                     f"{net.path}: node '{node.name}' ({node.op}): tensor '{name}' is "
                     f"{TensorProto.DataType.Name(dtype).lower()} and could not be made float32; export the model in float32"
                 )
+
+
+def _refuse_unread(net: Network) -> None:
+    for name in net.inputs:
+        if not net.consumers.get(name) and name not in net.outputs:
+            raise ModelError(f"{net.path}: input '{name}': {UNREAD}")
 
 
 def _refuse_no_number(net: Network) -> None:
