@@ -44,7 +44,7 @@ def run(session: Any, fed: Mapping[str, Array], options: Any = None) -> list[Arr
     """All outputs of a session for these inputs, as reals: a file in another float type gets and gives float32 here."""
     types = {given.name: _FLOATS[given.type] for given in session.get_inputs() if given.type in _FLOATS}
     inputs = {name: x.astype(types[name]) if name in types and x.dtype == np.float32 else x for name, x in fed.items()}
-    outputs = session.run(None, inputs, options)
+    outputs = session.run(None, inputs) if options is None else session.run(None, inputs, options)
     return [np.asarray(x).astype(np.float32) if np.asarray(x).dtype in _FLOATS.values() else np.asarray(x) for x in outputs]
 
 
