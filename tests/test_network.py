@@ -453,3 +453,17 @@ def test_parameters_of_a_wrong_shape_are_refused_by_node() -> None:
         )
         with pytest.raises(ModelError, match=rf"node 'wrong' \({op}\) has {said}"):
             loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "Dropout"])
+def test_what_nothing_reads_of_a_node_is_no_value(op: str) -> None:
+    """Indices and masks: profile counted none, and a network that gives them can't be trained or written as int8."""
+    attrs = {"kernel_shape": [2, 2], "strides": [2, 2]} if op == "MaxPool" else {}
+    shapes = [(1, 3, 8, 8), (1, 3, 4, 4) if attrs else (1, 3, 8, 8)]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in zip("xy", shapes, strict=True)]
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y", "more"], op, **attrs)], "g", ports[:1], ports[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    assert loaded(model).nodes[0].outputs == ("y",)
+    kind = TensorProto.INT64 if attrs else TensorProto.BOOL
+    model.graph.output.append(helper.make_tensor_value_info("more", kind, shapes[1]))
+    assert loaded(model).nodes[0].outputs == ("y", "more")

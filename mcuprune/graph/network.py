@@ -34,7 +34,7 @@ from mcuprune.graph import external, intake, qlinear, tails
 from mcuprune.graph.folding import Folding
 from mcuprune.graph.inference import array_of, declared, first_line, infer, literals, live, opset_of, takes_part, topological
 from mcuprune.graph.node import Node, Shape, Stored, is_float
-from mcuprune.graph.parameters import batch_free, node_protos, nodes_of, of_all_axes
+from mcuprune.graph.parameters import batch_free, node_protos, nodes_of, of_all_axes, read_alone
 from mcuprune.graph.refusals import refuse_foreign, refuse_heavy, refuse_malformed, refuse_unsound
 from mcuprune.names import Names
 from mcuprune.notebook import Drawn
@@ -457,7 +457,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
         refuse_unsound(node, shapes, path)
         if any(dtypes.get(name) == TensorProto.STRING for name in (*node.inputs, *node.outputs)):
             raise UnsupportedOperator(f"{path}: node '{node.name}' ({node.op}) handles text; mcuprune handles numbers")
-    nodes = tuple(of_all_axes(batch_free(node, shapes), shapes) for node in nodes)
+    nodes = tuple(of_all_axes(batch_free(read_alone(node, {*used, *outputs}), shapes), shapes) for node in nodes)
     kept = {name: value for name, value in constants.items() if name in used}
     for value in header.graph.output:
         if not value.type.tensor_type.elem_type:  # an output that the user chose, of whose type the file says nothing

@@ -6,7 +6,7 @@ A parameter (axes, pads, a target shape, clip limits) is an attribute in one ops
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -183,6 +183,13 @@ def batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:
     if target and before and target[0] == 1 and before[0] == 1:
         return node.with_attrs(shape=(0, *target[1:]))
     return node
+
+
+def read_alone(node: Node, read: Collection[str]) -> Node:
+    """A node without the mask or the indices that it may give, where nothing reads them: they are no values then."""
+    if node.op not in ("Dropout", "MaxPool") or any(name in read for name in node.outputs[1:]):
+        return node
+    return replace(node, outputs=node.outputs[:1])
 
 
 def of_all_axes(node: Node, shapes: Mapping[str, Shape]) -> Node:
