@@ -152,7 +152,7 @@ def test_a_trained_network_is_fed_as_it_was_trained(
     assert not any("luck" in note for note in how.notes)
 
 
-@pytest.mark.parametrize(("cosine", "dimensions"), itertools.product((0.1, 0.4, 0.9, 0.999), (2, 8, 30, 200)))
+@pytest.mark.parametrize(("cosine", "dimensions"), list(itertools.product((0.1, 0.4, 0.9, 0.999), (2, 8, 30, 200))))
 def test_the_chance_of_a_direction_is_a_bound_and_near_the_truth(cosine: float, dimensions: int) -> None:
     """By the distribution of Student's t that the cosine of a random direction has."""
     bound = head.log_chance(cosine, dimensions)
