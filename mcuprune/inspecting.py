@@ -18,7 +18,7 @@ from mcuprune.data.sets import Given
 from mcuprune.errors import MissingExtra
 from mcuprune.graph.network import Network
 from mcuprune.options import AUTO
-from mcuprune.train import evaluate, feeding, preprocess
+from mcuprune.train import evaluate, feeding, head, preprocess
 from mcuprune.train.goal import goal, is_one_class, target_checks
 from mcuprune.train.preprocess import Fed
 
@@ -106,7 +106,7 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
         asked=0 if confusion is None else confusion.n,
         task=task,
         confusion=None if confusion is None else confusion.counts,
-        trained=confusion is not None and confusion.trained,
+        trained=confusion is not None and confusion.trained and _shows(net, opened),
         fresh=feeding.looks_fresh(net),
         notes=(*opened.notes, *notes),
     )
@@ -161,6 +161,13 @@ def _asked(net: Network, opened: Fed, classes: int) -> tuple[feeding.Confusion |
     except MissingExtra as error:
         return None, (f"what the model says of it is left out: {error}",)
     return feeding.Confusion.of(model(taken(test.x, some)), test.y[some], classes), ()
+
+
+def _shows(net: Network, opened: Fed) -> bool:
+    """Whether the network's weights say, too, that it knows the classes (``head.shows``)."""
+    test = opened.data.test
+    some = np.sort(np.random.default_rng(0).permutation(len(test))[: head.EXAMPLES])
+    return head.shows(net, np.asarray(taken(test.x, some)[:]), test.y[some], opened.data.n_classes)
 
 
 def sheet(seen: Inspection) -> Array:

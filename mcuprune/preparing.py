@@ -159,6 +159,7 @@ def _data_and_goal(
         augment=request.augment,
         feed=request,
         task=request.task,
+        from_scratch=request.from_scratch,
     )
     if request.train:
         _check_batch(labelled)

@@ -22,7 +22,7 @@ LEVEL = 1e-3
 #: From this number of standard deviations on, a normal variable is that rare.
 _RARE = 3.0902
 #: A fifth of the way from the best constant answer to all is more than luck; below this many classes nothing less is.
-_FIFTH, _NAMED = 0.2, 5
+_FIFTH, NAMED = 0.2, 5
 #: An explanation is clear if under it the network is at least half of the way from the best constant answer to all.
 _CLEAR = 0.5
 #: Examples on which all explanations are tried, those on which the best are tried again, and how many are.
@@ -126,7 +126,7 @@ class Confusion:
         c = self.counts / self.n
         centred = c - c.mean(0, keepdims=True) - c.mean(1, keepdims=True) + c.mean()
         deviation = math.sqrt(float((centred**2).sum()) / (classes - 1))
-        return classes >= _NAMED and self.accuracy - 1 / classes > _RARE * deviation
+        return classes >= NAMED and self.accuracy - 1 / classes > _RARE * deviation
 
 
 def looks_fresh(net: Network) -> bool:
@@ -185,6 +185,10 @@ class Explanation:
         way = (self.accuracy - self.frequent) / max(1e-9, 1 - self.frequent)
         return way >= _CLEAR and learned(round(self.accuracy * self.examples), self.examples, self.frequent)
 
+    def applied(self, x: Array, labels: Array) -> tuple[Array, Array]:
+        """Inputs, float32 (examples, ...), and their labels, int (examples,), mended of the causes."""
+        return _applied(x, self.changes), np.array(self.number)[labels] if self.number else labels
+
 
 def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, *, orders: bool = True) -> list[Explanation]:
     """What the data may have been fed wrongly by, best first: each scale, order of axes and colours, and labels renumbered.
@@ -206,6 +210,11 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, 
     best = dict.fromkeys(changes for _, _, changes in ranked)
     results = [explanation for changes in best for explanation in _measured(model, split, more, changes, n_classes)]
     return sorted(results, key=lambda explanation: explanation.parts * _PER_PART - explanation.accuracy)
+
+
+def ways(split: Split, *, orders: bool = True) -> int:
+    """How many ways to feed the data ``explanations`` tries, that as it is among them."""
+    return sum(1 for _ in _combinations(split.x[np.arange(min(len(split), 16))], orders=orders))
 
 
 def _ranged(split: Split) -> int:

@@ -11,7 +11,7 @@ from mcuprune.data.columns import taken
 from mcuprune.data.sets import Data
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
-from mcuprune.train import evaluate, feeding
+from mcuprune.train import evaluate, feeding, head
 from mcuprune.train.goal import Goal, is_one_class
 from mcuprune.train.tasks.metrics import Metric
 
@@ -32,13 +32,15 @@ def comes_trained(
     trained = _knows_classes(net, accuracy, data)
     if trained or from_scratch or keep_weights or feeding.looks_fresh(net):
         return (trained or keep_weights) and not from_scratch, ()
-    said = (
-        f"right on {accuracy:.1%} of the test set before any change, no more than chance can give: "
-        "check scaling, axes and order of labels"
-    )
+    said = f"right on {accuracy:.1%} of the test set before any change, "
+    if has_learned(accuracy, data):
+        said += "but the weights of its last layer are like random ones, so that can be luck: "
+    else:
+        said += "no more than chance can give: "
+    said += "check scaling, axes and order of labels"
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()))
     causes = feeding.explanations(model, data.train, data.n_classes, seed)
-    if causes and causes[0].clear:
+    if causes and causes[0].clear and _shows(net, data, causes[0], seed):
         best = causes[0]
         said += (
             f". It is right on {best.accuracy:.1%} of {best.examples} other examples if {best.cause}; to mend that: {best.fix}"
@@ -81,12 +83,25 @@ def _knows(
 
 
 def _knows_classes(net: Network, accuracy: float, data: Data) -> bool:
-    """Whether a network of this accuracy knows the data's classes by their names (``feeding.Confusion.trained``)."""
+    """Whether a network of this accuracy knows the data's classes by their names, and not by luck.
+
+    By its answers (``feeding.Confusion.trained``) and by its weights (``head.shows``).
+    """
     if not has_learned(accuracy, data):
         return False
     few = np.random.default_rng(0).permutation(len(data.test.y))[:2000]
     logits = evaluate.Model(bytes(net.to_proto().SerializeToString()))(taken(data.test.x, few))
-    return feeding.Confusion.of(logits, data.test.y[few], data.n_classes).trained
+    if not feeding.Confusion.of(logits, data.test.y[few], data.n_classes).trained:
+        return False
+    few = few[: head.EXAMPLES]
+    return head.shows(net, taken(data.test.x, few)[:], data.test.y[few], data.n_classes)
+
+
+def _shows(net: Network, data: Data, explanation: feeding.Explanation, seed: int) -> bool:
+    """Whether the network's weights, too, say that this is how the data reaches it wrongly (``head.shows``)."""
+    some = np.random.default_rng(seed).permutation(len(data.train))[: head.EXAMPLES]
+    x, labels = explanation.applied(np.asarray(taken(data.train.x, some)[:]), data.train.y[some])
+    return head.shows(net, x, labels, data.n_classes, ways=feeding.ways(data.train), numbered=bool(explanation.number))
 
 
 def has_learned(accuracy: float, data: Data) -> bool:

@@ -1,7 +1,7 @@
 """How a data set's raw values are to reach a network: what flags and metadata say, else what a trained network shows by trial.
 
 A network that was trained is run on a few hundred examples in each plausible way; where it is clearly right in one of them,
-that one is used and named. Labels are never renumbered here: that is reported.
+and not by luck (``head``), that one is used and named. Labels are never renumbered here: that is reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mcuprune.data.preprocessing import RANGES, Preprocessing, layout_of
 from mcuprune.data.sets import Data, Given
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
-from mcuprune.train import evaluate, feeding
+from mcuprune.train import evaluate, feeding, head
 from mcuprune.train.feeding import Change, Explanation
 
 #: Examples of the play-off between the best ways, and how far from the best one those lie that take part.
@@ -54,9 +54,10 @@ class Fed:
     notes: tuple[str, ...] = ()
 
 
-def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed: int) -> Fed:
+def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed: int, *, from_scratch: bool = False) -> Fed:
     """The data set of a network of one classifying output, fed as flags, metadata or a trial say.
 
+    from_scratch: whether the network counts as one that knows nothing, so that its answers say nothing.
     Raises what ``loading.opened`` raises, and DataError for flags that don't fit the network.
     """
     names = class_names(feed, net.metadata)
@@ -70,9 +71,12 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
     fed = Fed(data, now, notes=data.notes)
     scaled = known is not None and (known.found_by != "flag" or not only_layout(feed))
-    if not scaled and _names_classes(net, data):
-        fed = tried(net, fed, seed)
-    fed = _labels_checked(net, fed, seed)
+    asked = _names_classes(net, data)
+    told = asked and not (from_scratch or feeding.looks_fresh(net) or data.n_classes < 2 or data.name in DATASETS)
+    if asked and not scaled:
+        fed = tried(net, fed, seed) if told else _used(fed, _for_untrained(fed))
+    if told:
+        fed = _labels_checked(net, fed, seed)
     fed = replace(fed, preprocessing=replace(fed.preprocessing, classes=fed.data.classes))
     return replace(fed, data=replace(fed.data, preprocessing=fed.preprocessing, notes=fed.notes))
 
@@ -109,9 +113,6 @@ def _names_classes(net: Network, data: Data) -> bool:
 def tried(net: Network, fed: Fed, seed: int) -> Fed:
     """The same data fed in the way in which the network knows most, if one is clear; else as it is, with the list."""
     data, pixels = fed.data, _pixels(fed.data)
-    fresh = _with_range(fed.preprocessing, _FRESH) if pixels else fed.preprocessing
-    if feeding.looks_fresh(net) or data.n_classes < 2 or data.name in DATASETS:
-        return _used(fed, fresh)
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
     some = np.random.default_rng(seed).permutation(len(data.train))[:520]
     as_it_is = feeding.Confusion.of(model(taken(data.train.x, some)), data.train.y[some], data.n_classes)
@@ -127,7 +128,8 @@ def tried(net: Network, fed: Fed, seed: int) -> Fed:
     ways = _played_off(evaluate.Model(bytes(net.to_proto().SerializeToString())), fed, ways, seed)
     best = ways[0]
     right = round(best.accuracy * best.examples)
-    if feeding.learned(right, best.examples, as_it_is.frequent) and _clear(best.accuracy, as_it_is.frequent):
+    clear = feeding.learned(right, best.examples, as_it_is.frequent) and _clear(best.accuracy, as_it_is.frequent)
+    if clear and _shows(net, fed, best.preprocessing, seed):
         if best.preprocessing == fed.preprocessing:
             return replace(_used(fed, replace(fed.preprocessing, found_by="trial")), tried=tuple(ways))
         note = (
@@ -137,23 +139,44 @@ def tried(net: Network, fed: Fed, seed: int) -> Fed:
         chosen = _used(fed, replace(best.preprocessing, found_by="trial"))
         return replace(chosen, tried=tuple(ways), notes=(*fed.notes, note))
     labels = next((explanation for explanation in causes if explanation.number and explanation.clear), None)
-    if labels is not None and (changed := composed(fed.preprocessing, labels.changes)) is not None:
+    changed = None if labels is None else composed(fed.preprocessing, labels.changes)
+    if labels is not None and changed is not None and _shows(net, fed, changed, seed, labels.number):
         chosen = _used(fed, replace(changed, found_by="trial"))
         return replace(chosen, tried=tuple(ways), labels=labels)
     listed = ", ".join(f"{way.accuracy:.1%} {way.cause}" for way in ways[:4])
     note = f"no way of feeding makes the model clearly right ({listed})" if pixels else ""
-    return replace(_used(fed, fresh), tried=tuple(ways), notes=(*fed.notes, *([note] if note else [])))
+    if clear:
+        note = (
+            f"fed as to an untrained model: it is right on {best.accuracy:.1%} of {best.examples} training examples if "
+            f"{best.cause}, but the weights of its last layer are like random ones, so that may be luck. If it is trained, say "
+            "how it is fed with --scale, --mean, --std, --layout or --colours"
+        )
+    return replace(_used(fed, _for_untrained(fed)), tried=tuple(ways), notes=(*fed.notes, *([note] if note else [])))
+
+
+def _for_untrained(fed: Fed) -> Preprocessing:
+    """How the data reaches a network that knows nothing yet."""
+    return _with_range(fed.preprocessing, _FRESH) if _pixels(fed.data) else fed.preprocessing
+
+
+def _shows(net: Network, fed: Fed, how: Preprocessing, seed: int, number: tuple[int, ...] = ()) -> bool:
+    """Whether the network's weights know the classes (``head.shows``) where data is fed so, labels renumbered where said."""
+    train, classes = fitting.refed(fed.data, how).train, fed.data.n_classes
+    some = np.random.default_rng(seed).permutation(len(train))[: head.EXAMPLES]
+    labels = np.array(number)[train.y[some]] if number else train.y[some]
+    ways = feeding.ways(fed.data.train, orders=not _pixels(fed.data))
+    return head.shows(net, taken(train.x, some)[:], labels, classes, ways=ways, numbered=bool(number))
 
 
 def _labels_checked(net: Network, fed: Fed, seed: int) -> Fed:
     """The same, with a note where some labels are numbered otherwise than the network's answers, though it knows the others."""
     data = fed.data
-    if fed.labels or not _names_classes(net, data) or data.n_classes < 2 or feeding.looks_fresh(net) or data.name in DATASETS:
+    if fed.labels:
         return fed
     some = np.random.default_rng(seed + 2).permutation(len(data.train))[:_PLAY_OFF]
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
     renumbered = feeding.renumbered(model(taken(data.train.x, some)), data.train.y[some], data.n_classes)
-    if renumbered is None:
+    if renumbered is None or not _shows(net, fed, fed.preprocessing, seed, renumbered.number):
         return fed
     moved = [(old, new) for old, new in enumerate(renumbered.number) if old != new]
     name = dict(enumerate(data.classes))

@@ -30,11 +30,13 @@ def training_data(
     augment: str | None,
     feed: Feed = _UNSAID,
     task: str = AUTO,
+    from_scratch: bool = False,
 ) -> Data | None:
     """The data set, if there is one to use: the one that was given, or, to train on, the one that the network's file names.
 
     train: whether there is training to do. feed: what is said of preprocessing. seed: for splits.
     augment: as ``augmenting.augmentation`` takes it. task: of ``--task``.
+    from_scratch: whether the network counts as untrained, so that its answers don't say how data is fed.
     Raises UsageError where training needs a data set and none is named, DataError where it doesn't go with the network.
     """
     named = datasets.named(net.metadata) if given is None else given
@@ -49,7 +51,7 @@ def training_data(
         return None
     refuse_augmenting_several(net, augment)
     wanted = wanted_of(net, seed=seed, task=task)
-    fed = preprocess.opened(net, named, wanted, feed, seed)
+    fed = preprocess.opened(net, named, wanted, feed, seed, from_scratch=from_scratch)
     varied = augment
     if augment in (None, "auto") and fed.data.name not in DATASETS:
         varied = default_for(fed.data.kind, wanted.inputs[0]) if varied_by_default(net) else None

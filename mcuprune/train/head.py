@@ -1,0 +1,144 @@
+"""Whether a network was trained for some classes, by the weights of its last layer; to be right on examples isn't proof of it.
+
+A network with random weights gives one answer to all examples of a class that are much alike. With few classes, many ways to
+feed the data and several ways to number the classes, some way makes it right on all of them: then not each example but each
+class is one throw of the dice, and more examples prove nothing.
+
+The weights of the last layer are many throws, and they are independent of everything before them as long as nobody trained
+them. Training moves the weights of each class towards the mean of what that layer is given for the class: the gradient of the
+cross-entropy is made of these means. Adam, which divides by the gradient's size, moves them towards means in units of each
+feature's spread. So weights and means are compared as vectors, each with its mean over the classes taken out. Weights that were
+drawn at random point anywhere, and how seldom they come near a given direction is known.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, helper
+
+from mcuprune.graph.network import Network
+from mcuprune.graph.node import Node
+from mcuprune.train import evaluate
+from mcuprune.train.feeding import LEVEL, NAMED
+
+Array = np.ndarray[Any, Any]
+#: With fewer numbers than these, those of the classes' mean taken out, a trained layer often looks like a random one.
+_FEW = 16
+#: Examples that the means of classes are taken of.
+EXAMPLES = 200
+#: The least spread of a feature, as a share of what features have, that means are divided by.
+_SPREAD = 0.03
+
+
+def shows(net: Network, x: Array, labels: Array, n_classes: int, *, ways: int = 1, numbered: bool = False) -> bool:
+    """Whether the weights of the last layer, and not luck alone, know these labels of these examples.
+
+    x: float32 (examples, ...) as they reach the network, ``EXAMPLES`` are enough. labels: int (examples,), as the network
+    numbers its ``n_classes`` classes. ways: how many ways of feeding this one was chosen from by the network's answers.
+    numbered: whether the numbering was chosen by them, too.
+    Where the last layer is too small to tell, or of no kind that can be read so, the answers decide by themselves if the data
+    is fed and numbered as it came. If that was chosen, they are proof only of a layer that can't be read, with many classes.
+    """
+    head = _head(net, n_classes)
+    compared = None if head is None else head.compared(net, x)
+    chosen = ways > 1 or numbered
+    if compared is None:
+        return n_classes >= NAMED or not chosen
+    weights, features = compared
+    present = np.unique(labels)
+    if len(present) < 2:
+        return False
+    own = _centred(weights[present])
+    means = _centred(np.stack([features[labels == label].mean(0) for label in present]))
+    spread = features.std(0)
+    directions = (means, means / np.maximum(spread, _SPREAD * np.sqrt((spread**2).mean()) + 1e-30))
+    size = (len(present) - 1) * own.shape[1]
+    chance = min(log_chance(_cosine(own, direction), size) for direction in directions)
+    tries = math.log(len(directions) * ways) + (math.lgamma(n_classes + 1) if numbered else 0.0)  # n! numberings
+    return chance + tries < math.log(LEVEL) or (size < _FEW and not chosen)
+
+
+def _centred(rows: Array) -> Array:
+    return np.asarray(rows - rows.mean(0), np.float64)
+
+
+def _cosine(one: Array, other: Array) -> float:
+    """Of the angle between two arrays as vectors; 0 where one of them is nothing."""
+    sizes = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float((one * other).sum()) / sizes if sizes > 0 else 0.0
+
+
+def log_chance(cosine: float, dimensions: int) -> float:
+    """A bound on the logarithm of the probability that the angle of a random vector with a given one has such a cosine or more.
+
+    Of a vector whose direction is uniform, the bound of Brieden, Gritzmann, Kannan, Klee, Lovasz and Simonovits 2001,
+    "Deterministic and randomized polynomial-time approximation of radii", Lemma 2.1: it is at most three times the probability.
+    0, which says nothing, where the lemma says nothing.
+    """
+    if cosine <= 0 or cosine**2 < 2 / dimensions:
+        return 0.0
+    left = max(1e-300, 1 - min(1.0, cosine) ** 2)
+    return (dimensions - 1) / 2 * math.log(left) - math.log(2 * cosine * math.sqrt(dimensions))
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The last layer with weights. tensor: what it reads. weights: float64 (classes, inputs, *kernel)."""
+
+    tensor: str
+    weights: Array
+
+    def compared(self, net: Network, x: Array) -> tuple[Array, Array] | None:
+        """Weights, float64 (classes, features), and what they are multiplied by for examples, float64 (examples, features).
+
+        Where the layer looks at many places these are means over places. None where the tensor's layout doesn't tell.
+        """
+        given = np.asarray(x if self.tensor in net.inputs else _values(net, self.tensor, x), np.float64)
+        classes, inputs, *kernel = self.weights.shape
+        if given.ndim < 2 or len(given) != len(x):
+            return None
+        if not kernel:
+            found = given.reshape(len(given), -1, given.shape[-1]).mean(1)
+        elif given.shape[2:] == tuple(kernel):  # one place, all of the picture
+            found = given.reshape(len(given), -1)
+        else:
+            found = given.reshape(*given.shape[:2], -1).mean(2)
+        weights = self.weights.reshape(classes, inputs, -1).sum(2)
+        if kernel and found.shape[1] != inputs:
+            weights = self.weights.reshape(classes, -1)
+        return (weights, found) if found.shape[1] == weights.shape[1] and np.isfinite(found).all() else None
+
+
+def _head(net: Network, n_classes: int) -> _Head | None:
+    """None where the last layer with weights isn't one that gives a number for each class."""
+    layers = [
+        node for node in net.nodes if node.op in ("Conv", "Gemm", "MatMul") and any(map(net.is_constant, node.inputs[:2]))
+    ]
+    if not layers or not net.is_constant(layers[-1].inputs[1]) or net.is_constant(layers[-1].inputs[0]):
+        return None
+    weights = _by_class(layers[-1], np.asarray(net.constants[layers[-1].inputs[1]], np.float64))
+    return None if weights is None or len(weights) != n_classes else _Head(layers[-1].inputs[0], weights)
+
+
+def _by_class(node: Node, weights: Array) -> Array | None:
+    """Weights with the axis of classes first; None where there is none."""
+    if node.op == "Conv":
+        return weights if node.attrs.get("group", 1) == 1 else None
+    if weights.ndim != 2 or node.attrs.get("transA"):
+        return None
+    return weights if node.attrs.get("transB") else weights.T
+
+
+def _values(net: Network, tensor: str, x: Array) -> Array:
+    """A tensor of the network for examples, in onnxruntime, which gives it as one more output."""
+    header, names = ModelProto(), net.outputs
+    header.CopyFrom(net.header)
+    if tensor not in names:
+        names = (*names, tensor)
+        header.graph.output.append(helper.make_tensor_value_info(tensor, net.dtypes[tensor], [None] * len(net.shapes[tensor])))
+    model = evaluate.Model(bytes(replace(net, header=header).to_proto().SerializeToString()), name=net.path)
+    return model.outputs([x])[names.index(tensor)]
