@@ -106,7 +106,7 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
         asked=0 if confusion is None else confusion.n,
         task=task,
         confusion=None if confusion is None else confusion.counts,
-        trained=confusion is not None and confusion.trained and _shows(net, opened),
+        trained=confusion is not None and confusion.trained and _shows(net, opened, confusion.accuracy),
         fresh=feeding.looks_fresh(net),
         notes=(*opened.notes, *notes),
     )
@@ -163,11 +163,11 @@ def _asked(net: Network, opened: Fed, classes: int) -> tuple[feeding.Confusion |
     return feeding.Confusion.of(model(taken(test.x, some)), test.y[some], classes), ()
 
 
-def _shows(net: Network, opened: Fed) -> bool:
+def _shows(net: Network, opened: Fed, right: float) -> bool:
     """Whether the network's weights say, too, that it knows the classes (``head.shows``)."""
     test = opened.data.test
     some = np.sort(np.random.default_rng(0).permutation(len(test))[: head.EXAMPLES])
-    return head.shows(net, np.asarray(taken(test.x, some)[:]), test.y[some], opened.data.n_classes)
+    return head.shows(net, np.asarray(taken(test.x, some)[:]), test.y[some], opened.data.n_classes, right=right)
 
 
 def sheet(seen: Inspection) -> Array:

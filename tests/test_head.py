@@ -241,3 +241,20 @@ def test_the_data_command_does_not_take_luck_for_knowledge(
     assert not seen["model"]["trained"]
     assert seen["labels"] is None
     assert seen["preprocessing"]["found_by"] == "default"
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4, 5])
+def test_luck_is_what_a_count_of_all_random_answers_gives(n_classes: int) -> None:
+    given = np.array(list(itertools.product(range(n_classes), repeat=n_classes)))
+    shares = (given == np.arange(n_classes)).mean(1)
+    for right in np.unique(shares):
+        assert head.lucky(float(right), n_classes) == pytest.approx((shares >= right - 1e-9).mean())
+
+
+def test_to_be_right_on_many_classes_needs_no_look_at_the_weights() -> None:
+    """The last layer is random, as is that of a network of which only what lies before it was trained."""
+    net = net_of(weights(10, 0))
+    x, labels = np.zeros((50, 1, 16, 16), np.float32), np.arange(50) % 10
+    assert not head.shows(net, x, labels, 10, right=0.3)
+    assert head.shows(net, x, labels, 10, right=0.8)
+    assert not head.shows(net, x, labels, 10, right=0.8, ways=30)

@@ -34,18 +34,37 @@ EXAMPLES = 200
 _SPREAD = 0.03
 
 
-def shows(net: Network, x: Array, labels: Array, n_classes: int, *, ways: int = 1, numbered: bool = False) -> bool:
+def lucky(right: float, n_classes: int) -> float:
+    """The chance that random answers, one for each class as a whole, are right on such a share of the classes or more."""
+    least = math.floor(right * n_classes + 0.5)
+    several = (math.comb(n_classes, k) * (n_classes - 1) ** (n_classes - k) for k in range(least, n_classes + 1))
+    return float(sum(several) / n_classes**n_classes)
+
+
+def shows(
+    net: Network,
+    x: Array,
+    labels: Array,
+    n_classes: int,
+    *,
+    right: float = 0.0,
+    ways: int = 1,
+    numbered: bool = False,
+) -> bool:
     """Whether the weights of the last layer, and not luck alone, know these labels of these examples.
 
     x: float32 (examples, ...) as they reach the network, ``EXAMPLES`` are enough. labels: int (examples,), as the network
     numbers its ``n_classes`` classes. ways: how many ways of feeding this one was chosen from by the network's answers.
-    numbered: whether the numbering was chosen by them, too.
+    numbered: whether the numbering was chosen by them, too. right: the share of right answers where neither was chosen; with
+    many classes it can be more than luck by itself.
     Where the last layer is too small to tell, or of no kind that can be read so, the answers decide by themselves if the data
     is fed and numbered as it came. If that was chosen, they are proof only of a layer that can't be read, with many classes.
     """
+    chosen = ways > 1 or numbered
+    if not chosen and lucky(right, n_classes) < LEVEL:
+        return True
     head = _head(net, n_classes)
     compared = None if head is None else head.compared(net, x)
-    chosen = ways > 1 or numbered
     if compared is None:
         return n_classes >= NAMED or not chosen
     weights, features = compared

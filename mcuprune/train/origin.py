@@ -94,7 +94,7 @@ def _knows_classes(net: Network, accuracy: float, data: Data) -> bool:
     if not feeding.Confusion.of(logits, data.test.y[few], data.n_classes).trained:
         return False
     few = few[: head.EXAMPLES]
-    return head.shows(net, taken(data.test.x, few)[:], data.test.y[few], data.n_classes)
+    return head.shows(net, taken(data.test.x, few)[:], data.test.y[few], data.n_classes, right=accuracy or 0.0)
 
 
 def _shows(net: Network, data: Data, explanation: feeding.Explanation, seed: int) -> bool:
