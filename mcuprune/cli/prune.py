@@ -187,6 +187,10 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
     if place.suffix in ("", ".onnx"):
         return request, None
     if place.suffix not in exporting.EXPORTS:
+        face.engine()
+        from mcuprune.preparing import planned, sources
+
+        places.distinct(planned(request), sources(request))  # what lies there is the greater mistake
         raise UsageError(f"-o {place}: the suffix says the format; it is one of {', '.join(exporting.EXPORTS)}")
     if not request.int8:
         raise UsageError(f"-o {place}: this format holds int8; leave --float out, or name a file that ends in .onnx")

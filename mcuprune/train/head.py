@@ -85,10 +85,10 @@ def _centred(rows: Array) -> Array:
     return np.asarray(rows - rows.mean(0), np.float64)
 
 
-def _cosine(one: Array, other: Array) -> float:
-    """Of the angle between two arrays as vectors; 0 where one of them is nothing."""
-    sizes = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float((one * other).sum()) / sizes if sizes > 0 else 0.0
+def _cosine(weights: Array, means: Array) -> float:
+    """Of the angle between two arrays as vectors; 0 where either is nothing."""
+    sizes = float(np.linalg.norm(weights) * np.linalg.norm(means))
+    return float((weights * means).sum()) / sizes if sizes > 0 else 0.0
 
 
 def log_chance(cosine: float, dimensions: int) -> float:
@@ -121,15 +121,15 @@ class _Head:
         if given.ndim < 2 or len(given) != len(x):
             return None
         if not kernel:
-            found = given.reshape(len(given), -1, given.shape[-1]).mean(1)
+            features = given.reshape(len(given), -1, given.shape[-1]).mean(1)
         elif given.shape[2:] == tuple(kernel):  # one place, all of the picture
-            found = given.reshape(len(given), -1)
+            features = given.reshape(len(given), -1)
         else:
-            found = given.reshape(*given.shape[:2], -1).mean(2)
+            features = given.reshape(*given.shape[:2], -1).mean(2)
         weights = self.weights.reshape(classes, inputs, -1).sum(2)
-        if kernel and found.shape[1] != inputs:
+        if kernel and features.shape[1] != inputs:
             weights = self.weights.reshape(classes, -1)
-        return (weights, found) if found.shape[1] == weights.shape[1] and np.isfinite(found).all() else None
+        return (weights, features) if features.shape[1] == weights.shape[1] and np.isfinite(features).all() else None
 
 
 def _head(net: Network, n_classes: int) -> _Head | None:
