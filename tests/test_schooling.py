@@ -33,15 +33,16 @@ def asked_for(output: Path, data: str, **wishes: Any) -> Request:
     return Request(model, limits(macs="10%"), str(output), data=data, train_compute=COMPUTE, from_scratch=True, **wishes)
 
 
+def finished(folder: Path, data: str) -> tuple[Result, bytes]:
+    """A run to its end, and the file that it wrote."""
+    result = pruning.prune(asked_for(folder / "o.onnx", data))
+    return result, (folder / "o.onnx").read_bytes()
+
+
 @pytest.fixture(scope="module")
 def schooled(few_digits: str, once: Once) -> tuple[Result, bytes]:
-    """A run in whose course the network is trained whole, pruned, and quantised; and the file it wrote."""
-
-    def make(folder: Path) -> tuple[Result, bytes]:
-        result = pruning.prune(asked_for(folder / "o.onnx", few_digits))
-        return result, (folder / "o.onnx").read_bytes()
-
-    return once("schooled", make)
+    """In its course the network is trained whole, pruned, and quantised."""
+    return once("schooled", lambda folder: finished(folder, few_digits))
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +60,8 @@ def unlearnable(few_digits: str, once: Once) -> str:
 
 @pytest.fixture(scope="module")
 def given_up(unlearnable: str, once: Once) -> tuple[Result, bytes]:
-    """A run that stops training the network whole, for it learns nothing, and the file it wrote."""
-
-    def make(folder: Path) -> tuple[Result, bytes]:
-        result = pruning.prune(asked_for(folder / "o.onnx", unlearnable))
-        return result, (folder / "o.onnx").read_bytes()
-
-    return once("given up", make)
+    """It stops training the network whole, for that learns nothing."""
+    return once("given up", lambda folder: finished(folder, unlearnable))
 
 
 def whole_lines(result: Result) -> list[Step]:
