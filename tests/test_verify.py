@@ -341,6 +341,15 @@ def test_litert_computes_it_too(dscnn: str) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
+def test_the_last_line_tells_a_large_arena_from_another_answer(dscnn: str) -> None:
+    found = verify.verify(dscnn, Trial(examples=2))
+    larger = replace(found, memory=replace(found.memory, measured=found.memory.same_pointers + 1))
+    assert not larger.ok
+    assert verified.text(verified.document(larger)).rstrip().endswith("though what it computes is what onnxruntime does")
+    other = replace(larger, runtimes=(replace(larger.runtimes[0], steady=False),))
+    assert verified.text(verified.document(other)).rstrip().endswith("DIFFERS: not what onnxruntime computes")
+
+
 def test_document_is_json_and_text_names_both_arenas(dscnn: str) -> None:
     found = verify.verify(dscnn, Trial(examples=2))
     document = verified.document(found)
