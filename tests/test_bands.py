@@ -265,6 +265,12 @@ def test_random_stacks_in_bands_make_the_same_integers(model, data):
     check_int8(model, data.draw)
 
 
+@settings(QUICK, max_examples=40)
+@given(stacks(("conv", "pool", "pool")), st.data())
+def test_random_pools_in_bands_make_the_same_integers(model, data):
+    check_int8(model, data.draw)
+
+
 @pytest.mark.slow
 @THOROUGH
 @given(stacks(), st.data())
@@ -274,7 +280,7 @@ def test_many_random_stacks_in_bands_compute_the_same(model, data):
 
 @pytest.mark.slow
 @THOROUGH
-@given(stacks(LAYERS), st.data())
+@given(stacks(LAYERS) | stacks(("conv", "pool", "pool")), st.data())
 def test_many_random_stacks_in_bands_make_the_same_integers(model, data):
     check_int8(model, data.draw)
 
@@ -335,9 +341,9 @@ def one_dimensional() -> onnx.ModelProto:
     return net.model(net.add("Conv", net.add("Relu", y), net.weights(2, 4, 3), pads=[1, 1]))
 
 
-def ceiling_pool(op: str) -> onnx.ModelProto:
+def pooled(op: str, **attrs: object) -> onnx.ModelProto:
     net = Net(1, 2, 12, 9)
-    y = net.add(op, net.conv("x", 2, 3), kernel_shape=[3, 2], strides=[2, 2], ceil_mode=1)
+    y = net.add(op, net.conv("x", 2, 3), kernel_shape=[3, 2], **attrs)
     return net.model(net.conv(y, 3, 2))
 
 
@@ -404,8 +410,8 @@ def old_opset() -> onnx.ModelProto:
 FORMS = {
     "channels last": channels_last,
     "one dimension": one_dimensional,
-    "MaxPool ceil_mode": lambda: ceiling_pool("MaxPool"),
-    "AveragePool ceil_mode": lambda: ceiling_pool("AveragePool"),
+    "MaxPool ceil_mode": lambda: pooled("MaxPool", strides=[2, 2], ceil_mode=1),
+    "AveragePool counting": lambda: pooled("AveragePool", pads=[1, 1, 2, 0], count_include_pad=1),
     "integers": integers_all_along,
     "quantised twice": quantized_twice,
     "integers out": integers_going_out,
@@ -559,6 +565,16 @@ def test_what_ends_a_region_is_named():
     (ending,) = BandPlanner(loaded(wide_then_narrow())).graph.endings()
     assert (ending.node, ending.op, ending.why) == ("pool/node", "GlobalAveragePool", "reads every row")
     assert ending.sram == 12 * 16 + 12
+
+
+@pytest.mark.parametrize(
+    "padding", [{"auto_pad": "SAME_UPPER"}, {"pads": [1, 0, 1, 0]}, {"pads": [0, 0, 0, 1]}, {"strides": [2, 2], "ceil_mode": 1}]
+)
+def test_an_average_that_leaves_its_padding_out_ends_a_region(padding):
+    """TensorFlow Lite has no such average for some of the rows, and makes other integers without padding."""
+    (ending,) = BandPlanner(loaded(pooled("AveragePool", **padding))).graph.endings()
+    assert ending.op == "AveragePool"
+    assert "without counting its padding" in ending.why
 
 
 def squeeze_and_excite() -> onnx.ModelProto:

@@ -205,6 +205,10 @@ def _sliding(node: Node, net: Network, axes: Mapping[str, int], kernel: Sequence
     pads = padding(node, net, kernel)
     stride = attributes.strides(node, n)[i]
     span = (kernel[i] - 1) * attributes.dilations(node, n)[i] + 1
+    if node.op == "AveragePool" and any(pads) and not node.attrs.get("count_include_pad"):
+        # TensorFlow Lite leaves padding out only where it pads by itself, on both sides; then it rounds to the input's steps
+        # before the output's, which the bands without padding wouldn't.
+        raise NotLocal("averages without counting its padding, which can't be written for a part of the rows")
     after = max(0, (out[axis] - 1) * stride + span - shape[axis] - pads[i])
     if pads[i] >= span or after >= span:
         raise NotLocal("has rows made of padding alone")
