@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import each_with_one_network_and_slowly_with_the_other
 from graphs import Graph, resnet8
 from scipy import optimize, stats
 
 from mcuprune.data.loading import load
 from mcuprune.data.sets import Data, Split
+from mcuprune.graph.network import Network
 from mcuprune.train import feeding
 from mcuprune.train.evaluate import Model
 
@@ -99,6 +101,55 @@ def test_what_was_never_trained_can_be_seen() -> None:
     means = {node.inputs[3] for node in norm.nodes if node.op == "BatchNormalization"}
     fresh = {name: 0 * value if name in means else value for name, value in norm.constants.items()}
     assert feeding.looks_fresh(norm.with_constants(fresh))
+
+
+LAYERS = {
+    "Conv": lambda: torch.nn.Conv2d(6, 9, (3, 2), groups=3),
+    "one dimension": lambda: torch.nn.Conv1d(5, 8, 7),
+    "ConvTranspose": lambda: torch.nn.ConvTranspose2d(6, 8, 3, groups=2),
+    "Gemm": lambda: torch.nn.Linear(40, 10),
+    "Gemm of the other order": lambda: torch.nn.Linear(40, 10),
+}
+
+
+def with_layer(form: str, layer: torch.nn.Module) -> Network:
+    """A network of this layer alone."""
+    weight, bias = (value.detach().numpy() for value in (layer.weight, layer.bias))
+    g = Graph(1, {"one dimension": 5}.get(form, 6), *([12] if form == "one dimension" else [12, 12]))
+    if isinstance(layer, torch.nn.Linear):
+        g = Graph(1, layer.in_features)
+        order = form == "Gemm"
+        y = g.add("Gemm", "x", g.value(weight if order else weight.T.copy()), g.value(bias), transB=int(order))
+    else:
+        op = "ConvTranspose" if form == "ConvTranspose" else "Conv"
+        y = g.add(op, "x", g.value(weight), g.value(bias), group=layer.groups)
+    return g.net(y)
+
+
+@pytest.mark.parametrize("form", LAYERS)
+def test_layers_as_torch_draws_them_look_fresh_and_not_once_they_learned(form: str) -> None:
+    fresh = learned = scaled = 0
+    for seed in range(25):
+        torch.manual_seed(seed)
+        layer = LAYERS[form]()
+        fresh += feeding.looks_fresh(with_layer(form, layer))
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
+        shape = (16, layer.in_features) if isinstance(layer, torch.nn.Linear) else (16, layer.in_channels, 9, 9)
+        x = torch.randn(shape[:-1] if form == "one dimension" else shape)
+        for _ in range(10):
+            optimizer.zero_grad()
+            y = layer(x).flatten(1)
+            torch.nn.functional.cross_entropy(y, torch.arange(16) % y.shape[1] % 7).backward()
+            optimizer.step()
+        learned += feeding.looks_fresh(with_layer(form, layer))
+        with torch.no_grad():
+            torch.manual_seed(seed)
+            layer = LAYERS[form]()
+            layer.weight *= 1.1
+        scaled += feeding.looks_fresh(with_layer(form, layer))
+    assert fresh >= 24
+    assert learned <= 1
+    assert scaled == 0
 
 
 # -------------------------------------------------------------------------------------------------------- explanations

@@ -16,9 +16,14 @@ import numpy as np
 
 from mcuprune.data.sets import Split
 from mcuprune.graph.network import Network
+from mcuprune.graph.node import Node
 
 #: The level of the tests: one untrained network in a thousand is taken for one that has learned something.
 LEVEL = 1e-3
+#: From this distance on, times the square root of the sample, one of the distribution itself is that rare (Kolmogorov 1933).
+_KOLMOGOROV = 1.9495
+#: The share by which 16 bits round a number, and more than what folding of a BatchNormalization at its start does to it.
+_ROUNDED = 2**-8
 #: From this number of standard deviations on, a normal variable is that rare.
 _RARE = 3.0902
 #: A fifth of the way from the best constant answer to all is more than luck; below this many classes nothing less is.
@@ -130,17 +135,44 @@ class Confusion:
 
 
 def looks_fresh(net: Network) -> bool:
-    """Whether a network's numbers say that it was never trained: BatchNormalization at its start, or no bias but zeros."""
+    """Whether a network's numbers say that it was never trained.
+
+    So they do where BatchNormalization stands at its start, and without it, where every layer's biases are zeros, as most
+    libraries have them at first, or drawn together with its weights as PyTorch does it (``_drawn_by_torch``).
+    """
     norms = [node for node in net.nodes if node.op == "BatchNormalization"]
     if norms:
         means, variances = ([net.constants[node.inputs[index]] for node in norms] for index in (3, 4))
         return not any(mean.any() for mean in means) and all((variance == 1).all() for variance in variances)
-    biases = [
-        net.constants[node.inputs[2]]
+    biased = [
+        node
         for node in net.nodes
-        if node.op in ("Conv", "Gemm") and len(node.inputs) > 2 and net.is_constant(node.inputs[2])
+        if node.op in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 2 and net.is_constant(node.inputs[2])
     ]
-    return bool(biases) and not any(bias.any() for bias in biases)
+    drawn = [node for node in biased if net.constants[node.inputs[2]].any()]
+    return bool(biased) and (not drawn or _drawn_by_torch(net, drawn))
+
+
+def _drawn_by_torch(net: Network, layers: Sequence[Node]) -> bool:
+    """Whether weights and biases are a uniform sample of +-1 / sqrt(fan-in), which PyTorch's layers start from.
+
+    That is ``reset_parameters`` of its Linear and convolutions: Kaiming's uniform draw with a = sqrt(5). Training moves numbers
+    over the bound, and any scaling moves all. Whether what lies within is uniform is asked by Kolmogorov's test at LEVEL.
+    """
+    if not all(net.is_constant(node.inputs[1]) for node in layers):
+        return False
+    samples = []
+    for node in layers:
+        weight, bias = (net.constants[name].astype(np.float64) for name in node.inputs[1:3])
+        fan_in = weight.shape[0] if node.op == "Gemm" and not node.attrs.get("transB") else math.prod(weight.shape[1:])
+        samples += [weight.ravel() * math.sqrt(fan_in), bias.ravel() * math.sqrt(fan_in)]
+    sample = np.sort(np.concatenate(samples))
+    if np.abs(sample).max() > 1 + _ROUNDED:
+        return False
+    places = np.arange(len(sample) + 1) / len(sample)
+    below = (sample + 1) / 2
+    distance = max((places[1:] - below).max(), (below - places[:-1]).max())
+    return bool(distance * math.sqrt(len(sample)) < _KOLMOGOROV)
 
 
 # -------------------------------------------------------------------------------------------------------- explanations
