@@ -8,6 +8,7 @@ the real one, that is compared too.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import random
 import re
@@ -257,6 +258,11 @@ def taken(kernel: str, window: Window, library: Library = CMSIS_NN) -> str | Non
     """The library's kernel that computes a call of ours."""
     form = library.instead(Call(kernel, (Place(0), Place(1), window, 0, window.numbers[3], window.numbers[0])))
     return None if form is None else form.kernel
+
+
+def test_the_stack_that_is_stated_is_the_largest_that_was_measured() -> None:
+    measured = map(json.loads, (HERE / "benchmarks" / "device_cmsis_nn.jsonl").read_text().splitlines())
+    assert CMSIS_NN.stack == max(row["cmsis_nn"]["stack"] for row in measured)
 
 
 def test_what_cmsis_nn_computes_and_what_stays_ours() -> None:

@@ -57,12 +57,14 @@ class Library:
     """macro: what is defined to have it. head: the piece of C that all of its kernels stand on.
 
     instead: what computes the same as a call of ours; None where ours stays.
+    stack: bytes of stack that a network with the library's kernels took at most of those measured; None where none was.
     """
 
     name: str
     macro: str
     head: str
     instead: Callable[[Call | RowCall], LibraryCall | None]
+    stack: int | None = None
 
 
 class _Numbers(NamedTuple):
@@ -237,7 +239,7 @@ def _up(size: int, multiple: int) -> int:
 
 #: ESP-NN's depthwise kernel takes a padded image of so many bytes as a whole.
 _ESP_NN_WHOLE = 40 * 1024
-CMSIS_NN = Library("CMSIS-NN", "MCUPRUNE_CMSIS_NN", "cmsis_nn", _cmsis_nn)
+CMSIS_NN = Library("CMSIS-NN", "MCUPRUNE_CMSIS_NN", "cmsis_nn", _cmsis_nn, stack=944)
 ESP_NN = Library("ESP-NN", "MCUPRUNE_ESP_NN", "esp_nn", _esp_nn)
 #: All libraries that generated C can call.
 LIBRARIES = (CMSIS_NN, ESP_NN)
