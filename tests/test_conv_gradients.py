@@ -21,7 +21,7 @@ from onnx import helper
 from test_trainable import channels_of, graph
 from torch import Tensor
 
-from mcuprune.train.module import Trainable
+from mcuprune.train.module import Trainable, by_pixel
 
 ROOT = Path(__file__).parents[1]
 AVX2 = {
@@ -64,7 +64,7 @@ def walk() -> None:
         wanted = reference(op, data, weight, strides, pad, groups)
         for last, _ in itertools.product((False, True)[: 2 if len(kernel) == 2 else 1], range(TIMES)):
             x = torch.from_numpy(data)
-            x = (x.contiguous(memory_format=torch.channels_last) if last else x.clone()).requires_grad_()
+            x = (by_pixel(x).clone() if last else x.clone()).requires_grad_()
             module.zero_grad()
             (y,) = module(x)
             y.square().sum().backward()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mcuprune.train.optimizer import OPTIMIZERS, Muon, levelled
+from mcuprune.train.optimizer import OPTIMIZERS, Muon, levelled, levelled_together
 
 
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 10_000), st.floats(1e-6, 1e6))
@@ -43,6 +43,14 @@ def test_rows_and_columns_of_zeros_change_nothing_for_the_others() -> None:
     gated = torch.zeros(6, 9, dtype=wide.dtype)
     gated[np.ix_(rows, columns)] = wide[np.ix_(rows, columns)]
     torch.testing.assert_close(levelled(gated)[np.ix_(rows, columns)], levelled(wide[np.ix_(rows, columns)]))
+
+
+def test_matrices_levelled_together_are_those_levelled_alone() -> None:
+    random = np.random.default_rng(2)
+    sizes = [(1, 9, 7), (3, 5, 5), (1, 7, 9), (12, 1, 9), (4, 9, 1), (1, 200, 300), (1, 8, 6), (2, 1, 1), (1, 130, 120)]
+    stacks = [torch.from_numpy(random.standard_normal(size)) for size in sizes]
+    for stack, together in zip(stacks, levelled_together(stacks), strict=True):
+        torch.testing.assert_close(together, levelled(stack))
 
 
 def moved(weight: torch.Tensor, gradient: torch.Tensor, blocks: int, lr: float = 0.1, decay: float = 0.0) -> torch.Tensor:

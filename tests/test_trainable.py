@@ -664,6 +664,18 @@ def test_an_operator_that_cannot_be_trained_is_named_with_its_node(monkeypatch: 
         Trainable(channels_of(one("Tanh", {})))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_convolutions_make_of_images_lies_pixel_by_pixel(channels: int) -> None:
+    """With planes a step takes up to a third longer; one channel counts as planes unless its strides say otherwise."""
+    weight = np.ones((8, channels, 3, 3), np.float32)
+    channels_ = channels_of(graph([helper.make_node("Conv", ["x", "w"], ["y"], name="c")], {"w": weight}, (channels, 9, 6)))
+    images = np.random.default_rng(0).normal(size=(2, channels, 9, 6)).astype(np.float32)
+    (x,) = as_inputs(channels_.network, images)
+    assert np.array_equal(x.numpy(), images)
+    (y,) = Trainable(channels_)(x)
+    assert y.stride()[1] == 1
+
+
 def test_a_pool_that_gives_indices_is_refused() -> None:
     nodes = [helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2], name="pool")]
     with pytest.raises(UnsupportedOperator, match="node 'pool': MaxPool"):

@@ -21,6 +21,8 @@ _MOMENTUM = 0.9
 _STRIDE = 0.25
 #: Newton-Schulz iteration (Jordan et al. 2024, "Muon"): these coefficients bring singular values near 1 in five steps.
 _COEFFICIENTS, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+#: Matrices of no more numbers are levelled together: with so few, a step takes as long as it has operations.
+_SMALL = 1 << 14
 
 
 def levelled(matrices: Tensor) -> Tensor:
@@ -32,11 +34,47 @@ def levelled(matrices: Tensor) -> Tensor:
     flat = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if flat else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-12)
-    for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    if x.shape[-2] == 1:  # one singular value, which is 1 by now
+        value = 1.0
+        for _ in range(_ITERATIONS):
+            value = a * value + b * value**3 + c * value**5
+        x = x * value
+    else:
+        for _ in range(_ITERATIONS):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
     matrix: Tensor = x.mT if flat else x
     return matrix
+
+
+def levelled_together(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """Each stack of matrices (count, rows, columns) ``levelled``, small ones of about a size in one batch.
+
+    They are filled up with rows and columns of zeros, which leave singular values and vectors as they are.
+    """
+    upright = [stack if stack.shape[1] <= stack.shape[2] else stack.mT for stack in stacks]
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index, (_, rows, columns) in enumerate(stack.shape for stack in upright):
+        size = ((rows - 1).bit_length(), (columns - 1).bit_length()) if rows * columns <= _SMALL else (index,)
+        alike.setdefault(size, []).append(index)
+    results = list(stacks)
+    for indices in alike.values():
+        few = [upright[index] for index in indices]
+        filled = few[0] if len(few) == 1 else _filled_up(few)
+        parts = torch.split(levelled(filled), [len(stack) for stack in few])
+        for index, part in zip(indices, parts, strict=True):
+            part = part[:, : upright[index].shape[1], : upright[index].shape[2]]
+            results[index] = part if upright[index] is stacks[index] else part.mT
+    return results
+
+
+def _filled_up(stacks: Sequence[Tensor]) -> Tensor:
+    """Stacks of matrices as one, of the most rows and columns among them."""
+    rows, columns = (max(stack.shape[axis] for stack in stacks) for axis in (1, 2))
+    filled = stacks[0].new_zeros(sum(map(len, stacks)), rows, columns)
+    for place, stack in zip(torch.split(filled, [len(stack) for stack in stacks]), stacks, strict=True):
+        place[:, : stack.shape[1], : stack.shape[2]] = stack
+    return filled
 
 
 class Muon(torch.optim.Optimizer):
@@ -80,15 +118,24 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, moving: Sequence[_Moving], rates: Sequence[float] | Tensor) -> None:
         """Move weights by their gradients. rates: the learning rate of each parameter group."""
-        for part, momentum in zip(moving, self._momenta(moving), strict=True):
-            momentum.mul_(_MOMENTUM).add_(part.gradient)
-            update = part.gradient + _MOMENTUM * momentum
-            if part.blocks:
-                matrices = update.reshape(part.blocks, part.weight.shape[0] // part.blocks, -1)
-                tall = max(1.0, matrices.shape[1] / matrices.shape[2]) ** 0.5
-                update = (levelled(matrices) * (_STRIDE * tall)).reshape(part.weight.shape)
-            lr = rates[part.group]
-            part.weight.mul_(1 - lr * part.weight_decay).sub_(lr * update)
+        weights, gradients = [part.weight for part in moving], [part.gradient for part in moving]
+        momenta = self._momenta(moving)
+        torch._foreach_mul_(momenta, _MOMENTUM)
+        torch._foreach_add_(momenta, gradients)
+        updates = list(torch._foreach_add(gradients, momenta, alpha=_MOMENTUM))
+        matrices = {
+            index: updates[index].reshape(part.blocks, part.weight.shape[0] // part.blocks, -1)
+            for index, part in enumerate(moving)
+            if part.blocks
+        }
+        for (index, stack), level in zip(matrices.items(), levelled_together(list(matrices.values())), strict=True):
+            tall = max(1.0, stack.shape[1] / stack.shape[2]) ** 0.5
+            updates[index] = (level * (_STRIDE * tall)).reshape(weights[index].shape)
+        for group in {part.group for part in moving}:
+            chosen = [index for index, part in enumerate(moving) if part.group == group]
+            here, rate = [weights[index] for index in chosen], rates[group]
+            torch._foreach_mul_(here, 1 - rate * moving[chosen[0]].weight_decay)
+            torch._foreach_sub_(here, torch._foreach_mul([updates[index] for index in chosen], rate))
 
 
 class _Moving(NamedTuple):
