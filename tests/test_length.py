@@ -219,16 +219,16 @@ def test_a_plateau_is_reached_after_so_many_evaluations_that_are_no_better() -> 
 @pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable", "uniform"))
 def test_patience_ends_training_early_within_the_budget(method: str, tmp_path: Path, few_digits: str) -> None:
     """An impatient run stops at its first evaluation that is no better, once its widths are final, and says so."""
-    wishes: dict[str, Any] = {"data": few_digits, "method": method, "epochs": 14, "int8": False}
+    wishes: dict[str, Any] = {"data": few_digits, "method": method, "epochs": 20, "int8": False}
     early = pruning.prune(request(tmp_path / "b.onnx", patience=1, **wishes))
     assert early.ok
-    assert early.full_training_macs < 14 * epoch_macs(early)
+    assert early.full_training_macs < 20 * epoch_macs(early)
     (note,) = [note for note in early.notes if "ended early" in note]
     assert f"after epoch {early.full_training_macs / epoch_macs(early):.1f}" in note
     if method == "uniform":
         whole = pruning.prune(request(tmp_path / "a.onnx", **wishes))
         assert early.training_macs < whole.training_macs
-        assert whole.full_training_macs == 14 * epoch_macs(whole)
+        assert whole.full_training_macs == 20 * epoch_macs(whole)
         assert not any("ended early" in note for note in whole.notes)
 
 
