@@ -402,6 +402,18 @@ def dense_blocks() -> onnx.ModelProto:
     return net.model(net.conv(net.add("Relu", two), 6, 3, strides=[2, 2]))
 
 
+def read_by_twins() -> onnx.ModelProto:
+    """Integers that each reader dequantises for itself, as in files of quantised operators: x * sigmoid(x)."""
+    net = Net(1, 2, 12, 8)
+    stored, first = net.quantized(net.conv("x", 2, 4))
+    _, gate = net.quantized(net.add("Sigmoid", first), 1 / 256, -128)
+    parameters = net.nodes[-4].input[1:]
+    second = net.add("DequantizeLinear", stored, *parameters)
+    _, y = net.quantized(net.add("Mul", second, gate))
+    _, z = net.quantized(net.conv(y, 4, 3, strides=[2, 2]))
+    return net.model(z)
+
+
 def old_opset() -> onnx.ModelProto:
     net = Net(1, 2, 12, 8, opset=9)
     return net.model(net.conv(net.add("MaxPool", net.conv("x", 2, 3), kernel_shape=[2, 2], strides=[2, 2]), 3, 2))
@@ -420,6 +432,7 @@ FORMS = {
     "Split and shuffle": split_and_shuffled,
     "dense": dense_blocks,
     "opset 9": old_opset,
+    "each dequantises for itself": read_by_twins,
 }
 
 

@@ -142,6 +142,8 @@ class RowGraph:
         readers = net.consumers[source]
         if len(readers) > 1 and not (node.op == "DequantizeLinear" and self._alike(readers)):
             return None
+        if held.quantizers and len(net.consumers[held.quantizers[-1].inputs[0]]) > 1:  # twins read what this would rewrite
+            return None
         if net.shapes[source] != net.shapes[outputs[0]] or OPS[node.op].memory(node, net) == "new":
             return None
         if not self._everywhere(node, source, len(net.shapes[source])):
