@@ -288,6 +288,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
         f"// {name}: made by mcuprune for TensorFlow Lite Micro.",
         "#pragma once",
         "#include <cstdint>",
+        '#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"',
         "",
         f"constexpr int k{_camel(name)}TensorArenaSize = {_rounded(arena)};  // on a 32-bit core with CMSIS-NN",
         *(f"constexpr {line};" for line in _ports(converted, name)),

@@ -696,6 +696,13 @@ def test_the_model_is_not_written_over(model_file, capsys):
     assert onnx.load(model_file) == before
 
 
+@pytest.mark.parametrize("name", ["out.tflite", "out.c", "out.npz"])
+def test_bands_are_written_as_onnx_and_under_no_other_name(name, model_file, tmp_path, capsys):
+    assert cli.main(["bands", model_file, "--bands", "4", "-o", str(tmp_path / name)]) == 2
+    assert "mcuprune export" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_integers_stay_integers_in_the_file(tmp_path, capsys):
     x = example(wide_then_narrow())
     as_int8(loaded(wide_then_narrow()), x).save(tmp_path / "int8.onnx")

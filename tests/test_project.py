@@ -204,3 +204,35 @@ def test_a_cmake_project_builds_with_a_library_where_it_is_told(quantised: bytes
     program = folder / "build" / "run_one"
     assert b"arm_convolve_wrapper_s8" in program.read_bytes()
     assert subprocess.run([program], check=False).returncode == 0
+
+
+#: As much of TensorFlow Lite Micro's header as registering takes: an operator that isn't declared stops the compiler.
+RESOLVER = """#pragma once
+namespace tflite {
+struct Registration {};
+Registration Register_CONV_2D_INT8(), Register_DEPTHWISE_CONV_2D_INT8(), Register_FULLY_CONNECTED_INT8();
+Registration Register_AVERAGE_POOL_2D_INT8(), Register_MAX_POOL_2D_INT8(), Register_SOFTMAX_INT8();
+template <unsigned n> struct MicroMutableOpResolver {
+  void AddConv2D(Registration) {} void AddDepthwiseConv2D(Registration) {} void AddFullyConnected(Registration) {}
+  void AddAveragePool2D(Registration) {} void AddMaxPool2D(Registration) {} void AddSoftmax(Registration) {}
+  void AddMean() {} void AddAdd() {} void AddReshape() {} void AddPad() {} void AddQuantize() {}
+};
+}
+"""
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_header_for_tflm_compiles_by_itself(quantised: bytes, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler here")
+    (tmp_path / "net.onnx").write_bytes(quantised)
+    exporting.export(exporting.Request(str(tmp_path / "net.onnx"), str(tmp_path / "net.h")))
+    resolver = tmp_path / "tensorflow" / "lite" / "micro" / "micro_mutable_op_resolver.h"
+    resolver.parent.mkdir(parents=True)
+    resolver.write_text(RESOLVER)
+    (tmp_path / "main.cc").write_text(
+        '#include "net.h"\nint main() { tflite::MicroMutableOpResolver<9> r; net_register(r); return net_model[0] == 0; }\n'
+    )
+    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{tmp_path}"]
+    done = subprocess.run(["g++", *flags, str(tmp_path / "main.cc")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

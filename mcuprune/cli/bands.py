@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from mcuprune import places, units
@@ -13,6 +14,7 @@ from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import NO, YES
 from mcuprune.costs.resources import RESOURCES
+from mcuprune.errors import UsageError
 from mcuprune.options import option
 from mcuprune.places import Output
 from mcuprune.report import bands as banding
@@ -40,6 +42,10 @@ def bands(flags: Flags) -> int:
     """Write the same network in bands of rows: less SRAM, the same integers."""
     reads = wanted(flags)
     models.settle([Output("-o", flags.output)], {flags.model: reads}, configuration(flags))
+    if Path(flags.output).suffix not in ("", ".onnx"):
+        raise UsageError(
+            f"-o {flags.output}: bands are written as ONNX; name a file that ends in .onnx, and give that to mcuprune export"
+        )
     net = models.load(flags.model, reads)
     banded = banding.run(net, flags.output, limit=flags.sram, bands=flags.bands, model=flags.sram_model)
     places.write_bytes(banding.written(banded), flags.output)

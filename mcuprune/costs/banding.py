@@ -318,8 +318,8 @@ def refuse_count(planner: BandPlanner, count: int) -> NoReturn:
     endings = planner.graph.endings()
     named = f"; {endings[0].op} '{endings[0].node}' {endings[0].why}" if endings else ""
     raise UsageError(
-        f"{planner.net.path}: --bands {count}: no part of the network gains from {count} bands of rows{named}: "
-        "give another number, or a limit with --sram"
+        f"{planner.net.path}: --bands {count}: no part of the network gains from {count} bands of rows{named}: give "
+        "another number"
     )
 
 
