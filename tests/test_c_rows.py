@@ -304,6 +304,24 @@ def test_signals_go_step_by_step_to_the_same_bytes(name: str, tmp_path: Path) ->
     assert c.generate(program, "net", bands="auto").arena < 0.9 * c.generate(program, "net").arena
 
 
+def grey(*shape: int) -> onnx.ModelProto:
+    """Three convolutions of a grey image of 30 x 24, which comes in this shape."""
+    graph = Graph(*shape)
+    x = graph.add("Reshape", "x", graph.value(np.array([1, 1, 30, 24]))) if len(shape) < 4 else "x"
+    for ins, outs in ((1, 6), (6, 6), (6, 2)):
+        x = graph.add("Relu", graph.conv(x, ins, outs))
+    return graph.model(x)
+
+
+def test_an_image_that_comes_as_a_row_of_numbers_is_read_row_by_row(tmp_path: Path) -> None:
+    assert check(grey(1, 720), tmp_path, 3, *SANITIZED)
+    arenas = [
+        c.generate(tflite.convert(as_int8(loaded(model), feed(model, seed=1))).program, "net", bands="auto").arena
+        for model in (grey(1, 720), grey(1, 1, 30, 24))
+    ]
+    assert arenas[0] == arenas[1]
+
+
 # ------------------------------------------------------------------------------------------------------------- commands
 
 

@@ -95,9 +95,10 @@ def row_form(selection: Selection, step: Step) -> RowForm | None:
 
 
 def rows_of(selection: Selection, tensor: int) -> int:
-    """How many rows a computed tensor has: what is neither an image nor a signal is one row."""
-    shape = selection.shape(tensor)
-    return shape[2 if selection.of_signals else 1] if len(shape) == 4 and shape[0] == 1 else 1
+    """How many rows a computed tensor has, by its shape or that of a view of it: what is no image and no signal is one row."""
+    axis = 2 if selection.of_signals else 1
+    shapes = (selection.shape(sharing) for sharing in (tensor, *selection.views_of(tensor)))
+    return next((shape[axis] for shape in shapes if len(shape) == 4 and shape[0] == 1 and shape[axis] > 1), 1)
 
 
 #: Kernel -> the argument that counts its repetitions, and by how much each place advances from one to the next.

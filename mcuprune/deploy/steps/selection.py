@@ -73,6 +73,10 @@ class Selection:
             tensor = self.views[tensor]
         return tensor
 
+    def views_of(self, tensor: int) -> list[int]:
+        """The tensors that share the bytes of this one, which is its own root."""
+        return [view for view in self.views if self.root(view) == tensor]
+
     def content(self, tensor: int) -> Content | None:
         """Numbers and scales of a constant; None for a computed tensor."""
         if tensor not in self._contents:
