@@ -129,14 +129,14 @@ def with_layer(form: str, layer: torch.nn.Module) -> Network:
 @pytest.mark.parametrize("form", LAYERS)
 def test_layers_as_torch_draws_them_look_fresh_and_not_once_they_learned(form: str) -> None:
     fresh = learned = scaled = 0
-    for seed in range(25):
+    for seed in range(15):
         torch.manual_seed(seed)
         layer = LAYERS[form]()
         fresh += feeding.looks_fresh(with_layer(form, layer))
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
         shape = (16, layer.in_features) if isinstance(layer, torch.nn.Linear) else (16, layer.in_channels, 9, 9)
         x = torch.randn(shape[:-1] if form == "one dimension" else shape)
-        for _ in range(10):
+        for _ in range(20):
             optimizer.zero_grad()
             y = layer(x).flatten(1)
             torch.nn.functional.cross_entropy(y, torch.arange(16) % y.shape[1] % 7).backward()
@@ -147,7 +147,7 @@ def test_layers_as_torch_draws_them_look_fresh_and_not_once_they_learned(form: s
             layer = LAYERS[form]()
             layer.weight *= 1.1
         scaled += feeding.looks_fresh(with_layer(form, layer))
-    assert fresh >= 24
+    assert fresh >= 14
     assert learned <= 1
     assert scaled == 0
 
@@ -241,6 +241,6 @@ def test_the_order_of_channels_is_named(kind: str) -> None:
 
 
 def test_photographs_are_tried_with_imagenets_colours() -> None:
-    causes = [change.cause for change in feeding._scales(np.random.default_rng(0).uniform(0, 255, (50, 3, 8, 8)))]
+    causes = [change.cause for change in feeding.rescalings(np.random.default_rng(0).uniform(0, 255, (50, 3, 8, 8)))]
     assert any("ImageNet" in cause for cause in causes)
     assert all("0...255" in cause for cause in causes)

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from conftest import each_with_one_network_and_slowly_with_the_other
 from graphs import Graph
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mcuprune import load as load_net
 from mcuprune.cli import main
 from mcuprune.data import augmenting, feed, firmware, preprocessing
 from mcuprune.data.feed import Feed
-from mcuprune.data.fitting import classifier
+from mcuprune.data.fitting import Wanted, classifier
 from mcuprune.data.loading import load
 from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.data.sets import Data
@@ -80,6 +82,50 @@ def test_the_right_cause_is_named_and_what_is_no_label_is_used(
         assert any("fed as the model knows it best" in note for note in fed.notes)
     model = evaluate.Model(MODELS / f"{name}.onnx")
     assert feeding.Confusion.of(model(fed.data.test.x), y, 10).accuracy > 0.95
+
+
+def folder_of(pictures: np.ndarray, folder: Path) -> str:
+    """uint8 (n, 1, height, width) as grey images without labels."""
+    folder.mkdir()
+    for index, picture in enumerate(pictures):
+        Image.fromarray(picture[0]).save(folder / f"{index:04}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["dscnn_digits", "resnet8_digits", "mbv2se_digits", "branchy_digits"])
+def test_images_without_labels_are_fed_so_that_answers_tell_them_apart(name: str, digits: Data, tmp_path: Path) -> None:
+    stored = arrays(digits, "0-255", False, False)
+    given = folder_of(stored["x_train"][:300], tmp_path / "images")
+    wanted = replace(classifier((1, 16, 16), 10, 0), unlabelled=True)
+    fed = preprocess.opened(load_net(MODELS / f"{name}.onnx"), given, wanted, Feed(), 0)
+    assert fed.preprocessing.found_by == "trial"
+    assert "no labels to be right on" in " ".join(fed.notes)
+    model = evaluate.Model(MODELS / f"{name}.onnx")
+    as_fed = (stored["x_test"] * fed.preprocessing.scale - fed.preprocessing.mean[0]) / fed.preprocessing.std[0]
+    assert feeding.Confusion.of(model(as_fed.astype(np.float32)), stored["y_test"], 10).accuracy > 0.9
+    told = preprocess.opened(load_net(MODELS / f"{name}.onnx"), given, wanted, Feed(scale="0-255"), 0)
+    assert told.preprocessing.found_by == "flag"
+    assert not told.notes or "no labels to be right on" not in " ".join(told.notes)
+
+
+def test_where_nothing_tells_how_images_are_fed_that_is_said(digits: Data, tmp_path: Path) -> None:
+    """Outputs of which none names a class."""
+    g = Graph("batch", 1, 16, 16)  # type: ignore[arg-type]
+    net = _net(g.model(g.add("Relu", g.conv("x", 1, 4)), g.conv("x", 1, 2)))
+    images = arrays(digits, "0-255", False, False)["x_train"][:50]
+    wanted = Wanted(((1, 16, 16),), (), 0, 0, unlabelled=True)
+    fed = preprocess.opened(net, folder_of(images, tmp_path / "images"), wanted, Feed(), 0)
+    assert fed.preprocessing.range == "0-255"
+    assert "which is a guess" in " ".join(fed.notes)
+
+
+def test_answers_tell_all_nothing_or_something_of_their_examples() -> None:
+    certain = np.eye(10)[np.arange(200) % 10]
+    assert preprocess.telling(certain) == pytest.approx(1)
+    assert preprocess.telling(100 * certain) == pytest.approx(1)
+    assert preprocess.telling(np.eye(10)[np.zeros(200, int)]) == pytest.approx(0, abs=1e-9)
+    assert preprocess.telling(np.full((200, 10), 0.1)) == pytest.approx(0, abs=1e-9)
+    assert preprocess.telling(np.eye(10)[np.arange(200) % 2]) == pytest.approx(np.log(2) / np.log(10))
 
 
 def test_two_classes_in_each_others_place_are_reported_and_not_mended(digits: Data) -> None:

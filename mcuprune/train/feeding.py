@@ -330,7 +330,7 @@ def _combinations(x: Array, *, orders: bool) -> Iterator[tuple[Change, ...]]:
     colours: list[tuple[Change, ...]] = [(), *((recolouring,) for recolouring in _colours(x))]
     for order in layouts:
         moved = _applied(x, order)
-        scales: list[tuple[Change, ...]] = [(), *((scale,) for scale in _scales(moved))]
+        scales: list[tuple[Change, ...]] = [(), *((scale,) for scale in rescalings(moved))]
         for colour in colours:
             for scale in scales:
                 yield (*order, *colour, *scale)
@@ -377,7 +377,7 @@ def _colours(x: Array) -> Iterator[Change]:
         yield Change(cause, f"x = numpy.flip(x, {axis})", lambda x: np.flip(x, axis), colours=True)
 
 
-def _scales(x: Array) -> Iterator[Change]:
+def rescalings(x: Array) -> Iterator[Change]:
     """Other ranges of values that the network may want. What the data's own range is, its extremes tell."""
     low, high, given = _range(x)
     span = high - low

@@ -2,6 +2,10 @@
 
 A network that was trained is run on a few hundred examples in each plausible way; where it is clearly right in one of them,
 and not by luck (``head``), that one is used and named. Labels are never renumbered here: that is reported.
+
+Without labels nothing tells what is right. But a network that is fed wrongly answers alike to everything, or doubts everything;
+images are fed to a trained classifier in the way in which its answers tell most of the examples apart. Where even that says
+nothing, they are fed as they are stored, and a note says that this is a guess.
 """
 
 from __future__ import annotations
@@ -26,6 +30,10 @@ from mcuprune.train.feeding import Change, Explanation
 
 #: Examples of the play-off between the best ways, and how far from the best one those lie that take part.
 _PLAY_OFF, _NEAR = 1500, 0.06
+#: Examples without labels that a network is asked about.
+_UNLABELLED = 400
+#: Answers tell examples apart from this share on of what they could, and clearly better than others by this share.
+_TELLING, _BETTER = 0.3, 0.1
 #: Scales from here on down are for pixels of 0 to 255.
 _SMALL = 1 / 100
 #: What pixels become for a network that knows nothing yet: on the chip it is the pixel minus 128.
@@ -75,6 +83,9 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     told = asked and not (from_scratch or feeding.looks_fresh(net) or data.n_classes < 2 or data.name in DATASETS)
     if asked and not scaled:
         fed = tried(net, fed, seed) if told else _used(fed, _for_untrained(fed))
+    elif not scaled and _pixels(data) and data.name not in DATASETS:
+        untrained = from_scratch or feeding.looks_fresh(net)
+        fed = _used(fed, _for_untrained(fed)) if untrained else _guessed(net, fed, seed)
     if told:
         fed = _labels_checked(net, fed, seed)
     fed = replace(fed, preprocessing=replace(fed.preprocessing, classes=fed.data.classes))
@@ -152,6 +163,56 @@ def tried(net: Network, fed: Fed, seed: int) -> Fed:
             "how it is fed with --scale, --mean, --std, --layout or --colours"
         )
     return replace(_used(fed, _for_untrained(fed)), tried=tuple(ways), notes=(*fed.notes, *([note] if note else [])))
+
+
+def _guessed(net: Network, fed: Fed, seed: int) -> Fed:
+    """The same images fed as a trained network's answers suggest, where there are no labels to be right on; with a note."""
+    stored, train = fed.preprocessing, fed.data.train
+    told = {}
+    if _rows(net) > 1 and len(net.inputs) == 1 and train.targets is None:
+        some = np.sort(np.random.default_rng(seed).permutation(len(train))[:_UNLABELLED])
+        raw = np.asarray(taken(train.x, some)[:])
+        ways = {"": stored} | {
+            change.cause: how
+            for change in feeding.rescalings(raw)
+            # with light and dark exchanged answers may differ as much
+            if change.affine is not None and min(change.affine[0]) > 0 and (how := composed(stored, (change,))) is not None
+        }
+        model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
+        told = {cause: telling(model(taken(fitting.refed(fed.data, how).train.x, some))) for cause, how in ways.items()}
+    best = max(told, key=lambda cause: told[cause], default="")
+    if not told or told[best] < _TELLING:
+        note = (
+            "nothing tells how images are to reach the model: they are fed as they are stored, which is a guess. If it was "
+            "trained otherwise its answers mean nothing: say how with --scale 0-1 (or -1-1, 0-255), or --mean and --std"
+        )
+        return replace(fed, notes=(*fed.notes, note))
+    if told[best] < told[""] + _BETTER:
+        return fed
+    note = (
+        f"there are no labels to be right on; fed in the way in which the model's answers tell images apart best: {best} "
+        f"({told[best]:.0%} of what answers can tell; as stored {told['']:.0%}). If that is wrong, say how with --scale, or "
+        "--mean and --std"
+    )
+    chosen = _used(fed, replace(ways[best], found_by="trial"))
+    return replace(chosen, notes=(*fed.notes, note))
+
+
+def telling(answers: np.ndarray) -> float:
+    """How much answers, (examples, classes) probabilities or logits, tell of which example they are to: 0 nothing, 1 all.
+
+    The mutual information of example and class as a share of the entropy of equally frequent classes (Bridle, Heading &
+    MacKay 1991, "Unsupervised classifiers, mutual information and 'phantom targets'").
+    """
+    p = answers.reshape(len(answers), -1).astype(np.float64)
+    if p.min() < 0 or not np.allclose(p.sum(1), 1, atol=1e-2):
+        p = np.exp(p - p.max(1, keepdims=True))
+    p = p / p.sum(1, keepdims=True)
+
+    def entropy(shares: np.ndarray) -> np.ndarray:
+        return np.asarray(-(shares * np.log(np.maximum(shares, 1e-30))).sum(-1))
+
+    return float((entropy(p.mean(0)) - entropy(p).mean()) / np.log(p.shape[1]))
 
 
 def _for_untrained(fed: Fed) -> Preprocessing:
