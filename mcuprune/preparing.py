@@ -132,6 +132,8 @@ def prepared(request: Request, net: Network | None, given: Given | None, start: 
         request = replace(request, train=False)
     if request.train and aim is not None:
         try_loss(aim)
+        if not warm:
+            labelled = label(aim.objective.begun(labelled.network))
     console.doing("asking the model as it came, for what it teaches")
     teacher = _teacher(request, whole_labelled, aim, metric, warm=warm)
     schedule = None

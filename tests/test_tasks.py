@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tasks_data
 import torch
+from graphs import Graph
 from test_pruning import limits
 
 from mcuprune import pruning
@@ -357,6 +358,38 @@ def test_every_kind_is_trained_pruned_quantised_and_measured(
     assert metric["shown_as"] in outcome.text(document)
     assert [step["metric"] for step in document["history"] if step["metric"] is not None]
     json.dumps(document)
+
+
+@pytest.mark.parametrize(("unit", "zero"), [(80.0, 105.0), (1e5, -3e5), (1e-3, 5e-3), ((1e3, 0.1), (7e3, 0.0))])
+def test_a_regression_is_learned_whatever_the_unit_of_its_targets(unit: Any, zero: Any, tmp_path: Path) -> None:
+    arrays = tasks_data.split(tasks_data.curves, 256, 128)
+    for part in ("train", "val", "test"):
+        if f"y_{part}" in arrays:
+            arrays[f"y_{part}"] = arrays[f"y_{part}"] * np.array(unit) + np.array(zero)
+    int8 = isinstance(unit, float)  # of two outputs in one tensor of int8 the smaller would be lost
+    pruned(tasks_data.vector_net(2), arrays, tmp_path, epochs=12, batch=16, seed=1, int8=int8)
+    outputs, y = evaluate.Model(tmp_path / "o.onnx")(arrays["x_test"]), arrays["y_test"]
+    unexplained = ((outputs - y) ** 2).mean(0) / y.var(0)
+    assert unexplained.mean() < 0.15
+
+
+@pytest.mark.parametrize("form", ["Gemm", "MatMul and Add", "Conv", "bounded"])
+def test_a_fresh_last_layer_answers_in_units_of_the_targets(form: str) -> None:
+    g = Graph(1, 3, 4, 4) if form == "Conv" else Graph(1, 6)
+    if form == "Conv":
+        y = g.add("Flatten", g.conv("x", 3, 2, 4, pads=[0] * 4))
+    elif form == "MatMul and Add":
+        y = g.add("Add", g.add("MatMul", "x", g.constant(6, 2)), g.constant(2))
+    else:
+        y = g.dense("x", 6, 2)
+    net = g.net(g.add("Sigmoid", y) if form == "bounded" else y)
+    kind = Regress(heads(net)[0])
+    targets = np.array([[10.0, -300.0], [14.0, 100.0], [12.0, 500.0]], np.float32)
+    kind.prepare(targets)
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 4) if form == "Conv" else (1, 6)).astype(np.float32)
+    before, after = (evaluate.Model(some.to_proto().SerializeToString())(x) for some in (net, kind.begun(net)))
+    wanted = before if form == "bounded" else before * targets.std(0) + np.median(targets, 0)
+    np.testing.assert_allclose(after, wanted, rtol=1e-4)
 
 
 def test_a_network_of_two_inputs_is_pruned_and_verified_on_both(tmp_path: Path) -> None:

@@ -664,6 +664,18 @@ def test_an_operator_that_cannot_be_trained_is_named_with_its_node(monkeypatch: 
         Trainable(channels_of(one("Tanh", {})))
 
 
+def test_a_constant_measured_in_another_unit_is_the_same_and_moves_in_that_unit() -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
+    module = Trainable(channels_of(graph([helper.make_node("Conv", ["x", "w"], ["y"], name="c")], {"w": weight}, (3, 5, 5))))
+    unit = np.array([1.0, 10.0, 100.0, 0.1]).reshape(4, 1, 1, 1)
+    module.measure({"w": unit})
+    np.testing.assert_allclose(module.network().constants["w"], weight, rtol=1e-6)
+    (parameter,) = module.parameters()
+    with torch.no_grad():
+        parameter += 1
+    np.testing.assert_allclose(module.network().constants["w"], weight + unit, rtol=1e-5)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_convolutions_make_of_images_lies_pixel_by_pixel(channels: int) -> None:
     """With planes a step takes up to a third longer; one channel counts as planes unless its strides say otherwise."""

@@ -63,6 +63,7 @@ class Trainable(nn.Module):
                 self.params[key] = nn.Parameter(tensor.float())
             else:
                 self.register_buffer(key, tensor.float() if tensor.is_floating_point() else tensor)
+        self._units: dict[str, str] = {}  # constant -> the buffer that has what its parameter is measured in
         self._mixing: dict[str, dict[int, str]] = {}  # constant -> axis -> the buffer that has its components
         for index, slot in enumerate(channels.slots):
             mixing = self._mixing.setdefault(slot.constant, {}) if slot.mixes else {}
@@ -84,7 +85,17 @@ class Trainable(nn.Module):
         """The tensor of a constant, by its ONNX name."""
         key = self._key[name]
         tensor: Tensor = self.params[key] if key in self.params else getattr(self, key)
-        return tensor
+        return tensor * getattr(self, self._units[name]) if name in self._units else tensor
+
+    def measure(self, units: Mapping[str, np.ndarray]) -> None:
+        """Train constants as multiples of these, by name: the parameter of one is the constant divided by its unit."""
+        for name, unit in units.items():
+            key = self._key[name]
+            if key in self.params:
+                self._units[name] = f"unit_{key}"
+                self.register_buffer(self._units[name], torch.from_numpy(np.array(unit, np.float32)), persistent=False)
+                with torch.no_grad():
+                    self.params[key] /= getattr(self, self._units[name])
 
     def key(self, name: str) -> str:
         """What a constant is called among the parameters and buffers of this module, by its ONNX name."""

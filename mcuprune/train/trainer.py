@@ -191,7 +191,9 @@ class Trainer:
         return self._earlier + (time.monotonic() - self._began if self._began >= 0 else 0.0)
 
     def _start(self, channels: Channels) -> None:
-        self.module = self._make(channels).to(self._device)
+        self.module = self._make(channels)
+        self.module.measure(self.objective.units(channels.network))
+        self.module.to(self._device)
         self.module.over_ranks = True
         self.module.want(self.objective.tensors)
         net = channels.network

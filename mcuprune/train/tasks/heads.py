@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mcuprune.graph.network import Network, Shape
+from mcuprune.graph.node import Node
 from mcuprune.operators.table import OPS
 
 #: What the values of an output are. "shares": probabilities of classes by nodes that no rule here knows; "units": numbers from
@@ -94,3 +95,43 @@ def _by_values(head: Head, values: np.ndarray[Any, Any]) -> Head:
         if size > 1 and np.abs(values.sum(axis + 1) - 1).max() < _SUM:
             return replace(head, ending="shares", axis=axis)
     return replace(head, ending="units")
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """The convolution or matrix product that gives an output as it is. weight, bias: constants that nothing else reads.
+
+    outs: how many numbers it gives at a place. axis: of the weight, along which these lie.
+    """
+
+    weight: str
+    bias: str | None
+    outs: int
+    axis: int
+
+
+def last_layer(net: Network, output: str) -> LastLayer | None:
+    """The layer that gives an output, moves of its elements aside; None where something else does."""
+    node, bias = _maker(net, output), None
+    if node is not None and node.op == "Add":
+        stored = [name for name in node.inputs if net.is_constant(name)]
+        computed = [name for name in node.inputs if not net.is_constant(name)]
+        if len(stored) != 1 or len(computed) != 1:
+            return None
+        node, bias = _maker(net, computed[0]), stored[0]
+    if node is None or node.op not in ("Conv", "Gemm", "MatMul") or not net.is_constant(node.inputs[1]):
+        return None
+    if bias is None and len(node.inputs) > 2 and node.inputs[2]:
+        bias = node.inputs[2]
+    axis = 0 if node.op == "Conv" or node.attrs.get("transB") else 1
+    weight, outs = node.inputs[1], net.shapes[node.inputs[1]][axis]
+    own = all(len(net.consumers[name]) == 1 for name in (weight, bias) if name is not None)
+    fits = bias is None or (net.is_constant(bias) and net.constants[bias].size == outs)
+    return LastLayer(weight, bias, outs, axis) if own and fits and net.constants[weight].ndim > 1 else None
+
+
+def _maker(net: Network, tensor: str) -> Node | None:
+    """The node that makes a tensor's numbers, moves of its elements aside; None for an input of the network."""
+    while (node := net.producer.get(tensor)) is not None and OPS[node.op].scale(node) == "same":
+        tensor = node.inputs[0]
+    return node

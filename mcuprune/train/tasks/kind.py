@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mcuprune.errors import DataError
+from mcuprune.graph.network import Network
 from mcuprune.train.tasks.heads import Head
 from mcuprune.train.tasks.metrics import Metric, Tally
 
@@ -51,6 +52,14 @@ class Kind(ABC):
 
     def prepare(self, targets: Array) -> None:  # noqa: B027 (most kinds need not look)
         """See all targets to train on, once, before any loss is taken."""
+
+    def begun(self, net: Network) -> Network:
+        """An untrained network as training is to begin with it, once ``prepare`` has seen the targets."""
+        return net
+
+    def units(self, net: Network) -> dict[str, Array]:
+        """By name of a constant what is 1 to its training, in a shape that meets the constant's; 1 for all others."""
+        return {}
 
     @abstractmethod
     def loss(self, answer: Tensor, target: Tensor, smoothing: float) -> Tensor:

@@ -49,6 +49,16 @@ class Objective:
         """Whether there is nothing to learn from but a teacher."""
         return any(kind.name == "distill" for kind in self.kinds)
 
+    def begun(self, net: Network) -> Network:
+        """An untrained network as training is to begin with it."""
+        for kind in self.kinds:
+            net = kind.begun(net)
+        return net
+
+    def units(self, net: Network) -> dict[str, Array]:
+        """By name of a constant what is 1 to its training; 1 for all others."""
+        return {name: unit for kind in self.kinds for name, unit in kind.units(net).items()}
+
     def answers(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What a module that was told to give ``tensors`` gave, each in the shape that losses take."""
         return tuple(kind.shaped(output) for kind, output in zip(self.kinds, outputs, strict=True))

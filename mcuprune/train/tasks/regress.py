@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mcuprune.errors import DataError
-from mcuprune.train.tasks.heads import Head
+from mcuprune.graph.network import Network
+from mcuprune.train.tasks.heads import Head, last_layer
 from mcuprune.train.tasks.kind import Array, Kind, matches, numbers
 from mcuprune.train.tasks.metrics import Errors, Tally
 
@@ -53,6 +54,30 @@ class Regress(Kind):
         shape = self.head.shape if few else [1] * len(self.head.shape)
         self._spread = np.where(spread > 0, spread, 1.0).astype(np.float32).reshape(shape)
         self._middle = middle.astype(np.float32).reshape(shape)
+
+    def begun(self, net: Network) -> Network:
+        """The network with its last layer in units of the targets, from their middle on: fresh weights answer with about 1."""
+        layer, units = last_layer(net, self.head.output), self.units(net)
+        values = {name: net.constants[name] * unit for name, unit in units.items()}
+        if layer is not None and layer.bias is not None:
+            middle = self._middle.ravel() if self._middle.size in (1, layer.outs) else self._middle.mean()
+            values[layer.bias] = values[layer.bias] + np.broadcast_to(middle, layer.outs).reshape(values[layer.bias].shape)
+        return net.with_constants({name: value.astype(net.constants[name].dtype) for name, value in values.items()})
+
+    def units(self, net: Network) -> dict[str, Array]:
+        """The targets' spread, for the layer that gives the output as it is.
+
+        A step moves weights by what suits fresh ones. In any other unit targets in the hundreds would never be reached, and
+        those of thousandths be missed by every step.
+        """
+        layer = last_layer(net, self.head.output)
+        if layer is None:
+            return {}
+        spread = self._spread.ravel() if self._spread.size in (1, layer.outs) else self._spread.mean()
+        whole = np.broadcast_to(spread, layer.outs)
+        along = [-1 if axis == layer.axis else 1 for axis in range(net.constants[layer.weight].ndim)]
+        units = {layer.weight: whole.reshape(along)}
+        return units if layer.bias is None else {**units, layer.bias: whole.reshape(net.constants[layer.bias].shape)}
 
     def loss(self, answer: Tensor, target: Tensor, smoothing: float) -> Tensor:
         return ((answer - target) / answer.new_tensor(self._spread)).square().mean()
