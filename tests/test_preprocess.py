@@ -119,6 +119,27 @@ def test_where_nothing_tells_how_images_are_fed_that_is_said(digits: Data, tmp_p
     assert "which is a guess" in " ".join(fed.notes)
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"layout": "NHWC"}, "would have 16 channels"),
+        ({"layout": "NCW"}, "NCHW or NHWC"),
+        ({"layout": "NC"}, "NCHW or NHWC"),
+        ({"std": "1e-40"}, "overflow"),
+        ({"mean": "0.5,1e39,0.5"}, "overflow"),
+        ({"scale": "1e-30"}, "is unknown"),
+    ],
+)
+def test_flags_that_no_image_can_be_fed_by_are_refused(flags: dict[str, str], said: str, tmp_path: Path) -> None:
+    g = Graph("batch", 3, 16, 16)  # type: ignore[arg-type]
+    net = _net(g.model(g.classifier(g.conv("x", 3, 4), 4, 2)))
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 16, 16), np.uint8)
+    for label in "ab":
+        folder_of(images, tmp_path / label)
+    with pytest.raises((DataError, UsageError), match=said):
+        preprocess.opened(net, str(tmp_path), classifier((3, 16, 16), 2, 0), Feed(**flags), 0)
+
+
 def test_answers_tell_all_nothing_or_something_of_their_examples() -> None:
     certain = np.eye(10)[np.arange(200) % 10]
     assert preprocess.telling(certain) == pytest.approx(1)

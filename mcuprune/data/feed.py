@@ -21,6 +21,10 @@ _LAYOUTS = tuple(dict.fromkeys(name for pair in LAYOUTS.values() for name in pai
 _NAMES, _LONGEST = ("names", "classes", "class_names", "labels"), 2**16
 
 
+#: No number of a formula that anybody feeds by is larger, or, but for 0, smaller; beyond, single precision would overflow.
+_MOST = 1e15
+
+
 def _numbers(flag: str, text: str) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(","))
@@ -28,6 +32,8 @@ def _numbers(flag: str, text: str) -> tuple[float, ...]:
         values = ()
     if not values or not all(map(math.isfinite, values)) or len(values) > 4096:
         raise UsageError(f"{flag}: {text!r} is no list of numbers; write one, or one a channel: 0.485,0.456,0.406")
+    if any(value and not 1 / _MOST <= abs(value) <= _MOST for value in values):
+        raise UsageError(f"{flag}: {text!r} has a number that values would overflow by; write 0, or 1e-15 to 1e15")
     return values
 
 
@@ -50,7 +56,7 @@ def scale_and_mean(text: str) -> tuple[float, float]:
         scale = float(text)
     except ValueError:
         scale = 0.0
-    if not math.isfinite(scale) or scale == 0:
+    if not 1 / _MOST <= abs(scale) <= _MOST:
         raise UsageError(f"--scale: {text!r} is unknown; write {', '.join(RANGES)}, or what to multiply by, such as 0.00392")
     return scale, 0.0
 
@@ -129,8 +135,13 @@ def _names(text: str) -> tuple[str, ...]:
 def preprocessing(feed: Feed, metadata: Mapping[str, str], shape: tuple[int, ...]) -> Preprocessing | None:
     """What flags say, else what metadata say; None where neither does.
 
-    shape: of the model's input without its batch axis. Raises DataError for numbers a channel of other channels.
+    shape: of the model's input without its batch axis. Raises UsageError for a layout of another number of axes, DataError for
+    numbers a channel of other channels.
     """
+    possible = LAYOUTS.get(len(shape) + 1, ())
+    if feed.layout is not None and feed.layout not in possible:
+        fits = f"its layout is {' or '.join(possible)}" if possible else "no layout has so many; leave --layout out"
+        raise UsageError(f"--layout {feed.layout}: the model's input has {len(shape) + 1} axes, the batch among them: {fits}")
     stated = from_metadata(metadata) or _of_others(metadata)
     if stated is not None and not stated.layout:
         stated = replace(stated, layout=layout_of(shape))

@@ -74,6 +74,8 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     known = preprocessing(feed, net.metadata, wanted.inputs[0])
     data = datasets.opened(given, replace(wanted, preprocessing=known, classes=names, frontend=feed.frontend or ""))
     data = replace(data, classes=data.classes or names)
+    if feed.layout is not None and _pixels(data):
+        _refuse_layout(feed.layout, wanted.inputs[0])
     if known is not None and known.found_by == "metadata":
         _refuse_scaled_twice(net, data, known)
     now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
@@ -96,6 +98,16 @@ def _rows(net: Network) -> int:
     """How many numbers the only output gives for an example, as a row; 0 where it gives something else."""
     sizes = [size for size in net.shapes[net.outputs[0]][1:] if size > 1]
     return 0 if len(net.outputs) > 1 or len(sizes) > 1 else prod(sizes)
+
+
+def _refuse_layout(layout: str, shape: tuple[int, ...]) -> None:
+    """Raise DataError where images can't lie so in the network's input, of this shape without its batch axis."""
+    channels = shape[-1] if layout.endswith("C") else shape[0]
+    if channels not in (1, 3, 4):
+        raise DataError(
+            f"--layout {layout}: the model's input {list(shape)} would have {channels} channels, and images have 1, 3 or 4; "
+            "leave --layout out, its shape tells"
+        )
 
 
 def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None:
