@@ -239,7 +239,7 @@ def _up(size: int, multiple: int) -> int:
 
 #: ESP-NN's depthwise kernel takes a padded image of so many bytes as a whole.
 _ESP_NN_WHOLE = 40 * 1024
-CMSIS_NN = Library("CMSIS-NN", "MCUPRUNE_CMSIS_NN", "cmsis_nn", _cmsis_nn, stack=944)
+CMSIS_NN = Library("CMSIS-NN", "MCUPRUNE_CMSIS_NN", "cmsis_nn", _cmsis_nn, stack=952)
 ESP_NN = Library("ESP-NN", "MCUPRUNE_ESP_NN", "esp_nn", _esp_nn)
 #: All libraries that generated C can call.
 LIBRARIES = (CMSIS_NN, ESP_NN)
