@@ -184,3 +184,21 @@ def test_a_file_with_its_kernels_stored_in_any_way_makes_the_same_integers(how: 
     if how in ("shifted", "uint8"):
         stored = [{t.data_type for t in model.graph.initializer if len(t.dims) == 4} for model in (plain, made)]
         assert stored[0] == stored[1]
+
+
+def test_kernels_that_a_limit_was_priced_with_are_those_that_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedding one more doesn't pay by itself, and the limit needs it."""
+    monkeypatch.setattr(banding, "candidates", lambda *_, **__: [])  # no bands hold it
+    net = strided()
+    names = tuple(node.name for node in net.nodes if rows_to_add(node, net))
+    arenas = [boards.arena_tflm(embedded(net, chosen), offline=True).total for chosen in (worthwhile(net, {}), names)]
+    assert arenas[1] < arenas[0]
+    found = banding.in_bands(net, Banding("tflm", {"sram": arenas[1]}), [banding.Recipe((), names)])
+    assert (found.embedded, found.sram) == (names, arenas[1])
+
+
+def test_a_recipe_for_kernels_that_a_network_lacks_is_left_out() -> None:
+    net = strided()
+    asked = Banding("tflm", {"sram": boards.arena_tflm(net, offline=True).total - 1})
+    found = banding.in_bands(net, asked, [banding.Recipe((), ("none of these",))])
+    assert found.embedded != ("none of these",)

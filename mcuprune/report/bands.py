@@ -1,7 +1,7 @@
 """``mcuprune bands``: one network, a limit or a number of bands, and what came of it.
 
 The plan comes from ``bands.plan``; what is reported is measured on the network that is written. Where the limit is on the peak,
-nodes are written in the order of least peak; on the arena of TensorFlow Lite Micro, in the order of the bands.
+nodes are written in the order of least peak; on the arena of TensorFlow Lite Micro, in that or in the order of the bands.
 """
 
 from __future__ import annotations
