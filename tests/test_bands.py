@@ -659,6 +659,16 @@ def test_a_limit_that_holds_already_changes_nothing(model_file, tmp_path, capsys
     ]
 
 
+def test_another_order_that_holds_the_limit_is_said_to(tmp_path, capsys):
+    """The peak is that of the best order, and the file runs in another."""
+    net = Net(1, 1, 12, 12)
+    wide = [net.conv("x", 1, 8, 1, pads=[0] * 4, name=f"wide{index}") for index in range(3)]
+    narrow = [net.conv(one, 8, 1, 12, pads=[0] * 4) for one in wide]
+    onnx.save(net.model(net.add("Concat", *narrow, axis=1)), tmp_path / "net.onnx")
+    assert cli.main(["bands", str(tmp_path / "net.onnx"), "--sram", "100%", "-o", str(tmp_path / "out.onnx")]) == 0
+    assert "nothing runs in bands: the limit holds in another order of the operators" in capsys.readouterr().out
+
+
 def test_so_many_bands_as_asked_for(model_file, tmp_path, capsys):
     code, found = answer(capsys, model_file, "--bands", "4", "-o", str(tmp_path / "out.onnx"))
     assert (code, found["limit"]) == (0, None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from test_bands import answers, as_int8
 
+from mcuprune import cli
 from mcuprune.bands.integers import stored_again
 from mcuprune.bands.kernels import embedded, rows_to_add
 from mcuprune.channels.labelling import label
@@ -202,3 +206,23 @@ def test_a_recipe_for_kernels_that_a_network_lacks_is_left_out() -> None:
     asked = Banding("tflm", {"sram": boards.arena_tflm(net, offline=True).total - 1})
     found = banding.in_bands(net, asked, [banding.Recipe((), ("none of these",))])
     assert found.embedded != ("none of these",)
+
+
+@pytest.mark.parametrize(
+    ("share", "why"), [("95%", "kernels among zeros hold the limit"), ("10%", "no bands need less memory")]
+)
+def test_the_text_says_that_only_kernels_were_embedded(share: str, why: str, tmp_path: Path, capsys: Any) -> None:
+    g = Graph(1, 3, 24, 24)
+    x = g.add("Relu", g.conv(g.add("Mul", "x", g.add("Sigmoid", g.add("GlobalAveragePool", "x"))), 3, 24, 1))
+    skip = g.conv(g.add("GlobalAveragePool", x), 24, 8, 1)  # alive beside all else, so that nothing runs in bands
+    y = g.add("Relu", g.conv(x, 24, 24, group=24, strides=[2, 2]))
+    y = g.add("Add", g.conv(y, 24, 8, 1), skip)
+    onnx.save(g.net(g.classifier(y, 8, 4)).to_proto(), tmp_path / "net.onnx")
+    command = ["bands", str(tmp_path / "net.onnx"), "--sram", share, "--sram-model", "tflm", "-o", str(tmp_path / "o.onnx")]
+    assert cli.main(command) == int(share == "10%")
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("nothing runs in bands: ")]
+    assert why in line
+    assert "kernels among zeros" in line
+    assert "as it is" not in line
+    assert "kernels among zeros, so that TensorFlow Lite needs no PAD operator for them: " in said

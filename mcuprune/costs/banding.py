@@ -57,8 +57,6 @@ _ORDERING = 0.5
 _REORDERING = 0.05
 #: A region by the operators that make its first and its last tensor ("" for a graph's input), how many bands, and the mode.
 Part = tuple[str, str, int, Mode]
-
-
 #: MACs and operators more than as it is, a plan, and the convolutions whose kernels are embedded.
 _Priced = tuple[tuple[int, int], Plan, tuple[str, ...]]
 
@@ -249,7 +247,7 @@ def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> 
 
 
 def _chosen(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> Run:
-    """``in_bands``, in the order of the bands."""
+    """``in_bands``; where the peak is limited in the order of the bands, for an arena in the one that needs less of it."""
     plain = sram_of(net, banding.model)
     if banding.count is None and (banding.sram is None or plain <= banding.sram):
         return Run(net, (), plain, BandPlanner(net))
