@@ -100,10 +100,12 @@ def _integers(
     if not np.array_equal(qlinear.dequantized(integers, scale, zero, axis, 0), value):
         return None
     inputs = [names.free(f"{node.output[0]}/{part}") for part in (was.dtype, "scale", "zero_point")]
-    made = helper.make_node("DequantizeLinear", inputs, node.output, name=names.free(f"{node.output[0]}/DequantizeLinear"))
-    made.attribute.extend(node.attribute)
+    dequantizer = helper.make_node(
+        "DequantizeLinear", inputs, node.output, name=names.free(f"{node.output[0]}/DequantizeLinear")
+    )
+    dequantizer.attribute.extend(node.attribute)
     arrays = (integers, scale, zero)
-    return made, [numpy_helper.from_array(array, name) for array, name in zip(arrays, inputs, strict=True)]
+    return dequantizer, [numpy_helper.from_array(array, name) for array, name in zip(arrays, inputs, strict=True)]
 
 
 def _names(*models: ModelProto) -> Iterable[str]:

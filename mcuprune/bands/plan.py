@@ -100,8 +100,8 @@ class BandPlanner:
             if place in done:
                 continue
             if look is not None:
-                if (found := self._looked(look, path, limit, counts)) is not None:
-                    heapq.heappush(queue, (*found[0], next(order), place, *found[1:]))
+                if (further := self._looked(look, path, limit, counts)) is not None:
+                    heapq.heappush(queue, (*further[0], next(order), place, *further[1:]))
                 continue
             done.add(place)
             if place == goal:

@@ -390,9 +390,9 @@ def least_peak(region: Region, count: int, mode: Mode) -> int:
     for node in region.nodes:
         if region.graph.memory[node.name] != "new" or node.op == "Slice":  # which may make nothing of its own
             continue
-        made = sum(size[name] for name in region.outputs[node.name] if name in size)
+        written = sum(size[name] for name in region.outputs[node.name] if name in size)
         read = sum(size[name] for name in dict.fromkeys(region.inputs[node.name]) if name in parts)
-        most = max(most, read + made if made else 0)
+        most = max(most, read + written if written else 0)
     return read_again * region.row_size[region.start] * region.rows[region.start] + done + most
 
 

@@ -309,14 +309,14 @@ def _by_cost(
     ways: Mapping[tuple[str, ...], BandPlanner], banding: Banding, own: int, *, thorough: bool = True
 ) -> list[_Priced]:
     """Plans with the kernels that they go with, the cheapest first. own: MACs of the network as it is."""
-    found: list[_Priced] = []
+    priced: list[_Priced] = []
     for names, planner in ways.items():
         plans = candidates(planner, banding, thorough=thorough)
         if names and banding.count is None:
             plans.append(planner.plain)
         unlike = {recipe_of(plan.choices): plan for plan in plans if plan.choices or names}
-        found += [_priced(planner, plan, names, own) for plan in unlike.values()]
-    return sorted(found, key=lambda entry: entry[0])
+        priced += [_priced(planner, plan, names, own) for plan in unlike.values()]
+    return sorted(priced, key=lambda entry: entry[0])
 
 
 def _priced(planner: BandPlanner, plan: Plan, names: tuple[str, ...], own: int) -> _Priced:
