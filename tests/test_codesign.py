@@ -293,6 +293,41 @@ def test_an_arena_that_needs_bands_holds_in_the_written_file(files: dict[str, st
     assert boards.arena_tflm(loaded(output), offline=True).total == result.verdict.used["sram"]
 
 
+@pytest.mark.parametrize("bands", ["off", "auto"])
+def test_an_arena_that_holds_without_bands_holds_with_auto(bands: str, tmp_path: Path) -> None:
+    """Kernels among zeros that the widths were chosen with are written, though what they cost may no longer pay."""
+    request = Request(RESNET, limits(sram="16KB"), str(tmp_path / "o.onnx"), train=False, basis=Basis(sram="tflm"), bands=bands)
+    result = pruning.prune(request)
+    assert result.ok
+    assert boards.arena_tflm(loaded(str(tmp_path / "o.onnx")), offline=True).total <= 16 * 1024
+
+
+@pytest.mark.parametrize("name", ["resnet8", "branching"])
+def test_no_number_of_bands_does_better_than_what_is_chosen_for_an_arena(name: str) -> None:
+    net = NETWORKS[name]()
+    own = resources.profile(net).macs
+    least = banding.in_bands(net, Banding("tflm", {"sram": 1}))
+    for count in (2, 3, 5, 8):
+        counted = banding.in_bands(net, Banding("tflm", {}, count))
+        assert least.sram <= counted.sram
+        if counted.choices:
+            chosen = banding.in_bands(net, Banding("tflm", {"sram": counted.sram}))
+            assert chosen.sram <= counted.sram
+            costs = [
+                (max(own, resources.profile(run.network).macs), banding.operators(run.network)) for run in (chosen, counted)
+            ]
+            assert costs[0] <= costs[1]
+
+
+def test_operators_of_an_arena_run_in_the_order_that_needs_less_of_it() -> None:
+    net = resnet8()
+    found = banding.in_bands(net, Banding("tflm", {}, 2))
+    planner = BandPlanner(net)
+    plan = banding.plan_of(planner, banding.recipe_of(found.choices))
+    assert plan is not None
+    assert found.sram == needs(found.network, "tflm") < needs(planner.written(plan), "tflm")
+
+
 def test_where_the_limit_holds_as_it_is_the_file_is_that_without_bands(tmp_path: Path) -> None:
     written = []
     for bands in ("off", "auto"):

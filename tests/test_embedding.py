@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
+import pytest
 from conftest import feed, run
 from graphs import Graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 from test_bands import answers, as_int8
 
+from mcuprune import cli
+from mcuprune.bands.integers import stored_again
 from mcuprune.bands.kernels import embedded, rows_to_add
 from mcuprune.channels.labelling import label
 from mcuprune.costs import banding, resources
 from mcuprune.costs.banding import Banding
 from mcuprune.costs.embedding import worthwhile
 from mcuprune.deploy import boards
+from mcuprune.graph import network
 from mcuprune.graph.network import Network
 
 
@@ -132,3 +140,89 @@ def test_a_kernel_that_two_convolutions_share_stays() -> None:
     a, b = (g.add("Conv", "x", shared, strides=[2, 2], pads=[1, 1, 1, 1]) for _ in range(2))
     net = g.net(g.add("Add", a, b))
     assert not any(rows_to_add(node, net) for node in net.nodes)
+
+
+def kernels_stored_as(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
+    """A file of int8 whose kernels are stored otherwise; "shifted" and "uint8" have zero points, the others more nodes."""
+    arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type != "DequantizeLinear" or len(arrays[node.input[0]].dims if node.input[0] in arrays else ()) != 4:
+            continue
+        integers, scale, zero = (numpy_helper.to_array(arrays[name]) for name in node.input)
+        if how in ("shifted", "uint8"):
+            zero = np.full(zero.shape, 3 if how == "shifted" else 128, np.int8 if how == "shifted" else np.uint8)
+            bounds = np.iinfo(zero.dtype)
+            integers = np.clip(integers.astype(np.int32) + zero.flat[0], bounds.min, bounds.max).astype(zero.dtype)
+            arrays[node.input[2]].CopyFrom(numpy_helper.from_array(zero, node.input[2]))
+            arrays[node.input[0]].CopyFrom(numpy_helper.from_array(integers, node.input[0]))
+        elif how == "quantised in the graph":
+            around = scale.reshape(-1, *[1] * (integers.ndim - 1))
+            name = f"{node.input[0]}/floats"
+            model.graph.initializer.append(numpy_helper.from_array((integers * around).astype(np.float32), name))
+            quantizer = helper.make_node("QuantizeLinear", [name, *node.input[1:]], [node.input[0]])
+            quantizer.attribute.extend(node.attribute)
+            model.graph.initializer.remove(arrays[node.input[0]])
+            model.graph.node.insert(0, quantizer)
+        else:
+            integers = np.ascontiguousarray(integers.transpose(0, 2, 3, 1))
+            arrays[node.input[0]].CopyFrom(numpy_helper.from_array(integers, node.input[0]))
+            name, node.output[0] = node.output[0], f"{node.output[0]}/last"
+            place = list(model.graph.node).index(node)
+            model.graph.node.insert(place + 1, helper.make_node("Transpose", node.output, [name], perm=[0, 3, 1, 2]))
+    return model
+
+
+@pytest.mark.parametrize("how", ["uint8", "shifted", "quantised in the graph", "channels last"])
+def test_a_file_with_its_kernels_stored_in_any_way_makes_the_same_integers(how: str) -> None:
+    """The constant that is written is the one that was embedded, not the file's of the same name."""
+    x = feed(strided().to_proto(), seed=1)
+    plain = kernels_stored_as(as_int8(strided(), x).to_proto(), how)
+    net = network.from_proto(plain, "net.onnx")
+    names = [node.name for node in net.nodes if rows_to_add(node, net)]
+    assert len(names) == 2
+    made = stored_again(embedded(net, names[:1]).to_proto(), plain)
+    onnx.checker.check_model(made, full_check=True)
+    assert np.array_equal(run(made, x)[0], run(plain, x)[0])
+    arena = boards.arena_tflm(embedded(net, names[:1]), offline=True).total
+    assert boards.arena_tflm(network.from_proto(made, "made.onnx"), offline=True).total == arena
+    if how in ("shifted", "uint8"):
+        stored = [{t.data_type for t in model.graph.initializer if len(t.dims) == 4} for model in (plain, made)]
+        assert stored[0] == stored[1]
+
+
+def test_kernels_that_a_limit_was_priced_with_are_those_that_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embedding one more doesn't pay by itself, and the limit needs it."""
+    monkeypatch.setattr(banding, "candidates", lambda *_, **__: [])  # no bands hold it
+    net = strided()
+    names = tuple(node.name for node in net.nodes if rows_to_add(node, net))
+    arenas = [boards.arena_tflm(embedded(net, chosen), offline=True).total for chosen in (worthwhile(net, {}), names)]
+    assert arenas[1] < arenas[0]
+    found = banding.in_bands(net, Banding("tflm", {"sram": arenas[1]}), [banding.Recipe((), names)])
+    assert (found.embedded, found.sram) == (names, arenas[1])
+
+
+def test_a_recipe_for_kernels_that_a_network_lacks_is_left_out() -> None:
+    net = strided()
+    asked = Banding("tflm", {"sram": boards.arena_tflm(net, offline=True).total - 1})
+    found = banding.in_bands(net, asked, [banding.Recipe((), ("none of these",))])
+    assert found.embedded != ("none of these",)
+
+
+@pytest.mark.parametrize(
+    ("share", "why"), [("95%", "kernels among zeros hold the limit"), ("10%", "no bands need less memory")]
+)
+def test_the_text_says_that_only_kernels_were_embedded(share: str, why: str, tmp_path: Path, capsys: Any) -> None:
+    g = Graph(1, 3, 24, 24)
+    x = g.add("Relu", g.conv(g.add("Mul", "x", g.add("Sigmoid", g.add("GlobalAveragePool", "x"))), 3, 24, 1))
+    skip = g.conv(g.add("GlobalAveragePool", x), 24, 8, 1)  # alive beside all else, so that nothing runs in bands
+    y = g.add("Relu", g.conv(x, 24, 24, group=24, strides=[2, 2]))
+    y = g.add("Add", g.conv(y, 24, 8, 1), skip)
+    onnx.save(g.net(g.classifier(y, 8, 4)).to_proto(), tmp_path / "net.onnx")
+    command = ["bands", str(tmp_path / "net.onnx"), "--sram", share, "--sram-model", "tflm", "-o", str(tmp_path / "o.onnx")]
+    assert cli.main(command) == int(share == "10%")
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("nothing runs in bands: ")]
+    assert why in line
+    assert "kernels among zeros" in line
+    assert "as it is" not in line
+    assert "kernels among zeros, so that TensorFlow Lite needs no PAD operator for them: " in said

@@ -9,15 +9,14 @@ found as a shortest path, by multiply-accumulates first, then by operators; what
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 from mcuprune.bands.rewrite import banded, without_pads
 from mcuprune.bands.rowgraph import RowGraph
-from mcuprune.bands.tape import Choice, Mode, Region
+from mcuprune.bands.tape import Choice, Mode, Region, least_peak
 from mcuprune.graph.network import Network
 from mcuprune.units import show
 
@@ -46,6 +45,16 @@ class Plan:
         return max(0, self.macs), self.operators
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A region that is still to be looked at. start, end: its cuts. place: of the number of bands among all numbers."""
+
+    start: int
+    end: int
+    mode: Mode
+    place: int
+
+
 class BandPlanner:
     """Plans for one network.
 
@@ -62,6 +71,7 @@ class BandPlanner:
             for place in places[:-1]:
                 self._stretch_of[place] = (stretch, places[0], places[-1])
         self._choices: dict[tuple[int, int, int, Mode], Choice | None] = {}
+        self._bounds: dict[tuple[int, int, int, Mode], int] = {}
         self._regions: dict[tuple[int, int], Region] = {}
         self._work = 0
 
@@ -73,7 +83,7 @@ class BandPlanner:
     def cheapest(self, limit: int, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT) -> Plan | None:
         """The plan with the fewest MACs, then operators, that needs at most ``limit`` bytes; None where none was found.
 
-        The effort is bounded: of very deep networks some long regions aren't looked at.
+        counts: numbers of bands, ascending. The effort is bounded: of very deep networks some long regions aren't looked at.
         """
         segments = self.graph.segments
         goal = len(self.graph.cuts) - 1
@@ -82,19 +92,16 @@ class BandPlanner:
         order = count()
         self._work = _WORK
         done: set[int] = set()
-        # what a path costs at least, a tie-breaker, where it ends, the region still to be looked at, the regions behind it
-        queue: list[tuple[int, int, int, int, Callable[[], Choice | None] | None, tuple[Choice, ...]]] = []
+        # what a path costs at least, a tie-breaker, where it ends, a region still to be looked at, the regions before it
+        queue: list[tuple[int, int, int, int, _Look | None, tuple[Choice, ...]]] = []
         heapq.heappush(queue, (0, 0, next(order), 0, None, ()))
         while queue:
             macs, operators, _, place, look, path = heapq.heappop(queue)
             if place in done:
                 continue
             if look is not None:
-                choice = look() if self._work > 0 else None
-                if choice is not None:
-                    longer = (*path, choice)
-                    cost = (sum(max(0, c.price.macs) for c in longer), sum(c.price.operators for c in longer))
-                    heapq.heappush(queue, (*cost, next(order), place, None, longer))
+                if (further := self._looked(look, path, limit, counts)) is not None:
+                    heapq.heappush(queue, (*further[0], next(order), place, *further[1:]))
                 continue
             done.add(place)
             if place == goal:
@@ -103,9 +110,38 @@ class BandPlanner:
                 heapq.heappush(queue, (macs, operators, next(order), place + 1, None, path))
             for end, mode, more, nodes in self._promising(place, limit, modes):
                 if end not in done:
-                    task = partial(self._fitting, place, end, limit, counts, mode)
-                    heapq.heappush(queue, (macs + more, operators + nodes, next(order), end, task, path))
+                    first = _Look(place, end, mode, 0)
+                    heapq.heappush(queue, (macs + more, operators + nodes, next(order), end, first, path))
         return None
+
+    def _looked(
+        self, look: _Look, path: tuple[Choice, ...], limit: int, counts: Sequence[int]
+    ) -> tuple[tuple[int, int], _Look | None, tuple[Choice, ...]] | None:
+        """A path with a region in bands that hold the limit, or what of the region is to be looked at next; None for neither.
+
+        With what the path costs at least. What a region needs doesn't always fall as bands get more, but its operators grow:
+        so the numbers are tried one after the other, the fewest first.
+        """
+        place = look.place
+        while place < len(counts) and self._at_least(look, counts[place]) > limit:
+            place += 1
+        choice = self.choice(look.start, look.end, counts[place], look.mode) if place < len(counts) and self._work > 0 else None
+        if choice is None:
+            return None
+        longer = (*path, choice)
+        cost = (sum(max(0, c.price.macs) for c in longer), sum(c.price.operators for c in longer))
+        if choice.price.peak <= limit:
+            return cost, None, longer
+        more = choice.bands == counts[place] and place + 1 < len(counts)  # it hasn't rows for more where it hasn't for these
+        return (cost, replace(look, place=place + 1), path) if more else None
+
+    def _at_least(self, look: _Look, bands: int) -> int:
+        """Bytes that a region in so many bands needs at least."""
+        key = (look.start, look.end, min(bands, self._rows_of(look.start, look.end)), look.mode)
+        if key not in self._bounds:
+            self._bounds[key] = least_peak(self._region(look.start, look.end), key[2], look.mode)
+            self._work -= 1
+        return self._bounds[key]
 
     def _promising(self, start: int, limit: int, modes: Sequence[Mode]) -> Iterator[tuple[int, Mode, int, int]]:
         """Regions from a cut that may hold a limit: their last cut, how they run, and the least MACs and operators they add.
@@ -136,19 +172,6 @@ class BandPlanner:
                 elif first + final // 2 + sum(kept.values()) <= limit:  # each is sliced and joined once at least
                     yield end, mode, 0, operators + 2 * sum(rows > 0 for rows in kept.values())
 
-    def _fitting(self, start: int, end: int, limit: int, counts: Sequence[int], mode: Mode) -> Choice | None:
-        """A region in the fewest bands that hold a limit; found by halving, as more bands mostly need less."""
-        fitting, low, high = None, 0, len(counts)
-        middle = len(counts) // 2
-        while low < high:
-            choice = self.choice(start, end, counts[middle], mode)
-            if choice is not None and choice.price.peak <= limit:
-                fitting, high = choice, middle
-            else:
-                low = middle + 1
-            middle = (low + high) // 2
-        return fitting
-
     def ends(self, place: int) -> list[int]:
         """The cuts at which a region from this one may end, numbers of cuts."""
         return list(range(place + 1, self._stretch_of[place][2] + 1)) if place in self._stretch_of else []
@@ -158,10 +181,7 @@ class BandPlanner:
         end_rows = self._rows_of(start, end)
         key = (start, end, min(bands, end_rows), mode)
         if key not in self._choices:
-            stretch, first, _ = self._stretch_of[start]
-            if (start, end) not in self._regions:
-                self._regions[start, end] = Region(self.graph, stretch, start - first, end - first)
-            choice = Choice(self._regions[start, end], key[2], mode)
+            choice = Choice(self._region(start, end), key[2], mode)
             try:
                 _ = choice.price
                 self._choices[key] = choice
@@ -169,6 +189,12 @@ class BandPlanner:
             except ValueError:
                 self._choices[key] = None
         return self._choices[key]
+
+    def _region(self, start: int, end: int) -> Region:
+        if (start, end) not in self._regions:
+            stretch, first, _ = self._stretch_of[start]
+            self._regions[start, end] = Region(self.graph, stretch, start - first, end - first)
+        return self._regions[start, end]
 
     def _rows_of(self, start: int, end: int) -> int:
         """The rows of a region's last tensor."""

@@ -367,6 +367,35 @@ def price(tape: Tape) -> Price:
     return Price(peak, macs, operators - sum(region.operators.values()))
 
 
+def least_peak(region: Region, count: int, mode: Mode) -> int:
+    """Bytes that a region in ``count`` bands needs at least, without its tape: its first tensor where later bands read it, the
+    bands that are done, and rows that one operator of a band reads and makes.
+
+    The first band makes all rows that it needs. A later one does too where it keeps none of another's.
+    """
+    bands = region.bands(count)
+    band = 0 if mode == "cache" else len(bands) - 2
+    if band < 0:
+        return 0
+    need, later = (region.needs(*rows, rim=mode == "rim") for rows in (bands[band], bands[-1]))
+    if region.start not in later or region.start not in need:
+        return 0
+    read_again = mode != "cache" or later[region.start][1] > need[region.start][1]
+    done = bands[band][0] * region.row_size[region.end]
+    size = {name: (end - first) * region.row_size[name] for name, (first, end) in need.items()}
+    parts = {
+        name for name, (first, end) in need.items() if end - first < region.rows[name]
+    }  # none is a view of the first tensor
+    most = 0
+    for node in region.nodes:
+        if region.graph.memory[node.name] != "new" or node.op == "Slice":  # which may make nothing of its own
+            continue
+        written = sum(size[name] for name in region.outputs[node.name] if name in size)
+        read = sum(size[name] for name in dict.fromkeys(region.inputs[node.name]) if name in parts)
+        most = max(most, read + written if written else 0)
+    return read_again * region.row_size[region.start] * region.rows[region.start] + done + most
+
+
 def _moves_nothing(step: Step) -> bool:
     """Whether a copy of a Slice of rows takes all that it gets."""
     if step.node is None or step.node.op != "Slice":

@@ -12,7 +12,7 @@ nothing cheaper holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
 
-from mcuprune.bands.kernels import embedded
+from mcuprune.bands.kernels import embedded, rows_to_add
 from mcuprune.bands.plan import COUNTS, BandPlanner, Plan
 from mcuprune.bands.rowgraph import RowGraph
 from mcuprune.bands.tape import MODES, Choice, Mode
@@ -42,15 +42,23 @@ Model = Literal["peak", "tflm"]
 #: By how much the bound of a plan may lie above a limit that the best order of its operators may still hold.
 _NEAR = (1.04, 1.08, 1.15, 1.25)
 #: Numbers of bands whose arenas are compared. Every operator stays in memory there, so that many bands never pay.
-_FEW = (2, 3, 4, 6, 8)
+_FEW = (2, 3, 4, 5, 6, 8)
+#: By how much less than in the order of its bands a network may need in another order, at most about.
+_REORDERED = 1.15
+#: About how many bytes of an arena each operator takes for itself at least.
+_OPERATOR = 90
 #: Shares of all full widths for which plans are made before anything is cut.
 _SCALES: Mapping[Model, tuple[float, ...]] = {"peak": (1.0, 0.75, 0.5, 0.35, 0.2), "tflm": (1.0, 0.5)}
 #: Without a limit: how many more multiply-accumulates bands may take, and how near to the least SRAM is near enough.
 _MOST_MACS, _ENOUGH = 1.1, 1.03
 #: CPU seconds for the best order of one plan's operators.
 _ORDERING = 0.5
+#: The same where only the arena of what comes of it counts, for each of many plans.
+_REORDERING = 0.05
 #: A region by the operators that make its first and its last tensor ("" for a graph's input), how many bands, and the mode.
 Part = tuple[str, str, int, Mode]
+#: MACs and operators more than as it is, a plan, and the convolutions whose kernels are embedded.
+_Priced = tuple[tuple[int, int], Plan, tuple[str, ...]]
 
 
 class Recipe(NamedTuple):
@@ -127,12 +135,17 @@ def banding_of(bands: str | int, basis: Basis, limits: Mapping[str, int]) -> Ban
 # ------------------------------------------------------------------------------------------------------ plans, by cost
 
 
-def candidates(planner: BandPlanner, banding: Banding) -> list[Plan]:
-    """Plans of one network that may be the answer, the cheapest first."""
+def candidates(planner: BandPlanner, banding: Banding, *, thorough: bool = True) -> list[Plan]:
+    """Plans of one network that may be the answer, the cheapest first.
+
+    thorough: of an arena, those with each number of bands too. Its size isn't the peak that plans are looked for by, so that
+    one number alone may do better than what is best of all by peak.
+    """
     limit, counts = banding.sram, COUNTS if banding.count is None else (banding.count,)
     if banding.model == "tflm":
         few: Sequence[int] = _FEW if banding.count is None else counts
-        plans = [plan for mode in MODES for plan in planner.pareto(counts=few, modes=(mode,))]
+        sets = dict.fromkeys([tuple(few), *((number,) for number in few if thorough)])
+        plans = [plan for only in sets for mode in MODES for plan in planner.pareto(counts=only, modes=(mode,))]
     elif limit is not None and banding.count is None:
         plan = planner.cheapest(limit)
         plans = [planner.least() if plan is None else plan]
@@ -234,45 +247,93 @@ def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> 
 
 
 def _chosen(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> Run:
-    """``in_bands``, in the order of the bands."""
+    """``in_bands``; where the peak is limited in the order of the bands, for an arena in the one that needs less of it."""
     plain = sram_of(net, banding.model)
     if banding.count is None and (banding.sram is None or plain <= banding.sram):
         return Run(net, (), plain, BandPlanner(net))
     known, own = tuple(recipes), banding.costs(net)
     ways = planners(net, banding)
     planner = ways[()]
+    plans = _by_cost(ways, banding, own["macs"])
+    for recipe in known:
+        if recipe.embedded not in ways and _embeddable(planner.net, recipe.embedded):
+            ways[recipe.embedded] = BandPlanner(embedded(planner.net, recipe.embedded))
+    plans += [priced for recipe in known if (priced := _as_known(ways, recipe, own["macs"])) is not None]
+    limit = banding.sram if banding.count is None else None
+    floors = {names: _floor(way, banding.model) for names, way in ways.items()}
     best: Run | None = None
-    for plan, names in _by_cost(ways, banding, known, own["macs"]):
+    least: tuple[int, tuple[int, int]] = (plain, (0, 0))
+    for cost, plan, names in _in_turn(plans, floors, limit):
+        if floors[names](plan) > least[0]:
+            continue
         written = ways[names].written(plan)
         if not banding.admits(sums(written), own):
             continue
         size = sram_of(written, banding.model)
-        if best is not None and size >= best.sram:
-            continue
-        if not banding.whole or banding.admits(banding.costs(written), own):
-            best = Run(written, plan.choices, size, planner, names)
-        if banding.count is None and banding.sram is not None and best is not None and best.sram <= banding.sram:
+        if banding.model == "tflm" and plan.choices and size < least[0] * _NEAR[-1]:
+            size, written = _reordered(written, size)
+        if size < plain and (size, cost) < least and (not banding.whole or banding.admits(banding.costs(written), own)):
+            best, least = Run(written, plan.choices, size, planner, names), (size, cost)
+        if limit is not None and best is not None and best.sram <= limit:
             break
-    if best is None or best.sram >= plain:
-        return Run(net, (), plain, planner)
-    return best
+    return Run(net, (), plain, planner) if best is None else best
+
+
+def _floor(planner: BandPlanner, model: Model) -> Callable[[Plan], int]:
+    """About how many bytes of SRAM a plan needs at least when it is written, known without writing it; 0 where that isn't.
+
+    An arena holds what its operators and tensors take beside their data. Another order may need less than the plan's peak.
+    """
+    if model == "peak":
+        return lambda plan: 0
+    arena = runtimes.arena_tflm(planner.net, offline=True)
+    if arena.total < planner.plain.peak + arena.tail:
+        return lambda plan: 0  # the runtime leaves out some of the data
+    return lambda plan: int(plan.peak / _REORDERED) + arena.tail + _OPERATOR * max(0, plan.operators)
+
+
+def _in_turn(
+    plans: Iterable[_Priced], floors: Mapping[tuple[str, ...], Callable[[Plan], int]], limit: int | None
+) -> list[_Priced]:
+    """Plans in the order in which they are worth writing: those that may hold a limit, the cheapest first, then the others."""
+
+    def turn(entry: _Priced) -> tuple[bool, int, tuple[int, int]]:
+        cost, plan, names = entry
+        floor = floors[names](plan)
+        return (False, 0, cost) if limit is not None and floor <= limit else (True, floor, cost)
+
+    return sorted(plans, key=turn)
 
 
 def _by_cost(
-    ways: Mapping[tuple[str, ...], BandPlanner], banding: Banding, known: Iterable[Recipe], own: int
-) -> list[tuple[Plan, tuple[str, ...]]]:
+    ways: Mapping[tuple[str, ...], BandPlanner], banding: Banding, own: int, *, thorough: bool = True
+) -> list[_Priced]:
     """Plans with the kernels that they go with, the cheapest first. own: MACs of the network as it is."""
-    cheapest: dict[Recipe, tuple[tuple[int, int], Plan, tuple[str, ...]]] = {}
+    priced: list[_Priced] = []
     for names, planner in ways.items():
-        more = sums(planner.net)["macs"] - own
-        plans = [plan_of(planner, recipe) for recipe in known if recipe.embedded == names]
+        plans = candidates(planner, banding, thorough=thorough)
         if names and banding.count is None:
             plans.append(planner.plain)
-        for plan in (*candidates(planner, banding), *plans):
-            if plan is not None and (plan.choices or names):
-                cost = (max(0, plan.macs + more), plan.operators)
-                cheapest[recipe_of(plan.choices, names)] = (cost, plan, names)
-    return [(plan, names) for _, plan, names in sorted(cheapest.values(), key=lambda entry: entry[0])]
+        unlike = {recipe_of(plan.choices): plan for plan in plans if plan.choices or names}
+        priced += [_priced(planner, plan, names, own) for plan in unlike.values()]
+    return sorted(priced, key=lambda entry: entry[0])
+
+
+def _priced(planner: BandPlanner, plan: Plan, names: tuple[str, ...], own: int) -> _Priced:
+    return (max(0, plan.macs + sums(planner.net)["macs"] - own), plan.operators), plan, names
+
+
+def _as_known(ways: Mapping[tuple[str, ...], BandPlanner], recipe: Recipe, own: int) -> _Priced | None:
+    """A recipe for this network, with just the kernels that it was priced with; None where the network lacks any of it."""
+    planner = ways.get(recipe.embedded)
+    plan = None if planner is None else plan_of(planner, recipe)
+    return None if planner is None or plan is None else _priced(planner, plan, recipe.embedded, own)
+
+
+def _embeddable(net: Network, names: Iterable[str]) -> bool:
+    """Whether all of these are convolutions whose kernels may lie among zeros."""
+    by_name = {node.name: node for node in net.nodes}
+    return all(name in by_name and rows_to_add(by_name[name], net) for name in names)
 
 
 def least(net: Network, model: Model, count: int | None = None) -> Run:
@@ -297,14 +358,21 @@ def sram_of(net: Network, model: Model) -> int:
     return min(in_file_order, memory.known(plan.graph, _ORDERING).peak)
 
 
-def _in_best_order(net: Network) -> Network:
+def _in_best_order(net: Network, cpu_seconds: float = 2.0) -> Network:
     """The same network, its nodes in the order of least peak where their own needs more."""
     plan = buffers(net)
     in_file_order = max((step.bytes for step in plan.file_steps()), default=0)
-    best = memory.known(plan.graph)
+    best = memory.known(plan.graph, cpu_seconds)
     if best.peak >= in_file_order:
         return net
     return in_order(net, full_order(net, plan, best.order))
+
+
+def _reordered(net: Network, arena: int) -> tuple[int, Network]:
+    """The same network in the order of least peak, and its arena in bytes; as it is where that isn't less than ``arena``."""
+    other = _in_best_order(net, _REORDERING)
+    size = arena if other is net else sram_of(other, "tflm")
+    return (size, other) if size < arena else (arena, net)
 
 
 def in_order(net: Network, order: Iterable[str]) -> Network:
@@ -556,7 +624,8 @@ class BandedCosts(CostModel):
         forms: dict[Recipe, _InBands | None] = {}
         for widths in self._samples:
             cut = self.cut(widths)
-            for plan, names in _by_cost(planners(cut, self.banding), self.banding, (), sums(cut)["macs"]):
+            own = sums(cut)["macs"]
+            for _, plan, names in _by_cost(planners(cut, self.banding), self.banding, own, thorough=False):
                 recipe = recipe_of(plan.choices, names)
                 if recipe in forms:
                     continue

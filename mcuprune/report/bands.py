@@ -1,7 +1,7 @@
 """``mcuprune bands``: one network, a limit or a number of bands, and what came of it.
 
 The plan comes from ``bands.plan``; what is reported is measured on the network that is written. Where the limit is on the peak,
-nodes are written in the order of least peak; on the arena of TensorFlow Lite Micro, in the order of the bands.
+nodes are written in the order of least peak; on the arena of TensorFlow Lite Micro, in that or in the order of the bands.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def text(banded: Banded) -> str:
     ]
     lines = [escape.plain(banded.path), *align([["", "as it is", "in bands", ""], *rows], ["<", ">", ">", ">"]), ""]
     if not banded.choices:
-        lines.append("nothing runs in bands: " + ("the limit holds as it is" if banded.ok else "no bands need less memory"))
+        lines.append(f"nothing runs in bands: {_without_bands(banded)}")
     else:
         lines += ["in bands of rows:", *_regions(banded.choices)]
     if banded.embedded:
@@ -155,6 +155,17 @@ def text(banded: Banded) -> str:
     lines += ["", *_endings(banded.endings)] if banded.endings else []
     lines += ["", f"written: {escape.plain(banded.output)}"]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _without_bands(banded: Banded) -> str:
+    """Why nothing runs in bands, and what is done instead."""
+    if banded.embedded:
+        return "kernels among zeros hold the limit" if banded.ok else "with kernels among zeros no bands need less memory"
+    if not banded.ok:
+        return "no bands need less memory"
+    if banded.after.profile.memory.file_order < banded.before.profile.memory.file_order:
+        return "the limit holds in another order of the operators, in which they are written"
+    return "the limit holds as it is"
 
 
 def _regions(choices: Sequence[Choice]) -> list[str]:
