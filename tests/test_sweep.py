@@ -14,6 +14,8 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from mcuprune.errors import UsageError
 from mcuprune.report import page
 from mcuprune.report import sweep as report
 from mcuprune.sweep import cluster
+from mcuprune.sweep.executors import Ended
 from mcuprune.sweep.follow import Halving
 from mcuprune.sweep.grid import Cell, Grid, Run, seeds
 from mcuprune.sweep.outcome import Finished, Outcome, document
@@ -137,6 +140,7 @@ def finished(name: str, accuracy: float | None, sram: int, *, limit: int = 100, 
     after = {"accuracy_int8": accuracy, "accuracy_float": None, "total": total}
     limits = {"sram": {"used": used, "limit": limit, "ok": used <= limit}, "macs": {"used": 5, "limit": 10, "ok": True}}
     found = {"ok": used <= limit, "after": after, "limits": limits, "budget": {"sram": limit}, "cost": {}, "seed": 0}
+    found["run"] = {"contents": {"model": "1", "data": "2"}}
     return Finished(run, state, found if state == "done" else None, None if state == "done" else ("BudgetError", "too small"))
 
 
@@ -262,6 +266,64 @@ def test_a_sweep_goes_on_with_what_is_missing(here, capsys):
     assert (second / "report.json").exists()
     assert main([*command, "--resume", "--multiple-of", "2"]) == 2, "other options are another sweep"
     assert "was another command" in capsys.readouterr().err
+
+
+def small_set(path: str, *, seed: int) -> None:
+    """A data set of squares that the model takes."""
+    draw = np.random.default_rng(seed)
+    x, y = draw.random((60, 1, 16, 16), np.float32), np.arange(60) % 10
+    np.savez(path, x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+
+
+def change_data() -> None:
+    small_set("set.npz", seed=1)
+
+
+def change_model() -> None:
+    net = onnx.load("net.onnx")
+    net.doc_string = "another"
+    onnx.save(net, "net.onnx")
+
+
+@pytest.mark.parametrize(("change", "what"), [(change_data, "data"), (change_model, "model")])
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_sweep_goes_on_with_the_model_and_the_data_that_it_began_with_alone(here, capsys, change, what, left):
+    """Whether runs are left to do or not: a table of runs on two data sets compares nothing."""
+    small_set("set.npz", seed=0)
+    command = ["sweep", "net.onnx", "--data", "set.npz", *FAST, "--sram", "60%,90%", "--seeds", "3,4", "-o", "out"]
+    assert main(command) == 0
+    for path in sorted(Path("out").glob("runs/*/report.json"))[:left]:
+        path.unlink()
+    before = Path("out/sweep.json").read_bytes()
+    change()
+    assert main([*command, "--resume"]) == 2
+    assert f"another content of the {what} than the sweep began with" in capsys.readouterr().err
+    assert Path("out/sweep.json").read_bytes() == before
+
+
+def test_what_a_sweep_began_with_is_known_by_the_digests_that_reports_of_runs_have(here, capsys):
+    small_set("set.npz", seed=0)
+    assert main(["sweep", "net.onnx", "--data", "set.npz", *FAST, "--sram", "10,60%", "--seeds", "2", "-o", "out"]) == 2
+    found = json.loads(Path("out/sweep.json").read_text())
+    report = json.loads(Path(found["runs"][2]["folder"], "report.json").read_text())
+    assert report["seed"] == 0
+    assert found["contents"] == report["run"]["contents"]
+    assert None not in found["contents"].values()
+
+
+def test_data_that_change_while_a_sweep_goes_on_are_told(here, capsys, monkeypatch):
+    class Changing:
+        def run(self, runs, goes_on):
+            for run in runs:
+                code = main([*run.words, "-q"])
+                change_data()
+                yield Ended(run, code)
+
+    monkeypatch.setattr("mcuprune.cli.sweep.Processes", lambda jobs: Changing())
+    small_set("set.npz", seed=0)
+    assert main(["sweep", "net.onnx", "--data", "set.npz", *FAST, "--sram", "60%,90%", "-o", "out"]) == 0
+    assert "the data changed while the sweep went on: sram-90pct" in capsys.readouterr().out
+    assert "the data changed" in Path("out/sweep.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,9 @@ def _remarks(outcome: Outcome) -> list[str]:
         if front:
             points = (f"{run.accuracy:.1%} at {units.show(run.used(name) or 0, resource.unit)}" for run in front)
             lines.append(f"front of accuracy against {resource.title}: {', '.join(points)}")
+    for what, changed in outcome.changed().items():
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        lines.append(f"note: the {what} changed while the sweep went on: {changed[0]}{others} read another than the first run")
     messages: dict[str, list[str]] = {}
     for run in outcome.runs:
         if run.error is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.sweep.executors import Ended
 from mcuprune.sweep.grid import Cell, Run
+from mcuprune.train.request import Request
 
 State = Literal["waiting", "done", "stopped", "refused"]
 
@@ -45,6 +46,11 @@ class Finished:
         value = after["accuracy_int8"] if after["accuracy_int8"] is not None else after["accuracy_float"]
         return None if value is None else float(value)
 
+    @property
+    def contents(self) -> Mapping[str, str | None] | None:
+        """Digests of the ``model`` and the ``data`` that it read; None where there is no report."""
+        return None if self.report is None else dict(self.report["run"]["contents"])
+
     def used(self, resource: str) -> int | None:
         """What its network costs, in base units; None where that isn't known."""
         known = None if self.report is None else self.report["after"]["total"].get(resource)
@@ -62,11 +68,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All runs of a sweep, in the order of its grid."""
+    """All runs of a sweep, in the order of its grid.
+
+    contents: digests of the ``model`` and the ``data`` that the sweep began with, as a run of the default seed reads them.
+    """
 
     model: str
     folder: str
     runs: tuple[Finished, ...]
+    contents: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -84,6 +94,23 @@ class Outcome:
         for finished in self.runs:
             cells.setdefault(finished.run.cell, []).append(finished)
         return cells
+
+    def changed(self) -> dict[str, tuple[str, ...]]:
+        """Of what (``model``, ``data``) runs have read another content than the first of their seed, and the names of the runs.
+
+        Of another seed the same data are split in another way, so their digest is another.
+        """
+        first: dict[int, Mapping[str, str | None]] = {}
+        if self.contents.get("data") is not None:
+            first[Request.seed] = self.contents
+        found: dict[str, tuple[str, ...]] = {}
+        for run in self.runs:
+            if (read := run.contents) is None:
+                continue
+            before = first.setdefault(run.run.seed, read)
+            for name in (name for name, digest in before.items() if read.get(name) != digest):
+                found[name] = (*found.get(name, ()), run.run.name)
+        return found
 
     def front(self, resource: str) -> tuple[Finished, ...]:
         """The Pareto front of accuracy against a resource, cheapest first: no run beats one of them in both."""
@@ -125,6 +152,8 @@ def stored_report(run: Run) -> Mapping[str, Any] | None:
         raise UsageError(f"{path}: is no report of a run ({error}); move it away, or name another -o") from None
     if not isinstance(report, dict) or report.get("command") != "prune" or report.get("seed") != run.seed:
         raise UsageError(f"{path}: is no report of this run; move it away, or name another -o")
+    if not isinstance(report.get("run"), dict) or not isinstance(report["run"].get("contents"), dict):
+        raise UsageError(f"{path}: doesn't say which model and data it is about; move it away, or name another -o")
     return report
 
 
@@ -144,6 +173,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "sweep",
         ok=outcome.ok and not outcome.refused,
         model=outcome.model,
+        contents=dict(outcome.contents),
         runs=[_run(run) for run in outcome.runs],
         cells=[_cell(cell, runs) for cell, runs in outcome.cells().items()],
         fronts={name: [run.run.name for run in outcome.front(name)] for name in RESOURCES},
