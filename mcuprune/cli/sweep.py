@@ -145,5 +145,7 @@ def _say(run: Finished, left: int, *, quiet: bool) -> None:
     if quiet:
         return
     what = run.error[1] if run.error else "stopped early" if run.state == "stopped" else "fits" if run.ok else "does not fit"
-    accuracy = "" if run.accuracy is None else f", {run.accuracy:.1%}"
-    console.remark(f"{run.run.name}: {what}{accuracy} ({left} to go)\n")
+    told = ""
+    if (figure := run.figure) is not None and (value := run.value(figure.name)) is not None:
+        told = f", {figure.title} {figure.shown(value)}"
+    console.remark(f"{run.run.name}: {what}{told} ({left} to go)\n")
