@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import tasks_data
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcuprune
-from mcuprune import tracking, units
+from mcuprune import exporting, tracking, units
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.cli import main
 from mcuprune.costs import resources, widths
@@ -606,6 +607,32 @@ def test_c_selects_a_variant_at_run_time_in_one_arena(made, tmp_path):
     most, arena, low, high, selected = map(int, subprocess.run([tmp_path / "sizes"], capture_output=True).stdout.split())
     assert most == arena == document(made)["sram"]["largest"]
     assert (low, high, selected) == (-1, -1, 0)
+
+
+TASKS = tasks_data.of_each_task()
+
+
+@pytest.mark.skipif(runners.compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("name", TASKS)
+def test_a_portfolio_of_any_task_is_made_and_written_as_c(tmp_path, name):
+    """By outputs and targets, without --task, as prune goes by them: in the training and for the example of the C."""
+    net, arrays = TASKS[name]
+    net.save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "set.npz", **arrays)
+    words = ["portfolio", str(tmp_path / "net.onnx"), "--data", str(tmp_path / "set.npz"), "--flash", "60%,90%"]
+    assert main([*words, "--epochs", "1", "--export", "c", "-q", "-o", str(tmp_path / "out")]) == 0
+    assert {entry["metric"]["name"] for entry in document(tmp_path / "out")["variants"]} == {name}
+    sources = sorted((tmp_path / "out" / "chip").glob("*.c"))
+    subprocess.run([*(runners.compiler() or []), "-std=c99", "-o", tmp_path / "run_all", *sources], check=True)
+    subprocess.run([tmp_path / "run_all"], check=True)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_example_for_firmware_is_of_the_data_whatever_the_task(name):
+    net, arrays = TASKS[name]
+    example, where, told = exporting.example_of(net, exporting.Request("net.onnx"), arrays)
+    np.testing.assert_array_equal(example["x"], arrays["x_test"][:1])
+    assert (where, told) == ("the test set of arrays", None)
 
 
 def test_variants_of_one_identifier_have_files_of_their_own(made, tmp_path):

@@ -21,7 +21,6 @@ import tasks_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import kill_a_worker
-from tasks_data import unet, vector_net
 
 from mcuprune import options, units
 from mcuprune.cli import main
@@ -453,15 +452,7 @@ def test_an_interrupted_sweep_gives_the_same_files_when_it_is_gone_on_with(here)
         assert network.read_bytes() == Path("out", *network.parts[1:]).read_bytes()
 
 
-TASKS = {
-    "mae": (vector_net(2), tasks_data.split(tasks_data.curves, 64, 32)),
-    "f1": (vector_net(4, "Sigmoid"), tasks_data.split(tasks_data.several_labels, 64, 32)),
-    "miou": (unet(8, width=4), tasks_data.split(lambda count, seed: tasks_data.shapes(count, 8, seed), 32, 16)),
-    "agreement": (
-        vector_net(3),
-        {f"x_{part}": tasks_data.rows(32, seed) for seed, part in enumerate(("train", "val", "test"))},
-    ),
-}
+TASKS = tasks_data.of_each_task()
 
 
 @pytest.mark.parametrize("name", TASKS)

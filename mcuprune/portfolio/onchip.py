@@ -72,7 +72,7 @@ def _member(folder: Path, name: str, identifier: str, request: Request) -> _Memb
     path = str(folder / f"{name}.onnx")
     net = network.load(path, accept=ops.accept(path))
     converted = tflite.convert(net)
-    asked = exporting.Request(path, data=request.data, seed=request.seed)
+    asked = exporting.Request(path, data=request.data, seed=request.seed, task=request.task)
     example = exporting.example_of(net, asked, None)[0]
     ran = runners.run("c", converted, [example], path, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]
