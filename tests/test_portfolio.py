@@ -35,7 +35,7 @@ from mcuprune.data.sets import Data
 from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
 from mcuprune.graph import network
 from mcuprune.passes.canonical import canonical
-from mcuprune.portfolio import independent, manifest, policies, serving, wanted
+from mcuprune.portfolio import independent, manifest, onchip, policies, serving, wanted
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.run import runners
 from mcuprune.sweep.executors import Ended
@@ -635,13 +635,24 @@ def test_an_example_for_firmware_is_of_the_data_whatever_the_task(name):
     assert (where, told) == ("the test set of arrays", None)
 
 
-def test_variants_of_one_identifier_have_files_of_their_own(made, tmp_path):
-    if runners.compiler() is None:
-        pytest.skip("no C compiler")
-    from mcuprune.portfolio import onchip
+#: Names of variants that are those of files, macros or functions that all variants of a chip have in common; headers of C; and
+#: such as are the same identifier, or the same macro.
+NAMES = (
+    *("main", "example", "mcuprune", "inputs", "outputs", "variants", "arena_bytes", "H", "Mcuprune_x", "x_inputs", "x"),
+    *("example_output", "string", "stdint", "int", "1a", "net_1a", "a.b", "a-b", "A_b", "a_b_1", "net_main", "arena", "kernel"),
+)
 
-    for name in ("a-b", "a_b"):
+
+@pytest.mark.skipif(runners.compiler() is None, reason="no C compiler")
+def test_whatever_variants_are_called_their_c_compiles_and_answers(made, tmp_path):
+    for name in NAMES:
         shutil.copy(made / "macs-20pct.onnx", tmp_path / f"{name}.onnx")
     asked = replace(Request(model=str(MODEL), limits={}, output=""), data="digits")
-    files = onchip.write(tmp_path, ["a-b", "a_b"], asked)
-    assert len({file for names in files.values() for file in names}) == 4
+    files = onchip.write(tmp_path, NAMES, asked)
+    chip = tmp_path / "chip"
+    assert len({file.casefold() for names in files.values() for file in names}) == 2 * len(NAMES)
+    assert len(list(chip.glob("*.c"))) == len(NAMES) + 2
+    command = [*(runners.compiler() or []), "-std=c99", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{chip}"]
+    subprocess.run([*command, "-o", tmp_path / "run_all", *sorted(chip.glob("*.c"))], check=True)
+    told = subprocess.run([tmp_path / "run_all"], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert told == [f"{name}: as stored" for name in (*NAMES, *reversed(NAMES))]
