@@ -368,6 +368,81 @@ def test_an_interrupted_training_goes_on_to_the_same_files(made, few_digits, tmp
     assert hashes[0] == hashes[1]
 
 
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """All files of a folder, and when they were written."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def command_of_made(few_digits: str, folder: Path) -> list[str]:
+    exported = "tflite" if runners.compiler() is None else "tflite,c"
+    words = ["portfolio", str(MODEL), "--data", few_digits, "--macs", ",".join(SHARES), "--epochs", "3", "--export", exported]
+    return [*words, "-q", "-o", str(folder), "--resume"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--epochs", "1"], "--epochs was 3, is 1"),
+        (["--macs", "30%,60%"], "variant macs-20pct"),
+        (["--sparse"], "road was nested, is sparse"),
+        (["--independent"], "road was nested, is independent"),
+        (["--seed", "4"], "--seed was 0, is 4"),
+        (["--export", "tflite"], "--export was c,tflite, is tflite"),
+        (["--data", "digits"], "--data was "),
+    ],
+)
+def test_a_finished_portfolio_is_not_written_over_with_other_options(made, few_digits, tmp_path, capsys, words, said):
+    folder = shutil.copytree(made, tmp_path / "out")
+    before = contents(folder)
+    assert main([*command_of_made(few_digits, folder), *words]) == 2
+    assert said in capsys.readouterr().err or runners.compiler() is None
+    assert contents(folder) == before
+
+
+def test_a_finished_portfolio_is_kept_by_the_same_command(made, few_digits, tmp_path, capsys):
+    folder = shutil.copytree(made, tmp_path / "out")
+    before = contents(folder)
+    command = command_of_made(few_digits, folder)
+    assert main([*command, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == document(folder)
+    assert contents(folder) == before
+    (folder / "macs-50pct.onnx").unlink()
+    assert main(command) == 2
+    assert "macs-50pct.onnx: is missing" in capsys.readouterr().err
+
+
+def test_a_portfolio_goes_on_in_no_folder_of_other_files(few_digits, tmp_path, capsys):
+    (tmp_path / "macs-20pct.onnx").write_bytes(b"mine")
+    assert main(command_of_made(few_digits, tmp_path)) == 2
+    assert "holds files already" in capsys.readouterr().err
+    assert (tmp_path / "macs-20pct.onnx").read_bytes() == b"mine"
+
+
+def test_separate_runs_go_on_with_what_they_began_with_alone(few_digits, tmp_path, monkeypatch, capsys):
+    class Interrupted:
+        def run(self, runs, goes_on):
+            yield from InProcess().run(runs[:1], goes_on)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcuprune.sweep.executors.Processes", lambda jobs: Interrupted())
+    kept = tmp_path / "set.npz"
+    shutil.copy(few_digits, kept)
+    words = ["portfolio", str(MODEL), "--data", str(kept), "--macs", ",".join(SHARES), "--epochs", "1", "--independent", "-q"]
+    words += ["-o", str(tmp_path / "out")]
+    assert main(words) == 130
+    monkeypatch.setattr("mcuprune.sweep.executors.Processes", lambda jobs: InProcess())
+    assert main([*words, "--resume", "--epochs", "2"]) == 2
+    assert "--epochs was 1, is 2" in capsys.readouterr().err
+    with np.load(few_digits) as arrays:
+        np.savez(kept, **{**arrays, "x_test": arrays["x_test"][::-1], "y_test": arrays["y_test"][::-1]})
+    assert main([*words, "--resume"]) == 2
+    assert "content of the data" in capsys.readouterr().err
+    shutil.copy(few_digits, kept)
+    assert main([*words, "--resume"]) == 0
+    assert not list((tmp_path / "out").glob("*.checkpoint"))
+
+
 class InProcess:
     """An executor that runs commands here, one after the other."""
 
@@ -392,7 +467,7 @@ def test_separate_runs_are_those_of_prune(tmp_path, few_digits):
 
 def test_a_separate_run_without_an_answer_is_named(tmp_path):
     asked = Request(model=str(MODEL), limits={}, output="", data="digits")
-    with pytest.raises(UsageError, match="variant macs-10: "):
+    with pytest.raises(BudgetError, match="variant macs-10: "):
         independent.make(asked, wanted.of_flags({"macs": ("10",)}), tmp_path, ["--no-train"], InProcess(), lambda *_: None)
 
 
