@@ -117,7 +117,7 @@ def _refuse_changed(path: Path, then: Mapping[str, str | None], now: Mapping[str
 
 
 def _before(run: Run, state: str) -> Finished:
-    """What is known of a run of an earlier sitting. One that was refused is tried again."""
+    """What is known of a run of an earlier sitting. One that was refused or killed is tried again."""
     return Finished(run, "stopped") if state == "stopped" else outcomes.finished(run, None)
 
 

@@ -27,7 +27,7 @@ from mcuprune.cli import main
 from mcuprune.errors import UsageError
 from mcuprune.report import page
 from mcuprune.report import sweep as report
-from mcuprune.sweep import cluster
+from mcuprune.sweep import cluster, executors
 from mcuprune.sweep.executors import Ended
 from mcuprune.sweep.follow import Halving
 from mcuprune.sweep.grid import Cell, Grid, Run, seeds
@@ -450,6 +450,32 @@ def test_an_interrupted_sweep_gives_the_same_files_when_it_is_gone_on_with(here)
     subprocess.run(command(*TRAINED, "-o", "out", "--resume"), check=True, capture_output=True)
     for network in Path("whole").glob("runs/*/net.onnx"):
         assert network.read_bytes() == Path("out", *network.parts[1:]).read_bytes()
+
+
+@pytest.mark.parametrize("deadly", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_run_whose_process_is_killed_is_told_apart_from_refused_ones_and_goes_on(here, capsys, monkeypatch, deadly):
+    """Whatever kills it, as a machine without memory left does: nothing was refused, and the same command goes on."""
+    words_of = executors.words_of
+    kill = [sys.executable, "-c", f"import os; print('Traceback'); os.kill(os.getpid(), {int(deadly)})"]
+    monkeypatch.setattr(
+        executors, "words_of", lambda run, *, resume: kill if "60pct" in run.name else words_of(run, resume=resume)
+    )
+    command = ["sweep", "net.onnx", *FAST, "--sram", "10,60%,90%", "-o", "out"]
+    assert main(command) == 2
+    refused, killed, done = json.loads(Path("out/sweep.json").read_text())["runs"]
+    assert [run["state"] for run in (refused, killed, done)] == ["refused", "killed", "done"]
+    assert killed["error"]["kind"] == "RunKilled"
+    written = capsys.readouterr()
+    for said in (written.out, written.err, Path("out/sweep.md").read_text()):
+        assert f"killed by {deadly.name}" in said
+        assert "--resume goes on" in said
+    assert "1 refused" in written.out
+    assert "1 killed" in written.out
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", str(MODEL.parents[1]))
+    assert main([*command, "--resume"]) == 2, "the budget that no cut holds"
+    assert [run["state"] for run in json.loads(Path("out/sweep.json").read_text())["runs"]] == ["refused", "done", "done"]
 
 
 TASKS = tasks_data.of_each_task()

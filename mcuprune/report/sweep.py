@@ -88,7 +88,7 @@ def _state(runs: Sequence[Finished]) -> str:
     over = sum(run.state == "done" and not run.ok for run in runs)
     counts = {
         "over the budget": over,
-        **{state: sum(run.state == state for run in runs) for state in ("refused", "stopped", "waiting")},
+        **{state: sum(run.state == state for run in runs) for state in ("refused", "killed", "stopped", "waiting")},
     }
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 

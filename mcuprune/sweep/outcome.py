@@ -13,11 +13,11 @@ from typing import Any, Literal
 from mcuprune import console, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
-from mcuprune.sweep.executors import Ended
+from mcuprune.sweep.executors import KILLED, Ended
 from mcuprune.sweep.grid import Cell, Run
 from mcuprune.train.request import Request
 
-State = Literal["waiting", "done", "stopped", "refused"]
+State = Literal["waiting", "done", "stopped", "refused", "killed"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Outcome:
     @property
     def refused(self) -> bool:
         """Whether some run has no answer."""
-        return any(run.state in ("refused", "waiting") for run in self.runs)
+        return any(run.state in ("refused", "killed", "waiting") for run in self.runs)
 
     def cells(self) -> dict[Cell, list[Finished]]:
         """The runs that differ in their seed alone, by what they have in common."""
@@ -210,7 +210,7 @@ def finished(run: Run, ended: Ended | None) -> Finished:
     if ended is not None and ended.stopped:
         return Finished(run, "stopped")
     if ended is not None and ended.error is not None:
-        return Finished(run, "refused", error=ended.error)
+        return Finished(run, "killed" if ended.error[0] == KILLED else "refused", error=ended.error)
     report = stored_report(run)
     return Finished(run, "waiting") if report is None else Finished(run, "done", report)
 
