@@ -331,6 +331,9 @@ def test_sparse_networks_are_measured_against_the_same_budgets(tmp_path, few_dig
         (["--macs", "10%,50%", "--jobs", "2"], "--jobs goes with --independent"),
         (["--macs", "10%,50%", "--export", "exe"], "--export exe: unknown"),
         (["--sram", "10,20KB"], "variant sram-10: "),
+        (["--sram", "6KB,,4KB"], "--sram: '6KB,,4KB' has an empty value"),
+        (["--sram", "6KB,4KB,"], "has an empty value"),
+        (["--macs", "10%,50%", "--export", "c,,tflite"], "has an empty value"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_the_work(tmp_path, capsys, flags, said):
@@ -589,6 +592,48 @@ def test_a_portfolio_picks_the_most_accurate_variant_within_limits(made):
     for wrong in ({"ram": 3}, {"sram": "much"}, {"latency": "soon"}):
         with pytest.raises(UsageError):
             family.pick(**wrong)
+
+
+def with_figure(made: Path, folder: Path, values: list[float], **described: str) -> mcuprune.Portfolio:
+    """A portfolio as ``made``, of another task. values: of its figure, by variant."""
+    shutil.copytree(made, folder)
+    changed = document(folder)
+    for entry, value in zip(changed["variants"], values, strict=True):
+        entry["metric"] = {**entry["metric"], **described, "float": value, "int8": value}
+        entry["accuracy_int8"] = None
+    (folder / "portfolio.json").write_text(json.dumps(changed))
+    return mcuprune.Portfolio(folder)
+
+
+def test_where_lower_figures_are_better_the_most_that_is_allowed_is_picked_by(made, tmp_path):
+    described = {"name": "mae", "title": "mean absolute error", "unit": "value", "better": "lower"}
+    family = with_figure(made, tmp_path / "copy", [0.5, 0.25], **described)
+    assert family.pick() == "macs-50pct"
+    assert family.pick(accuracy=0.5) == "macs-20pct", "the cheapest that is as good"
+    assert family.pick(accuracy=0.3) == "macs-50pct"
+    with pytest.raises(BudgetError, match=r"mean absolute error of at most 0\.2"):
+        family.pick(accuracy=0.2)
+    for wrong in ("30%", "good", True, float("nan"), [0.3]):
+        with pytest.raises(UsageError, match=r"pick: accuracy: .* mean absolute error"):
+            family.pick(accuracy=wrong)
+
+
+def test_a_share_may_be_asked_for_in_per_cent(made, tmp_path):
+    family = with_figure(made, tmp_path / "copy", [0.5, 0.75], name="miou", title="mIoU")
+    assert family.pick(accuracy="50%") == family.pick(accuracy=0.5) == "macs-20pct"
+    assert family.pick(accuracy="62.5 %") == "macs-50pct"
+    with pytest.raises(BudgetError, match=r"no variant holds .*mIoU of at least 98\.0%"):
+        family.pick(accuracy="98%")
+    for wrong in ("much", "1e999%", True, float("nan"), [0.3], "98%%", 98):
+        with pytest.raises(UsageError, match=r"pick: accuracy: .* mIoU"):
+            family.pick(accuracy=wrong)
+
+
+def test_a_file_that_is_missing_of_a_portfolio_is_named(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "copy")
+    (folder / "macs-50pct.onnx").unlink()
+    with pytest.raises(UsageError, match=r"macs-50pct\.onnx: can't be read \(No such file"):
+        mcuprune.Portfolio(folder)
 
 
 def test_the_example_in_the_reference_runs(made):

@@ -145,14 +145,14 @@ class Outcome:
         first: dict[int, Mapping[str, str | None]] = {}
         if self.contents.get("data") is not None:
             first[Request.seed] = self.contents
-        found: dict[str, tuple[str, ...]] = {}
+        names_of: dict[str, tuple[str, ...]] = {}
         for run in self.runs:
             if (read := run.contents) is None:
                 continue
             before = first.setdefault(run.run.seed, read)
             for name in (name for name, digest in before.items() if read.get(name) != digest):
-                found[name] = (*found.get(name, ()), run.run.name)
-        return found
+                names_of[name] = (*names_of.get(name, ()), run.run.name)
+        return names_of
 
     def front(self, resource: str) -> tuple[Finished, ...]:
         """The Pareto front of the task's figure against a resource, cheapest first: no run beats one of them in both."""
