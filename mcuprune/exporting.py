@@ -22,9 +22,8 @@ from mcuprune.costs import banding
 from mcuprune.data import loading as datasets
 from mcuprune.data.feed import Feed
 from mcuprune.data.firmware import c_lines
-from mcuprune.data.fitting import classifier
 from mcuprune.data.preprocessing import from_metadata
-from mcuprune.data.sets import Data, Given
+from mcuprune.data.sets import Given
 from mcuprune.deploy import c, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.lower import lower
@@ -35,6 +34,7 @@ from mcuprune.errors import DataError, MissingExtra, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
+from mcuprune.options import AUTO
 from mcuprune.places import Output, Source
 from mcuprune.run import runners
 from mcuprune.units import Limit
@@ -54,7 +54,7 @@ class Request:
     ranges are measured on, and where a project's example comes from. project: (a kind in PROJECTS, the folder to write).
     channels_last: generated C takes and gives data with channels last, as its kernels have them.
     bands: row bands: "off", how many, or "auto", those with the least of what the format's runtime needs.
-    names: a .tflite file has the names of its tensors, which no runtime needs.
+    names: a .tflite file has the names of its tensors, which no runtime needs. task: of ``--task``, what targets are for.
     """
 
     model: str
@@ -67,6 +67,7 @@ class Request:
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     seed: int = 0
+    task: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -391,10 +392,8 @@ def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[
     """One input for each of the network's, where it comes from, and its class where that is known."""
     spec: Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
     if spec is not None and len(net.inputs) == 1:
-        shape, classes = net.shapes[net.inputs[0]], int(np.prod(net.shapes[net.outputs[0]][1:]))
         try:
-            data = _as_fed(net, spec, shape[1:], classes, request.seed)
-            return {net.inputs[0]: data.test.x[:1]}, f"the test set of {data.name}", int(data.test.y[0])
+            return _fed(net, spec, request)
         except DataError:
             if request.data is not None or data_set is not None:
                 raise
@@ -402,11 +401,14 @@ def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[
     return {name: draw.standard_normal(net.shapes[name]).astype(np.float32) for name in net.inputs}, "random numbers", None
 
 
-def _as_fed(net: Network, spec: Given, shape: tuple[int, ...], classes: int, seed: int) -> Data:
-    """The data set as the network's metadata say that it takes it."""
+def _fed(net: Network, spec: Given, request: Request) -> tuple[dict[str, Array], str, int | None]:
+    """An example of the test set as the network's metadata say that it takes it, where it comes from, and its class."""
     from mcuprune.train import preprocess
+    from mcuprune.train.training_data import wanted_of
 
-    return preprocess.opened(net, spec, classifier(shape, classes, seed), Feed(), seed).data
+    data = preprocess.opened(net, spec, wanted_of(net, seed=request.seed, task=request.task), Feed(), request.seed).data
+    named = int(data.test.y[0]) if preprocess.names_classes(net, data.test) else None
+    return {net.inputs[0]: data.test.x[:1]}, f"the test set of {data.name}", named
 
 
 def _constants(net: Network, stem: str) -> list[str]:

@@ -30,7 +30,7 @@ from mcuprune.result import Bands, Figures, GroupResult, Result, Start, Training
 from mcuprune.run.layer_noise import Int8Layers, layer_noise
 from mcuprune.train import evaluate, ranks
 from mcuprune.train.checkpoint import Checkpoint
-from mcuprune.train.course import DATA, MODEL, course
+from mcuprune.train.course import contents, course
 from mcuprune.train.origin import learned_nothing
 from mcuprune.train.request import AT_INIT, Request, search_for
 from mcuprune.train.task import Candidate, History, OnStep, Step
@@ -244,7 +244,7 @@ def _measured(run: Run, candidate: Candidate, of_float: Metric | None, small: Ne
         bands=None,
         network=written,
         float_network=small,
-        contents={"model": record.checkpoint.of[MODEL], "data": record.checkpoint.of[DATA] if data else None},
+        contents=contents(record.checkpoint.of, data),
         classes=data.classes if data else (),
         sensitivity=candidate.sensitivity,
     )

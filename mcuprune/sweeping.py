@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,14 @@ OnRun = Callable[[Finished, int], None]
 class Request:
     """What the user asked for.
 
-    grid: the runs. sources: files that they read. halving: whether hopeless runs are stopped early. resume: whether to go on
-    with the sweep that is in the folder.
+    grid: the runs. sources: files that they read. contents: digests of the ``model`` and the ``data``, as a run of the default
+    seed reads them; None for data where none are read. halving: whether hopeless runs are stopped early. resume: whether to go
+    on with the sweep that is in the folder.
     """
 
     grid: Grid
     sources: Sequence[Source]
+    contents: Mapping[str, str | None]
     halving: bool = False
     resume: bool = False
 
@@ -88,6 +90,7 @@ def _known(request: Request, folder: Path, runs: Sequence[Run]) -> dict[str, Fin
     try:
         earlier = json.loads(path.read_bytes())
         commands = {entry["name"]: (entry["command"], entry["state"]) for entry in earlier["runs"]}
+        contents = dict(earlier["contents"])
     except FileNotFoundError:
         return {run.name: Finished(run, "waiting") for run in runs}
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -97,16 +100,29 @@ def _known(request: Request, folder: Path, runs: Sequence[Run]) -> dict[str, Fin
             raise UsageError(
                 f"{path}: run {run.name} was another command there; --resume needs the options that the sweep began with"
             )
+    _refuse_changed(path, contents, request.contents)
     return {run.name: _before(run, commands.get(run.name, ([], "waiting"))[1]) for run in runs}
 
 
+def _refuse_changed(path: Path, then: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:
+    """Raise UsageError where the sweep that ``path`` is about has read another model or other data than are there now."""
+    # no digest of data: nothing was read, as no budget could be held
+    changed = [name for name, digest in then.items() if None not in (digest, now.get(name)) and digest != now.get(name)]
+    if changed:
+        said = " and ".join(f"content of the {name}" for name in changed)
+        raise UsageError(
+            f"{path}: another {said} than the sweep began with; --resume needs the same, since the runs would not be "
+            "comparable; name another -o"
+        )
+
+
 def _before(run: Run, state: str) -> Finished:
-    """What is known of a run of an earlier sitting. One that was refused is tried again."""
+    """What is known of a run of an earlier sitting. One that was refused or killed is tried again."""
     return Finished(run, "stopped") if state == "stopped" else outcomes.finished(run, None)
 
 
 def _outcome(request: Request, runs: Sequence[Run], done: dict[str, Finished]) -> Outcome:
-    return Outcome(request.grid.model, request.grid.folder, tuple(done[run.name] for run in runs))
+    return Outcome(request.grid.model, request.grid.folder, tuple(done[run.name] for run in runs), request.contents)
 
 
 def _write(request: Request, runs: Sequence[Run], done: dict[str, Finished]) -> None:

@@ -136,6 +136,17 @@ def several_labels(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return x, ((x @ _MIX) > 0).astype(np.int64)
 
 
+def of_each_task() -> dict[str, tuple[Network, dict[str, np.ndarray]]]:
+    """A small network and few examples of each task that isn't classification, by the name of its figure."""
+    nobody = {f"x_{part}": rows(32, seed) for seed, part in enumerate(("train", "val", "test"))}
+    return {
+        "mae": (vector_net(2), split(curves, 64, 32)),
+        "f1": (vector_net(4, "Sigmoid"), split(several_labels, 64, 32)),
+        "miou": (unet(8, width=4), split(lambda count, seed: shapes(count, 8, seed), 32, 16)),
+        "agreement": (vector_net(3), nobody),
+    }
+
+
 def fused(train: int = 512, test: int = 256) -> dict[str, np.ndarray]:
     """Images and rows for ``fusion``: the class is the brightness of one, moved by a number of the other."""
     arrays = {}

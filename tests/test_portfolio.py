@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import tasks_data
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcuprune
-from mcuprune import tracking, units
+from mcuprune import exporting, tracking, units
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.cli import main
 from mcuprune.costs import resources, widths
@@ -34,7 +35,7 @@ from mcuprune.data.sets import Data
 from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
 from mcuprune.graph import network
 from mcuprune.passes.canonical import canonical
-from mcuprune.portfolio import independent, manifest, policies, serving, wanted
+from mcuprune.portfolio import independent, manifest, onchip, policies, serving, wanted
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.run import runners
 from mcuprune.sweep.executors import Ended
@@ -330,6 +331,9 @@ def test_sparse_networks_are_measured_against_the_same_budgets(tmp_path, few_dig
         (["--macs", "10%,50%", "--jobs", "2"], "--jobs goes with --independent"),
         (["--macs", "10%,50%", "--export", "exe"], "--export exe: unknown"),
         (["--sram", "10,20KB"], "variant sram-10: "),
+        (["--sram", "6KB,,4KB"], "--sram: '6KB,,4KB' has an empty value"),
+        (["--sram", "6KB,4KB,"], "has an empty value"),
+        (["--macs", "10%,50%", "--export", "c,,tflite"], "has an empty value"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_the_work(tmp_path, capsys, flags, said):
@@ -367,6 +371,81 @@ def test_an_interrupted_training_goes_on_to_the_same_files(made, few_digits, tmp
     assert hashes[0] == hashes[1]
 
 
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """All files of a folder, and when they were written."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def command_of_made(few_digits: str, folder: Path) -> list[str]:
+    exported = "tflite" if runners.compiler() is None else "tflite,c"
+    words = ["portfolio", str(MODEL), "--data", few_digits, "--macs", ",".join(SHARES), "--epochs", "3", "--export", exported]
+    return [*words, "-q", "-o", str(folder), "--resume"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--epochs", "1"], "--epochs was 3, is 1"),
+        (["--macs", "30%,60%"], "variant macs-20pct"),
+        (["--sparse"], "road was nested, is sparse"),
+        (["--independent"], "road was nested, is independent"),
+        (["--seed", "4"], "--seed was 0, is 4"),
+        (["--export", "tflite"], "--export was c,tflite, is tflite"),
+        (["--data", "digits"], "--data was "),
+    ],
+)
+def test_a_finished_portfolio_is_not_written_over_with_other_options(made, few_digits, tmp_path, capsys, words, said):
+    folder = shutil.copytree(made, tmp_path / "out")
+    before = contents(folder)
+    assert main([*command_of_made(few_digits, folder), *words]) == 2
+    assert said in capsys.readouterr().err or runners.compiler() is None
+    assert contents(folder) == before
+
+
+def test_a_finished_portfolio_is_kept_by_the_same_command(made, few_digits, tmp_path, capsys):
+    folder = shutil.copytree(made, tmp_path / "out")
+    before = contents(folder)
+    command = command_of_made(few_digits, folder)
+    assert main([*command, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == document(folder)
+    assert contents(folder) == before
+    (folder / "macs-50pct.onnx").unlink()
+    assert main(command) == 2
+    assert "macs-50pct.onnx: is missing" in capsys.readouterr().err
+
+
+def test_a_portfolio_goes_on_in_no_folder_of_other_files(few_digits, tmp_path, capsys):
+    (tmp_path / "macs-20pct.onnx").write_bytes(b"mine")
+    assert main(command_of_made(few_digits, tmp_path)) == 2
+    assert "holds files already" in capsys.readouterr().err
+    assert (tmp_path / "macs-20pct.onnx").read_bytes() == b"mine"
+
+
+def test_separate_runs_go_on_with_what_they_began_with_alone(few_digits, tmp_path, monkeypatch, capsys):
+    class Interrupted:
+        def run(self, runs, goes_on):
+            yield from InProcess().run(runs[:1], goes_on)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcuprune.sweep.executors.Processes", lambda jobs: Interrupted())
+    kept = tmp_path / "set.npz"
+    shutil.copy(few_digits, kept)
+    words = ["portfolio", str(MODEL), "--data", str(kept), "--macs", ",".join(SHARES), "--epochs", "1", "--independent", "-q"]
+    words += ["-o", str(tmp_path / "out")]
+    assert main(words) == 130
+    monkeypatch.setattr("mcuprune.sweep.executors.Processes", lambda jobs: InProcess())
+    assert main([*words, "--resume", "--epochs", "2"]) == 2
+    assert "--epochs was 1, is 2" in capsys.readouterr().err
+    with np.load(few_digits) as arrays:
+        np.savez(kept, **{**arrays, "x_test": arrays["x_test"][::-1], "y_test": arrays["y_test"][::-1]})
+    assert main([*words, "--resume"]) == 2
+    assert "content of the data" in capsys.readouterr().err
+    shutil.copy(few_digits, kept)
+    assert main([*words, "--resume"]) == 0
+    assert not list((tmp_path / "out").glob("*.checkpoint"))
+
+
 class InProcess:
     """An executor that runs commands here, one after the other."""
 
@@ -391,7 +470,7 @@ def test_separate_runs_are_those_of_prune(tmp_path, few_digits):
 
 def test_a_separate_run_without_an_answer_is_named(tmp_path):
     asked = Request(model=str(MODEL), limits={}, output="", data="digits")
-    with pytest.raises(UsageError, match="variant macs-10: "):
+    with pytest.raises(BudgetError, match="variant macs-10: "):
         independent.make(asked, wanted.of_flags({"macs": ("10",)}), tmp_path, ["--no-train"], InProcess(), lambda *_: None)
 
 
@@ -515,6 +594,48 @@ def test_a_portfolio_picks_the_most_accurate_variant_within_limits(made):
             family.pick(**wrong)
 
 
+def with_figure(made: Path, folder: Path, values: list[float], **described: str) -> mcuprune.Portfolio:
+    """A portfolio as ``made``, of another task. values: of its figure, by variant."""
+    shutil.copytree(made, folder)
+    changed = document(folder)
+    for entry, value in zip(changed["variants"], values, strict=True):
+        entry["metric"] = {**entry["metric"], **described, "float": value, "int8": value}
+        entry["accuracy_int8"] = None
+    (folder / "portfolio.json").write_text(json.dumps(changed))
+    return mcuprune.Portfolio(folder)
+
+
+def test_where_lower_figures_are_better_the_most_that_is_allowed_is_picked_by(made, tmp_path):
+    described = {"name": "mae", "title": "mean absolute error", "unit": "value", "better": "lower"}
+    family = with_figure(made, tmp_path / "copy", [0.5, 0.25], **described)
+    assert family.pick() == "macs-50pct"
+    assert family.pick(accuracy=0.5) == "macs-20pct", "the cheapest that is as good"
+    assert family.pick(accuracy=0.3) == "macs-50pct"
+    with pytest.raises(BudgetError, match=r"mean absolute error of at most 0\.2"):
+        family.pick(accuracy=0.2)
+    for wrong in ("30%", "good", True, float("nan"), [0.3]):
+        with pytest.raises(UsageError, match=r"pick: accuracy: .* mean absolute error"):
+            family.pick(accuracy=wrong)
+
+
+def test_a_share_may_be_asked_for_in_per_cent(made, tmp_path):
+    family = with_figure(made, tmp_path / "copy", [0.5, 0.75], name="miou", title="mIoU")
+    assert family.pick(accuracy="50%") == family.pick(accuracy=0.5) == "macs-20pct"
+    assert family.pick(accuracy="62.5 %") == "macs-50pct"
+    with pytest.raises(BudgetError, match=r"no variant holds .*mIoU of at least 98\.0%"):
+        family.pick(accuracy="98%")
+    for wrong in ("much", "1e999%", True, float("nan"), [0.3], "98%%", 98):
+        with pytest.raises(UsageError, match=r"pick: accuracy: .* mIoU"):
+            family.pick(accuracy=wrong)
+
+
+def test_a_file_that_is_missing_of_a_portfolio_is_named(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "copy")
+    (folder / "macs-50pct.onnx").unlink()
+    with pytest.raises(UsageError, match=r"macs-50pct\.onnx: can't be read \(No such file"):
+        mcuprune.Portfolio(folder)
+
+
 def test_the_example_in_the_reference_runs(made):
     found = doctest.testmod(serving, extraglobs={"folder": made})
     assert found.attempted > 2
@@ -608,13 +729,50 @@ def test_c_selects_a_variant_at_run_time_in_one_arena(made, tmp_path):
     assert (low, high, selected) == (-1, -1, 0)
 
 
-def test_variants_of_one_identifier_have_files_of_their_own(made, tmp_path):
-    if runners.compiler() is None:
-        pytest.skip("no C compiler")
-    from mcuprune.portfolio import onchip
+TASKS = tasks_data.of_each_task()
 
-    for name in ("a-b", "a_b"):
+
+@pytest.mark.skipif(runners.compiler() is None, reason="no C compiler")
+@pytest.mark.parametrize("name", TASKS)
+def test_a_portfolio_of_any_task_is_made_and_written_as_c(tmp_path, name):
+    """By outputs and targets, without --task, as prune goes by them: in the training and for the example of the C."""
+    net, arrays = TASKS[name]
+    net.save(tmp_path / "net.onnx")
+    np.savez(tmp_path / "set.npz", **arrays)
+    words = ["portfolio", str(tmp_path / "net.onnx"), "--data", str(tmp_path / "set.npz"), "--flash", "60%,90%"]
+    assert main([*words, "--epochs", "1", "--export", "c", "-q", "-o", str(tmp_path / "out")]) == 0
+    assert {entry["metric"]["name"] for entry in document(tmp_path / "out")["variants"]} == {name}
+    sources = sorted((tmp_path / "out" / "chip").glob("*.c"))
+    subprocess.run([*(runners.compiler() or []), "-std=c99", "-o", tmp_path / "run_all", *sources], check=True)
+    subprocess.run([tmp_path / "run_all"], check=True)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_example_for_firmware_is_of_the_data_whatever_the_task(name):
+    net, arrays = TASKS[name]
+    example, where, told = exporting.example_of(net, exporting.Request("net.onnx"), arrays)
+    np.testing.assert_array_equal(example["x"], arrays["x_test"][:1])
+    assert (where, told) == ("the test set of arrays", None)
+
+
+#: Names of variants that are those of files, macros or functions that all variants of a chip have in common; headers of C; and
+#: such as are the same identifier, or the same macro.
+NAMES = (
+    *("main", "example", "mcuprune", "inputs", "outputs", "variants", "arena_bytes", "H", "Mcuprune_x", "x_inputs", "x"),
+    *("example_output", "string", "stdint", "int", "1a", "net_1a", "a.b", "a-b", "A_b", "a_b_1", "net_main", "arena", "kernel"),
+)
+
+
+@pytest.mark.skipif(runners.compiler() is None, reason="no C compiler")
+def test_whatever_variants_are_called_their_c_compiles_and_answers(made, tmp_path):
+    for name in NAMES:
         shutil.copy(made / "macs-20pct.onnx", tmp_path / f"{name}.onnx")
     asked = replace(Request(model=str(MODEL), limits={}, output=""), data="digits")
-    files = onchip.write(tmp_path, ["a-b", "a_b"], asked)
-    assert len({file for names in files.values() for file in names}) == 4
+    files = onchip.write(tmp_path, NAMES, asked)
+    chip = tmp_path / "chip"
+    assert len({file.casefold() for names in files.values() for file in names}) == 2 * len(NAMES)
+    assert len(list(chip.glob("*.c"))) == len(NAMES) + 2
+    command = [*(runners.compiler() or []), "-std=c99", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{chip}"]
+    subprocess.run([*command, "-o", tmp_path / "run_all", *sorted(chip.glob("*.c"))], check=True)
+    told = subprocess.run([tmp_path / "run_all"], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert told == [f"{name}: as stored" for name in (*NAMES, *reversed(NAMES))]

@@ -82,9 +82,11 @@ class Limited:
 
 def several(text: str, read: Callable[[str], object] = str) -> tuple[str, ...]:
     """Values with commas between them, as they were typed; ``read`` refuses one that makes no sense."""
-    values = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not values:
+    values = tuple(part.strip() for part in text.split(","))
+    if not any(values):
         raise UsageError(f"{text!r} names no value")
+    if not all(values):
+        raise UsageError(f"{text!r} has an empty value; write values with one comma between two")
     for value in values:
         read(value)
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from mcuprune import console, face, options
@@ -121,6 +122,7 @@ def _answer(flags: Flags, request: Any, make: Any, report: Any) -> int:
         if not flags.quiet:
             console.remark(f"{run.run.name}: {'done' if run.report is not None else 'no answer'} ({left} to go)\n")
 
+    finished = flags.resume and Path(flags.output, "portfolio.json").exists()
     with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
         try:
             document = make(request, progress.show, said)
@@ -131,5 +133,6 @@ def _answer(flags: Flags, request: Any, make: Any, report: Any) -> int:
         show(report.PAGES["portfolio.json"](document))
     elif not (flags.quiet and document["ok"]):
         show(report.text(document))
-        console.say(f"written: {', '.join(f'{flags.output}/{name}' for name in report.PAGES)}")
+        how = "was finished by the same command before; kept as it is" if finished else "written"
+        console.say(f"{how}: {', '.join(f'{flags.output}/{name}' for name in report.PAGES)}")
     return YES if document["ok"] else NO

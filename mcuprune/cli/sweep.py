@@ -89,8 +89,7 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     from mcuprune import sweeping
     from mcuprune.report import sweep as report
 
-    _try_first(first, runs)
-    request = sweeping.Request(runs, sources, flags.halving, flags.resume)
+    request = sweeping.Request(runs, sources, _try_first(first, runs), flags.halving, flags.resume)
     try:
         outcome = sweeping.sweep(request, executor, partial(_say, quiet=flags.quiet))
     except KeyboardInterrupt:
@@ -104,21 +103,27 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     return NO_ANSWER if outcome.refused else YES if outcome.ok else NO
 
 
-def _try_first(first: Request, runs: grid.Grid) -> None:
-    """Raise, before there is anything of the sweep, what every run of it would be refused for. first: what they share."""
+def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
+    """Raise, before there is anything of the sweep, what every run of it would be refused for. first: what they share.
+
+    Returns digests of the ``model`` and the ``data`` as such a run reads them, None for data where no run reads any.
+    """
     from mcuprune import preparing
-    from mcuprune.train import engine
+    from mcuprune.train import course, engine
 
     for method in runs.methods:
         engine.check_names(method, first.optimizer)
-    limits = {name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in runs.limits.items()}
     folder = Path(runs.folder)
     fresh = not folder.exists()
     if not fresh and not folder.is_dir():
-        return  # which is refused for itself
+        return {}  # which is refused for itself
     try:
-        with suppress(BudgetError):  # of several budgets some may hold
-            preparing.prepared(replace(first, limits=limits, method=runs.methods[0]), None, first.data, None)
+        for budget in runs.budgets():
+            limits = {name: units.parse(text, RESOURCES[name].unit) for name, text in budget}
+            with suppress(BudgetError):  # of several budgets some may hold
+                run = preparing.prepared(replace(first, limits=limits, method=runs.methods[0]), None, first.data, None)
+                return course.contents(course.course(run.request, None, run.data), run.data)
+        return {"model": course.model_digest(first, None), "data": None}
     finally:
         if fresh:
             with suppress(OSError):
@@ -140,5 +145,7 @@ def _say(run: Finished, left: int, *, quiet: bool) -> None:
     if quiet:
         return
     what = run.error[1] if run.error else "stopped early" if run.state == "stopped" else "fits" if run.ok else "does not fit"
-    accuracy = "" if run.accuracy is None else f", {run.accuracy:.1%}"
-    console.remark(f"{run.run.name}: {what}{accuracy} ({left} to go)\n")
+    told = ""
+    if (figure := run.figure) is not None and (value := run.value(figure.name)) is not None:
+        told = f", {figure.title} {figure.shown(value)}"
+    console.remark(f"{run.run.name}: {what}{told} ({left} to go)\n")

@@ -14,12 +14,13 @@ from mcuprune.costs.resources import Budget
 from mcuprune.errors import UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
-from mcuprune.portfolio import manifest
+from mcuprune.portfolio import manifest, nested
 from mcuprune.portfolio.manifest import Networks
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.sweep.executors import Executor
 from mcuprune.sweep.grid import NETWORK, Cell, Run
 from mcuprune.sweep.outcome import Finished, finished
+from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.request import Request
 
 #: Called with every run that has ended, and how many are left.
@@ -32,9 +33,17 @@ def make(
     """Prune for each variant, and write ``NAME.onnx`` of every one into ``folder``; the runs' own files are in ``runs/``.
 
     words: of ``mcuprune prune``, that every run gets. With ``request.resume`` finished runs are kept, and interrupted ones go
-    on. Raises UsageError where a run has no answer, with what it said.
+    on. Raises what ``nested.prepared`` raises, and UsageError where a run has no answer, with what it said, or where
+    the runs that are there had other options, another model or other data.
     """
     started = time.monotonic()
+    begun, budgets = nested.prepared(request, variants, folder)
+    course = nested.course_of(begun, variants, budgets, "independent")
+    state = Checkpoint(folder / f"{nested.TRAINING}.checkpoint", course)
+    if request.resume:
+        state.load(None)  # raises where the runs that are there had other options or data
+    folder.mkdir(parents=True, exist_ok=True)
+    state.save("runs", {}, {})
     runs = [_run(request, variant, folder, words) for variant in variants]
     done: dict[str, Finished] = {}
     if request.resume:
@@ -49,7 +58,7 @@ def make(
         if (error := done[run.name].error) is not None or done[run.name].report is None:
             said = error[1] if error is not None else f"left no report in {run.folder}"
             raise UsageError(f"variant {run.name}: {said}")
-    return _networks(request, [done[run.name] for run in runs], folder, started)
+    return _networks(request, [done[run.name] for run in runs], folder, started, course)
 
 
 def _run(request: Request, variant: Variant, folder: Path, words: Sequence[str]) -> Run:
@@ -60,7 +69,7 @@ def _run(request: Request, variant: Variant, folder: Path, words: Sequence[str])
     return Run(variant.name, Cell(limits, request.method), request.seed, place, ("prune", request.model, *words, *own, *last))
 
 
-def _networks(request: Request, runs: Sequence[Finished], folder: Path, started: float) -> Networks:
+def _networks(request: Request, runs: Sequence[Finished], folder: Path, started: float, course: Mapping[str, str]) -> Networks:
     reports: list[Mapping[str, Any]] = [run.report for run in runs if run.report is not None]
     entries = []
     for run, report in zip(runs, reports, strict=True):
@@ -77,6 +86,7 @@ def _networks(request: Request, runs: Sequence[Finished], folder: Path, started:
     )
     return Networks(
         variants=entries,
+        course=course,
         before=resources.profile(original, request.basis),
         metric=None,
         data=reports[0]["data"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import exporting, places, preparing, tracking
+from mcuprune import exporting, places, preparing, rerun, tracking
 from mcuprune.costs import resources
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.graph import network
@@ -18,6 +18,7 @@ from mcuprune.portfolio.independent import OnRun
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.report import portfolio as report
 from mcuprune.sweep.executors import Executor
+from mcuprune.train.checkpoint import Checkpoint, differences
 from mcuprune.train.request import Request as Pruning
 from mcuprune.train.task import OnStep, Step
 
@@ -48,10 +49,12 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
     """Make the networks, write all files into the folder, and return what ``portfolio.json`` says.
 
     Raises a McupruneError where no answer is possible: what ``pruning.prune`` raises; UsageError for a folder that holds
-    something else.
+    something else. A portfolio that was finished by the same request is kept as it is, and one by another refused.
     """
     folder = Path(request.folder)
     _settle(request, folder)
+    if request.pruning.resume and (folder / manifest.DOCUMENT).exists():
+        return _kept(request, folder)
     if request.export:
         _refuse_export(request)
     if request.mode == "independent":
@@ -67,7 +70,11 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
             train = sparse.sparse if request.mode == "sparse" else nested.nested
             portfolio = nested.make(request.pruning, request.variants, folder, on_either, train)
     exported = _export(request, folder, portfolio.variants)
-    portfolio = replace(portfolio, variants=[_with_files(entry, exported[entry["name"]]) for entry in portfolio.variants])
+    portfolio = replace(
+        portfolio,
+        variants=[_with_files(entry, exported[entry["name"]]) for entry in portfolio.variants],
+        course=_whole_course(portfolio.course, request),
+    )
     document = manifest.document(
         portfolio,
         model=request.pruning.model,
@@ -76,8 +83,39 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
         basis=request.pruning.basis,
         bytes_in=_bytes_by_suffix(folder, portfolio.variants),
     )
-    for name, page in report.PAGES.items():
+    for name, page in reversed([*report.PAGES.items()]):  # the document last: where it is, all is
         places.write_bytes(page(document).encode(), folder / name)
+    _remove_states(folder)
+    return document
+
+
+def _whole_course(course: Mapping[str, str], request: Request) -> dict[str, str]:
+    return {**course, "--export": ",".join(sorted(request.export))}
+
+
+def _remove_states(folder: Path) -> None:
+    for state in folder.glob("*.checkpoint"):
+        Checkpoint(state, {}).remove()
+
+
+def _kept(request: Request, folder: Path) -> Mapping[str, Any]:
+    """What ``portfolio.json`` says, where it is of the same request, and its files are as they were. Raises UsageError."""
+    path = folder / manifest.DOCUMENT
+    document = rerun.stored(path, "portfolio")
+    run, budgets = nested.prepared(request.pruning, request.variants, folder)
+    now = _whole_course(nested.course_of(run, request.variants, budgets, request.mode), request)
+    if differing := differences(document.get("course") or {}, now):
+        raise UsageError(
+            f"{path}: is of another command, model or data ({differing}); --resume needs the same; name another -o"
+        )
+    for entry in document["variants"]:
+        for file in (*entry["files"], *entry["exported"]):
+            if not (folder / file).is_file():
+                raise UsageError(f"{folder / file}: is missing of a finished portfolio; name another -o to make it again")
+        for file, digest in entry["files"].items():
+            if manifest.digest(folder / file) != digest:
+                raise UsageError(f"{folder / file}: is not the file that {path} is about; name another -o")
+    _remove_states(folder)
     return document
 
 
@@ -85,14 +123,16 @@ def _settle(request: Request, folder: Path) -> None:
     """Refuse a folder that the work would destroy something in."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {folder}: is no folder; name one for the networks")
-    if not request.pruning.resume and folder.is_dir() and any(folder.iterdir()):
-        earlier = (folder / manifest.DOCUMENT).exists() or any(folder.glob("*.checkpoint"))
+    earlier = (folder / manifest.DOCUMENT).exists() or any(folder.glob("*.checkpoint"))
+    if not (request.pruning.resume and earlier) and folder.is_dir() and any(folder.iterdir()):
         hint = "--resume goes on with it" if earlier else "name an empty one, or a new one"
         raise UsageError(f"-o {folder}: holds {'a portfolio' if earlier else 'files'} already; {hint}")
     suffixes = ["onnx", *(["tflite"] if "tflite" in request.export else [])]
     names = [*report.PAGES, *(f"{variant.name}.{suffix}" for variant in request.variants for suffix in suffixes)]
     outputs = [Output("-o", str(folder / name), make_folder=True) for name in names]
-    places.settle(outputs, [*preparing.sources(replace(request.pruning, output=str(folder / "training"))), *request.sources])
+    places.settle(
+        outputs, [*preparing.sources(replace(request.pruning, output=str(folder / nested.TRAINING))), *request.sources]
+    )
 
 
 def _refuse_export(request: Request) -> None:

@@ -26,11 +26,13 @@ DOCUMENT = "portfolio.json"
 class Networks:
     """A portfolio's networks, and what making them took. variants: entries of the document, as ``measured`` gives them.
 
+    course: what all depended on, texts by names for people.
     before: the network as it came; metric: its own figure. one_training_macs: of one training of the whole network, as long
     as this was to be; None where that isn't known. full_training_macs: of the steps that were taken, at full width.
     """
 
     variants: Sequence[Mapping[str, Any]]
+    course: Mapping[str, str]
     before: Profile
     metric: Metric | None
     data: str | None
@@ -108,6 +110,7 @@ def document(
         model=model,
         mode=mode,
         seed=seed,
+        course=dict(portfolio.course),
         **report.models(basis),
         data=portfolio.data,
         test_examples=portfolio.test_examples,

@@ -24,8 +24,8 @@ from mcuprune.portfolio import manifest
 from mcuprune.portfolio.manifest import Networks
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.report.prune import step_document
+from mcuprune.train import course
 from mcuprune.train.checkpoint import Checkpoint
-from mcuprune.train.course import course as course_of
 from mcuprune.train.goal import Goal
 from mcuprune.train.origin import learned_nothing
 from mcuprune.train.request import Request, long_as_asked
@@ -34,6 +34,8 @@ from mcuprune.train.task import Candidate, OnStep, Schedule, Task
 
 #: What the training of a family may cost, where nobody says: so many times as much as one training of the whole network.
 _COST = 1.4
+#: What the training of all is called in the folder; its state is beside it while it goes on.
+TRAINING = "training"
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,15 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
     """Train once, and write ``NAME.onnx`` of every variant into ``folder``.
 
     request: what all have in common; its limits and output don't count. train: ``nested``, or ``sparse.sparse``.
-    Interrupted, it leaves states in the folder, from which ``request.resume`` goes on. Raises what ``pruning.prune`` raises.
+    It leaves states in the folder, from which ``request.resume`` goes on; whoever writes the document removes them.
+    Raises what ``pruning.prune`` raises.
     """
     started = time.monotonic()
-    family = _prepared(request, variants, folder)
+    family = _family(request, variants, folder)
     run = family.run
-    course = dict(course_of(run.request, None, run.data))
-    for variant, budget in zip(variants, family.budgets, strict=True):
-        course[f"variant {variant.name}"] = ", ".join(f"{name} {limit}" for name, limit in sorted(budget.limits.items()))
-    course["road"] = train.__name__
-    record = pruning.Record(run, course, started, on_step)
-    states = [Checkpoint(folder / f"{v.name}.onnx.checkpoint", {**course, "variant": v.name}) for v in variants]
+    own = course_of(run, variants, family.budgets, train.__name__)
+    record = pruning.Record(run, own, started, on_step)
+    states = [Checkpoint(folder / f"{v.name}.onnx.checkpoint", {**own, "variant": v.name}) for v in variants]
     if not request.resume:
         for state in states:
             state.remove()
@@ -91,8 +91,9 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
         _written(family, index, candidate, state, steps[index], record)
         for index, (candidate, state) in enumerate(zip(candidates, states, strict=True))
     ]
-    portfolio = Networks(
+    return Networks(
         variants=[entry for entry, _ in entries],
+        course=own,
         before=run.before,
         metric=run.metric,
         data=family.data.name,
@@ -104,13 +105,21 @@ def make(request: Request, variants: Sequence[Variant], folder: Path, on_step: O
         history=[step_document(step) for step in record.history.steps],
         notes=tuple(dict.fromkeys((*run.notes, *record.notes, *(note for c in candidates for note in c.notes)))),
     )
-    for state in [*states, record.checkpoint]:
-        state.remove()
-    return portfolio
 
 
-def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Family:
-    """Read, check and measure everything that the work needs."""
+def course_of(run: preparing.Run, variants: Sequence[Variant], budgets: Sequence[Budget], road: str) -> dict[str, str]:
+    """What the course of a portfolio depends on: whoever has the same may go on with it. road: how its networks are made."""
+    told = dict(course.course(run.request, None, run.data))
+    for variant, budget in zip(variants, budgets, strict=True):
+        told[f"variant {variant.name}"] = ", ".join(f"{name} {limit}" for name, limit in sorted(budget.limits.items()))
+    return {**told, "road": road}
+
+
+def prepared(request: Request, variants: Sequence[Variant], folder: Path) -> tuple[preparing.Run, list[Budget]]:
+    """The prune to the tightest budget, not begun, and the budgets of all variants.
+
+    Raises what ``pruning.prune`` raises; BudgetError names the variant.
+    """
     original = network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
@@ -124,12 +133,13 @@ def _prepared(request: Request, variants: Sequence[Variant], folder: Path) -> Fa
             preparing.cost_model(channels.network, request, budget, None)
         except BudgetError as error:
             raise BudgetError(f"variant {variant.name}: {error}") from None
-    run = preparing.prepared(
-        replace(request, limits=variants[tightest].limits, output=str(folder / "training"), report=None),
-        None,
-        request.data,
-        None,
-    )
+    asked = replace(request, limits=variants[tightest].limits, output=str(folder / TRAINING), report=None)
+    return preparing.prepared(asked, None, request.data, None), budgets
+
+
+def _family(request: Request, variants: Sequence[Variant], folder: Path) -> Family:
+    """Read, check and measure everything that the work needs."""
+    run, budgets = prepared(request, variants, folder)
     if not run.request.train or run.goal is None:
         raise UsageError(
             f"{request.model}: holds every budget as it is, and comes trained: there is nothing to make; give smaller "

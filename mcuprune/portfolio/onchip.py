@@ -6,6 +6,7 @@ each variant has int8 weights of its own (its layers' scales are those of its ow
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +17,7 @@ import numpy as np
 from mcuprune import exporting, places
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.cplan import Planner
+from mcuprune.deploy.project import name_of
 from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import MissingExtra
@@ -26,6 +28,10 @@ from mcuprune.train.request import Request
 
 #: The folder in that of the portfolio, and the names that its C has in common.
 FOLDER, _ARENA = "chip", "mcuprune_arena"
+#: What the names of files, functions and macros begin with that all variants have in common.
+_COMMON = ("mcuprune", "example")
+#: Macros of mcuprune.h, after MCUPRUNE_, behind which it has the number of each variant by its identifier too.
+_COUNTS = ("h", "variants", "arena_bytes", "inputs", "outputs")
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,7 @@ def write(folder: Path, names: Sequence[str], request: Request) -> Mapping[str, 
 
     request: where the example comes from.
     """
-    members: list[_Member] = []
-    for name in names:
-        taken = {member.identifier for member in members}
-        identifier = c.identifier(name)
-        members.append(
-            _member(folder, name, identifier if identifier not in taken else f"{identifier}_{len(members)}", request)
-        )
+    members = [_member(folder, name, identifier, request) for name, identifier in zip(names, _identifiers(names), strict=True)]
     files: dict[str, str] = {"mcuprune.h": _header(members), "mcuprune.c": _selector(members), "example.h": _example(members)}
     files |= {"main.c": _MAIN, "CMakeLists.txt": _lists(members), "README.md": _readme(members)}
     for member in members:
@@ -68,11 +68,28 @@ def write(folder: Path, names: Sequence[str], request: Request) -> Mapping[str, 
     return {m.name: [f"{FOLDER}/{m.identifier}.c", f"{FOLDER}/{m.identifier}.h"] for m in members}
 
 
+def _identifiers(names: Sequence[str]) -> list[str]:
+    """A C identifier for each variant, whose files, functions and macros nothing else in the folder has.
+
+    Macros are in capitals, and some file systems know no case, so no two identifiers differ in that alone.
+    """
+    chosen: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        own = name_of(name)
+        if own.casefold().startswith(_COMMON) or own.casefold() in _COUNTS:
+            own = f"net_{own}"
+        counted = (f"{own}_{count}" for count in itertools.count(1))
+        chosen.append(next(each for each in (own, *itertools.islice(counted, len(names))) if each.casefold() not in taken))
+        taken.add(chosen[-1].casefold())
+    return chosen
+
+
 def _member(folder: Path, name: str, identifier: str, request: Request) -> _Member:
     path = str(folder / f"{name}.onnx")
     net = network.load(path, accept=ops.accept(path))
     converted = tflite.convert(net)
-    asked = exporting.Request(path, data=request.data, seed=request.seed)
+    asked = exporting.Request(path, data=request.data, seed=request.seed, task=request.task)
     example = exporting.example_of(net, asked, None)[0]
     ran = runners.run("c", converted, [example], path, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]

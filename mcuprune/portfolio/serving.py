@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
+import re
 import sys
 import threading
 import time
@@ -65,7 +67,7 @@ class Variant:
 
     used: what it costs, by the names of resources, in base units; SRAM as the portfolio's limits were meant.
     accuracy: of the int8 file on the test set, as a share of 1; None for what is no classifier. score: its figure, so that more
-    is better. pareto: whether no other variant beats it.
+    is better. pareto: whether no other variant beats it. title, unit, better: of the figure that ``pick`` goes by.
     """
 
     name: str
@@ -74,6 +76,15 @@ class Variant:
     score: float
     pareto: bool
     file: _File = field(repr=False, compare=False)
+    title: str = "accuracy"
+    unit: str = "share"
+    better: str = "higher"
+
+    def reaches(self, figure: float) -> bool:
+        """Whether its accuracy, or the figure of its task, is as good as this one."""
+        if self.accuracy is not None:
+            return self.accuracy >= figure
+        return self.score >= (figure if self.better == "higher" else -figure)
 
 
 class Answer(dict[str, Array]):
@@ -176,13 +187,14 @@ class Portfolio:
         with self._switching:  # of two that switch at once, the later one counts; nobody who runs waits for either
             self._active = self._served(name)
 
-    def pick(self, *, latency: str | float | None = None, accuracy: float | None = None, **limits: str | int) -> str:
+    def pick(self, *, latency: str | float | None = None, accuracy: str | float | None = None, **limits: str | int) -> str:
         """The name of the most accurate variant within limits; of several the one of fewest multiply-accumulates.
 
         limits: by the names of resources, as for ``mcuprune.Budget``; shares are of the network that the portfolio is of.
         latency: of one answer, ``"2ms"`` or in seconds: as estimated for the board that the portfolio was made for, or else on
         this machine, measured when it is first asked for.
-        accuracy: the least, as a share of 1; the variant of fewest multiply-accumulates is then picked.
+        accuracy: the least, as a share of 1 or as ``"98%"``; the variant of fewest multiply-accumulates is then picked. Of what
+        is no classifier the figure of its task counts: the least, or, of errors, the most that is allowed.
         Raises BudgetError where no variant is within them, UsageError for a limit that isn't known.
         """
         within = [variant for variant in self.variants.values() if self._holds(variant, limits)]
@@ -190,9 +202,16 @@ class Portfolio:
             most = _seconds(latency)
             within = [variant for variant in within if self._time(variant) <= most]
         if accuracy is not None:
-            within = [variant for variant in within if variant.accuracy is not None and variant.accuracy >= accuracy]
+            wanted_figure = _figure(accuracy, next(iter(self.variants.values())))
+            within = [variant for variant in within if variant.reaches(wanted_figure)]
         if not within:
-            wanted = {**limits, **({"latency": latency} if latency else {}), **({"accuracy": accuracy} if accuracy else {})}
+            asked = {**limits, **({"latency": latency} if latency is not None else {})}
+            parts = [f"{asked}"] if asked else []
+            if accuracy is not None:
+                kind = next(iter(self.variants.values()))
+                bound = "least" if kind.better == "higher" else "most"
+                parts.append(f"{kind.title} of at {bound} {units.figure(wanted_figure, kind.unit)}")
+            wanted = " and ".join(parts)
             cheapest = {
                 name: units.show(min(variant.used[name] for variant in self.variants.values()), RESOURCES[name].unit)
                 for name in limits
@@ -290,6 +309,21 @@ def _seconds(latency: str | float) -> float:
     return float(latency)
 
 
+def _figure(text: Any, variant: Variant) -> float:
+    """A figure of variants as it is asked for: a number, or a text of one; of a share also in per cent. Raises UsageError."""
+    share = variant.unit == "share"
+    written = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(%?)\s*", text, re.ASCII) if isinstance(text, str) else None
+    number: float | None = None
+    if written and (share or not written[2]):
+        number = float(written[1]) / (100 if written[2] else 1)
+    elif isinstance(text, (int, float, np.number)) and not isinstance(text, bool):
+        number = float(text)
+    if number is None or not math.isfinite(number) or (share and not 0 <= number <= 1):
+        how = "a share of 1, such as 0.98 or 98%" if share else "a number"
+        raise UsageError(f"pick: accuracy: {text!r} is no {variant.title}; write {how}")
+    return number
+
+
 def _read(path: Path) -> tuple[dict[str, Variant], Mapping[str, int]]:
     """The variants of a portfolio with the contents of their files, and what the network costs that they are of."""
     place = path / manifest.DOCUMENT if path.is_dir() else path
@@ -315,9 +349,17 @@ def _variant(entry: Mapping[str, Any], folder: Path) -> Variant:
     file = str(entry["path"])
     if Path(file).name != file or file in ("", ".", ".."):
         raise ValueError(f"{file!r} is not a file in the folder")
-    opened = _File(folder / file, entry["files"][file])
+    try:
+        opened = _File(folder / file, entry["files"][file])
+    except OSError as error:
+        raise UsageError(
+            f"{folder / file}: can't be read ({error.strerror}), and {manifest.DOCUMENT} has it; make the portfolio again"
+        ) from None
     used, accuracy = {name: int(value) for name, value in entry["used"].items() if name in RESOURCES}, entry["accuracy_int8"]
     if "macs" not in used:
         raise ValueError("a variant of unknown cost")
     known = None if accuracy is None else float(accuracy)
-    return Variant(str(entry["name"]), used, known, manifest.score(entry), bool(entry["pareto"]), opened)
+    score, metric = manifest.score(entry), entry["metric"]
+    named = (str(metric["title"]), str(metric["unit"]), str(metric["better"]))
+    figure = named if known is None else ("accuracy", "share", "higher")
+    return Variant(str(entry["name"]), used, known, score, bool(entry["pareto"]), opened, *figure)

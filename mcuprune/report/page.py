@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import floor, log10
 
-from mcuprune import escape
+from mcuprune import escape, units
 from mcuprune.report.tables import html_table
 from mcuprune.report.width import LONGEST, elided
 
@@ -87,7 +87,7 @@ def named(name: str, most: int = 40) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a drawing. y: a share of 1. kind: what has a colour and a shape of its own. label: what hovering shows."""
+    """A point of a drawing. y: a figure of a task. kind: what has a colour and a shape of its own. label: for who hovers."""
 
     x: float
     y: float
@@ -95,8 +95,10 @@ class Point:
     label: str
 
 
-def scatter(points: Sequence[Point], front: Sequence[tuple[float, float]], show: Callable[[float], str]) -> str:
-    """Points over two axes as SVG, the front as a stepped line. show: a value of x in words."""
+def scatter(
+    points: Sequence[Point], front: Sequence[tuple[float, float]], show: Callable[[float], str], unit: str = "share"
+) -> str:
+    """Points over two axes as SVG, the front as a stepped line. show: a value of x in words. unit: of y, as of a figure."""
     low_x, high_x = padded([point.x for point in points])
     low_y, high_y = padded([point.y for point in points])
 
@@ -110,7 +112,7 @@ def scatter(points: Sequence[Point], front: Sequence[tuple[float, float]], show:
     for value in ticks(low_y, high_y):
         (left, y), (right, _) = at(low_x, value), at(high_x, value)
         parts.append(f'<path class="axis" d="M{left} {y}H{right}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{100 * value:.4g} %</text>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{_tick(value, unit)}</text>')
     for value in ticks(low_x, high_x):
         x, y = at(value, low_y)
         parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{escape.markup(show(value))}</text>')
@@ -122,12 +124,17 @@ def scatter(points: Sequence[Point], front: Sequence[tuple[float, float]], show:
     for point in points:
         x, y = at(point.x, point.y)
         mark = _mark(x, y, kinds.index(point.kind))
-        tip = f"{point.label}: {100 * point.y:.1f} %, {show(point.x)}"
+        tip = f"{point.label}: {units.figure(point.y, unit)}, {show(point.x)}"
         parts.append(f"<g>{mark}<title>{escape.markup(tip)}</title></g>")
     for index, kind in enumerate(kinds):
         x = _LEFT + index * 140
         parts.append(f'{_mark(x + 6, 12, index)}<text x="{x + 16}" y="16">{escape.markup(kind)}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def _tick(value: float, unit: str) -> str:
+    """A round number of the axis of figures."""
+    return f"{100 * value:.4g} %" if unit == "share" else f"{value:.4g}"
 
 
 def _mark(x: float, y: float, kind: int) -> str:

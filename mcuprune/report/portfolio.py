@@ -80,16 +80,14 @@ def _remarks(document: Document) -> list[str]:
 
 
 def _figure(document: Document, name: str, resource: Resource) -> str:
-    """The figure of the task against one resource as a drawing; nothing where it is no share."""
+    """The figure of the task against one resource as a drawing."""
     known = document["variants"]
     figure = known[0]["metric"]
-    if figure["unit"] != "share":
-        return ""
     points = [
         page.Point(float(entry["used"][name]), entry["metric"]["int8"], document["mode"], entry["name"]) for entry in known
     ]
     front = sorted((float(entry["used"][name]), float(entry["metric"]["int8"])) for entry in known if entry["pareto"])
-    drawing = page.scatter(points, front, lambda value: units.show(round(value), resource.unit))
+    drawing = page.scatter(points, front, lambda value: units.show(round(value), resource.unit), figure["unit"])
     caption = escape.markup(f"{figure['title']} against {resource.title}")
     return f"<figure><figcaption>{caption}</figcaption>{drawing}</figure>\n"
 

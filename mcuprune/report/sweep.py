@@ -1,4 +1,4 @@
-"""The report of a sweep: a table of budgets and methods, and accuracy against every resource with its Pareto front."""
+"""The report of a sweep: a table of budgets and methods, and the task's figure against every resource with its Pareto front."""
 
 from __future__ import annotations
 
@@ -37,19 +37,27 @@ def _table(outcome: Outcome) -> list[list[str]]:
     """Head and a row for each budget and method."""
     limited = list(dict.fromkeys(name for cell in outcome.cells() for name, _ in cell.limits))
     used = [resource.title for resource in _known(outcome).values()]
-    rows = [[*(f"--{name}" for name in limited), "method", "runs", "accuracy", *used, "binds", ""]]
+    figure = outcome.figure
+    rows = [[*(f"--{name}" for name in limited), "method", "runs", figure.title if figure else "accuracy", *used, "binds", ""]]
     for cell, runs in outcome.cells().items():
         asked = dict(cell.limits)
         done = [run for run in runs if run.state == "done"]
-        accuracy = spread([run.accuracy for run in runs])
-        shown = ""
-        if accuracy is not None:
-            shown = f"{accuracy.mean:.1%}" + (f" ± {100 * accuracy.deviation:.1f}" if accuracy.deviation is not None else "")
         binds = dict.fromkeys(name for run in done for name in run.binding)
         costs = [_range([run.used(name) or 0 for run in done], resource) for name, resource in _known(outcome).items()]
         asked_for = [asked.get(name, "") for name in limited]
-        rows.append([*asked_for, cell.method, f"{len(done)}", shown, *costs, ", ".join(binds), _state(runs)])
+        rows.append([*asked_for, cell.method, f"{len(done)}", _spread(outcome, runs), *costs, ", ".join(binds), _state(runs)])
     return rows
+
+
+def _spread(outcome: Outcome, runs: Sequence[Finished]) -> str:
+    """Mean and standard deviation of the task's figure over runs."""
+    known = spread([outcome.value(run) for run in runs])
+    if outcome.figure is None or known is None:
+        return ""
+    mean = outcome.figure.shown(known.mean)
+    if known.deviation is None:
+        return mean
+    return f"{mean} ± " + (f"{100 * known.deviation:.1f}" if outcome.figure.unit == "share" else f"{known.deviation:.2g}")
 
 
 def _known(outcome: Outcome) -> dict[str, Resource]:
@@ -80,7 +88,7 @@ def _state(runs: Sequence[Finished]) -> str:
     over = sum(run.state == "done" and not run.ok for run in runs)
     counts = {
         "over the budget": over,
-        **{state: sum(run.state == state for run in runs) for state in ("refused", "stopped", "waiting")},
+        **{state: sum(run.state == state for run in runs) for state in ("refused", "killed", "stopped", "waiting")},
     }
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
@@ -88,10 +96,12 @@ def _state(runs: Sequence[Finished]) -> str:
 def _remarks(outcome: Outcome) -> list[str]:
     lines = []
     for name, resource in _known(outcome).items():
-        front = outcome.front(name)
-        if front:
-            points = (f"{run.accuracy:.1%} at {units.show(run.used(name) or 0, resource.unit)}" for run in front)
-            lines.append(f"front of accuracy against {resource.title}: {', '.join(points)}")
+        if (figure := outcome.figure) is not None and (front := outcome.front(name)):
+            points = (f"{_shown(outcome, run)} at {units.show(run.used(name) or 0, resource.unit)}" for run in front)
+            lines.append(f"front of {figure.title} against {resource.title}: {', '.join(points)}")
+    for what, changed in outcome.changed().items():
+        others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        lines.append(f"note: the {what} changed while the sweep went on: {changed[0]}{others} read another than the first run")
     messages: dict[str, list[str]] = {}
     for run in outcome.runs:
         if run.error is not None:
@@ -102,18 +112,25 @@ def _remarks(outcome: Outcome) -> list[str]:
     return lines
 
 
+def _shown(outcome: Outcome, run: Finished) -> str:
+    """A run's figure for people; empty where it has none."""
+    value = outcome.value(run)
+    return "" if value is None or outcome.figure is None else outcome.figure.shown(value)
+
+
 def _figure(outcome: Outcome, name: str, resource: Resource) -> str:
-    """Accuracy against one resource as a drawing; nothing where no run has an accuracy."""
+    """The figure of the task against one resource as a drawing; nothing where no run has one."""
     points = [
-        page.Point(float(run.used(name) or 0), float(run.accuracy), run.run.cell.method, run.run.name)
+        page.Point(float(run.used(name) or 0), value, run.run.cell.method, run.run.name)
         for run in outcome.runs
-        if run.accuracy is not None
+        if (value := outcome.value(run)) is not None
     ]
-    if not points:
+    if not points or (figure := outcome.figure) is None:
         return ""
-    front = [(float(run.used(name) or 0), float(run.accuracy or 0.0)) for run in outcome.front(name)]
-    drawing = page.scatter(points, front, lambda value: units.show(round(value), resource.unit))
-    return f"<figure><figcaption>accuracy against {escape.markup(resource.title)}</figcaption>{drawing}</figure>\n"
+    front = [(float(run.used(name) or 0), outcome.value(run) or 0.0) for run in outcome.front(name)]
+    drawing = page.scatter(points, front, lambda value: units.show(round(value), resource.unit), figure.unit)
+    caption = escape.markup(f"{figure.title} against {resource.title}")
+    return f"<figure><figcaption>{caption}</figcaption>{drawing}</figure>\n"
 
 
 #: What a sweep writes into its folder.

@@ -25,7 +25,7 @@ from typing import Any
 from mcuprune import places
 from mcuprune.console import INTERRUPTED, NO_ANSWER
 from mcuprune.errors import MissingExtra, UsageError
-from mcuprune.sweep.executors import Ended, GoesOn, error_of, words_of
+from mcuprune.sweep.executors import GOES_ON, KILLED, Ended, GoesOn, error_of, words_of
 from mcuprune.sweep.grid import LOG, STATE, Run
 from mcuprune.train import checkpoint
 
@@ -122,7 +122,8 @@ class Cluster:
             code, stopped, answer, log, files = self._ray.get(reference)
         except Exception as error:  # Ray wraps whatever a task or its worker dies of
             reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            return Ended(run, NO_ANSWER, error=("RunFailed", f"its worker died more than {_RETRIES} times ({reason[0]})"))
+            said = f"its worker was killed more than {_RETRIES} times ({reason[0]}); {GOES_ON}"
+            return Ended(run, NO_ANSWER, error=(KILLED, said))
         Path(run.folder).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             places.write_bytes(content, run.file(name))

@@ -27,6 +27,9 @@ _LOOK = 0.1
 #: Seconds that a run has to store what it must when it is interrupted.
 _GRACE = 20.0
 
+#: The kind of error of a run whose process died, which says nothing about what was asked for; and what to do about it.
+KILLED, GOES_ON = "RunKilled", "the same command with --resume goes on"
+
 History = Sequence[Mapping[str, Any]]
 #: Asked whenever a run has finished an epoch: whether it is worth going on with.
 GoesOn = Callable[[Run, History], bool]
@@ -59,17 +62,27 @@ def words_of(run: Run, *, resume: bool) -> list[str]:
 
 
 def error_of(code: int, answer: bytes, log: str) -> tuple[str, str] | None:
-    """Kind and message of a run that ended without an answer; None for the others.
+    """Kind and message of a run that ended without an answer; None for the others. code: negative, the signal that ended it.
 
     answer: what it wrote to stdout. log: what it said on stderr.
     """
     if code in (0, 1):
         return None
+    if code < 0:
+        hint = ", as by a machine that is out of memory" if -code == signal.SIGKILL else ""
+        return KILLED, f"its process was killed by {_signal(-code)}{hint}; {GOES_ON}"
     with suppress(ValueError, KeyError, TypeError):
         stated = json.loads(answer)["error"]
         return str(stated["kind"]), str(stated["message"])
     last = log.strip().splitlines()[-1:] or ["it said nothing"]
     return "RunFailed", f"ended with code {code}: {last[0]}"
+
+
+def _signal(number: int) -> str:
+    """What a signal is called."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 class _Process:

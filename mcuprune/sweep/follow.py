@@ -28,9 +28,10 @@ class Halving:
     def goes_on(self, run: Run, history: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a run with this history is in the better half at every rung that it has reached.
 
-        history: lines with ``epoch``, ``epochs`` and ``accuracy``, which is None where nothing was evaluated.
+        history: lines with ``epoch``, ``epochs`` and ``score``, the figure of the task, which is None where nothing was
+        evaluated; ``better`` says which figures are.
         """
-        evaluated = [line for line in history if line["accuracy"] is not None and line["epochs"]]
+        evaluated = [line for line in history if line["score"] is not None and line["epochs"]]
         for rung in RUNGS:
             reached = next((line for line in evaluated if line["epoch"] >= rung * line["epochs"]), None)
             if reached is None:
@@ -38,8 +39,9 @@ class Halving:
             others = self._seen.setdefault((run.cell.limits, rung), {})
             if run.name in others:
                 continue  # it was compared when it came here
-            others[run.name] = float(reached["accuracy"])
-            better = sum(accuracy > others[run.name] for accuracy in others.values())
+            figure = float(reached["score"])
+            others[run.name] = figure if reached["better"] == "higher" else -figure
+            better = sum(other > others[run.name] for other in others.values())
             if better >= max(1, len(others) // ETA):
                 return False
         return True

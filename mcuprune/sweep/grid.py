@@ -70,9 +70,12 @@ class Grid:
             raise UsageError(f"these are more than {MAX_RUNS} runs; give fewer values")
         return runs
 
+    def budgets(self) -> Iterator[tuple[tuple[str, str], ...]]:
+        """Every combination of limits: resource and limit as it is typed."""
+        return itertools.product(*([(name, text) for text in texts] for name, texts in self.limits.items()))
+
     def _combined(self) -> Iterator[Run]:
-        budgets = itertools.product(*([(name, text) for text in texts] for name, texts in self.limits.items()))
-        for limits, method, seed in itertools.product(budgets, self.methods, self.seeds):
+        for limits, method, seed in itertools.product(self.budgets(), self.methods, self.seeds):
             parts = [*(f"{name}-{text}" for name, text in limits), method, f"seed-{seed}"]
             name = "_".join(re.sub(r"[^0-9A-Za-z.-]+", "-", part.replace("%", "pct")) for part in parts)
             folder = f"{self.folder.rstrip('/') or '/'}/runs/{name}"

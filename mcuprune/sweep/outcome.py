@@ -5,18 +5,37 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from mcuprune import console
+from mcuprune import console, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
-from mcuprune.sweep.executors import Ended
+from mcuprune.sweep.executors import KILLED, Ended
 from mcuprune.sweep.grid import Cell, Run
+from mcuprune.train.request import Request
 
-State = Literal["waiting", "done", "stopped", "refused"]
+State = Literal["waiting", "done", "stopped", "refused", "killed"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What runs of a sweep are compared by. name: as in JSON. title, unit: for people. better: higher or lower figures."""
+
+    name: str
+    title: str
+    unit: str
+    better: str
+
+    def shown(self, value: float) -> str:
+        """A value for people."""
+        return units.figure(value, self.unit)
+
+    def score(self, value: float) -> float:
+        """A value so that higher is better."""
+        return value if self.better == "higher" else -value
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,26 @@ class Finished:
         value = after["accuracy_int8"] if after["accuracy_int8"] is not None else after["accuracy_float"]
         return None if value is None else float(value)
 
+    @property
+    def figure(self) -> Figure | None:
+        """The figure of the task that its report has; None where there is none."""
+        if self.report is None or (metric := self.report["metric"]) is None:
+            return None
+        return Figure(metric["name"], metric["shown_as"], metric["unit"], metric["better"])
+
+    def value(self, name: str) -> float | None:
+        """A figure by its name, on the test set, of the network that was written: int8, or float where it is that."""
+        if self.report is None or (metric := self.report["metric"]) is None:
+            return None
+        values = metric["after_int8"] or metric["after_float"]
+        value = values["value"] if metric["name"] == name else values.get(name)
+        return None if value is None else float(value)
+
+    @property
+    def contents(self) -> Mapping[str, str | None] | None:
+        """Digests of the ``model`` and the ``data`` that it read; None where there is no report."""
+        return None if self.report is None else dict(self.report["run"]["contents"])
+
     def used(self, resource: str) -> int | None:
         """What its network costs, in base units; None where that isn't known."""
         known = None if self.report is None else self.report["after"]["total"].get(resource)
@@ -62,11 +101,24 @@ class Finished:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All runs of a sweep, in the order of its grid."""
+    """All runs of a sweep, in the order of its grid.
+
+    contents: digests of the ``model`` and the ``data`` that the sweep began with, as a run of the default seed reads them.
+    """
 
     model: str
     folder: str
     runs: tuple[Finished, ...]
+    contents: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def figure(self) -> Figure | None:
+        """The figure of the task, from the first report that has one; of the others the figure of this name counts."""
+        return next((run.figure for run in self.runs if run.figure is not None), None)
+
+    def value(self, run: Finished) -> float | None:
+        """What a run is compared by with others; None where it has no such figure."""
+        return None if self.figure is None else run.value(self.figure.name)
 
     @property
     def ok(self) -> bool:
@@ -76,7 +128,7 @@ class Outcome:
     @property
     def refused(self) -> bool:
         """Whether some run has no answer."""
-        return any(run.state in ("refused", "waiting") for run in self.runs)
+        return any(run.state in ("refused", "killed", "waiting") for run in self.runs)
 
     def cells(self) -> dict[Cell, list[Finished]]:
         """The runs that differ in their seed alone, by what they have in common."""
@@ -85,15 +137,38 @@ class Outcome:
             cells.setdefault(finished.run.cell, []).append(finished)
         return cells
 
+    def changed(self) -> dict[str, tuple[str, ...]]:
+        """Of what (``model``, ``data``) runs have read another content than the first of their seed, and the names of the runs.
+
+        Of another seed the same data are split in another way, so their digest is another.
+        """
+        first: dict[int, Mapping[str, str | None]] = {}
+        if self.contents.get("data") is not None:
+            first[Request.seed] = self.contents
+        names_of: dict[str, tuple[str, ...]] = {}
+        for run in self.runs:
+            if (read := run.contents) is None:
+                continue
+            before = first.setdefault(run.run.seed, read)
+            for name in (name for name, digest in before.items() if read.get(name) != digest):
+                names_of[name] = (*names_of.get(name, ()), run.run.name)
+        return names_of
+
     def front(self, resource: str) -> tuple[Finished, ...]:
-        """The Pareto front of accuracy against a resource, cheapest first: no run beats one of them in both."""
-        known = [run for run in self.runs if run.accuracy is not None and run.used(resource) is not None]
+        """The Pareto front of the task's figure against a resource, cheapest first: no run beats one of them in both."""
+        if (figure := self.figure) is None:
+            return ()
+        known = [
+            (used, -figure.score(value), run.run.name, run)
+            for run in self.runs
+            if (value := self.value(run)) is not None and (used := run.used(resource)) is not None
+        ]
         front: list[Finished] = []
-        best = -math.inf
-        for run in sorted(known, key=lambda run: (run.used(resource) or 0, -(run.accuracy or 0.0), run.run.name)):
-            if (accuracy := run.accuracy or 0.0) > best:
+        least = math.inf
+        for _, worse, _, run in sorted(known, key=lambda each: each[:3]):
+            if worse < least:
                 front.append(run)
-                best = accuracy
+                least = worse
         return tuple(front)
 
 
@@ -125,6 +200,8 @@ def stored_report(run: Run) -> Mapping[str, Any] | None:
         raise UsageError(f"{path}: is no report of a run ({error}); move it away, or name another -o") from None
     if not isinstance(report, dict) or report.get("command") != "prune" or report.get("seed") != run.seed:
         raise UsageError(f"{path}: is no report of this run; move it away, or name another -o")
+    if not isinstance(report.get("run"), dict) or not isinstance(report["run"].get("contents"), dict):
+        raise UsageError(f"{path}: doesn't say which model and data it is about; move it away, or name another -o")
     return report
 
 
@@ -133,7 +210,7 @@ def finished(run: Run, ended: Ended | None) -> Finished:
     if ended is not None and ended.stopped:
         return Finished(run, "stopped")
     if ended is not None and ended.error is not None:
-        return Finished(run, "refused", error=ended.error)
+        return Finished(run, "killed" if ended.error[0] == KILLED else "refused", error=ended.error)
     report = stored_report(run)
     return Finished(run, "waiting") if report is None else Finished(run, "done", report)
 
@@ -144,13 +221,14 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "sweep",
         ok=outcome.ok and not outcome.refused,
         model=outcome.model,
-        runs=[_run(run) for run in outcome.runs],
-        cells=[_cell(cell, runs) for cell, runs in outcome.cells().items()],
+        contents=dict(outcome.contents),
+        runs=[_run(outcome, run) for run in outcome.runs],
+        cells=[_cell(outcome, cell, runs) for cell, runs in outcome.cells().items()],
         fronts={name: [run.run.name for run in outcome.front(name)] for name in RESOURCES},
     )
 
 
-def _run(run: Finished) -> dict[str, Any]:
+def _run(outcome: Outcome, run: Finished) -> dict[str, Any]:
     report = run.report
     return {
         "name": run.run.name,
@@ -164,6 +242,7 @@ def _run(run: Finished) -> dict[str, Any]:
         "error": None if run.error is None else {"kind": run.error[0], "message": run.error[1]},
         "budget": None if report is None else report["budget"],
         "total": None if report is None else report["after"]["total"],
+        "metric": _metric(outcome, {"value": value}) if (value := outcome.value(run)) is not None else None,
         "accuracy_float": None if report is None else report["after"]["accuracy_float"],
         "accuracy_int8": None if report is None else report["after"]["accuracy_int8"],
         "binding": list(run.binding),
@@ -171,11 +250,23 @@ def _run(run: Finished) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell, runs: Sequence[Finished]) -> dict[str, Any]:
-    accuracy = spread([run.accuracy for run in runs])
+def _metric(outcome: Outcome, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The figure that runs are compared by, as ``portfolio.json`` describes it, with values of it."""
+    assert outcome.figure is not None
+    return {**asdict(outcome.figure), **values}
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, Any] | None:
+    known = spread(values)
+    return None if known is None else {"mean": known.mean, "std": known.deviation, "n": known.n}
+
+
+def _cell(outcome: Outcome, cell: Cell, runs: Sequence[Finished]) -> dict[str, Any]:
+    figures = _spread([outcome.value(run) for run in runs])
     return {
         "asked": dict(cell.limits),
         "method": cell.method,
         "seeds": [run.run.seed for run in runs],
-        "accuracy": None if accuracy is None else {"mean": accuracy.mean, "std": accuracy.deviation, "n": accuracy.n},
+        "metric": None if figures is None else _metric(outcome, figures),
+        "accuracy": _spread([run.accuracy for run in runs]),
     }

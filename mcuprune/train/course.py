@@ -58,6 +58,11 @@ def data_digest(data: Data | None) -> str:
     return held.hexdigest()
 
 
+def contents(of: Mapping[str, str], data: Data | None) -> dict[str, str | None]:
+    """The digests of a course by what they are of, ``model`` and ``data``; None for data where none was read."""
+    return {"model": of[MODEL], "data": of[DATA] if data else None}
+
+
 def refuse_changed(request: Request, net: Network | None, data: Data | None) -> None:
     """Raise UsageError where a run that is to be repeated would read another model or other data than it did."""
     if request.repeats is None:

@@ -22,7 +22,7 @@ from mcuprune.data.columns import Lazy, chunks, taken
 from mcuprune.data.feed import Feed, class_names, only_layout, preprocessing
 from mcuprune.data.named import DATASETS
 from mcuprune.data.preprocessing import RANGES, Preprocessing, layout_of
-from mcuprune.data.sets import Data, Given
+from mcuprune.data.sets import Data, Given, Split
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
 from mcuprune.train import evaluate, feeding, head
@@ -81,7 +81,7 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
     fed = Fed(data, now, notes=data.notes)
     scaled = known is not None and (known.found_by != "flag" or not only_layout(feed))
-    asked = _names_classes(net, data)
+    asked = names_classes(net, data.train)
     told = asked and not (from_scratch or feeding.looks_fresh(net) or data.n_classes < 2 or data.name in DATASETS)
     if asked and not scaled:
         fed = tried(net, fed, seed) if told else _used(fed, _for_untrained(fed))
@@ -124,11 +124,11 @@ def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None
         )
 
 
-def _names_classes(net: Network, data: Data) -> bool:
+def names_classes(net: Network, split: Split) -> bool:
     """Whether examples of one input have labels that the only output names: what can be tried is about these alone."""
-    if data.train.targets is None or len(data.train.targets) != 1 or len(data.train.inputs) != 1 or len(net.outputs) != 1:
+    if split.targets is None or len(split.targets) != 1 or len(split.inputs) != 1 or len(net.outputs) != 1:
         return False
-    y = data.train.targets[0]
+    y = split.targets[0]
     row = sum(size > 1 for size in net.shapes[net.outputs[0]][1:]) == 1
     return row and y.dtype.kind in "iu" and len(y.shape) == 1
 

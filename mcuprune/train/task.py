@@ -148,7 +148,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 class Step:
     """One line of a run's history. score, on the validation examples, is None between evaluations.
 
-    score: the figure of the task (``tasks.metrics``). accuracy: of a classifier the share of right classes.
+    score: the figure of the task (``tasks.metrics``). better: whether higher or lower ones are. accuracy: of a classifier the
+    share of right classes.
     step, epoch: counted through the whole run. epochs: how many there are by the end of this phase.
     waited: the share of the time of this phase, so far, that training stood still for want of data.
     training_macs: forward multiply-accumulates of all training steps so far.
@@ -169,6 +170,7 @@ class Step:
     share: float | None = None
     waited: float | None = field(default=None, compare=False)
     widths: Sequence[int] | None = None
+    better: str = "higher"
 
 
 OnStep = Callable[[Step], None]

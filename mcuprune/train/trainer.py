@@ -344,10 +344,11 @@ class Trainer:
         """The history's line for this moment; with ``val`` the module is evaluated on it."""
         metric = None if val is None else self.measure(val)
         accuracy, score = (None, None) if metric is None else (metric.accuracy, metric.value)
+        better = "higher" if metric is None else metric.better
         share = None if self.length.fixed else 1.0 if self.finished else self.length.share(self.position)
         at = (self.step, self.epoch, loss, costs)
         macs, waited = self.training_macs, self._batches.waiting.share
-        return Step(*at, accuracy, phase, self.epochs, score, training_macs=macs, share=share, waited=waited)
+        return Step(*at, accuracy, phase, self.epochs, score, macs, share, waited, better=better)
 
     def _loss(
         self, answers: Sequence[Tensor], targets: Sequence[Tensor] | None, taught: Sequence[Tensor] | None = None
