@@ -382,17 +382,18 @@ def least_peak(region: Region, count: int, mode: Mode) -> int:
         return 0
     read_again = mode != "cache" or later[region.start][1] > need[region.start][1]
     done = bands[band][0] * region.row_size[region.end]
-    size = {name: (end - first) * region.row_size[name] for name, (first, end) in need.items()}
-    parts = {
-        name for name, (first, end) in need.items() if end - first < region.rows[name]
-    }  # none is a view of the first tensor
+    # None of these is a view of the first tensor. Where others need more rows, an operator gets those that it needs itself.
+    parts = {name for name, (first, end) in need.items() if end - first < region.rows[name]}
     most = 0
     for node in region.nodes:
-        if region.graph.memory[node.name] != "new" or node.op == "Slice":  # which may make nothing of its own
+        makes = {name: need[name] for name in region.outputs[node.name] if name in need}
+        if not makes or region.graph.memory[node.name] != "new" or node.op == "Slice":  # which may make nothing of its own
             continue
-        written = sum(size[name] for name in region.outputs[node.name] if name in size)
-        read = sum(size[name] for name in dict.fromkeys(region.inputs[node.name]) if name in parts)
-        most = max(most, read + written if written else 0)
+        first, end = region.local[node.name].reads(
+            min(low for low, _ in makes.values()), max(high for _, high in makes.values())
+        )
+        read = (end - first) * sum(region.row_size[name] for name in dict.fromkeys(region.inputs[node.name]) if name in parts)
+        most = max(most, read + sum((high - low) * region.row_size[name] for name, (low, high) in makes.items()))
     return read_again * region.row_size[region.start] * region.rows[region.start] + done + most
 
 
