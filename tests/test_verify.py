@@ -305,10 +305,21 @@ def test_data_gives_an_accuracy_in_each_runtime(dscnn: str, tmp_path: Path) -> N
     assert all(abs(share - right[0]) <= 2 / 30 for share in right)
     digits = verified.document(verify.verify(dscnn, Trial(examples=60, data="digits")))["runtimes"]
     test = data.load("digits", input_shape=(1, 16, 16), n_classes=10, seed=0).test
-    (logits,) = run(onnx.load(dscnn), {"image": test.x[:60]})
-    assert digits["onnxruntime"]["accuracy"] == (logits.argmax(1) == test.y[:60]).mean() > 0.15
+    some = Trial(examples=60).chosen(len(test))
+    (logits,) = run(onnx.load(dscnn), {"image": test.x[some]})
+    assert digits["onnxruntime"]["accuracy"] == (logits.argmax(1) == test.y[some]).mean() > 0.15
     assert abs(digits["tflm"]["accuracy"] - digits["onnxruntime"]["accuracy"]) <= 1 / 60
     assert digits["onnxruntime"]["default_session_accuracy"] is not None
+
+
+def test_examples_are_drawn_where_classes_lie_one_behind_the_other() -> None:
+    """As in a folder of images: the first ones would all be of one class."""
+    classes = np.arange(1000) // 100
+    some = Trial(examples=200, seed=3).chosen(1000)
+    assert len(set(some.tolist())) == 200
+    assert np.bincount(classes[some], minlength=10).min() >= 8
+    assert np.array_equal(some, Trial(examples=200, seed=3).chosen(1000))
+    assert Trial(examples=200).chosen(7).tolist() == [*range(7)]
 
 
 @pytest.mark.usefixtures("in_process")

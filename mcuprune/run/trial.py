@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mcuprune.options import AUTO, option
 
@@ -20,7 +22,13 @@ class Draw:
     examples: int = option(
         200, help="How many random inputs and how many test examples.", group="Data", metavar="N", least=1, most=2**31 - 1
     )
-    seed: int = option(0, help="Fixes the random inputs.", group="Data", metavar="N", least=0, most=2**63 - 1)
+    seed: int = option(
+        0, help="Fixes the random inputs, and which test examples.", group="Data", metavar="N", least=0, most=2**63 - 1
+    )
+
+    def chosen(self, count: int) -> np.ndarray[Any, Any]:
+        """Which of so many test examples are looked at, int (examples,) ascending: drawn, for data may lie class by class."""
+        return np.sort(np.random.default_rng(self.seed).permutation(count)[: self.examples])
 
 
 @dataclass(frozen=True, kw_only=True)

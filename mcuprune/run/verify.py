@@ -148,8 +148,9 @@ def _real(net: Network, trial: Trial, notes: list[str]) -> _Real | None:
         notes.append(f"only random inputs: {error}")
         return None
     test = data.test if aim is None else aim.data.test
-    inputs = [np.asarray(column[: trial.examples]) for column in test.inputs]
-    targets = None if aim is None or test.targets is None else [np.asarray(column[: trial.examples]) for column in test.targets]
+    some = trial.chosen(len(test))
+    inputs = [np.asarray(column[some]) for column in test.inputs]
+    targets = None if aim is None or test.targets is None else [np.asarray(column[some]) for column in test.targets]
     name = data_name(net.metadata[datasets.METADATA_KEY] if trial.data is None else trial.data)
     return _Real(name, Split(inputs, targets), None if aim is None else aim.objective)
 

@@ -139,7 +139,8 @@ def _split(path: str, read: Converted, trial: Trial) -> tuple[Split | None, Conv
         except DataError as error:
             refused = refused or error
             continue
-        return Split(data.test.x[: trial.examples], data.test.y[: trial.examples]), _with_input(read, port)
+        some = trial.chosen(len(data.test))
+        return Split(data.test.x[some], data.test.y[some]), _with_input(read, port)
     raise refused or ModelError(f"{path}: its input has no examples")
 
 
