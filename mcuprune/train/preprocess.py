@@ -31,7 +31,7 @@ from mcuprune.train.feeding import Change, Explanation
 #: Examples of the play-off between the best ways, and how far from the best one those lie that take part.
 _PLAY_OFF, _NEAR = 1500, 0.06
 #: Examples without labels that a network is asked about.
-_UNLABELLED = 400
+_UNLABELLED = 120
 #: Answers tell examples apart from this share on of what they could, and clearly better than others by this share.
 _TELLING, _BETTER = 0.3, 0.1
 #: Scales from here on down are for pixels of 0 to 255.
