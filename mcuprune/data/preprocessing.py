@@ -29,6 +29,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
 #: Layouts by the number of an input's axes, batch included: channels first, channels last.
 LAYOUTS: Mapping[int, tuple[str, str]] = {4: ("NCHW", "NHWC"), 3: ("NCW", "NWC"), 2: ("NC", "NC")}
 COLOURS = ("RGB", "BGR")
+#: How many channels images have: grey, colours, colours and what is seen through.
+IMAGE_CHANNELS = (1, 3, 4)
 #: Metadata may be a stranger's: no more is read.
 _LONGEST = 2**16
 
@@ -128,8 +130,7 @@ class Preprocessing:
 def layout_of(shape: tuple[int, ...]) -> str:
     """The likely layout of an input without its batch axis: channels are 1, 3 or 4 at one end, else they come first."""
     first, last = LAYOUTS.get(len(shape) + 1, ("", ""))
-    colours = (1, 3, 4)
-    if len(shape) == 3 and shape[-1] in colours and shape[0] not in colours:
+    if len(shape) == 3 and shape[-1] in IMAGE_CHANNELS and shape[0] not in IMAGE_CHANNELS:
         return last
     return first
 

@@ -21,7 +21,7 @@ from mcuprune.data import loading as datasets
 from mcuprune.data.columns import Lazy, chunks, taken
 from mcuprune.data.feed import Feed, class_names, only_layout, preprocessing
 from mcuprune.data.named import DATASETS
-from mcuprune.data.preprocessing import RANGES, Preprocessing, layout_of
+from mcuprune.data.preprocessing import IMAGE_CHANNELS, RANGES, Preprocessing, layout_of
 from mcuprune.data.sets import Data, Given, Split
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
@@ -103,7 +103,7 @@ def _rows(net: Network) -> int:
 def _refuse_layout(layout: str, shape: tuple[int, ...]) -> None:
     """Raise DataError where images can't lie so in the network's input, of this shape without its batch axis."""
     channels = shape[-1] if layout.endswith("C") else shape[0]
-    if channels not in (1, 3, 4):
+    if channels not in IMAGE_CHANNELS:
         raise DataError(
             f"--layout {layout}: the model's input {list(shape)} would have {channels} channels, and images have 1, 3 or 4; "
             "leave --layout out, its shape tells"

@@ -60,8 +60,8 @@ class Regress(Kind):
         layer, units = last_layer(net, self.head.output), self.units(net)
         values = {name: net.constants[name] * unit for name, unit in units.items()}
         if layer is not None and layer.bias is not None:
-            middle = self._middle.ravel() if self._middle.size in (1, layer.outs) else self._middle.mean()
-            values[layer.bias] = values[layer.bias] + np.broadcast_to(middle, layer.outs).reshape(values[layer.bias].shape)
+            bias = values[layer.bias]
+            values[layer.bias] = bias + _of_outputs(self._middle, layer.outs).reshape(bias.shape)
         return net.with_constants({name: value.astype(net.constants[name].dtype) for name, value in values.items()})
 
     def units(self, net: Network) -> dict[str, Array]:
@@ -73,8 +73,7 @@ class Regress(Kind):
         layer = last_layer(net, self.head.output)
         if layer is None:
             return {}
-        spread = self._spread.ravel() if self._spread.size in (1, layer.outs) else self._spread.mean()
-        whole = np.broadcast_to(spread, layer.outs)
+        whole = _of_outputs(self._spread, layer.outs)
         along = [-1 if axis == layer.axis else 1 for axis in range(net.constants[layer.weight].ndim)]
         units = {layer.weight: whole.reshape(along)}
         return units if layer.bias is None else {**units, layer.bias: whole.reshape(net.constants[layer.bias].shape)}
@@ -96,3 +95,9 @@ class Regress(Kind):
 
     def tally(self) -> Tally:
         return Errors(self._middle)
+
+
+def _of_outputs(numbers_of_targets: Array, outs: int) -> Array:
+    """Numbers of the targets, (outs,): each output's own where there are as many, else their mean for all."""
+    own = numbers_of_targets.ravel()
+    return np.broadcast_to(own if own.size in (1, outs) else own.mean(), outs)
