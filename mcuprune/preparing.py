@@ -17,7 +17,8 @@ import numpy as np
 from mcuprune import console, options, places
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import banding, resources, widths
-from mcuprune.costs.banding import BandedCosts, Banding, Recipe
+from mcuprune.costs.banded import BandedCosts
+from mcuprune.costs.banding import Banding, Recipe
 from mcuprune.costs.embedding import sums
 from mcuprune.costs.resources import Budget, CostModel, Profile
 from mcuprune.data import loading as datasets

@@ -28,7 +28,7 @@ from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
 from mcuprune.costs import banding, resources
 from mcuprune.costs import widths as allocation
-from mcuprune.costs.banding import BandedCosts
+from mcuprune.costs.banded import BandedCosts
 from mcuprune.costs.resources import FlashModel, SramModel
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import DataError, UsageError

@@ -22,7 +22,8 @@ from mcuprune import cli, pruning, units
 from mcuprune.bands.plan import BandPlanner
 from mcuprune.channels.labelling import label
 from mcuprune.costs import banding, resources, widths
-from mcuprune.costs.banding import BandedCosts, Banding
+from mcuprune.costs.banded import BandedCosts
+from mcuprune.costs.banding import Banding
 from mcuprune.costs.resources import Basis, CostModel
 from mcuprune.deploy import boards
 from mcuprune.errors import BudgetError, UsageError
@@ -317,6 +318,21 @@ def test_no_number_of_bands_does_better_than_what_is_chosen_for_an_arena(name: s
                 (max(own, resources.profile(run.network).macs), banding.operators(run.network)) for run in (chosen, counted)
             ]
             assert costs[0] <= costs[1]
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("share", [0.95, 0.75])
+def test_no_cheaper_plan_holds_an_arena_than_the_first_one_that_is_found(name: str, share: float) -> None:
+    """Plans are looked for one after the other, and no further than to the first that holds."""
+    net = NETWORKS[name]()
+    asked = Banding("tflm", {"sram": int(share * banding.sram_of(net, "tflm"))})
+    found = banding.in_bands(net, asked)
+    if found.sram > asked.limits["sram"]:
+        pytest.skip("nothing holds so little")
+    cost = BandPlanner(net).plan(found.choices).cost
+    ways = banding.planners(net, asked)
+    cheaper = [(plan, names) for of, plan, names in banding.by_cost(ways, asked, banding.sums(net)["macs"]) if of < cost]
+    assert all(banding.sram_of(ways[names].written(plan), "tflm") > asked.limits["sram"] for plan, names in cheaper)
 
 
 def test_operators_of_an_arena_run_in_the_order_that_needs_less_of_it() -> None:

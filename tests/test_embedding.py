@@ -20,6 +20,7 @@ from mcuprune.bands.integers import stored_again
 from mcuprune.bands.kernels import embedded, rows_to_add
 from mcuprune.channels.labelling import label
 from mcuprune.costs import banding, resources
+from mcuprune.costs.banded import BandedCosts
 from mcuprune.costs.banding import Banding
 from mcuprune.costs.embedding import worthwhile
 from mcuprune.deploy import boards
@@ -123,7 +124,7 @@ def test_the_written_file_has_the_arena_that_was_chosen_by_and_makes_the_same_in
 def test_a_recipe_embeds_the_kernels_of_any_form_of_a_network() -> None:
     net = strided()
     names = worthwhile(net, {})
-    costs = banding.BandedCosts(label(net), Banding("tflm", {"sram": 1}))
+    costs = BandedCosts(label(net), Banding("tflm", {"sram": 1}))
     form = costs._form(embedded(net, names), banding.Recipe((), names))
     assert form is not None
     for share in (1.0, 0.6):
@@ -192,7 +193,7 @@ def test_a_file_with_its_kernels_stored_in_any_way_makes_the_same_integers(how: 
 
 def test_kernels_that_a_limit_was_priced_with_are_those_that_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedding one more doesn't pay by itself, and the limit needs it."""
-    monkeypatch.setattr(banding, "candidates", lambda *_, **__: [])  # no bands hold it
+    monkeypatch.setattr(banding, "_ways_to_run", lambda *_, **__: [])  # no bands hold it
     net = strided()
     names = tuple(node.name for node in net.nodes if rows_to_add(node, net))
     arenas = [boards.arena_tflm(embedded(net, chosen), offline=True).total for chosen in (worthwhile(net, {}), names)]

@@ -25,7 +25,9 @@ COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 #: How a region may run, where memory is what is alive and nothing else; rims only cost there.
 _EXACT: tuple[Mode, ...] = ("cache", "recompute")
 #: Steps of tapes that may be written while one plan is looked for, some 20 microseconds each.
-_WORK = 50_000
+WORK = 50_000
+#: MACs and operators more than as it is; plans are compared by it.
+Cost = tuple[int, int]
 #: By which factor each plan of ``pareto`` needs less than the one before.
 _STEP = 0.9
 
@@ -40,7 +42,7 @@ class Plan:
     operators: int
 
     @property
-    def cost(self) -> tuple[int, int]:
+    def cost(self) -> Cost:
         """What plans are compared by. MACs that are saved, where nothing reads some rows, weigh up no operator."""
         return max(0, self.macs), self.operators
 
@@ -73,7 +75,7 @@ class BandPlanner:
         self._choices: dict[tuple[int, int, int, Mode], Choice | None] = {}
         self._bounds: dict[tuple[int, int, int, Mode], int] = {}
         self._regions: dict[tuple[int, int], Region] = {}
-        self._work = 0
+        self._effort = 0
 
     @property
     def plain(self) -> Plan:
@@ -85,12 +87,16 @@ class BandPlanner:
 
         counts: numbers of bands, ascending. The effort is bounded: of very deep networks some long regions aren't looked at.
         """
+        return next((plan for plan in self._search(limit, counts, modes, WORK) if isinstance(plan, Plan)), None)
+
+    def _search(self, limit: int, counts: Sequence[int], modes: Sequence[Mode], work: int) -> Iterator[Plan | Cost]:
+        """What ``cheapest`` looks for, at last; before it, again and again, what it costs at least by what is known so far."""
         segments = self.graph.segments
         goal = len(self.graph.cuts) - 1
         if not self.graph.cuts or segments[0] > limit or segments[-1] > limit:
-            return None
+            return
         order = count()
-        self._work = _WORK
+        least = (0, 0)
         done: set[int] = set()
         # what a path costs at least, a tie-breaker, where it ends, a region still to be looked at, the regions before it
         queue: list[tuple[int, int, int, int, _Look | None, tuple[Choice, ...]]] = []
@@ -99,20 +105,26 @@ class BandPlanner:
             macs, operators, _, place, look, path = heapq.heappop(queue)
             if place in done:
                 continue
+            if (macs, operators) > least:
+                least = macs, operators
+                yield least
             if look is not None:
-                if (further := self._looked(look, path, limit, counts)) is not None:
+                before = self._effort
+                further = self._looked(look, path, limit, counts) if work > 0 else None
+                work -= self._effort - before
+                if further is not None:
                     heapq.heappush(queue, (*further[0], next(order), place, *further[1:]))
                 continue
             done.add(place)
             if place == goal:
-                return self.plan(path)
+                yield self.plan(path)
+                return
             if segments[place + 1] <= limit:
                 heapq.heappush(queue, (macs, operators, next(order), place + 1, None, path))
             for end, mode, more, nodes in self._promising(place, limit, modes):
                 if end not in done:
                     first = _Look(place, end, mode, 0)
                     heapq.heappush(queue, (macs + more, operators + nodes, next(order), end, first, path))
-        return None
 
     def _looked(
         self, look: _Look, path: tuple[Choice, ...], limit: int, counts: Sequence[int]
@@ -125,7 +137,7 @@ class BandPlanner:
         place = look.place
         while place < len(counts) and self._at_least(look, counts[place]) > limit:
             place += 1
-        choice = self.choice(look.start, look.end, counts[place], look.mode) if place < len(counts) and self._work > 0 else None
+        choice = self.choice(look.start, look.end, counts[place], look.mode) if place < len(counts) else None
         if choice is None:
             return None
         longer = (*path, choice)
@@ -140,7 +152,7 @@ class BandPlanner:
         key = (look.start, look.end, min(bands, self._rows_of(look.start, look.end)), look.mode)
         if key not in self._bounds:
             self._bounds[key] = least_peak(self._region(look.start, look.end), key[2], look.mode)
-            self._work -= 1
+            self._effort += 1
         return self._bounds[key]
 
     def _promising(self, start: int, limit: int, modes: Sequence[Mode]) -> Iterator[tuple[int, Mode, int, int]]:
@@ -185,7 +197,7 @@ class BandPlanner:
             try:
                 _ = choice.price
                 self._choices[key] = choice
-                self._work -= len(choice.tape.steps)
+                self._effort += len(choice.tape.steps)
             except ValueError:
                 self._choices[key] = None
         return self._choices[key]
@@ -213,22 +225,43 @@ class BandPlanner:
         operators = sum(choice.price.operators for choice in choices)
         return Plan(tuple(choices), peak, sum(choice.price.macs for choice in choices), operators)
 
-    def pareto(self, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT) -> list[Plan]:
+    def pareto(self, *, counts: Sequence[int] = COUNTS, modes: Sequence[Mode] = _EXACT, work: int = WORK) -> list[Plan]:
         """Plans from the network as it is to the least memory found, each of which needs less and costs more than the last."""
-        plans = [self.plain]
-        low, limit = self.least_conceivable(), int(plans[-1].peak * _STEP)
+        peak = self.plain.peak
+        steps = self.descending(peak, int(peak * _STEP), counts=counts, modes=modes, work=work)
+        plans = [self.plain, *(plan for plan in steps if isinstance(plan, Plan))]
+        return [plan for index, plan in enumerate(plans) if all(later.cost > plan.cost for later in plans[index + 1 :])]
+
+    def descending(
+        self,
+        above: int,
+        limit: int,
+        *,
+        counts: Sequence[int] = COUNTS,
+        modes: Sequence[Mode] = _EXACT,
+        work: int = WORK,
+    ) -> Iterator[Plan | Cost]:
+        """The cheapest plan of at most ``limit`` bytes, then others, each of which needs less than the last, on demand.
+
+        Before a plan comes, again and again, what it costs at least by what is known so far.
+        above: bytes. Where nothing holds the first limit, higher ones up to here are tried.
+        work: steps of tapes that may be written for each of the plans.
+        """
+        low = self.least_conceivable()
         while limit >= low:
-            plan = self.cheapest(limit, counts=counts, modes=modes)
+            plan = None
+            for step in self._search(limit, counts, modes, work):
+                yield step
+                plan = step if isinstance(step, Plan) else None
             if plan is None:
-                if plans[-1].peak - limit <= max(64, plans[-1].peak // 100):
-                    break
-                low, limit = limit, (limit + plans[-1].peak) // 2
+                if above - limit <= max(64, above // 100):
+                    return
+                low, limit = limit, (limit + above) // 2
                 continue
-            plans.append(plan)
+            above = plan.peak
             limit = max(int(plan.peak * _STEP), (low + plan.peak) // 2 if low > plan.peak * _STEP else 0)
             if limit >= plan.peak:
-                break
-        return [plan for index, plan in enumerate(plans) if all(later.cost > plan.cost for later in plans[index + 1 :])]
+                return
 
     def least_conceivable(self) -> int:
         """Bytes that no plan undercuts: every graph input and every part that can't run in bands."""

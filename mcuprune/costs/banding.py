@@ -1,35 +1,25 @@
-"""Which row bands a network is to run in under a budget, and what its cuts cost in them.
-
-Training and cutting work on the plain network; its file is written in bands, and computes the same. So a limit on SRAM is held
-against what the network needs in bands: then pruning spends its channels where bands can't help.
+"""Which row bands a network is to run in under a budget.
 
 A *recipe* says which regions run in bands and how, by the names of operators, so that it fits any cut of a network, in floats
-or integers. ``BandedCosts`` knows a few: the plans that are best at some uniform scalings of the widths. Which of them counts,
-at any widths, is the same rule as for a file that is written: the cheapest one that holds the limits; where none does, the one
-that needs least. When the widths are final, ``in_bands`` plans once more for them, and takes one of the recipes only where
-nothing cheaper holds.
+or integers. ``in_bands`` takes the cheapest that holds the limits; where none does, the one that needs least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import product
+from itertools import count, product
 from typing import Literal, NamedTuple, NoReturn
 
-import numpy as np
-
 from mcuprune.bands.kernels import embedded, rows_to_add
-from mcuprune.bands.plan import COUNTS, BandPlanner, Plan
+from mcuprune.bands.plan import COUNTS, WORK, BandPlanner, Cost, Plan
 from mcuprune.bands.rowgraph import RowGraph
 from mcuprune.bands.tape import MODES, Choice, Mode
-from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import resources
 from mcuprune.costs.embedding import sums, worthwhile
-from mcuprune.costs.functions import CostFunction, Regrouped
 from mcuprune.costs.profiles import full_order
-from mcuprune.costs.resources import RESOURCES, Additive, Basis, CostModel, Profile, Terms
+from mcuprune.costs.resources import RESOURCES, Additive, Basis, Profile
 from mcuprune.deploy import boards as runtimes
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
@@ -43,12 +33,12 @@ Model = Literal["peak", "tflm"]
 _NEAR = (1.04, 1.08, 1.15, 1.25)
 #: Numbers of bands whose arenas are compared. Every operator stays in memory there, so that many bands never pay.
 _FEW = (2, 3, 4, 5, 6, 8)
+#: Steps of tapes that may be written for one of an arena's plans, of which many are looked for.
+_WORK = WORK // 8
 #: By how much less than in the order of its bands a network may need in another order, at most about.
 _REORDERED = 1.15
 #: About how many bytes of an arena each operator takes for itself at least.
 _OPERATOR = 90
-#: Shares of all full widths for which plans are made before anything is cut.
-_SCALES: Mapping[Model, tuple[float, ...]] = {"peak": (1.0, 0.75, 0.5, 0.35, 0.2), "tflm": (1.0, 0.5)}
 #: Without a limit: how many more multiply-accumulates bands may take, and how near to the least SRAM is near enough.
 _MOST_MACS, _ENOUGH = 1.1, 1.03
 #: CPU seconds for the best order of one plan's operators.
@@ -58,7 +48,9 @@ _REORDERING = 0.05
 #: A region by the operators that make its first and its last tensor ("" for a graph's input), how many bands, and the mode.
 Part = tuple[str, str, int, Mode]
 #: MACs and operators more than as it is, a plan, and the convolutions whose kernels are embedded.
-_Priced = tuple[tuple[int, int], Plan, tuple[str, ...]]
+_Priced = tuple[Cost, Plan, tuple[str, ...]]
+#: What a plan costs, or costs at least while it is still looked for.
+_Found = tuple[Cost, _Priced | None]
 
 
 class Recipe(NamedTuple):
@@ -138,14 +130,12 @@ def banding_of(bands: str | int, basis: Basis, limits: Mapping[str, int]) -> Ban
 def candidates(planner: BandPlanner, banding: Banding, *, thorough: bool = True) -> list[Plan]:
     """Plans of one network that may be the answer, the cheapest first.
 
-    thorough: of an arena, those with each number of bands too. Its size isn't the peak that plans are looked for by, so that
-    one number alone may do better than what is best of all by peak.
+    thorough: ``_ways_to_run``.
     """
     limit, counts = banding.sram, COUNTS if banding.count is None else (banding.count,)
     if banding.model == "tflm":
-        few: Sequence[int] = _FEW if banding.count is None else counts
-        sets = dict.fromkeys([tuple(few), *((number,) for number in few if thorough)])
-        plans = [plan for only in sets for mode in MODES for plan in planner.pareto(counts=only, modes=(mode,))]
+        ways = _ways_to_run(banding, thorough=thorough)
+        plans = [plan for only, mode in ways for plan in planner.pareto(counts=only, modes=(mode,), work=_WORK)]
     elif limit is not None and banding.count is None:
         plan = planner.cheapest(limit)
         plans = [planner.least() if plan is None else plan]
@@ -158,6 +148,17 @@ def candidates(planner: BandPlanner, banding: Banding, *, thorough: bool = True)
         plans = [planner.least(counts=counts), planner.least(counts=counts, modes=("cache",))]
     unlike = {recipe_of(alternative.choices): alternative for alternative in plans}
     return sorted(unlike.values(), key=lambda plan: plan.cost)
+
+
+def _ways_to_run(banding: Banding, *, thorough: bool = True) -> list[tuple[tuple[int, ...], Mode]]:
+    """Numbers of bands and modes of which plans for an arena are looked for, each by itself.
+
+    thorough: each number of bands by itself too. An arena's size isn't the peak that plans are looked for by, so that one
+    number alone may do better than what is best of all by peak.
+    """
+    few = _FEW if banding.count is None else (banding.count,)
+    sets = dict.fromkeys([few, *((number,) for number in few if thorough)])
+    return list(product(sets, MODES))
 
 
 def recipe_of(choices: Iterable[Choice], embedded: tuple[str, ...] = ()) -> Recipe:
@@ -251,63 +252,137 @@ def _chosen(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> R
     plain = sram_of(net, banding.model)
     if banding.count is None and (banding.sram is None or plain <= banding.sram):
         return Run(net, (), plain, BandPlanner(net))
-    known, own = tuple(recipes), banding.costs(net)
-    ways = planners(net, banding)
-    planner = ways[()]
-    plans = _by_cost(ways, banding, own["macs"])
-    for recipe in known:
-        if recipe.embedded not in ways and _embeddable(planner.net, recipe.embedded):
-            ways[recipe.embedded] = BandPlanner(embedded(planner.net, recipe.embedded))
-    plans += [priced for recipe in known if (priced := _as_known(ways, recipe, own["macs"])) is not None]
-    limit = banding.sram if banding.count is None else None
-    floors = {names: _floor(way, banding.model) for names, way in ways.items()}
-    best: Run | None = None
-    least: tuple[int, tuple[int, int]] = (plain, (0, 0))
-    for cost, plan, names in _in_turn(plans, floors, limit):
-        if floors[names](plan) > least[0]:
-            continue
-        written = ways[names].written(plan)
-        if not banding.admits(sums(written), own):
-            continue
+    search = _Search(net, banding, plain, planners(net, banding))
+    known = search.known(recipes)
+    if banding.model == "tflm" and banding.count is None and search.among(search.for_arena(known)):
+        return search.best
+    search.among(search.in_turn(known))
+    return search.best
+
+
+class _Search:
+    """The best way found to run one network in bands.
+
+    plain: bytes of SRAM that the network needs as it is. ways: what plans its bands, by the embedded convolutions.
+    best: holds the limit of SRAM at the least cost, or needs least.
+    """
+
+    def __init__(self, net: Network, banding: Banding, plain: int, ways: dict[tuple[str, ...], BandPlanner]) -> None:
+        self.net, self.banding, self.ways, self.plain = net, banding, ways, plain
+        self.own = banding.costs(net)
+        self.limit = banding.sram if banding.count is None else None
+        self.best = Run(net, (), plain, ways[()])
+        self._least = (plain, (0, 0))
+        self._floors = {names: _Floor(way, banding.model) for names, way in ways.items()}
+        self._seen: set[Recipe] = set()
+
+    def known(self, recipes: Iterable[Recipe]) -> list[_Priced]:
+        """What recipes that are known to be good are for this network."""
+        priced = []
+        for recipe in recipes:
+            if recipe.embedded not in self.ways and _embeddable(self.ways[()].net, recipe.embedded):
+                way = BandPlanner(embedded(self.ways[()].net, recipe.embedded))
+                self.ways[recipe.embedded], self._floors[recipe.embedded] = way, _Floor(way, self.banding.model)
+            priced.append(_as_known(self.ways, recipe, self.own["macs"]))
+        return [entry for entry in priced if entry is not None]
+
+    def for_arena(self, known: Iterable[_Priced]) -> Iterator[_Priced]:
+        """Plans that may hold the limit of an arena, about the cheapest first, each looked for when it is its turn."""
+        assert self.limit is not None
+        own = self.own["macs"]
+        plain = [_priced(way, way.plain, names, own) for names, way in self.ways.items() if names]
+        ready = sorted([entry for entry in (*known, *plain) if self._may_hold(entry)], key=_cost)
+        order = count()
+        # what a stream's next plan costs at least, a tie-breaker, the stream, and the plan once it is found
+        queue: list[tuple[Cost, int, Iterator[_Found], _Priced | None]] = [
+            ((0, 0), next(order), ((entry[0], entry) for entry in ready), None)
+        ]
+        for names, planner in self.ways.items():
+            most = min(self._floors[names].most(self.limit), planner.plain.peak - 1)
+            for counts, mode in _ways_to_run(self.banding):
+                steps = planner.descending(most, most, counts=counts, modes=(mode,), work=_WORK)
+                queue.append(((0, 0), next(order), self._priced(steps, names), None))
+        while queue:
+            _, place, stream, entry = heapq.heappop(queue)
+            if entry is not None and self._may_hold(entry):
+                yield entry
+            if (following := next(stream, None)) is not None:
+                heapq.heappush(queue, (following[0], place, stream, following[1]))
+
+    def _priced(self, steps: Iterable[Plan | Cost], names: tuple[str, ...]) -> Iterator[_Found]:
+        own = self.own["macs"]
+        (macs, _), _, _ = _priced(self.ways[names], self.ways[names].plain, names, own)
+        for plan in steps:
+            if isinstance(plan, Plan):
+                entry = _priced(self.ways[names], plan, names, own)
+                yield entry[0], entry
+            else:
+                yield (macs + plan[0], plan[1]), None
+
+    def _may_hold(self, entry: _Priced) -> bool:
+        _, plan, names = entry
+        return self.limit is not None and self._floors[names](plan) <= self.limit
+
+    def in_turn(self, known: Iterable[_Priced]) -> list[_Priced]:
+        """All plans in the order in which they are worth writing: those that may hold the limit, then those that need least."""
+        plans = sorted([*by_cost(self.ways, self.banding, self.own["macs"]), *known], key=_cost)
+        holding = [entry for entry in plans if self._may_hold(entry)]
+        others = [entry for entry in plans if not self._may_hold(entry)]
+        return holding + sorted(others, key=lambda entry: (self._floors[entry[2]](entry[1]), entry[0]))
+
+    def among(self, plans: Iterable[_Priced]) -> bool:
+        """Write one plan after the other and keep the best, until one holds the limit: whether one does."""
+        for cost, plan, names in plans:
+            recipe = recipe_of(plan.choices, names)
+            if recipe in self._seen or self._floors[names](plan) > self._least[0]:
+                continue
+            self._seen.add(recipe)
+            self._try(cost, plan, names)
+            if self.limit is not None and self.best.network is not self.net and self.best.sram <= self.limit:
+                return True
+        return False
+
+    def _try(self, cost: Cost, plan: Plan, names: tuple[str, ...]) -> None:
+        banding = self.banding
+        written = self.ways[names].written(plan)
+        if not banding.admits(sums(written), self.own):
+            return
         size = sram_of(written, banding.model)
-        if banding.model == "tflm" and plan.choices and size < least[0] * _NEAR[-1]:
+        if banding.model == "tflm" and plan.choices and size < self._least[0] * _NEAR[-1]:
             size, written = _reordered(written, size)
-        if size < plain and (size, cost) < least and (not banding.whole or banding.admits(banding.costs(written), own)):
-            best, least = Run(written, plan.choices, size, planner, names), (size, cost)
-        if limit is not None and best is not None and best.sram <= limit:
-            break
-    return Run(net, (), plain, planner) if best is None else best
+        if size >= self.plain or (size, cost) >= self._least:
+            return
+        if not banding.whole or banding.admits(banding.costs(written), self.own):
+            self.best, self._least = Run(written, plan.choices, size, self.ways[()], names), (size, cost)
 
 
-def _floor(planner: BandPlanner, model: Model) -> Callable[[Plan], int]:
+def _cost(entry: _Priced) -> Cost:
+    return entry[0]
+
+
+class _Floor:
     """About how many bytes of SRAM a plan needs at least when it is written, known without writing it; 0 where that isn't.
 
     An arena holds what its operators and tensors take beside their data. Another order may need less than the plan's peak.
     """
-    if model == "peak":
-        return lambda plan: 0
-    arena = runtimes.arena_tflm(planner.net, offline=True)
-    if arena.total < planner.plain.peak + arena.tail:
-        return lambda plan: 0  # the runtime leaves out some of the data
-    return lambda plan: int(plan.peak / _REORDERED) + arena.tail + _OPERATOR * max(0, plan.operators)
+
+    def __init__(self, planner: BandPlanner, model: Model) -> None:
+        arena = runtimes.arena_tflm(planner.net, offline=True) if model == "tflm" else None
+        # None too where the runtime leaves out some of the data
+        self._tail = None if arena is None or arena.total < planner.plain.peak + arena.tail else arena.tail
+        self._plain = planner.plain.peak
+
+    def __call__(self, plan: Plan) -> int:
+        if self._tail is None:
+            return 0
+        return int(plan.peak / _REORDERED) + self._tail + _OPERATOR * max(0, plan.operators)
+
+    def most(self, limit: int) -> int:
+        """Bytes of peak with which a plan may need no more than ``limit``."""
+        return self._plain if self._tail is None else max(0, int((limit - self._tail) * _REORDERED))
 
 
-def _in_turn(
-    plans: Iterable[_Priced], floors: Mapping[tuple[str, ...], Callable[[Plan], int]], limit: int | None
-) -> list[_Priced]:
-    """Plans in the order in which they are worth writing: those that may hold a limit, the cheapest first, then the others."""
-
-    def turn(entry: _Priced) -> tuple[bool, int, tuple[int, int]]:
-        cost, plan, names = entry
-        floor = floors[names](plan)
-        return (False, 0, cost) if limit is not None and floor <= limit else (True, floor, cost)
-
-    return sorted(plans, key=turn)
-
-
-def _by_cost(
-    ways: Mapping[tuple[str, ...], BandPlanner], banding: Banding, own: int, *, thorough: bool = True
-) -> list[_Priced]:
+def by_cost(ways: Mapping[tuple[str, ...], BandPlanner], banding: Banding, own: int, *, thorough: bool = True) -> list[_Priced]:
     """Plans with the kernels that they go with, the cheapest first. own: MACs of the network as it is."""
     priced: list[_Priced] = []
     for names, planner in ways.items():
@@ -389,272 +464,3 @@ def refuse_count(planner: BandPlanner, count: int) -> NoReturn:
         f"{planner.net.path}: --bands {count}: no part of the network gains from {count} bands of rows{named}: give "
         "another number"
     )
-
-
-# ---------------------------------------------------------------------------------------------- costs as functions of widths
-
-
-class _Plain:
-    """The network as it is."""
-
-    recipe = Recipe()
-    operators = 0
-
-    def __init__(self, model: BandedCosts) -> None:
-        self._model, self._function = model, model.functions["sram"]
-
-    def sram(self, widths: np.ndarray) -> int:
-        return self._function.value(widths)
-
-    def gradient(self, widths: np.ndarray) -> np.ndarray:
-        return self._function.gradient(widths)
-
-    def sums(self, widths: np.ndarray) -> dict[str, int]:
-        return self._model.sums(widths)
-
-    def cost(self, name: str) -> CostFunction:
-        return self._model.of_plain[name]
-
-
-class _InBands:
-    """All cuts of a network that runs in the same bands. Copies of an operator share its weights, and so its channels.
-
-    Of the peak it is the order of the bands that counts. The best order of the file that is written needs no more.
-    """
-
-    def __init__(self, plain: BandedCosts, net: Network, recipe: Recipe, added: int) -> None:
-        """net: the network in bands, at its full widths. Raises ValueError where its groups aren't those of ``plain``."""
-        channels = label(net)
-        self.recipe, self.operators = recipe, added
-        self._groups = _same_groups(plain.channels, channels)
-        self._n = len(plain.channels.groups)
-        least = plain.least[self._groups]
-        bounded = tuple(replace(g, minimum=int(width)) for g, width in zip(channels.groups, least, strict=True))
-        self._model = CostModel(replace(channels, groups=bounded), plain.basis)
-        terms = Terms(net, self._model.dim)
-        self._additive = plain.additive()
-        self._sums = self._model.compiled([sum(resource.shares(terms).values()) for resource in self._additive.values()])
-
-    def sram(self, widths: np.ndarray) -> int:
-        own = widths[self._groups]
-        if self._model.basis.sram == "tflm":
-            return self._model.functions["sram"].value(own)
-        return self._steps(own)[0].bytes
-
-    def gradient(self, widths: np.ndarray) -> np.ndarray:
-        own = widths[self._groups]
-        if self._model.basis.sram == "tflm":
-            slope = self._model.functions["sram"].gradient(own)
-        else:
-            structure, steps = self._model.structure(own), self._steps(own)
-            weight = np.zeros(structure.sizes.count)
-            for step in steps:
-                weight[list(step.buffers)] += 1 / len(steps)
-            slope = structure.sizes.gradient(own, weight)
-        return np.bincount(self._groups, slope, self._n)
-
-    def sums(self, widths: np.ndarray) -> dict[str, int]:
-        return dict(zip(self._additive, map(int, self._sums.values(widths[self._groups])), strict=True))
-
-    def cost(self, name: str) -> CostFunction:
-        """Of one of the resources that no sum gives."""
-        return Regrouped(self._model.functions[name], self._groups, self._n)
-
-    def _steps(self, own: np.ndarray) -> Sequence[memory.Step]:
-        structure = self._model.structure(own)
-        sizes = structure.sizes.values(own).tolist()
-        return structure.in_file_order.peak_steps(sizes)
-
-
-def _same_groups(plain: Channels, banded: Channels) -> np.ndarray:
-    """For each group of the network in bands the one that it is in the plain network: int64 (groups,).
-
-    Both read the same constants under the same names; channels that cut the same slices of them are the same.
-    """
-    owner = {component: index for index, group in enumerate(plain.groups) for component in group.components}
-    of_slice = {
-        (slot.constant, slot.axis, place): owner.get(int(component), -1)
-        for slot in plain.slots
-        if slot.by_group is None
-        for place, component in enumerate(slot.components)
-    }
-    ours = {component: index for index, group in enumerate(banded.groups) for component in group.components}
-    met: dict[int, set[int]] = {}
-    for slot in banded.slots:
-        for place, component in enumerate(slot.components if slot.by_group is None else ()):
-            theirs = of_slice.get((slot.constant, slot.axis, place))
-            if theirs is not None and int(component) in ours:
-                met.setdefault(ours[int(component)], set()).add(theirs)
-    if len(met) != len(banded.groups) or len(met) != len(plain.groups) or any(len(same) != 1 for same in met.values()):
-        raise ValueError("other groups of channels")
-    order = [next(iter(met[index])) for index in range(len(banded.groups))]
-    sizes = [len(plain.groups[index]) for index in order]
-    if sorted(order) != list(range(len(plain.groups))) or sizes != [len(group) for group in banded.groups]:
-        raise ValueError("other groups of channels")
-    return np.array(order, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class _OfPicked:
-    """A cost other than SRAM in the bands that the rule picks at the widths. Other widths may be run otherwise."""
-
-    model: BandedCosts
-    name: str
-    monotone = False
-
-    def value(self, widths: np.ndarray) -> int:
-        return self.model.pick(widths)[0].cost(self.name).value(widths)
-
-    def gradient(self, widths: np.ndarray) -> np.ndarray:
-        return self.model.pick(widths)[0].cost(self.name).gradient(widths)
-
-    def least(self) -> int:
-        """Without bands, which add to everything but SRAM."""
-        return self.model.of_plain[self.name].least()
-
-
-class _BandedSram:
-    """SRAM in the bands that the rule picks at the widths. What it takes to hold a limit grows with every width."""
-
-    def __init__(self, model: BandedCosts, *, monotone: bool) -> None:
-        self._model, self._monotone = model, monotone
-
-    @property
-    def monotone(self) -> bool:
-        return self._monotone
-
-    def value(self, widths: np.ndarray) -> int:
-        return self._model.pick(widths)[1]
-
-    def gradient(self, widths: np.ndarray) -> np.ndarray:
-        return self._model.pick(widths)[0].gradient(widths)
-
-    def least(self) -> int:
-        """Every input of the network and every part that can't run in bands, each group at its minimum."""
-        return self._model.least_conceivable
-
-
-class BandedCosts(CostModel):
-    """The resources of every cut of a labelled network that is written in row bands.
-
-    banding: how they may be used; its limits say which bands count at which widths.
-    """
-
-    def __init__(self, channels: Channels, banding: Banding) -> None:
-        super().__init__(channels, banding.counted)
-        self.banding = banding
-        self.of_plain = self.functions
-        self._plain = _Plain(self)
-        self._picked: dict[bytes, tuple[_Plain | _InBands, int]] = {}
-        monotone = self.functions["sram"].monotone
-        picked = {name: _OfPicked(self, name) for name in banding.whole}
-        self.functions = {**self.functions, **picked, "sram": _BandedSram(self, monotone=monotone)}
-
-    def of(self, channels: Channels) -> BandedCosts:
-        return BandedCosts(channels, self.banding)
-
-    def at(self, widths: np.ndarray) -> dict[str, int]:
-        form, size = self.pick(widths)
-        return {**super().at(widths), **form.sums(widths), **self._whole(form, widths), "sram": size}
-
-    def _whole(self, form: _Plain | _InBands, widths: np.ndarray) -> dict[str, int]:
-        """The limited costs that no sum gives; they take longest."""
-        return {name: form.cost(name).value(widths) for name in self.banding.whole}
-
-    def refuse_idle(self) -> None:
-        """Raise UsageError where a number of bands is asked for that helps at no sample of widths, the full ones among them.
-
-        Other limits have no say here: what bands cost beside SRAM may well hold them once the network is cut.
-        """
-        if self.banding.count is None:
-            return
-        if not any(form.sram(widths) < self._plain.sram(widths) for form in self._forms for widths in self._samples):
-            refuse_count(BandPlanner(self.channels.network), self.banding.count)
-
-    @property
-    def recipes(self) -> tuple[Recipe, ...]:
-        """The bands that are known for the cuts of this network."""
-        return tuple(form.recipe for form in self._forms)
-
-    def pick(self, widths: np.ndarray) -> tuple[_Plain | _InBands, int]:
-        """How the network runs at these widths, and the SRAM that it takes, in bytes."""
-        key = widths.tobytes()
-        if key not in self._picked:
-            self._picked[key] = self._pick(widths)
-        return self._picked[key]
-
-    def _pick(self, widths: np.ndarray) -> tuple[_Plain | _InBands, int]:
-        banding, limit = self.banding, self.banding.sram
-        best: tuple[_Plain | _InBands, int] = (self._plain, self._plain.sram(widths))
-        if banding.count is None and (limit is None or best[1] <= limit):
-            return best
-        own = self.sums(widths)
-        whole = self._whole(self._plain, widths)
-        forms = sorted(self._forms, key=lambda form: (max(0, form.sums(widths)["macs"] - own["macs"]), form.operators))
-        for form in forms:
-            if not banding.admits(form.sums(widths), own):
-                continue
-            size = form.sram(widths)
-            if size < best[1] and banding.admits(self._whole(form, widths), whole):
-                best = (form, size)
-            if banding.count is None and limit is not None and best[1] <= limit:
-                break
-        return best
-
-    @cached_property
-    def least_conceivable(self) -> int:
-        """Bytes that no widths and no bands undercut."""
-        planner = BandPlanner(self.cut(self.least))
-        if self.banding.model == "peak":
-            return planner.least_conceivable()
-        program = runtimes.program(planner.net)
-        return planner.least_conceivable() + program.tail(program.quantities)
-
-    @cached_property
-    def _samples(self) -> list[np.ndarray]:
-        """Widths for which plans are made, the full ones first."""
-        scaled = [np.maximum(self.least, (self.full * share).astype(np.int64)) for share in _SCALES[self.banding.model]]
-        return list({widths.tobytes(): widths for widths in (*scaled, self.least)}.values())
-
-    @cached_property
-    def _forms(self) -> tuple[_InBands, ...]:
-        """The network in every band that the rule may pick at one of the samples."""
-        plain = BandPlanner(self.channels.network).net
-        whole: dict[tuple[str, ...], BandPlanner] = {}
-        forms: dict[Recipe, _InBands | None] = {}
-        for widths in self._samples:
-            cut = self.cut(widths)
-            own = sums(cut)["macs"]
-            for _, plan, names in _by_cost(planners(cut, self.banding), self.banding, own, thorough=False):
-                recipe = recipe_of(plan.choices, names)
-                if recipe in forms:
-                    continue
-                if names not in whole:
-                    whole[names] = BandPlanner(embedded(plain, names))
-                fitted = plan_of(whole[names], recipe)
-                forms[recipe] = None if fitted is None else self._form(whole[names].written(fitted), recipe)
-        usable = [form for form in forms.values() if form is not None]
-        useful = self._useful(usable)
-        return tuple(form for form in usable if form in useful)
-
-    def _form(self, net: Network, recipe: Recipe) -> _InBands | None:
-        """None where the channels of the network in bands aren't those of the plain one."""
-        try:
-            return _InBands(self, net, recipe, operators(net) - operators(self.channels.network))
-        except ValueError:
-            return None
-
-    def _useful(self, forms: Sequence[_InBands]) -> set[_InBands]:
-        """The forms that are the rule's pick at some sample, whether or not the other limits leave room for more MACs."""
-        useful: set[_InBands] = set()
-        for widths, spare in product(self._samples, (True, False)):
-            own = self.sums(widths)["macs"]
-            more = {form: max(0, form.sums(widths)["macs"] - own) for form in forms}
-            allowed = [form for form in forms if spare or not more[form]]
-            sizes = {form: form.sram(widths) for form in allowed}
-            holding = [form for form in allowed if self.banding.sram is not None and sizes[form] <= self.banding.sram]
-            if holding:
-                useful.add(min(holding, key=lambda form: (more[form], form.operators)))
-            if allowed:
-                useful.add(min(allowed, key=lambda form: (sizes[form], more[form], form.operators)))
-        return useful
