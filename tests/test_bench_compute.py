@@ -33,19 +33,20 @@ ROWS = [
     row("uniform", 1, 0.83),
     row("uniform", 2, 0.10),  # has no counterpart: counts in its mean alone
     row("uniform", 0, 0.89, budget="full", cpu=100),
+    row("at-init", 1, 0.85),
 ]
 
 
 def test_differences_are_of_the_seeds_that_both_have() -> None:
     (line,) = [line for line in bench_compute.page(ROWS).splitlines() if line.startswith("| T2 |")]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        *("T2", "B2", "0.5", "85.5 ± 0.7", "59.0 ± 42.4", "+2.0 ± 1.0", "2", "0.60", "0.50", "0.50"),
+        *("T2", "B2", "0.5", "85.5 ± 0.7", "59.0 ± 42.4", "+2.0 ± 1.0", "2", "0.60", "0.50", "0.50", "85.0", "+1.0"),
     ]
 
 
 def test_the_picture_has_a_line_for_each_run_and_colours_for_light_and_dark() -> None:
     drawn = bench_compute.picture(ROWS)
     tree = ElementTree.fromstring(drawn)
-    assert len(tree.findall(".//{http://www.w3.org/2000/svg}path")) == 5
+    assert len(tree.findall(".//{http://www.w3.org/2000/svg}path")) == 6
     assert "prefers-color-scheme:dark" in drawn
     assert bench_compute.picture([]).startswith("<svg")

@@ -25,7 +25,7 @@ from mcuprune.pruning import Result
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "compute.jsonl", HERE / "compute.md"
 PICTURE = HERE.parents[1] / "docs" / "images" / "compute.svg"
-METHODS = ("differentiable", "uniform")
+METHODS = ("differentiable", "uniform", "at-init")
 KEY = ("task", "budget", "compute", "method", "seed")
 
 
@@ -94,31 +94,39 @@ def page(rows: list[dict[str, Any]]) -> str:
         "network has its final widths; where that is 0.00 the default spends no step wide and is uniform scaling, and one run",
         "stands for both (ten pairs that were run twice agree in every number). CPU is that of the whole run, evaluation",
         "included, as a share of a run at full width on the same machine, which others used too: a rough figure.",
+        "*at-init* chooses widths in seconds by SynFlow, and trains at them from the first step.",
         "",
-        "| task | budget | compute | differentiable | uniform | difference | seeds | wide until | CPU | CPU, uniform |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| task | budget | compute | differentiable | uniform | difference | seeds | wide until | CPU | CPU, uniform "
+        "| at-init | default - at-init |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     whole = {
         of: mean(found["cpu_seconds"] / found["compute"] for found in alike)
         for of, alike in grouped([found for found in rows if found["budget"] == "full"], "task", "machine").items()
     }
     for (task, budget, compute), by in _cells(rows):
-        means = [spread([100 * found["pooled_int8"] for found in by[method]]) if by[method] else "" for method in METHODS]
+        means = {method: spread([100 * found["pooled_int8"] for found in by[method]]) if by[method] else "" for method in by}
         seeds = sorted({found["seed"] for found in by["differentiable"]} & {found["seed"] for found in by["uniform"]})
         wide = sorted({found["wide"][1] for found in by["differentiable"]})
         cpu = []
-        for method in METHODS:
+        for method in ("differentiable", "uniform"):
             timed = [found for found in by[method] if (task, found.get("machine")) in whole]
             shares = [found["cpu_seconds"] / whole[task, found["machine"]] for found in timed]
             cpu.append(f"{mean(shares):.2f}" if shares else "")
-        cells = [task, budget, f"{compute:g}", *means, _paired(by["differentiable"], by["uniform"]), str(len(seeds))]
-        lines.append(table_line([*cells, ", ".join(f"{share:.2f}" for share in wide), *cpu]))
+        cells = [task, budget, f"{compute:g}", means["differentiable"], means["uniform"]]
+        cells += [_paired(by["differentiable"], by["uniform"]), str(len(seeds)), ", ".join(f"{share:.2f}" for share in wide)]
+        lines.append(table_line([*cells, *cpu, means["at-init"], _paired(by["differentiable"], by["at-init"])]))
     return "\n".join(lines) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------------- the picture
 
-_SIZE, _MARGIN, _STYLES = (340, 220), (44, 30), {"differentiable": "#2f7ed8", "uniform": "#d8762f"}
+_SIZE, _MARGIN = (340, 220), (44, 30)
+_STYLES = {
+    "differentiable": "#2f7ed8",
+    "uniform": "#d8762f",
+    "at-init": "#8a8a8a",
+}
 
 
 def picture(rows: list[dict[str, Any]]) -> str:
