@@ -112,7 +112,7 @@ def request(output: Path, data: str, **wishes: Any) -> Request:
 
 def test_a_method_is_a_class_and_a_line(tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named in one place, it is run by its name, held to the budget, reported, interrupted and resumed as any other."""
-    monkeypatch.setitem(methods.METHODS, "chance", Chance)
+    monkeypatch.setitem(methods.METHODS, "chance", methods.Kind("by chance", Chance))
     lines: list[Step] = []
     through = pruning.prune(request(tmp_path / "a.onnx", few_digits, method="chance", int8=False), lines.append)
     assert through.ok

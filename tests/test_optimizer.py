@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mcuprune.train.optimizer import OPTIMIZERS, Muon, levelled, levelled_together
+from mcuprune.train.muon import Muon, levelled, levelled_together
+from mcuprune.train.optimizers import MOMENTUM, OPTIMIZERS
 
 
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 10_000), st.floats(1e-6, 1e6))
@@ -57,7 +58,7 @@ def moved(weight: torch.Tensor, gradient: torch.Tensor, blocks: int, lr: float =
     """How far one step of Muon takes ``weight``."""
     parameter = nn.Parameter(weight.clone())
     parameter.grad = gradient
-    Muon([{"params": [parameter], "blocks": blocks, "weight_decay": decay}], lr).step()
+    Muon([{"params": [parameter], "blocks": blocks, "weight_decay": decay}], lr, MOMENTUM).step()
     return (weight - parameter).detach()
 
 

@@ -24,7 +24,7 @@ from mcuprune.options import Option, option
 from mcuprune.train import request
 from mcuprune.train.course import course
 from mcuprune.train.methods import METHODS
-from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.optimizers import OPTIMIZERS
 from mcuprune.train.request import Request
 
 ROOT = Path(__file__).parents[1]

@@ -29,7 +29,7 @@ from mcuprune.train import batches, loop
 from mcuprune.train.fake_quant import QuantTrainable
 from mcuprune.train.methods import METHODS
 from mcuprune.train.module import Trainable
-from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.optimizers import OPTIMIZERS
 from mcuprune.train.rehearsal import rehearse
 from mcuprune.train.task import History, Schedule, Task
 from mcuprune.train.trainer import Trainer, answers_of, cosine, output_moments
@@ -279,7 +279,7 @@ def test_the_baseline_cuts_uniformly_by_salience_and_trains_what_is_left() -> No
     few = Data("few", Split(digits().train.x[:128], digits().train.y[:128]), digits().val, digits().test, 10)
     task = Task(channels, model, budget, few, Schedule(epochs=2, quant_epochs=0, batch=32, lr=0.01), seed=0)
     history = History()
-    candidate = loop.prune(METHODS["uniform"], task, history)
+    candidate = loop.prune(METHODS["uniform"].make, task, history)
     chosen = widths.uniform(model, budget)
     assert np.array_equal(candidate.keep, channels.top(chosen.tolist(), salience(channels)))
     assert budget.check(profile(candidate.channels.network).total).ok

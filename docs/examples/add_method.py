@@ -24,7 +24,7 @@ class Chance(Method):
 
 
 # One row: --method chance.
-methods.METHODS["chance"] = Chance
+methods.METHODS["chance"] = methods.Kind("channels by chance", Chance)
 
 if __name__ == "__main__":
     words = "prune models/dscnn_digits.onnx --data digits --macs 50% --method chance --epochs 1 -o chance.onnx --report told"

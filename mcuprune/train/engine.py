@@ -41,7 +41,7 @@ def need(method: str, optimizer: str) -> None:
 def check_names(method: str, optimizer: str) -> None:
     """Raise UsageError for a name that only the modules know which import torch; ImportError where it isn't installed."""
     from mcuprune.train.methods import METHODS
-    from mcuprune.train.optimizer import OPTIMIZERS
+    from mcuprune.train.optimizers import OPTIMIZERS
 
     check_choice("method", method, tuple(METHODS))
     check_choice("optimizer", optimizer, tuple(OPTIMIZERS))

@@ -221,7 +221,7 @@ def counted_on(on_step: OnStep, steps: int, training_macs: int, per_epoch: int) 
 def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candidate:
     """Run a pruning method on a task, from its checkpoint where it has one of an interrupted run.
 
-    make: the method, as it stands in ``methods.METHODS``.
+    make: the method, of ``methods.METHODS``.
     """
     trainer = trainer_for(task, task.channels)
     method = make(task)

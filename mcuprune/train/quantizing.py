@@ -26,7 +26,7 @@ from mcuprune.train.checkpoint import Checkpoint, Saved
 from mcuprune.train.equalize import equalized
 from mcuprune.train.fake_quant import QuantTrainable, calibrate
 from mcuprune.train.loop import Hooks, State, counted_on, train
-from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.optimizers import OPTIMIZERS
 from mcuprune.train.synthetic import synthetic
 from mcuprune.train.task import Candidate, OnStep, Schedule
 from mcuprune.train.tasks.objective import Objective, first

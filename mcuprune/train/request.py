@@ -21,6 +21,8 @@ from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.options import AUTO, option, unasked
+from mcuprune.train.methods import METHODS
+from mcuprune.train.optimizers import OPTIMIZERS
 from mcuprune.train.task import (
     CUTS,
     FEEDBACKS,
@@ -168,7 +170,7 @@ class Choices:
     )
     method: str = option(
         "differentiable",
-        help="differentiable; at-init: widths in seconds; or a baseline: magnitude, uniform.",
+        help="; ".join(f"{name}: {kind.about}" for name, kind in METHODS.items()) + ".",
         group="Pruning",
         metavar="NAME",
         needs="training",
@@ -213,7 +215,7 @@ class Choices:
         None, help="Peak learning rate.", group="Training", metavar="RATE", check=_learning_rate, needs="training"
     )
     optimizer: str = option(
-        Schedule.optimizer, help="How weights train.", group="Training", metavar="muon|sgd|adamw", needs="training"
+        Schedule.optimizer, help="How weights train.", group="Training", metavar="|".join(OPTIMIZERS), needs="training"
     )
     weight_decay: float = option(
         Schedule.weight_decay,

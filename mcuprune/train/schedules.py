@@ -48,7 +48,7 @@ def schedule_for(
     narrow: what is left of the network, about. teachable: whether the answers of the network, once it is trained, are of use to
     one that is pruned out of it.
     """
-    from mcuprune.train.optimizer import OPTIMIZERS
+    from mcuprune.train.optimizers import OPTIMIZERS
 
     request = by_recipe(request)
     batch = min(request.batch, examples)

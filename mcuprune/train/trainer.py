@@ -28,7 +28,7 @@ from mcuprune.train.batches import Batch, Batches
 from mcuprune.train.evaluate import batch_of
 from mcuprune.train.length import Length
 from mcuprune.train.module import Trainable, as_inputs
-from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.optimizers import OPTIMIZERS
 from mcuprune.train.task import PRECISIONS, Stage, Step, Task
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import Objective, classification

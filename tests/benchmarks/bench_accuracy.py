@@ -37,7 +37,7 @@ from mcuprune.data.sets import Split
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.train import evaluate, methods
-from mcuprune.train.optimizer import OPTIMIZERS
+from mcuprune.train.optimizers import OPTIMIZERS
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "accuracy.jsonl", HERE / "accuracy.md"

@@ -1,17 +1,54 @@
-"""Pruning methods by name. One is a class of hooks on the training loop (``loop.Method``); a new one is a file and a line."""
+"""Pruning methods by name. One is a class of hooks on the training loop (``loop.Method``); a new one is a file and a row here.
 
-from collections.abc import Callable, Mapping
+Options name the methods, so the table imports no torch: a row imports its class where a run begins.
+"""
 
-from mcuprune.train.loop import Method
-from mcuprune.train.methods.at_init import AtInit
-from mcuprune.train.methods.differentiable import Differentiable
-from mcuprune.train.methods.magnitude import Magnitude
-from mcuprune.train.methods.uniform import Uniform
-from mcuprune.train.task import Task
+from __future__ import annotations
 
-METHODS: Mapping[str, Callable[[Task], Method]] = {
-    "differentiable": Differentiable,
-    "magnitude": Magnitude,
-    "uniform": Uniform,
-    "at-init": AtInit,
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcuprune.train.loop import Method
+    from mcuprune.train.task import Task
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A pruning method. about: a few words for ``--help``. make: the hooks of one run."""
+
+    about: str
+    make: Callable[[Task], Method]
+
+
+def _differentiable(task: Task) -> Method:
+    from mcuprune.train.methods.differentiable import Differentiable
+
+    return Differentiable(task)
+
+
+def _at_init(task: Task) -> Method:
+    from mcuprune.train.methods.at_init import AtInit
+
+    return AtInit(task)
+
+
+def _magnitude(task: Task) -> Method:
+    from mcuprune.train.methods.magnitude import Magnitude
+
+    return Magnitude(task)
+
+
+def _uniform(task: Task) -> Method:
+    from mcuprune.train.methods.uniform import Uniform
+
+    return Uniform(task)
+
+
+METHODS: dict[str, Kind] = {
+    "differentiable": Kind("prunes while it trains", _differentiable),
+    "at-init": Kind("widths in seconds, before training", _at_init),
+    "magnitude": Kind("a baseline, the smallest weights on the way", _magnitude),
+    "uniform": Kind("a baseline, one share of all widths", _uniform),
 }

@@ -1,22 +1,13 @@
-"""How a training step turns gradients into new weights.
-
-Networks that fit a microcontroller are narrow and are trained for few steps; there the direction of an update matters more
-than on wide ones. ``Muon`` levels all directions of each weight matrix and is the default; SGD and AdamW are torch's own.
-"""
+"""Muon: momentum whose update of a weight matrix goes equally far along all its directions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-#: The parameters of a network by the number of matrices that each consists of: 0 for biases, scales and slopes.
-ByBlocks = Mapping[int, list[nn.Parameter]]
-
-_MOMENTUM = 0.9
 #: How far a weight matrix moves along each of its directions, relative to the learning rate.
 _STRIDE = 0.25
 #: Newton-Schulz iteration (Jordan et al. 2024, "Muon"): these coefficients bring singular values near 1 in five steps.
@@ -85,8 +76,9 @@ class Muon(torch.optim.Optimizer):
     moves as by SGD.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "blocks": 0})
+        self._momentum = momentum
         self._recorded: _Recorded | None = None
 
     @torch.no_grad()
@@ -120,9 +112,9 @@ class Muon(torch.optim.Optimizer):
         """Move weights by their gradients. rates: the learning rate of each parameter group."""
         weights, gradients = [part.weight for part in moving], [part.gradient for part in moving]
         momenta = self._momenta(moving)
-        torch._foreach_mul_(momenta, _MOMENTUM)
+        torch._foreach_mul_(momenta, self._momentum)
         torch._foreach_add_(momenta, gradients)
-        updates = list(torch._foreach_add(gradients, momenta, alpha=_MOMENTUM))
+        updates = list(torch._foreach_add(gradients, momenta, alpha=self._momentum))
         matrices = {
             index: updates[index].reshape(part.blocks, part.weight.shape[0] // part.blocks, -1)
             for index, part in enumerate(moving)
@@ -183,34 +175,3 @@ class _Recorded:
         self._rates.copy_(torch.tensor(rates))
         torch._foreach_copy_(self._gradients, [part.gradient for part in moving])
         self._graph.replay()
-
-
-def _groups(parameters: ByBlocks, weight_decay: float) -> list[dict[str, Any]]:
-    """Torch's parameter groups; weight decay is for matrices."""
-    return [
-        {"params": group, "weight_decay": weight_decay if blocks else 0.0, "blocks": blocks}
-        for blocks, group in parameters.items()
-    ]
-
-
-def _sgd(parameters: ByBlocks, weight_decay: float, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(_groups(parameters, weight_decay), lr=lr, momentum=_MOMENTUM, nesterov=True)
-
-
-def _adamw(parameters: ByBlocks, weight_decay: float, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(_groups(parameters, weight_decay), lr=lr)
-
-
-def _muon(parameters: ByBlocks, weight_decay: float, lr: float) -> torch.optim.Optimizer:
-    return Muon(_groups(parameters, weight_decay), lr)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A way to train. lr: the peak learning rate that suits an untrained network."""
-
-    make: Callable[[ByBlocks, float, float], torch.optim.Optimizer]
-    lr: float
-
-
-OPTIMIZERS = {"muon": Kind(_muon, 0.2), "sgd": Kind(_sgd, 0.2), "adamw": Kind(_adamw, 0.01)}
