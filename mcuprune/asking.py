@@ -143,8 +143,9 @@ def prune(asked: Asked) -> Result:
         raise UsageError("prune: callbacks is a list of functions and mcuprune.Callback objects")
     watchers = [_watcher(callback) for callback in asked.callbacks]
     engine()
-    from mcuprune import dropping, tracking
+    from mcuprune import dropping
     from mcuprune.report import prune as outcome
+    from mcuprune.train import tracking
 
     def tell(step: Step) -> None:
         for watcher in watchers:

@@ -25,7 +25,7 @@ FLOORS = (
     ("result",),
     ("preparing",),
     ("pruning", "rerun", "sweep"),
-    ("dropping", "inspecting", "tracking"),
+    ("dropping", "inspecting"),
     ("exporting", "report", "config"),
     ("sweeping", "portfolio"),
     ("face",),

@@ -16,12 +16,12 @@ from unittest.mock import Mock
 import pytest
 import small_nets
 
-from mcuprune import options, pruning, tracking
+from mcuprune import options, pruning
 from mcuprune.cli import COMMANDS, main
 from mcuprune.costs.resources import Basis
 from mcuprune.errors import UsageError
 from mcuprune.options import Option, option
-from mcuprune.train import request
+from mcuprune.train import request, tracking
 from mcuprune.train.course import course
 from mcuprune.train.methods import METHODS
 from mcuprune.train.optimizers import OPTIMIZERS
@@ -297,8 +297,7 @@ def test_the_parser_is_asked_by_its_public_names_alone():
     assert not private
 
 
-def test_a_help_that_lists_what_another_table_has_lists_all_of_it():
-    """These tables import torch, or stand above the options; so the words are written there and the names checked here."""
+def test_a_help_names_all_that_a_table_has():
     said = {option.name: f"{option.help} {option.metavar}" for option in options.of(Request)}
     for name, table in (("method", METHODS), ("optimizer", OPTIMIZERS), ("track", tracking.TRACKERS)):
         assert not [known for known in table if known not in said[name]]

@@ -10,9 +10,9 @@ from unittest.mock import Mock
 import pytest
 import small_nets
 
-from mcuprune import tracking
 from mcuprune.cli import main
 from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.train import tracking
 from mcuprune.train.request import Request
 from mcuprune.train.task import Step
 

@@ -59,7 +59,8 @@ def _run(flags: Flags, request: Request) -> int:
         console.doing(f"reading {request.model}")  # before anything is imported that takes its time
         refuse_unknown(request.data)
         face.engine()
-        from mcuprune import dropping, tracking
+        from mcuprune import dropping
+        from mcuprune.train import tracking
 
         request, to_export = _in_its_format(request)
         try:

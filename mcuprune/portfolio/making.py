@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import exporting, places, preparing, rerun, tracking
+from mcuprune import exporting, places, preparing, rerun
 from mcuprune.costs import resources
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.graph import network
@@ -18,6 +18,7 @@ from mcuprune.portfolio.independent import OnRun
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.report import portfolio as report
 from mcuprune.sweep.executors import Executor
+from mcuprune.train import tracking
 from mcuprune.train.checkpoint import Checkpoint, differences
 from mcuprune.train.request import Request as Pruning
 from mcuprune.train.task import OnStep, Step

@@ -38,6 +38,7 @@ from mcuprune.train.task import (
     Search,
 )
 from mcuprune.train.tasks.choice import NAMES
+from mcuprune.train.tracking import TRACKERS
 from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.
@@ -138,7 +139,7 @@ class Choices:
     )
     track: Sequence[str] = option(
         (),
-        help="Send the history on to tensorboard=DIR, mlflow[=URI] or wandb[=PROJECT]; repeatable.",
+        help=f"Send the history on to {', '.join(f'{name}{kind.takes}' for name, kind in TRACKERS.items())}; repeatable.",
         group="Output",
         metavar="NAME[=PLACE]",
         changes_run=False,

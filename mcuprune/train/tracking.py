@@ -9,17 +9,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from mcuprune import console, options
 from mcuprune.errors import MissingExtra, UsageError
 from mcuprune.options import nearest
-from mcuprune.train.request import Request
 from mcuprune.train.task import Step
 
 
+class Tracked(Protocol):
+    """The options of a run, a dataclass."""
+
+    @property
+    def track(self) -> Sequence[str]:
+        """Which trackers: each ``NAME`` or ``NAME=PLACE``."""
+
+    @property
+    def model(self) -> str:
+        """The path of the model."""
+
+
 class Tracker(ABC):
-    """Takes in the history of one run. place: what stands after ``=``, None for the package's own default."""
+    """Takes in the history of one run. place: what stands after ``=``, None for the package's own default.
+
+    takes: how a place is written after the name, for ``--help``.
+    """
+
+    takes: ClassVar[str]
 
     @abstractmethod
     def __init__(self, place: str | None, settings: Mapping[str, Any]) -> None: ...
@@ -35,6 +51,8 @@ class Tracker(ABC):
 
 class TensorBoard(Tracker):
     """place: the folder of event files."""
+
+    takes = "=DIR"
 
     def __init__(self, place: str | None, settings: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -52,6 +70,8 @@ class TensorBoard(Tracker):
 
 class MLflow(Tracker):
     """place: the tracking URI."""
+
+    takes = "[=URI]"
 
     def __init__(self, place: str | None, settings: Mapping[str, Any]) -> None:
         import mlflow
@@ -72,6 +92,8 @@ class MLflow(Tracker):
 class WeightsAndBiases(Tracker):
     """place: the project."""
 
+    takes = "[=PROJECT]"
+
     def __init__(self, place: str | None, settings: Mapping[str, Any]) -> None:
         import wandb
 
@@ -89,7 +111,7 @@ TRACKERS: Mapping[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": M
 
 
 @contextmanager
-def following(request: Request) -> Iterator[Callable[[Step], None]]:
+def following(request: Tracked) -> Iterator[Callable[[Step], None]]:
     """What tells each step to the trackers that were asked for; they end with the block.
 
     Raises UsageError for one that nobody knows, MissingExtra for one whose package isn't there.
