@@ -391,7 +391,7 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
 def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[dict[str, Array], str, int | None]:
     """One input for each of the network's, where it comes from, and its class where that is known."""
     spec: Given | None = request.data or datasets.named(net.metadata) if data_set is None else data_set
-    if spec is not None and len(net.inputs) == 1:
+    if spec is not None:
         try:
             return _fed(net, spec, request)
         except DataError:
@@ -408,7 +408,8 @@ def _fed(net: Network, spec: Given, request: Request) -> tuple[dict[str, Array],
 
     data = preprocess.opened(net, spec, wanted_of(net, seed=request.seed, task=request.task), Feed(), request.seed).data
     named = int(data.test.y[0]) if preprocess.names_classes(net, data.test) else None
-    return {net.inputs[0]: data.test.x[:1]}, f"the test set of {data.name}", named
+    inputs = {name: np.asarray(column[:1]) for name, column in zip(net.inputs, data.test.inputs, strict=True)}
+    return inputs, f"the test set of {data.name}", named
 
 
 def _constants(net: Network, stem: str) -> list[str]:

@@ -23,9 +23,10 @@ import tasks_data
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 import mcuprune
-from mcuprune import exporting, tracking, units
+from mcuprune import exporting, units
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.cli import main
 from mcuprune.costs import resources, widths
@@ -39,7 +40,7 @@ from mcuprune.portfolio import independent, manifest, onchip, policies, serving,
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.run import runners
 from mcuprune.sweep.executors import Ended
-from mcuprune.train import loop, narrowing
+from mcuprune.train import loop, narrowing, tracking
 from mcuprune.train.module import Trainable
 from mcuprune.train.nested import FamilyTrainer, Plan, nested_widths
 from mcuprune.train.request import Request
@@ -753,6 +754,21 @@ def test_an_example_for_firmware_is_of_the_data_whatever_the_task(name):
     example, where, told = exporting.example_of(net, exporting.Request("net.onnx"), arrays)
     np.testing.assert_array_equal(example["x"], arrays["x_test"][:1])
     assert (where, told) == ("the test set of arrays", None)
+
+
+def test_the_example_of_several_inputs_is_one_of_the_test_set() -> None:
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3)) for name in ("left", "right")]
+    answer = helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 3))
+    graph = helper.make_graph([helper.make_node("Add", ["left", "right"], ["z"])], "both", ports, [answer])
+    net = network.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), "net.onnx")
+    left, right = (np.arange(start, start + 60, dtype=np.float32).reshape(20, 3) for start in (0, 500))
+    arrays = {"x0_train": left, "x1_train": right, "y0_train": np.arange(20) % 3}
+    arrays |= {"x0_test": left, "x1_test": right, "y0_test": np.arange(20) % 3}
+    example, where, _ = exporting.example_of(net, exporting.Request("net.onnx"), arrays)
+    assert where == "the test set of arrays"
+    assert example.keys() == {"left", "right"}
+    np.testing.assert_array_equal(example["left"], left[:1])
+    np.testing.assert_array_equal(example["right"], right[:1])
 
 
 #: Names of variants that are those of files, macros or functions that all variants of a chip have in common; headers of C; and
