@@ -74,7 +74,7 @@ NETWORKS = {
 def peer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module under test; methods that a test adds to the tool are gone after it."""
     pytest.importorskip("torch_pruning")
-    monkeypatch.setattr(methods, "METHODS", methods.METHODS)
+    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
     import torch_pruning_peer
 
     return torch_pruning_peer
@@ -218,12 +218,12 @@ def test_a_cut_keeps_what_was_learned(peer: ModuleType, halved: Task, monkeypatc
         cuts += 1
 
     monkeypatch.setattr(Trainer, "restore", watched)
-    loop.prune(peer.methods(trained=False)["tp-mag-mix"], halved, lambda step: None)
+    loop.prune(peer.methods(trained=False)["tp-mag-mix"].make, halved, lambda step: None)
     assert cuts
 
 
 def test_local_ends_at_uniform_widths(peer: ModuleType, halved: Task) -> None:
-    candidate = loop.prune(peer.methods(trained=False)["tp-bn-local"], halved, lambda step: None)
+    candidate = loop.prune(peer.methods(trained=False)["tp-bn-local"].make, halved, lambda step: None)
     assert halved.channels.widths(candidate.keep).tolist() == widths.uniform(halved.model, halved.budget).tolist()
 
 
@@ -231,7 +231,7 @@ def test_scales_are_pulled_to_zero_until_the_last_cut(peer: ModuleType, halved: 
     lines: list[Step] = []
     pulled: list[int] = []
     monkeypatch.setattr(peer, "_slim", lambda trainer: pulled.append(trainer.step))
-    loop.prune(peer.methods(trained=False)["tp-bn-mix"], halved, lines.append)
+    loop.prune(peer.methods(trained=False)["tp-bn-mix"].make, halved, lines.append)
     cuts = [line.step for line in lines if line.phase == "prune"]
     assert pulled == [0, *cuts[:-1]]
 

@@ -11,8 +11,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.costs import widths
 from mcuprune.graph.network import Network
 from mcuprune.passes import batchnorm as folding
-from mcuprune.train import loop, schooling
-from mcuprune.train.methods import METHODS
+from mcuprune.train import loop, methods, schooling
 from mcuprune.train.module import Trainable
 from mcuprune.train.task import Candidate, OnStep, Task
 from mcuprune.train.trainer import output_moments, reestimated
@@ -38,7 +37,9 @@ def narrowed(method: str, task: Task, calibration: Sequence[np.ndarray], on_step
     statistics on where the method left too few steps after its last cut for them to follow.
     """
     model = task.model
-    candidate = _taught(method, task, on_step) if task.schedule.whole else loop.prune(METHODS[method].make, task, on_step)
+    candidate = (
+        _taught(method, task, on_step) if task.schedule.whole else loop.prune(methods.METHODS[method].make, task, on_step)
+    )
     if wider := widths.could_grow(model, model.channels.widths(candidate.keep), task.budget, task.multiple_of):
         names = [model.channels.groups[group].name for group in wider]
         note = (
@@ -57,7 +58,9 @@ def _taught(method: str, task: Task, on_step: OnStep) -> Candidate:
     known = schooling.school(task, on_step)
     task = known.left(task)
     per_epoch = max(1, len(task.data.train) // task.schedule.batch)
-    candidate = loop.prune(METHODS[method].make, task, loop.counted_on(on_step, known.steps, known.training_macs, per_epoch))
+    candidate = loop.prune(
+        methods.METHODS[method].make, task, loop.counted_on(on_step, known.steps, known.training_macs, per_epoch)
+    )
     return known.accounted(candidate, task)
 
 

@@ -197,7 +197,7 @@ def add_peers(*, trained: bool) -> None:
     """Make Torch-Pruning's settings methods of the tool, in this process. Raises ImportError where it isn't installed."""
     import torch_pruning_peer
 
-    methods.METHODS = {**methods.METHODS, **torch_pruning_peer.methods(trained=trained)}
+    methods.METHODS |= torch_pruning_peer.methods(trained=trained)
 
 
 def measured(

@@ -480,7 +480,7 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, default=ROWS, help="where finished runs are kept")
     given = parser.parse_args()
     globals()["ROWS"] = given.rows
-    methods.METHODS = {**methods.METHODS, **CONTROLS, "masked": Masked}
+    methods.METHODS |= {name: methods.Kind("a control", make) for name, make in {**CONTROLS, "masked": Masked}.items()}
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
     for key, run in wanted(given) if not given.table else ():

@@ -37,6 +37,7 @@ from mcuprune.operators.fusion import buffers
 from mcuprune.schedule import search as memory
 from mcuprune.train.converted import converter
 from mcuprune.train.loop import Method
+from mcuprune.train.methods import Kind
 from mcuprune.train.task import Task
 from mcuprune.train.trainer import Trainer
 
@@ -214,8 +215,8 @@ SCOPES: Mapping[str, Callable[[Task, np.ndarray, np.ndarray, Budget], np.ndarray
 NAMES = tuple(f"tp-{importance}-{scope}" for importance, scope in itertools.product(IMPORTANCES, SCOPES))
 
 
-def methods(*, trained: bool) -> dict[str, Callable[[Task], Method]]:
+def methods(*, trained: bool) -> dict[str, Kind]:
     """Torch-Pruning's settings as methods of the tool, by name."""
     settings = itertools.product(IMPORTANCES, SCOPES)
     found = [partial(TorchPruning, importance=importance, scope=scope, trained=trained) for importance, scope in settings]
-    return dict(zip(NAMES, found, strict=True))
+    return {name: Kind("Torch-Pruning", make) for name, make in zip(NAMES, found, strict=True)}
