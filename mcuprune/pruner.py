@@ -15,7 +15,7 @@ gives the same widths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -42,6 +42,9 @@ from mcuprune.train.module import Trainable
 from mcuprune.train.narrowing import normalized, untrained
 from mcuprune.train.rehearsal import rehearse
 from mcuprune.train.task import Schedule
+
+#: No count of a Pruner is as large: it fits every integer on the way.
+_MOST = 2**31
 
 
 @dataclass
@@ -174,7 +177,11 @@ class Pruner:
         bands: str | int = "off",
         seed: int = 0,
     ) -> None:
-        self._schedule = _schedule(steps, start, stop, every, min_channels, multiple_of)
+        counts = {"steps": steps, "every": every, "min_channels": min_channels, "multiple_of": multiple_of}
+        _refuse(counts, {"start": start, "stop": stop}, seed)
+        self._schedule = Schedule(
+            epochs=1, quant_epochs=0, batch=1, lr=1.0, prune_every=every, prune_start=start, prune_stop=stop
+        )
         net = net if isinstance(net, Network) else load(net)
         wanted = budget_of(budget)
         if not wanted.limits:
@@ -183,7 +190,7 @@ class Pruner:
         limits = resources.Budget(wanted.limits_of(net, **models))
         prepared, notes = canonical(net)
         channels = label(prepared)
-        bounds: dict[str, Any] = {"keep": keep, "least": min_channels, "multiple": multiple_of}
+        bounds: dict[str, Any] = {"keep": _patterns(keep), "least": min_channels, "multiple": multiple_of}
         bounds["basis"] = wanted.basis(**models)
         self._banding = banding.banding_of(str(bands), bounds["basis"], limits.limits)
         if self._banding is not None:
@@ -266,31 +273,45 @@ class Pruner:
                 return network
             network = banding.in_bands(network, self._banding, self._model.recipes).network
         used = resources.profile(network, self._model.basis).used(self._model.basis)
-        assert self._budget.check(used).ok, f"a cut that costs {used} was to hold {dict(self._budget.limits)}"
+        if not self._budget.check(used).ok:
+            raise AssertionError(f"a cut that costs {used} was to hold {dict(self._budget.limits)}")
         return network
 
     def state_dict(self) -> dict[str, Any]:
         """Where pruning stands, beside the module's and the optimizer's own states; ``torch.save`` takes it."""
         arrays, values = self._outer.state()
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in (*arrays.items(), ("keep", self._keep))}
-        return {**tensors, **values, "step": self._taken, "settled": self._settled, "notes": list(self.notes)}
+        stands = {"step": self._taken, "settled": self._settled, "notes": list(self.notes), "limits": self._limits()}
+        return {**tensors, **values, **stands}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a stored ``state_dict`` of a Pruner that was made with the same arguments.
 
-        Raises UsageError for one of another network.
+        Raises UsageError for one of another network or budget, and for what is no such state.
         """
+        if not isinstance(state, Mapping) or (lacking := self.state_dict().keys() - state.keys()):
+            what = f"lacks {', '.join(sorted(lacking))}" if isinstance(state, Mapping) else f"is of type {type(state).__name__}"
+            raise UsageError(f"this is no state of a Pruner: it {what}; give what state_dict returned")
         arrays = {name: value.cpu().numpy() for name, value in state.items() if isinstance(value, Tensor)}
         shapes = {"keep": self._keep.shape, **dict.fromkeys(("v", "task", "widths"), self._outer.v.shape)}
         if {name: array.shape for name, array in arrays.items()} != shapes:
             raise UsageError(
                 "this state is of a Pruner of another network; make one with the same arguments as the one it is of"
             )
+        if state["limits"] != self._limits():
+            raise UsageError(
+                f"this state is of a Pruner with other limits, {state['limits']} in place of {self._limits()}; make one with "
+                "the same arguments as the one it is of"
+            )
         self._outer.restore(arrays, state)
         self._keep, self._taken = arrays["keep"], int(state["step"])
         self._settled, self.notes = bool(state["settled"]), list(state["notes"])
         self.module.watching = not self._settled
         self._mask()
+
+    def _limits(self) -> dict[str, int]:
+        """What a state has to agree in: the limits in base units, and the step of widths."""
+        return {**self._budget.limits, "multiple_of": self._outer.multiple}
 
     def _update(self, progress: float) -> str | None:
         """Bring widths and masks to ``progress`` of the way. Returns a note for the user, where there is one."""
@@ -329,17 +350,26 @@ class Pruner:
         return of_multipliers(of_mask.double().cpu().numpy(), self._channels, self._keep, scores)
 
 
-def _schedule(steps: int, start: float, stop: float, every: int, min_channels: int, multiple_of: int) -> Schedule:
-    """The settings as a schedule. Raises UsageError where they make no sense."""
-    counts = {"steps": steps, "every": every, "min_channels": min_channels, "multiple_of": multiple_of}
-    for name, count in counts.items():
-        if count < 1:
-            raise UsageError(f"Pruner: {name} is {count}; give 1 or more")
-    if not 0 <= start < stop <= 1:
+def _refuse(counts: Mapping[str, Any], shares: Mapping[str, Any], seed: Any) -> None:
+    """Raise UsageError for settings that make no sense. shares: start and stop of the way to the budget."""
+    for name, count in {**counts, "seed": seed}.items():
+        least = 0 if name == "seed" else 1
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not least <= count < _MOST:
+            raise UsageError(f"Pruner: {name} is {count!r}; give a whole number from {least} to {_MOST - 1}")
+    numbers = [isinstance(share, (int, float)) and not isinstance(share, bool) for share in shares.values()]
+    if not all(numbers) or not 0 <= shares["start"] < shares["stop"] <= 1:
         raise UsageError(
-            f"Pruner: start {start}, stop {stop}: two shares of the steps, one after the other, such as 0.05 and 0.3"
+            f"Pruner: start {shares['start']!r}, stop {shares['stop']!r}: two shares of the steps, one after the other, "
+            "such as 0.05 and 0.3"
         )
-    return Schedule(epochs=1, quant_epochs=0, batch=1, lr=1.0, prune_every=every, prune_start=start, prune_stop=stop)
+
+
+def _patterns(keep: Any) -> tuple[str, ...]:
+    """The shell patterns, one or several. Raises UsageError for anything else."""
+    patterns = (keep,) if isinstance(keep, str) or not isinstance(keep, Iterable) else tuple(keep)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise UsageError(f"Pruner: keep is {keep!r}; give shell patterns, such as ['stem*']")
+    return patterns
 
 
 def _checked(examples: np.ndarray | Sequence[np.ndarray], net: Network) -> list[np.ndarray]:
@@ -358,4 +388,7 @@ def _checked(examples: np.ndarray | Sequence[np.ndarray], net: Network) -> list[
     if len({len(array) for array in arrays}) > 1:
         counts = [len(array) for array in arrays]
         raise DataError(f"{net.path}: every input takes the same number of examples, not {counts}")
+    for name, array in zip(net.inputs, arrays, strict=True):
+        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+            raise DataError(f"{net.path}: examples for input '{name}' hold what is no finite number; leave these out")
     return [array.astype(np.float32) if array.dtype.kind == "f" else array for array in arrays]

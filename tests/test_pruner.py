@@ -411,3 +411,58 @@ def test_a_network_made_for_one_example_at_a_time_is_refused_with_its_node() -> 
     net = network.from_proto(small_nets.model(nodes, weights, {"x": [1, 3, 8, 8]}, {"y": [1, 4, 1, 1]}), "one.onnx")
     with pytest.raises(McupruneError, match="over all"):
         Pruner(net, {"flash": 200})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 2.5},
+        {"steps": True},
+        {"steps": "20"},
+        {"steps": float("nan")},
+        {"every": 2.5},
+        {"multiple_of": 2.5},
+        {"min_channels": 2.5},
+        {"seed": -1},
+        {"seed": "a"},
+        {"start": None},
+        {"stop": "0.3"},
+        {"start": float("nan")},
+        {"keep": 3},
+        {"keep": [3]},
+    ],
+    ids=str,
+)
+def test_settings_of_the_wrong_kind_are_refused_at_once(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UsageError, match=f"Pruner: .*{name}"):
+        Pruner(MODELS / "dscnn_digits.onnx", mcuprune.Budget(macs="50%"), **wrong)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_examples_that_are_no_finite_numbers_are_refused_at_once(number: float) -> None:
+    examples = np.full((4, 1, 16, 16), number, np.float32)
+    with pytest.raises(DataError, match="no finite number"):
+        Pruner(MODELS / "dscnn_digits.onnx", mcuprune.Budget(macs="50%"), examples=examples)
+
+
+def test_one_pattern_may_stand_alone() -> None:
+    pattern = "*"
+    kept = Pruner(MODELS / "dscnn_digits.onnx", mcuprune.Budget(macs="100%"), keep=pattern)
+    assert kept.costs == Pruner(MODELS / "dscnn_digits.onnx", mcuprune.Budget(macs="100%"), keep=[pattern]).costs
+
+
+def test_a_state_of_another_budget_or_of_nothing_is_refused() -> None:
+    model = MODELS / "dscnn_digits.onnx"
+    one = Pruner(model, mcuprune.Budget(macs="50%"))
+    with pytest.raises(UsageError, match="other limits"):
+        one.load_state_dict(Pruner(model, mcuprune.Budget(macs="40%")).state_dict())
+    with pytest.raises(UsageError, match="other limits"):
+        one.load_state_dict(Pruner(model, mcuprune.Budget(macs="50%"), multiple_of=4).state_dict())
+    state = one.state_dict()
+    del state["step"]
+    with pytest.raises(UsageError, match="lacks step"):
+        one.load_state_dict(state)
+    with pytest.raises(UsageError, match="NoneType"):
+        one.load_state_dict(None)  # type: ignore[arg-type]
+    one.load_state_dict(one.state_dict())
