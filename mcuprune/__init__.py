@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mcuprune.face import profile as profile
     from mcuprune.face import verify as verify
     from mcuprune.graph.network import Network as Network
+    from mcuprune.portfolio.serving import Portfolio as Portfolio
     from mcuprune.pruner import Pruner as Pruner
     from mcuprune.report.drawings import Groups as Groups
     from mcuprune.result import Result as Result

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import difference, feed, run
+from conftest import CORPUS, difference, feed, run
 from graphs import Graph, dscnn, resnet8
 from test_bands import answers
 from test_tflite import model_of
@@ -333,6 +333,30 @@ def test_no_cheaper_plan_holds_an_arena_than_the_first_one_that_is_found(name: s
     ways = banding.planners(net, asked)
     cheaper = [(plan, names) for of, plan, names in banding.by_cost(ways, asked, banding.sums(net)["macs"]) if of < cost]
     assert all(banding.sram_of(ways[names].written(plan), "tflm") > asked.limits["sram"] for plan, names in cheaper)
+
+
+@pytest.mark.parametrize("limit", [147409, 143900])
+def test_a_looser_limit_of_an_arena_takes_no_more_operators(limit: int) -> None:
+    """Where arenas lie far above the peaks by which plans are looked for, neighbours of the first plan that fails may hold."""
+    path = CORPUS / "mcunet_like_ts_qdq.onnx"
+    if not path.exists():
+        pytest.skip("needs a file of the shared models")
+    net = loaded(str(path))
+    found = banding.in_bands(net, Banding("tflm", {"sram": limit, "macs": 2 * banding.sums(net)["macs"]}))
+    assert found.sram <= limit
+    assert BandPlanner(net).plan(found.choices).cost <= (0, 26)
+
+
+def test_fewer_operators_are_taken_where_their_best_order_holds_the_limit() -> None:
+    """The bound of few bands lies above the limit, the peak of their best order does not."""
+    net = resnet8()
+    plain = banding.sram_of(net, "peak")
+    limit = int(0.45 * plain)
+    found = banding.in_bands(net, Banding("peak", {"sram": limit}))
+    assert found.sram <= limit
+    by_bound = BandPlanner(net).cheapest(limit)
+    assert by_bound is not None
+    assert BandPlanner(net).plan(found.choices).operators < by_bound.operators
 
 
 def test_operators_of_an_arena_run_in_the_order_that_needs_less_of_it() -> None:

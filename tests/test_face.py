@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import inspect
 import json
@@ -80,6 +81,21 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert getattr(mcuprune, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mcuprune.nothing
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    (block,) = (
+        node
+        for node in ast.parse(Path(mcuprune.__file__).read_text()).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    seen = {name.asname for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert seen == set(mcuprune.__all__) - {"__version__"}
+
+
+def test_a_verdict_is_true_where_it_fits(in_memory: Network) -> None:
+    assert mcuprune.check(in_memory, mcuprune.Budget(macs="100%"))
+    assert not mcuprune.check(in_memory, mcuprune.Budget(macs="50%"))
 
 
 def test_the_family_of_errors_is_exported() -> None:

@@ -320,6 +320,20 @@ def test_the_svg_is_one_line_without_text(branches):
     assert all(0 <= bar <= 160 for bar in bars)
 
 
+@pytest.mark.parametrize("command", ["profile", "check"])
+@pytest.mark.parametrize("kind", ["text", "markdown", "html", "github"])
+def test_an_operator_without_a_kernel_is_named_in_every_format(kind, command, wide):
+    """The arena is that of the others then, and no file of TensorFlow Lite is written."""
+    memory = replace(wide.memory, unsupported=("net.onnx: node 'e': Exp has no int8 operator", "net.onnx: node 'f': Exp"))
+    profile = replace(wide, memory=memory, path="net.onnx")
+    answer = Answer(profile) if command == "profile" else checked(profile, sram=1 << 30)
+    if command == "check":
+        answer = replace(answer, basis=replace(answer.basis, sram="tflm"))
+    said = unescape(report.FORMATS[kind](Report(command, [answer], View())))
+    assert "node 'e': Exp has no int8 operator, and 1 more" in said
+    assert "node 'e'" not in unescape(report.FORMATS[kind](Report(command, [replace(answer, profile=wide)], View())))
+
+
 def test_a_network_that_does_nothing_is_reported():
     from onnx import helper
 

@@ -22,7 +22,7 @@ from mcuprune.units import show
 
 #: How many bands a region may have.
 COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-#: How a region may run, where memory is what is alive and nothing else; rims only cost there.
+#: How a region may run, where memory is what is alive and nothing else. There ``rim`` has no advantage over ``recompute``.
 _EXACT: tuple[Mode, ...] = ("cache", "recompute")
 #: Steps of tapes that may be written while one plan is looked for, some 20 microseconds each.
 WORK = 50_000
@@ -240,12 +240,13 @@ class BandPlanner:
         counts: Sequence[int] = COUNTS,
         modes: Sequence[Mode] = _EXACT,
         work: int = WORK,
+        factor: float = _STEP,
     ) -> Iterator[Plan | Cost]:
         """The cheapest plan of at most ``limit`` bytes, then others, each of which needs less than the last, on demand.
 
         Before a plan comes, again and again, what it costs at least by what is known so far.
         above: bytes. Where nothing holds the first limit, higher ones up to here are tried.
-        work: steps of tapes that may be written for each of the plans.
+        work: steps of tapes that may be written for each of the plans. factor: by which a plan needs less than the last.
         """
         low = self.least_conceivable()
         while limit >= low:
@@ -259,7 +260,7 @@ class BandPlanner:
                 low, limit = limit, (limit + above) // 2
                 continue
             above = plan.peak
-            limit = max(int(plan.peak * _STEP), (low + plan.peak) // 2 if low > plan.peak * _STEP else 0)
+            limit = max(int(plan.peak * factor), (low + plan.peak) // 2 if low > plan.peak * factor else 0)
             if limit >= plan.peak:
                 return
 

@@ -13,6 +13,7 @@ from mcuprune.cli.flags import OneModel, Shaped, Spoken, TextOrJson, configurati
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import NO, YES
+from mcuprune.costs.banding import MOST_BANDS
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.options import option
@@ -32,7 +33,9 @@ class Flags(Spoken, Shaped, TextOrJson, OneModel):
         metavar=RESOURCES["sram"].metavar,
         parse=partial(units.parse, unit="bytes"),
     )
-    bands: int | None = option(None, help="How many, instead of a limit.", group="Limits", metavar="K", least=2)
+    bands: int | None = option(
+        None, help="How many, instead of a limit.", group="Limits", metavar="K", least=2, most=MOST_BANDS
+    )
     sram_model: Literal["peak", "tflm"] = option("peak", help="What --sram limits.", group="Limits")
     output: str = option(help="Where the network goes.", group="Output", short="-o", metavar="OUT.onnx")
 

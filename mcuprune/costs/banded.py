@@ -4,8 +4,8 @@ Training and cutting work on the plain network; its file is written in bands, an
 against what the network needs in bands: then pruning spends its channels where bands can't help.
 
 ``BandedCosts`` knows a few recipes: the plans that are best at some uniform scalings of the widths. Which of them counts, at
-any widths, is the same rule as for a file that is written (``banding.in_bands``). When the widths are final, it plans once more
-for them, and takes one of the recipes only where nothing cheaper holds.
+any widths, is the same rule as for a file that is written. When the widths are final, ``banding.in_bands`` plans once more for
+them, and takes one of the recipes only where nothing cheaper holds.
 """
 
 from __future__ import annotations

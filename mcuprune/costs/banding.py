@@ -29,18 +29,26 @@ from mcuprune.schedule import search as memory
 
 #: What of a network can be held against a limit in bands: the best schedule's peak, or TensorFlow Lite Micro's arena.
 Model = Literal["peak", "tflm"]
+#: No region has more rows to make bands of.
+MOST_BANDS = 10_000
 #: By how much the bound of a plan may lie above a limit that the best order of its operators may still hold.
 _NEAR = (1.04, 1.08, 1.15, 1.25)
 #: Numbers of bands whose arenas are compared. Every operator stays in memory there, so that many bands never pay.
 _FEW = (2, 3, 4, 5, 6, 8)
 #: Steps of tapes that may be written for one of an arena's plans, of which many are looked for.
 _WORK = WORK // 8
+#: By which factor each of them has less peak than the one before: an arena may hold a limit just below one that doesn't.
+_CLOSE = 0.97
+#: An arena that is so many times the least one yet may fall below it in another order.
+_WORTH_ORDERING = 1.25
 #: By how much less than in the order of its bands a network may need in another order, at most about.
 _REORDERED = 1.15
 #: About how many bytes of an arena each operator takes for itself at least.
 _OPERATOR = 90
 #: Without a limit: how many more multiply-accumulates bands may take, and how near to the least SRAM is near enough.
 _MOST_MACS, _ENOUGH = 1.1, 1.03
+#: The share of another plan's operators that is clearly fewer.
+_FEWER = 0.8
 #: CPU seconds for the best order of one plan's operators.
 _ORDERING = 0.5
 #: The same where only the arena of what comes of it counts, for each of many plans.
@@ -70,9 +78,9 @@ def parsed(bands: str | int) -> int | Literal[False] | None:
     text = str(bands)
     if text in ("off", "auto"):
         return None if text == "auto" else False
-    if text.isascii() and text.isdecimal() and 2 <= int(text[:6]) <= 10_000:
+    if text.isascii() and text.isdecimal() and 2 <= int(text[:6]) <= MOST_BANDS:
         return int(text[:6])
-    raise UsageError(f"--bands {text}: write auto, off, or a number of bands from 2, as in --bands 4")
+    raise UsageError(f"--bands {text}: write auto, off, or a number of bands from 2 to {MOST_BANDS}, as in --bands 4")
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ def banding_of(bands: str | int, basis: Basis, limits: Mapping[str, int]) -> Ban
 def candidates(planner: BandPlanner, banding: Banding, *, thorough: bool = True) -> list[Plan]:
     """Plans of one network that may be the answer, the cheapest first.
 
-    thorough: ``_ways_to_run``.
+    thorough: of an arena, plans of each number of bands by itself too, as ``_ways_to_run`` gives them.
     """
     limit, counts = banding.sram, COUNTS if banding.count is None else (banding.count,)
     if banding.model == "tflm":
@@ -139,15 +147,21 @@ def candidates(planner: BandPlanner, banding: Banding, *, thorough: bool = True)
     elif limit is not None and banding.count is None:
         plan = planner.cheapest(limit)
         plans = [planner.least() if plan is None else plan]
-        if plan is None or plan.macs > 0:  # with the best order of its operators a cheaper one may do
-            near = [planner.cheapest(int(limit * factor), modes=("cache",)) for factor in _NEAR]
-            plans += [other for other in near if other is not None and (plan is None or other.cost < plan.cost)]
+        near = [planner.cheapest(int(limit * factor), modes=("cache",)) for factor in _NEAR]
+        # with the best order of its operators a cheaper one may do
+        plans += [other for other in near if other is not None and (plan is None or _clearly_cheaper(other, plan))]
+        if plan is None or plan.macs > 0:
             if any(name != "sram" for name in banding.limits):  # another limit may leave no room for anything
                 plans.append(planner.least(modes=("cache",)))
     else:
         plans = [planner.least(counts=counts), planner.least(counts=counts, modes=("cache",))]
     unlike = {recipe_of(alternative.choices): alternative for alternative in plans}
     return sorted(unlike.values(), key=lambda plan: plan.cost)
+
+
+def _clearly_cheaper(plan: Plan, than: Plan) -> bool:
+    """Whether a plan is so much cheaper that it is worth looking for a better order of its operators."""
+    return max(0, plan.macs) < max(0, than.macs) or (plan.cost < than.cost and plan.operators <= _FEWER * than.operators)
 
 
 def _ways_to_run(banding: Banding, *, thorough: bool = True) -> list[tuple[tuple[int, ...], Mode]]:
@@ -300,7 +314,7 @@ class _Search:
         for names, planner in self.ways.items():
             most = min(self._floors[names].most(self.limit), planner.plain.peak - 1)
             for counts, mode in _ways_to_run(self.banding):
-                steps = planner.descending(most, most, counts=counts, modes=(mode,), work=_WORK)
+                steps = planner.descending(most, most, counts=counts, modes=(mode,), work=_WORK, factor=_CLOSE)
                 queue.append(((0, 0), next(order), self._priced(steps, names), None))
         while queue:
             _, place, stream, entry = heapq.heappop(queue)
@@ -348,7 +362,7 @@ class _Search:
         if not banding.admits(sums(written), self.own):
             return
         size = sram_of(written, banding.model)
-        if banding.model == "tflm" and plan.choices and size < self._least[0] * _NEAR[-1]:
+        if banding.model == "tflm" and plan.choices and size < self._least[0] * _WORTH_ORDERING:
             size, written = _reordered(written, size)
         if size >= self.plain or (size, cost) >= self._least:
             return
@@ -361,7 +375,7 @@ def _cost(entry: _Priced) -> Cost:
 
 
 class _Floor:
-    """About how many bytes of SRAM a plan needs at least when it is written, known without writing it; 0 where that isn't.
+    """About how many bytes of SRAM a plan needs at least when it is written, without writing it; 0 where that can't be told.
 
     An arena holds what its operators and tensors take beside their data. Another order may need less than the plan's peak.
     """

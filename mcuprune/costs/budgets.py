@@ -23,6 +23,10 @@ class Verdict(Drawn):
         sides = ", ".join(f"{name} {self.used[name]} of {limit}" for name, limit in self.limits.items())
         return f"<Verdict: {'fits' if self.ok else 'does not fit'}: {sides or 'no limits'}>"
 
+    def __bool__(self) -> bool:
+        """``ok``, so that ``if mcuprune.check(...)`` means what it says."""
+        return self.ok
+
     @property
     def ok(self) -> bool:
         """Whether every limit holds."""

@@ -81,7 +81,7 @@ class Profile(Drawn):
                 used[name] = known[under]
             else:
                 used.pop(name, None)
-                why = self.unknown.get(under, "nobody counted it")
+                why = self.unknown.get(under, "nobody counted it").removeprefix(f"{self.path}: ")
                 used.unknown[name] = f"{self.path}: no limit of {resource.title} can be held: {why}"
         return used
 

@@ -61,7 +61,7 @@ class Answer:
     @property
     def ok(self) -> bool:
         """Whether its limits hold, if it has any."""
-        return all(verdict.ok for verdict in (self.verdict, self.growth) if verdict)
+        return all(verdict.ok for verdict in (self.verdict, self.growth) if verdict is not None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 from mcuprune import escape
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.report.answers import Answer, Refused, Report, used_by
-from mcuprune.report.wording import exact, known, limit_title, limited
+from mcuprune.report.wording import exact, known, limit_title, limited, without_kernels
 
 
 def junit(report: Report) -> str:
@@ -48,10 +48,12 @@ def github(report: Report) -> str:
         if not bad:
             said = "; ".join(f"{name} {said}" for name, said, _ in _findings(answer))
             lines.append(annotation("notice", said, file=path, title=f"mcuprune {report.command}"))
+        if (lacking := without_kernels(answer.profile)) and (answer.verdict is None or answer.basis.sram == "tflm"):
+            lines.append(annotation("warning", lacking, file=path, title="no int8 kernel"))
     return "".join(line + "\n" for line in lines)
 
 
-def annotation(level: Literal["error", "notice"], said: str, **properties: str) -> str:
+def annotation(level: Literal["error", "notice", "warning"], said: str, **properties: str) -> str:
     """One workflow command, escaped as GitHub asks."""
     named = ",".join(f"{key}={escape.command(value, ':,')}" for key, value in properties.items())
     return f"::{level}{' ' if named else ''}{named}::{escape.command(said)}"

@@ -41,7 +41,7 @@ def models(basis: Basis) -> dict[str, str]:
 
 def _json(answer: Answer, report: Report) -> dict[str, Any]:
     document: dict[str, Any] = {"path": answer.profile.path, "opset": answer.profile.opset, "ok": answer.ok}
-    if answer.verdict:
+    if answer.verdict is not None:
         document |= models(answer.basis)
         document["limits"] = _json_verdict(answer.verdict)
         document["hint"] = hint(answer) or None
@@ -61,7 +61,7 @@ def _json(answer: Answer, report: Report) -> dict[str, Any]:
     if answer.old is not None:
         change = {key: value - answer.old.total[key] for key, value in answer.profile.total.items() if key in answer.old.total}
         document["against"] = {**profile_document(answer.old), "change": change}
-        if answer.growth:
+        if answer.growth is not None:
             document["growth"] = _json_verdict(answer.growth)
     return document
 

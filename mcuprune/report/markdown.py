@@ -6,7 +6,7 @@ from mcuprune import escape
 from mcuprune.report.answers import Answer, Refused, Report, table
 from mcuprune.report.pictures import chart, svg
 from mcuprune.report.tables import markdown_table
-from mcuprune.report.wording import cells, hint, kib, proof, sram_limit, summary
+from mcuprune.report.wording import cells, hint, kib, proof, sram_limit, summary, without_kernels
 
 
 def markdown(report: Report) -> str:
@@ -32,6 +32,8 @@ def _markdown(answer: Answer, report: Report) -> str:
             f"Peak of {kib(memory.peak)} at {escape.code(memory.peak_node)}, alive there: {alive}. {proof(profile)}",
         ]
     lines += ["", f"Arena of TensorFlow Lite Micro in the file's order: {kib(memory.arena_tflm)}."]
+    if lacking := without_kernels(profile):
+        lines += ["", f"**Note**: {escape.inline(lacking)}"]
     if hint(answer):
         lines += ["", "```console", hint(answer), "```"]
     if profile.memory.timeline:

@@ -7,7 +7,7 @@ from mcuprune.report import page
 from mcuprune.report.answers import Answer, Refused, Report, table
 from mcuprune.report.pictures import svg
 from mcuprune.report.tables import html_table
-from mcuprune.report.wording import cells, hint, kib, proof, sram_limit, summary
+from mcuprune.report.wording import cells, hint, kib, proof, sram_limit, summary, without_kernels
 
 
 def html(report: Report) -> str:
@@ -34,6 +34,8 @@ def _html(answer: Answer, report: Report) -> str:
         said = f"Peak of {kib(memory.peak)} at <b>{escape.markup(memory.peak_node)}</b>, alive there: {alive}. {proof(profile)}"
         parts.append(f"<p>{said}</p>")
     parts.append(f"<p>Arena of TensorFlow Lite Micro in the file's order: {kib(memory.arena_tflm)}.</p>")
+    if lacking := without_kernels(profile):
+        parts.append(f"<p>{escape.markup(lacking)}.</p>")
     if profile.memory.timeline:
         parts.append(f"<figure>{svg(profile, limit=sram_limit(answer))}</figure>")
     if hint(answer):

@@ -13,7 +13,7 @@ from mcuprune.report.answers import Answer, Device, Refused, Report, Table, View
 from mcuprune.report.pictures import chart
 from mcuprune.report.tables import align
 from mcuprune.report.width import elided
-from mcuprune.report.wording import both, dimensions, exact, hint, kib, known, limit_title, limited, signed
+from mcuprune.report.wording import both, dimensions, exact, hint, kib, known, limit_title, limited, signed, without_kernels
 from mcuprune.units import Unit, show
 
 #: Characters that a table leaves for the names at its end, on a narrow terminal.
@@ -89,6 +89,8 @@ def _peak_text(profile: Profile) -> list[str]:
     lines = [f"{RESOURCES['sram'].title} of {kib(memory.peak)}: {proof}"]
     lines.append(f"  the file's own order {kib(memory.file_order)}; one operator's inputs and outputs {kib(memory.max_in_out)}")
     lines.append(f"  arena of TensorFlow Lite Micro in the file's order {kib(memory.arena_tflm)}{_tail(memory)}")
+    if lacking := without_kernels(profile):
+        lines.append(f"  {escape.plain(lacking)}")
     if memory.peak_node is not None:
         lines.append(f"peak at node '{escape.plain(memory.peak_node)}', alive there:")
         lines += align([["", kib(size), escape.plain(name)] for name, size in memory.peak_tensors], ["<", ">", "<"])
@@ -194,6 +196,8 @@ def _check_text(answer: Answer, view: View) -> str:
                 sizes = [exact(used, resource.unit), exact(old, resource.unit)]
             rows.append(["", f"{resource.title} change", f"{sizes[0]}, was {sizes[1]} ({signed(used - old, resource.unit)})"])
     lines = [escape.plain(answer.profile.path), *align(rows, ["<", "<", "<"]), f"      {both(answer.profile.memory)}"]
+    if lacking := without_kernels(answer.profile):
+        lines.append(f"      {escape.plain(lacking)}")
     command = hint(answer)
     if command:
         lines.append(f"hint  {command}")

@@ -21,7 +21,7 @@ def known(resources: Mapping[str, Resource], *profiles: Profile | None) -> dict[
 
 def limited(verdict: Verdict | None) -> list[tuple[str, int, int]]:
     """(resource, used, limit) of each limit."""
-    return [(key, verdict.used[key], limit) for key, limit in verdict.limits.items()] if verdict else []
+    return [(key, verdict.used[key], limit) for key, limit in verdict.limits.items()] if verdict is not None else []
 
 
 def limit_title(key: str, answer: Answer) -> str:
@@ -43,6 +43,15 @@ def both(memory: Memory) -> str:
     return f"peak of activations {kib(memory.peak)}, arena of TensorFlow Lite Micro {kib(memory.arena_tflm)}"
 
 
+def without_kernels(profile: Profile) -> str:
+    """That a part of the arena is unknown, and why; empty where every operator has an int8 kernel."""
+    reasons = [reason.removeprefix(f"{profile.path}: ") for reason in profile.memory.unsupported]
+    if not reasons:
+        return ""
+    others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"no .tflite can be written, and the arena is that of the other operators: {reasons[0]}{others}"
+
+
 def proof(profile: Profile) -> str:
     """What is proven of the order: that no other needs less, or what each needs at least."""
     memory = profile.memory
@@ -51,26 +60,26 @@ def proof(profile: Profile) -> str:
 
 def sram_limit(answer: Answer) -> int | None:
     """The limit of the peak, if there is one."""
-    return answer.verdict.limits.get("sram") if answer.verdict and answer.basis.sram == "peak" else None
+    return answer.verdict.limits.get("sram") if answer.verdict is not None and answer.basis.sram == "peak" else None
 
 
 def summary(answer: Answer) -> tuple[list[str], list[str], list[list[str]]]:
     """Head, sides and rows of the table of totals, with limits and changes where there are some."""
     limits, old = answer.verdict, answer.old
-    head = ["", "used", *(["limit", "verdict"] if limits else []), *(["before", "change"] if old else [])]
-    head += ["most allowed"] if answer.growth else []
+    head = ["", "used", *(["limit", "verdict"] if limits is not None else []), *(["before", "change"] if old else [])]
+    head += ["most allowed"] if answer.growth is not None else []
     rows = []
     for key, resource in known(RESOURCES, answer.profile, old).items():
-        used = (limits.used if limits and key in limits.used else answer.profile.total)[key]
-        title = limit_title(key, answer) if limits and key in limits.limits else resource.title
+        used = (limits.used if limits is not None and key in limits.used else answer.profile.total)[key]
+        title = limit_title(key, answer) if limits is not None and key in limits.limits else resource.title
         row = [title, show(used, resource.unit)]
-        if limits:
+        if limits is not None:
             limit = limits.limits.get(key)
             row += ["", ""] if limit is None else [show(limit, resource.unit), in_words(used, limit, resource.unit)]
         if old:
             now, before = answer.profile.total[key], old.total[key]
             row += [show(before, resource.unit), signed(now - before, resource.unit)]
-        if answer.growth:
+        if answer.growth is not None:
             limit = answer.growth.limits[key]
             over = answer.growth.used[key] > limit
             row.append(f"{show(limit, resource.unit)}{' (exceeded)' if over else ''}")

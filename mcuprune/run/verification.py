@@ -129,6 +129,10 @@ class Verification(Drawn):
         sides = ", ".join(f"{compared.key} {'as stored' if compared.ok else 'DIFFERS'}" for compared in self.runtimes)
         return f"<Verification of {self.path!r}: {'ok' if self.ok else 'not ok'}: {sides}, arena {self.memory.predicted}>"
 
+    def __bool__(self) -> bool:
+        """``ok``, so that ``if mcuprune.verify(...)`` means what it says."""
+        return self.ok
+
     @property
     def ok(self) -> bool:
         """Whether all runtimes computed the same, in the arena that was predicted."""

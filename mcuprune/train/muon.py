@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-#: How far a weight matrix moves along each of its directions, relative to the learning rate.
+#: How far a weight matrix moves along each of its directions, relative to the learning rate; a tall one further, by the root
+#: of how many times more rows than columns it has.
 _STRIDE = 0.25
 #: Newton-Schulz iteration (Jordan et al. 2024, "Muon"): these coefficients bring singular values near 1 in five steps.
 _COEFFICIENTS, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
@@ -22,8 +23,8 @@ def levelled(matrices: Tensor) -> Tensor:
     A matrix of zeros stays zero.
     """
     a, b, c = _COEFFICIENTS
-    flat = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if flat else matrices
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-12)
     if x.shape[-2] == 1:  # one singular value, which is 1 by now
         value = 1.0
@@ -34,7 +35,7 @@ def levelled(matrices: Tensor) -> Tensor:
         for _ in range(_ITERATIONS):
             gram = x @ x.mT
             x = a * x + (b * gram + c * gram @ gram) @ x
-    matrix: Tensor = x.mT if flat else x
+    matrix: Tensor = x.mT if tall else x
     return matrix
 
 
@@ -167,7 +168,7 @@ class _Recorded:
         return [(part.weight.data_ptr(), momentum.data_ptr()) for part, momentum in zip(moving, momenta, strict=True)]
 
     def fits(self, moving: Sequence[_Moving], momenta: Sequence[Tensor]) -> bool:
-        """Whether these lie where they lay when the step was recorded."""
+        """Whether these are at the addresses at which they were when the step was recorded. Cut weights are other tensors."""
         return self._of == self._memory(moving, momenta)
 
     def replay(self, moving: Sequence[_Moving], rates: Sequence[float]) -> None:
