@@ -156,6 +156,7 @@ def prune(asked: Asked) -> Result:
     name = f"{Path(asked.model).stem}-pruned.onnx"
     with file_for(asked.output, name) as path:
         request = asked.request(path)
+        options.check(request)  # before trackers are opened for what may be no list of names
         with tracking.following(request) as track:
 
             def on_step(step: Step) -> None:
