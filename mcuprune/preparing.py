@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,9 +37,10 @@ from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.course import refuse_changed
 from mcuprune.train.feeding import looks_fresh
 from mcuprune.train.goal import Goal, goal, try_loss
+from mcuprune.train.methods import METHODS
 from mcuprune.train.origin import comes_trained
 from mcuprune.train.rehearsal import rehearse
-from mcuprune.train.request import AT_INIT, Request, long_as_asked, search_for
+from mcuprune.train.request import Request, long_as_asked, search_for
 from mcuprune.train.request import check as check_request
 from mcuprune.train.schedules import WINDOWS, Narrow, schedule_for, window
 from mcuprune.train.task import Schedule, Task
@@ -166,7 +166,7 @@ def _data_and_goal(
     )
     if request.train:
         _check_batch(labelled)
-    if request.method == AT_INIT:
+    if METHODS[request.method].led_by == "scores":
         _check_scores(request, labelled, data)
     if data is None:
         return None, None
@@ -184,14 +184,11 @@ def _with_engine(request: Request, macs: int) -> Request:
 
     macs: multiply-accumulates of one inference. What takes seconds to import comes after all that can be refused without it.
     """
-    if request.train or request.int8 or request.method == AT_INIT:
-        engine.need(request.method, request.optimizer)
+    if request.train or request.int8 or METHODS[request.method].before_training:
+        engine.need()
         engine.choose_threads(macs)
         engine.keep_memory()
         return replace(request, device=engine.device(request.device, train=request.train, macs=macs))
-    if (request.method, request.optimizer) != (Request.method, Request.optimizer):
-        with suppress(ImportError):  # this run needs neither: checked only where the packages that know the names are there
-            engine.check_names(request.method, request.optimizer)
     return request
 
 
@@ -290,7 +287,7 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -
     if spared:
         notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
     idle = options.without_effect(request, "training", "gradients")
-    if request.method == AT_INIT:
+    if METHODS[request.method].before_training:
         idle.remove("--method")
     if idle and (spared or not request.train):
         notes.append(f"no effect without training: {', '.join(idle)}")

@@ -31,8 +31,9 @@ from mcuprune.run.layer_noise import Int8Layers, layer_noise
 from mcuprune.train import evaluate, ranks
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.course import contents, course
+from mcuprune.train.methods import METHODS
 from mcuprune.train.origin import learned_nothing
-from mcuprune.train.request import AT_INIT, Request, search_for
+from mcuprune.train.request import Request, search_for
 from mcuprune.train.task import Candidate, History, OnStep, Step
 from mcuprune.train.tasks.metrics import Metric
 
@@ -176,7 +177,7 @@ def _float_candidate(run: Run, record: Record) -> Candidate:
             return done
     if run.request.train:
         return _train(run, record.checkpoint, record)
-    if run.request.method == AT_INIT:
+    if METHODS[run.request.method].before_training:
         return _at_init(run)
     return _magnitude(run.labelled, run.model, run.budget, run.request.multiple_of)
 
@@ -331,5 +332,5 @@ def _train(run: Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 
 def _idle(request: Request) -> list[str]:
     """The flags that were given and lead the widths of a method that doesn't run."""
-    gradients = [] if request.method == Request.method else options.without_effect(request, "gradients")
-    return gradients + ([] if request.method == AT_INIT else options.without_effect(request, "scores"))
+    led_by = METHODS[request.method].led_by
+    return [flag for need in ("gradients", "scores") if need != led_by for flag in options.without_effect(request, need)]

@@ -109,10 +109,11 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
     Returns digests of the ``model`` and the ``data`` as such a run reads them, None for data where no run reads any.
     """
     from mcuprune import preparing
-    from mcuprune.train import course, engine
+    from mcuprune.train import course
+    from mcuprune.train.request import refuse_unknown_method
 
     for method in runs.methods:
-        engine.check_names(method, first.optimizer)
+        refuse_unknown_method(method)
     folder = Path(runs.folder)
     fresh = not folder.exists()
     if not fresh and not folder.is_dir():

@@ -150,9 +150,8 @@ def candidates(planner: BandPlanner, banding: Banding, *, thorough: bool = True)
         near = [planner.cheapest(int(limit * factor), modes=("cache",)) for factor in _NEAR]
         # with the best order of its operators a cheaper one may do
         plans += [other for other in near if other is not None and (plan is None or _clearly_cheaper(other, plan))]
-        if plan is None or plan.macs > 0:
-            if any(name != "sram" for name in banding.limits):  # another limit may leave no room for anything
-                plans.append(planner.least(modes=("cache",)))
+        if (plan is None or plan.macs > 0) and any(name != "sram" for name in banding.limits):
+            plans.append(planner.least(modes=("cache",)))  # another limit may leave no room for anything
     else:
         plans = [planner.least(counts=counts), planner.least(counts=counts, modes=("cache",))]
     unlike = {recipe_of(alternative.choices): alternative for alternative in plans}

@@ -22,7 +22,7 @@ from mcuprune.report import profile as report
 from mcuprune.report import sensitivity as curves
 from mcuprune.report.pruned import remarks, score, shown, stages, table, task_of
 from mcuprune.result import Bands, Bisection, Figures, Result, Training
-from mcuprune.train.request import AT_INIT
+from mcuprune.train.methods import METHODS
 from mcuprune.train.task import Step
 from mcuprune.train.tasks.metrics import Metric
 
@@ -34,7 +34,7 @@ def document(result: Result) -> dict[str, Any]:
         "prune",
         ok=result.ok,
         seed=request.seed,
-        method=request.method if request.train or request.method == AT_INIT else "no-train",
+        method=request.method if request.train or METHODS[request.method].before_training else "no-train",
         options=options.document(request),
         training=_training(result.training) if result.training else None,
         **report.models(request.basis),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from collections.abc import Sequence
 
 from mcuprune.errors import MissingExtra, UsageError
 from mcuprune.train import ranks
@@ -22,35 +21,15 @@ _THREADS = 4
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def need(method: str, optimizer: str) -> None:
-    """Raise MissingExtra unless everything that trains and quantises is installed, UsageError for a name that it doesn't know.
-
-    Only here does torch get imported first.
-    """
+def need() -> None:
+    """Raise MissingExtra unless everything that trains and quantises is installed. Only here does torch get imported first."""
     try:
         import mcuprune.train.fake_quant  # noqa: F401
-
-        check_names(method, optimizer)
     except ImportError as error:
         raise MissingExtra(
             f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' "
             "(--no-train --float works without it)"
         ) from None
-
-
-def check_names(method: str, optimizer: str) -> None:
-    """Raise UsageError for a name that only the modules know which import torch; ImportError where it isn't installed."""
-    from mcuprune.train.methods import METHODS
-    from mcuprune.train.optimizers import OPTIMIZERS
-
-    check_choice("method", method, tuple(METHODS))
-    check_choice("optimizer", optimizer, tuple(OPTIMIZERS))
-
-
-def check_choice(flag: str, wanted: str, known: Sequence[str]) -> None:
-    """Raise UsageError where the value of a flag is none of those that it takes."""
-    if wanted not in known:
-        raise UsageError(f"--{flag} {wanted}: unknown; choose one of {', '.join(known)}")
 
 
 def choose_threads(macs: int) -> None:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from mcuprune import options
@@ -43,8 +44,6 @@ from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.
 _MOST = 2**31 - 1
-#: The method that cuts before any training, and so needs none.
-AT_INIT = "at-init"
 #: The largest seed that every generator of random numbers takes.
 _LARGEST_SEED = 2**63 - 1
 
@@ -64,6 +63,16 @@ def drop(text: str) -> float:
         close = f"; did you mean {text.strip()}%" if re.fullmatch(r"\d{1,2}(\.\d{1,6})?", text.strip(), re.ASCII) else ""
         raise UsageError(f"--max-drop {text}: is not a share; write it like 1% or 0.5%{close}")
     return float(share[1]) / 100
+
+
+def _known(flag: str, table: Mapping[str, Any], name: str) -> None:
+    if name not in table:
+        raise UsageError(f"--{flag} {name}: unknown; choose one of {', '.join(table)}")
+
+
+def refuse_unknown_method(name: str) -> None:
+    """Raise UsageError for a method that nobody knows."""
+    _known("method", METHODS, name)
 
 
 def _compute(epochs: float) -> None:
@@ -170,10 +179,11 @@ class Choices:
         None, help="What --max-drop makes small.", group="Limits", choices=tuple(RESOURCES), needs="training"
     )
     method: str = option(
-        "differentiable",
+        next(iter(METHODS)),
         help="; ".join(f"{name}: {kind.about}" for name, kind in METHODS.items()) + ".",
         group="Pruning",
         metavar="NAME",
+        check=refuse_unknown_method,
         needs="training",
     )
     score: str = option(
@@ -216,7 +226,12 @@ class Choices:
         None, help="Peak learning rate.", group="Training", metavar="RATE", check=_learning_rate, needs="training"
     )
     optimizer: str = option(
-        Schedule.optimizer, help="How weights train.", group="Training", metavar="|".join(OPTIMIZERS), needs="training"
+        Schedule.optimizer,
+        help="How weights train.",
+        group="Training",
+        metavar="|".join(OPTIMIZERS),
+        check=partial(_known, "optimizer", OPTIMIZERS),
+        needs="training",
     )
     weight_decay: float = option(
         Schedule.weight_decay,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from mcuprune.train.loop import Method
@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """A pruning method. about: a few words for ``--help``. make: the hooks of one run."""
+    """A pruning method. about: a few words for ``--help``. make: the hooks of one run.
+
+    led_by: what ``needs`` of options calls what leads its widths, "gradients" or "scores"; "" for neither, so that options
+    which say how have no effect. before_training: whether it has chosen its widths before the first step, and so needs none.
+    """
 
     about: str
     make: Callable[[Task], Method]
+    led_by: Literal["gradients", "scores", ""] = ""
+    before_training: bool = False
 
 
 def _differentiable(task: Task) -> Method:
@@ -47,8 +53,8 @@ def _uniform(task: Task) -> Method:
 
 
 METHODS: dict[str, Kind] = {
-    "differentiable": Kind("prunes while it trains", _differentiable),
-    "at-init": Kind("widths in seconds, before training", _at_init),
+    "differentiable": Kind("prunes while it trains", _differentiable, led_by="gradients"),
+    "at-init": Kind("widths in seconds, before training", _at_init, led_by="scores", before_training=True),
     "magnitude": Kind("a baseline, the smallest weights on the way", _magnitude),
     "uniform": Kind("a baseline, one share of all widths", _uniform),
 }
