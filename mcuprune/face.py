@@ -61,8 +61,10 @@ def load(
     """
     if isinstance(path, Network):
         raise UsageError(f"load: the network of {path.path} has been read; what takes a network takes it as it is")
-    where = path_of(path)
-    return network.load(where, input_shapes=shapes_of(input_shapes or {}), outputs=outputs, accept=ops.accept(where))
+    where, ends = path_of(path), (outputs,) if isinstance(outputs, str) else outputs
+    if not isinstance(ends, Sequence) or not all(isinstance(name, str) for name in ends):
+        raise UsageError(f"outputs = {outputs!r}: write names of tensors, like ['boxes', 'scores']")
+    return network.load(where, input_shapes=shapes_of(input_shapes or {}), outputs=ends, accept=ops.accept(where))
 
 
 def path_of(net: Net) -> str:
@@ -70,10 +72,17 @@ def path_of(net: Net) -> str:
     if isinstance(net, Network):
         return net.path
     if isinstance(net, str | os.PathLike):
-        return os.fspath(net)
+        return file_path("the path of a network", net)
     kind = type(net).__name__
     hint = {"Result": "; its network is result.network", "ModelProto": "; write it with onnx.save"}.get(kind, "")
     raise UsageError(f"an object of type {kind} is no network; give what load returns, or the path of an ONNX file{hint}")
+
+
+def file_path(what: str, path: Any) -> str:
+    """A path as text. what: what messages call it. Raises UsageError for what is none."""
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise UsageError(f"{what} is {path!r}; give the path of a file")
+    return os.fsdecode(path)
 
 
 def shapes_of(input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
@@ -100,6 +109,8 @@ def profile(net: Net, *, runtime: Runtime = "tflm", board: str | None = None) ->
     ('/stage1/conv2/conv/Conv', True)
     """
     _known("runtime", runtime, RUNTIMES)
+    if not isinstance(board, str | None):
+        raise UsageError(f"board = {board!r} is no name of a board")
     return resources.profile(_read(net), Basis(runtime=runtime, board=board))
 
 
@@ -220,6 +231,8 @@ def budget_of(budget: Budget | Mapping[str, LimitLike]) -> Budget:
         return budget
     if not isinstance(budget, Mapping):
         raise UsageError(f"{budget!r} is no budget; write it like mcuprune.Budget(sram='64KB', macs='50%')")
+    if strange := [name for name in budget if not isinstance(name, str)]:
+        raise UsageError(f"{strange[0]!r} is no resource; write a budget like {{'sram': '64KB', 'macs': '50%'}}")
     return Budget(**budget)  # type: ignore[arg-type]
 
 
@@ -240,7 +253,7 @@ def _read(net: Net) -> Network:
 def file_for(output: str | os.PathLike[str] | None, name: str) -> Iterator[str]:
     """A path to write to: ``output``, or a file that is gone afterwards."""
     if output is not None:
-        yield os.fspath(output)
+        yield file_path("output", output)
         return
     import tempfile
 
@@ -279,7 +292,7 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None,
     """
     from mcuprune import exporting
 
-    target, source = Path(path), path_of(net)
+    target, source = Path(file_path("the path to export to", path)), path_of(net)
     spec = os.fspath(data) if isinstance(data, os.PathLike) else data
     named, given = (spec, None) if isinstance(spec, str) else (None, spec)
     request = exporting.Request(source, output=str(target), data=named, bands=str(bands))

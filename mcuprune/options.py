@@ -292,7 +292,7 @@ def check(asked: Any) -> None:
         value = getattr(asked, option.name)
         if value is None:
             continue
-        if option.choices or option.kind in _NUMBERS or option.repeated or option.kind is bool:
+        if option.choices or option.kind in _NUMBERS or option.repeated or option.kind in (bool, str):
             option.refuse(value)
         if option.check is not None:
             option.check(value)

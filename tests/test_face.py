@@ -464,3 +464,23 @@ def test_what_a_prompt_shows_of_an_object_is_a_line() -> None:
         assert repr(thing).isprintable()
     assert "resnet8_digits.onnx" in repr(net)
     assert f"macs {result.verdict.used['macs']} of {result.verdict.limits['macs']}" in repr(result)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net: mcuprune.load(""),
+        lambda net: mcuprune.load("net.onnx", outputs=[3]),
+        lambda net: mcuprune.load("net.onnx", outputs=3),
+        lambda net: mcuprune.profile(net, board=3),
+        lambda net: mcuprune.check(net, {3: "64KB"}),
+        lambda net: mcuprune.export(net, None),
+        lambda net: mcuprune.export(net, 3),
+        lambda net: mcuprune.prune(net, {"macs": "60%"}, train=False, output=3),
+        lambda net: mcuprune.prune(net, {"macs": "60%"}, train=False, report=3),
+        lambda net: mcuprune.prune(net, {"macs": "60%"}, train=False, track="tensorboard"),
+    ],
+)
+def test_values_of_the_wrong_type_are_a_message(call: Any, in_memory: Network) -> None:
+    with pytest.raises(mcuprune.UsageError):
+        call(in_memory)
