@@ -44,6 +44,14 @@ def test_differences_are_of_the_seeds_that_both_have() -> None:
     ]
 
 
+def test_the_summary_counts_cells_and_names_the_least_and_the_most() -> None:
+    more = [row("differentiable", 3, 0.80, "B1"), row("uniform", 3, 0.81, "B1")]
+    more += [row("differentiable", 4, 0.80, "B1"), row("uniform", 4, 0.80, "B1")]
+    said = bench_compute.summary([*ROWS, *more])
+    assert "0.5 of a run at full width a point or more in 1 of 1 cells of task and budget, from +2.0 ± 1.0" in said
+    assert "1 of a run at full width a point or more in 0 of 1 cells of task and budget, from -0.5 ± 0.5" in said
+
+
 def test_the_picture_has_a_line_for_each_run_and_colours_for_light_and_dark() -> None:
     drawn = bench_compute.picture(ROWS)
     tree = ElementTree.fromstring(drawn)

@@ -78,7 +78,15 @@ def summary(rows: list[dict[str, Any]]) -> str:
         apart = _paired(by["differentiable"], by["uniform"])
         if "±" in apart:
             by_compute.setdefault(compute, []).append(f"{apart} ({TASKS[task].title}, {budget})")
-    return "; ".join(f"with {compute:g} of a run at full width {', '.join(cells)}" for compute, cells in by_compute.items())
+    parts = []
+    for compute, cells in by_compute.items():
+        ranked = sorted(cells, key=lambda cell: float(cell.split()[0]))
+        ahead = sum(float(cell.split()[0]) >= 1 for cell in cells)
+        parts.append(
+            f"with {compute:g} of a run at full width a point or more in {ahead} of {len(cells)} cells of task and budget, "
+            f"from {ranked[0]} to {ranked[-1]}"
+        )
+    return "; ".join(parts)
 
 
 def page(rows: list[dict[str, Any]]) -> str:
