@@ -80,7 +80,7 @@ def path_of(net: Net) -> str:
 
 def file_path(what: str, path: Any) -> str:
     """A path as text. what: what messages call it. Raises UsageError for what is none."""
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+    if not isinstance(path, str | os.PathLike):
         raise UsageError(f"{what} is {path!r}; give the path of a file")
     return os.fsdecode(path)
 

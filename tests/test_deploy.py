@@ -97,7 +97,7 @@ def test_predicted_is_written_is_measured(path: Path) -> None:
     net = load(path)
     predicted = lower(net)
     if is_quantised(net) or predicted.problems:
-        pytest.skip("is in int8 as it is" if is_quantised(net) else predicted.problems[0])
+        pytest.skip("is in int8 as it is" if is_quantised(net) else str(predicted.problems[0]))
     quantised = int8(net)
     files = [tflite.convert(quantised, offline=offline) for offline in (False, True)]
     assert operators(predicted) == operators(files[0].program)

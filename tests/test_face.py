@@ -469,7 +469,6 @@ def test_what_a_prompt_shows_of_an_object_is_a_line() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda net: mcuprune.load(""),
         lambda net: mcuprune.load("net.onnx", outputs=[3]),
         lambda net: mcuprune.load("net.onnx", outputs=3),
         lambda net: mcuprune.profile(net, board=3),

@@ -121,7 +121,7 @@ def locality(node: Node, net: Network, axes: Mapping[str, int]) -> Locality:
     if node.op in ("DepthToSpace", "SpaceToDepth"):
         return _blocks(node, net, axis)
     if isinstance(entry, Transpose):
-        return _moved(node, [tuple(node.attrs.get("perm") or range(len(shape) - 1, -1, -1)).index(axis)], rows)
+        return _moved(node, [attributes.permutation(node, len(shape)).index(axis)], rows)
     if isinstance(entry, Reshaping):
         return _moved(node, [_in_reshape(shape, net.shapes[node.outputs[0]], axis)], rows)
     if isinstance(entry, Slice):

@@ -16,6 +16,7 @@ import numpy as np
 
 from mcuprune.channels.labelling import Channels, Slot
 from mcuprune.graph.network import Network, Node
+from mcuprune.operators import attributes
 from mcuprune.operators.table import OPS, Mixer
 
 #: Values of a channel that differ by less than this, relative to it, are one constant: a mean of equal values may round.
@@ -98,7 +99,7 @@ def _refused(
 def _sees_all(node: Node, net: Network) -> bool:
     """Whether a constant channel gives a mixer the same at all places of its output, and it has, or can have, a bias."""
     if node.op == "Conv":
-        return not any(node.attrs.get("pads", ())) and node.attrs.get("auto_pad", "NOTSET") in ("NOTSET", "VALID", b"VALID")
+        return not any(map(any, attributes.pads(node, net, net.shapes[node.inputs[1]][2:])))
     return node.op == "Gemm" and float(node.attrs.get("alpha", 1.0)) == float(node.attrs.get("beta", 1.0)) == 1.0
 
 

@@ -14,6 +14,7 @@ from math import prod
 from torch import Tensor
 
 from mcuprune.graph.network import Network, Node, Shape
+from mcuprune.operators import attributes
 from mcuprune.operators.table import OPS, Elementwise
 
 #: Operators that give the elements of their input, in the same order, another shape.
@@ -47,7 +48,7 @@ def _carried(node: Node, net: Network, source: str, place: Place, after: Shape) 
         return _in_view(before, after, place)
     axis: int | None = place.axis + len(after) - len(before)  # broadcasting puts axes in front
     if node.op == "Transpose":
-        axis = (node.attrs.get("perm") or tuple(reversed(range(len(before))))).index(place.axis)
+        axis = attributes.permutation(node, len(before)).index(place.axis)
     elif node.op in ("ArgMax", "ArgMin") or node.op.startswith("Reduce"):
         axis = _after_reduction(node, len(before), place.axis)
     elif node.op == "Gather":
@@ -59,8 +60,7 @@ def _carried(node: Node, net: Network, source: str, place: Place, after: Shape) 
 
 
 def _after_reduction(node: Node, rank: int, axis: int) -> int | None:
-    named = node.attrs.get("axes", ()) if node.op.startswith("Reduce") else (node.attrs.get("axis", 0),)
-    reduced = {each % rank for each in named or range(rank)}
+    reduced = attributes.reduced_axes(node, rank) if node.op.startswith("Reduce") else (node.attrs.get("axis", 0) % rank,)
     if node.attrs.get("keepdims", 1):
         return axis
     return None if axis in reduced else axis - sum(each < axis for each in reduced)

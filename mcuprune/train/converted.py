@@ -17,6 +17,7 @@ from torch import nn
 from mcuprune.errors import MissingExtra, UnsupportedOperator
 from mcuprune.graph.network import Network, Node
 from mcuprune.graph.parameters import node_protos
+from mcuprune.operators import attributes
 from mcuprune.train.kernels import NEWER_ATTRIBUTES, Kernel
 
 #: The opset that nodes are handed to onnx2torch in.
@@ -119,11 +120,8 @@ def _lowered(node: Node, net: Network) -> Node:
         attrs["split"] = tuple(net.shapes[name][axis] for name in node.outputs)
         attrs.pop("num_outputs", None)
     elif node.op == "Pad" and attrs.get("axes"):
-        axes = [axis % rank for axis in attrs.pop("axes")]
-        pads, full = attrs["pads"], [0] * (2 * rank)
-        for place, axis in enumerate(axes):
-            full[axis], full[rank + axis] = pads[place], pads[len(axes) + place]
-        attrs["pads"] = tuple(full)
+        attrs["pads"] = attributes.flat(attributes.pads_of_all_axes(node, rank))
+        del attrs["axes"]
     elif node.op.startswith("Reduce") and not attrs.get("axes"):
         attrs.pop("axes", None)
     return Node(node.name, node.op, node.inputs, node.outputs, attrs, {})

@@ -14,6 +14,7 @@ import numpy as np
 
 from mcuprune.graph.network import Network, Shape
 from mcuprune.graph.node import Node
+from mcuprune.operators import attributes
 from mcuprune.operators.table import OPS
 
 #: What the values of an output are. "shares": probabilities of classes by nodes that no rule here knows; "units": numbers from
@@ -73,11 +74,9 @@ def _head(net: Network, name: str) -> Head:
     if node is None or node.op not in _ENDINGS:
         return Head(name, shape, name, "none")
     read = node.inputs[0]
-    rank = len(net.shapes[read])
-    axis = int(node.attrs.get("axis", -1 if net.opset >= 13 else 1)) % rank
     if is_row:
         return Head(name, shape, read, _ENDINGS[node.op], int(np.argmax(shape)) if shape else 0)
-    return Head(name, shape, read, _ENDINGS[node.op], max(0, axis - 1))
+    return Head(name, shape, read, _ENDINGS[node.op], max(0, attributes.softmax_axes(node, net)[0] - 1))
 
 
 def recognised(heads: tuple[Head, ...], outputs: list[np.ndarray[Any, Any]]) -> tuple[Head, ...]:
