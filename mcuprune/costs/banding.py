@@ -314,7 +314,7 @@ class _Search:
             most = min(self._floors[names].most(self.limit), planner.plain.peak - 1)
             for counts, mode in _ways_to_run(self.banding):
                 steps = planner.descending(most, most, counts=counts, modes=(mode,), work=_WORK, factor=_CLOSE)
-                queue.append(((0, 0), next(order), self._priced(steps, names), None))
+                queue.append(((0, 0), next(order), self._with_costs(steps, names), None))
         while queue:
             _, place, stream, entry = heapq.heappop(queue)
             if entry is not None and self._may_hold(entry):
@@ -322,7 +322,7 @@ class _Search:
             if (following := next(stream, None)) is not None:
                 heapq.heappush(queue, (following[0], place, stream, following[1]))
 
-    def _priced(self, steps: Iterable[Plan | Cost], names: tuple[str, ...]) -> Iterator[_Found]:
+    def _with_costs(self, steps: Iterable[Plan | Cost], names: tuple[str, ...]) -> Iterator[_Found]:
         own = self.own["macs"]
         (macs, _), _, _ = _priced(self.ways[names], self.ways[names].plain, names, own)
         for plan in steps:
