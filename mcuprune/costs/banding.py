@@ -29,7 +29,7 @@ from mcuprune.schedule import search as memory
 
 #: What of a network can be held against a limit in bands: the best schedule's peak, or TensorFlow Lite Micro's arena.
 Model = Literal["peak", "tflm"]
-#: No region has more rows to make bands of.
+#: A larger number of bands is taken for a slip: every band has operators of its own.
 MOST_BANDS = 10_000
 #: By how much the bound of a plan may lie above a limit that the best order of its operators may still hold.
 _NEAR = (1.04, 1.08, 1.15, 1.25)
