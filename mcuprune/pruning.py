@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mcuprune import console, options
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.channels.salience import salience
@@ -307,9 +305,7 @@ def _at_init(run: Run) -> Candidate:
 
 def _magnitude(channels: Channels, model: CostModel, budget: Budget, multiple: int) -> Candidate:
     """Cut by weight magnitude alone: the largest uniform scaling that fits, grown into the slack it leaves."""
-    chosen = widths.uniform(model, budget, multiple)
-    chosen = widths.grow(model, chosen, budget, 1.0 / np.maximum(chosen, 1), multiple)
-    keep = channels.top(chosen, salience(channels))
+    keep = channels.top(widths.uniform_grown(model, budget, multiple), salience(channels))
     return Candidate(channels.cut_channels(keep), keep, 0, 0, 0)
 
 

@@ -24,7 +24,7 @@ from mcuprune.report import prune as outcome
 from mcuprune.train import trainer as training
 from mcuprune.train.length import Length
 from mcuprune.train.loop import Plateau
-from mcuprune.train.methods import METHODS
+from mcuprune.train.methods import METHODS, differentiable
 from mcuprune.train.schedules import Narrow, schedule_for, wide_phase
 
 torch.set_num_threads(1)
@@ -189,16 +189,43 @@ def test_the_wide_phase_grows_with_compute_and_with_the_network_and_shrinks_with
 
 
 def test_where_compute_is_scarce_beside_the_data_no_step_is_spent_wide(tmp_path: Path) -> None:
-    """Then the method is uniform scaling, to the byte, unless the user wants to narrow on the way."""
+    """Then widths are a uniform scaling, grown into what it leaves, from the first step, unless the user wants a way."""
     wishes: dict[str, Any] = {"train_compute": 0.4, "from_scratch": True}
-    results = {
+    made = {
         name: pruning.prune(request(tmp_path / f"{name}.onnx", method=name, **wishes)) for name in ("differentiable", "uniform")
     }
-    assert (tmp_path / "differentiable.onnx").read_bytes() == (tmp_path / "uniform.onnx").read_bytes()
-    assert any("uniform widths from the first step" in note for note in results["differentiable"].notes)
+    assert any("from the first step on" in note for note in made["differentiable"].notes)
+    assert len(_widths_on_the_way(made["differentiable"])) == 1
+    pairs = zip(made["differentiable"].groups, made["uniform"].groups, strict=True)
+    assert all(group.after >= scaled.after for group, scaled in pairs)
     on_the_way = pruning.prune(request(tmp_path / "narrowed.onnx", prune_stop=0.5, **wishes))
     assert on_the_way.ok
-    assert (tmp_path / "narrowed.onnx").read_bytes() != (tmp_path / "uniform.onnx").read_bytes()
+    assert len(_widths_on_the_way(on_the_way)) > 1
+
+
+def _widths_on_the_way(result: pruning.Result) -> set[tuple[int, ...]]:
+    return {tuple(step.widths) for step in result.history if step.widths is not None}
+
+
+def test_where_one_resource_binds_the_narrow_start_leaves_no_other_unused(
+    tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SRAM is taken by the first layers alone: uniform widths leave most of the flash, and here no channel more would fit.
+
+    Unless a wider network would get too few steps to learn in.
+    """
+
+    def pruned(name: str, method: str) -> pruning.Result:
+        wishes: dict[str, Any] = {"method": method, "train_compute": 0.5, "from_scratch": True, "int8": False}
+        asked = request(tmp_path / f"{name}.onnx", data=few_digits, **wishes)
+        return pruning.prune(replace(asked, model=str(MODELS / "resnet8_digits.onnx"), limits=limits(sram="30%", flash="60%")))
+
+    uniform, few_steps = pruned("uniform", "uniform"), pruned("few", "differentiable")
+    assert few_steps.groups == uniform.groups
+    monkeypatch.setattr(differentiable, "_STEPS_TO_LEARN", 1)
+    grown = pruned("grown", "differentiable")
+    assert not any("slack" in note for note in grown.notes)
+    assert grown.after.total["flash"] > 2 * uniform.after.total["flash"]
 
 
 @pytest.mark.parametrize("wish", [{"pace": "rate"}, {"cut": "at-end"}, {"freeze_at_budget": False}, {"prune_every": 5}, {}])

@@ -1,8 +1,8 @@
 """Widths that hold a budget: the narrowest, the largest uniform scaling, greedy cuts into it, growth up to it.
 
 Widths are int64 (groups,), between ``model.least`` and ``model.full``; with ``multiple`` they are multiples of it, or a group's
-full width. ``uniform``, ``cut_into`` and ``grow`` return widths that hold the budget if ``model.least`` does, whatever they
-were given; ``settled`` sees to it that it does.
+full width. ``uniform``, ``uniform_grown``, ``cut_into`` and ``grow`` return widths that hold the budget if ``model.least``
+does, whatever they were given; ``settled`` sees to it that it does.
 """
 
 from __future__ import annotations
@@ -222,6 +222,21 @@ def grow(
         if grown and not open_groups.any():  # an arena may shrink where a group grows: look once more at all
             open_groups, grown = widths < most, False
     return widths
+
+
+def uniform_grown(model: CostModel, budget: Budget, multiple: int = 1, *, macs: int | None = None) -> np.ndarray:
+    """``uniform``, grown into what it leaves of the budget.
+
+    That is much where one resource binds that some groups hardly take: SRAM is used up by the first layers of a network, and
+    the last ones could be whole. A channel counts by what it adds to its group's width.
+
+    macs: growth ends there, if the uniform widths take fewer.
+    """
+    scaled = uniform(model, budget, multiple)
+    if macs is not None:
+        most = max(macs, model.sums(scaled)["macs"])
+        budget = Budget({**budget.limits, "macs": min(most, budget.limits.get("macs", most))})
+    return grow(model, scaled, budget, 1.0 / np.maximum(scaled, 1), multiple)
 
 
 def could_grow(model: CostModel, widths: np.ndarray, budget: Budget, multiple: int = 1) -> list[int]:

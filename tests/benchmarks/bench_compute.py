@@ -99,9 +99,10 @@ def page(rows: list[dict[str, Any]]) -> str:
         "of 1.0 is the multiply-accumulates that the epochs of that page take at full width. Accuracies are those of the",
         "int8 file, validation and test examples together, in per cent: mean and standard deviation over seeds; the",
         "difference is of the same seeds, with its standard error. *Wide until* is the share of the compute by which the",
-        "network has its final widths; where that is 0.00 the default spends no step wide and is uniform scaling, and one run",
-        "stands for both (ten pairs that were run twice agree in every number). CPU is that of the whole run, evaluation",
-        "included, as a share of a run at full width on the same machine, which others used too: a rough figure.",
+        "network has its final widths; where that is 0.00 the default spends no step wide: it is uniform scaling, grown into",
+        "what that leaves. Where it leaves nothing, one run stands for both (ten pairs that were run twice agree in every",
+        "number). CPU is that of the whole run, evaluation included, as a share of a run at full width on the same machine,",
+        "which others used too: a rough figure.",
         "*at-init* chooses widths in seconds by SynFlow, and trains at them from the first step.",
         "",
         "| task | budget | compute | differentiable | uniform | difference | seeds | wide until | CPU | CPU, uniform "
@@ -216,11 +217,7 @@ def main() -> int:
     for one in wanted if not given.table else ():
         if one in done:
             continue
-        twin = done.get((*one[:3], "differentiable", one[4]))
-        if one[3] == "uniform" and twin is not None and not any(twin["wide"]):
-            done[one] = {**twin, "method": "uniform", "same_run": True}
-        else:
-            done[one] = row(*one, given.data, given.work)
+        done[one] = row(*one, given.data, given.work)
         append(ROWS, done[one])
     PAGE.write_text(page(read(ROWS)))
     PICTURE.write_text(picture(read(ROWS)))
