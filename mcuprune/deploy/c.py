@@ -46,6 +46,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "mul": ("base",),
     "pointwise": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
     "pool": ("prelude", "base", "window"),
+    "pool_counting": ("prelude", "base", "window"),
     "prelu": ("base",),
     "reduce": ("base",),
     "softmax": ("base",),
