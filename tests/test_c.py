@@ -173,6 +173,17 @@ def test_padding_that_counts_takes_no_memory(tmp_path_factory: Any, model: onnx.
     assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak + 16
 
 
+@CODES
+@pytest.mark.parametrize("channels", [2, 5, 8])
+def test_a_normalisation_that_stays_is_computed_in_place(channels: int, code: Sequence[str], tmp_path: Path) -> None:
+    graph = Graph(1, 1, 6, 7)
+    y = graph.norm(graph.add("Relu", graph.conv("x", 1, channels)), channels)
+    path = int8(model_of(graph, graph.add("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])), tmp_path / "net.onnx")
+    wrong, source = differing(converted(path), tmp_path, "-O0", *SANITIZED, *code, examples=4)
+    assert wrong == 0
+    assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak
+
+
 @pytest.mark.slow  # a compiler's minute: the sanitizers see what the fast test computes right by luck
 @CODES
 @pytest.mark.parametrize("name", CASES)

@@ -49,6 +49,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "pool_counting": ("prelude", "base", "window"),
     "prelu": ("base",),
     "reduce": ("base",),
+    "scale": ("prelude", "base", "window"),
     "softmax": ("base",),
 }
 #: The order in which pieces stand in the file; all other kernels follow.

@@ -127,7 +127,7 @@ def _conv_kernel(s: Selection, frame: _Frame, *, foldable: bool) -> tuple[str, _
 
 
 def depthwise(s: Selection, operator: Operator) -> None:
-    """A kernel of its own; of an image of one channel an ordinary convolution."""
+    """A kernel of its own; of an image of one channel an ordinary convolution; of a single tap a product in place."""
     weights = s.known(operator.inputs[1])
     _, kernel_h, kernel_w, outs = weights.shape
     frame = _frame(s, operator, (kernel_h, kernel_w))
@@ -135,6 +135,9 @@ def depthwise(s: Selection, operator: Operator) -> None:
         _convolve(s, operator, frame, weights.transpose(3, 1, 2, 0))
         return
     window = _window(s, frame, operator, _sums(s, operator, weights, 3))
+    if frame.kernel == (1, 1) and frame.image == frame.out and operator.inputs[0] == frame.source:
+        s.add(operator, [_sliding(s, operator, "scale", frame, window)], in_place=(frame.source,))
+        return
     s.add(operator, [_sliding(s, operator, "depthwise", frame, window)])
 
 
