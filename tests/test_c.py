@@ -17,10 +17,12 @@ import onnx
 import pytest
 from apart import apart
 from conftest import Once, corpus, in_our_build
-from hypothesis import given, settings
+from graphs import Graph
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_tflite import CASES, case, converted, int8
+from test_tflite import CASES, case, converted, int8, model_of
 
+from mcuprune.costs import resources
 from mcuprune.deploy import c
 from mcuprune.deploy.fixedpoint import factor, high_product, scaled, shift_right
 from mcuprune.deploy.flatbuffer import serialised
@@ -29,6 +31,8 @@ from mcuprune.deploy.qdq import Quantizer
 from mcuprune.deploy.tables import TABLES, table
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 from mcuprune.run import runners
 
 micro: Any = pytest.importorskip("tflite_micro")
@@ -132,6 +136,52 @@ def test_an_operator_computes_what_tensorflow_lite_micro_computes(
     wrong, source = differing(net, tmp_path, "-O0", *code, once=once)
     assert wrong == 0
     assert source.arena <= source.peak + 16
+
+
+#: Whose padding counts: an average by its own attribute, others behind a Pad, which the peak takes for a part of them.
+PADDED = ("counted", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool")
+
+
+@st.composite
+def padded_pools(draw: st.DrawFn) -> onnx.ModelProto:
+    """A pool whose padding counts, between other layers or alone."""
+    size = st.integers(1, 9)
+    channels, height, width = (draw(size) for _ in range(3))
+    kind, first, last = draw(st.sampled_from(PADDED)), draw(st.booleans()), draw(st.booleans())
+    graph = Graph(1, channels, height, width)
+    x = graph.conv("x", channels, channels, 1) if first else "x"
+    kernel = [draw(st.integers(1, 4)) for _ in range(2)]
+    strides = [draw(st.integers(1, 3)) for _ in range(2)]
+    least = [max(0, -(-(k - n) // 2)) for k, n in zip(kernel * 2, (height, width) * 2, strict=True)]
+    if kind == "counted":
+        pads = [draw(st.integers(lacking, k - 1)) for lacking, k in zip(least, kernel * 2, strict=True)]
+        x = graph.add("AveragePool", x, kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=1)
+    else:
+        pads = [draw(st.integers(lacking, 5)) for lacking in least]
+        x = graph.add("Pad", x, graph.value(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])))
+        x = graph.add(kind, x, **({} if kind.startswith("Global") else {"kernel_shape": kernel, "strides": strides}))
+    return model_of(graph, graph.conv(x, channels, 2, 1) if last else graph.add("Relu", x))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(padded_pools(), st.sampled_from([(), DSP]))
+def test_padding_that_counts_takes_no_memory(tmp_path_factory: Any, model: onnx.ModelProto, code: Sequence[str]) -> None:
+    folder = tmp_path_factory.mktemp("pool")
+    path = int8(model, folder / "net.onnx")
+    wrong, source = differing(converted(path), folder, "-O0", *SANITIZED, *code, examples=4)
+    assert wrong == 0
+    assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak + 16
+
+
+@CODES
+@pytest.mark.parametrize("channels", [2, 5, 8])
+def test_a_normalisation_that_stays_is_computed_in_place(channels: int, code: Sequence[str], tmp_path: Path) -> None:
+    graph = Graph(1, 1, 6, 7)
+    y = graph.norm(graph.add("Relu", graph.conv("x", 1, channels)), channels)
+    path = int8(model_of(graph, graph.add("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])), tmp_path / "net.onnx")
+    wrong, source = differing(converted(path), tmp_path, "-O0", *SANITIZED, *code, examples=4)
+    assert wrong == 0
+    assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak
 
 
 @pytest.mark.slow  # a compiler's minute: the sanitizers see what the fast test computes right by luck

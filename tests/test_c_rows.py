@@ -198,6 +198,12 @@ F = np.float32
 ROW_LOCAL = {
     "a pool": ("MaxPool", (), {"kernel_shape": [2, 2], "strides": [2, 2]}, True),
     "a mean of windows": ("AveragePool", (), {"kernel_shape": [3, 3]}, True),
+    "a mean that counts padding": (
+        "AveragePool",
+        (),
+        {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+        True,
+    ),
     "a table": ("Sigmoid", (), {}, True),
     "a factor for each channel": ("Mul", (np.linspace(0.5, 2, 4, dtype=F).reshape(1, 4, 1, 1),), {}, True),
     "a factor for each column": ("Mul", (np.linspace(0.5, 2, 6, dtype=F).reshape(1, 1, 1, 6),), {}, True),

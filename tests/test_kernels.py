@@ -52,7 +52,7 @@ def sliding(seed: int, kind: str) -> onnx.ModelProto:
         group, outs = 2, 2 * outs
     if kind == "depthwise":
         group = outs = ins = ins + 1
-    if kind == "pool":  # whose kernel takes four channels at a time
+    if kind.startswith("pool"):  # whose kernel takes four channels at a time
         ins += 4
     pads = [int(n) for n in draw.integers(0, np.tile(kernel, 2))]
     strides = [1, 1] if kind == "pointwise" else [int(n) for n in draw.integers(1, 4, 2)]
@@ -62,6 +62,12 @@ def sliding(seed: int, kind: str) -> onnx.ModelProto:
         largest = seed % 2 == 0
         padded: dict[str, Any] = {"pads": pads} if largest else {"auto_pad": "SAME_UPPER"}  # others are depthwise convolutions
         y = graph.add("MaxPool" if largest else "AveragePool", "x", kernel_shape=kernel, strides=strides, **padded)
+    elif kind == "scale":
+        y = graph.norm("x", ins)
+    elif kind == "pool_counting":
+        pads[0] += 2 * kernel[0]  # of some windows there is nothing else
+        y = graph.add("Pad", "x", graph.value(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])))
+        y = graph.add(("MaxPool", "AveragePool")[seed % 2], y, kernel_shape=kernel, strides=strides)
     elif kind == "conv_transpose":
         y = graph.add("ConvTranspose", "x", graph.constant(ins, outs, *kernel), graph.constant(outs), strides=strides)
     else:
@@ -71,7 +77,7 @@ def sliding(seed: int, kind: str) -> onnx.ModelProto:
 
 def by_rows(text: str) -> str:
     """Each sliding kernel called for one row of its output at a time, on a ring of as many rows as its window covers."""
-    kernels = "conv|conv_grouped|conv_short|conv_transpose|depthwise|pointwise|pool"
+    kernels = "conv|conv_grouped|conv_short|conv_transpose|depthwise|pointwise|pool|pool_counting|scale"
     found = re.compile(rf"^  ({kernels})\((.*)\);$", re.MULTILINE)
     assert found.search(text), "no sliding kernel to take apart"
     helper = """
@@ -109,7 +115,7 @@ def small(kind: str, seed: int) -> Converted:
         return converted(int8(sliding(seed, kind), Path(folder) / "net.onnx"))
 
 
-KINDS = ("conv", "conv_short", "conv_grouped", "conv_transpose", "depthwise", "pointwise", "pool")
+KINDS = ("conv", "conv_short", "conv_grouped", "conv_transpose", "depthwise", "pointwise", "pool", "pool_counting", "scale")
 
 
 #: Each kernel as it is called once for all rows, and row by row; quick is one of them, by turns.

@@ -46,8 +46,10 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "mul": ("base",),
     "pointwise": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
     "pool": ("prelude", "base", "window"),
+    "pool_counting": ("prelude", "base", "window"),
     "prelu": ("base",),
     "reduce": ("base",),
+    "scale": ("prelude", "base", "window"),
     "softmax": ("base",),
 }
 #: The order in which pieces stand in the file; all other kernels follow.

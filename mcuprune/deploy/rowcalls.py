@@ -17,7 +17,7 @@ from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, Step, Windo
 from mcuprune.deploy.steps.selection import Selection
 
 #: Kernels that make any rows of their output from rows in a ring.
-_SLIDING = ("conv", "conv_grouped", "conv_short", "conv_transpose", "depthwise", "pointwise", "pool")
+_SLIDING = ("conv", "conv_grouped", "conv_short", "conv_transpose", "depthwise", "pointwise", "pool", "pool_counting", "scale")
 
 
 @dataclass(frozen=True)

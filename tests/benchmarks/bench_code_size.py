@@ -25,7 +25,12 @@ from mcuprune.deploy.tflite import Converted
 
 FLAGS = (*CORES[0].flags, "-mthumb", "-std=c99", "-Os", "-ffunction-sections", "-fdata-sections")
 TABLE = Path(str(resources.files("mcuprune.deploy") / "codesize.json"))
-_HEAD = "#include <stdint.h>\n#include <string.h>\n#define KERNEL\n#define NET_WINDOW 64\n#define NET_WIDE 1\n"
+_HEAD = """#include <stdint.h>
+#include <string.h>
+#define KERNEL
+#define EFFECT __asm__ volatile("" ::: "memory")
+#define NET_WINDOW 64
+"""
 
 
 def kernel_bytes(name: str) -> int:

@@ -126,21 +126,22 @@ def extremum(s: Selection, operator: Operator) -> None:
 
 
 def reduce(s: Selection, operator: Operator) -> None:
-    """MEAN, SUM, REDUCE_MAX and REDUCE_MIN over axes that stand side by side."""
+    """MEAN, SUM, REDUCE_MAX and REDUCE_MIN over axes that stand side by side; zeros of a PAD in front count in a mean."""
     source, output = operator.inputs[0], operator.outputs[0]
-    listed = s.known(operator.inputs[1])
+    listed, whole = s.known(operator.inputs[1]), s.size(source)
+    source = s.pads[source].source if source in s.pads else source
     shape = s.shape(source)
     axes = sorted({int(axis) % len(shape) for axis in listed.reshape(-1)})
     axes = [axis for axis in range(axes[0], axes[-1] + 1) if axis in axes or shape[axis] == 1]
     if len(axes) != axes[-1] - axes[0] + 1:
         s.refuse(operator, "over axes that don't stand side by side has no kernel")
     outer, inner = prod(shape[: axes[0]]), prod(shape[axes[-1] + 1 :])
-    n = prod(shape[axes[0] : axes[-1] + 1])
+    n, counted = prod(shape[axes[0] : axes[-1] + 1]), whole // (outer * inner)
     a, b = s.quantizer(source), s.quantizer(output)
     by, kind = factor(a.scale / b.scale), {"REDUCE_MAX": 1, "REDUCE_MIN": 2}.get(operator.name, 0)
     if operator.name == "MEAN":  # the division goes into the factor, as far as it fits into 32 bits
-        bits = min(n.bit_length() - 1, 32, 31 + by.shift)
-        by = Factor((by.number << bits) // n, by.shift - bits)
+        bits = min(counted.bit_length() - 1, 32, 31 + by.shift)
+        by = Factor((by.number << bits) // counted, by.shift - bits)
     parameters = words_of([a.zero_point, b.zero_point, *by])
     s.add(operator, [Call("reduce", (s.place(source), s.place(output), outer, n, inner, parameters, kind))])
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -18,6 +18,14 @@ from mcuprune.deploy.tables import Table
 from mcuprune.errors import UnsupportedOperator
 
 
+class Padded(NamedTuple):
+    """What a PAD would write. pads: numbers before and after each axis, int (rank, 2), all of them ``number``."""
+
+    source: int
+    pads: Array
+    number: int
+
+
 @dataclass
 class Selection:
     """One walk over the operators of a program.
@@ -26,8 +34,8 @@ class Selection:
     copies. proven: whether the fast requantisation is exact for all sums. clamped: whether some output's range is narrower
     than a byte's.
 
-    pads, tables: what is put off to be done by the operators that read it. Output of a PAD -> its input, and how many rows and
-    columns are added, as int (rank, 2); output of a chain of operators that are one table -> the chain's input and the table.
+    pads, tables: what is put off to be done by the operators that read it. Output of a PAD -> what it would write; output of a
+    chain of operators that are one table -> the chain's input and the table.
     outputs: tensors of the program's outputs. readers: tensor -> the operators that read it, in the program's order.
     """
 
@@ -37,7 +45,7 @@ class Selection:
     largest_window: int = 0
     proven: bool = True
     clamped: bool = False
-    pads: dict[int, tuple[int, Array]] = field(default_factory=dict)
+    pads: dict[int, Padded] = field(default_factory=dict)
     tables: dict[int, tuple[int, Table]] = field(default_factory=dict)
     outputs: tuple[int, ...] = field(init=False)
     readers: dict[int, list[Operator]] = field(init=False)

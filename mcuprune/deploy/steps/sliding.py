@@ -10,7 +10,7 @@ from mcuprune.deploy.fixedpoint import HIGH, LOW, factor
 from mcuprune.deploy.program import Operator
 from mcuprune.deploy.steps.calls import Array, Call, Constant, Place, Window, bytes_of, words_of
 from mcuprune.deploy.steps.movement import move, strides
-from mcuprune.deploy.steps.selection import Selection
+from mcuprune.deploy.steps.selection import Padded, Selection
 from mcuprune.deploy.sums import Sums
 from mcuprune.deploy.tables import activation_range
 
@@ -18,6 +18,8 @@ from mcuprune.deploy.tables import activation_range
 _SAME = 0
 #: Rows of a window shorter than this are copied to the stack first, up to this many bytes of window.
 _SHORT_ROW, _SHORT_WINDOW = 16, 256
+#: Operators whose kernels look at no more of a window than lies inside the image.
+_PADDING = ("AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D")
 #: Kernels that read all taps of a window as they are, so that the input's zero point may be a part of the bias.
 _FOLDING = ("conv_short", "pointwise")
 
@@ -46,18 +48,15 @@ def _frame(s: Selection, operator: Operator, kernel: tuple[int, int]) -> _Frame:
     stride = options["stride_h"], options["stride_w"]
     dilation = options.get("dilation_h", 1), options.get("dilation_w", 1)
     out = s.shape(output)[1:]
-    pads = None
-    if source in s.pads:
-        source, pads = s.pads[source]
+    pad, before = (0, 0), s.pads.get(source)
+    source = source if before is None else before.source
     image = s.shape(source)[1:]
-    if pads is not None:
-        pad = (int(pads[1][0]), int(pads[2][0]))
+    if before is not None:
+        pad = (int(before.pads[1][0]), int(before.pads[2][0]))
     elif options.get("padding") == _SAME:
         sizes = zip(image[:2], out[:2], kernel, stride, dilation, strict=True)
         high, wide = (_padding(*axis) for axis in sizes)
         pad = (high, wide)
-    else:
-        pad = (0, 0)
     return _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), kernel, stride, pad, dilation)
 
 
@@ -128,7 +127,7 @@ def _conv_kernel(s: Selection, frame: _Frame, *, foldable: bool) -> tuple[str, _
 
 
 def depthwise(s: Selection, operator: Operator) -> None:
-    """A kernel of its own; of an image of one channel an ordinary convolution."""
+    """A kernel of its own; of an image of one channel an ordinary convolution; of a single tap a product in place."""
     weights = s.known(operator.inputs[1])
     _, kernel_h, kernel_w, outs = weights.shape
     frame = _frame(s, operator, (kernel_h, kernel_w))
@@ -136,6 +135,9 @@ def depthwise(s: Selection, operator: Operator) -> None:
         _convolve(s, operator, frame, weights.transpose(3, 1, 2, 0))
         return
     window = _window(s, frame, operator, _sums(s, operator, weights, 3))
+    if frame.kernel == (1, 1) and frame.image == frame.out and operator.inputs[0] == frame.source:
+        s.add(operator, [_sliding(s, operator, "scale", frame, window)], in_place=(frame.source,))
+        return
     s.add(operator, [_sliding(s, operator, "depthwise", frame, window)])
 
 
@@ -169,24 +171,34 @@ def transpose_conv(s: Selection, operator: Operator) -> None:
 
 
 def pool(s: Selection, operator: Operator) -> None:
-    """The mean or the largest of each window, by a flag of the kernel."""
+    """The mean or the largest of each window, by a flag of the kernel. Padding of its own a pool leaves out, a PAD's counts."""
     frame = _frame(s, operator, (operator.options["filter_h"], operator.options["filter_w"]))
     window = _window(s, frame, operator, None)
-    largest = int(operator.name == "MAX_POOL_2D")
-    s.add(operator, [_sliding(s, operator, "pool", frame, window, largest)])
+    largest, before = int(operator.name == "MAX_POOL_2D"), s.pads.get(operator.inputs[0])
+    counts = before is not None and not (largest and before.number == LOW)
+    s.add(operator, [_sliding(s, operator, "pool_counting" if counts else "pool", frame, window, largest)])
+
+
+def _pads(s: Selection, reader: Operator, padded: Padded) -> bool:
+    """Whether the kernel of an operator that reads padded data can do without the padding in memory."""
+    zero = s.quantizer(padded.source).zero_point
+    if reader.name in ("MEAN", "SUM"):  # zeros add nothing to a sum, where it goes over all of them
+        summed = {int(axis) % len(padded.pads) for axis in s.known(reader.inputs[1]).reshape(-1)}
+        return padded.number == zero and summed.issuperset(np.flatnonzero(padded.pads.any(axis=1)).tolist())
+    left_out = {"MAX_POOL_2D": (zero, LOW)}.get(reader.name, (zero,))
+    return reader.name in _PADDING and reader.options["padding"] != _SAME and padded.number in left_out
 
 
 def pad(s: Selection, operator: Operator) -> None:
-    """Left to the kernels that read it, where all of them leave padding out; else a copy into a filled image."""
+    """Left to the kernels that read it, where all of them can; else a copy into a filled image."""
     source, output = operator.inputs[0], operator.outputs[0]
     pads, zero = s.known(operator.inputs[1]), s.quantizer(source).zero_point
     fill = s.constant(operator.inputs[2]) if operator.name == "PADV2" else None
     number = zero if fill is None else int(fill.reshape(-1)[0])
-    readers = s.readers.get(output, [])
-    ignoring = {"CONV_2D": zero, "DEPTHWISE_CONV_2D": zero, "MAX_POOL_2D": LOW}
+    readers, padded = s.readers.get(output, []), Padded(source, pads, number)
     spatial = len(pads) == 4 and not pads[0].any() and not pads[3].any() and output not in s.outputs
-    if spatial and readers and all(ignoring.get(r.name) == number and r.options["padding"] != _SAME for r in readers):
-        s.pads[output] = (source, pads)
+    if spatial and readers and all(_pads(s, reader, padded) for reader in readers):
+        s.pads[output] = padded
         return
     shape, out = s.shape(source), s.shape(output)
     steps = strides(out)
