@@ -145,7 +145,6 @@ def prune(asked: Asked) -> Result:
     engine()
     from mcuprune import dropping
     from mcuprune.report import prune as outcome
-    from mcuprune.train import tracking
 
     def tell(step: Step) -> None:
         for watcher in watchers:
@@ -157,14 +156,8 @@ def prune(asked: Asked) -> Result:
     with file_for(asked.output, name) as path:
         request = asked.request(path)
         options.check(request)  # before trackers are opened for what may be no list of names
-        with tracking.following(request) as track:
-
-            def on_step(step: Step) -> None:
-                tell(step)
-                track(step)
-
-            in_memory = None if request.data is not None else asked.data_set
-            result: Result = dropping.prune(request, on_step, net=asked.in_memory, data_set=in_memory)
+        in_memory = None if request.data is not None else asked.data_set
+        result = dropping.prune(request, tell, net=asked.in_memory, data_set=in_memory)
         if request.report is not None:
             outcome.save(outcome.document(result), request.report)
     if asked.output is None:  # the folder is gone: only the name is left to tell

@@ -31,7 +31,7 @@ from mcuprune.operators import table as ops
 from mcuprune.pruning import OnStart
 from mcuprune.result import Bisection, GroupResult, Result, Stage, Start
 from mcuprune.run.layer_noise import Int8Layers
-from mcuprune.train import ranks
+from mcuprune.train import ranks, tracking
 from mcuprune.train.checkpoint import differences
 from mcuprune.train.course import course
 from mcuprune.train.request import Request, check, drop
@@ -57,10 +57,21 @@ def prune(
     on_stage: OnStage = lambda number, limit: None,
     on_start: OnStart = lambda budget, used: None,
 ) -> Result:
-    """What ``pruning.prune`` does, and with ``request.max_drop`` the search for the smallest network above the floor."""
+    """What ``pruning.prune`` does, and with ``request.max_drop`` the search for the smallest network above the floor.
+
+    The trackers of ``request.track`` follow all of it; on_step: what is told each step before them.
+    on_stage, on_start: told when a stage of the search begins, and before the work of each prune.
+    Raises what ``pruning.prune`` and ``tracking.following`` raise; BudgetError where no stage of a search could be finished.
+    """
+    with tracking.following(request, on_step) as tell:
+        return _pruned(request, tell, net, data_set, on_stage, on_start)
+
+
+def _pruned(
+    request: Request, on_step: OnStep, net: Network | None, data_set: Given | None, on_stage: OnStage, on_start: OnStart
+) -> Result:
+    """What ``prune`` returns, without trackers."""
     if request.max_drop is None or request.minimise is None:
-        if net is None and data_set is None:
-            return pruning.prune(request, on_step, on_start=on_start)
         return pruning.prune(request, on_step, net=net, data_set=data_set, on_start=on_start)
     check(request)
     if request.resume and ranks.size() > 1:

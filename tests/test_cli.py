@@ -22,7 +22,7 @@ from onnx import helper
 from mcuprune import __version__, cli, errors, pruning, units
 from mcuprune.cli import main
 from mcuprune.costs import resources
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.boards import BOARDS, board
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 
@@ -233,8 +233,8 @@ def small_board(net, monkeypatch):
     """A board whose memory holds the activations of ``net`` and not the arena that its runtime needs."""
     memory = resources.profile(network.load(net)).memory
     assert memory.peak < memory.arena_tflm - 8
-    board = replace(runtimes.board("nucleo-f767zi"), name="small", block=memory.arena_tflm - 8)
-    monkeypatch.setitem(runtimes.BOARDS, "small", board)
+    small = replace(board("nucleo-f767zi"), name="small", block=memory.arena_tflm - 8)
+    monkeypatch.setitem(BOARDS, "small", small)
     return memory
 
 

@@ -25,7 +25,7 @@ from mcuprune.costs import banding, resources, widths
 from mcuprune.costs.banded import BandedCosts
 from mcuprune.costs.banding import Banding
 from mcuprune.costs.resources import Basis, CostModel
-from mcuprune.deploy import boards
+from mcuprune.deploy.lower import lower
 from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -89,7 +89,7 @@ def cut_and_written(costs: BandedCosts, chosen: np.ndarray) -> tuple[Network, bo
 def needs(net: Network, model: banding.Model) -> int:
     """Bytes in the order of the file: counted step by step, or laid out as TensorFlow Lite Micro does."""
     if model == "tflm":
-        return boards.arena_tflm(net, offline=True).total
+        return lower(net).arena(offline=True).total
     return max(step.bytes for step in buffers(net).file_steps())
 
 
@@ -291,7 +291,7 @@ def test_an_arena_that_needs_bands_holds_in_the_written_file(files: dict[str, st
     request = Request(files["branching"], limits(sram=f"{int(before * 0.6)}"), output, train=False, basis=Basis(sram="tflm"))
     result = pruning.prune(replace(request, bands="auto"))
     assert result.ok
-    assert boards.arena_tflm(loaded(output), offline=True).total == result.verdict.used["sram"]
+    assert lower(loaded(output)).arena(offline=True).total == result.verdict.used["sram"]
 
 
 @pytest.mark.parametrize("bands", ["off", "auto"])
@@ -300,7 +300,7 @@ def test_an_arena_that_holds_without_bands_holds_with_auto(bands: str, tmp_path:
     request = Request(RESNET, limits(sram="16KB"), str(tmp_path / "o.onnx"), train=False, basis=Basis(sram="tflm"), bands=bands)
     result = pruning.prune(request)
     assert result.ok
-    assert boards.arena_tflm(loaded(str(tmp_path / "o.onnx")), offline=True).total <= 16 * 1024
+    assert lower(loaded(str(tmp_path / "o.onnx"))).arena(offline=True).total <= 16 * 1024
 
 
 @pytest.mark.parametrize("name", ["resnet8", "branching"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcuprune import config
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.boards import board
 from mcuprune.errors import UsageError
 from mcuprune.units import Limit
 
@@ -67,14 +67,14 @@ def test_paths_are_relative_to_the_file(here, monkeypatch):
 
 def test_a_board_is_a_budget_and_a_limit_goes_before_it():
     found = read('board = "Nucleo-F767ZI"\nbudget = { sram = "10KB", macs = "10M" }\n')
-    board = runtimes.board("nucleo-f767zi")
-    assert found.common.board == board.name
-    assert found.common.limits == {"sram": size(10240), "flash": size(board.flash), "macs": Limit(Fraction(10**7), False)}
+    on = board("nucleo-f767zi")
+    assert found.common.board == on.name
+    assert found.common.limits == {"sram": size(10240), "flash": size(on.flash), "macs": Limit(Fraction(10**7), False)}
 
 
 def test_a_models_own_board_goes_before_the_common_budget():
     found = read('budget = { sram = "10KB" }\n[[model]]\npath = "models/a.onnx"\nboard = "nucleo-f767zi"\n')
-    assert found.wanted("models/a.onnx").limits["sram"] == size(runtimes.board("nucleo-f767zi").block)
+    assert found.wanted("models/a.onnx").limits["sram"] == size(board("nucleo-f767zi").block)
 
 
 def test_numbers_and_shares_are_limits_too():

@@ -23,7 +23,7 @@ from mcuprune.costs import banding, resources
 from mcuprune.costs.banded import BandedCosts
 from mcuprune.costs.banding import Banding
 from mcuprune.costs.embedding import worthwhile
-from mcuprune.deploy import boards
+from mcuprune.deploy.lower import lower
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 
@@ -45,7 +45,7 @@ def convolutions(draw: st.DrawFn) -> Network:
 
 
 def operators(net: Network) -> list[str]:
-    return [operator.name for operator in boards.program(net).operators]
+    return [operator.name for operator in lower(net).operators]
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -109,15 +109,13 @@ def test_the_written_file_has_the_arena_that_was_chosen_by_and_makes_the_same_in
     made = embedded(plain, names)
     assert names == worthwhile(net, {})
     assert (
-        resources.profile(made).arena
-        == boards.arena_tflm(embedded(net, names), offline=True).total
-        < resources.profile(plain).arena
+        resources.profile(made).arena == lower(embedded(net, names)).arena(offline=True).total < resources.profile(plain).arena
     )
     assert np.array_equal(run(made, x)[0], run(plain, x)[0])
     for share in (0.8, 0.6):  # with bands beside them, or instead of them
-        limit = int(boards.arena_tflm(plain, offline=True).total * share)
+        limit = int(lower(plain).arena(offline=True).total * share)
         found = banding.in_bands(plain, Banding("tflm", {"sram": limit}))
-        assert found.sram == boards.arena_tflm(found.network, offline=True).total <= limit
+        assert found.sram == lower(found.network).arena(offline=True).total <= limit
         assert np.array_equal(run(found.network, x)[0], run(plain, x)[0])
 
 
@@ -131,7 +129,7 @@ def test_a_recipe_embeds_the_kernels_of_any_form_of_a_network() -> None:
         chosen = np.maximum(costs.least, np.floor(costs.full * share)).astype(np.int64)
         cut = costs.channels.cut(costs.channels.top(chosen, np.zeros(costs.channels.n_components + 1)))
         written = embedded(cut, names)
-        assert form.sram(chosen) == boards.arena_tflm(written, offline=True).total
+        assert form.sram(chosen) == lower(written).arena(offline=True).total
         assert form.sums(chosen).items() <= dict(resources.profile(written).total).items()
 
 
@@ -184,8 +182,8 @@ def test_a_file_with_its_kernels_stored_in_any_way_makes_the_same_integers(how: 
     made = stored_again(embedded(net, names[:1]).to_proto(), plain)
     onnx.checker.check_model(made, full_check=True)
     assert np.array_equal(run(made, x)[0], run(plain, x)[0])
-    arena = boards.arena_tflm(embedded(net, names[:1]), offline=True).total
-    assert boards.arena_tflm(network.from_proto(made, "made.onnx"), offline=True).total == arena
+    arena = lower(embedded(net, names[:1])).arena(offline=True).total
+    assert lower(network.from_proto(made, "made.onnx")).arena(offline=True).total == arena
     if how in ("shifted", "uint8"):
         stored = [{t.data_type for t in model.graph.initializer if len(t.dims) == 4} for model in (plain, made)]
         assert stored[0] == stored[1]
@@ -196,7 +194,7 @@ def test_kernels_that_a_limit_was_priced_with_are_those_that_are_written(monkeyp
     monkeypatch.setattr(banding, "_ways_to_run", lambda *_, **__: [])  # no bands hold it
     net = strided()
     names = tuple(node.name for node in net.nodes if rows_to_add(node, net))
-    arenas = [boards.arena_tflm(embedded(net, chosen), offline=True).total for chosen in (worthwhile(net, {}), names)]
+    arenas = [lower(embedded(net, chosen)).arena(offline=True).total for chosen in (worthwhile(net, {}), names)]
     assert arenas[1] < arenas[0]
     found = banding.in_bands(net, Banding("tflm", {"sram": arenas[1]}), [banding.Recipe((), names)])
     assert (found.embedded, found.sram) == (names, arenas[1])
@@ -204,7 +202,7 @@ def test_kernels_that_a_limit_was_priced_with_are_those_that_are_written(monkeyp
 
 def test_a_recipe_for_kernels_that_a_network_lacks_is_left_out() -> None:
     net = strided()
-    asked = Banding("tflm", {"sram": boards.arena_tflm(net, offline=True).total - 1})
+    asked = Banding("tflm", {"sram": lower(net).arena(offline=True).total - 1})
     found = banding.in_bands(net, asked, [banding.Recipe((), ("none of these",))])
     assert found.embedded != ("none of these",)
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from mcuprune.channels.labelling import label
 from mcuprune.costs.resources import Basis, Budget, CostModel, Profile, budget, profile
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.lower import lower
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
@@ -623,7 +623,7 @@ def test_the_gradient_of_the_widest_operator_sees_nothing_else_alive():
 def test_the_gradient_of_the_arena_is_its_slope_while_no_buffer_moves(make):
     """In steps of 16 channels nothing is rounded: every buffer stays a whole number of alignments."""
     channels, _, model = models_of(make)
-    program = runtimes.program(channels.network, dim=model.dim)
+    program = lower(channels.network, dim=model.dim)
     draw = np.random.default_rng(0)
     checked = 0
     for _ in range(100):

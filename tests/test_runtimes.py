@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcuprune.costs.resources import budget, profile
-from mcuprune.deploy import boards as runtimes
-from mcuprune.deploy.boards import BOARDS, Lifetime, board, board_budget, greedy_layout, overlaps, program
-from mcuprune.deploy.latency import ANCHORS, CLASSES, energy, latency
+from mcuprune.deploy.boards import BOARDS, board, board_budget
+from mcuprune.deploy.latency import ANCHORS, CLASSES, energy, latency, macs_by_class
+from mcuprune.deploy.lower import lower
+from mcuprune.deploy.planner import Lifetime, aligned, greedy_layout, overlaps
 from mcuprune.errors import UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -43,8 +44,8 @@ def head(sizes: list[int], spans: list[tuple[int, int]], fixed: dict[int, int] |
 def test_arenas_measured_on_cortex_m4_code(make, reference, cmsis, arena):
     """Heads are exact. Totals are upper bounds, and close: TFLM 90b983c2 with CMSIS-NN in QEMU's mps2-an386."""
     net = make()
-    assert program(net).arena(kernels="reference").head == reference
-    found = program(net).arena()
+    assert lower(net).arena(kernels="reference").head == reference
+    found = lower(net).arena()
     assert found.head == cmsis
     assert arena <= found.total <= arena * 1.02
 
@@ -54,13 +55,13 @@ def test_files_of_the_benchmark_give_the_same_arena_as_their_description(name, c
     written = {"ad01_fp32": autoencoder, "kws_ref_model_float32": dscnn, "pretrainedResnet": resnet8, "vww_96_float": mobilenet}
     converted = real(corpus_folder / f"mlperf_{name}.onnx")
     assert profile(converted).memory.arena_tflm == profile(written[name]()).memory.arena_tflm
-    operators = [operator.name for operator in program(converted).operators]
-    assert operators == [operator.name for operator in program(written[name]()).operators]
+    operators = [operator.name for operator in lower(converted).operators]
+    assert operators == [operator.name for operator in lower(written[name]()).operators]
 
 
 def test_an_offline_plan_brings_the_head_down_to_the_peak():
     net = mobilenet()
-    planned, greedy = runtimes.arena_tflm(net, offline=True), runtimes.arena_tflm(net)
+    planned, greedy = lower(net).arena(offline=True), lower(net).arena()
     assert planned.head == planned.busiest == profile(net).memory.peak == 55_296
     assert greedy.total - planned.total == 73_728 - 55_296
 
@@ -113,7 +114,7 @@ def test_buffers_that_are_alive_together_never_overlap(drawn):
 
 @pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
 def test_layouts_of_real_networks(path):
-    found = program(real(path))
+    found = lower(real(path))
     greedy, planned = found.arena(), found.arena(offline=True)
     for arena in (greedy, planned):
         assert arena.busiest <= arena.head
@@ -135,7 +136,7 @@ def test_layouts_of_real_networks(path):
 
 def lowered(make, *shape: int) -> list[str]:
     g = Graph(*(shape or (1, 4, 8, 8)))
-    return [operator.name for operator in program(g.net(make(g))).operators]
+    return [operator.name for operator in lower(g.net(make(g))).operators]
 
 
 def pool(g: Graph, op: str = "MaxPool", **attrs) -> str:
@@ -225,13 +226,13 @@ def test_what_is_written(make, operators):
 )
 def test_scratch_of_kernels(make, scratch):
     g = Graph(1, 4, 8, 8)
-    found = program(g.net(make(g)))
-    assert sum(runtimes.aligned(s.wanted.slope * s.wanted.quantity) for s in found.scratch) == runtimes.aligned(scratch)
+    found = lower(g.net(make(g)))
+    assert sum(aligned(s.wanted.slope * s.wanted.quantity) for s in found.scratch) == aligned(scratch)
 
 
 def test_a_pad_has_a_tensor_of_its_own():
     g = Graph(1, 4, 8, 8)
-    arena = program(g.net(g.conv("x", 4, 4, strides=[2, 2]))).arena()
+    arena = lower(g.net(g.conv("x", 4, 4, strides=[2, 2]))).arena()
     assert [buffer.bytes for buffer in arena.buffers] == [256, 400, 64, 144]
     assert arena.head == 256 + 400
 
@@ -239,16 +240,16 @@ def test_a_pad_has_a_tensor_of_its_own():
 def test_operators_that_tflm_has_no_kernel_for_are_named():
     g = Graph(1, 4, 8, 8)
     net = g.net(g.add("Erf", g.conv("x", 4, 4)))
-    assert program(net).missing == ("erf1",)
-    assert program(resnet8()).missing == ()
+    assert lower(net).missing == ("erf1",)
+    assert lower(resnet8()).missing == ()
 
 
 def test_another_order_has_another_arena():
     g = Graph(1, 4, 8, 8)
     wide = [g.conv("x", 4, 16) for _ in range(3)]
     net = g.net(g.add("Concat", *[g.add("Relu", g.conv(one, 16, 1)) for one in wide], axis=1))
-    best = runtimes.arena_tflm(net, order=profile(net).memory.order)
-    assert best.head < runtimes.arena_tflm(net).head
+    best = lower(net, order=profile(net).memory.order).arena()
+    assert best.head < lower(net).arena().head
 
 
 # ---------------------------------------------------------------------------------------- boards, latency and energy
@@ -303,18 +304,18 @@ def test_the_paper_s_networks_take_the_time_and_energy_of_its_table():
 @pytest.mark.parametrize(("make", "name"), [(dscnn, 0), (resnet8, 1), (mobilenet, 2), (autoencoder, 3)])
 def test_the_anchors_networks_are_those_of_the_benchmark(make, name):
     anchor = [anchor for anchor in ANCHORS if anchor.runtime == "microtvm"][name]
-    assert tuple(runtimes.macs_by_class(make()).values()) == anchor.macs
+    assert tuple(macs_by_class(make()).values()) == anchor.macs
 
 
 def test_slower_kernels_take_longer_and_own_code_about_as_long():
-    macs, on = runtimes.macs_by_class(resnet8()), board("nucleo-f767zi")
+    macs, on = macs_by_class(resnet8()), board("nucleo-f767zi")
     found = {runtime: latency(macs, on, runtime) for runtime in ("tflm", "tflm-ref", "cube-ai", "c")}
     assert found["cube-ai"].likely < found["tflm"].likely < found["tflm-ref"].low
     assert found["c"].low < found["tflm"].likely < found["c"].high
 
 
 def test_where_nobody_measured_there_is_no_estimate():
-    macs = runtimes.macs_by_class(resnet8())
+    macs = macs_by_class(resnet8())
     assert latency(macs, board("esp32-s3")) is None
     assert latency(macs, board("nucleo-f767zi"), "microtvm") is None
     assert energy(macs, board("teensy-4.1")) is None
@@ -322,5 +323,5 @@ def test_where_nobody_measured_there_is_no_estimate():
 
 def test_multiply_accumulates_by_class_sum_to_the_total():
     for make in (dscnn, resnet8, mobilenet, autoencoder):
-        assert sum(runtimes.macs_by_class(make()).values()) == profile(make()).total["macs"]
-    assert runtimes.macs_by_class(dscnn())["depthwise"] == 4 * 9 * 64 * 125
+        assert sum(macs_by_class(make()).values()) == profile(make()).total["macs"]
+    assert macs_by_class(dscnn())["depthwise"] == 4 * 9 * 64 * 125

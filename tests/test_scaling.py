@@ -12,7 +12,6 @@ from graphs import Graph
 from mcuprune.channels.labelling import label
 from mcuprune.costs import resources
 from mcuprune.costs.resources import CostModel, SramModel
-from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy import planner
 from mcuprune.graph.network import Network
 from mcuprune.schedule import search
@@ -77,8 +76,8 @@ def test_four_times_the_nodes_take_little_more_than_four_times_as_long(
 
 
 def test_neighbours_of_buffers_are_those_that_live_at_the_same_time() -> None:
-    spans = [runtimes.Lifetime(first, first + (first * 7 + k) % 5) for first in range(30) for k in range(3)][::-1]
-    found = runtimes.overlaps(spans)
+    spans = [planner.Lifetime(first, first + (first * 7 + k) % 5) for first in range(30) for k in range(3)][::-1]
+    found = planner.overlaps(spans)
     for i, a in enumerate(spans):
         together = (j for j, b in enumerate(spans) if j != i and set(range(a[0], a[1] + 1)) & set(range(b[0], b[1] + 1)))
         assert found[i] == tuple(together)

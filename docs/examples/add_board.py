@@ -1,11 +1,11 @@
 """A board of your own, as a budget for ``--board``."""
 
 from mcuprune.cli import main
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.boards import BOARDS, Board
 
 KB = 1024
 # One row. block: the largest piece of SRAM that one arena can lie in; source: where you read the numbers.
-runtimes.BOARDS["my-board"] = runtimes.Board(
+BOARDS["my-board"] = Board(
     name="my-board",
     chip="STM32F401CE",
     core="Cortex-M4",

@@ -6,7 +6,7 @@ from mcuprune.cli.flags import TextOrJson
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import YES
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.boards import BOARDS
 from mcuprune.report.boards import boards_json, boards_text
 
 
@@ -14,5 +14,5 @@ from mcuprune.report.boards import boards_json, boards_text
 def boards(flags: TextOrJson) -> int:
     """The boards that --board knows."""
     written = boards_json if flags.format == "json" else boards_text
-    show(written(runtimes.BOARDS.values()))
+    show(written(BOARDS.values()))
     return YES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mcuprune import config
+from mcuprune import config, face
 from mcuprune.cli import models, outputs
 from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, configuration, wanted
 from mcuprune.cli.parser import command
@@ -50,8 +50,7 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
     measured = models.measure(path, wanted)
     basis = wanted.gate
-    limits = resources.budget(wanted.limits, measured.used(basis))
-    verdict = limits.check(measured.used(basis)) if wanted.limits else None
+    verdict = face.check(measured, wanted.limits, sram_model=basis.sram, flash_model=basis.flash) if wanted.limits else None
     old = growth = None
     if wanted.against is not None:
         old = models.measure(wanted.against, wanted)

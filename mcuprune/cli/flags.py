@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mcuprune import config, console, options, units
 from mcuprune.config import Wanted
 from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.boards import board_budget
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
@@ -179,7 +179,7 @@ def board_limits(board: str | None) -> Mapping[str, units.Limit]:
     if board is None:
         return {}
     with of_flag("--board"):
-        return runtimes.board_budget(board)
+        return board_budget(board)
 
 
 def shapes(texts: Sequence[str]) -> dict[str, Shape]:

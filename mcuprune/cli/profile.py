@@ -11,8 +11,8 @@ from mcuprune.cli.flags import Compared, Models, Reported, Run, Shaped, Spoken, 
 from mcuprune.cli.parser import command
 from mcuprune.costs import resources
 from mcuprune.costs.resources import Basis
-from mcuprune.deploy import boards as runtimes
-from mcuprune.deploy.latency import energy, latency
+from mcuprune.deploy.boards import board
+from mcuprune.deploy.latency import energy, latency, macs_by_class
 from mcuprune.graph import network
 from mcuprune.options import option
 from mcuprune.passes.reorder import reordered
@@ -82,5 +82,5 @@ def _device(net: network.Network, basis: Basis) -> Device | None:
     if basis.board is None:
         return None
     with of_flag("--board"):
-        known, macs = runtimes.board(basis.board), runtimes.macs_by_class(net)
+        known, macs = board(basis.board), macs_by_class(net)
     return Device(known, basis.runtime, latency(macs, known, basis.runtime), energy(macs, known, basis.runtime))

@@ -21,7 +21,6 @@ from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.train import ranks
 from mcuprune.train.request import Repeats, Request
-from mcuprune.train.task import Step
 from mcuprune.units import show as show_size
 
 if TYPE_CHECKING:  # what makes one imports torch
@@ -60,17 +59,10 @@ def _run(flags: Flags, request: Request) -> int:
         refuse_unknown(request.data)
         face.engine()
         from mcuprune import dropping
-        from mcuprune.train import tracking
 
         request, to_export = _in_its_format(request)
         try:
-            with tracking.following(request) as track:
-
-                def on_step(step: Step) -> None:
-                    progress.show(step)
-                    track(step)
-
-                result = dropping.prune(request, on_step, on_stage=progress.stage, on_start=progress.start)
+            result = dropping.prune(request, progress.show, on_stage=progress.stage, on_start=progress.start)
         except KeyboardInterrupt:
             if os.path.exists(f"{request.output}.checkpoint") or os.path.exists(f"{request.output}.stages"):
                 console.say("the same command with --resume goes on from the last state that was stored")

@@ -24,7 +24,7 @@ from mcuprune.costs.banding import Banding, Model, Recipe, by_cost, operators, p
 from mcuprune.costs.embedding import sums
 from mcuprune.costs.functions import CostFunction, Regrouped
 from mcuprune.costs.resources import CostModel, Terms
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.lower import lower
 from mcuprune.graph.network import Network
 from mcuprune.schedule import search as memory
 
@@ -245,7 +245,7 @@ class BandedCosts(CostModel):
         planner = BandPlanner(self.cut(self.least))
         if self.banding.model == "peak":
             return planner.least_conceivable()
-        program = runtimes.program(planner.net)
+        program = lower(planner.net)
         return planner.least_conceivable() + program.tail(program.quantities)
 
     @cached_property

@@ -20,7 +20,8 @@ from mcuprune.costs import resources
 from mcuprune.costs.embedding import sums, worthwhile
 from mcuprune.costs.profiles import full_order
 from mcuprune.costs.resources import RESOURCES, Additive, Basis, Profile
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.lower import lower
+from mcuprune.deploy.program import Arena
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.operators.fusion import buffers
@@ -217,7 +218,7 @@ class Measured:
     """A network in numbers: bytes of peak and arena, multiply-accumulates, operators without quantisers."""
 
     profile: Profile
-    arena: runtimes.Arena
+    arena: Arena
     operators: int
 
     def sram(self, model: Model) -> int:
@@ -227,7 +228,7 @@ class Measured:
 
 def measured(net: Network, profile: Profile | None = None) -> Measured:
     """profile: the network's, where it is known. Raises what ``resources.profile`` does."""
-    return Measured(profile or resources.profile(net), runtimes.arena_tflm(net, offline=True), operators(net))
+    return Measured(profile or resources.profile(net), lower(net).arena(offline=True), operators(net))
 
 
 # ------------------------------------------------------------------------------------------------- a network, in bands
@@ -380,7 +381,7 @@ class _Floor:
     """
 
     def __init__(self, planner: BandPlanner, model: Model) -> None:
-        arena = runtimes.arena_tflm(planner.net, offline=True) if model == "tflm" else None
+        arena = lower(planner.net).arena(offline=True) if model == "tflm" else None
         # None too where the runtime leaves out some of the data
         self._tail = None if arena is None or arena.total < planner.plain.peak + arena.tail else arena.tail
         self._plain = planner.plain.peak
@@ -440,7 +441,7 @@ def least(net: Network, model: Model, count: int | None = None) -> Run:
 def sram_of(net: Network, model: Model) -> int:
     """Bytes that a network needs: the peak in the best order found with little effort, or the arena."""
     if model == "tflm":
-        return runtimes.arena_tflm(net, offline=True).total
+        return lower(net).arena(offline=True).total
     plan = buffers(net)
     in_file_order = max((step.bytes for step in plan.file_steps()), default=0)
     return min(in_file_order, memory.known(plan.graph, _ORDERING).peak)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mcuprune.bands.kernels import embedded, rows_to_add
 from mcuprune.costs.resources import RESOURCES, Additive, Terms
-from mcuprune.deploy import boards as runtimes
+from mcuprune.deploy.lower import lower
 from mcuprune.graph.network import Network
 
 
@@ -25,7 +25,7 @@ def worthwhile(net: Network, limits: Mapping[str, int]) -> tuple[str, ...]:
     limits: of other resources, in base units; one that the network holds is held.
     """
     names = tuple(node.name for node in net.nodes if rows_to_add(node, net))
-    own, arena = sums(net), runtimes.arena_tflm(net, offline=True).total
+    own, arena = sums(net), lower(net).arena(offline=True).total
 
     def gain(chosen: Sequence[str]) -> float:
         """What is left of the arena's fall, as a share of it, when all is paid; below all where a limit isn't held."""
@@ -33,7 +33,7 @@ def worthwhile(net: Network, limits: Mapping[str, int]) -> tuple[str, ...]:
         costs = sums(in_embedding)
         if any(costs[name] > max(limit, own[name]) for name, limit in limits.items() if name in costs):
             return -float("inf")
-        fall = arena - runtimes.arena_tflm(in_embedding, offline=True).total
+        fall = arena - lower(in_embedding).arena(offline=True).total
         more = costs["flash"] - own["flash"]
         return (fall - more) / arena - (costs["macs"] - own["macs"]) / max(1, own["macs"])
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from mcuprune.costs.polynomials import Compiled, Polynomial
 from mcuprune.deploy import codesize
-from mcuprune.deploy.boards import macs_by_class
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.deploy.flatbuffer import FileSize, file_size
-from mcuprune.deploy.latency import CLASSES
+from mcuprune.deploy.latency import CLASSES, macs_by_class
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.program import Program
 from mcuprune.graph.network import Network

@@ -14,8 +14,9 @@ from mcuprune.costs.basis import Basis
 from mcuprune.costs.functions import ArenaSize, CBytes, CostFunction, Cuts, FileBytes, LargestStep, Time
 from mcuprune.costs.measured import Measured
 from mcuprune.costs.nodes import Terms
-from mcuprune.deploy import boards, codesize
-from mcuprune.deploy.latency import CLASSES, coefficients
+from mcuprune.deploy import codesize
+from mcuprune.deploy.boards import board
+from mcuprune.deploy.latency import CLASSES, coefficients, macs_by_class
 from mcuprune.schedule import search as memory
 from mcuprune.units import Unit
 
@@ -158,13 +159,13 @@ class _Latency(Resource):
     def lacks(self, basis: Basis) -> str:
         if basis.board is None:
             return "an estimate of time needs a board; add --board NAME"
-        on = boards.board(basis.board)
+        on = board(basis.board)
         if coefficients(basis.runtime, on.core) is None:
             return f"nobody published how fast {basis.runtime} is on a {on.core}; choose another --runtime or --board"
         return ""
 
     def measure(self, measured: Measured) -> int:
-        counted = boards.macs_by_class(measured.network)
+        counted = macs_by_class(measured.network)
         return ceil(float(self._weights(measured.basis) @ np.array([counted[name] for name in CLASSES])))
 
     def function(self, model: Model) -> CostFunction:
@@ -173,7 +174,7 @@ class _Latency(Resource):
     def _weights(self, basis: Basis) -> np.ndarray:
         """Microseconds for one multiply-accumulate of each of CLASSES."""
         assert basis.board is not None
-        on = boards.board(basis.board)
+        on = board(basis.board)
         speed = coefficients(basis.runtime, on.core)
         assert speed is not None
         return np.array([(cycles or 0.0) * speed.high / on.mhz for cycles in speed.cycles])

@@ -1,54 +1,13 @@
-"""What a network takes on real devices: the arena of TensorFlow Lite Micro, and boards. Time and energy: ``latency``.
-
-The arena is that of the program which the network becomes (``deploy``) with CMSIS-NN on a 32-bit core with DSP instructions
-(Cortex-M4, M7, M33): the head, activations and kernel scratch, as the runtime's planner lays it out; the tail, what lives as
-long as the interpreter, as an upper bound. The planner may leave gaps: up to a third over the peak of the same schedule.
-
-Nothing was measured on silicon: heads are checked against the TFLM interpreter, totals against Cortex-M4 code in an emulator.
-"""
+"""Boards as budgets: how much memory each has, and who says so. How fast it is: ``latency``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
-from typing import Any
 
-from mcuprune.deploy.lower import lower
-from mcuprune.deploy.planner import Lifetime, aligned, greedy_layout, overlaps
-from mcuprune.deploy.program import Arena, Program
 from mcuprune.errors import UsageError
-from mcuprune.graph.network import Network
-from mcuprune.operators.table import OPS, Conv, Dim
 from mcuprune.units import Limit
-
-__all__ = [
-    "BOARDS",
-    "Arena",
-    "Board",
-    "Lifetime",
-    "Program",
-    "aligned",
-    "arena_tflm",
-    "board",
-    "board_budget",
-    "greedy_layout",
-    "macs_by_class",
-    "overlaps",
-    "program",
-]
-
-#: The program that a network becomes, and what lays it out (``deploy``).
-program = lower
-
-
-def arena_tflm(net: Network, *, order: Sequence[str] | None = None, offline: bool = False) -> Arena:
-    """The arena that TFLM with CMSIS-NN needs on a 32-bit core, without or with an offline memory plan in the file."""
-    return lower(net, order=order).arena(offline=offline)
-
-
-# ---------------------------------------------------------------------------------------------------------------- boards
 
 _KB = 1024
 
@@ -86,7 +45,8 @@ def _board(
     return Board(name, chip, core, mhz, sram, block, flash, source, verified, note)
 
 
-BOARDS: Mapping[str, Board] = {
+#: The boards by name; a new one is a row.
+BOARDS: dict[str, Board] = {
     row.name: row
     for row in (
         _board("arduino-nano-33-ble", "nRF52840", "Cortex-M4", 64, (256, 208, 1024), _MCUFIT, True, "Bluetooth keeps 48 KB"),
@@ -149,22 +109,3 @@ def board_budget(name: str) -> dict[str, Limit]:
     """The limits that a board sets: its largest block of SRAM, for the arena, and its flash, for the image: file and code."""
     on = board(name)
     return {"sram": Limit(Fraction(on.block), relative=False), "flash": Limit(Fraction(on.flash), relative=False)}
-
-
-def macs_by_class(net: Network, dim: Dim | None = None) -> dict[str, Any]:
-    """Multiply-accumulates of convolutions (pointwise included), depthwise convolutions and matrix products.
-
-    dim: sizes of axes, integers by default; with functions of widths the counts are functions of them.
-    """
-    totals: dict[str, Any] = {"conv": 0, "depthwise": 0, "dense": 0}
-    for node in net.nodes:
-        macs = OPS[node.op].macs(node, net, dim or (lambda tensor, axis: net.shapes[tensor][axis]))
-        if isinstance(macs, int) and not macs:
-            continue
-        if isinstance(OPS[node.op], Conv):
-            group = node.attrs.get("group", 1)
-            kind = "depthwise" if group == net.shapes[node.inputs[0]][1] and group > 1 else "conv"
-            totals[kind] = totals[kind] + macs
-        else:
-            totals["dense"] = totals["dense"] + macs
-    return totals

@@ -16,11 +16,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 
 from mcuprune.deploy.boards import Board
 from mcuprune.deploy.codesize import Runtime
+from mcuprune.graph.network import Network
+from mcuprune.operators.table import OPS, Conv, Dim
 
 CLASSES = ("conv", "depthwise", "dense")
 #: Multiply-accumulates of the networks of MLPerf Tiny, in the order of CLASSES.
@@ -274,6 +277,25 @@ def _fitted(anchors: Sequence[Anchor]) -> Coefficients:
     high = max(float(ratio) * anchor.spread[1] for ratio, anchor in zip(ratios, anchors, strict=True))
     low, high = floor(min(low, 1.0) * 100) / 100, ceil(max(high, 1.0) * 100) / 100  # two digits, outwards
     return Coefficients(tuple(map(float, best)), low, high, tuple(anchor.source for anchor in anchors))
+
+
+def macs_by_class(net: Network, dim: Dim | None = None) -> dict[str, Any]:
+    """Multiply-accumulates by CLASSES: convolutions (pointwise included), depthwise convolutions and matrix products.
+
+    dim: sizes of axes, integers by default; with functions of widths the counts are functions of them.
+    """
+    totals: dict[str, Any] = dict.fromkeys(CLASSES, 0)
+    for node in net.nodes:
+        macs = OPS[node.op].macs(node, net, dim or (lambda tensor, axis: net.shapes[tensor][axis]))
+        if isinstance(macs, int) and not macs:
+            continue
+        if isinstance(OPS[node.op], Conv):
+            group = node.attrs.get("group", 1)
+            kind = "depthwise" if group == net.shapes[node.inputs[0]][1] and group > 1 else "conv"
+            totals[kind] = totals[kind] + macs
+        else:
+            totals["dense"] = totals["dense"] + macs
+    return totals
 
 
 def latency(macs: Mapping[str, int], on: Board, runtime: Runtime = "tflm") -> Range | None:

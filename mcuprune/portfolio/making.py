@@ -21,7 +21,7 @@ from mcuprune.sweep.executors import Executor
 from mcuprune.train import tracking
 from mcuprune.train.checkpoint import Checkpoint, differences
 from mcuprune.train.request import Request as Pruning
-from mcuprune.train.task import OnStep, Step
+from mcuprune.train.task import OnStep
 
 Mode = Literal["nested", "sparse", "independent"]
 #: What variants are exported as, beside ONNX.
@@ -62,14 +62,9 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
         assert request.executor is not None
         portfolio = independent.make(request.pruning, request.variants, folder, request.words, request.executor, on_run)
     else:
-        with tracking.following(request.pruning) as track:
-
-            def on_either(step: Step) -> None:
-                on_step(step)
-                track(step)
-
-            train = sparse.sparse if request.mode == "sparse" else nested.nested
-            portfolio = nested.make(request.pruning, request.variants, folder, on_either, train)
+        train = sparse.sparse if request.mode == "sparse" else nested.nested
+        with tracking.following(request.pruning, on_step) as tell:
+            portfolio = nested.make(request.pruning, request.variants, folder, tell, train)
     exported = _export(request, folder, portfolio.variants)
     portfolio = replace(
         portfolio,

@@ -28,8 +28,8 @@ import onnx
 from mcuprune.data import loading as datasets
 from mcuprune.data.feed import Feed
 from mcuprune.data.sets import IN_MEMORY, Given, Split
-from mcuprune.deploy import boards as runtimes
 from mcuprune.deploy import tflite
+from mcuprune.deploy.lower import lower
 from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
@@ -201,7 +201,7 @@ class _Case:
     @property
     def limit(self) -> int:
         """Bytes of arena that suffice, also where every tensor is kept to the end; what TFLM uses all of."""
-        return aligned(8 * runtimes.arena_tflm(self.net).total + 2 * sum(prod(s) for s in self.net.shapes.values()) + 2**21)
+        return aligned(8 * lower(self.net).arena().total + 2 * sum(prod(s) for s in self.net.shapes.values()) + 2**21)
 
     def in_runtimes(self, keys: Sequence[str], notes: list[str]) -> tuple[tuple[Compared, ...], Memory]:
         """Each runtime against onnxruntime, and the arena. Raises UnsupportedOperator where the only one lacks a kernel."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 from mcuprune import console, options
 from mcuprune.errors import MissingExtra, UsageError
 from mcuprune.options import nearest
-from mcuprune.train.task import Step
+from mcuprune.train.task import OnStep, Step
 
 
 class Tracked(Protocol):
@@ -111,8 +111,8 @@ TRACKERS: Mapping[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": M
 
 
 @contextmanager
-def following(request: Tracked) -> Iterator[Callable[[Step], None]]:
-    """What tells each step to the trackers that were asked for; they end with the block.
+def following(request: Tracked, on_step: OnStep = lambda step: None) -> Iterator[OnStep]:
+    """What tells each step to ``on_step`` and to the trackers that were asked for, which end with the block.
 
     Raises UsageError for one that nobody knows, MissingExtra for one whose package isn't there.
     """
@@ -122,7 +122,12 @@ def following(request: Tracked) -> Iterator[Callable[[Step], None]]:
         for text in request.track:
             name, _, place = text.partition("=")
             opened[text] = _opened(name, place or None, {"model": request.model, **settings})
-        yield lambda step: _log(opened, step)
+
+        def tell(step: Step) -> None:
+            on_step(step)
+            _log(opened, step)
+
+        yield tell
     finally:
         for text, tracker in opened.items():
             _guarded(text, tracker.end)
