@@ -768,9 +768,10 @@ def test_profile_and_check_import_nothing_heavy(net):
 
 
 def test_profile_starts_fast(net, tmp_path):
-    """CPU time against importing onnx and numpy: 1.6 is the aim; 1.7 to 1.8 is measured, now that profile prices the file.
+    """CPU time against importing onnx and numpy: 1.6 is the aim; 1.5 to 1.7 is measured, the last where others work too.
 
-    Both find compiled modules, as they do for a user, whatever this environment says of writing them.
+    It starts as the installed command does. Both find compiled modules, as they do for a user, whatever this environment says
+    of writing them.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -781,12 +782,12 @@ def test_profile_starts_fast(net, tmp_path):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    seconds("-m", "mcuprune.cli", "profile", net)
+    seconds("-m", "mcuprune", "profile", net)
     base = command = float("inf")
     for _ in range(5):  # a busy machine makes single runs slower, by lost caches, and none faster
         base = min(base, seconds("-c", "import onnx, numpy"))
-        command = min(command, seconds("-m", "mcuprune.cli", "profile", net))
-    assert command / base <= 2.0
+        command = min(command, seconds("-m", "mcuprune", "profile", net))
+    assert command / base <= 1.9
 
 
 # -------------------------------------------------------------------------------------------------------- the rest
