@@ -117,8 +117,8 @@ def profile(net: Net, *, runtime: Runtime = "tflm", board: str | None = None) ->
 def groups(net: Net) -> Groups:
     """The groups of channels that are pruned together, in the network's order, and why some can't be.
 
-    >>> found = groups("models/resnet8_digits.onnx")
-    >>> [len(group) for group in found.removable]
+    >>> coupled = groups("models/resnet8_digits.onnx")
+    >>> [len(group) for group in coupled.removable]
     [16, 16, 32, 32, 64, 64]
     """
     return Groups(resources.in_order(label(_read(net))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -19,7 +20,7 @@ Faults = dict[str, dict[str, list[str]]]
 
 
 def vague(tree: ast.AST) -> list[str]:
-    """Lines that call a variable, a parameter, an attribute or a function by a word of VAGUE."""
+    """Lines that call a variable, a parameter, an attribute or a function by a word of VAGUE, shown examples included."""
     given = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -28,7 +29,14 @@ def vague(tree: ast.AST) -> list[str]:
             given.append((node.lineno, node.arg))
         elif isinstance(node, Definition):
             given.append((node.lineno, node.name))
-    return [f"line {line}: {name}" for line, name in given if name.lower() in VAGUE]
+    shown = [
+        f"shown: {line}"
+        for node in ast.walk(tree)
+        if isinstance(node, Definition | ast.Module)
+        for example in doctest.DocTestParser().get_examples(ast.get_docstring(node) or "")
+        for line in vague(ast.parse(example.source))
+    ]
+    return shown + [f"line {line}: {name}" for line, name in given if name.lower() in VAGUE]
 
 
 @cache

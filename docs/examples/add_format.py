@@ -3,7 +3,6 @@
 import csv
 import io
 
-from mcuprune.cli import main
 from mcuprune.report import profile as report
 
 
@@ -23,6 +22,8 @@ def table(answers: report.Report) -> str:
 report.FORMATS["csv"] = table
 
 if __name__ == "__main__":
+    from mcuprune.cli import main  # after the row: the help names the formats that there are when this is imported
+
     assert main(["profile", "models/resnet8_digits.onnx", "--format", "csv=layers.csv"]) == 0
     with open("layers.csv") as file:
         rows = list(csv.DictReader(file))

@@ -209,7 +209,7 @@ def _padded_conv(node: Node, net: Network) -> tuple[Node, Node, tuple[int, ...]]
     if reader is None or reader[0].op != "Conv" or reader[1] != reader[0].inputs[0]:
         return None
     conv = reader[0]
-    if conv.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if attributes.pads_by_size(conv):
         return None
     batch, channels, *outer = attributes.pads_of_all_axes(node, len(net.shapes[node.inputs[0]]))
     if any((*batch, *channels)) or min(amount for pair in outer for amount in pair) < 0:

@@ -129,7 +129,7 @@ def locality(node: Node, net: Network, axes: Mapping[str, int]) -> Locality:
     if isinstance(entry, Concat):
         return _concat(node, net, axes, rows)
     if isinstance(entry, (Split, Gather)):
-        if node.attrs.get("axis", 0) % len(shape) == axis:
+        if attributes.axis(node, len(shape)) == axis:
             raise NotLocal("picks rows")
         wide = isinstance(entry, Gather) and len(net.shapes[node.outputs[0]]) != len(shape)
         if wide or (isinstance(entry, Gather) and len(carried) != 1):
@@ -280,7 +280,7 @@ def _concat(node: Node, net: Network, axes: Mapping[str, int], rows: int) -> Loc
     axis = joined_axes.pop()
     if joined_axes or axis is None:
         raise NotLocal("joins rows with something else")
-    if node.attrs["axis"] % len(net.shapes[node.inputs[0]]) == axis:
+    if attributes.axis(node, len(net.shapes[node.inputs[0]])) == axis:
         raise NotLocal("joins rows behind each other")
     return _moved(node, [axis], rows)
 

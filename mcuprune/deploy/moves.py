@@ -128,7 +128,7 @@ def transpose(w: Lowering, node: Node) -> None:
 def concat(w: Lowering, node: Node) -> None:
     """CONCATENATION of inputs that are brought into one layout and one quantiser."""
     target = w.target(node)
-    axis = node.attrs["axis"] % len(target.shape)
+    axis = attributes.axis(node, len(target.shape))
     computed = [w.data(node, i) for i, name in enumerate(node.inputs) if not w.net.is_constant(name)]
     order = w.order(max(computed, key=lambda value: sum(a is not None for a in value.axes)))
     inputs = []
@@ -167,7 +167,7 @@ def _place(w: Lowering, value: Value, axis: int) -> tuple[Value, int]:
 
 def split(w: Lowering, node: Node) -> None:
     """SPLIT_V along one axis."""
-    axis = node.attrs.get("axis", 0) % len(w.net.shapes[node.inputs[0]])
+    axis = attributes.axis(node, len(w.net.shapes[node.inputs[0]]))
     value, place = _place(w, w.ordered(w.data(node)), axis)
     targets = [w.target(node, index=i, same=value) for i, name in enumerate(node.outputs) if name]
     if len(targets) != len(node.outputs):
@@ -204,7 +204,7 @@ def slice_(w: Lowering, node: Node) -> None:
 
 def gather(w: Lowering, node: Node) -> None:
     """GATHER of constant indices along one axis; raises UnsupportedOperator for a table of indices."""
-    axis = node.attrs.get("axis", 0) % len(w.net.shapes[node.inputs[0]])
+    axis = attributes.axis(node, len(w.net.shapes[node.inputs[0]]))
     value, place = _place(w, w.ordered(w.data(node)), axis)
     target = w.target(node, same=value)
     indices = np.asarray(node.attrs["indices"])

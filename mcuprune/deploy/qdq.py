@@ -312,14 +312,14 @@ def raised(net: Network, opset: int) -> Network:
     for node in net.nodes:
         if node.op in ("Softmax", "LogSoftmax"):
             shape = net.shapes[node.inputs[0]]
-            axis = node.attrs.get("axis", 1) % len(shape)
-            wide = [a for a in range(axis, len(shape)) if shape[a] > 1]
+            axes = attributes.softmax_axes(node, net)
+            wide = [axis for axis in axes if shape[axis] > 1]
             if len(wide) > 1:
                 raise UnsupportedOperator(
                     f"{net.path}: node '{node.name}': {node.op} over several axes (opset {net.opset}); "
                     f"export with opset {opset}"
                 )
-            node = node.with_attrs(axis=wide[0] if wide else axis)
+            node = node.with_attrs(axis=wide[0] if wide else axes[0])
         elif node.op == "Upsample" or (node.op == "Resize" and net.opset < 11):
             scales, mode = node.attrs["scales"], node.attrs.get("mode", "nearest")
             down = {scale < 1 for scale in scales if scale != 1}

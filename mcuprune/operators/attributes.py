@@ -1,7 +1,8 @@
 """What an operator's attributes mean, resolved once for all opsets.
 
-Pads with ``auto_pad``, strides and dilations with their defaults, slices as ranges, permutations, the axes of a Softmax and of
-reductions, where the samples of a Resize lie. Costs, training and the lowering to a chip all ask here, so that they agree.
+Pads with ``auto_pad``, strides and dilations with their defaults, slices as ranges, permutations, the axes of a Softmax, of
+reductions and of what joins or picks, where the samples of a Resize lie. Costs, training and the lowering to a chip all ask
+here, so that they agree.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def pads(node: Node, net: Network, kernel: Sequence[int]) -> Pads:
     sizes = zip(before, after, kernel, strides(node, rank), dilations(node, rank), strict=True)
     totals = [max(0, (out - 1) * stride + (taps - 1) * dilation + 1 - size) for size, out, taps, stride, dilation in sizes]
     return [_halves(total, auto == "SAME_UPPER") for total in totals]
+
+
+def pads_by_size(node: Node) -> bool:
+    """Whether what a convolution or pool pads follows from the size of its data, so that it is another at another size."""
+    return node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID")
 
 
 def transposed_pads(node: Node, net: Network) -> Pads:
@@ -102,6 +108,11 @@ def slice_ranges(node: Node, shape: Shape) -> tuple[range, ...]:
     """The indices that a Slice takes of every axis of data of this shape."""
     taken = slices(node, shape)
     return tuple(range(*taken.get(axis, slice(None)).indices(size)) for axis, size in enumerate(shape))
+
+
+def axis(node: Node, rank: int) -> int:
+    """The axis, from the front, along which a Concat, Split, Gather, ArgMax or ArgMin works on data with ``rank`` axes."""
+    return int(node.attrs.get("axis", 0)) % rank
 
 
 def permutation(node: Node, rank: int) -> tuple[int, ...]:

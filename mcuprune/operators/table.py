@@ -446,7 +446,7 @@ class Concat(Op):
 
     def label(self, node: Node, flow: Flow) -> None:
         shapes = [flow.net.shapes[name] for name in node.inputs]
-        axis = node.attrs["axis"] % len(shapes[0])
+        axis = attributes.axis(node, len(shapes[0]))
         flows = [flow.labels(name) for name in node.inputs]
         along = [a for a in flows if a is not None]
         if not along:
@@ -494,7 +494,7 @@ class Split(Op):
 
     @staticmethod
     def _axis(node: Node, net: Network) -> int:
-        return int(node.attrs.get("axis", 0)) % len(net.shapes[node.inputs[0]])
+        return attributes.axis(node, len(net.shapes[node.inputs[0]]))
 
 
 class Slice(Op):
@@ -538,7 +538,7 @@ class Gather(Op):
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         rank = len(flow.net.shapes[node.inputs[0]])
-        axis = node.attrs.get("axis", 0) % rank
+        axis = attributes.axis(node, rank)
         indices = np.asarray(node.attrs["indices"])
         if along is not None and along.axis == axis:
             if indices.ndim != 1:
@@ -552,7 +552,7 @@ class Gather(Op):
 
     def cut(self, node: Node, cut: Cut) -> Node:
         along = cut.labels(node.inputs[0])
-        if along is None or along.axis != node.attrs.get("axis", 0) % len(cut.net.shapes[node.inputs[0]]):
+        if along is None or along.axis != attributes.axis(node, len(cut.net.shapes[node.inputs[0]])):
             return node
         kept = cut.kept(along.labels)
         place = np.cumsum(kept) - 1

@@ -52,7 +52,7 @@ def _carried(node: Node, net: Network, source: str, place: Place, after: Shape) 
     elif node.op in ("ArgMax", "ArgMin") or node.op.startswith("Reduce"):
         axis = _after_reduction(node, len(before), place.axis)
     elif node.op == "Gather":
-        gathered = node.attrs.get("axis", 0) % len(before)
+        gathered = attributes.axis(node, len(before))
         axis = None if gathered == place.axis else place.axis + (len(after) - len(before) if gathered < place.axis else 0)
     if axis is None or not 0 <= axis < len(after):
         return None
@@ -60,7 +60,7 @@ def _carried(node: Node, net: Network, source: str, place: Place, after: Shape) 
 
 
 def _after_reduction(node: Node, rank: int, axis: int) -> int | None:
-    reduced = attributes.reduced_axes(node, rank) if node.op.startswith("Reduce") else (node.attrs.get("axis", 0) % rank,)
+    reduced = attributes.reduced_axes(node, rank) if node.op.startswith("Reduce") else (attributes.axis(node, rank),)
     if node.attrs.get("keepdims", 1):
         return axis
     return None if axis in reduced else axis - sum(each < axis for each in reduced)
@@ -71,7 +71,7 @@ def drops_axis(node: Node, net: Network) -> bool:
     if node.op != "Gather" or not isinstance(node.attrs.get("indices"), int):
         return False
     before = net.shapes[node.inputs[0]]
-    return bool(before[node.attrs.get("axis", 0) % len(before)] == 1)
+    return bool(before[attributes.axis(node, len(before))] == 1)
 
 
 def _in_view(before: Shape, after: Shape, place: Place) -> Place | None:
@@ -133,7 +133,7 @@ def spreader(node: Node, net: Network, known: Mapping[str, Place]) -> Callable[[
     if data is None or not constants or not (node.op in ("Concat", "MatMul") or type(OPS[node.op]) is Elementwise):
         return None
     alone = net.shapes[names[data]]
-    joined = node.attrs.get("axis", 0) % len(alone) if node.op == "Concat" else None
+    joined = attributes.axis(node, len(alone)) if node.op == "Concat" else None
 
     def run(operands: list[Tensor]) -> list[Tensor]:
         grown = _grown(operands[data], alone, known.get(names[data]))

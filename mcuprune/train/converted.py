@@ -116,7 +116,7 @@ def _lowered(node: Node, net: Network) -> Node:
             raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
     rank = len(net.shapes[node.inputs[0]]) if node.inputs else 0
     if node.op == "Split":
-        axis = attrs.get("axis", 0)
+        axis = attributes.axis(node, rank)
         attrs["split"] = tuple(net.shapes[name][axis] for name in node.outputs)
         attrs.pop("num_outputs", None)
     elif node.op == "Pad" and attrs.get("axes"):

@@ -9,7 +9,8 @@ from mcuprune.data.readers import archives, arrow, cifar, detection, idx, images
 from mcuprune.errors import DataError, short
 
 _PACKED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-READERS: tuple[Reader, ...] = (
+#: A format of files is a row.
+READERS: list[Reader] = [
     tables.READER,
     npy.READER,
     idx.READER,
@@ -21,7 +22,7 @@ READERS: tuple[Reader, ...] = (
     sounds.READER,
     images.READER,
     archives.READER,
-)
+]
 
 
 def read(path: Path, asked: Asked) -> Raw:
