@@ -6,7 +6,7 @@ Skipped, but for one, where Torch-Pruning isn't installed: only the benchmark ne
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,13 +71,15 @@ NETWORKS = {
 
 
 @pytest.fixture
-def peer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module under test; methods that a test adds to the tool are gone after it."""
+def peer() -> Iterator[ModuleType]:
+    """The module under test; methods that a test adds to the tool's table, which others hold too, are gone after it."""
     pytest.importorskip("torch_pruning")
-    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
     import torch_pruning_peer
 
-    return torch_pruning_peer
+    own = dict(methods.METHODS)
+    yield torch_pruning_peer
+    methods.METHODS.clear()
+    methods.METHODS.update(own)
 
 
 def labelled(name: str, folder: Path, *, folded: bool = False) -> Channels:
