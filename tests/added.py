@@ -150,7 +150,7 @@ def reader() -> None:
 
 
 def method() -> None:
-    """A word of --method, and of --method of a sweep, which names it beside its runs."""
+    """A word of --method, which reports and comparisons of runs name."""
     import add_method  # noqa: F401
 
     assert "chance: channels by chance" in cli("prune", "--help")

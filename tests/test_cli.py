@@ -768,7 +768,7 @@ def test_profile_and_check_import_nothing_heavy(net):
 
 
 def test_profile_starts_fast(net, tmp_path):
-    """CPU time against importing onnx and numpy: 1.6 is the aim; 1.5 to 1.7 is measured, the last where others work too.
+    """CPU time against importing onnx and numpy: 1.6 is the aim; 1.5 to 1.8 is measured, the last where others work too.
 
     It starts as the installed command does. Both find compiled modules, as they do for a user, whatever this environment says
     of writing them.
