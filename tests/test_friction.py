@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, interrupt, limits
 
-from mcuprune import __version__, options, pruning, units
+from mcuprune import __version__, face, options, pruning, units
 from mcuprune.cli import COMMANDS, main
 from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import DataError, UsageError
 from mcuprune.pruning import Request
+from mcuprune.report.pictures import chart
 from mcuprune.report.width import elided, fitted
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +202,20 @@ def test_fitting_never_loses_a_line_that_is_short_enough(text: str, width: int) 
     assert fitted("x" + text[: width - 1], width) == "x" + text[: width - 1]
     for line in fitted(f"the {LONG} is a name in a sentence that goes on for a while", width).split("\n"):
         assert len(line) <= width
+
+
+@given(st.integers(1, 60), st.integers(0, 30), st.lists(st.text("ab", min_size=1, max_size=9), min_size=1, max_size=9))
+def test_text_is_fitted_to_terminals_of_any_width(width: int, indent: int, words: list[str]) -> None:
+    """Narrower than the indent of what goes on below, too: it ends, and no word is lost."""
+    line = " " * indent + " ".join(words)
+    assert fitted(line, width).split() == words
+    table = f"name    12  {line}"
+    assert fitted(table, width).split() == table.split()
+
+
+@pytest.mark.parametrize("width", [-11, 0, 1, 8])
+def test_memory_is_drawn_whatever_a_terminal_leaves_for_it(width: int) -> None:
+    assert "memory over the schedule" in chart(face.profile(str(MODELS / "dscnn_digits.onnx")), width=width)[-1]
 
 
 # -------------------------------------------------------------------------------------------------------------- completion

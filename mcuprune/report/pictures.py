@@ -9,8 +9,8 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def chart(profile: Profile, *, width: int = 64, height: int = 6, ascii: bool = False) -> list[str]:
-    """A picture of memory over the schedule, in characters; columns are steps, or the worst of several."""
-    values = [moment.bytes for moment in profile.memory.timeline]
+    """A picture of memory over the schedule, in characters; columns are steps, or the worst of several, and one at least."""
+    values, width = [moment.bytes for moment in profile.memory.timeline], max(1, width)
     if not values:
         return []
     wide = max(1, min(4, width // len(values)))

@@ -53,7 +53,7 @@ def _wrapped(line: str, width: int, indent: int) -> list[str]:
     while len(line) > width:
         at = line.rfind(" ", indent + 1, width + 1)
         if at < 0:
-            at = line.find(" ", width)
+            at = line.find(" ", max(width, indent + 1))  # never in the indent itself: the line would not get shorter
             if at < 0:
                 break
         lines.append(line[:at].rstrip())
