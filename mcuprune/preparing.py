@@ -140,7 +140,10 @@ def prepared(request: Request, net: Network | None, given: Given | None, start: 
     schedule = None
     if request.train and aim is not None:
         narrow, teachable = _narrow(request, model, budget), teacher is None and start is None and _teachable(request, aim)
-        schedule = schedule_for(request, len(aim.data.train), warm=warm, narrow=narrow, teachable=teachable)
+        shrinkable = _shrinkable(request, labelled)
+        schedule = schedule_for(
+            request, len(aim.data.train), warm=warm, narrow=narrow, teachable=teachable, shrinkable=shrinkable
+        )
     earlier = () if start is None else start.groups
     return Run(request, original, labelled, before, budget, wanted, model, aim, metric, warm, teacher, schedule, notes, earlier)
 
@@ -255,6 +258,25 @@ def _teachable(request: Request, aim: Goal) -> bool:
     """Whether an untrained network may be trained whole first, to teach: where it was measured to help, and costs one look."""
     default = request.method == Request.method and request.distill is not False
     return default and aim.labelled and aim.objective.task == "classify"
+
+
+def _shrinkable(request: Request, channels: Channels) -> bool:
+    """Whether the default method may train on smaller images first: of colours, which the network takes.
+
+    Raises UsageError where the user wants that of a network that doesn't.
+    """
+    from mcuprune.train.smaller import LEAST, proven
+
+    shapes = [list(channels.network.shapes[name][1:]) for name in channels.network.inputs]
+    if proven(channels) is None:
+        if request.small_images:
+            raise UsageError(
+                f"{request.model}: --small-images {request.small_images}: this network, of inputs {', '.join(map(str, shapes))}, "
+                f"can't learn from smaller images: one of at least {LEAST} x {LEAST} must be all that it takes, and its answers "
+                "to smaller ones must have the same shapes; leave the option out"
+            )
+        return False
+    return request.method == Request.method and 3 in (shapes[0][0], shapes[0][-1])
 
 
 def _check_flags(request: Request) -> None:

@@ -34,6 +34,7 @@ from mcuprune.train.request import Request
 #: What a portfolio settles by itself, and what leads the widths of one training to one budget.
 _OWN = (
     *("output", "report", "method", "train", "int8", "resume", "bands", "max_drop", "minimise", "score", "patience"),
+    "small_images",
     *("prune_every", "prune_start", "prune_stop", "freeze_at_budget", "recipe", "pace", "pi_lr", "feedback", "cut"),
 )
 RunOptions = options.without(Request, *_OWN)

@@ -28,6 +28,11 @@ class NodeCost:
     params: Any
 
 
+def macs(net: Network) -> int:
+    """Multiply-accumulates of one inference of the network as it is."""
+    return sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
+
+
 def costs(net: Network, dim: Dim) -> dict[str, NodeCost]:
     """Cost of every node: its multiply-accumulates, bytes of constants, and weights plus biases."""
     mixer_of = folded_into(net)

@@ -10,7 +10,7 @@ from mcuprune.costs.budgets import Budget, Verdict, budget, least
 from mcuprune.costs.functions import CostFunction
 from mcuprune.costs.measured import Layer, Measured, Memory, Moment
 from mcuprune.costs.model import CostModel
-from mcuprune.costs.nodes import NodeCost, Terms, costs
+from mcuprune.costs.nodes import NodeCost, Terms, costs, macs
 from mcuprune.costs.polynomials import Polynomial
 from mcuprune.costs.profiles import Profile, in_order, profile
 from mcuprune.costs.rows import PARAMS, RESOURCES, Additive, Resource, columns, totals
@@ -44,6 +44,7 @@ __all__ = [
     "in_order",
     "is_bias",
     "least",
+    "macs",
     "profile",
     "totals",
 ]

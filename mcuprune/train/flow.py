@@ -28,7 +28,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.costs.resources import costs
+from mcuprune.costs.resources import macs
 from mcuprune.costs.sensitivity import Curve, removed
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, Node
@@ -67,7 +67,7 @@ class Flow(Trainable):
         for value in self.params.values():
             value.abs_()
         self._wanted = _wanted(channels)
-        if sum(int(cost.macs) for cost in costs(self.source, _size_in(self.source)).values()) >= LARGE:
+        if macs(self.source) >= LARGE:
             self._take_out_scales()
 
     def bias(self, node: Node) -> Tensor | None:
@@ -303,10 +303,6 @@ def _parts(net: Network) -> dict[str, str]:
         for name in computed if not _is_layer(node, net) else ():
             parent[root(name)] = root(computed[0])
     return {name: root(name) for name in [*net.inputs, *(out for node in net.nodes for out in node.outputs if out)]}
-
-
-def _size_in(net: Network) -> Callable[[str, int], int]:
-    return lambda tensor, axis: net.shapes[tensor][axis]
 
 
 def _wanted(channels: Channels) -> dict[tuple[str, str], int]:

@@ -178,7 +178,8 @@ def train(
             line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths_now())
             on_step(line)
             hooks.evaluated(trainer, line)
-            if plateau is not None and hooks.settled and not trainer.winds_down and plateau.reached(line.accuracy or 0.0):
+            decides = plateau is not None and hooks.settled and trainer.images is None and not trainer.winds_down
+            if decides and plateau.reached(line.accuracy or 0.0):
                 trainer.wind_down()
             if checkpoint is not None:
                 arrays, values = hooks.state()
@@ -224,6 +225,7 @@ def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candid
     make: the method, of ``methods.METHODS``.
     """
     trainer = trainer_for(task, task.channels)
+    trainer.begin_small(task.schedule.small_images)
     method = make(task)
     patience = task.schedule.patience
     train(trainer, method, task.data.val, on_step, task.checkpoint, None if patience is None else Plateau(patience))

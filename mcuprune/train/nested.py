@@ -28,7 +28,6 @@ from mcuprune.costs import resources
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.errors import BudgetError
-from mcuprune.operators.table import Dim
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Hooks, State
 from mcuprune.train.methods.differentiable import Widths, task_gradient
@@ -74,8 +73,7 @@ class FamilyTrainer(Trainer):
             shape = whole.network.constants[name].shape
             numbers = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
             indices[name] = self.tensor(whole.cut_constant(name, numbers, keep).ravel().astype(np.int64))
-        macs = sum(int(cost.macs) for cost in resources.costs(channels.network, _sizes(channels)).values())
-        return _Part(module, indices, macs)
+        return _Part(module, indices, resources.macs(channels.network))
 
     def _present(self) -> Sequence[_Part]:
         """The parts that train in this step."""
@@ -105,10 +103,6 @@ class FamilyTrainer(Trainer):
         }
         outputs: tuple[Tensor, ...] = functional_call(part.module, weights, as_inputs(self.module.source, inputs, self._device))
         return self.objective.answers(outputs)
-
-
-def _sizes(channels: Channels) -> Dim:
-    return lambda tensor, axis: channels.network.shapes[tensor][axis]
 
 
 @dataclass(frozen=True)

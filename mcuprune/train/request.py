@@ -358,6 +358,16 @@ class Choices:
         metavar="FILE.onnx",
         needs="training",
     )
+    small_images: float | None = option(
+        None,
+        help="Train on images of three quarters of their size for this first share of the training; by default for half of it "
+        "where images have colours and compute is scarce, else never.",
+        group="Training",
+        metavar="SHARE",
+        least=0,
+        below=1,
+        needs="training",
+    )
     patience: int | None = option(
         None,
         help="End training early, once so many evaluations in a row were no better than the best before; by default never.",

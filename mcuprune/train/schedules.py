@@ -29,6 +29,8 @@ _BEGIN = 1 / 6
 #: A wide phase of at least the first of these shares is spent otherwise where the network can teach one of at most the second
 #: of its cost: the third of it trains the network whole, all other compute prunes it as a trained one (studies.md, Trials).
 _LONG, _SMALL, _WHOLE = 0.5, 0.5, 0.5
+#: Where no step is spent wide, images are smaller in this share of float training (studies.md, Trials).
+_SMALL_IMAGES = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,19 @@ class Narrow:
 
 
 def schedule_for(
-    request: Request, examples: int, *, warm: bool, narrow: Narrow = Narrow(), teachable: bool = False
+    request: Request,
+    examples: int,
+    *,
+    warm: bool,
+    narrow: Narrow = Narrow(),
+    teachable: bool = False,
+    shrinkable: bool = False,
 ) -> Schedule:
     """A schedule for this much data, the last part of it quantised.
 
     warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
     narrow: what is left of the network, about. teachable: whether the answers of the network, once it is trained, are of use to
-    one that is pruned out of it.
+    one that is pruned out of it. shrinkable: whether it learns from smaller images too.
     """
     from mcuprune.train.optimizers import OPTIMIZERS
 
@@ -79,7 +87,9 @@ def schedule_for(
     if teachable and not asked and default[1] >= _LONG and narrow.macs <= _SMALL:
         whole, default = _WHOLE * default[1], WINDOWS["trained"]
     start, stop = window(request, default)
-    schedule = replace(schedule, prune_start=start, prune_stop=stop, whole=whole)
+    at_once = shrinkable and (start, stop) == (0.0, 0.0)
+    small = request.small_images if request.small_images is not None else _SMALL_IMAGES if at_once else 0.0
+    schedule = replace(schedule, prune_start=start, prune_stop=stop, whole=whole, small_images=small)
     if not epochs or request.pace == "rate":  # a fixed rate goes as far as so many updates take it
         return schedule
     return replace(schedule, prune_every=schedule.updates(schedule.epochs * per_epoch))

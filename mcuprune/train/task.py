@@ -38,6 +38,7 @@ class Schedule:
     whole: this part of float training comes first, on the network as it is, which then teaches, beside the targets, what is
         pruned out of it in the rest, of which ``prune_start`` and ``prune_stop`` are parts. 0: there is no such part.
     patience: after so many evaluations in a row without improvement float training ends; None for never.
+    small_images: for this first part of float training images are smaller (``smaller``); 0 for never.
     batch: examples a step. lr: the optimizer's peak learning rate. prune_every: steps between two updates of the widths.
     prune_start, prune_stop: between these parts of all float steps the network falls to its budget; where both are 0, it does
         before the first step.
@@ -61,6 +62,7 @@ class Schedule:
     quant_share: float = 0.0
     whole: float = 0.0
     patience: int | None = None
+    small_images: float = 0.0
 
     def length(self, per_epoch: int, full_epoch: int, stage: Stage = "float") -> Length:
         """How long a stage of the training lasts.
@@ -215,7 +217,7 @@ class Candidate:
     keep: the selection it is, over the components of the task's channels. channels: the cut network, labelled.
     steps: that it was trained for; settled: those since its last cut. taught: whether to the end it learned from a teacher too.
     training_macs: forward multiply-accumulates of every training step, which a teacher's one look at the data is no part of,
-        nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width.
+        nor are the batches that the task gradient is taken on; full_training_macs: the same steps at full width and full size.
     notes: what the user should know about how it came about. sensitivity: of the groups, where it was measured.
     teacher: the network that was trained whole first and taught this one; None where none was.
     schedule: as it came to be followed, where that isn't quite as planned.

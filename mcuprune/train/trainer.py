@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.costs.resources import costs
+from mcuprune.costs.resources import macs
 from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
@@ -27,8 +27,9 @@ from mcuprune.train import ranks, revival
 from mcuprune.train.batches import Batch, Batches
 from mcuprune.train.evaluate import batch_of
 from mcuprune.train.length import Length
-from mcuprune.train.module import Trainable, as_inputs
+from mcuprune.train.module import Trainable, as_inputs, by_pixel
 from mcuprune.train.optimizers import OPTIMIZERS
+from mcuprune.train.smaller import Smaller, smaller
 from mcuprune.train.task import PRECISIONS, Stage, Step, Task
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import Objective, classification
@@ -121,6 +122,8 @@ class Trainer:
         self.position = 0  # in the unit of the length
         self._ending: tuple[int, int] | None = None  # from which position to which training winds down
         self._earlier, self._began = 0.0, -1.0  # seconds of earlier sittings; when this one took its first step
+        self._smaller: Smaller | None = None
+        self._small_until = 0.0  # share of the length
         self._half = precision == "bfloat16"
         self._seed, self._kind, self._smoothing, self._device = seed, optimizer, label_smoothing, device
         self._batches, self._next = Batches(train, augment, mixup), -1
@@ -135,6 +138,9 @@ class Trainer:
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how training went."""
         said = () if self._alone_since is None else (self._how_taught(self._alone_since),)
+        if self._smaller is not None:
+            height, width = self._smaller.size
+            said = (*said, f"images were {height} x {width} in the first {self._small_until:.0%} of float training")
         layers, step = self._revived
         if not layers:
             return said
@@ -180,6 +186,16 @@ class Trainer:
         """Whether the end was brought forward."""
         return self._ending is not None
 
+    def begin_small(self, until: float) -> None:
+        """Train on smaller images for this first share of the length, if the network takes any; to be called before it starts."""
+        self._small_until = until
+        self._smaller = smaller(self.module.source) if until else None
+
+    @property
+    def images(self) -> Smaller | None:
+        """The smaller images that the step which comes is to see; None where it sees them as they are."""
+        return self._smaller if not self.winds_down and self.length.share(self.position) < self._small_until else None
+
     def wind_down(self) -> None:
         """End earlier: from now on the learning rate falls to nothing within a tenth of what training took so far."""
         now = self.position
@@ -197,7 +213,8 @@ class Trainer:
         self.module.over_ranks = True
         self.module.want(self.objective.tensors)
         net = channels.network
-        self._macs = _macs(net)
+        self._macs = macs(net)
+        self._smaller = smaller(net) if self._small_until else None
         blocks = {
             name: int(node.attrs.get("group", 1))
             for node in net.nodes
@@ -281,7 +298,7 @@ class Trainer:
 
     def step_macs(self, examples: int) -> int:
         """Forward multiply-accumulates of the step that comes, on so many examples."""
-        return self._macs * examples
+        return (self._macs if self.images is None else self.images.macs) * examples
 
     def _lessons(self, prepared: Batch) -> list[Lesson]:
         """What a batch is to teach: the examples' own targets, and those of the examples that are mixed into them."""
@@ -371,8 +388,14 @@ class Trainer:
         return [self.tensor(array) for array in arrays]
 
     def answers(self, inputs: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
-        """What losses are taken of, for a batch: one array (batch, ...) for each input -> one tensor for each output."""
-        return self.objective.answers(self.module(*as_inputs(self.module.source, inputs, self._device)))
+        """What losses are taken of, for a batch: one array (batch, ...) for each input -> one tensor for each output.
+
+        A module in training mode sees images in the size that they have in this step, in evaluation mode always all of them.
+        """
+        fed = as_inputs(self.module.source, inputs, self._device)
+        if self.module.training and self.images is not None:
+            fed = tuple(by_pixel(self.images(x)) for x in fed)
+        return self.objective.answers(self.module(*fed))
 
     def logits(self, x: np.ndarray) -> Tensor:
         """The first of ``answers`` for one input: of a classifier float32 (batch, classes), before any softmax."""
@@ -490,11 +513,6 @@ def answers_of(channels: Channels, x: np.ndarray, device: str = "cpu") -> np.nda
     module.want_logits()
     parts = [module(*as_inputs(channels.network, x[i : i + 256], device))[0].flatten(1) for i in range(0, len(x), 256)]
     return np.asarray(torch.cat(parts).cpu().numpy())
-
-
-def _macs(net: Network) -> int:
-    """Forward multiply-accumulates of one example."""
-    return sum(int(cost.macs) for cost in costs(net, lambda tensor, axis: net.shapes[tensor][axis]).values())
 
 
 def trainer_for(task: Task, channels: Channels, kind: type[Trainer] = Trainer, stage: Stage = "float") -> Trainer:
