@@ -271,9 +271,9 @@ def _shrinkable(request: Request, channels: Channels) -> bool:
     if proven(channels) is None:
         if request.small_images:
             raise UsageError(
-                f"{request.model}: --small-images {request.small_images}: this network, of inputs {', '.join(map(str, shapes))}, "
-                f"can't learn from smaller images: one of at least {LEAST} x {LEAST} must be all that it takes, and its answers "
-                "to smaller ones must have the same shapes; leave the option out"
+                f"{request.model}: --small-images {request.small_images}: this network, which takes "
+                f"{', '.join(map(str, shapes))}, can't learn from smaller images: its only input must be an image of at least "
+                f"{LEAST} x {LEAST}, and its answers to smaller ones of the same shapes; leave the option out"
             )
         return False
     return request.method == Request.method and 3 in (shapes[0][0], shapes[0][-1])

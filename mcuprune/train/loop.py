@@ -178,8 +178,8 @@ def train(
             line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths_now())
             on_step(line)
             hooks.evaluated(trainer, line)
-            decides = plateau is not None and hooks.settled and trainer.images is None and not trainer.winds_down
-            if decides and plateau.reached(line.accuracy or 0.0):
+            undecided = trainer.images is not None or trainer.winds_down
+            if plateau is not None and hooks.settled and not undecided and plateau.reached(line.accuracy or 0.0):
                 trainer.wind_down()
             if checkpoint is not None:
                 arrays, values = hooks.state()

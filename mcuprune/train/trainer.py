@@ -21,7 +21,6 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import macs
 from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
-from mcuprune.graph.network import Network
 from mcuprune.operators.table import OPS
 from mcuprune.train import ranks, revival
 from mcuprune.train.batches import Batch, Batches
@@ -187,7 +186,7 @@ class Trainer:
         return self._ending is not None
 
     def begin_small(self, until: float) -> None:
-        """Train on smaller images for this first share of the length, if the network takes any; to be called before it starts."""
+        """Train on smaller images, if the network takes any, for this first share of the length. Called before it starts."""
         self._small_until = until
         self._smaller = smaller(self.module.source) if until else None
 
