@@ -22,7 +22,7 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
 * *Early.* On an untrained network most of the training belongs to the narrow network: what wide layers have learned is mostly
   lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one starts at once.
   Where compute is scarce beside the data, no step is spent wide at all: widths are uniform, and grown into what that leaves
-  of the budget as far as compute allows (compute.md).
+  of the budget as far as compute allows, and images are smaller at first (``smaller``; compute.md).
 * *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.
 
 Tried and not kept, for it came to the same widths or the same accuracy within noise (studies.md, Trials): channels chosen by
