@@ -28,6 +28,7 @@ from mcuprune.errors import UsageError
 from mcuprune.report import page
 from mcuprune.report import sweep as report
 from mcuprune.sweep import cluster, executors
+from mcuprune.sweep import outcome as outcomes
 from mcuprune.sweep.executors import Ended
 from mcuprune.sweep.follow import Halving
 from mcuprune.sweep.grid import Cell, Grid, Run, seeds
@@ -312,6 +313,16 @@ def test_an_impossible_budget_is_told_and_the_others_are_answered(here, capsys):
     assert "1 refused" in capsys.readouterr().out
 
 
+def test_a_sweep_reads_a_model_as_its_runs_do(here):
+    """With the shapes that its inputs are given."""
+    net = onnx.load("net.onnx")
+    for axis in (2, 3):
+        net.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "side"
+    onnx.save(net, "net.onnx")
+    shape = f"{net.graph.input[0].name}=1,1,16,16"
+    assert main(["sweep", "net.onnx", *FAST, "--input-shape", shape, "--sram", "60%", "-o", "out"]) == 0
+
+
 def test_a_sweep_goes_on_with_what_is_missing(here, capsys):
     command = ["sweep", "net.onnx", *FAST, "--sram", "60%,90%", "-o", "out"]
     assert main(command) == 0
@@ -502,6 +513,159 @@ def test_a_sweep_compares_the_figure_of_any_task(here, capsys, monkeypatch, name
     assert f"front of {title} against flash: " in captured.out
     assert f"fits, {title} " in captured.err
     assert "<svg" in Path("out/sweep.html").read_text()
+
+
+# ------------------------------------------------------------------------------------------------------------- going on
+
+SWEEP = ("sweep", "net.onnx", *FAST, "-o", "out")
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        (("--sram", "90%", "--multiple-of", "2"), "was another command"),
+        (("--sram", "90%"), "runs that this command doesn't ask for"),
+        (("--sram", "60%", "--flash", "90%"), "runs that this command doesn't ask for"),
+        (("--sram", "60%", "--seeds", "1,"), "runs that this command doesn't ask for"),
+        (("--sram", "60%", "--method", "at-init"), "runs that this command doesn't ask for"),
+    ],
+)
+def test_no_run_is_lost_to_a_sweep_that_is_gone_on_with_otherwise(here, capsys, then, said):
+    """Whether the other command shares a run with the sweep in the folder or not."""
+    assert main([*SWEEP, "--sram", "60%"]) == 0
+    before = Path("out/sweep.json").read_bytes()
+    capsys.readouterr()
+    assert main([*SWEEP, *then, "--resume"]) == 2
+    written = capsys.readouterr()
+    assert said in written.err
+    assert written.err.count("\n") == 1
+    assert "another -o" in written.err
+    assert Path("out/sweep.json").read_bytes() == before
+
+
+def test_a_sweep_may_grow(here):
+    assert main([*SWEEP, "--sram", "60%"]) == 0
+    first = next(Path("out/runs").iterdir()) / "report.json"
+    kept = first.stat().st_mtime_ns
+    assert main([*SWEEP, "--sram", "60%,90%", "--seeds", "2", "--resume"]) == 0
+    assert first.stat().st_mtime_ns == kept
+    assert [run["state"] for run in json.loads(Path("out/sweep.json").read_text())["runs"]] == ["done"] * 4
+
+
+@pytest.mark.parametrize("words", [("--multiple-of", "4"), ("--sram-model", "tflm")])
+def test_a_report_of_another_command_is_not_taken_for_a_run(here, capsys, words):
+    """As where somebody has repeated a run by hand, otherwise."""
+    command = [*SWEEP, "--sram", "60%,90%"]
+    assert main(command) == 0
+    run = json.loads(Path("out/sweep.json").read_text())["runs"][0]["command"][1:]
+    assert main([*run, *words]) == 0
+    before = Path("out/sweep.json").read_bytes()
+    capsys.readouterr()
+    assert main([*command, "--resume"]) == 2
+    written = capsys.readouterr().err
+    assert "report.json: is of another command" in written
+    assert words[0].strip("-").split("-")[0] in written
+    assert Path("out/sweep.json").read_bytes() == before
+
+
+def test_a_folder_of_other_files_is_no_sweep_to_go_on_with(here, capsys):
+    Path("out").mkdir()
+    assert main([*SWEEP, "--sram", "60%", "--resume"]) == 0, "nothing is there, so it begins"
+    Path("out/sweep.json").rename("out/mine.json")
+    assert main([*SWEEP, "--sram", "60%", "--resume"]) == 2
+    assert "no sweep.json" in capsys.readouterr().err
+    assert not Path("out/sweep.json").exists()
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_two_sweeps_do_not_share_a_folder(here, capsys, resume):
+    fcntl = pytest.importorskip("fcntl")
+    if resume:
+        assert main([*SWEEP, "--sram", "60%"]) == 0
+    Path("out").mkdir(exist_ok=True)
+    held = os.open("out", os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main([*SWEEP, "--sram", "60%,90%", *resume]) == 2
+    finally:
+        os.close(held)
+    assert "another mcuprune is at work there" in capsys.readouterr().err
+    assert main([*SWEEP, "--sram", "60%,90%", *resume]) == 0
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "runs/sram-60pct_differentiable_seed-0/report.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "[" * 500 + "]" * 500,
+        "{" * 5,
+        '{"command": "sweep", "runs": [7]}',
+        '{"command": "prune", "seed": 0, "run": {"contents": {}}}',
+    ],
+)
+def test_damaged_files_of_a_sweep_are_one_message(here, capsys, name, content):
+    assert main([*SWEEP, "--sram", "60%"]) == 0
+    Path("out", name).write_text(content)
+    capsys.readouterr()
+    assert main([*SWEEP, "--sram", "60%", "--resume"]) == 2
+    written = capsys.readouterr().err
+    assert f"out/{name}: " in written
+    assert written.count("\n") == 1
+
+
+JUNK = st.sampled_from([None, 7, -1.5, 10**30, "x", "", [], {}, True, [{}], {"x": []}])
+
+
+def damaged(value, draw):
+    """A JSON value with one place of it taken out or replaced."""
+    places = [(value, key) for key in (value if isinstance(value, dict) else range(len(value)))]
+    inside = [held[key] for held, key in places if isinstance(held[key], (dict, list)) and held[key]]
+    if inside and draw(st.booleans()):
+        damaged(draw(st.sampled_from(inside)), draw)
+        return
+    held, key = draw(st.sampled_from(places))
+    if draw(st.booleans()):
+        del held[key]
+    else:
+        held[key] = draw(JUNK)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep with one run, and beside it what its files held."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "net.onnx").write_bytes(MODEL.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(MODEL.parents[1]))
+        small_set("set.npz", seed=0)
+        assert main([*SWEEP, "--data", "set.npz", "--sram", "60%"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "report.json"])
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_what_a_sweep_has_left_is_read_or_refused_and_never_a_bug(swept, name, data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(swept)
+        run = grid(options=FAST, limits={"sram": ("60%",)}, methods=("differentiable",), seeds=(0,)).runs()[0]
+        path = Path("out/sweep.json" if name == "sweep.json" else run.file(name))
+        whole = json.loads(path.read_text())
+        changed = json.loads(path.read_text())
+        damaged(changed, data.draw)
+        other = path.with_name("damaged.json")
+        other.write_text(json.dumps(changed))
+        with suppress(UsageError):
+            if name == "sweep.json":
+                outcomes.recorded(other)
+            else:
+                found = outcomes.stored_report(other, run)
+                outcome = Outcome("m", "out", (Finished(run, "done", found),))
+                for page in report.PAGES.values():
+                    page(outcome)
+        assert whole == json.loads(path.read_text())
 
 
 # ------------------------------------------------------------------------------------------------------------------- ray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -82,14 +83,23 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     face.engine()
     from mcuprune.preparing import sources as sources_of
 
-    first = Request(flags.model, {}, output=f"{flags.output}/net.onnx", **given)
+    first = Request(
+        flags.model,
+        {},
+        output=f"{flags.output}/net.onnx",
+        basis=held.gate,
+        input_shapes=held.input_shapes,
+        outputs=held.outputs,
+        **given,
+    )
     sources = [*sources_of(first), *([Source("the configuration", str(settings.source))] if settings.source else [])]
     executor = _executor(flags, [source.path for source in sources if source.path != str(settings.source)])
 
     from mcuprune import sweeping
     from mcuprune.report import sweep as report
 
-    request = sweeping.Request(runs, sources, _try_first(first, runs), flags.halving, flags.resume)
+    contents = _try_first(first, runs)
+    request = sweeping.Request(runs, partial(_asked, first), sources, contents, flags.halving, flags.resume)
     try:
         outcome = sweeping.sweep(request, executor, partial(_say, quiet=flags.quiet))
     except KeyboardInterrupt:
@@ -101,6 +111,19 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
         show(report.text(outcome))
         console.say(f"written: {', '.join(f'{flags.output}/{name}' for name in report.PAGES)}")
     return NO_ANSWER if outcome.refused else YES if outcome.ok else NO
+
+
+def _asked(first: Request, run: grid.Run) -> Request:
+    """What a run asks for. first: what all of them share."""
+    limits = {name: units.parse(text, RESOURCES[name].unit) for name, text in run.cell.limits}
+    return replace(
+        first,
+        limits=limits,
+        method=run.cell.method,
+        seed=run.seed,
+        output=run.file(grid.NETWORK),
+        report=run.folder,
+    )
 
 
 def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
@@ -115,14 +138,15 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
     for method in runs.methods:
         refuse_unknown_method(method)
     folder = Path(runs.folder)
-    fresh = not folder.exists()
-    if not fresh and not folder.is_dir():
+    fresh = not os.path.lexists(folder)
+    if not fresh and not os.path.isdir(folder):
         return {}  # which is refused for itself
     try:
         for budget in runs.budgets():
-            limits = {name: units.parse(text, RESOURCES[name].unit) for name, text in budget}
+            run_of = runs.run(grid.Cell(budget, runs.methods[0]), first.seed)
+            asked = replace(_asked(first, run_of), output=first.output, report=None)
             with suppress(BudgetError):  # of several budgets some may hold
-                run = preparing.prepared(replace(first, limits=limits, method=runs.methods[0]), None, first.data, None)
+                run = preparing.prepared(asked, None, first.data, None)
                 return course.contents(course.course(run.request, None, run.data), run.data)
         return {"model": course.model_digest(first, None), "data": None}
     finally:

@@ -76,15 +76,19 @@ class Grid:
 
     def _combined(self) -> Iterator[Run]:
         for limits, method, seed in itertools.product(self.budgets(), self.methods, self.seeds):
-            parts = [*(f"{name}-{text}" for name, text in limits), method, f"seed-{seed}"]
-            name = "_".join(re.sub(r"[^0-9A-Za-z.-]+", "-", part.replace("%", "pct")) for part in parts)
-            folder = f"{self.folder.rstrip('/') or '/'}/runs/{name}"
-            words = [
-                *("prune", self.model, *self.options),
-                *itertools.chain.from_iterable((f"--{resource}", text) for resource, text in limits),
-                *("--method", method, "--seed", f"{seed}", "-o", f"{folder}/{NETWORK}", "--report", folder),
-            ]
-            yield Run(name, Cell(limits, method), seed, folder, tuple(words))
+            yield self.run(Cell(limits, method), seed)
+
+    def run(self, cell: Cell, seed: int) -> Run:
+        """The run of a cell and a seed, of this grid or of what it may grow to."""
+        parts = [*(f"{name}-{text}" for name, text in cell.limits), cell.method, f"seed-{seed}"]
+        name = "_".join(re.sub(r"[^0-9A-Za-z.-]+", "-", part.replace("%", "pct")) for part in parts)
+        folder = f"{self.folder.rstrip('/') or '/'}/runs/{name}"
+        words = [
+            *("prune", self.model, *self.options),
+            *itertools.chain.from_iterable((f"--{resource}", text) for resource, text in cell.limits),
+            *("--method", cell.method, "--seed", f"{seed}", "-o", f"{folder}/{NETWORK}", "--report", folder),
+        ]
+        return Run(name, cell, seed, folder, tuple(words))
 
 
 def seeds(text: str) -> tuple[int, ...]:
