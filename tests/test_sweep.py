@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -438,6 +440,61 @@ def test_a_mistake_is_one_message(here, capsys, words, said):
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("a" * 300, "can't be written"),
+        ("x/" * 3000 + "out", "can't be written"),
+        ("", "-o: names no folder"),
+        ("net.onnx/out", "can't be written"),
+    ],
+    ids=["a long name", "a long path", "no name", "below a file"],
+)
+def test_a_place_where_no_folder_can_be_is_one_message(here, capsys, place, said, resume):
+    before = sorted(os.listdir())
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "-o", place, *resume]) == 2
+    written = capsys.readouterr().err
+    assert said in written
+    assert written.count("\n") == 1
+    assert sorted(os.listdir()) == before
+
+
+@pytest.fixture
+def of_nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The current folder is everybody's, and this process may do no more than others: the superuser may do all."""
+    if not hasattr(os, "seteuid"):
+        pytest.skip("no POSIX system")
+    own = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.chdir(folder)
+        Path("net.onnx").write_bytes(MODEL.read_bytes())
+        Path(folder).chmod(0o777)
+        if own == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(own)
+            monkeypatch.undo()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o600, 0o500])
+@pytest.mark.parametrize("place", ["locked", "locked/out"])
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_folder_that_may_not_be_entered_is_one_message(of_nobody, capsys, mode, place, resume):
+    Path("locked").mkdir()
+    Path("locked").chmod(mode)
+    try:
+        code = main(["sweep", "net.onnx", *FAST, "--sram", "60%", "-o", place, *resume])
+    finally:
+        Path("locked").chmod(0o700)
+    written = capsys.readouterr().err
+    assert (code, written.count("\n")) == (2, 1)
+    assert "locked" in written
+    assert "can't be written (Permission denied)" in written
 
 
 def command(*words: str) -> list[str]:

@@ -65,6 +65,8 @@ class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
 def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Prune a model to many budgets, by several methods and seeds, and compare."""
     ranks.refuse_several("sweep")
+    if not flags.output:
+        raise UsageError("-o: names no folder; name one for the files of the sweep")
     settings = configuration(flags)
     # What is asked of the model needs one limit of each resource: of several, the first.
     firsts = {name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in flags.limits.items()}
