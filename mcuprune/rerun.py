@@ -33,6 +33,8 @@ KEY, _PACKAGES = "run", ("torch", "onnxruntime", "onnx", "numpy")
 _OWN = ("resume", "report")
 #: Options of which data and their split depend; where one of them is given anew, other data are expected.
 _OF_DATA = {"data", "task", "unlabelled", "seed", *(option.name for option in options.of(Feed))}
+#: What a command that says all by itself has where a configuration was in force: typed again, it reads none.
+NO_CONFIGURATION = ("--config", os.devnull)
 #: Options that name code of the user's.
 _CODE = ("data", "loss_function")
 _STEPS: Mapping[Unit, Sequence[tuple[str, int]]] = {
@@ -89,7 +91,7 @@ def differences(run: Mapping[str, Any], request: Request) -> list[str]:
 
 def command(request: Request) -> list[str]:
     """The words to type for a request, without what is as by default."""
-    words = ["mcuprune", "prune", request.model]
+    words = ["mcuprune", "prune", request.model, *(NO_CONFIGURATION if request.configuration is not None else ())]
     for name, shape in request.input_shapes.items():
         words += ["--input-shape", f"{name}={','.join(map(str, shape))}"]
     for name in request.outputs:

@@ -6,6 +6,7 @@ import doctest
 import functools
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -445,6 +446,26 @@ def test_separate_runs_go_on_with_what_they_began_with_alone(few_digits, tmp_pat
     shutil.copy(few_digits, kept)
     assert main([*words, "--resume"]) == 0
     assert not list((tmp_path / "out").glob("*.checkpoint"))
+
+
+def test_separate_runs_are_told_what_the_configuration_says_and_read_none(few_digits, tmp_path, monkeypatch):
+    runs = []
+
+    class Seen:
+        def run(self, given, goes_on):
+            runs.extend(given)
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text("[prune]\nmultiple-of = 4\n")
+    Path("mcuprune.toml").write_text("[prune]\nmultiple-of = 8\n")
+    monkeypatch.setattr("mcuprune.sweep.executors.Processes", lambda jobs: Seen())
+    words = ["portfolio", str(MODEL), "--data", str(few_digits), "--macs", "40%,60%", "--epochs", "1", "--independent"]
+    assert main([*words, "--config", "mine.toml", "-o", "out"]) == 130
+    for run in runs:
+        assert run.words[run.words.index("--multiple-of") + 1] == "4"
+        assert run.words[run.words.index("--config") + 1] == os.devnull
+    assert len(runs) == 2
 
 
 class InProcess:

@@ -72,6 +72,18 @@ def test_the_stored_command_is_one_that_anybody_can_type(here):
     assert words[words.index("--sram") : words.index("--sram") + 2] == ["--sram", "64KB"]
 
 
+def test_a_command_that_was_given_what_is_usual_says_so_against_the_configuration(here):
+    """Words that leave out what is as by default mean something else where a configuration has another value."""
+    Path("mcuprune.toml").write_text("[prune]\nmultiple-of = 4\nbatch = 7\n")
+    words = ["prune", "net.onnx", "--macs", "60%", *FAST, "--multiple-of", "1", "-o", "b.onnx", "--report", "b"]
+    assert main([*words, "-q"]) == 0
+    kept, run = Path("b.onnx").read_bytes(), json.loads(Path("b/report.json").read_text())["run"]
+    Path("b.onnx").unlink()
+    assert main([*run["command"][1:], "-q"]) == 0
+    assert Path("b.onnx").read_bytes() == kept
+    assert json.loads(Path("b/report.json").read_text())["run"]["options"] == run["options"]
+
+
 def test_what_is_read_is_what_was_recorded(here):
     found, run = rerun.read("a/report.json"), stored()["run"]
     asked = {name: list(value) if isinstance(value, tuple) else value for name, value in found.asked.items()}

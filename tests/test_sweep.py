@@ -325,6 +325,26 @@ def test_a_sweep_reads_a_model_as_its_runs_do(here):
     assert main(["sweep", "net.onnx", *FAST, "--input-shape", shape, "--sram", "60%", "-o", "out"]) == 0
 
 
+def test_runs_are_told_all_that_the_configuration_says_and_read_none(here, capsys):
+    """Whichever lies nearest: that of the sweep is another one, and words typed again later must not meet either."""
+    Path("mine.toml").write_text(
+        'budget = { flash = "70%" }\nruntime = "c"\n[prune]\nmultiple-of = 4\nfloat = true\nno-train = true'
+    )
+    Path("mcuprune.toml").write_text('budget = { flash = "20%", macs = "30%" }\n[prune]\nmultiple-of = 8\nkeep = ["nothing"]')
+    assert main(["sweep", "net.onnx", "--config", "mine.toml", "--sram", "60%,90%", "-o", "out"]) == 0
+    runs = json.loads(Path("out/sweep.json").read_text())["runs"]
+    for run in runs:
+        asked = json.loads(Path(run["folder"], "report.json").read_text())["run"]
+        assert (asked["options"]["multiple_of"], asked["options"]["keep"], asked["basis"]["runtime"]) == (4, [], "c")
+        assert set(asked["limits"]) == {"sram", "flash"}
+        network = Path(run["folder"], "net.onnx")
+        kept = network.read_bytes()
+        for words in (run["command"], asked["command"], ["mcuprune", "prune", "--from", f"{run['folder']}/report.json"]):
+            network.unlink()
+            assert main([*words[1:], *(["--report", "again"] if "--from" in words else [])]) == 0
+            assert network.read_bytes() == kept
+
+
 def test_a_sweep_goes_on_with_what_is_missing(here, capsys):
     command = ["sweep", "net.onnx", *FAST, "--sram", "60%,90%", "-o", "out"]
     assert main(command) == 0

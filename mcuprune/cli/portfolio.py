@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import console, face, options
+from mcuprune import console, face, options, rerun
 from mcuprune.cli.flags import (
     ManyLimited,
     OneModel,
@@ -101,7 +101,8 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
         "independent" if flags.independent else "sparse" if flags.sparse else "nested"
     )
     sources = [Source("the budgets", flags.budgets)] if flags.budgets is not None else []
-    typed = (*words(held), *options.words(Request, {name: v for name, v in given.items() if name != "seed"}))
+    alone = rerun.NO_CONFIGURATION if settings.source else ()
+    typed = (*alone, *words(held), *options.words(Request, {name: v for name, v in given.items() if name != "seed"}))
     request = making.Request(pruning, asked_for, flags.output, mode, flags.export, typed, _executor(flags), sources)
     return _answer(flags, request, making.make, report)
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import console, face, options, units
+from mcuprune import console, face, options, rerun, units
 from mcuprune.cli.flags import (
     ManyLimited,
     OneModel,
@@ -75,7 +75,7 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     runs = grid.Grid(
         model=flags.model,
         folder=flags.output,
-        options=(*words(held), *options.words(Request, given)),
+        options=(*(rerun.NO_CONFIGURATION if settings.source else ()), *words(held), *options.words(Request, given)),
         limits={name: flags.limits.get(name, (units.write(limit),)) for name, limit in held.limits.items()},
         methods=flags.method,
         seeds=flags.seeds,
