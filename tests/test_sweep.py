@@ -83,6 +83,13 @@ def test_a_run_is_a_command_that_anybody_can_type():
     )
 
 
+def test_each_run_is_tracked_in_a_place_of_its_own():
+    runs = grid(track=("tensorboard=logs", "wandb=mine")).runs()
+    tracked = [[run.words[at + 1] for at, word in enumerate(run.words) if word == "--track"] for run in runs]
+    assert tracked == [[f"tensorboard=logs/{run.name}", "wandb=mine"] for run in runs]
+    assert [run.also for run in runs] == [(f"logs/{run.name}",) for run in runs]
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"seeds": (1, 1)}, {"methods": ("uniform", "uniform")}, {"limits": {"sram": ("1KB", "1KB")}}, {"seeds": range(9999)}],
@@ -447,6 +454,7 @@ def test_a_sweep_takes_no_place_of_the_users_files(here, capsys, prepare, said):
         (["--sram", ",", "-o", "out"], "names no value"),
         (["--sram", "60%", "--seeds", "none", "-o", "out"], "--seeds: 'none' are no seeds"),
         (["--sram", "60%", "--address", "auto", "-o", "out"], "--address goes with --executor ray"),
+        (["--sram", "60%", "--executor", "ray", "--track", "mlflow=here.db", "-o", "out"], "stay behind on the workers"),
         (["--sram", "60%", "--data", "nowhere.npz", "-o", "out"], "nowhere.npz"),
         (["--sram", "60%", "--method", "uniform,foo", "-o", "out"], "--method foo: unknown"),
         (["--sram", "60%", "--mean", "1,2,3,4", "-o", "out"], "mean"),

@@ -102,7 +102,8 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
     )
     sources = [Source("the budgets", flags.budgets)] if flags.budgets is not None else []
     alone = rerun.NO_CONFIGURATION if settings.source else ()
-    typed = (*alone, *words(held), *options.words(Request, {name: v for name, v in given.items() if name != "seed"}))
+    shared = {name: value for name, value in given.items() if name not in ("seed", "track")}
+    typed = (*alone, *words(held), *options.words(Request, shared))
     request = making.Request(pruning, asked_for, flags.output, mode, flags.export, typed, _executor(flags), sources)
     return _answer(flags, request, making.make, report)
 

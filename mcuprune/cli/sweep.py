@@ -33,7 +33,7 @@ from mcuprune.places import Source
 from mcuprune.sweep import grid
 from mcuprune.sweep.executors import Executor, Processes
 from mcuprune.sweep.outcome import Finished
-from mcuprune.train import ranks
+from mcuprune.train import ranks, tracking
 from mcuprune.train.request import Request
 
 #: What a sweep says of every run by itself.
@@ -72,13 +72,15 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     firsts = {name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in flags.limits.items()}
     held = wanted(flags, firsts).over(settings.wanted(flags.model))
     given = run_settings(settings, asked, _OWN)
+    shared = {name: value for name, value in given.items() if name != "track"}
     runs = grid.Grid(
         model=flags.model,
         folder=flags.output,
-        options=(*(rerun.NO_CONFIGURATION if settings.source else ()), *words(held), *options.words(Request, given)),
+        options=(*(rerun.NO_CONFIGURATION if settings.source else ()), *words(held), *options.words(Request, shared)),
         limits={name: flags.limits.get(name, (units.write(limit),)) for name, limit in held.limits.items()},
         methods=flags.method,
         seeds=flags.seeds,
+        track=given.get("track", ()),
     )
     if not runs.limits:
         raise UsageError(f"a sweep needs a limit: {', '.join(f'--{name}' for name in RESOURCES)}")
@@ -95,7 +97,7 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
         **given,
     )
     sources = [*sources_of(first), *([Source("the configuration", str(settings.source))] if settings.source else [])]
-    executor = _executor(flags, [source.path for source in sources if source.path != str(settings.source)])
+    executor = _executor(flags, [source.path for source in sources if source.path != str(settings.source)], runs.track)
 
     from mcuprune import sweeping
     from mcuprune.report import sweep as report
@@ -157,11 +159,12 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
                 folder.rmdir()
 
 
-def _executor(flags: Flags, inputs: Sequence[str]) -> Executor:
+def _executor(flags: Flags, inputs: Sequence[str], track: Sequence[str]) -> Executor:
     if flags.executor == "local":
         if flags.address is not None:
             raise UsageError("--address goes with --executor ray")
         return Processes(flags.jobs)
+    tracking.refuse_forgetful(track, "--executor ray")
     from mcuprune.sweep.cluster import Cluster
 
     return Cluster(inputs, address=flags.address, jobs=flags.jobs)

@@ -53,6 +53,7 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
     something else. A portfolio that was finished by the same request is kept as it is, and one by another refused.
     """
     folder = Path(request.folder)
+    tracking.refuse_lacking(request.pruning.track)
     _settle(request, folder)
     if request.pruning.resume and (folder / manifest.DOCUMENT).exists():
         return _kept(request, folder)
