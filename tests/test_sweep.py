@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +38,7 @@ from mcuprune.sweep.executors import Ended
 from mcuprune.sweep.follow import Halving
 from mcuprune.sweep.grid import Cell, Grid, Run, seeds
 from mcuprune.sweep.outcome import Finished, Outcome, document
+from mcuprune.train import checkpoint
 from mcuprune.train.request import Request
 from mcuprune.units import Limit
 
@@ -769,7 +773,7 @@ class FakeRay:
         return lambda what: SimpleNamespace(remote=self._home if isinstance(what, type) else self._begun)
 
     def _home(self) -> SimpleNamespace:
-        nothing = SimpleNamespace(remote=lambda *given: {})
+        nothing = SimpleNamespace(remote=lambda *given: {})  # of which nothing is ever taken
         return SimpleNamespace(store=nothing, taken=nothing, stop=nothing)
 
     def _begun(self, run: Run, *rest: object) -> str:
@@ -789,11 +793,182 @@ class FakeRay:
 def test_on_ray_no_more_runs_go_on_at_once_than_there_are_places(here, monkeypatch, cores, jobs, most):
     pytest.importorskip("ray")
     runs = grid(folder=str(here / "out")).runs()[:12]
-    sweep = cluster.Cluster([], jobs=jobs)
+    sweep = cluster.Cluster([], lambda report: {}, jobs=jobs)
     sweep._ray = FakeRay(cores)
     monkeypatch.setattr(sweep, "_ended", lambda run, reference: run.name)
     assert sorted(sweep._run(runs, lambda run, history: True)) == sorted(run.name for run in runs)
     assert sweep._ray.most == most
+
+
+class InlineRay:
+    """Does in this process, at once, what it is asked for; what a task raises is raised when its value is."""
+
+    def remote(self, **how):
+        return lambda what: SimpleNamespace(remote=partial(self._actor if isinstance(what, type) else self._task, what))
+
+    def _actor(self, kind, *given):
+        held = kind(*given)
+        return SimpleNamespace(
+            **{name: SimpleNamespace(remote=getattr(held, name)) for name in dir(held) if not name.startswith("__")}
+        )
+
+    def _task(self, what, *given):
+        return InlineValue(what, given)
+
+    def init(self, **how):
+        return None
+
+    def shutdown(self):
+        return None
+
+    def cluster_resources(self):
+        return {"CPU": 1.0}
+
+    def put(self, value):
+        return value
+
+    def get(self, value):
+        return value.get() if isinstance(value, InlineValue) else value
+
+    def wait(self, references, **how):
+        with suppress(cluster.WorkerLost):
+            references[0].get()
+        return references[:1], references[1:]
+
+
+class InlineValue:
+    """What a task gives back, once it is asked for; an exception again and again."""
+
+    def __init__(self, what, given) -> None:
+        self.get = cache(lambda: what(*given))
+
+
+@pytest.fixture
+def inline_ray(monkeypatch: pytest.MonkeyPatch) -> InlineRay:
+    ray = InlineRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return ray
+
+
+def without_cost(folder: Path) -> dict[str, object]:
+    """What the files of a sweep hold, but for how long it took."""
+    held: dict[str, object] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            read = json.loads(content)
+            for each in (read, *read.get("runs", ())):
+                each["cost"] = None
+            content = json.dumps(read).encode()
+        if path.suffix not in (".html", ".md", ".txt"):
+            held[f"{path.relative_to(folder)}"] = content
+        assert b"orMcuprune" not in content
+    return held
+
+
+@pytest.mark.parametrize(
+    ("model", "out"),
+    [
+        ("{here}/net.onnx", "{here}/out"),
+        ("sub/../../net.onnx", "{here}/out"),
+        pytest.param("./net.onnx", "../out/of", marks=pytest.mark.thorough),
+        pytest.param("../net.onnx", "out", marks=pytest.mark.thorough),
+    ],
+)
+def test_wherever_files_lie_runs_on_ray_leave_what_processes_leave(here, capsys, monkeypatch, inline_ray, model, out):
+    """And repeat from there: the paths in a report are those of the machine that the sweep was started on."""
+    Path("in/sub").mkdir(parents=True)
+    (here / "in" / "net.onnx").write_bytes((here / "net.onnx").read_bytes())
+    small_set("set.npz", seed=0)
+    monkeypatch.chdir("in")
+    model, out = (text.format(here=here) for text in (model, out))
+    command = ["sweep", model, "--data", f"{here}/set.npz", *FAST, "--sram", "60%", "-o", out]
+    found = []
+    for executor in ("local", "ray"):
+        assert main([*command, "--executor", executor]) == 0, capsys.readouterr().err
+        found.append(without_cost(Path(out)))
+        run = json.loads(Path(out, "sweep.json").read_text())["runs"][0]
+        again = ["prune", "--from", f"{run['folder']}/report.json", "-o", "again.onnx", "--report", "again"]
+        assert main(again) == 0
+        assert Path("again.onnx").read_bytes() == Path(run["folder"], "net.onnx").read_bytes()
+        shutil.rmtree(out)
+    assert found[0] == found[1]
+
+
+def test_what_a_refused_run_on_ray_says_has_the_paths_of_this_machine(here, capsys, inline_ray):
+    assert main(["sweep", f"{here}/net.onnx", *FAST, "--sram", "10", "--executor", "ray", "-o", f"{here}/out"]) == 2
+    (run,) = json.loads(Path("out/sweep.json").read_text())["runs"]
+    assert "orMcuprune" not in run["error"]["message"]
+    assert "orMcuprune" not in Path(run["folder"], "log.txt").read_text()
+
+
+def test_what_a_killed_run_on_ray_has_said_is_kept(here, monkeypatch, inline_ray):
+    """Of every try: whoever wants to know why it was killed has nothing else."""
+    say = "import os, sys, time; print('said', os.getcwd(), file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(cluster, "words_of", lambda run, *, resume: [sys.executable, "-c", say])
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "-o", "out"]) == 2
+    (run,) = json.loads(Path("out/sweep.json").read_text())["runs"]
+    assert run["state"] == "killed"
+    assert "said " in Path(run["folder"], "log.txt").read_text()
+
+
+@pytest.mark.parametrize("place", ["logs", "../logs", "{here}/logs"])
+def test_files_that_a_run_on_ray_writes_elsewhere_come_home(here, monkeypatch, inline_ray, place):
+    Path("in").mkdir()
+    (here / "in" / "net.onnx").write_bytes((here / "net.onnx").read_bytes())
+    monkeypatch.chdir("in")
+    place = place.format(here=here)
+    write = """import os, sys
+folder = sys.argv[sys.argv.index("--track") + 1].partition("=")[2]
+os.makedirs(f"{folder}/deep")
+open(f"{folder}/deep/events", "w").write("mine")
+sys.exit(2)
+"""
+    monkeypatch.setattr(cluster, "words_of", lambda run, *, resume: [sys.executable, "-c", write, *run.words])
+    words = ["sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "--track", f"tensorboard={place}", "-o", "out"]
+    monkeypatch.setitem(sys.modules, "tensorboard", SimpleNamespace())
+    assert main(words) == 2
+    (events,) = Path(place).glob("*/deep/events")
+    assert events.read_text() == "mine"
+
+
+def test_a_state_goes_on_wherever_it_was_stored(here, inline_ray):
+    """On a worker files at the root have other names; what a state says of them is what they are called where it lies."""
+    state = checkpoint.Checkpoint(Path("state"), {"--data": f"{here}/set.npz", "--epochs": "3"})
+    state.save("train", {"w": np.arange(3)}, {"x": 1})
+    there = cluster.Cluster([f"{here}/set.npz"], lambda report: {})
+    sent = there._sent(Path("state").read_bytes())
+    Path("there").write_bytes(sent)
+    with pytest.raises(UsageError, match="another command"):
+        checkpoint.Checkpoint(Path("there"), state.of).load("train")
+    Path("back").write_bytes(there._came(sent))
+    back = checkpoint.Checkpoint(Path("back"), state.of).load("train")
+    assert (back.arrays["w"].tolist(), back.values) == ([0, 1, 2], {"x": 1})
+    assert there._sent(b"damaged") == b"damaged", "which the run refuses"
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where something listens and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["nobody", "silent", "no address"])
+def test_a_cluster_that_does_not_answer_is_told_soon_and_before_there_is_any_file(here, capsys, monkeypatch, silent_port, kind):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(cluster, "_PATIENCE", 6.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    address = {"nobody": f"127.0.0.1:{closed}", "silent": f"127.0.0.1:{silent_port}", "no address": "no such place"}[kind]
+    began = time.monotonic()
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "--address", address, "-o", "out"]) == 2
+    assert time.monotonic() < began + 30
+    written = capsys.readouterr().err
+    assert f"--address {address}: no cluster answers there" in written
+    assert "ray start --head" in written
+    assert written.count("\n") == 1
+    assert not Path("out").exists()
 
 
 @pytest.mark.slow

@@ -165,9 +165,10 @@ def _executor(flags: Flags, inputs: Sequence[str], track: Sequence[str]) -> Exec
             raise UsageError("--address goes with --executor ray")
         return Processes(flags.jobs)
     tracking.refuse_forgetful(track, "--executor ray")
+    from mcuprune.report.prune import pages
     from mcuprune.sweep.cluster import Cluster
 
-    return Cluster(inputs, address=flags.address, jobs=flags.jobs)
+    return Cluster(inputs, pages, address=flags.address, jobs=flags.jobs)
 
 
 def _say(run: Finished, left: int, *, quiet: bool) -> None:
