@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcuprune import places, rerun
@@ -51,21 +51,21 @@ def sweep(request: Request, executor: Executor, on_run: OnRun = lambda run, left
         raise UsageError(f"-o {folder}: is no folder; name one for the files of the sweep")
     with places.alone_in(folder):
         _refuse_folder(request, folder)
-        done = _known(request, folder, runs)
-        left = [run for run in runs if done[run.name].state == "waiting"]
         halving = Halving()
+        done = _known(request, folder, runs, halving)
+        left = [run for run in runs if done[run.name].state == "waiting"]
 
         def goes_on(run: Run, history: History) -> bool:
             return not request.halving or halving.goes_on(run, history)
 
         going = executor.run(left, goes_on)
         places.settle(_outputs(folder), request.sources)
-        _write(request, runs, done)
+        _write(request, runs, done, halving)
         for count, ended in enumerate(going, 1):
             done[ended.run.name] = _taken(ended)
-            _write(request, runs, done)
+            _write(request, runs, done, halving)
             on_run(done[ended.run.name], len(left) - count)
-    return _outcome(request, runs, done)
+    return _outcome(request, runs, done, halving)
 
 
 def _taken(ended: Ended) -> Finished:
@@ -89,8 +89,11 @@ def _refuse_folder(request: Request, folder: Path) -> None:
     places.distinct(_outputs(folder), request.sources)
 
 
-def _known(request: Request, folder: Path, runs: Sequence[Run]) -> dict[str, Finished]:
-    """What is known of every run before the work. Raises UsageError where the folder has another sweep."""
+def _known(request: Request, folder: Path, runs: Sequence[Run], halving: Halving) -> dict[str, Finished]:
+    """What is known of every run before the work, to ``halving`` as well.
+
+    Raises UsageError where the folder has another sweep.
+    """
     path = folder / report.DOCUMENT
     if not os.path.lexists(path):
         return {run.name: Finished(run, "waiting") for run in runs}
@@ -105,6 +108,8 @@ def _known(request: Request, folder: Path, runs: Sequence[Run]) -> dict[str, Fin
             "began with, and more if you like, or name another -o"
         )
     _refuse_changed(path, contents, request.contents)
+    for run in earlier:
+        halving.remember(request.grid.run(run.cell, run.seed), run.rungs)
     states = {run.name: run.state for run in earlier}
     return {run.name: _before(request, run, states.get(run.name, "waiting")) for run in runs}
 
@@ -156,11 +161,12 @@ def _before(request: Request, run: Run, state: str) -> Finished:
     return known
 
 
-def _outcome(request: Request, runs: Sequence[Run], done: dict[str, Finished]) -> Outcome:
-    return Outcome(request.grid.model, request.grid.folder, tuple(done[run.name] for run in runs), request.contents)
+def _outcome(request: Request, runs: Sequence[Run], done: Mapping[str, Finished], halving: Halving) -> Outcome:
+    finished = tuple(replace(done[run.name], rungs=halving.scores(run)) for run in runs)
+    return Outcome(request.grid.model, request.grid.folder, finished, request.contents)
 
 
-def _write(request: Request, runs: Sequence[Run], done: dict[str, Finished]) -> None:
-    outcome = _outcome(request, runs, done)
+def _write(request: Request, runs: Sequence[Run], done: Mapping[str, Finished], halving: Halving) -> None:
+    outcome = _outcome(request, runs, done, halving)
     for name, page in report.PAGES.items():
         places.write_bytes(page(outcome).encode(), Path(request.grid.folder) / name)

@@ -657,6 +657,29 @@ def test_a_report_of_another_command_is_not_taken_for_a_run(here, capsys, words)
     assert Path("out/sweep.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("first", ["done", "stopped"])
+def test_runs_of_an_earlier_sitting_are_compared_with_as_well(here, monkeypatch, first):
+    """Else whoever comes first after an interruption has nobody to be compared with, and goes on however hopeless."""
+    worth: dict[int, bool] = {}
+
+    class Halved:
+        def run(self, runs, goes_on):
+            for run in runs:
+                worth[run.seed] = goes_on(run, history(0.1, 0.9 - run.seed / 10))
+                if first == "done":
+                    yield from InProcess().run([run], goes_on)
+                else:
+                    yield Ended(run, 130, stopped=True)
+
+    monkeypatch.setattr("mcuprune.cli.sweep.Processes", lambda jobs: Halved())
+    command = [*SWEEP, "--sram", "60%", "--halving"]
+    assert main([*command, "--seeds", "1"]) == 0
+    assert main([*command, "--seeds", "3", "--resume"]) == 0
+    assert worth == {0: True, 1: False, 2: False}
+    runs = json.loads(Path("out/sweep.json").read_text())["runs"]
+    assert [run["rungs"]["0.25"] for run in runs] == pytest.approx([0.9, 0.8, 0.7])
+
+
 def test_a_folder_of_other_files_is_no_sweep_to_go_on_with(here, capsys):
     Path("out").mkdir()
     assert main([*SWEEP, "--sram", "60%", "--resume"]) == 0, "nothing is there, so it begins"

@@ -14,6 +14,7 @@ from mcuprune import console, foreign, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.sweep.executors import KILLED, Ended
+from mcuprune.sweep.follow import RUNGS
 from mcuprune.sweep.grid import Cell, Run
 from mcuprune.train.request import Request
 
@@ -43,12 +44,14 @@ class Finished:
     """A run and what is known of it.
 
     report: what ``prune`` wrote of it, None where there is none. error: kind and message, where it has no answer.
+    rungs: where it was compared with others on the way, as shares of its epochs, and by which figure, higher ones better.
     """
 
     run: Run
     state: State
     report: Mapping[str, Any] | None = None
     error: tuple[str, str] | None = None
+    rungs: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -239,13 +242,14 @@ def _check_metric(check: foreign.Values, value: Any, key: str) -> None:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A run as ``sweep.json`` has it. words: of its command line."""
+    """A run as ``sweep.json`` has it. words: of its command line. rungs: as ``Finished`` has them."""
 
     name: str
     cell: Cell
     seed: int
     words: tuple[str, ...]
     state: State
+    rungs: Mapping[float, float]
 
 
 def recorded(path: str | Path) -> tuple[tuple[Recorded, ...], Mapping[str, str | None]]:
@@ -270,12 +274,14 @@ def recorded(path: str | Path) -> tuple[tuple[Recorded, ...], Mapping[str, str |
 def _recorded(check: foreign.Values, entry: Mapping[str, Any], key: str) -> Recorded:
     state: Any = check.one_of(entry.get("state"), get_args(State), f"{key}.state")
     asked = check.text_by_name(entry.get("asked"), f"{key}.asked")
+    scores = check.table(entry.get("rungs", {}), f"{key}.rungs")
     return Recorded(
         check.text(entry.get("name"), f"{key}.name"),
         Cell(tuple(asked.items()), check.text(entry.get("method"), f"{key}.method")),
         check.whole(entry.get("seed"), f"{key}.seed"),
         check.texts(entry.get("command"), f"{key}.command")[1:],
         state,
+        {rung: check.number(scores[f"{rung}"], f"{key}.rungs.{rung}") for rung in RUNGS if f"{rung}" in scores},
     )
 
 
@@ -321,6 +327,7 @@ def _run(outcome: Outcome, run: Finished) -> dict[str, Any]:
         "accuracy_int8": None if report is None else report["after"]["accuracy_int8"],
         "binding": list(run.binding),
         "cost": None if report is None else report["cost"],
+        "rungs": {f"{rung}": score for rung, score in run.rungs.items()},
     }
 
 
