@@ -29,8 +29,9 @@ from mcuprune.units import Limit, Unit
 
 #: The key of a report, and the packages whose versions it has.
 KEY, _PACKAGES = "run", ("torch", "onnxruntime", "onnx", "numpy")
-#: What a repeated run doesn't take over: where its report goes and whether it goes on with another are its own affair.
-_OWN = ("resume", "report")
+#: What a repeated run doesn't take over: where its report and its history go and whether it goes on with another are its own
+#: affair. A stranger's report may name a server, or a folder of somebody's.
+_OWN = ("resume", "report", "track")
 #: Options of which data and their split depend; where one of them is given anew, other data are expected.
 _OF_DATA = {"data", "task", "unlabelled", "seed", *(option.name for option in options.of(Feed))}
 #: What a command that says all by itself has where a configuration was in force: typed again, it reads none.

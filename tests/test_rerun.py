@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mcuprune import options, rerun
 from mcuprune.cli import main
 from mcuprune.errors import McupruneError, UsageError
 from mcuprune.report import compare
+from mcuprune.train import tracking
 from mcuprune.train.request import Request
 
 FAST = ("--no-train", "--float")
@@ -87,7 +89,9 @@ def test_a_command_that_was_given_what_is_usual_says_so_against_the_configuratio
 def test_what_is_read_is_what_was_recorded(here):
     found, run = rerun.read("a/report.json"), stored()["run"]
     asked = {name: list(value) if isinstance(value, tuple) else value for name, value in found.asked.items()}
-    written = {name: value for name, value in run["options"].items() if value is not None and name not in ("resume", "report")}
+    written = {
+        name: value for name, value in run["options"].items() if value is not None and name not in ("resume", "report", "track")
+    }
     assert asked == written
     assert set(run["options"]) == {option.name for option in options.of(Request)}
     assert found.model == "net.onnx"
@@ -134,6 +138,18 @@ def test_a_report_runs_no_code(here, capsys):
     said = capsys.readouterr().err
     assert "names code to run, 'trap:load'" in said
     assert "sprung" not in said
+
+
+def test_a_report_sends_no_history_anywhere(here, monkeypatch):
+    """Neither to a server nor into a folder; whoever repeats a run says where to."""
+    told = []
+    fake = Mock(side_effect=lambda place, settings: told.append(place) or Mock(), package="json")
+    monkeypatch.setattr(tracking, "TRACKERS", {"tensorboard": fake, "wandb": fake})
+    change(lambda found: found["run"]["options"].update(track=["tensorboard=/srv/logs", "wandb=theirs"]))
+    assert main(["prune", "--from", "a/report.json", "-o", "b.onnx", "-q"]) == 0
+    assert told == []
+    assert main(["prune", "--from", "a/report.json", "-o", "c.onnx", "--track", "wandb=mine", "-q"]) == 0
+    assert told == ["mine"]
 
 
 @pytest.mark.parametrize(
