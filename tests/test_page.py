@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mcuprune.cli import main
 from mcuprune.report import charts, page, prune_page
 from mcuprune.report.charts import Curve
+from mcuprune.report.width import told_apart
 
 STORED = Path(__file__).parent / "golden" / "demo.json"
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -160,6 +161,22 @@ def test_long_names_lose_their_middle_and_stay_whole_where_one_hovers():
     shown = page.named(name)
     assert f'title="{escape(name)}"' in shown
     assert len(re.sub(r"<[^>]*>", "", shown)) < 60
+
+
+def test_a_class_with_a_long_name_makes_no_table_wide():
+    found = trained()
+    found["classes"] = [f"{number}{'x' * 2000}" for number in range(10)]
+    drawn = re.sub(r"<[^>]*>", " ", prune_page.html(found))
+    assert "xxx" in drawn
+    assert max(len(word) for word in drawn.split() if "xxx" in word) < 50
+
+
+@given(st.lists(st.text("ab/", max_size=120), min_size=1, max_size=6), st.integers(10, 40))
+def test_names_that_are_shortened_stay_apart(names, most):
+    short = told_apart(names, most)
+    assert max(map(len, short)) <= 2 * most + 3
+    pairs = list(zip(names, short, strict=True))
+    assert all((one[0] == other[0]) == (one[1] == other[1]) for one in pairs for other in pairs)
 
 
 # ------------------------------------------------------------------------------------------------------------- in Chromium

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,18 @@ def test_runs_stand_side_by_side_with_what_differs(here, capsys):
         total = json.loads(Path(run["path"]).read_text())["after"]["total"]
         assert run["total"] == {name: total[name] for name in run["total"]}
         assert {"sram", "flash", "macs"} <= run["total"].keys()
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "json", "html"])
+def test_runs_of_a_sweep_have_names_of_their_own_in_every_format(here, form, capsys):
+    """Long ones that differ in the middle, as those of many budgets, and in their beginning."""
+    limits = [f"sram-{sram}_flash-{flash}_macs-30pct_latency-1.5ms_differentiable_seed-0" for sram in "12" for flash in "34"]
+    for name in limits:
+        shutil.copytree("a", f"a/very/long/way/to/the/sweep/runs/{name}", ignore=lambda *_: ["very"])
+    assert main(["report", "a/very/long/way/to/the/sweep", "--format", form]) == 0
+    written = capsys.readouterr().out
+    shown = set(re.findall(r"sram-[^\s|<\"]*", written.replace("\\", "")))
+    assert len({name.removesuffix("/report.json") for name in shown}) == 4
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "json", "html"])
