@@ -163,7 +163,7 @@ def _before(request: Request, run: Run, state: str) -> Finished:
 
 def _outcome(request: Request, runs: Sequence[Run], done: Mapping[str, Finished], halving: Halving) -> Outcome:
     finished = tuple(replace(done[run.name], rungs=halving.scores(run)) for run in runs)
-    return Outcome(request.grid.model, request.grid.folder, finished, request.contents)
+    return Outcome(request.grid.model, request.grid.folder, finished, request.contents, request.grid.command())
 
 
 def _write(request: Request, runs: Sequence[Run], done: Mapping[str, Finished], halving: Halving) -> None:

@@ -241,7 +241,7 @@ def test_the_probe_sees_what_is_wrong(here):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("which", ["trained", "long", "profile", "compared"])
+@pytest.mark.parametrize("which", ["trained", "long", "profile", "compared", "swept"])
 def test_a_page_reads_well_on_a_phone(here, which, dark):
     """No part sticks out at 360 pixels, nothing is logged, and every text has the contrast that WCAG AA asks for (4.5)."""
     if which == "trained":
@@ -255,6 +255,10 @@ def test_a_page_reads_well_on_a_phone(here, which, dark):
         if which == "compared":
             assert main(["report", *["r"] * 6, "--format", "html", "-o", "page.html"]) == 0
             drawn = Path("page.html").read_text()
+        if which == "swept":
+            words = ["--no-train", "--float", "--sram", "60%,90%", "--macs", "1,50%", "-o", "out", "-q"]
+            assert main(["sweep", "net.onnx", *words]) == 2, "one MAC is too few"
+            drawn = Path("out/sweep.html").read_text()
     found, logged = probed(drawn, here, dark=dark)
     assert found["dark"] == dark
     assert found["texts"] > 20

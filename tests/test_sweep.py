@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -27,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import kill_a_worker
 
-from mcuprune import options, units
+from mcuprune import escape, options, units
 from mcuprune.cli import main
 from mcuprune.errors import UsageError
 from mcuprune.report import page
@@ -231,6 +232,31 @@ def test_a_refused_run_is_told_with_its_message_and_is_no_yes():
     assert document(outcome)["ok"] is False
     assert document(outcome)["runs"][1]["error"] == {"kind": "BudgetError", "message": "too small"}
     assert "no answer for b: too small" in report.text(outcome)
+
+
+def test_the_page_begins_with_the_verdict_and_ends_with_the_command():
+    command = grid(folder="a folder").command()
+    fits, over, refused = (finished("a", 0.5, 10), finished("b", 0.5, 10, used=101), finished("c", None, 0, state="refused"))
+    for runs, said in (
+        ((fits, fits), "✓ 2 of 2 networks fit"),
+        ((fits, over, over), "✗ 1 of 3 networks fits; 2 over the budget"),
+        ((fits, refused), "✗ 1 of 2 networks fits; 1 refused"),
+    ):
+        written = report.html(Outcome("m", "out", runs, command=command))
+        assert f">{said}</p>" in written
+        assert written.index(said) < written.index("<table")
+        assert escape.markup(shlex.join(command)) in written
+
+
+def test_the_command_of_a_sweep_is_one_that_anybody_can_type(here, capsys):
+    assert main([*SWEEP, "--sram", "60%,90%", "--seeds", "2"]) == 0
+    found = json.loads(Path("out/sweep.json").read_text())
+    Path("out").rename("before")
+    assert main(found["repeat"][1:]) == 0
+    assert [run["command"] for run in json.loads(Path("out/sweep.json").read_text())["runs"]] == [
+        run["command"] for run in found["runs"]
+    ]
+    assert len(found["runs"]) == 4
 
 
 def test_hostile_names_stay_text_on_the_page():

@@ -50,15 +50,15 @@ def _verdict(document: Document) -> str:
     over = [name for name, limit in document["limits"].items() if not limit["ok"]]
     lost = document.get("bisection") is not None and document["bisection"]["best"] is None
     if document["ok"]:
-        said = "✓ Fits: every limit holds"
+        said = "Fits: every limit holds"
     else:
         why = [f"{RESOURCES[name].title} is over by {_amount(name, _excess(document, name))}" for name in over]
-        said = f"✗ Does not fit: {', '.join([*why, *(['no network that was tried is above the floor'] if lost else [])])}"
+        said = f"Does not fit: {', '.join([*why, *(['no network that was tried is above the floor'] if lost else [])])}"
     metric = task_of(document)
     if metric is not None:
         after = metric["after_int8"] or metric["after_float"]
         said += f"; {metric['shown_as']} {shown(metric, metric['before']['value'])} → {shown(metric, after['value'])}"
-    return f'<p class="verdict{" ok" if document["ok"] else ""}">{escape.markup(said)}</p>'
+    return page.told(bool(document["ok"]), said)
 
 
 def _excess(document: Document, name: str) -> int:

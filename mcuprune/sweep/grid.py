@@ -74,6 +74,13 @@ class Grid:
             raise UsageError(f"these are more than {MAX_RUNS} runs; give fewer values")
         return runs
 
+    def command(self) -> list[str]:
+        """What to type for all of them at once; who runs them is another matter."""
+        words = ["mcuprune", "sweep", self.model, *self.options]
+        words += [word for text in self.track for word in ("--track", text)]
+        words += [word for name, texts in self.limits.items() for word in (f"--{name}", ",".join(texts))]
+        return [*words, "--method", ",".join(self.methods), "--seeds", f"{','.join(map(str, self.seeds))},", "-o", self.folder]
+
     def budgets(self) -> Iterator[tuple[tuple[str, str], ...]]:
         """Every combination of limits: resource and limit as it is typed."""
         return itertools.product(*([(name, text) for text in texts] for name, texts in self.limits.items()))

@@ -107,12 +107,14 @@ class Outcome:
     """All runs of a sweep, in the order of its grid.
 
     contents: digests of the ``model`` and the ``data`` that the sweep began with, as a run of the default seed reads them.
+    command: what to type for the same sweep.
     """
 
     model: str
     folder: str
     runs: tuple[Finished, ...]
     contents: Mapping[str, str | None] = field(default_factory=dict)
+    command: Sequence[str] = ()
 
     @property
     def figure(self) -> Figure | None:
@@ -302,6 +304,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         ok=outcome.ok and not outcome.refused,
         model=outcome.model,
         contents=dict(outcome.contents),
+        repeat=list(outcome.command),
         runs=[_run(outcome, run) for run in outcome.runs],
         cells=[_cell(outcome, cell, runs) for cell, runs in outcome.cells().items()],
         fronts={name: [run.run.name for run in outcome.front(name)] for name in RESOURCES},
