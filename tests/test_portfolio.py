@@ -417,6 +417,33 @@ def test_a_finished_portfolio_is_kept_by_the_same_command(made, few_digits, tmp_
     assert "macs-50pct.onnx: is missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"variants": 7}, {"variants": [{}]}, {"course": []}, {"cost": None}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_damaged_record_of_a_portfolio_is_one_message(made, few_digits, tmp_path, capsys, change):
+    folder = shutil.copytree(made, tmp_path / "out")
+    (folder / "portfolio.json").write_text(json.dumps({**document(made), **change}))
+    before = contents(folder)
+    assert main(command_of_made(few_digits, folder)) == 2
+    said = capsys.readouterr().err
+    assert contents(folder) == before
+    assert said.count("\n") == 1
+    assert "is no whole record of a portfolio" in said
+
+
+@pytest.mark.parametrize("place", ["", "a" * 300, "net.onnx/out"])
+def test_a_place_where_no_portfolio_can_be_is_one_message(tmp_path, monkeypatch, few_digits, capsys, place):
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(MODEL.read_bytes())
+    for resume in ([], ["--resume"]):
+        assert main(["portfolio", "net.onnx", "--data", few_digits, "--macs", "40%,60%", "-o", place, *resume]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert os.listdir() == ["net.onnx"]
+
+
 def test_a_portfolio_goes_on_in_no_folder_of_other_files(few_digits, tmp_path, capsys):
     (tmp_path / "macs-20pct.onnx").write_bytes(b"mine")
     assert main(command_of_made(few_digits, tmp_path)) == 2
