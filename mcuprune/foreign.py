@@ -72,24 +72,29 @@ class Values:
         raise UsageError(f"{self._path}: {said}{f'; {self._hint}' if self._hint else ''}")
 
     def table(self, value: Any, key: str, needs: Iterable[str] = ()) -> dict[str, Any]:
-        """needs: keys that it must have, whatever their values."""
+        """The value, where it is a table. needs: keys that it must have, whatever their values."""
         if lacking := [name for name in needs if isinstance(value, dict) and name not in value]:
             self.refuse(key, value, f"a table with {lacking[0]}")
         return value if isinstance(value, dict) else self.refuse(key, value, "a table")
 
     def items(self, value: Any, key: str) -> list[Any]:
+        """The value, where it is a list."""
         return value if isinstance(value, list) else self.refuse(key, value, "a list")
 
     def text(self, value: Any, key: str) -> str:
+        """The value, where it is a text that may stand for a path or a name: not empty, without a zero byte."""
         return value if isinstance(value, str) and value and "\0" not in value else self.refuse(key, value, "a text")
 
     def texts(self, value: Any, key: str) -> tuple[str, ...]:
+        """The values of a list of such texts."""
         return tuple(self.text(text, key) for text in self.items(value, key))
 
     def text_by_name(self, value: Any, key: str) -> dict[str, str]:
+        """The values of a table of such texts."""
         return {name: self.text(text, f"{key}.{name}") for name, text in self.table(value, key).items()}
 
     def one_of(self, value: Any, known: Collection[str] | Mapping[str, Any], key: str) -> str:
+        """The value, where it is one of those that are known."""
         if not isinstance(value, str) or value not in known:
             self.refuse(key, value, f"one of {', '.join(known)}")
         return value
@@ -99,12 +104,15 @@ class Values:
         return None if value is None else check(value, key)
 
     def truth(self, value: Any, key: str) -> bool:
+        """The value, where it is true or false."""
         return value if isinstance(value, bool) else self.refuse(key, value, "true or false")
 
     def whole(self, value: Any, key: str) -> int:
+        """The value, where it is a whole number from 0 on that fits 64 bits."""
         return value if type(value) is int and 0 <= value < 2**63 else self.refuse(key, value, "a whole number")
 
     def number(self, value: Any, key: str) -> float:
+        """The value, where it is a number that 64 bits hold, and finite."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 2.0**63:
             self.refuse(key, value, "a number")
         return float(value)

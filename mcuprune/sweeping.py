@@ -120,7 +120,7 @@ def _refuse_other(path: Path, earlier: Sequence[Recorded], grid: Grid) -> None:
         now = grid.run(run.cell, run.seed).words
         if run.words != now:
             then, here = (_flags(words) for words in (run.words, now))
-            was, is_now = ([flag for flag in one if flag not in other] for one, other in ((then, here), (here, then)))
+            was, is_now = [flag for flag in then if flag not in here], [flag for flag in here if flag not in then]
             raise UsageError(
                 f"{path}: run {run.name} was another command there: {' '.join(was) or 'without'} in place of "
                 f"{' '.join(is_now) or 'nothing'}; --resume needs the options that the sweep began with; name another -o"

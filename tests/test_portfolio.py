@@ -279,6 +279,8 @@ def test_a_tracker_follows_the_training_of_a_family(tmp_path, few_digits, monkey
     steps = []
 
     class Kept(tracking.Tracker):
+        package = "json"
+
         def __init__(self, place, settings):
             assert (place, settings["seed"]) == ("here", 3)
 

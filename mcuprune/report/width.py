@@ -27,7 +27,7 @@ def told_apart(names: Sequence[str], most: int = LONGEST) -> list[str]:
     if max(map(len, names), default=0) <= most:
         return [*names]
     first, last = min(names), max(names)  # what these two begin with, all begin with
-    same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), 0)
+    same = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), 0)
     inner = [name[first.rfind("/", 0, same) + 1 :] for name in names]
     for width in range(most, 2 * most):
         short = [elided(name, width) for name in inner]
