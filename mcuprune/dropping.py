@@ -21,7 +21,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from mcuprune import places, preparing, pruning
+from mcuprune import foreign, places, preparing, pruning
 from mcuprune.costs import resources
 from mcuprune.data.sets import Given
 from mcuprune.errors import BudgetError, OutputError, UsageError
@@ -271,24 +271,38 @@ class _Bisecting:
         if not self._request.resume:
             _clear(self._folder, state)
             return
+        place = self._folder / _STATE
+        anew = "leave --resume out to start anew"
         if state is None:
+            if os.path.lexists(place):
+                raise UsageError(f"{place}: is no whole record of a search; {anew}")
             return
-        if differing := differences(state["of"], self._identity()):
-            raise UsageError(f"{self._folder / _STATE}: is of another search: {differing}; leave --resume out to start anew")
-        self._floor, self._seconds = state["floor"], float(state["seconds"])
-        sign = 1.0 if state["better"] == "higher" else -1.0
-        self._score = lambda value: sign * value
-        for tried in state["tried"]:
-            groups = tuple(GroupResult(g["name"], g["before"], g["after"], tuple(g["kept"])) for g in tried["groups"])
-            self._tried.append(_Tried(**{**tried, "stage": Stage(**tried["stage"]), "groups": groups}))
+        try:
+            differing = differences(state["of"], self._identity())
+            floor, seconds = float(state["floor"]), float(state["seconds"])
+            sign = 1.0 if state["better"] == "higher" else -1.0
+            earlier = [_tried_before(tried) for tried in state["tried"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{place}: is no whole record of a search ({said}); {anew}") from None
+        if differing:
+            raise UsageError(f"{place}: is of another search: {differing}; {anew}")
+        self._floor, self._seconds, self._score = floor, seconds, lambda value: sign * value
+        self._tried += earlier
+
+
+def _tried_before(tried: Mapping[str, Any]) -> _Tried:
+    """A stage as it was stored. Raises KeyError, TypeError or ValueError where it is none."""
+    groups = tuple(GroupResult(g["name"], g["before"], g["after"], tuple(g["kept"])) for g in tried["groups"])
+    return _Tried(**{**tried, "stage": Stage(**tried["stage"]), "groups": groups})
 
 
 def _state_in(folder: Path) -> dict[str, Any] | None:
     """What an earlier search left in a folder; None where there is none. Raises OutputError for a folder of something else."""
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return None
     try:
-        state = json.loads((folder / _STATE).read_text())
+        state = foreign.read(folder / _STATE)
         if state["mcuprune"] == "bisection":
             return dict(state)
     except (OSError, ValueError, KeyError, TypeError):

@@ -232,6 +232,42 @@ def _partial(place: Path) -> Iterator[BinaryIO]:
             partial.unlink()
 
 
+@contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Work in a folder as the only process of those that ask for it so. It is made where it isn't there, and gone again where
+    nothing was put into it.
+
+    Raises OutputError where another one works there, or where it can't be made. On a system without locks nobody is kept out.
+    """
+    fresh = not os.path.lexists(folder)
+    held: int | None = None
+    try:
+        with _message(folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            if fcntl is not None:
+                held = os.open(folder, os.O_RDONLY)
+        if held is not None and _is_held_elsewhere(held):
+            raise OutputError(f"{folder}: another mcuprune is at work there; wait for its end, or name another folder")
+        yield
+    finally:
+        if fresh:
+            with suppress(OSError):  # it holds something now
+                os.rmdir(folder)
+        if held is not None:
+            os.close(held)
+
+
+def _is_held_elsewhere(number: int) -> bool:
+    """Whether somebody else holds this open file or folder; it is ours from now on if not, until it is closed."""
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    return False
+
+
 def _lock(number: int) -> bool:
     """Whether nobody else holds this open file; it is ours then until it is closed."""
     if fcntl is None:

@@ -7,7 +7,6 @@ typed is, it names no code that is run, and no file that is there is written ove
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
@@ -15,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from mcuprune import __version__, options, units
+from mcuprune import __version__, foreign, options, units
 from mcuprune.console import JSON_FORMAT
 from mcuprune.costs.resources import RESOURCES, Basis
 from mcuprune.data.feed import Feed
@@ -30,12 +29,13 @@ from mcuprune.units import Limit, Unit
 
 #: The key of a report, and the packages whose versions it has.
 KEY, _PACKAGES = "run", ("torch", "onnxruntime", "onnx", "numpy")
-#: Of a report: one of a network of some thousand nodes is a hundredth of it.
-_MAX_BYTES = 2**28
-#: What a repeated run doesn't take over: where its report goes and whether it goes on with another are its own affair.
-_OWN = ("resume", "report")
+#: What a repeated run doesn't take over: where its report and its history go and whether it goes on with another are its own
+#: affair. A stranger's report may name a server, or a folder of somebody's.
+_OWN = ("resume", "report", "track")
 #: Options of which data and their split depend; where one of them is given anew, other data are expected.
 _OF_DATA = {"data", "task", "unlabelled", "seed", *(option.name for option in options.of(Feed))}
+#: What a command that says all by itself has where a configuration was in force: typed again, it reads none.
+NO_CONFIGURATION = ("--config", os.devnull)
 #: Options that name code of the user's.
 _CODE = ("data", "loss_function")
 _STEPS: Mapping[Unit, Sequence[tuple[str, int]]] = {
@@ -54,20 +54,45 @@ def record(result: Result) -> dict[str, Any]:
     return {
         "command": command(request),
         "model": {"path": request.model, "sha256": _sha256(request.model)},
-        "input_shapes": {name: list(shape) for name, shape in request.input_shapes.items()},
-        "outputs": list(request.outputs),
-        "limits": {name: typed(limit, RESOURCES[name].unit) for name, limit in request.limits.items()},
-        "basis": {part.name: getattr(request.basis, part.name) for part in fields(Basis)},
-        "options": {option.name: _plain(getattr(request, option.name)) for option in options.of(Request)},
+        **_asked(request),
         "contents": dict(result.contents),
         "versions": {"mcuprune": __version__, "python": platform.python_version(), **_versions()},
         "machine": machine(),
     }
 
 
+def _asked(request: Request) -> dict[str, Any]:
+    """What was asked of a model, as JSON values."""
+    return {
+        "input_shapes": {name: list(shape) for name, shape in request.input_shapes.items()},
+        "outputs": list(request.outputs),
+        "limits": {name: typed(limit, RESOURCES[name].unit) for name, limit in request.limits.items()},
+        "basis": {part.name: getattr(request.basis, part.name) for part in fields(Basis)},
+        "options": {option.name: _plain(getattr(request, option.name)) for option in options.of(Request)},
+    }
+
+
+def differences(run: Mapping[str, Any], request: Request) -> list[str]:
+    """In what a stored ``record`` is of another request, for people; empty where the same files would come out of both.
+
+    run: of a stranger's report; what isn't there counts as another value. The contents of files are not looked at.
+    """
+    without_effect = {option.name for option in options.of(Request) if not option.changes_run}
+    model = run.get("model")
+    pairs: list[tuple[str, Any, Any]] = [("model", model.get("path") if isinstance(model, dict) else model, request.model)]
+    for part, asked in _asked(request).items():
+        stored = run.get(part)
+        if not isinstance(asked, dict) or not isinstance(stored, dict):
+            pairs.append((part, stored, asked))
+            continue
+        names = [name for name in {**asked, **stored} if part != "options" or name not in without_effect]
+        pairs += [(f"{part}.{name}", stored.get(name), asked.get(name)) for name in names]
+    return [f"{name} was {then!r:.60}, is {now!r:.60}" for name, then, now in pairs if then != now]
+
+
 def command(request: Request) -> list[str]:
     """The words to type for a request, without what is as by default."""
-    words = ["mcuprune", "prune", request.model]
+    words = ["mcuprune", "prune", request.model, *(NO_CONFIGURATION if request.configuration is not None else ())]
     for name, shape in request.input_shapes.items():
         words += ["--input-shape", f"{name}={','.join(map(str, shape))}"]
     for name in request.outputs:
@@ -182,7 +207,11 @@ class Rerun:
 
 def stored(path: str | Path, *commands: str) -> dict[str, Any]:
     """A report as it was stored by one of these commands. Raises UsageError for anything else."""
-    document = _json(Path(path))
+    try:
+        document = foreign.read(path)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(f"{path}: can't be read as a report ({reason})") from None
     if not isinstance(document, dict) or document.get("command") not in commands:
         raise UsageError(f"{path}: is no report of {' or '.join(f'`mcuprune {name}`' for name in commands)}")
     if document.get("format") != JSON_FORMAT:
@@ -191,28 +220,13 @@ def stored(path: str | Path, *commands: str) -> dict[str, Any]:
     return document
 
 
-def _json(path: Path) -> Any:
-    def refuse(word: str) -> NoReturn:
-        raise ValueError(f"{word} is no number of JSON")
-
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise UsageError(f"{path}: more than {_MAX_BYTES} bytes; no report is as long")
-        return json.loads(content, parse_constant=refuse)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise UsageError(f"{path}: can't be read as a report ({reason})") from None
-
-
 def read(path: str) -> Rerun:
     """The run that a report is about. Raises UsageError for a file that is no report, or that says what no run can be."""
     document = stored(path, "prune")
     if KEY not in document:
         raise UsageError(f"{path}: was written by mcuprune {document.get('mcuprune')}, which didn't store how to repeat a run")
     check = _Reader(path)
-    run = check.table(document[KEY], KEY)
+    run = foreign.Values(path).table(document[KEY], KEY)
     shapes = check.table(run.get("input_shapes"), "input_shapes")
     limits = check.table(run.get("limits"), "limits")
     return Rerun(
@@ -232,29 +246,11 @@ def read(path: str) -> Rerun:
     )
 
 
-class _Reader:
-    """Values of one report, with messages that name the file and the key."""
+class _Reader(foreign.Values):
+    """Values of the run of one report."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
-
-    def _refuse(self, key: str, value: Any, wanted: str) -> NoReturn:
-        shown = f"{value!r}"
-        raise UsageError(f"{self._path}: {KEY}.{key} is {shown[:80]}{'...' if len(shown) > 80 else ''}, not {wanted}")
-
-    def table(self, value: Any, key: str) -> dict[str, Any]:
-        return value if isinstance(value, dict) else self._refuse(key, value, "a table")
-
-    def text(self, value: Any, key: str) -> str:
-        return value if isinstance(value, str) and value and "\0" not in value else self._refuse(key, value, "a text")
-
-    def texts(self, value: Any, key: str) -> tuple[str, ...]:
-        return tuple(self.text(text, key) for text in value) if isinstance(value, list) else self._refuse(key, value, "a list")
-
-    def one_of(self, value: Any, known: Any, key: str) -> str:
-        if not isinstance(value, str) or value not in known:
-            self._refuse(key, value, f"one of {', '.join(known)}")
-        return value
+        super().__init__(path, f"{KEY}.")
 
     def limit(self, name: str, text: Any) -> Limit:
         key = f"limits.{name}"
@@ -266,7 +262,7 @@ class _Reader:
     def shape(self, value: Any, name: str) -> Shape:
         sizes = value if isinstance(value, list) else []
         if not sizes or not all(type(size) is int and 0 < size < 2**31 for size in sizes):
-            self._refuse(f"input_shapes.{name}", value, "a shape")
+            self.refuse(f"input_shapes.{name}", value, "a shape")
         return tuple(sizes)
 
     def basis(self, value: Any) -> Basis:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mcuprune import places
+from mcuprune import places, rerun
 from mcuprune.errors import UsageError
 from mcuprune.places import Output, Source
 from mcuprune.report import sweep as report
@@ -15,7 +15,8 @@ from mcuprune.sweep import outcome as outcomes
 from mcuprune.sweep.executors import Ended, Executor, History
 from mcuprune.sweep.follow import Halving
 from mcuprune.sweep.grid import Grid, Run
-from mcuprune.sweep.outcome import Finished, Outcome
+from mcuprune.sweep.outcome import Finished, Outcome, Recorded
+from mcuprune.train import request as prunes
 
 #: Called with every run that has ended, and how many are left.
 OnRun = Callable[[Finished, int], None]
@@ -25,12 +26,13 @@ OnRun = Callable[[Finished, int], None]
 class Request:
     """What the user asked for.
 
-    grid: the runs. sources: files that they read. contents: digests of the ``model`` and the ``data``, as a run of the default
-    seed reads them; None for data where none are read. halving: whether hopeless runs are stopped early. resume: whether to go
-    on with the sweep that is in the folder.
+    grid: the runs. asked: what the command of one asks for. sources: files that they read. contents: digests of the ``model``
+    and the ``data``, as a run of the default seed reads them; None for data where none are read. halving: whether hopeless
+    runs are stopped early. resume: whether to go on with the sweep that is in the folder.
     """
 
     grid: Grid
+    asked: Callable[[Run], prunes.Request]
     sources: Sequence[Source]
     contents: Mapping[str, str | None]
     halving: bool = False
@@ -45,22 +47,25 @@ def sweep(request: Request, executor: Executor, on_run: OnRun = lambda run, left
     """
     runs = request.grid.runs()
     folder = Path(request.grid.folder)
-    _settle(request, folder)
-    done = _known(request, folder, runs)
-    _write(request, runs, done)
-    halving = Halving()
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise UsageError(f"-o {folder}: is no folder; name one for the files of the sweep")
+    with places.alone_in(folder):
+        _refuse_folder(request, folder)
+        halving = Halving()
+        done = _known(request, folder, runs, halving)
+        left = [run for run in runs if done[run.name].state == "waiting"]
 
-    def goes_on(run: Run, history: History) -> bool:
-        return not request.halving or halving.goes_on(run, history)
+        def goes_on(run: Run, history: History) -> bool:
+            return not request.halving or halving.goes_on(run, history)
 
-    left = [run for run in runs if done[run.name].state == "waiting"]
-    count = len(left)
-    for ended in executor.run(left, goes_on):
-        count -= 1
-        done[ended.run.name] = _taken(ended)
-        _write(request, runs, done)
-        on_run(done[ended.run.name], count)
-    return _outcome(request, runs, done)
+        going = executor.run(left, goes_on)
+        places.settle(_outputs(folder), request.sources)
+        _write(request, runs, done, halving)
+        for count, ended in enumerate(going, 1):
+            done[ended.run.name] = _taken(ended)
+            _write(request, runs, done, halving)
+            on_run(done[ended.run.name], len(left) - count)
+    return _outcome(request, runs, done, halving)
 
 
 def _taken(ended: Ended) -> Finished:
@@ -70,38 +75,67 @@ def _taken(ended: Ended) -> Finished:
     return finished
 
 
-def _settle(request: Request, folder: Path) -> None:
-    """Refuse a folder that a sweep would destroy something in."""
-    outputs = [Output("-o", str(folder / name), make_folder=True) for name in report.PAGES]
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"-o {folder}: is no folder; name one for the files of the sweep")
-    earlier = folder / report.DOCUMENT
-    if not request.resume and folder.is_dir() and any(folder.iterdir()):
-        hint = "--resume goes on with it" if earlier.exists() else "name an empty one, or a new one"
-        raise UsageError(f"-o {folder}: holds {'a sweep' if earlier.exists() else 'files'} already; {hint}")
-    places.settle(outputs, request.sources)
+def _outputs(folder: Path) -> list[Output]:
+    return [Output("-o", str(folder / name), make_folder=True) for name in report.PAGES]
 
 
-def _known(request: Request, folder: Path, runs: Sequence[Run]) -> dict[str, Finished]:
-    """What is known of every run before the work. Raises UsageError where the folder has another sweep."""
-    if not request.resume:
-        return {run.name: Finished(run, "waiting") for run in runs}
+def _refuse_folder(request: Request, folder: Path) -> None:
+    """Refuse a folder that a sweep would destroy something in, or that has no sweep to go on with."""
+    earlier = os.path.lexists(folder / report.DOCUMENT)
+    if any(folder.iterdir()) and not (request.resume and earlier):
+        hint = "--resume goes on with it" if earlier else "name an empty one, or a new one"
+        held = "a sweep" if earlier else f"files, but no {report.DOCUMENT} of a sweep," if request.resume else "files"
+        raise UsageError(f"-o {folder}: holds {held} already; {hint}")
+    places.distinct(_outputs(folder), request.sources)
+
+
+def _known(request: Request, folder: Path, runs: Sequence[Run], halving: Halving) -> dict[str, Finished]:
+    """What is known of every run before the work, to ``halving`` as well.
+
+    Raises UsageError where the folder has another sweep.
+    """
     path = folder / report.DOCUMENT
-    try:
-        earlier = json.loads(path.read_bytes())
-        commands = {entry["name"]: (entry["command"], entry["state"]) for entry in earlier["runs"]}
-        contents = dict(earlier["contents"])
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {run.name: Finished(run, "waiting") for run in runs}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: is no record of a sweep ({error}); name another -o") from None
-    for run in runs:
-        if run.name in commands and commands[run.name][0] != ["mcuprune", *run.words]:
-            raise UsageError(
-                f"{path}: run {run.name} was another command there; --resume needs the options that the sweep began with"
-            )
+    earlier, contents = outcomes.recorded(path)
+    _refuse_other(path, earlier, request.grid)
+    asked = {run.name for run in runs}
+    lost = [run.name for run in earlier if run.name not in asked]
+    if lost:
+        others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise UsageError(
+            f"{path}: has runs that this command doesn't ask for, {lost[0]}{others}; give the values that the sweep "
+            "began with, and more if you like, or name another -o"
+        )
     _refuse_changed(path, contents, request.contents)
-    return {run.name: _before(run, commands.get(run.name, ([], "waiting"))[1]) for run in runs}
+    for run in earlier:
+        halving.remember(request.grid.run(run.cell, run.seed), run.rungs)
+    states = {run.name: run.state for run in earlier}
+    return {run.name: _before(request, run, states.get(run.name, "waiting")) for run in runs}
+
+
+def _refuse_other(path: Path, earlier: Sequence[Recorded], grid: Grid) -> None:
+    """Raise UsageError where a run of the sweep that ``path`` is about isn't what the same run is with the options of now."""
+    for run in earlier:
+        now = grid.run(run.cell, run.seed).words
+        if run.words != now:
+            then, here = (_flags(words) for words in (run.words, now))
+            was, is_now = [flag for flag in then if flag not in here], [flag for flag in here if flag not in then]
+            raise UsageError(
+                f"{path}: run {run.name} was another command there: {' '.join(was) or 'without'} in place of "
+                f"{' '.join(is_now) or 'nothing'}; --resume needs the options that the sweep began with; name another -o"
+            )
+
+
+def _flags(words: Sequence[str]) -> list[str]:
+    """Words of a command line, each flag with its value."""
+    said: list[str] = []
+    for word in words:
+        if said and said[-1].startswith("-") and not word.startswith("-"):
+            said[-1] += f" {word}"
+        else:
+            said.append(word)
+    return said
 
 
 def _refuse_changed(path: Path, then: Mapping[str, str | None], now: Mapping[str, str | None]) -> None:
@@ -116,16 +150,23 @@ def _refuse_changed(path: Path, then: Mapping[str, str | None], now: Mapping[str
         )
 
 
-def _before(run: Run, state: str) -> Finished:
+def _before(request: Request, run: Run, state: str) -> Finished:
     """What is known of a run of an earlier sitting. One that was refused or killed is tried again."""
-    return Finished(run, "stopped") if state == "stopped" else outcomes.finished(run, None)
+    known = Finished(run, "stopped") if state == "stopped" else outcomes.finished(run, None)
+    if known.report is not None and (differing := rerun.differences(known.report["run"], request.asked(run))):
+        raise UsageError(
+            f"{run.file('report.json')}: is of another command ({'; '.join(differing[:5])}); move it away, and the run is done "
+            "anew, or name another -o"
+        )
+    return known
 
 
-def _outcome(request: Request, runs: Sequence[Run], done: dict[str, Finished]) -> Outcome:
-    return Outcome(request.grid.model, request.grid.folder, tuple(done[run.name] for run in runs), request.contents)
+def _outcome(request: Request, runs: Sequence[Run], done: Mapping[str, Finished], halving: Halving) -> Outcome:
+    finished = tuple(replace(done[run.name], rungs=halving.scores(run)) for run in runs)
+    return Outcome(request.grid.model, request.grid.folder, finished, request.contents, request.grid.command())
 
 
-def _write(request: Request, runs: Sequence[Run], done: dict[str, Finished]) -> None:
-    outcome = _outcome(request, runs, done)
+def _write(request: Request, runs: Sequence[Run], done: Mapping[str, Finished], halving: Halving) -> None:
+    outcome = _outcome(request, runs, done, halving)
     for name, page in report.PAGES.items():
         places.write_bytes(page(outcome).encode(), Path(request.grid.folder) / name)

@@ -498,6 +498,7 @@ def test_a_bad_file_is_one_message(kind, command, capsys):
         (["--sram", "1KB", "--input-shape", "x=1,3,a,8"], "--input-shape: '1,3,a,8' is not a shape"),
         (["--sram", "1KB", "--input-shape", "z=1,3,8,8"], "net.onnx: --input-shape names 'z'"),
         (["--sram", "1KB", "--config", "none.toml"], "none.toml: can't be read"),
+        (["--sram", "1KB", "--config", ""], "--config: names no file"),
         (["--sram", "1KB", "-n", "few"], "invalid value for '--rows'"),
     ],
 )

@@ -147,6 +147,28 @@ def test_another_search_is_not_taken_up_and_says_what_differs(tmp_path: Path, mo
         searched(Runs(200), tmp_path, monkeypatch, max_drop="2%", resume=True)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", "[" * 100_000, '{"mcuprune": "bisection"}', '{"mcuprune": "bisection", "of": 7}', "CHANGED"],
+    ids=["empty", "deep", "no keys", "no table", "a stage without its groups"],
+)
+def test_a_damaged_record_is_a_message_and_no_work_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    searched(Runs(200), tmp_path, monkeypatch)
+    (place,) = (tmp_path / "o.onnx.stages").glob("*.json")
+    if content == "CHANGED":
+        found = json.loads(place.read_text())
+        del found["tried"][0]["groups"]
+        content = json.dumps(found)
+    place.write_text(content)
+    runs = Runs(200)
+    with pytest.raises(UsageError, match=r"is no whole record of a search.*leave --resume out"):
+        searched(runs, tmp_path, monkeypatch, resume=True)
+    assert runs.limits == []
+    assert place.read_text() == content
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "o.onnx.stages").mkdir()
     (tmp_path / "o.onnx.stages" / "thesis.txt").write_text("years of work")

@@ -54,7 +54,7 @@ def asked(monkeypatch, *words: str) -> Any:
 
     with monkeypatch.context() as patch:
         patch.setattr(pruning, "prune", prune)
-        patch.setattr(tracking, "TRACKERS", {"stem": Mock(), "c1": Mock()})
+        patch.setattr(tracking, "TRACKERS", {"stem": Mock(package="json"), "c1": Mock(package="json")})
         assert main(["prune", "net.onnx", "--macs", "50%", *words]) == 2
     (one,) = requests
     return one

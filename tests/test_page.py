@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mcuprune.cli import main
 from mcuprune.report import charts, page, prune_page
 from mcuprune.report.charts import Curve
+from mcuprune.report.width import told_apart
 
 STORED = Path(__file__).parent / "golden" / "demo.json"
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -162,6 +163,22 @@ def test_long_names_lose_their_middle_and_stay_whole_where_one_hovers():
     assert len(re.sub(r"<[^>]*>", "", shown)) < 60
 
 
+def test_a_class_with_a_long_name_makes_no_table_wide():
+    found = trained()
+    found["classes"] = [f"{number}{'x' * 2000}" for number in range(10)]
+    drawn = re.sub(r"<[^>]*>", " ", prune_page.html(found))
+    assert "xxx" in drawn
+    assert max(len(word) for word in drawn.split() if "xxx" in word) < 50
+
+
+@given(st.lists(st.text("ab/", max_size=120), min_size=1, max_size=6), st.integers(10, 40))
+def test_names_that_are_shortened_stay_apart(names, most):
+    short = told_apart(names, most)
+    assert max(map(len, short)) <= 2 * most + 3
+    pairs = list(zip(names, short, strict=True))
+    assert all((one[0] == other[0]) == (one[1] == other[1]) for one in pairs for other in pairs)
+
+
 # ------------------------------------------------------------------------------------------------------------- in Chromium
 
 _PROBE = """
@@ -224,7 +241,7 @@ def test_the_probe_sees_what_is_wrong(here):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("which", ["trained", "long", "profile", "compared"])
+@pytest.mark.parametrize("which", ["trained", "long", "profile", "compared", "swept"])
 def test_a_page_reads_well_on_a_phone(here, which, dark):
     """No part sticks out at 360 pixels, nothing is logged, and every text has the contrast that WCAG AA asks for (4.5)."""
     if which == "trained":
@@ -238,6 +255,10 @@ def test_a_page_reads_well_on_a_phone(here, which, dark):
         if which == "compared":
             assert main(["report", *["r"] * 6, "--format", "html", "-o", "page.html"]) == 0
             drawn = Path("page.html").read_text()
+        if which == "swept":
+            words = ["--no-train", "--float", "--sram", "60%,90%", "--macs", "1,50%", "-o", "out", "-q"]
+            assert main(["sweep", "net.onnx", *words]) == 2, "one MAC is too few"
+            drawn = Path("out/sweep.html").read_text()
     found, logged = probed(drawn, here, dark=dark)
     assert found["dark"] == dark
     assert found["texts"] > 20

@@ -6,6 +6,7 @@ import doctest
 import functools
 import gc
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -278,6 +279,8 @@ def test_a_tracker_follows_the_training_of_a_family(tmp_path, few_digits, monkey
     steps = []
 
     class Kept(tracking.Tracker):
+        package = "json"
+
         def __init__(self, place, settings):
             assert (place, settings["seed"]) == ("here", 3)
 
@@ -416,6 +419,33 @@ def test_a_finished_portfolio_is_kept_by_the_same_command(made, few_digits, tmp_
     assert "macs-50pct.onnx: is missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"variants": 7}, {"variants": [{}]}, {"course": []}, {"cost": None}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_damaged_record_of_a_portfolio_is_one_message(made, few_digits, tmp_path, capsys, change):
+    folder = shutil.copytree(made, tmp_path / "out")
+    (folder / "portfolio.json").write_text(json.dumps({**document(made), **change}))
+    before = contents(folder)
+    assert main(command_of_made(few_digits, folder)) == 2
+    said = capsys.readouterr().err
+    assert contents(folder) == before
+    assert said.count("\n") == 1
+    assert "is no whole record of a portfolio" in said
+
+
+@pytest.mark.parametrize("place", ["", "a" * 300, "net.onnx/out"])
+def test_a_place_where_no_portfolio_can_be_is_one_message(tmp_path, monkeypatch, few_digits, capsys, place):
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(MODEL.read_bytes())
+    for resume in ([], ["--resume"]):
+        assert main(["portfolio", "net.onnx", "--data", few_digits, "--macs", "40%,60%", "-o", place, *resume]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert os.listdir() == ["net.onnx"]
+
+
 def test_a_portfolio_goes_on_in_no_folder_of_other_files(few_digits, tmp_path, capsys):
     (tmp_path / "macs-20pct.onnx").write_bytes(b"mine")
     assert main(command_of_made(few_digits, tmp_path)) == 2
@@ -445,6 +475,26 @@ def test_separate_runs_go_on_with_what_they_began_with_alone(few_digits, tmp_pat
     shutil.copy(few_digits, kept)
     assert main([*words, "--resume"]) == 0
     assert not list((tmp_path / "out").glob("*.checkpoint"))
+
+
+def test_separate_runs_are_told_what_the_configuration_says_and_read_none(few_digits, tmp_path, monkeypatch):
+    runs = []
+
+    class Seen:
+        def run(self, given, goes_on):
+            runs.extend(given)
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text("[prune]\nmultiple-of = 4\n")
+    Path("mcuprune.toml").write_text("[prune]\nmultiple-of = 8\n")
+    monkeypatch.setattr("mcuprune.sweep.executors.Processes", lambda jobs: Seen())
+    words = ["portfolio", str(MODEL), "--data", str(few_digits), "--macs", "40%,60%", "--epochs", "1", "--independent"]
+    assert main([*words, "--config", "mine.toml", "-o", "out"]) == 130
+    for run in runs:
+        assert run.words[run.words.index("--multiple-of") + 1] == "4"
+        assert run.words[run.words.index("--config") + 1] == os.devnull
+    assert len(runs) == 2
 
 
 class InProcess:

@@ -54,6 +54,28 @@ def test_a_terminal_has_the_display_and_the_log(monkeypatch):
     assert "val  75.0%" in said
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_a_terminal_without_utf_8_has_bars_that_it_can_show(monkeypatch, encoding):
+    """Python spells out on stderr what the encoding lacks; a bar of such spellings is none."""
+    monkeypatch.delenv("CI", raising=False)
+    written = io.BytesIO()
+
+    class Other(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Other(written, encoding=encoding, errors="backslashreplace"))
+    with Progress(quiet=False, no_color=True) as progress:
+        progress.start(Budget({"sram": 1024}), {"sram": 4096})
+        progress.show(step(0.5, 3072))
+        progress.show(step(1.0, 1024, score=0.75))
+    sys.stderr.flush()
+    said = written.getvalue().decode(encoding)
+    assert "1.0 KiB of 1.0 KiB, holds" in said
+    assert "\\u" not in said
+    assert ("█" if encoding == "cp437" else "##|") in said
+
+
 def test_a_ci_server_has_the_log_alone(monkeypatch):
     monkeypatch.setenv("CI", "true")
     said = seen(monkeypatch)

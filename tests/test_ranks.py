@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -41,7 +42,8 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def started(size: int, words: Sequence[str]) -> list[subprocess.Popen[str]]:
+def started(size: int, words: Sequence[str], there: Sequence[int] | None = None) -> list[subprocess.Popen[str]]:
+    """Processes of so many ranks. there: those that are started; all by default."""
     port = free_port()
     return [
         subprocess.Popen(
@@ -51,7 +53,7 @@ def started(size: int, words: Sequence[str]) -> list[subprocess.Popen[str]]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(size)
+        for rank in (range(size) if there is None else there)
     ]
 
 
@@ -310,6 +312,44 @@ def test_ranks_that_nobody_answers_are_a_message(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=r"rank 0 of 2 can't meet the others at 127\.0\.0\.1"), ranks.joined(0.5):
         pass
+
+
+#: Joins, and sums something again and again; the rank that is named ends in the midst of it as if its machine were lost.
+_LOSING = """
+import os, sys, time
+from mcuprune import console
+from mcuprune.errors import McupruneError
+from mcuprune.train import ranks
+ranks._SILENCE = 0.5
+try:
+    with ranks.joined(float(sys.argv[1])):
+        import torch
+        ranks.summed(torch.ones(3))  # all have joined
+        time.sleep(0.5)
+        if ranks._group.rank == int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+        while True:
+            ranks.summed(torch.ones(3))
+except McupruneError as error:
+    console.say(str(error))
+"""
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_rank_leaves_one_message_and_no_frames_of_others(lost: int) -> None:
+    """Whether the ranks' notes were with it or not: what torch's C++ side says of its sockets helps nobody."""
+    outcome = ended(started(2, ["-c", _LOSING, "60", str(lost)]), 60)
+    said = [line for line in outcome[1 - lost][2].splitlines() if "waits for the others" not in line]
+    assert len(said) == 1, said
+    assert "another rank has ended" in said[0]
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_rank_that_waits_for_others_says_so_and_for_how_long(there: int) -> None:
+    ((_, _, said),) = ended(started(2, ["-c", _LOSING, "3", "9"], [there]), 60)
+    first, last = said.splitlines()
+    assert re.fullmatch(rf"mcuprune: rank {there} of 2 waits for the others at 127\.0\.0\.1:\d+, for 3 s at most", first)
+    assert f"rank {there} of 2 can't meet the others" in last
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from mcuprune import options, rerun
 from mcuprune.cli import main
 from mcuprune.errors import McupruneError, UsageError
 from mcuprune.report import compare
+from mcuprune.train import tracking
 from mcuprune.train.request import Request
 
 FAST = ("--no-train", "--float")
@@ -72,10 +76,24 @@ def test_the_stored_command_is_one_that_anybody_can_type(here):
     assert words[words.index("--sram") : words.index("--sram") + 2] == ["--sram", "64KB"]
 
 
+def test_a_command_that_was_given_what_is_usual_says_so_against_the_configuration(here):
+    """Words that leave out what is as by default mean something else where a configuration has another value."""
+    Path("mcuprune.toml").write_text("[prune]\nmultiple-of = 4\nbatch = 7\n")
+    words = ["prune", "net.onnx", "--macs", "60%", *FAST, "--multiple-of", "1", "-o", "b.onnx", "--report", "b"]
+    assert main([*words, "-q"]) == 0
+    kept, run = Path("b.onnx").read_bytes(), json.loads(Path("b/report.json").read_text())["run"]
+    Path("b.onnx").unlink()
+    assert main([*run["command"][1:], "-q"]) == 0
+    assert Path("b.onnx").read_bytes() == kept
+    assert json.loads(Path("b/report.json").read_text())["run"]["options"] == run["options"]
+
+
 def test_what_is_read_is_what_was_recorded(here):
     found, run = rerun.read("a/report.json"), stored()["run"]
     asked = {name: list(value) if isinstance(value, tuple) else value for name, value in found.asked.items()}
-    written = {name: value for name, value in run["options"].items() if value is not None and name not in ("resume", "report")}
+    written = {
+        name: value for name, value in run["options"].items() if value is not None and name not in ("resume", "report", "track")
+    }
     assert asked == written
     assert set(run["options"]) == {option.name for option in options.of(Request)}
     assert found.model == "net.onnx"
@@ -122,6 +140,18 @@ def test_a_report_runs_no_code(here, capsys):
     said = capsys.readouterr().err
     assert "names code to run, 'trap:load'" in said
     assert "sprung" not in said
+
+
+def test_a_report_sends_no_history_anywhere(here, monkeypatch):
+    """Neither to a server nor into a folder; whoever repeats a run says where to."""
+    told = []
+    fake = Mock(side_effect=lambda place, settings: told.append(place) or Mock(), package="json")
+    monkeypatch.setattr(tracking, "TRACKERS", {"tensorboard": fake, "wandb": fake})
+    change(lambda found: found["run"]["options"].update(track=["tensorboard=/srv/logs", "wandb=theirs"]))
+    assert main(["prune", "--from", "a/report.json", "-o", "b.onnx", "-q"]) == 0
+    assert told == []
+    assert main(["prune", "--from", "a/report.json", "-o", "c.onnx", "--track", "wandb=mine", "-q"]) == 0
+    assert told == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +214,18 @@ def test_runs_stand_side_by_side_with_what_differs(here, capsys):
         total = json.loads(Path(run["path"]).read_text())["after"]["total"]
         assert run["total"] == {name: total[name] for name in run["total"]}
         assert {"sram", "flash", "macs"} <= run["total"].keys()
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "json", "html"])
+def test_runs_of_a_sweep_have_names_of_their_own_in_every_format(here, form, capsys):
+    """Long ones that differ in the middle, as those of many budgets, and in their beginning."""
+    limits = [f"sram-{sram}_flash-{flash}_macs-30pct_latency-1.5ms_differentiable_seed-0" for sram in "12" for flash in "34"]
+    for name in limits:
+        shutil.copytree("a", f"a/very/long/way/to/the/sweep/runs/{name}", ignore=lambda *_: ["very"])
+    assert main(["report", "a/very/long/way/to/the/sweep", "--format", form]) == 0
+    written = capsys.readouterr().out
+    shown = set(re.findall(r"sram-[^\s|<\"]*", written.replace("\\", "")))
+    assert len({name.removesuffix("/report.json") for name in shown}) == 4
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "json", "html"])

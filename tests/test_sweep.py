@@ -5,12 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,16 +28,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import kill_a_worker
 
-from mcuprune import options, units
+from mcuprune import escape, options, units
 from mcuprune.cli import main
 from mcuprune.errors import UsageError
 from mcuprune.report import page
 from mcuprune.report import sweep as report
 from mcuprune.sweep import cluster, executors
+from mcuprune.sweep import outcome as outcomes
 from mcuprune.sweep.executors import Ended
 from mcuprune.sweep.follow import Halving
 from mcuprune.sweep.grid import Cell, Grid, Run, seeds
 from mcuprune.sweep.outcome import Finished, Outcome, document
+from mcuprune.train import checkpoint
 from mcuprune.train.request import Request
 from mcuprune.units import Limit
 
@@ -78,6 +86,13 @@ def test_a_run_is_a_command_that_anybody_can_type():
         *("prune", "net.onnx", "--epochs", "3", "--sram", "32KB", "--macs", "2M", "--method", "differentiable", "--seed", "2"),
         *("-o", f"out/runs/{run.name}/net.onnx", "--report", f"out/runs/{run.name}"),
     )
+
+
+def test_each_run_is_tracked_in_a_place_of_its_own():
+    runs = grid(track=("tensorboard=logs", "wandb=mine")).runs()
+    tracked = [[run.words[at + 1] for at, word in enumerate(run.words) if word == "--track"] for run in runs]
+    assert tracked == [[f"tensorboard=logs/{run.name}", "wandb=mine"] for run in runs]
+    assert [run.also for run in runs] == [(f"logs/{run.name}",) for run in runs]
 
 
 @pytest.mark.parametrize(
@@ -219,6 +234,31 @@ def test_a_refused_run_is_told_with_its_message_and_is_no_yes():
     assert "no answer for b: too small" in report.text(outcome)
 
 
+def test_the_page_begins_with_the_verdict_and_ends_with_the_command():
+    command = grid(folder="a folder").command()
+    fits, over, refused = (finished("a", 0.5, 10), finished("b", 0.5, 10, used=101), finished("c", None, 0, state="refused"))
+    for runs, said in (
+        ((fits, fits), "✓ 2 of 2 networks fit"),
+        ((fits, over, over), "✗ 1 of 3 networks fits; 2 over the budget"),
+        ((fits, refused), "✗ 1 of 2 networks fits; 1 refused"),
+    ):
+        written = report.html(Outcome("m", "out", runs, command=command))
+        assert f">{said}</p>" in written
+        assert written.index(said) < written.index("<table")
+        assert escape.markup(shlex.join(command)) in written
+
+
+def test_the_command_of_a_sweep_is_one_that_anybody_can_type(here, capsys):
+    assert main([*SWEEP, "--sram", "60%,90%", "--seeds", "2"]) == 0
+    found = json.loads(Path("out/sweep.json").read_text())
+    Path("out").rename("before")
+    assert main(found["repeat"][1:]) == 0
+    assert [run["command"] for run in json.loads(Path("out/sweep.json").read_text())["runs"]] == [
+        run["command"] for run in found["runs"]
+    ]
+    assert len(found["runs"]) == 4
+
+
 def test_hostile_names_stay_text_on_the_page():
     outcome = Outcome("<script>alert(1)</script>", "out", (finished("<b>", 0.5, 10), finished("c", 0.7, 20)))
     written = report.html(outcome)
@@ -310,6 +350,36 @@ def test_an_impossible_budget_is_told_and_the_others_are_answered(here, capsys):
     assert (done["state"], refused["state"]) == ("done", "refused")
     assert refused["error"]["kind"] == "BudgetError"
     assert "1 refused" in capsys.readouterr().out
+
+
+def test_a_sweep_reads_a_model_as_its_runs_do(here):
+    """With the shapes that its inputs are given."""
+    net = onnx.load("net.onnx")
+    for axis in (2, 3):
+        net.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "side"
+    onnx.save(net, "net.onnx")
+    shape = f"{net.graph.input[0].name}=1,1,16,16"
+    assert main(["sweep", "net.onnx", *FAST, "--input-shape", shape, "--sram", "60%", "-o", "out"]) == 0
+
+
+def test_runs_are_told_all_that_the_configuration_says_and_read_none(here, capsys):
+    """Whichever lies nearest: that of the sweep is another one, and words typed again later must not meet either."""
+    Path("mine.toml").write_text(
+        'budget = { flash = "70%" }\nruntime = "c"\n[prune]\nmultiple-of = 4\nfloat = true\nno-train = true'
+    )
+    Path("mcuprune.toml").write_text('budget = { flash = "20%", macs = "30%" }\n[prune]\nmultiple-of = 8\nkeep = ["nothing"]')
+    assert main(["sweep", "net.onnx", "--config", "mine.toml", "--sram", "60%,90%", "-o", "out"]) == 0
+    runs = json.loads(Path("out/sweep.json").read_text())["runs"]
+    for run in runs:
+        asked = json.loads(Path(run["folder"], "report.json").read_text())["run"]
+        assert (asked["options"]["multiple_of"], asked["options"]["keep"], asked["basis"]["runtime"]) == (4, [], "c")
+        assert set(asked["limits"]) == {"sram", "flash"}
+        network = Path(run["folder"], "net.onnx")
+        kept = network.read_bytes()
+        for words in (run["command"], asked["command"], ["mcuprune", "prune", "--from", f"{run['folder']}/report.json"]):
+            network.unlink()
+            assert main([*words[1:], *(["--report", "again"] if "--from" in words else [])]) == 0
+            assert network.read_bytes() == kept
 
 
 def test_a_sweep_goes_on_with_what_is_missing(here, capsys):
@@ -414,6 +484,7 @@ def test_a_sweep_takes_no_place_of_the_users_files(here, capsys, prepare, said):
         (["--sram", ",", "-o", "out"], "names no value"),
         (["--sram", "60%", "--seeds", "none", "-o", "out"], "--seeds: 'none' are no seeds"),
         (["--sram", "60%", "--address", "auto", "-o", "out"], "--address goes with --executor ray"),
+        (["--sram", "60%", "--executor", "ray", "--track", "mlflow=here.db", "-o", "out"], "stay behind on the workers"),
         (["--sram", "60%", "--data", "nowhere.npz", "-o", "out"], "nowhere.npz"),
         (["--sram", "60%", "--method", "uniform,foo", "-o", "out"], "--method foo: unknown"),
         (["--sram", "60%", "--mean", "1,2,3,4", "-o", "out"], "mean"),
@@ -427,6 +498,61 @@ def test_a_mistake_is_one_message(here, capsys, words, said):
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("a" * 300, "can't be written"),
+        ("x/" * 3000 + "out", "can't be written"),
+        ("", "-o: names no folder"),
+        ("net.onnx/out", "can't be written"),
+    ],
+    ids=["a long name", "a long path", "no name", "below a file"],
+)
+def test_a_place_where_no_folder_can_be_is_one_message(here, capsys, place, said, resume):
+    before = sorted(os.listdir())
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "-o", place, *resume]) == 2
+    written = capsys.readouterr().err
+    assert said in written
+    assert written.count("\n") == 1
+    assert sorted(os.listdir()) == before
+
+
+@pytest.fixture
+def of_nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The current folder is everybody's, and this process may do no more than others: the superuser may do all."""
+    if not hasattr(os, "seteuid"):
+        pytest.skip("no POSIX system")
+    own = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.chdir(folder)
+        Path("net.onnx").write_bytes(MODEL.read_bytes())
+        Path(folder).chmod(0o777)
+        if own == 0:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(own)
+            monkeypatch.undo()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o600, 0o500])
+@pytest.mark.parametrize("place", ["locked", "locked/out"])
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_folder_that_may_not_be_entered_is_one_message(of_nobody, capsys, mode, place, resume):
+    Path("locked").mkdir()
+    Path("locked").chmod(mode)
+    try:
+        code = main(["sweep", "net.onnx", *FAST, "--sram", "60%", "-o", place, *resume])
+    finally:
+        Path("locked").chmod(0o700)
+    written = capsys.readouterr().err
+    assert (code, written.count("\n")) == (2, 1)
+    assert "locked" in written
+    assert "can't be written (Permission denied)" in written
 
 
 def command(*words: str) -> list[str]:
@@ -504,6 +630,182 @@ def test_a_sweep_compares_the_figure_of_any_task(here, capsys, monkeypatch, name
     assert "<svg" in Path("out/sweep.html").read_text()
 
 
+# ------------------------------------------------------------------------------------------------------------- going on
+
+SWEEP = ("sweep", "net.onnx", *FAST, "-o", "out")
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        (("--sram", "90%", "--multiple-of", "2"), "was another command"),
+        (("--sram", "90%"), "runs that this command doesn't ask for"),
+        (("--sram", "60%", "--flash", "90%"), "runs that this command doesn't ask for"),
+        (("--sram", "60%", "--seeds", "1,"), "runs that this command doesn't ask for"),
+        (("--sram", "60%", "--method", "at-init"), "runs that this command doesn't ask for"),
+    ],
+)
+def test_no_run_is_lost_to_a_sweep_that_is_gone_on_with_otherwise(here, capsys, then, said):
+    """Whether the other command shares a run with the sweep in the folder or not."""
+    assert main([*SWEEP, "--sram", "60%"]) == 0
+    before = Path("out/sweep.json").read_bytes()
+    capsys.readouterr()
+    assert main([*SWEEP, *then, "--resume"]) == 2
+    written = capsys.readouterr()
+    assert said in written.err
+    assert written.err.count("\n") == 1
+    assert "another -o" in written.err
+    assert Path("out/sweep.json").read_bytes() == before
+
+
+def test_a_sweep_may_grow(here):
+    assert main([*SWEEP, "--sram", "60%"]) == 0
+    first = next(Path("out/runs").iterdir()) / "report.json"
+    kept = first.stat().st_mtime_ns
+    assert main([*SWEEP, "--sram", "60%,90%", "--seeds", "2", "--resume"]) == 0
+    assert first.stat().st_mtime_ns == kept
+    assert [run["state"] for run in json.loads(Path("out/sweep.json").read_text())["runs"]] == ["done"] * 4
+
+
+@pytest.mark.parametrize("words", [("--multiple-of", "4"), ("--sram-model", "tflm")])
+def test_a_report_of_another_command_is_not_taken_for_a_run(here, capsys, words):
+    """As where somebody has repeated a run by hand, otherwise."""
+    command = [*SWEEP, "--sram", "60%,90%"]
+    assert main(command) == 0
+    run = json.loads(Path("out/sweep.json").read_text())["runs"][0]["command"][1:]
+    assert main([*run, *words]) == 0
+    before = Path("out/sweep.json").read_bytes()
+    capsys.readouterr()
+    assert main([*command, "--resume"]) == 2
+    written = capsys.readouterr().err
+    assert "report.json: is of another command" in written
+    assert words[0].strip("-").split("-")[0] in written
+    assert Path("out/sweep.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("first", ["done", "stopped"])
+def test_runs_of_an_earlier_sitting_are_compared_with_as_well(here, monkeypatch, first):
+    """Else whoever comes first after an interruption has nobody to be compared with, and goes on however hopeless."""
+    worth: dict[int, bool] = {}
+
+    class Halved:
+        def run(self, runs, goes_on):
+            for run in runs:
+                worth[run.seed] = goes_on(run, history(0.1, 0.9 - run.seed / 10))
+                if first == "done":
+                    yield from InProcess().run([run], goes_on)
+                else:
+                    yield Ended(run, 130, stopped=True)
+
+    monkeypatch.setattr("mcuprune.cli.sweep.Processes", lambda jobs: Halved())
+    command = [*SWEEP, "--sram", "60%", "--halving"]
+    assert main([*command, "--seeds", "1"]) == 0
+    assert main([*command, "--seeds", "3", "--resume"]) == 0
+    assert worth == {0: True, 1: False, 2: False}
+    runs = json.loads(Path("out/sweep.json").read_text())["runs"]
+    assert [run["rungs"]["0.25"] for run in runs] == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_a_folder_of_other_files_is_no_sweep_to_go_on_with(here, capsys):
+    Path("out").mkdir()
+    assert main([*SWEEP, "--sram", "60%", "--resume"]) == 0, "nothing is there, so it begins"
+    Path("out/sweep.json").rename("out/mine.json")
+    assert main([*SWEEP, "--sram", "60%", "--resume"]) == 2
+    assert "no sweep.json" in capsys.readouterr().err
+    assert not Path("out/sweep.json").exists()
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_two_sweeps_do_not_share_a_folder(here, capsys, resume):
+    fcntl = pytest.importorskip("fcntl")
+    if resume:
+        assert main([*SWEEP, "--sram", "60%"]) == 0
+    Path("out").mkdir(exist_ok=True)
+    held = os.open("out", os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main([*SWEEP, "--sram", "60%,90%", *resume]) == 2
+    finally:
+        os.close(held)
+    assert "another mcuprune is at work there" in capsys.readouterr().err
+    assert main([*SWEEP, "--sram", "60%,90%", *resume]) == 0
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "runs/sram-60pct_differentiable_seed-0/report.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "[" * 500 + "]" * 500,
+        "{" * 5,
+        '{"command": "sweep", "runs": [7]}',
+        '{"command": "prune", "seed": 0, "run": {"contents": {}}}',
+    ],
+)
+def test_damaged_files_of_a_sweep_are_one_message(here, capsys, name, content):
+    assert main([*SWEEP, "--sram", "60%"]) == 0
+    Path("out", name).write_text(content)
+    capsys.readouterr()
+    assert main([*SWEEP, "--sram", "60%", "--resume"]) == 2
+    written = capsys.readouterr().err
+    assert f"out/{name}: " in written
+    assert written.count("\n") == 1
+
+
+JUNK = st.sampled_from([None, 7, -1.5, 10**30, "x", "", [], {}, True, [{}], {"x": []}])
+
+
+def damaged(value, draw):
+    """A JSON value with one place of it taken out or replaced."""
+    places = [(value, key) for key in (value if isinstance(value, dict) else range(len(value)))]
+    inside = [held[key] for held, key in places if isinstance(held[key], (dict, list)) and held[key]]
+    if inside and draw(st.booleans()):
+        damaged(draw(st.sampled_from(inside)), draw)
+        return
+    held, key = draw(st.sampled_from(places))
+    if draw(st.booleans()):
+        del held[key]
+    else:
+        held[key] = draw(JUNK)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep with one run, and beside it what its files held."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "net.onnx").write_bytes(MODEL.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(MODEL.parents[1]))
+        small_set("set.npz", seed=0)
+        assert main([*SWEEP, "--data", "set.npz", "--sram", "60%"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "report.json"])
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_what_a_sweep_has_left_is_read_or_refused_and_never_a_bug(swept, name, data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(swept)
+        run = grid(options=FAST, limits={"sram": ("60%",)}, methods=("differentiable",), seeds=(0,)).runs()[0]
+        path = Path("out/sweep.json" if name == "sweep.json" else run.file(name))
+        whole = json.loads(path.read_text())
+        changed = json.loads(path.read_text())
+        damaged(changed, data.draw)
+        other = path.with_name("damaged.json")
+        other.write_text(json.dumps(changed))
+        with suppress(UsageError):
+            if name == "sweep.json":
+                outcomes.recorded(other)
+            else:
+                found = outcomes.stored_report(other, run)
+                outcome = Outcome("m", "out", (Finished(run, "done", found),))
+                for page in report.PAGES.values():
+                    page(outcome)
+        assert whole == json.loads(path.read_text())
+
+
 # ------------------------------------------------------------------------------------------------------------------- ray
 
 
@@ -520,7 +822,7 @@ class FakeRay:
         return lambda what: SimpleNamespace(remote=self._home if isinstance(what, type) else self._begun)
 
     def _home(self) -> SimpleNamespace:
-        nothing = SimpleNamespace(remote=lambda *given: {})
+        nothing = SimpleNamespace(remote=lambda *given: {})  # of which nothing is ever taken
         return SimpleNamespace(store=nothing, taken=nothing, stop=nothing)
 
     def _begun(self, run: Run, *rest: object) -> str:
@@ -540,11 +842,182 @@ class FakeRay:
 def test_on_ray_no_more_runs_go_on_at_once_than_there_are_places(here, monkeypatch, cores, jobs, most):
     pytest.importorskip("ray")
     runs = grid(folder=str(here / "out")).runs()[:12]
-    sweep = cluster.Cluster([], jobs=jobs)
+    sweep = cluster.Cluster([], lambda report: {}, jobs=jobs)
     sweep._ray = FakeRay(cores)
     monkeypatch.setattr(sweep, "_ended", lambda run, reference: run.name)
     assert sorted(sweep._run(runs, lambda run, history: True)) == sorted(run.name for run in runs)
     assert sweep._ray.most == most
+
+
+class InlineRay:
+    """Does in this process, at once, what it is asked for; what a task raises is raised when its value is."""
+
+    def remote(self, **how):
+        return lambda what: SimpleNamespace(remote=partial(self._actor if isinstance(what, type) else self._task, what))
+
+    def _actor(self, kind, *given):
+        held = kind(*given)
+        return SimpleNamespace(
+            **{name: SimpleNamespace(remote=getattr(held, name)) for name in dir(held) if not name.startswith("__")}
+        )
+
+    def _task(self, what, *given):
+        return InlineValue(what, given)
+
+    def init(self, **how):
+        return None
+
+    def shutdown(self):
+        return None
+
+    def cluster_resources(self):
+        return {"CPU": 1.0}
+
+    def put(self, value):
+        return value
+
+    def get(self, value):
+        return value.get() if isinstance(value, InlineValue) else value
+
+    def wait(self, references, **how):
+        with suppress(cluster.WorkerLost):
+            references[0].get()
+        return references[:1], references[1:]
+
+
+class InlineValue:
+    """What a task gives back, once it is asked for; an exception again and again."""
+
+    def __init__(self, what, given) -> None:
+        self.get = cache(lambda: what(*given))
+
+
+@pytest.fixture
+def inline_ray(monkeypatch: pytest.MonkeyPatch) -> InlineRay:
+    ray = InlineRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return ray
+
+
+def without_cost(folder: Path) -> dict[str, object]:
+    """What the files of a sweep hold, but for how long it took."""
+    held: dict[str, object] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            read = json.loads(content)
+            for each in (read, *read.get("runs", ())):
+                each["cost"] = None
+            content = json.dumps(read).encode()
+        if path.suffix not in (".html", ".md", ".txt"):
+            held[f"{path.relative_to(folder)}"] = content
+        assert b"orMcuprune" not in content
+    return held
+
+
+@pytest.mark.parametrize(
+    ("model", "out"),
+    [
+        ("{here}/net.onnx", "{here}/out"),
+        ("sub/../../net.onnx", "{here}/out"),
+        pytest.param("./net.onnx", "../out/of", marks=pytest.mark.thorough),
+        pytest.param("../net.onnx", "out", marks=pytest.mark.thorough),
+    ],
+)
+def test_wherever_files_lie_runs_on_ray_leave_what_processes_leave(here, capsys, monkeypatch, inline_ray, model, out):
+    """And repeat from there: the paths in a report are those of the machine that the sweep was started on."""
+    Path("in/sub").mkdir(parents=True)
+    (here / "in" / "net.onnx").write_bytes((here / "net.onnx").read_bytes())
+    small_set("set.npz", seed=0)
+    monkeypatch.chdir("in")
+    model, out = (text.format(here=here) for text in (model, out))
+    command = ["sweep", model, "--data", f"{here}/set.npz", *FAST, "--sram", "60%", "-o", out]
+    found = []
+    for executor in ("local", "ray"):
+        assert main([*command, "--executor", executor]) == 0, capsys.readouterr().err
+        found.append(without_cost(Path(out)))
+        run = json.loads(Path(out, "sweep.json").read_text())["runs"][0]
+        again = ["prune", "--from", f"{run['folder']}/report.json", "-o", "again.onnx", "--report", "again"]
+        assert main(again) == 0
+        assert Path("again.onnx").read_bytes() == Path(run["folder"], "net.onnx").read_bytes()
+        shutil.rmtree(out)
+    assert found[0] == found[1]
+
+
+def test_what_a_refused_run_on_ray_says_has_the_paths_of_this_machine(here, capsys, inline_ray):
+    assert main(["sweep", f"{here}/net.onnx", *FAST, "--sram", "10", "--executor", "ray", "-o", f"{here}/out"]) == 2
+    (run,) = json.loads(Path("out/sweep.json").read_text())["runs"]
+    assert "orMcuprune" not in run["error"]["message"]
+    assert "orMcuprune" not in Path(run["folder"], "log.txt").read_text()
+
+
+def test_what_a_killed_run_on_ray_has_said_is_kept(here, monkeypatch, inline_ray):
+    """Of every try: whoever wants to know why it was killed has nothing else."""
+    say = "import os, sys, time; print('said', os.getcwd(), file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(cluster, "words_of", lambda run, *, resume: [sys.executable, "-c", say])
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "-o", "out"]) == 2
+    (run,) = json.loads(Path("out/sweep.json").read_text())["runs"]
+    assert run["state"] == "killed"
+    assert "said " in Path(run["folder"], "log.txt").read_text()
+
+
+@pytest.mark.parametrize("place", ["logs", "../logs", "{here}/logs"])
+def test_files_that_a_run_on_ray_writes_elsewhere_come_home(here, monkeypatch, inline_ray, place):
+    Path("in").mkdir()
+    (here / "in" / "net.onnx").write_bytes((here / "net.onnx").read_bytes())
+    monkeypatch.chdir("in")
+    place = place.format(here=here)
+    write = """import os, sys
+folder = sys.argv[sys.argv.index("--track") + 1].partition("=")[2]
+os.makedirs(f"{folder}/deep")
+open(f"{folder}/deep/events", "w").write("mine")
+sys.exit(2)
+"""
+    monkeypatch.setattr(cluster, "words_of", lambda run, *, resume: [sys.executable, "-c", write, *run.words])
+    words = ["sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "--track", f"tensorboard={place}", "-o", "out"]
+    monkeypatch.setitem(sys.modules, "tensorboard", SimpleNamespace())
+    assert main(words) == 2
+    (events,) = Path(place).glob("*/deep/events")
+    assert events.read_text() == "mine"
+
+
+def test_a_state_goes_on_wherever_it_was_stored(here, inline_ray):
+    """On a worker files at the root have other names; what a state says of them is what they are called where it lies."""
+    state = checkpoint.Checkpoint(Path("state"), {"--data": f"{here}/set.npz", "--epochs": "3"})
+    state.save("train", {"w": np.arange(3)}, {"x": 1})
+    there = cluster.Cluster([f"{here}/set.npz"], lambda report: {})
+    sent = there._sent(Path("state").read_bytes())
+    Path("there").write_bytes(sent)
+    with pytest.raises(UsageError, match="another command"):
+        checkpoint.Checkpoint(Path("there"), state.of).load("train")
+    Path("back").write_bytes(there._came(sent))
+    back = checkpoint.Checkpoint(Path("back"), state.of).load("train")
+    assert (back.arrays["w"].tolist(), back.values) == ([0, 1, 2], {"x": 1})
+    assert there._sent(b"damaged") == b"damaged", "which the run refuses"
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where something listens and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["nobody", "silent", "no address"])
+def test_a_cluster_that_does_not_answer_is_told_soon_and_before_there_is_any_file(here, capsys, monkeypatch, silent_port, kind):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(cluster, "_PATIENCE", 6.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    address = {"nobody": f"127.0.0.1:{closed}", "silent": f"127.0.0.1:{silent_port}", "no address": "no such place"}[kind]
+    began = time.monotonic()
+    assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "--address", address, "-o", "out"]) == 2
+    assert time.monotonic() < began + 30
+    written = capsys.readouterr().err
+    assert f"--address {address}: no cluster answers there" in written
+    assert "ray start --head" in written
+    assert written.count("\n") == 1
+    assert not Path("out").exists()
 
 
 @pytest.mark.slow

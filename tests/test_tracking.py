@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -27,6 +29,7 @@ def request(*track: str) -> Request:
 def test_tensorboard_gets_a_scalar_for_each_number(monkeypatch):
     module = Mock()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.setitem(sys.modules, "tensorboard", Mock())
     with tracking.following(request("tensorboard=logs")) as track:
         track(STEP)
     module.SummaryWriter.assert_called_once_with("logs")
@@ -58,7 +61,7 @@ def test_wandb_gets_the_options_and_the_metrics(monkeypatch):
     module.init.return_value.finish.assert_called_once_with()
 
 
-PACKAGES = [("tensorboard", "torch.utils.tensorboard"), ("mlflow", "mlflow"), ("wandb", "wandb")]
+PACKAGES = ["tensorboard", "mlflow", "wandb"]
 
 
 # ------------------------------------------------------------------------------------- the packages themselves, if installed
@@ -96,11 +99,47 @@ def test_wandb_itself_keeps_a_run_without_a_server(tmp_path: Path, monkeypatch: 
 # -------------------------------------------------------------------------------------------------------------- what goes wrong
 
 
-@pytest.mark.parametrize(("name", "module"), PACKAGES)
-def test_a_package_that_lacks_is_told_with_its_extra(monkeypatch, name, module):
-    monkeypatch.setitem(sys.modules, module, None)
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_that_lacks_is_told_with_its_extra(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtra, match=rf"pip install 'mcuprune\[{name}\]'"), tracking.following(request(name)):
         raise AssertionError("the work has begun")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prune", "--macs", "60%", "--epochs", "1", "-o", "out/o.onnx"),
+        ("prune", "--macs", "60%", "--no-train", "--float", "-o", "out/o.onnx"),
+        ("sweep", "--macs", "60%,80%", "--no-train", "--float", "-o", "out"),
+        ("portfolio", "--macs", "60%,80%", "--epochs", "1", "--independent", "-o", "out"),
+    ],
+)
+def test_a_package_that_lacks_is_told_before_there_is_any_file(monkeypatch, tmp_path, capsys, name, words):
+    """Those of the trackers before it too, and of the command itself."""
+    monkeypatch.chdir(tmp_path)
+    begun = Mock(package="json", of_several=lambda place, name, folder: place, folder=lambda place: None)
+    monkeypatch.setattr(tracking, "TRACKERS", {"fake": begun, **tracking.TRACKERS})
+    monkeypatch.setitem(sys.modules, name, None)
+    Path("net.onnx").write_bytes(small_nets.residual(8).SerializeToString())
+    assert main([words[0], "net.onnx", *words[1:], "--data", "digits", "--track", "fake", "--track", name]) == 2
+    said = capsys.readouterr().err
+    assert f"pip install 'mcuprune[{name}]'" in said
+    assert said.count("\n") == 1
+    begun.assert_not_called()
+    assert os.listdir() == ["net.onnx"]
+
+
+def test_each_of_several_runs_has_a_place_of_its_own():
+    of = partial(tracking.of_several, name="run", folder="out/runs/run")
+    assert of(["tensorboard=logs"]) == ["tensorboard=logs/run"]
+    assert of(["tensorboard=/logs/"]) == ["tensorboard=/logs/run"]
+    assert of(["tensorboard"]) == ["tensorboard=out/runs/run"], (
+        "its own folder is the only place that is known to be of the run"
+    )
+    assert of(["mlflow=http://server", "wandb"]) == ["mlflow=http://server", "wandb"], "servers tell runs apart"
+    assert of(["nothing=x"]) == ["nothing=x"]
 
 
 def test_an_extra_stands_in_the_project_for_each_tracker():
@@ -116,6 +155,7 @@ def test_a_misspelt_tracker_is_refused():
 
 
 class Broken(tracking.Tracker):
+    package = "json"
     ended = 0
 
     def __init__(self, place: str | None, settings: Any) -> None: ...
@@ -137,7 +177,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch, capsy
 
 
 def test_it_ends_with_a_run_that_is_refused(monkeypatch, tmp_path, capsys):
-    tracker = Mock()
+    tracker = Mock(package="json")
     monkeypatch.setattr(tracking, "TRACKERS", {"fake": tracker})
     monkeypatch.chdir(tmp_path)
     Path("net.onnx").write_bytes(small_nets.residual(8).SerializeToString())

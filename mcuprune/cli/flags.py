@@ -240,10 +240,16 @@ def current_folder() -> Path:
 def configuration(flags: Spoken) -> config.Config:
     """The configuration that is named, or that holds in the current folder. Raises UsageError for one of no sense."""
     keys = _prune_keys()
-    settings = config.load(Path(flags.config), keys) if flags.config else config.find(current_folder(), keys)
+    settings = config.load(_named(flags.config), keys) if flags.config is not None else config.find(current_folder(), keys)
     if flags.verbose:
         console.say(f"configuration: {settings.source or 'none found'}")
     return settings
+
+
+def _named(path: str) -> Path:
+    if not path:
+        raise UsageError("--config: names no file; name one, or leave it out")
+    return Path(path)
 
 
 def _prune_keys() -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import console, face, options
+from mcuprune import console, face, options, rerun
 from mcuprune.cli.flags import (
     ManyLimited,
     OneModel,
@@ -69,6 +69,8 @@ class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
 def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Make several networks of one model, each for a budget, by one training."""
     ranks.refuse_several("portfolio")
+    if not flags.output:
+        raise UsageError("-o: names no folder; name one for the networks")
     settings = configuration(flags)
     face.engine()
     from mcuprune.portfolio import making
@@ -101,7 +103,9 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
         "independent" if flags.independent else "sparse" if flags.sparse else "nested"
     )
     sources = [Source("the budgets", flags.budgets)] if flags.budgets is not None else []
-    typed = (*words(held), *options.words(Request, {name: v for name, v in given.items() if name != "seed"}))
+    alone = rerun.NO_CONFIGURATION if settings.source else ()
+    shared = {name: value for name, value in given.items() if name not in ("seed", "track")}
+    typed = (*alone, *words(held), *options.words(Request, shared))
     request = making.Request(pruning, asked_for, flags.output, mode, flags.export, typed, _executor(flags), sources)
     return _answer(flags, request, making.make, report)
 
@@ -123,7 +127,7 @@ def _answer(flags: Flags, request: Any, make: Any, report: Any) -> int:
         if not flags.quiet:
             console.remark(f"{run.run.name}: {'done' if run.report is not None else 'no answer'} ({left} to go)\n")
 
-    finished = flags.resume and Path(flags.output, "portfolio.json").exists()
+    finished = flags.resume and os.path.exists(os.path.join(flags.output, "portfolio.json"))
     with Progress(quiet=flags.quiet, no_color=flags.no_color) as progress:
         try:
             document = make(request, progress.show, said)

@@ -30,6 +30,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool, no_color: bool) -> None:
         self._quiet, self._no_color = quiet, no_color
+        self._stream = sys.stderr  # while the display is there, rich has a file of its own in that place, without an encoding
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
         self._began: dict[str, tuple[float, float]] = {}  # phase -> when its first step was seen, and at which epoch
@@ -73,7 +74,7 @@ class Progress:
 
     def budget(self) -> list[str]:
         """A line for each limit: a bar of what is used, with a mark where the limit is, both as shares of the network's own."""
-        full, mark, rest = ("█", "│", "·") if console.can_encode(sys.stderr, "█│·") else ("#", "|", ".")
+        full, mark, rest = ("█", "│", "·") if console.can_encode(self._stream, "█│·") else ("#", "|", ".")
         lines = []
         for name, limit in self._limits.items():
             if (used := self._used.get(name)) is None:
@@ -136,7 +137,7 @@ class Progress:
         if self._bar is None:
             console.remark(f"{line}\n")
         else:
-            self._bar.console.print(console.encodable(line, sys.stderr), markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(console.encodable(line, self._stream), markup=False, highlight=False, soft_wrap=True)
 
     def _left(self, step: Step) -> str:
         """How long the phase will still take if it goes on as it has gone; empty where nothing can be said yet, or is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import console, face, options, units
+from mcuprune import console, face, options, rerun, units
 from mcuprune.cli.flags import (
     ManyLimited,
     OneModel,
@@ -32,7 +33,7 @@ from mcuprune.places import Source
 from mcuprune.sweep import grid
 from mcuprune.sweep.executors import Executor, Processes
 from mcuprune.sweep.outcome import Finished
-from mcuprune.train import ranks
+from mcuprune.train import ranks, tracking
 from mcuprune.train.request import Request
 
 #: What a sweep says of every run by itself.
@@ -64,32 +65,45 @@ class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
 def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     """Prune a model to many budgets, by several methods and seeds, and compare."""
     ranks.refuse_several("sweep")
+    if not flags.output:
+        raise UsageError("-o: names no folder; name one for the files of the sweep")
     settings = configuration(flags)
     # What is asked of the model needs one limit of each resource: of several, the first.
     firsts = {name: units.parse(texts[0], RESOURCES[name].unit) for name, texts in flags.limits.items()}
     held = wanted(flags, firsts).over(settings.wanted(flags.model))
     given = run_settings(settings, asked, _OWN)
+    shared = {name: value for name, value in given.items() if name != "track"}
     runs = grid.Grid(
         model=flags.model,
         folder=flags.output,
-        options=(*words(held), *options.words(Request, given)),
+        options=(*(rerun.NO_CONFIGURATION if settings.source else ()), *words(held), *options.words(Request, shared)),
         limits={name: flags.limits.get(name, (units.write(limit),)) for name, limit in held.limits.items()},
         methods=flags.method,
         seeds=flags.seeds,
+        track=given.get("track", ()),
     )
     if not runs.limits:
         raise UsageError(f"a sweep needs a limit: {', '.join(f'--{name}' for name in RESOURCES)}")
     face.engine()
     from mcuprune.preparing import sources as sources_of
 
-    first = Request(flags.model, {}, output=f"{flags.output}/net.onnx", **given)
+    first = Request(
+        flags.model,
+        {},
+        output=f"{flags.output}/net.onnx",
+        basis=held.gate,
+        input_shapes=held.input_shapes,
+        outputs=held.outputs,
+        **given,
+    )
     sources = [*sources_of(first), *([Source("the configuration", str(settings.source))] if settings.source else [])]
-    executor = _executor(flags, [source.path for source in sources if source.path != str(settings.source)])
+    executor = _executor(flags, [source.path for source in sources if source.path != str(settings.source)], runs.track)
 
     from mcuprune import sweeping
     from mcuprune.report import sweep as report
 
-    request = sweeping.Request(runs, sources, _try_first(first, runs), flags.halving, flags.resume)
+    contents = _try_first(first, runs)
+    request = sweeping.Request(runs, partial(_asked, first), sources, contents, flags.halving, flags.resume)
     try:
         outcome = sweeping.sweep(request, executor, partial(_say, quiet=flags.quiet))
     except KeyboardInterrupt:
@@ -101,6 +115,19 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
         show(report.text(outcome))
         console.say(f"written: {', '.join(f'{flags.output}/{name}' for name in report.PAGES)}")
     return NO_ANSWER if outcome.refused else YES if outcome.ok else NO
+
+
+def _asked(first: Request, run: grid.Run) -> Request:
+    """What a run asks for. first: what all of them share."""
+    limits = {name: units.parse(text, RESOURCES[name].unit) for name, text in run.cell.limits}
+    return replace(
+        first,
+        limits=limits,
+        method=run.cell.method,
+        seed=run.seed,
+        output=run.file(grid.NETWORK),
+        report=run.folder,
+    )
 
 
 def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
@@ -115,14 +142,15 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
     for method in runs.methods:
         refuse_unknown_method(method)
     folder = Path(runs.folder)
-    fresh = not folder.exists()
-    if not fresh and not folder.is_dir():
+    fresh = not os.path.lexists(folder)
+    if not fresh and not os.path.isdir(folder):
         return {}  # which is refused for itself
     try:
         for budget in runs.budgets():
-            limits = {name: units.parse(text, RESOURCES[name].unit) for name, text in budget}
+            run_of = runs.run(grid.Cell(budget, runs.methods[0]), first.seed)
+            asked = replace(_asked(first, run_of), output=first.output, report=None)
             with suppress(BudgetError):  # of several budgets some may hold
-                run = preparing.prepared(replace(first, limits=limits, method=runs.methods[0]), None, first.data, None)
+                run = preparing.prepared(asked, None, first.data, None)
                 return course.contents(course.course(run.request, None, run.data), run.data)
         return {"model": course.model_digest(first, None), "data": None}
     finally:
@@ -131,14 +159,16 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
                 folder.rmdir()
 
 
-def _executor(flags: Flags, inputs: Sequence[str]) -> Executor:
+def _executor(flags: Flags, inputs: Sequence[str], track: Sequence[str]) -> Executor:
     if flags.executor == "local":
         if flags.address is not None:
             raise UsageError("--address goes with --executor ray")
         return Processes(flags.jobs)
+    tracking.refuse_forgetful(track, "--executor ray")
+    from mcuprune.report.prune import pages
     from mcuprune.sweep.cluster import Cluster
 
-    return Cluster(inputs, address=flags.address, jobs=flags.jobs)
+    return Cluster(inputs, pages, address=flags.address, jobs=flags.jobs)
 
 
 def _say(run: Finished, left: int, *, quiet: bool) -> None:

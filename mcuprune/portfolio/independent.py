@@ -20,6 +20,7 @@ from mcuprune.portfolio.wanted import Variant
 from mcuprune.sweep.executors import Executor
 from mcuprune.sweep.grid import NETWORK, Cell, Run
 from mcuprune.sweep.outcome import Finished, finished
+from mcuprune.train import tracking
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.request import Request
 
@@ -64,7 +65,8 @@ def make(
 def _run(request: Request, variant: Variant, folder: Path, words: Sequence[str]) -> Run:
     limits = tuple((name, units.write(limit)) for name, limit in variant.limits.items())
     place = f"{folder.as_posix()}/runs/{variant.name}"
-    own = [word for name, text in limits for word in (f"--{name}", text)]
+    own = [word for text in tracking.of_several(request.track, variant.name, place) for word in ("--track", text)]
+    own += [word for name, text in limits for word in (f"--{name}", text)]
     last = ["--seed", f"{request.seed}", "-o", f"{place}/{NETWORK}", "--report", place]
     return Run(variant.name, Cell(limits, request.method), request.seed, place, ("prune", request.model, *words, *own, *last))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,8 +54,9 @@ def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = 
     something else. A portfolio that was finished by the same request is kept as it is, and one by another refused.
     """
     folder = Path(request.folder)
+    tracking.refuse_lacking(request.pruning.track)
     _settle(request, folder)
-    if request.pruning.resume and (folder / manifest.DOCUMENT).exists():
+    if request.pruning.resume and os.path.exists(folder / manifest.DOCUMENT):
         return _kept(request, folder)
     if request.export:
         _refuse_export(request)
@@ -98,29 +100,43 @@ def _kept(request: Request, folder: Path) -> Mapping[str, Any]:
     """What ``portfolio.json`` says, where it is of the same request, and its files are as they were. Raises UsageError."""
     path = folder / manifest.DOCUMENT
     document = rerun.stored(path, "portfolio")
+    try:
+        for page in report.PAGES.values():
+            page(document)
+        course = {name: str(text) for name, text in document["course"].items()}
+        digests = {str(file): digest for entry in document["variants"] for file, digest in entry["files"].items()}
+        files = [*digests, *(str(file) for entry in document["variants"] for file in entry["exported"])]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path}: is no whole record of a portfolio ({said}); name another -o to make it again") from None
     run, budgets = nested.prepared(request.pruning, request.variants, folder)
     now = _whole_course(nested.course_of(run, request.variants, budgets, request.mode), request)
-    if differing := differences(document.get("course") or {}, now):
+    if differing := differences(course, now):
         raise UsageError(
             f"{path}: is of another command, model or data ({differing}); --resume needs the same; name another -o"
         )
-    for entry in document["variants"]:
-        for file in (*entry["files"], *entry["exported"]):
-            if not (folder / file).is_file():
-                raise UsageError(f"{folder / file}: is missing of a finished portfolio; name another -o to make it again")
-        for file, digest in entry["files"].items():
-            if manifest.digest(folder / file) != digest:
-                raise UsageError(f"{folder / file}: is not the file that {path} is about; name another -o")
+    for file in files:
+        if not (folder / file).is_file():
+            raise UsageError(f"{folder / file}: is missing of a finished portfolio; name another -o to make it again")
+    for file, digest in digests.items():
+        if manifest.digest(folder / file) != digest:
+            raise UsageError(f"{folder / file}: is not the file that {path} is about; name another -o")
     _remove_states(folder)
     return document
 
 
 def _settle(request: Request, folder: Path) -> None:
     """Refuse a folder that the work would destroy something in."""
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not os.path.isdir(folder):
         raise UsageError(f"-o {folder}: is no folder; name one for the networks")
-    earlier = (folder / manifest.DOCUMENT).exists() or any(folder.glob("*.checkpoint"))
-    if not (request.pruning.resume and earlier) and folder.is_dir() and any(folder.iterdir()):
+    held = []
+    if os.path.isdir(folder):
+        try:
+            held = os.listdir(folder)
+        except OSError as error:
+            raise UsageError(f"-o {folder}: can't be read ({error.strerror}); name another folder") from None
+    earlier = any(name == manifest.DOCUMENT or name.endswith(".checkpoint") for name in held)
+    if not (request.pruning.resume and earlier) and held:
         hint = "--resume goes on with it" if earlier else "name an empty one, or a new one"
         raise UsageError(f"-o {folder}: holds {'a portfolio' if earlier else 'files'} already; {hint}")
     suffixes = ["onnx", *(["tflite"] if "tflite" in request.export else [])]

@@ -19,7 +19,7 @@ from mcuprune.report import charts, page
 from mcuprune.report.charts import Curve
 from mcuprune.report.documents import dumped
 from mcuprune.report.tables import align, html_table, markdown_table
-from mcuprune.report.width import elided
+from mcuprune.report.width import elided, told_apart
 
 #: What a folder has its report under.
 _NAME = "report.json"
@@ -188,7 +188,8 @@ def html(runs: Sequence[Compared]) -> str:
     """A column a run, and how the figure on validation examples went in each."""
     head, *rows = _table(runs)
     parts = [html_table(head, "<" + ">" * len(runs), rows)]
-    drawn = [Curve(elided(run.name, 40), run.validation) for run in runs if len(run.validation) > 1]
+    names = told_apart([run.name for run in runs], _SHORT)
+    drawn = [Curve(name, run.validation) for name, run in zip(names, runs, strict=True) if len(run.validation) > 1]
     if drawn and len({run.figure_name for run in runs}) == 1:
         figure = runs[0].figure_name or "figure"
         picture = charts.curves(
@@ -223,7 +224,7 @@ def json(runs: Sequence[Compared]) -> str:
 
 def _table(runs: Sequence[Compared]) -> list[list[str]]:
     """Head and rows: a name, and a cell for each run."""
-    rows = [["", *(elided(run.name, _SHORT) for run in runs)]]
+    rows = [["", *told_apart([run.name for run in runs], _SHORT)]]
 
     def row(name: str, cell: Callable[[Compared], str]) -> None:
         cells = [cell(run) for run in runs]

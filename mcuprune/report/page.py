@@ -71,12 +71,28 @@ def html(title: str, body: str) -> str:
 
 
 def of_table(
-    title: str, table: Sequence[Sequence[str]], sides: Sequence[str], remarks: Iterable[str], pictures: str = ""
+    title: str,
+    table: Sequence[Sequence[str]],
+    sides: Sequence[str],
+    remarks: Iterable[str],
+    pictures: str = "",
+    *,
+    verdict: tuple[bool, str] | None = None,
+    end: str = "",
 ) -> str:
-    """A page of one table, its head first, pictures and a list of remarks. pictures: HTML; the rest is escaped here."""
+    """A page of one table, its head first, pictures and a list of remarks. pictures, end: HTML; the rest is escaped here.
+
+    verdict: what the page begins with: whether the answer is yes, and in words.
+    """
     head, *rows = table
     items = "".join(f"<li>{escape.markup(line)}</li>" for line in remarks)
-    return html(title, f"{html_table(head, sides, rows)}\n{pictures}<ul>{items}</ul>\n")
+    first = "" if verdict is None else f"{told(*verdict)}\n"
+    return html(title, f"{first}{html_table(head, sides, rows)}\n{pictures}<ul>{items}</ul>\n{end}")
+
+
+def told(ok: bool, said: str) -> str:
+    """The verdict of a page as HTML, with a mark of its own beside the colour."""
+    return f'<p class="verdict{" ok" if ok else ""}">{"✓" if ok else "✗"} {escape.markup(said)}</p>'
 
 
 def named(name: str, most: int = 40) -> str:

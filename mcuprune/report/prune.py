@@ -168,12 +168,18 @@ def write(content: Mapping[str, Any]) -> str:
     return report.dumped(content)
 
 
+def pages(content: Mapping[str, Any]) -> dict[str, bytes]:
+    """What ``report.json``, ``report.md`` and ``report.html`` hold."""
+    drawn = {"report.json": write, "report.md": markdown, "report.html": prune_page.html}
+    return {name: draw(content).encode("utf-8", "backslashreplace") for name, draw in drawn.items()}
+
+
 def save(content: Mapping[str, Any], folder: str | Path) -> tuple[Path, Path, Path]:
     """Write ``report.json``, ``report.md`` and ``report.html``; returns their paths. Raises OutputError."""
-    written = {"report.json": write, "report.md": markdown, "report.html": prune_page.html}
+    written = pages(content)
+    for name, page in written.items():
+        places.write_bytes(page, Path(folder) / name)
     json, readable, shown = (Path(folder) / name for name in written)
-    for path, drawn in zip((json, readable, shown), written.values(), strict=True):
-        places.write_bytes(drawn(content).encode("utf-8", "backslashreplace"), path)
     return json, readable, shown
 
 

@@ -17,6 +17,7 @@ from mcuprune.report.charts import Curve
 from mcuprune.report.page import named
 from mcuprune.report.pruned import remarks, score, shown, stages, table, task_of
 from mcuprune.report.tables import html_table
+from mcuprune.report.width import elided
 
 Document = Mapping[str, Any]
 #: A confusion matrix of more classes is wider than a screen; its most frequent mistakes are listed in its place.
@@ -49,15 +50,15 @@ def _verdict(document: Document) -> str:
     over = [name for name, limit in document["limits"].items() if not limit["ok"]]
     lost = document.get("bisection") is not None and document["bisection"]["best"] is None
     if document["ok"]:
-        said = "✓ Fits: every limit holds"
+        said = "Fits: every limit holds"
     else:
         why = [f"{RESOURCES[name].title} is over by {_amount(name, _excess(document, name))}" for name in over]
-        said = f"✗ Does not fit: {', '.join([*why, *(['no network that was tried is above the floor'] if lost else [])])}"
+        said = f"Does not fit: {', '.join([*why, *(['no network that was tried is above the floor'] if lost else [])])}"
     metric = task_of(document)
     if metric is not None:
         after = metric["after_int8"] or metric["after_float"]
         said += f"; {metric['shown_as']} {shown(metric, metric['before']['value'])} → {shown(metric, after['value'])}"
-    return f'<p class="verdict{" ok" if document["ok"] else ""}">{escape.markup(said)}</p>'
+    return page.told(bool(document["ok"]), said)
 
 
 def _excess(document: Document, name: str) -> int:
@@ -221,6 +222,11 @@ def _class(document: Document, number: int) -> str:
     return f"{names[number]}" if 0 <= number < len(names) else f"{number}"
 
 
+def _class_cell(document: Document, number: int) -> str:
+    """The name of a class for the cell of a table, which is as wide as what stands in it."""
+    return elided(_class(document, number), 40)
+
+
 def _classes(document: Document) -> str:
     """Of each class how many examples are right, before and after; the matrices, or the most frequent mistakes."""
     confusion = document.get("confusion")
@@ -233,7 +239,7 @@ def _classes(document: Document) -> str:
         if count or after["named"][number]:
             shares = [f"{was / count:.1%}", f"{now / count:.1%}", f"{now - was:+d}"] if count else ["", "", ""]
             precision = f"{now / after['named'][number]:.1%}" if after["named"][number] else ""
-            rows.append([_class(document, number), str(count), *shares, precision])
+            rows.append([_class_cell(document, number), str(count), *shares, precision])
     head = ["class", "examples", "found before", "found after", "change", "right where named"]
     parts = ["<h2>Classes</h2>", html_table(head, "<>>>>>", rows)]
     if confusion["classes"] <= _MATRIX and "counts" in after:
@@ -241,7 +247,9 @@ def _classes(document: Document) -> str:
         parts.append(f'<div class="grid">{"".join(_matrix(document, when, counts) for when, counts in both)}</div>')
     else:
         mistakes = _mistakes(after)[:_MISTAKES]
-        listed = [[_class(document, target), _class(document, answer), str(count)] for target, answer, count in mistakes]
+        listed = [
+            [_class_cell(document, target), _class_cell(document, answer), str(count)] for target, answer, count in mistakes
+        ]
         parts += ["<h3>Most frequent mistakes after</h3>", html_table(["class", "taken for", "examples"], "<<>", listed)]
     return "\n".join(parts)
 
@@ -285,7 +293,7 @@ def _changed(document: Document) -> str:
         f"wrong, {changed['became_right']} became right."
     )
     rows = [
-        [str(example["index"]), *(_class(document, example[key]) for key in ("target", "before", "after"))]
+        [str(example["index"]), *(_class_cell(document, example[key]) for key in ("target", "before", "after"))]
         for example in changed["examples"][:_EXAMPLES]
     ]
     more = changed["count"] - len(rows)

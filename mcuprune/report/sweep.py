@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 
 from mcuprune import escape, units
@@ -30,7 +31,19 @@ def html(outcome: Outcome) -> str:
     """``sweep.html``: one page that needs nothing else."""
     table = _table(outcome)
     pictures = "".join(_figure(outcome, name, resource) for name, resource in _known(outcome).items())
-    return page.of_table(f"Sweep of {outcome.model}", table, _sides(table[0]), _remarks(outcome), pictures)
+    again = (
+        f"<h2>To repeat this sweep</h2>\n<pre>{escape.markup(shlex.join(outcome.command))}</pre>\n" if outcome.command else ""
+    )
+    return page.of_table(
+        f"Sweep of {outcome.model}", table, _sides(table[0]), _remarks(outcome), pictures, verdict=_verdict(outcome), end=again
+    )
+
+
+def _verdict(outcome: Outcome) -> tuple[bool, str]:
+    """Whether all is well, and in words."""
+    fitting, count = sum(run.ok for run in outcome.runs), len(outcome.runs)
+    ok, others = outcome.ok and not outcome.refused, _state(outcome.runs)
+    return ok, f"{fitting} of {count} networks {'fits' if fitting == 1 else 'fit'}{f'; {others}' if others else ''}"
 
 
 def _table(outcome: Outcome) -> list[list[str]]:

@@ -19,6 +19,24 @@ def elided(name: str, most: int = LONGEST) -> str:
     return f"{name[:head]}...{name[len(name) - (most - 3 - head) :]}"
 
 
+def told_apart(names: Sequence[str], most: int = LONGEST) -> list[str]:
+    """The same names, shortened as by ``elided`` where they are long, and different where they are.
+
+    Folders that all of them lie in go first; then each may be up to twice as long; then a number ends those that look alike.
+    """
+    if max(map(len, names), default=0) <= most:
+        return [*names]
+    first, last = min(names), max(names)  # what these two begin with, all begin with
+    same = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), 0)
+    inner = [name[first.rfind("/", 0, same) + 1 :] for name in names]
+    for width in range(most, 2 * most):
+        short = [elided(name, width) for name in inner]
+        if len(set(short)) == len(set(names)):
+            return short
+    number = {name: index for index, name in enumerate(dict.fromkeys(inner), 1)}
+    return [f"{elided(name, most)} #{number[name]}" for name in inner]
+
+
 def fitted(text: str, width: int) -> str:
     """The text with no line wider than ``width``, as far as the numbers of a table leave room."""
     return "\n".join(part for line in text.split("\n") for part in _line(line, width))

@@ -8,7 +8,7 @@ budget that have been there before, and ends where it isn't in the better half.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mcuprune.sweep.grid import Run
@@ -31,17 +31,36 @@ class Halving:
         history: lines with ``epoch``, ``epochs`` and ``score``, the figure of the task, which is None where nothing was
         evaluated; ``better`` says which figures are.
         """
-        evaluated = [line for line in history if line["score"] is not None and line["epochs"]]
-        for rung in RUNGS:
-            reached = next((line for line in evaluated if line["epoch"] >= rung * line["epochs"]), None)
-            if reached is None:
-                return True
-            others = self._seen.setdefault((run.cell.limits, rung), {})
+        for rung, score in _reached(history):
+            others = self._at(run, rung)
             if run.name in others:
                 continue  # it was compared when it came here
-            figure = float(reached["score"])
-            others[run.name] = figure if reached["better"] == "higher" else -figure
-            better = sum(other > others[run.name] for other in others.values())
+            others[run.name] = score
+            better = sum(other > score for other in others.values())
             if better >= max(1, len(others) // ETA):
                 return False
         return True
+
+    def remember(self, run: Run, scores: Mapping[float, float]) -> None:
+        """Take in a run that was compared in an earlier sitting, by its ``scores`` of then: others are compared with it."""
+        for rung, score in scores.items():
+            self._at(run, rung)[run.name] = score
+
+    def scores(self, run: Run) -> dict[float, float]:
+        """By the rungs at which a run was compared, its figure there, so that higher is better."""
+        return {rung: self._at(run, rung)[run.name] for rung in RUNGS if run.name in self._at(run, rung)}
+
+    def _at(self, run: Run, rung: float) -> dict[str, float]:
+        """The scores of runs of the same budget that came to a rung, by their names."""
+        return self._seen.setdefault((run.cell.limits, rung), {})
+
+
+def _reached(history: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, float]]:
+    """The rungs that a run has come to, in their order, and its score there, so that higher is better."""
+    evaluated = [line for line in history if line["score"] is not None and line["epochs"]]
+    for rung in RUNGS:
+        reached = next((line for line in evaluated if line["epoch"] >= rung * line["epochs"]), None)
+        if reached is None:
+            return
+        figure = float(reached["score"])
+        yield rung, figure if reached["better"] == "higher" else -figure

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mcuprune.errors import UsageError
+from mcuprune.train import tracking
 
 #: More runs than this are taken for a slip of the pen.
 MAX_RUNS = 10_000
@@ -32,7 +33,7 @@ class Run:
     """One prune.
 
     name: of its folder, unique in the sweep. folder: where its files go, with ``/``, relative to where the command is run or
-    absolute. words: what is typed after ``mcuprune``.
+    absolute. words: what is typed after ``mcuprune``. also: folders of other files that it writes.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Run:
     seed: int
     folder: str
     words: tuple[str, ...]
+    also: tuple[str, ...] = ()
 
     def file(self, name: str) -> str:
         """The path of one of its files."""
@@ -51,6 +53,7 @@ class Grid:
     """What the runs of a sweep have in common, and what they differ in.
 
     model: its path. options: words that every run gets. limits: by resource, the values to combine, as they are typed.
+    track: where histories go on to, which is another place for each run.
     """
 
     model: str
@@ -59,6 +62,7 @@ class Grid:
     limits: Mapping[str, Sequence[str]]
     methods: Sequence[str]
     seeds: Sequence[int]
+    track: Sequence[str] = ()
 
     def runs(self) -> tuple[Run, ...]:
         """All combinations; seeds vary fastest, then methods. Raises UsageError for too many, or for a value given twice."""
@@ -70,21 +74,34 @@ class Grid:
             raise UsageError(f"these are more than {MAX_RUNS} runs; give fewer values")
         return runs
 
+    def command(self) -> list[str]:
+        """What to type for all of them at once; who runs them is another matter."""
+        words = ["mcuprune", "sweep", self.model, *self.options]
+        words += [word for text in self.track for word in ("--track", text)]
+        words += [word for name, texts in self.limits.items() for word in (f"--{name}", ",".join(texts))]
+        return [*words, "--method", ",".join(self.methods), "--seeds", f"{','.join(map(str, self.seeds))},", "-o", self.folder]
+
     def budgets(self) -> Iterator[tuple[tuple[str, str], ...]]:
         """Every combination of limits: resource and limit as it is typed."""
         return itertools.product(*([(name, text) for text in texts] for name, texts in self.limits.items()))
 
     def _combined(self) -> Iterator[Run]:
         for limits, method, seed in itertools.product(self.budgets(), self.methods, self.seeds):
-            parts = [*(f"{name}-{text}" for name, text in limits), method, f"seed-{seed}"]
-            name = "_".join(re.sub(r"[^0-9A-Za-z.-]+", "-", part.replace("%", "pct")) for part in parts)
-            folder = f"{self.folder.rstrip('/') or '/'}/runs/{name}"
-            words = [
-                *("prune", self.model, *self.options),
-                *itertools.chain.from_iterable((f"--{resource}", text) for resource, text in limits),
-                *("--method", method, "--seed", f"{seed}", "-o", f"{folder}/{NETWORK}", "--report", folder),
-            ]
-            yield Run(name, Cell(limits, method), seed, folder, tuple(words))
+            yield self.run(Cell(limits, method), seed)
+
+    def run(self, cell: Cell, seed: int) -> Run:
+        """The run of a cell and a seed, of this grid or of what it may grow to."""
+        parts = [*(f"{name}-{text}" for name, text in cell.limits), cell.method, f"seed-{seed}"]
+        name = "_".join(re.sub(r"[^0-9A-Za-z.-]+", "-", part.replace("%", "pct")) for part in parts)
+        folder = f"{self.folder.rstrip('/') or '/'}/runs/{name}"
+        track = tracking.of_several(self.track, name, folder)
+        words = [
+            *("prune", self.model, *self.options),
+            *itertools.chain.from_iterable(("--track", text) for text in track),
+            *itertools.chain.from_iterable((f"--{resource}", text) for resource, text in cell.limits),
+            *("--method", cell.method, "--seed", f"{seed}", "-o", f"{folder}/{NETWORK}", "--report", folder),
+        ]
+        return Run(name, cell, seed, folder, tuple(words), tuple(tracking.folders(track)))
 
 
 def seeds(text: str) -> tuple[int, ...]:

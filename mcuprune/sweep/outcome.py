@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from mcuprune import console, units
+from mcuprune import console, foreign, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.sweep.executors import KILLED, Ended
+from mcuprune.sweep.follow import RUNGS
 from mcuprune.sweep.grid import Cell, Run
 from mcuprune.train.request import Request
 
@@ -43,12 +44,14 @@ class Finished:
     """A run and what is known of it.
 
     report: what ``prune`` wrote of it, None where there is none. error: kind and message, where it has no answer.
+    rungs: where it was compared with others on the way, as shares of its epochs, and by which figure, higher ones better.
     """
 
     run: Run
     state: State
     report: Mapping[str, Any] | None = None
     error: tuple[str, str] | None = None
+    rungs: Mapping[float, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -104,12 +107,14 @@ class Outcome:
     """All runs of a sweep, in the order of its grid.
 
     contents: digests of the ``model`` and the ``data`` that the sweep began with, as a run of the default seed reads them.
+    command: what to type for the same sweep.
     """
 
     model: str
     folder: str
     runs: tuple[Finished, ...]
     contents: Mapping[str, str | None] = field(default_factory=dict)
+    command: Sequence[str] = ()
 
     @property
     def figure(self) -> Figure | None:
@@ -189,20 +194,97 @@ def spread(values: Sequence[float | None]) -> Spread | None:
     return Spread(fmean(known), stdev(known) if len(known) > 1 else None, len(known))
 
 
-def stored_report(run: Run) -> Mapping[str, Any] | None:
-    """The report in a run's folder. None where there is none; UsageError where there is something else."""
-    path = Path(run.file("report.json"))
+def stored_report(path: str | Path, run: Run) -> Mapping[str, Any] | None:
+    """The report of a run, with all that is asked of it here. None where there is none; UsageError for anything else."""
+    hint = "move it away, or name another -o"
     try:
-        report = json.loads(path.read_bytes())
+        report = foreign.read(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: is no report of a run ({error}); move it away, or name another -o") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: is no report of a run ({error}); {hint}") from None
     if not isinstance(report, dict) or report.get("command") != "prune" or report.get("seed") != run.seed:
-        raise UsageError(f"{path}: is no report of this run; move it away, or name another -o")
-    if not isinstance(report.get("run"), dict) or not isinstance(report["run"].get("contents"), dict):
-        raise UsageError(f"{path}: doesn't say which model and data it is about; move it away, or name another -o")
+        raise UsageError(f"{path}: is no report of this run; {hint}")
+    check = foreign.Values(path, hint=hint)
+    check.table(report, "its content", ("ok", "run", "limits", "after", "budget", "cost", "metric"))
+    check.truth(report["ok"], "ok")
+    _check_contents(check, check.table(report["run"], "run", ("contents",))["contents"], "run.contents")
+    for name, limit in check.table(report["limits"], "limits").items():
+        held = check.table(limit, f"limits.{name}", ("used", "limit"))
+        for part in ("used", "limit"):
+            check.whole(held[part], f"limits.{name}.{part}")
+    after = check.table(report["after"], "after", ("total", "accuracy_float", "accuracy_int8"))
+    total = check.table(after["total"], "after.total")
+    for name in RESOURCES:
+        check.unless_none(check.whole, total.get(name), f"after.total.{name}")
+    for name in ("accuracy_float", "accuracy_int8"):
+        check.unless_none(check.number, after[name], f"after.{name}")
+    for name in ("budget", "cost"):
+        check.table(report[name], name)
+    check.unless_none(partial(_check_metric, check), report["metric"], "metric")
     return report
+
+
+def _check_contents(check: foreign.Values, contents: Any, key: str) -> None:
+    """Raise UsageError where digests by the names of what was read are none."""
+    for name, digest in check.table(contents, key).items():
+        check.unless_none(check.text, digest, f"{key}.{name}")
+
+
+def _check_metric(check: foreign.Values, value: Any, key: str) -> None:
+    """Raise UsageError where a report's figure is none."""
+    metric = check.table(value, key, ("name", "shown_as", "unit", "better", "after_float", "after_int8"))
+    for name in ("name", "shown_as", "unit"):
+        check.text(metric[name], f"{key}.{name}")
+    check.one_of(metric["better"], ("higher", "lower"), f"{key}.better")
+    for when in ("after_float", *(["after_int8"] if metric["after_int8"] else [])):
+        for name, figure in check.table(metric[when], f"{key}.{when}", ("value",)).items():
+            check.unless_none(check.number, figure, f"{key}.{when}.{name}")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run as ``sweep.json`` has it. words: of its command line. rungs: as ``Finished`` has them."""
+
+    name: str
+    cell: Cell
+    seed: int
+    words: tuple[str, ...]
+    state: State
+    rungs: Mapping[float, float]
+
+
+def recorded(path: str | Path) -> tuple[tuple[Recorded, ...], Mapping[str, str | None]]:
+    """The runs that a ``sweep.json`` has, and the digests that it began with. Raises UsageError where it is no such file."""
+    hint = "move it away, or name another -o"
+    try:
+        stored = foreign.read(path)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(f"{path}: is no record of a sweep ({reason}); {hint}") from None
+    if not isinstance(stored, dict) or stored.get("command") != "sweep":
+        raise UsageError(f"{path}: is no record of a sweep; {hint}")
+    check = foreign.Values(path, hint=hint)
+    _check_contents(check, stored.get("contents"), "contents")
+    runs = [
+        _recorded(check, check.table(entry, f"runs[{index}]"), f"runs[{index}]")
+        for index, entry in enumerate(check.items(stored.get("runs"), "runs"))
+    ]
+    return tuple(runs), stored["contents"]
+
+
+def _recorded(check: foreign.Values, entry: Mapping[str, Any], key: str) -> Recorded:
+    state: Any = check.one_of(entry.get("state"), get_args(State), f"{key}.state")
+    asked = check.text_by_name(entry.get("asked"), f"{key}.asked")
+    scores = check.table(entry.get("rungs", {}), f"{key}.rungs")
+    return Recorded(
+        check.text(entry.get("name"), f"{key}.name"),
+        Cell(tuple(asked.items()), check.text(entry.get("method"), f"{key}.method")),
+        check.whole(entry.get("seed"), f"{key}.seed"),
+        check.texts(entry.get("command"), f"{key}.command")[1:],
+        state,
+        {rung: check.number(scores[f"{rung}"], f"{key}.rungs.{rung}") for rung in RUNGS if f"{rung}" in scores},
+    )
 
 
 def finished(run: Run, ended: Ended | None) -> Finished:
@@ -211,7 +293,7 @@ def finished(run: Run, ended: Ended | None) -> Finished:
         return Finished(run, "stopped")
     if ended is not None and ended.error is not None:
         return Finished(run, "killed" if ended.error[0] == KILLED else "refused", error=ended.error)
-    report = stored_report(run)
+    report = stored_report(run.file("report.json"), run)
     return Finished(run, "waiting") if report is None else Finished(run, "done", report)
 
 
@@ -222,6 +304,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
         ok=outcome.ok and not outcome.refused,
         model=outcome.model,
         contents=dict(outcome.contents),
+        repeat=list(outcome.command),
         runs=[_run(outcome, run) for run in outcome.runs],
         cells=[_cell(outcome, cell, runs) for cell, runs in outcome.cells().items()],
         fronts={name: [run.run.name for run in outcome.front(name)] for name in RESOURCES},
@@ -247,6 +330,7 @@ def _run(outcome: Outcome, run: Finished) -> dict[str, Any]:
         "accuracy_int8": None if report is None else report["after"]["accuracy_int8"],
         "binding": list(run.binding),
         "cost": None if report is None else report["cost"],
+        "rungs": {f"{rung}": score for rung, score in run.rungs.items()},
     }
 
 

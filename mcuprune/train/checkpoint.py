@@ -52,12 +52,8 @@ class Checkpoint:
         """Replace the stored state; of several ranks the first does. Raises OutputError where the file can't be written."""
         if not ranks.first():
             return
-        meta = json.dumps({"of": dict(self.of), "phase": phase, "values": dict(values), "also": self.also()})
-        content = io.BytesIO()
-        stored = {f"a/{name}": value for name, value in (*self.kept.items(), *arrays.items())}
-        members = {_META: np.frombuffer(meta.encode(), np.uint8), **stored}
-        np.savez(content, **members)  # type: ignore[arg-type]
-        write_bytes(content.getvalue() + _seal(content.getvalue()), self.path)
+        meta = {"of": dict(self.of), "phase": phase, "values": dict(values), "also": self.also()}
+        write_bytes(_packed({**self.kept, **arrays}, meta), self.path)
 
     def load(self, phase: str | None) -> Saved | None:
         """The state of an interrupted run in this phase (any, for None); None where there is none.
@@ -83,8 +79,10 @@ class Checkpoint:
         Of several ranks the first reads it for all. Raises UsageError where it is damaged.
         """
         content = ranks.bytes_of_first(self._content)
-        if content is None:
-            return None
+        return None if content is None else self.unpacked(content)
+
+    def unpacked(self, content: bytes) -> tuple[Mapping[str, np.ndarray], Mapping[str, Any]]:
+        """The same, of what such a file holds."""
         stored = content[: -len(_seal(b""))]
         if content != stored + _seal(stored):
             raise self._damaged("cut short, or changed since it was written")
@@ -145,6 +143,23 @@ def check(path: str | Path) -> None:
         raise OutputError(
             f"{path}: this run's state goes there, but a file of another kind is there; move it, or name another -o"
         )
+
+
+def _packed(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
+    """What a file holds for these arrays and what is said of them."""
+    members = {_META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
+    content = io.BytesIO()
+    np.savez(content, **members, **{f"a/{name}": value for name, value in arrays.items()})  # type: ignore[arg-type]
+    return content.getvalue() + _seal(content.getvalue())
+
+
+def renamed(content: bytes, name: Callable[[str], str]) -> bytes:
+    """A stored state as it would be where files are called otherwise. Raises UsageError where it is damaged.
+
+    name: what a text by which the state tells whose it is, such as the path of the data, is there.
+    """
+    arrays, meta = Checkpoint(Path("a state"), {}).unpacked(content)
+    return _packed(arrays, {**meta, "of": {what: name(text) for what, text in meta["of"].items()}})
 
 
 def _seal(content: bytes) -> bytes:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: Seconds that a rank waits for the others. gloo notices at once that one has ended; this is for one that hangs, and for nccl.
 _PATIENCE = 600
+#: Seconds after which a rank says that it waits for others to join.
+_SILENCE = 10.0
 #: Seconds that the ranks wait for each other when they end with an error, so that it is said once.
 _LAST_WORDS = 5.0
 
@@ -118,6 +121,9 @@ def refuse_several(command: str) -> None:
 
 
 def _met(told: _Group, patience: float) -> _Group:
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    # torch's C++ side tells a lost connection with frames of its own, before whoever asked for it can say what it means
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     try:
         import torch
         import torch.distributed as dist
@@ -129,17 +135,29 @@ def _met(told: _Group, patience: float) -> _Group:
     wait = timedelta(seconds=patience)
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a lost rank is an error there too, later
     try:
-        store, rank, of = next(iter(rendezvous("env://", timeout=wait)))
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=of, timeout=wait)
+        with _said_late(f"rank {told.rank} of {told.size} waits for the others at {where}, for {patience:.0f} s at most"):
+            store, rank, of = next(iter(rendezvous("env://", timeout=wait)))
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=of, timeout=wait)
     except (RuntimeError, ValueError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         console.hush(answers=bool(told.rank), messages=False)
         raise UsageError(
             f"rank {told.rank} of {told.size} can't meet the others at {where} ({_line(error)}); start all of them within "
             f"{patience:.0f} s of each other, with the same MASTER_ADDR and MASTER_PORT"
         ) from None
     return _Group(told.rank, told.size, told.local, dist.PrefixStore("mcuprune", store))  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _said_late(message: str) -> Iterator[None]:
+    """Say something, whichever rank this is, if the block takes longer than one waits without a word."""
+    late = threading.Timer(_SILENCE, console.remark, [f"mcuprune: {message}\n"])
+    late.daemon = True
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def _leave() -> None:

@@ -39,7 +39,7 @@ from mcuprune.train.task import (
     Search,
 )
 from mcuprune.train.tasks.choice import NAMES
-from mcuprune.train.tracking import TRACKERS
+from mcuprune.train.tracking import TRACKERS, refuse_lacking
 from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.
@@ -151,6 +151,7 @@ class Choices:
         help=f"Send the history on to {', '.join(f'{name}{kind.takes}' for name, kind in TRACKERS.items())}; repeatable.",
         group="Output",
         metavar="NAME[=PLACE]",
+        check=refuse_lacking,
         changes_run=False,
     )
     task: str = option(

@@ -6,6 +6,8 @@ training ends because a server can't be reached.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,13 +34,29 @@ class Tracked(Protocol):
 class Tracker(ABC):
     """Takes in the history of one run. place: what stands after ``=``, None for the package's own default.
 
-    takes: how a place is written after the name, for ``--help``.
+    takes: how a place is written after the name, for ``--help``. package: what has to be installed.
     """
 
     takes: ClassVar[str]
+    package: ClassVar[str]
 
     @abstractmethod
     def __init__(self, place: str | None, settings: Mapping[str, Any]) -> None: ...
+
+    @classmethod
+    def of_several(cls, place: str | None, name: str, folder: str) -> str | None:
+        """The place for one of several runs, by its name. folder: where its other files go."""
+        return place
+
+    @classmethod
+    def folder(cls, place: str | None) -> str | None:
+        """The folder that its files go to; None where it isn't known, or where there are none."""
+        return None
+
+    @classmethod
+    def forgets(cls, place: str | None) -> bool:
+        """Whether what it is told is lost with the folder that the run is made in, and the files of ``folder`` aren't all."""
+        return False
 
     @abstractmethod
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -52,7 +70,15 @@ class Tracker(ABC):
 class TensorBoard(Tracker):
     """place: the folder of event files."""
 
-    takes = "=DIR"
+    takes, package = "=DIR", "tensorboard"
+
+    @classmethod
+    def of_several(cls, place: str | None, name: str, folder: str) -> str | None:
+        return folder if place is None else f"{place.rstrip('/') or '/'}/{name}"
+
+    @classmethod
+    def folder(cls, place: str | None) -> str | None:
+        return place
 
     def __init__(self, place: str | None, settings: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -71,7 +97,11 @@ class TensorBoard(Tracker):
 class MLflow(Tracker):
     """place: the tracking URI."""
 
-    takes = "[=URI]"
+    takes, package = "[=URI]", "mlflow"
+
+    @classmethod
+    def forgets(cls, place: str | None) -> bool:
+        return not (place or os.environ.get("MLFLOW_TRACKING_URI", "")).startswith(("http:", "https:", "databricks"))
 
     def __init__(self, place: str | None, settings: Mapping[str, Any]) -> None:
         import mlflow
@@ -92,7 +122,7 @@ class MLflow(Tracker):
 class WeightsAndBiases(Tracker):
     """place: the project."""
 
-    takes = "[=PROJECT]"
+    takes, package = "[=PROJECT]", "wandb"
 
     def __init__(self, place: str | None, settings: Mapping[str, Any]) -> None:
         import wandb
@@ -116,12 +146,12 @@ def following(request: Tracked, on_step: OnStep = lambda step: None) -> Iterator
 
     Raises UsageError for one that nobody knows, MissingExtra for one whose package isn't there.
     """
+    refuse_lacking(request.track)
     settings = {name: value for name, value in options.document(request).items() if value not in (None, [])}
     opened: dict[str, Tracker] = {}
     try:
         for text in request.track:
-            name, _, place = text.partition("=")
-            opened[text] = _opened(name, place or None, {"model": request.model, **settings})
+            opened[text] = _opened(*_parts(text), {"model": request.model, **settings})
 
         def tell(step: Step) -> None:
             on_step(step)
@@ -133,14 +163,62 @@ def following(request: Tracked, on_step: OnStep = lambda step: None) -> Iterator
             _guarded(text, tracker.end)
 
 
+def refuse_lacking(track: Sequence[str]) -> None:
+    """Raise UsageError for a tracker that nobody knows, MissingExtra for one whose package isn't there. Nothing is begun."""
+    for name, _ in map(_parts, track):
+        if name not in TRACKERS:
+            raise UsageError(f"--track {name}: unknown; {nearest(name, TRACKERS)}")
+        try:
+            if importlib.util.find_spec(TRACKERS[name].package) is None:
+                raise _lacking(name, TRACKERS[name].package)
+        except ValueError:  # it is imported already, and doesn't say from where
+            continue
+
+
+def _lacking(name: str, package: str) -> MissingExtra:
+    return MissingExtra(f"--track {name} needs {package}, which isn't installed; pip install 'mcuprune[{name}]'")
+
+
+def refuse_forgetful(track: Sequence[str], where: str) -> None:
+    """Raise UsageError for a tracker that forgets what runs on other machines tell it. where: what sends them there."""
+    for text in track:
+        name, place = _parts(text)
+        if name in TRACKERS and TRACKERS[name].forgets(place):
+            raise UsageError(
+                f"--track {text}: its files stay behind on the workers of {where}; name a server, {name}=http://..."
+            )
+
+
+def of_several(track: Sequence[str], name: str, folder: str) -> list[str]:
+    """Trackers for one of several runs that all have these, so that none writes among the files of another.
+
+    name, folder: of the run. Names of trackers that nobody knows are left as they are.
+    """
+    texts = []
+    for text in track:
+        tracker, place = _parts(text)
+        own = TRACKERS[tracker].of_several(place, name, folder) if tracker in TRACKERS else place
+        texts.append(tracker if own is None else f"{tracker}={own}")
+    return texts
+
+
+def folders(track: Sequence[str]) -> list[str]:
+    """The folders that files of these trackers go to, as far as they are known."""
+    known = [TRACKERS[name].folder(place) for name, place in map(_parts, track) if name in TRACKERS]
+    return [folder for folder in known if folder is not None]
+
+
+def _parts(text: str) -> tuple[str, str | None]:
+    """Name and place of a tracker."""
+    name, _, place = text.partition("=")
+    return name, place or None
+
+
 def _opened(name: str, place: str | None, settings: Mapping[str, Any]) -> Tracker:
-    if name not in TRACKERS:
-        raise UsageError(f"--track {name}: unknown; {nearest(name, TRACKERS)}")
     try:
         return TRACKERS[name](place, settings)
     except ImportError as error:
-        lacking = error.name or name
-        raise MissingExtra(f"--track {name} needs {lacking}, which isn't installed; pip install 'mcuprune[{name}]'") from None
+        raise _lacking(name, error.name or name) from None
     except Exception as error:  # of a package of others: a server that can't be reached, a project that may not be written
         raise UsageError(f"--track {name}: can't be begun ({_line(error)})") from None
 
@@ -173,4 +251,13 @@ def _line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-__all__: Sequence[str] = ("TRACKERS", "Tracker", "following", "values_of")
+__all__: Sequence[str] = (
+    "TRACKERS",
+    "Tracker",
+    "folders",
+    "following",
+    "of_several",
+    "refuse_forgetful",
+    "refuse_lacking",
+    "values_of",
+)
