@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import random
 import re
@@ -232,6 +233,21 @@ def test_what_goes_row_by_row(name: str) -> None:
     found = forms_of(one(op, (1, 4, 12, 6), *constants, **attrs))
     assert found["before"]
     assert found["it"] == local
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 10, 1), (1, 3, 1, 5), (1, 1, 4, 4), (1, 4, 2, 4)], ids=str)
+@pytest.mark.parametrize("perm", sorted(itertools.permutations((1, 2, 3)))[1:], ids=str)
+def test_a_transposition_that_goes_row_by_row_reads_every_row(shape: tuple[int, ...], perm: tuple[int, ...]) -> None:
+    """Also where it makes a single row, of which no advance from one to the next tells how many rows it reads."""
+    graph = Graph(*shape)
+    y = graph.add("Transpose", graph.conv("x", shape[1], shape[1], 1), perm=[0, *perm])
+    model = model_of(graph, graph.conv(y, shape[perm[0]], 2, 1))
+    selection = select(tflite.convert(as_int8(loaded(model), feed(model, seed=1))).program)
+    for step in selection.steps:
+        form = rowcalls.row_form(selection, step) if step.operator == "TRANSPOSE" else None
+        if form is not None:
+            (needs,), (source,) = form.op.needs, form.op.reads
+            assert {row for need in needs for row in range(*need)} == set(range(rowcalls.rows_of(selection, source)))
 
 
 def kernels() -> set[str]:

@@ -232,9 +232,19 @@ class _Maker:
         outer = next((index for index, axis in enumerate(axes) if axis[0] > 1), len(axes) - 1)
         size, *steps = axes[outer]
         count = self._share(size)
-        places = self._advanced(replace(call, arguments=(source, target)), [step * count for step in steps])
         axes[outer] = (count, steps[0], steps[1])
+        for side, place in enumerate((source, target), 1):
+            if isinstance(place, Place) and not self._within(place, [(axis[0], axis[side]) for axis in axes]):
+                raise _NotLocal  # inner axes go on to other rows, which the way from one part to the next doesn't show
+        places = self._advanced(replace(call, arguments=(source, target)), [step * count for step in steps])
         return RowCall("move", (*places, Constant(described.ctype, tuple(number for axis in axes for number in axis))))
+
+    def _within(self, place: Place, axes: Sequence[tuple[int, int]]) -> bool:
+        """Whether bytes from a place on, along axes of (size, step), lie in the row in which they begin."""
+        row = self._row_bytes(place.tensor)
+        first = place.offset % row
+        ways = [(size - 1) * step for size, step in axes]
+        return first + sum(min(way, 0) for way in ways) >= 0 and first + sum(max(way, 0) for way in ways) < row
 
     def _repeated(self, call: Call) -> RowCall:
         """Rows that are written several times, as a resize to the nearest pixel does."""
