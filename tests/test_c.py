@@ -158,8 +158,12 @@ def padded_pools(draw: st.DrawFn) -> onnx.ModelProto:
         x = graph.add("AveragePool", x, kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=1)
     else:
         pads = [draw(st.integers(lacking, 5)) for lacking in least]
-        x = graph.add("Pad", x, graph.value(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])))
-        x = graph.add(kind, x, **({} if kind.startswith("Global") else {"kernel_shape": kernel, "strides": strides}))
+        for part in (pads, [draw(st.integers(0, 2)) for _ in pads])[: draw(st.integers(1, 2))]:
+            x = graph.add("Pad", x, graph.value(np.array([0, 0, *part[:2], 0, 0, *part[2:]])))
+        own = [draw(st.integers(0, k - 1)) for k in kernel * 2]  # of a mean it counts, too; a maximum leaves it out
+        counted = {} if kind == "MaxPool" else {"count_include_pad": 1}
+        more = {"kernel_shape": kernel, "strides": strides, "pads": own, **counted}
+        x = graph.add(kind, x, **({} if kind.startswith("Global") else more))
     return model_of(graph, graph.conv(x, channels, 2, 1) if last else graph.add("Relu", x))
 
 
@@ -169,6 +173,46 @@ def test_padding_that_counts_takes_no_memory(tmp_path_factory: Any, model: onnx.
     folder = tmp_path_factory.mktemp("pool")
     path = int8(model, folder / "net.onnx")
     wrong, source = differing(converted(path), folder, "-O0", *SANITIZED, *code, examples=4)
+    assert wrong == 0
+    assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak + 16
+
+
+def through(*layers: tuple[str, Sequence[Any], dict[str, Any]], shape: tuple[int, ...] = (1, 4, 6, 7)) -> onnx.ModelProto:
+    """One operator behind the other: its name, its constants, its attributes."""
+    graph, x = Graph(*shape), "x"
+    for op, constants, attrs in layers:
+        x = graph.add(op, x, *(graph.value(np.asarray(each)) for each in constants), **attrs)
+    return model_of(graph, x)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+#: What the peak counts as one step, or as none, and TensorFlow Lite has as several operators.
+SEVERAL: dict[str, Callable[[], onnx.ModelProto]] = {
+    "a transposed convolution that crops": lambda: through(
+        ("ConvTranspose", [weights(4, 3, 3, 4)], {"pads": [1, 2, 0, 1], "strides": [2, 1]})
+    ),
+    "a transposed convolution that crops unevenly": lambda: through(
+        ("ConvTranspose", [weights(4, 3, 3, 4)], {"pads": [2, 0, 1, 3], "strides": [2, 3]})
+    ),
+    "a maximum behind two Pads": lambda: through(
+        ("Pad", [[0, 0, 1, 0, 0, 0, 0, 2]], {}),
+        ("Pad", [[0, 0, 2, 0, 0, 0, 1, 1]], {}),
+        ("MaxPool", [], {"kernel_shape": [3, 2], "pads": [1, 1, 2, 0]}),
+    ),
+    "a convolution behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 1, 1, 0, 0, 2, 0, 2]], {}), ("Conv", [weights(3, 7, 2, 2)], {})
+    ),
+}
+
+
+@CODES
+@pytest.mark.parametrize("name", SEVERAL)
+def test_what_the_peak_counts_as_one_step_takes_no_more_in_c(name: str, code: Sequence[str], tmp_path: Path) -> None:
+    path = int8(SEVERAL[name](), tmp_path / "net.onnx")
+    wrong, source = differing(converted(path), tmp_path, "-O0", *SANITIZED, *code, examples=4)
     assert wrong == 0
     assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak + 16
 

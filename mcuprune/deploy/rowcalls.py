@@ -156,6 +156,7 @@ class _Maker:
             raise _NotLocal
         if self._selection.of_signals and window.numbers[0] == 1:
             window = upright(window)
+            more = [*more[:1], *more[3:], *more[1:3]]  # zeros that count, above and below and then on either side
         height, width, channels, out_height, out_width, outs = window.numbers[:6]
         if (height, width * channels) != (rows_of(self._selection, source.tensor), self._row_bytes(source.tensor)):
             raise _NotLocal  # a product of matrices, or another shape of the same bytes

@@ -1,7 +1,7 @@
 """A program as calls of C kernels: each operator is one or a few calls, or none.
 
 What costs nothing here: a RESHAPE is another name for the same bytes; a PAD in front of a convolution is taps that the kernel
-leaves out, in front of a pool or a sum so many zeros; a chain of operators of one tensor (activations, requantisation,
+leaves out, in front of a pool or a sum so many zeros; a SLICE of a transposed convolution is padding of that; a chain of operators of one tensor (activations, requantisation,
 arithmetic with one constant) is one table, and a table in front of a CONCATENATION is applied while its input is copied.
 """
 
@@ -57,7 +57,7 @@ def select(program: Program) -> Selection:
     program.check()
     selection = Selection(program)
     for operator in program.operators:
-        if take_as_table(selection, operator):
+        if selection.taken.intersection(operator.outputs) or take_as_table(selection, operator):
             continue
         if operator.name not in _RULES:
             selection.refuse(operator, "has no kernel")

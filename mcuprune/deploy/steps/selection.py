@@ -19,11 +19,16 @@ from mcuprune.errors import UnsupportedOperator
 
 
 class Padded(NamedTuple):
-    """What a PAD would write. pads: numbers before and after each axis, int (rank, 2), all of them ``number``."""
+    """What a PAD would write. pads: numbers before and after each axis, int (rank, 2), all of them ``number``.
+
+    left_out: how many more a second PAD would write around these, in the same form, as the lowest number: padding that a
+    maximum leaves out.
+    """
 
     source: int
     pads: Array
     number: int
+    left_out: Array
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Selection:
 
     pads, tables: what is put off to be done by the operators that read it. Output of a PAD -> what it would write; output of a
     chain of operators that are one table -> the chain's input and the table.
+    taken: outputs of operators that another has computed on its way.
     outputs: tensors of the program's outputs. readers: tensor -> the operators that read it, in the program's order.
     """
 
@@ -47,6 +53,7 @@ class Selection:
     clamped: bool = False
     pads: dict[int, Padded] = field(default_factory=dict)
     tables: dict[int, tuple[int, Table]] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
     outputs: tuple[int, ...] = field(init=False)
     readers: dict[int, list[Operator]] = field(init=False)
     _contents: dict[int, Content | None] = field(default_factory=dict)
