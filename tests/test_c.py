@@ -189,6 +189,20 @@ def weights(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
+def together(op: str, terms: int) -> onnx.ModelProto:
+    """An operator of the outputs of so many convolutions, all but the last of which are outputs of the network, too."""
+    graph = Graph(1, 1, 5, 7)
+    parts = [graph.conv("x", 1, 3, 1) for _ in range(terms)]
+    return model_of(graph, graph.add(op, *parts), *parts[:-1])
+
+
+def flattened(*shape: int) -> onnx.ModelProto:
+    """A Reshape of what lies with channels last, and a convolution behind it."""
+    graph = Graph(1, 4, 6, 7)
+    x = graph.add("Reshape", graph.norm("x", 4), graph.value(np.array((1, *shape))))
+    return model_of(graph, graph.conv(x, shape[0], 2, 1))
+
+
 #: What the peak counts as one step, or as none, and TensorFlow Lite has as several operators.
 SEVERAL: dict[str, Callable[[], onnx.ModelProto]] = {
     "a transposed convolution that crops": lambda: through(
@@ -202,6 +216,12 @@ SEVERAL: dict[str, Callable[[], onnx.ModelProto]] = {
         ("Pad", [[0, 0, 2, 0, 0, 0, 1, 1]], {}),
         ("MaxPool", [], {"kernel_shape": [3, 2], "pads": [1, 1, 2, 0]}),
     ),
+    "a sum of three": lambda: together("Sum", 3),
+    "a sum of six": lambda: together("Sum", 6),
+    "the largest of two scales": lambda: together("Max", 2),
+    "the least of four scales": lambda: together("Min", 4),
+    "a reshape of channels to columns": lambda: flattened(6, 7, 4),
+    "a reshape to other channels": lambda: flattened(8, 3, 7),
     "a convolution behind a Pad of channels": lambda: through(
         ("Pad", [[0, 1, 1, 0, 0, 2, 0, 2]], {}), ("Conv", [weights(3, 7, 2, 2)], {})
     ),
@@ -298,7 +318,7 @@ def test_a_table_holds_what_the_reference_kernel_computes(name: str) -> None:
         assert np.array_equal(np.array(interpreter.get_output(0)).reshape(-1), table(name, source, target, options))
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("LOGISTIC", "TANH")])  # which have a range of their own
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("LOGISTIC", "TANH")])  # of fixed range
 def test_a_table_whose_output_is_almost_nothing_is_made_all_the_same(name: str) -> None:
     """As of a branch that is dead on all examples."""
     values = table(name, Quantizer(0.05, 3), Quantizer(1e-8, -128), {"alpha": 0.1})

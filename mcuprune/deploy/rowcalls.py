@@ -13,7 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mcuprune.deploy.rings import Interval, RowOp
-from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, Step, Window, upright
+from mcuprune.deploy.steps.calls import (
+    ONE_BY_ONE,
+    Between,
+    Call,
+    Chain,
+    Constant,
+    Few,
+    Loop,
+    Place,
+    Step,
+    Window,
+    upright,
+)
 from mcuprune.deploy.steps.selection import Selection
 
 #: Kernels that make any rows of their output from rows in a ring.
@@ -62,7 +74,7 @@ class RingTable:
     numbers: tuple[int, ...]
 
 
-RowArgument = RowPlace | Ring | RingRows | RingTable | RowNumber | Constant | Window | int
+RowArgument = RowPlace | Ring | RingRows | RingTable | RowNumber | Constant | Window | Between | Few | int
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class RowForm:
     """How a step makes row r. The buffers of ``op`` are tensors that have bytes of their own."""
 
     op: RowOp
-    calls: tuple[RowCall, ...]
+    calls: tuple[RowCall | RowChain, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,14 @@ class RowCall:
     kernel: str
     arguments: tuple[RowArgument, ...]
     loops: tuple[Loop, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowChain:
+    """A chain for the numbers of one row."""
+
+    count: int
+    calls: tuple[RowCall, ...]
 
 
 class _NotLocal(Exception):
@@ -129,13 +149,20 @@ class _Maker:
         self._needs: dict[int, list[Interval]] = {}
 
     def form(self) -> RowForm:
-        calls = tuple(self._sliding(call) if call.kernel in _SLIDING else self._part(call) for call in self._step.calls)
+        calls = tuple(map(self._row, self._step.calls))
         if set(self._needs) != set(self._step.reads) or not self._needs:
             raise _NotLocal
         same = [(row, row + 1) for row in range(self._rows)]
         over = tuple(tensor for tensor in self._step.in_place if self._needs[tensor] == same)
         needs = tuple(tuple(self._needs[tensor]) for tensor in self._step.reads)
         return RowForm(RowOp(self._step.reads, needs, self._output, over), calls)
+
+    def _row(self, call: Call | Chain) -> RowCall | RowChain:
+        if isinstance(call, Chain):
+            count = self._share(call.count)
+            advances = [count] * max(ONE_BY_ONE.values())
+            return RowChain(count, tuple(RowCall(each.kernel, self._advanced(each, advances)) for each in call.calls))
+        return self._sliding(call) if call.kernel in _SLIDING else self._part(call)
 
     def _row_bytes(self, tensor: int) -> int:
         return self._selection.size(tensor) // rows_of(self._selection, tensor)

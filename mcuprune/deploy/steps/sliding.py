@@ -239,7 +239,9 @@ def _around(s: Selection, operator: Operator, inner: Padded) -> Padded | None:
     zero = s.quantizer(inner.source).zero_point
     outer = inner._replace(left_out=inner.left_out + pads)
     readers = s.readers.get(operator.outputs[0], [])
-    of_maxima = bool(readers) and all(reader.name == "MAX_POOL_2D" for reader in readers) and operator.outputs[0] not in s.outputs
+    of_maxima = (
+        bool(readers) and all(reader.name == "MAX_POOL_2D" for reader in readers) and operator.outputs[0] not in s.outputs
+    )
     return outer if (inner.number, number) == (zero, LOW) and of_maxima and _spatial(outer) else None
 
 
