@@ -212,8 +212,6 @@ def _pads(s: Selection, reader: Operator, padded: Padded) -> bool:
         return padded.number == zero and summed.issuperset(np.flatnonzero(padded.pads.any(axis=1)).tolist())
     if reader.name not in _PADDING or (padded.left_out.any() and reader.name != "MAX_POOL_2D"):
         return False
-    if reader.options["padding"] == _SAME and not reader.name.endswith("POOL_2D"):
-        return False
     return padded.number in {"MAX_POOL_2D": (zero, LOW)}.get(reader.name, (zero,))
 
 
