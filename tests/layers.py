@@ -248,7 +248,7 @@ class Layers:
         for kind in kinds:
             layer: Callable[[str], None] = getattr(self, kind)
             layer(self.image())
-        if not self.nodes:
+        if self.shapes.keys() <= self.inputs.keys():
             self.activation("x0")
         read = {name for node in self.nodes for name in node.input}
         made = [name for name in self.shapes if name not in self.inputs]

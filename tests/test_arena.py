@@ -15,10 +15,13 @@ from layers import KINDS, Layers
 from test_bands import as_int8, loaded
 from test_c import DSP, SANITIZED, answered, by_reference, drawn
 
+from mcuprune import cli
 from mcuprune.costs import resources
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import UnsupportedOperator
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 from mcuprune.run import runners
 
 pytest.importorskip("tflite_micro")
@@ -55,6 +58,15 @@ def test_no_kind_of_layer_takes_more_than_the_peak(kind: str) -> None:
 def test_no_kind_of_layer_takes_more_than_the_peak_in_many_networks(kind: str) -> None:
     found = [in_the_peak(layers_of(seed, kind, 1 + seed % 7)) for seed in range(100, 250)]
     assert sum(made is not None for made in found) > 75
+
+
+def test_a_layout_without_gaps_is_found_for_what_draws_of_orders_do_not_find(exported: Any, tmp_path: Path) -> None:
+    """Of a network in bands, which has many tensors of a few sizes: drawn orders left gaps of 512 bytes."""
+    path = str(tmp_path / "bands.onnx")
+    assert cli.main(["bands", str(exported("resnet8_digits")), "--bands", "4", "-o", path]) == 0
+    net = network.load(path, accept=ops.accept(path))
+    source = c.generate(tflite.convert(net, net.stored).program, "net")
+    assert source.arena == source.peak
 
 
 def compare(model: onnx.ModelProto, folder: Path, *flags: str) -> None:
