@@ -86,6 +86,14 @@ def planned(program: Program, bands: Bands) -> tuple[Selection, Plan]:
     return (thrifty, other) if other.arena < plan.arena else (usual, plan)
 
 
+def most_needed(selection: Selection, plan: Plan) -> str:
+    """What makes the arena of a plan as large as it is, for people: the steps at which most is alive, and gaps."""
+    steps = [selection.steps[step.op] for step in Planner(selection).schedule.peak_steps]
+    at = ", ".join(dict.fromkeys(f"node '{step.node}' ({step.operator})" for step in steps))
+    gaps = f", and {plan.arena - plan.peak:,} bytes are gaps between tensors" if plan.arena > plan.peak else ""
+    return f"most is alive at {at}{gaps}"
+
+
 class Planner:
     """Plans of one program. Its tensors that have bytes of their own are numbered buffers here."""
 
