@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import re
+import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,50 @@ def test_a_normalisation_that_stays_is_computed_in_place(channels: int, code: Se
     wrong, source = differing(converted(path), tmp_path, "-O0", *SANITIZED, *code, examples=4)
     assert wrong == 0
     assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak
+
+
+#: What strict projects ask for, in C and in C++, whose compilers take generated C, too.
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-fsyntax-only")
+LANGUAGES: dict[str, tuple[str, ...]] = {
+    "C99": ("gcc", "-std=c99", *DSP),
+    "C99, portable": ("gcc", "-std=c99"),
+    "C++17": ("g++", "-std=c++17", "-x", "c++", *DSP),
+    "C++17, portable": ("g++", "-std=c++17", "-x", "c++"),
+    "C99 on Arm": ("arm-none-eabi-gcc", "-std=c99", "-mcpu=cortex-m4", "-mthumb"),
+}
+
+
+def programs_of_every_kernel(once: Once) -> Iterator[Program]:
+    """Programs that call all kernels between them."""
+    unproven = [Quantizer(scale, 0) for scale in (1.0, 1.0, 2.0**-30)]
+    yield on_sides("ADD", unproven, [64] * 3, {}).program
+    for name in SEVERAL:
+        path = once(("several", name), lambda folder, name=name: int8(SEVERAL[name](), folder / "net.onnx"))
+        yield converted(path).program
+    for name in CASES:
+        yield case(once, name)[1].program
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_kernel_compiles_without_a_warning(language: str, tmp_path: Path, once: Once) -> None:
+    compiler, *flags = LANGUAGES[language]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    missing = set(c.kernel_names())
+    for program in programs_of_every_kernel(once):
+        try:
+            source = c.generate(program, "net")
+        except UnsupportedOperator:
+            continue
+        found = missing & set(re.findall(r"^KERNEL void (\w+)\(", source.c, re.MULTILINE))
+        if found:
+            missing -= found
+            (tmp_path / "net.c").write_text(source.c)
+            (tmp_path / "net.h").write_text(source.header)
+            subprocess.run([compiler, *WARNINGS, *flags, "net.c"], cwd=tmp_path, check=True)
+        if not missing:
+            return
+    assert not missing
 
 
 @pytest.mark.slow  # a compiler's minute: the sanitizers see what the fast test computes right by luck
