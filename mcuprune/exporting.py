@@ -7,6 +7,7 @@ the user's data. A folder that builds around the generated C is one of ``deploy.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,10 +28,10 @@ from mcuprune.data.sets import Given
 from mcuprune.deploy import c, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.lower import lower
-from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
+from mcuprune.deploy.project import MADE_HERE, PROJECTS, Contents, Example, name_of, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
-from mcuprune.errors import DataError, MissingExtra, UsageError
+from mcuprune.errors import DataError, MissingExtra, OutputError, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
@@ -100,6 +101,8 @@ def export(
     _check(request)
     read = sources(request)
     places.distinct(planned(request), read)
+    if request.project is not None:
+        places.check_folder("--project", request.project[1])
     if net is None:
         net = network.load(
             request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
@@ -120,11 +123,11 @@ def export(
     if request.project is not None:
         kind, folder = request.project
         contents = _project(kind, net, request, data_set)
+        _check_theirs(Path(folder), contents)
         written |= {Path(folder) / name: content for name, content in contents.items()}
     places.distinct([Output("--project", str(place)) for place in written], read)
     for place, content in written.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        places.write_bytes(content, place)
+        places.write_bytes(content, place, make_folder=True)
     files = tuple(map(str, written))
     size = sum(map(len, written.values()))
     arena = _arena(net if run is None else run.network, rows)
@@ -206,8 +209,20 @@ def _check(request: Request) -> None:
         raise UsageError(f"{request.model}: say what to write: -o OUT{{{','.join(EXPORTS)}}}, or --project KIND DIR")
     if request.output is not None and Path(request.output).suffix not in EXPORTS:
         raise UsageError(f"-o {request.output}: the suffix says the format; it is one of {', '.join(EXPORTS)}")
+    if request.output is not None:
+        check_name(Path(request.output))
     if request.project is not None and request.project[0] not in PROJECTS:
         raise UsageError(f"--project {request.project[0]}: unknown; choose one of {', '.join(PROJECTS)}")
+
+
+#: What no ``#include "..."`` can say: the end of the name, the end of the line, what C says differently, a trigraph.
+_NOT_IN_INCLUDES = re.compile(r'["\\\x00-\x1f\x7f]|\?\?[=/\'()!<>-]')
+
+
+def check_name(output: Path) -> None:
+    """Raise UsageError for the name of a C file whose header it couldn't include."""
+    if output.suffix == ".c" and (word := _NOT_IN_INCLUDES.search(output.stem)) is not None:
+        raise UsageError(f"-o {output}: no #include can name a header with {word[0]!r} in its name; choose another name")
 
 
 def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[Network, tuple[str, ...]]:
@@ -384,8 +399,22 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
     ran = runners.run("c", converted, [example], request.model, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]
     outputs = [ran.outputs[port.name][0] for port in converted.outputs]
-    contents = Contents(name, source, converted.inputs, converted.outputs, Example(inputs, outputs, where, label))
+    how = from_metadata(net.metadata)
+    classes = () if how is None else how.classes
+    contents = Contents(name, source, converted.inputs, converted.outputs, Example(inputs, outputs, where, label), classes)
     return {path: text.encode() for path, text in project(kind, contents).items()}
+
+
+def _check_theirs(folder: Path, contents: Files) -> None:
+    """Raise OutputError where a project would replace files in a folder that no project was written into before."""
+    readme = folder / "README.md"
+    if readme.is_file() and MADE_HERE in readme.read_text("utf-8", "replace"):
+        return
+    theirs = [name for name in contents if (folder / name).exists()]
+    if theirs:
+        more = f" and {len(theirs) - 2} more" if len(theirs) > 2 else ""
+        named = f"{' and '.join(theirs[:2]) if not more else ', '.join(theirs[:2])}{more}"
+        raise OutputError(f"--project {folder}: would replace {named}, which mcuprune didn't write; name another folder")
 
 
 def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[dict[str, Array], str, int | None]:

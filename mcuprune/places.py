@@ -180,12 +180,24 @@ def probe(output: Output) -> None:
             pass
 
 
-def write_bytes(content: bytes, path: str | Path) -> None:
+def check_folder(flag: str, path: str) -> None:
+    """Raise OutputError where no folder can be made: something else is there or on the way, or nothing may be written there."""
+    with _message(path):
+        nearest = next(place for place in (Path(path), *Path(os.path.abspath(path)).parents) if os.path.lexists(place))
+        if not nearest.is_dir():
+            raise OutputError(f"{flag} {path}: {nearest} is no folder; name a folder to write")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise OutputError(f"{flag} {path}: {nearest} is write-protected; name another folder")
+
+
+def write_bytes(content: bytes, path: str | Path, *, make_folder: bool = False) -> None:
     """Write a file whole or not at all: beside its place first, then renamed. A link stays one; what it points to is written.
 
-    Raises OutputError, and leaves what was there as it was.
+    make_folder: whether a folder that doesn't exist is made. Raises OutputError, and leaves what was there as it was.
     """
     with _message(path):
+        if make_folder:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         check_place(path)
         place = Path(os.path.realpath(path))
         with _partial(place) as partial:

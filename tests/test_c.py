@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import re
+import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,8 +159,12 @@ def padded_pools(draw: st.DrawFn) -> onnx.ModelProto:
         x = graph.add("AveragePool", x, kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=1)
     else:
         pads = [draw(st.integers(lacking, 5)) for lacking in least]
-        x = graph.add("Pad", x, graph.value(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])))
-        x = graph.add(kind, x, **({} if kind.startswith("Global") else {"kernel_shape": kernel, "strides": strides}))
+        for part in (pads, [draw(st.integers(0, 2)) for _ in pads])[: draw(st.integers(1, 2))]:
+            x = graph.add("Pad", x, graph.value(np.array([0, 0, *part[:2], 0, 0, *part[2:]])))
+        own = [draw(st.integers(0, k - 1)) for k in kernel * 2]  # of a mean it counts, too; a maximum leaves it out
+        counted = {} if kind == "MaxPool" else {"count_include_pad": 1}
+        more = {"kernel_shape": kernel, "strides": strides, "pads": own, **counted}
+        x = graph.add(kind, x, **({} if kind.startswith("Global") else more))
     return model_of(graph, graph.conv(x, channels, 2, 1) if last else graph.add("Relu", x))
 
 
@@ -173,6 +178,66 @@ def test_padding_that_counts_takes_no_memory(tmp_path_factory: Any, model: onnx.
     assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak + 16
 
 
+def through(*layers: tuple[str, Sequence[Any], dict[str, Any]], shape: tuple[int, ...] = (1, 4, 6, 7)) -> onnx.ModelProto:
+    """One operator behind the other: its name, its constants, its attributes."""
+    graph, x = Graph(*shape), "x"
+    for op, constants, attrs in layers:
+        x = graph.add(op, x, *(graph.value(np.asarray(each)) for each in constants), **attrs)
+    return model_of(graph, x)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def together(op: str, terms: int) -> onnx.ModelProto:
+    """An operator of the outputs of so many convolutions, all but the last of which are outputs of the network, too."""
+    graph = Graph(1, 1, 5, 7)
+    parts = [graph.conv("x", 1, 3, 1) for _ in range(terms)]
+    return model_of(graph, graph.add(op, *parts), *parts[:-1])
+
+
+def flattened(*shape: int) -> onnx.ModelProto:
+    """A Reshape of what lies with channels last, and a convolution behind it."""
+    graph = Graph(1, 4, 6, 7)
+    x = graph.add("Reshape", graph.norm("x", 4), graph.value(np.array((1, *shape))))
+    return model_of(graph, graph.conv(x, shape[0], 2, 1))
+
+
+#: What the peak counts as one step, or as none, and TensorFlow Lite has as several operators.
+SEVERAL: dict[str, Callable[[], onnx.ModelProto]] = {
+    "a transposed convolution that crops": lambda: through(
+        ("ConvTranspose", [weights(4, 3, 3, 4)], {"pads": [1, 2, 0, 1], "strides": [2, 1]})
+    ),
+    "a transposed convolution that crops unevenly": lambda: through(
+        ("ConvTranspose", [weights(4, 3, 3, 4)], {"pads": [2, 0, 1, 3], "strides": [2, 3]})
+    ),
+    "a maximum behind two Pads": lambda: through(
+        ("Pad", [[0, 0, 1, 0, 0, 0, 0, 2]], {}),
+        ("Pad", [[0, 0, 2, 0, 0, 0, 1, 1]], {}),
+        ("MaxPool", [], {"kernel_shape": [3, 2], "pads": [1, 1, 2, 0]}),
+    ),
+    "a sum of three": lambda: together("Sum", 3),
+    "a sum of six": lambda: together("Sum", 6),
+    "the largest of two scales": lambda: together("Max", 2),
+    "the least of four scales": lambda: together("Min", 4),
+    "a reshape of channels to columns": lambda: flattened(6, 7, 4),
+    "a reshape to other channels": lambda: flattened(8, 3, 7),
+    "a convolution behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 1, 1, 0, 0, 2, 0, 2]], {}), ("Conv", [weights(3, 7, 2, 2)], {})
+    ),
+}
+
+
+@CODES
+@pytest.mark.parametrize("name", SEVERAL)
+def test_what_the_peak_counts_as_one_step_takes_no_more_in_c(name: str, code: Sequence[str], tmp_path: Path) -> None:
+    path = int8(SEVERAL[name](), tmp_path / "net.onnx")
+    wrong, source = differing(converted(path), tmp_path, "-O0", *SANITIZED, *code, examples=4)
+    assert wrong == 0
+    assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak + 16
+
+
 @CODES
 @pytest.mark.parametrize("channels", [2, 5, 8])
 def test_a_normalisation_that_stays_is_computed_in_place(channels: int, code: Sequence[str], tmp_path: Path) -> None:
@@ -182,6 +247,50 @@ def test_a_normalisation_that_stays_is_computed_in_place(channels: int, code: Se
     wrong, source = differing(converted(path), tmp_path, "-O0", *SANITIZED, *code, examples=4)
     assert wrong == 0
     assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak
+
+
+#: What strict projects ask for, in C and in C++, whose compilers take generated C, too.
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-fsyntax-only")
+LANGUAGES: dict[str, tuple[str, ...]] = {
+    "C99": ("gcc", "-std=c99", *DSP),
+    "C99, portable": ("gcc", "-std=c99"),
+    "C++17": ("g++", "-std=c++17", "-x", "c++", *DSP),
+    "C++17, portable": ("g++", "-std=c++17", "-x", "c++"),
+    "C99 on Arm": ("arm-none-eabi-gcc", "-std=c99", "-mcpu=cortex-m4", "-mthumb"),
+}
+
+
+def programs_of_every_kernel(once: Once) -> Iterator[Program]:
+    """Programs that call all kernels between them."""
+    unproven = [Quantizer(scale, 0) for scale in (1.0, 1.0, 2.0**-30)]
+    yield on_sides("ADD", unproven, [64] * 3, {}).program
+    for name in SEVERAL:
+        path = once(("several", name), lambda folder, name=name: int8(SEVERAL[name](), folder / "net.onnx"))
+        yield converted(path).program
+    for name in CASES:
+        yield case(once, name)[1].program
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_kernel_compiles_without_a_warning(language: str, tmp_path: Path, once: Once) -> None:
+    compiler, *flags = LANGUAGES[language]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    missing = set(c.kernel_names())
+    for program in programs_of_every_kernel(once):
+        try:
+            source = c.generate(program, "net")
+        except UnsupportedOperator:
+            continue
+        found = missing & set(re.findall(r"^KERNEL void (\w+)\(", source.c, re.MULTILINE))
+        if found:
+            missing -= found
+            (tmp_path / "net.c").write_text(source.c)
+            (tmp_path / "net.h").write_text(source.header)
+            subprocess.run([compiler, *WARNINGS, *flags, "net.c"], cwd=tmp_path, check=True)
+        if not missing:
+            return
+    assert not missing
 
 
 @pytest.mark.slow  # a compiler's minute: the sanitizers see what the fast test computes right by luck
@@ -252,6 +361,13 @@ def test_a_table_holds_what_the_reference_kernel_computes(name: str) -> None:
         interpreter.set_input(np.arange(-128, 128).astype(np.int8).reshape(1, 256), 0)
         interpreter.invoke()
         assert np.array_equal(np.array(interpreter.get_output(0)).reshape(-1), table(name, source, target, options))
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("LOGISTIC", "TANH")])  # of fixed range
+def test_a_table_whose_output_is_almost_nothing_is_made_all_the_same(name: str) -> None:
+    """As of a branch that is dead on all examples."""
+    values = table(name, Quantizer(0.05, 3), Quantizer(1e-8, -128), {"alpha": 0.1})
+    assert values[3 + 128] == -128
 
 
 def on_sides(name: str, quantizers: Sequence[Quantizer], sizes: Sequence[int], options: dict[str, Any]) -> Converted:

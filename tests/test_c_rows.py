@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import random
 import re
@@ -92,7 +93,7 @@ def versions(program: Program, chance: random.Random) -> dict[str, c.Source]:
     made = {"plain": c.generate(program, "plain")}
     made |= {f"bands{bands}": c.generate(program, f"bands{bands}", bands=bands) for bands in ("auto", 2, 5)}
     for turn, bands in enumerate(("auto", "auto", 3)):
-        selection = select(program)
+        selection = select(program, thrifty=turn == 1)
         planner = Planner(selection)
         regions = at_random(planner, chance, bands)
         made[f"any{turn}"] = c.written(selection, planner.plan(regions, tries=20), f"any{turn}")
@@ -123,6 +124,24 @@ THOROUGH = settings(max_examples=500, deadline=None, derandomize=True, suppress_
 @given(stacks(LAYERS), st.integers(0, 10**6))
 def test_random_stacks_compute_the_same_row_by_row(tmp_path_factory, model, seed):
     check(model, tmp_path_factory.mktemp("rows"), seed, *SANITIZED)
+
+
+@pytest.mark.parametrize(("op", "terms"), [("Sum", 4), ("Max", 2), ("Min", 3)])
+def test_what_is_computed_a_few_numbers_at_a_time_goes_row_by_row(op: str, terms: int, tmp_path: Path) -> None:
+    graph = Graph(1, 3, 6, 7)
+    x = graph.conv("x", 3, 3, 3)
+    y = graph.add(op, *(graph.conv(x, 3, 3, 3) for _ in range(terms - 1)), x)
+    program = converted(int8(model_of(graph, graph.conv(y, 3, 2, 3), x), tmp_path / "int8.onnx")).program
+    selection = select(program, thrifty=True)
+    planner = Planner(selection)
+    assert all(op is not None for op in planner.rows_in("auto").ops)
+    made = {"plain": c.generate(program, "plain")}
+    for seed in range(3):
+        plan = planner.plan(at_random(planner, random.Random(seed), "auto"), tries=20)
+        made[f"any{seed}"] = c.written(selection, plan, f"any{seed}")
+    assert any("int8_t t0[" in source.c and "switch" in source.c for source in made.values())
+    called = functions(made, tmp_path, *SANITIZED)
+    assert alike(program, called["plain"], list(called.values()))
 
 
 @pytest.mark.slow  # half an hour of compiling
@@ -234,6 +253,21 @@ def test_what_goes_row_by_row(name: str) -> None:
     assert found["it"] == local
 
 
+@pytest.mark.parametrize("shape", [(1, 9, 10, 1), (1, 3, 1, 5), (1, 1, 4, 4), (1, 4, 2, 4)], ids=str)
+@pytest.mark.parametrize("perm", sorted(itertools.permutations((1, 2, 3)))[1:], ids=str)
+def test_a_transposition_that_goes_row_by_row_reads_every_row(shape: tuple[int, ...], perm: tuple[int, ...]) -> None:
+    """Also where it makes a single row, of which no advance from one to the next tells how many rows it reads."""
+    graph = Graph(*shape)
+    y = graph.add("Transpose", graph.conv("x", shape[1], shape[1], 1), perm=[0, *perm])
+    model = model_of(graph, graph.conv(y, shape[perm[0]], 2, 1))
+    selection = select(tflite.convert(as_int8(loaded(model), feed(model, seed=1))).program)
+    for step in selection.steps:
+        form = rowcalls.row_form(selection, step) if step.operator == "TRANSPOSE" else None
+        if form is not None:
+            (needs,), (source,) = form.op.needs, form.op.reads
+            assert {row for need in needs for row in range(*need)} == set(range(rowcalls.rows_of(selection, source)))
+
+
 def kernels() -> set[str]:
     """The names of all kernels that a call may name."""
     folder = resources.files("mcuprune.deploy") / "ckernels"
@@ -254,7 +288,7 @@ def test_a_convolution_that_sees_nothing_but_padding_needs_no_rows(tmp_path: Pat
 
 def test_of_every_kernel_it_is_known_how_it_makes_a_row() -> None:
     """Those of ``whole`` read or make all rows at once; a new kernel has to be somewhere."""
-    whole = {"matmul"}
+    whole = {"matmul", "turn"}
     known = {*rowcalls._SLIDING, *rowcalls._REPEATED, "move", "bilinear"}
     assert not known & whole
     assert kernels() == known | whole

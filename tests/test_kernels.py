@@ -65,9 +65,10 @@ def sliding(seed: int, kind: str) -> onnx.ModelProto:
     elif kind == "scale":
         y = graph.norm("x", ins)
     elif kind == "pool_counting":
+        own = [n // 2 for n in pads] if seed % 4 == 0 else [0] * 4  # of a maximum, which doesn't count
         pads[0] += 2 * kernel[0]  # of some windows there is nothing else
         y = graph.add("Pad", "x", graph.value(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])))
-        y = graph.add(("MaxPool", "AveragePool")[seed % 2], y, kernel_shape=kernel, strides=strides)
+        y = graph.add(("MaxPool", "AveragePool")[seed % 2], y, kernel_shape=kernel, strides=strides, pads=own)
     elif kind == "conv_transpose":
         y = graph.add("ConvTranspose", "x", graph.constant(ins, outs, *kernel), graph.constant(outs), strides=strides)
     else:
@@ -103,7 +104,7 @@ static int8_t ring[1 << 16];
             size = f"(({p})->kernel_h - 1) * ({p})->dilation_h + 1"
             first = f"r * ({p})->stride_h - ({p})->pad_h"
             last = f"{first} + {size} - 1"
-        more = f", {arguments[6]}" if len(arguments) > 6 else ""
+        more = "".join(f", {argument}" for argument in arguments[6:])
         return f"  BY_ROWS({kernel}, {first}, {last}, {size}, {', '.join(arguments[:6])}, {more})"
 
     return found.sub(rows, text).replace("static int8_t arena[", helper + "static int8_t arena[", 1)

@@ -6,18 +6,23 @@ documentation, and ESP-IDF's build system and component manager documentation.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import onnx
 import pytest
 import small_nets
+from graphs import Graph
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tflite import int8
+from test_tflite import int8, model_of
 
-from mcuprune import exporting
+from mcuprune import cli, exporting
+from mcuprune.data import preprocessing
+from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy import project
 from mcuprune.deploy.project import PROJECTS, name_of
 from mcuprune.run import runners
@@ -236,3 +241,86 @@ def test_the_header_for_tflm_compiles_by_itself(quantised: bytes, tmp_path: Path
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{tmp_path}"]
     done = subprocess.run(["g++", *flags, str(tmp_path / "main.cc")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+#: Names that say something in C, in a format, in a comment, or in no ASCII.
+CLASSES = ("*/ int x; /*", 'a"b\\', "what??/", "%s%n", "Größe", "new\nline", *"0123")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", PROJECTS)
+@pytest.mark.parametrize("count", [9, 10])
+def test_a_project_has_the_names_of_classes_whatever_they_are(kind: str, count: int, tmp_path: Path) -> None:
+    graph = Graph(1, 3, 8, 8)
+    model = onnx.load(int8(model_of(graph, graph.classifier(graph.conv("x", 3, 4), 4, 10)), tmp_path / "net.onnx"))
+    value = json.dumps(Preprocessing(classes=CLASSES[:count]).document())
+    model.metadata_props.add(key=preprocessing.KEY, value=value)
+    onnx.save(model, tmp_path / "net.onnx")
+    out = tmp_path / "out"
+    exporting.export(exporting.Request(str(tmp_path / "net.onnx"), project=(kind, str(out))))
+    (example,) = out.rglob("example.h")
+    main = (
+        '#include <stdio.h>\n#include "example.h"\nint main(void) { for (int i = 0; i < 10; i++) puts(example_classes[i]); }\n'
+    )
+    (tmp_path / "say.c").write_text(main)
+    unused = ("-Wno-unused-variable", "-Wno-unused-const-variable")
+    build = [
+        *(runners.compiler() or []),
+        "-std=c99",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        *unused,
+        "-I",
+        str(example.parent),
+        "say.c",
+    ]
+    subprocess.run([*build, "-o", "say"], cwd=tmp_path, check=True)
+    said = subprocess.run([tmp_path / "say"], capture_output=True, check=True).stdout.decode()
+    wanted = CLASSES if count == 10 else [f"class {index}" for index in range(10)]
+    assert said == "".join(f"{name}\n" for name in wanted)
+
+
+@pytest.mark.parametrize("command", ["export", "prune"])
+@pytest.mark.parametrize("stem", ['a"b', "a\\b", "a\nb", "a??<b"])
+def test_a_file_that_no_include_can_name_is_refused(
+    command: str, stem: str, quantised: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(quantised)
+    flags = ["--no-train", "--sram", "1MB"] if command == "prune" else []
+    assert cli.main([command, str(tmp_path / "net.onnx"), *flags, "-o", str(tmp_path / f"{stem}.c")]) == 2
+    said = capsys.readouterr().err
+    assert "no #include can name a header with" in said
+    assert "choose another name" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_project_replaces_an_earlier_one_but_no_file_of_the_user(
+    quantised: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(quantised)
+    export = ["export", str(tmp_path / "net.onnx"), "--project", "cmake"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "main.c").write_text("int main(void) { return 0; }\n")
+    (mine / "notes.txt").write_text("notes")
+    assert cli.main([*export, str(mine)]) == 2
+    assert f"--project {mine}: would replace main.c, which mcuprune didn't write; name another" in capsys.readouterr().err
+    assert sorted(path.name for path in mine.iterdir()) == ["main.c", "notes.txt"]
+    (mine / "main.c").unlink()
+    assert [cli.main([*export, str(mine)]) for _ in range(2)] == [0, 0]
+    assert (mine / "notes.txt").read_text() == "notes"
+
+
+@pytest.mark.parametrize("below", ["", "sub", "sub/folder"])
+def test_a_project_whose_folder_is_a_file_is_refused_before_the_work(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"not read so far")
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["export", str(tmp_path / "net.onnx"), "--project", "cmake", str(tmp_path / "file" / below)]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'file'} is no folder; name a folder to write" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "file").read_text() == "mine"

@@ -312,6 +312,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "Split, uneven": split(1, 3),
     "Gather": single("Gather", np.array([3, 0, 1]), axis=1),
     "Gather of one": single("Gather", np.array(2), axis=1),
+    "Gather the only channel again": single("Gather", np.array([0, 0]), shape=(1, 1, 9, 8), axis=1),
     "DepthToSpace": single("DepthToSpace", shape=(1, 12, 3, 4), blocksize=2),
     "DepthToSpace, CRD": single("DepthToSpace", shape=(1, 12, 3, 4), blocksize=2, mode="CRD"),
     "SpaceToDepth": single("SpaceToDepth", shape=(1, 3, 4, 6), blocksize=2),

@@ -20,6 +20,7 @@ from test_tflite import CASES, converted, int8, model_of
 
 from mcuprune import Budget, prune, pruning, units
 from mcuprune.cli import main
+from mcuprune.costs import resources
 from mcuprune.data import loading as data
 from mcuprune.deploy import tflite
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
@@ -515,3 +516,27 @@ def test_a_file_of_half_floats_runs_on_examples_and_as_int8(tmp_path: Path) -> N
     assert result.accuracy_int8 > 0.8
     assert onnx.load(written).graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT16
     assert verify.verify(str(written), Trial(examples=20)).ok
+
+
+@pytest.mark.skipif(runners.compiler() is None, reason="no C compiler here")
+def test_an_arena_of_generated_c_above_the_peak_is_no_and_its_cause_is_named(dscnn: str, tmp_path: Path) -> None:
+    fits = verify.verify(dscnn, Trial(examples=1))
+    (own,) = (compared for compared in fits.runtimes if compared.key == "c")
+    assert own.taken is not None
+    assert own.taken.arena == own.taken.peak == resources.profile(network.load(dscnn)).memory.peak
+    document = verified.document(fits)
+    assert document["runtimes"]["c"]["arena"] == {"predicted": own.taken.peak, "measured": own.taken.arena, "ok": True}
+    assert document["runtimes"]["tflm"]["arena"] is None
+    line = f"{own.taken.arena:,} bytes of arena in generated C; the peak of the network is {own.taken.peak:,}"
+    assert line in verified.text(document)
+    graph = Graph(1, 4, 10, 7)  # read both with channels last and as a Reshape leaves it: that takes a copy
+    x = graph.add("Reshape", graph.add("Relu", "x"), graph.value(np.array([1, 7, 4, 10])))
+    gate = graph.conv(graph.add("GlobalAveragePool", x), 7, 7, 1)
+    path = int8(model_of(graph, graph.add("Mul", x, gate)), tmp_path / "net.onnx")
+    assert main(["verify", path, "--examples", "2"]) == 1
+    found = verify.verify(path, Trial(examples=2))
+    assert not found.ok
+    assert all(compared.ok for compared in found.runtimes)
+    said = "the arena of generated C, 567 bytes, is above the peak of the network, 294 bytes: most is alive at node '"
+    assert any(note.startswith(said) for note in found.notes)
+    assert verified.text(verified.document(found)).rstrip().endswith("though what it computes is what onnxruntime does")

@@ -21,12 +21,20 @@ from mcuprune.operators import attributes
 from mcuprune.operators.fusion import sole_reader
 from mcuprune.operators.table import OPS, Pad
 
+#: How the names of nodes in bands end: so, and the number of the band.
+_SUFFIX = "/band"
+
+
+def is_banded(net: Network) -> bool:
+    """Whether ``banded`` has written parts of the network."""
+    return any(node.name.rpartition(_SUFFIX)[2].isdecimal() and _SUFFIX in node.name for node in net.nodes)
+
 
 def banded(net: Network, choices: Sequence[Choice]) -> Network:
     """The network with regions in bands. ``net`` is the network that the regions are of.
 
-    Original nodes are copied under their names with a suffix, /band0 and so on; weights are shared. Outside the regions nothing
-    changes, names of tensors included.
+    Original nodes are copied under their names with ``_SUFFIX`` and the number of the band; weights are shared. Outside the
+    regions nothing changes, names of tensors included.
     """
     names, constants = net.names(), dict(net.constants)
     writers = {choice.region.nodes[-1].name: _Writer(net, choice, names, constants) for choice in choices}
@@ -66,7 +74,7 @@ class _Writer:
         region, tape = self.choice.region, self.choice.tape
         self.tensor: dict[int, str] = {0: self.values[region.start].read}
         for step in tape.steps[:-1]:
-            suffix = f"/band{step.band}"
+            suffix = f"{_SUFFIX}{step.band}"
             if step.node is not None:
                 self._copy(step, suffix)
             else:

@@ -185,6 +185,7 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
 
         places.distinct(planned(request), sources(request))  # what lies there is the greater mistake
         raise UsageError(f"-o {place}: the suffix says the format; it is one of {', '.join(exporting.EXPORTS)}")
+    exporting.check_name(place)
     if not request.int8:
         raise UsageError(f"-o {place}: this format holds int8; leave --float out, or name a file that ends in .onnx")
     beside = place.with_suffix(".onnx")

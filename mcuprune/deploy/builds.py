@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from mcuprune.deploy.cplan import Plan, spare
 from mcuprune.deploy.libraries import ALIGNMENT, Library, LibraryCall
-from mcuprune.deploy.rowcalls import RowCall
-from mcuprune.deploy.steps.calls import Call, Place
+from mcuprune.deploy.rowcalls import RowCall, RowChain
+from mcuprune.deploy.steps.calls import Call, Chain, Place
 from mcuprune.deploy.steps.selection import Selection
 
 #: The build in which every kernel is ours.
@@ -41,6 +41,8 @@ class Builds:
         inside = {place for region in plan.regions for place in range(region.first, region.end)}
         for place, index in enumerate(plan.steps):
             for call in plan.forms[index].calls if place in inside else selection.steps[index].calls:
+                if isinstance(call, Chain | RowChain):
+                    continue
                 forms = self._forms[id(call)] = {}
                 for library in offered:
                     form = library.instead(call)

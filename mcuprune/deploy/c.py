@@ -22,15 +22,24 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from mcuprune.deploy.builds import OWN, Builds, Names, Placed
-from mcuprune.deploy.cplan import Bands, Plan, Planner
+from mcuprune.deploy.cplan import Bands, Plan, planned
 from mcuprune.deploy.libraries import ALIGNMENT, LIBRARIES
 from mcuprune.deploy.program import Port, Program
 from mcuprune.deploy.regions import Region
-from mcuprune.deploy.rowcalls import Ring, RingRows, RingTable, RowArgument, RowCall, RowNumber, RowPlace, rows_of
+from mcuprune.deploy.rowcalls import (
+    Ring,
+    RingRows,
+    RingTable,
+    RowArgument,
+    RowCall,
+    RowChain,
+    RowNumber,
+    RowPlace,
+    rows_of,
+)
 from mcuprune.deploy.rowreport import RowReport, row_report
-from mcuprune.deploy.steps.calls import Call, Constant, Place, Step, Window
+from mcuprune.deploy.steps.calls import Between, Call, Chain, Constant, Few, Place, Step, Window
 from mcuprune.deploy.steps.movement import merged_axes
-from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.steps.selection import Selection
 
 #: Kernel -> the pieces of C that it stands on, in order.
@@ -52,6 +61,8 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "scale": ("prelude", "base", "window"),
     "softmax": ("base",),
 }
+#: How many numbers the calls of a chain compute at a time.
+_FEW = 32
 #: The order in which pieces stand in the file; all other kernels follow.
 _FIRST = ("prelude", "base", "window", "dot", "finished_pairs", "dot_pairs", "dot_less")
 
@@ -81,8 +92,7 @@ def generate(program: Program, stem: str, *, channels_last: bool = False, bands:
     channels_last: data comes and goes as the kernels have it, not in the ONNX file's order. bands: what runs row by row.
     Raises UnsupportedOperator, naming the node, for what no kernel does, and what ``Program.check`` raises.
     """
-    selection = select(program)
-    return written(selection, Planner(selection).best(bands), stem, channels_last=channels_last)
+    return written(*planned(program, bands), stem, channels_last=channels_last)
 
 
 def written(
@@ -108,6 +118,9 @@ def written(
             *builds.told(),
             f'#include "{name}.h"',
             "#include <string.h>",
+            "#ifdef __cplusplus",
+            "#define restrict",
+            "#endif",
             "#ifdef __GNUC__ /* inlined into one function, the kernels' stacks would add up */",
             "#define KERNEL static __attribute__((noinline))",
             "/* Of constant arguments GCC 12 takes some kernels for functions without effects, and leaves their calls out. */",
@@ -345,10 +358,13 @@ class _Writer:
         """The lines of one step."""
         return [self.title(step), *self.calls(step.calls)]
 
-    def calls(self, calls: Sequence[Call | RowCall]) -> list[str]:
+    def calls(self, calls: Sequence[Call | Chain | RowCall | RowChain]) -> list[str]:
         """The lines of calls, each by the kernel that makes it in each build."""
         lines = []
         for call in calls:
+            if isinstance(call, Chain | RowChain):
+                lines.append(self.chain(call))
+                continue
             forms = self.builds.instead(call)
             self._now = self.builds.every - frozenset(forms)
             own, others = [self.call(call)], {}
@@ -374,23 +390,40 @@ class _Writer:
     def _use(self, kernel: str) -> None:
         self._kernels[kernel] = self._kernels.get(kernel, frozenset()) | self._now
 
+    def chain(self, chain: Chain | RowChain) -> str:
+        """A loop over calls that compute a few numbers at a time."""
+        stack = {a.number for call in chain.calls for a in call.arguments if isinstance(a, Between)}
+        kept = "".join(f" int8_t t{number}[{_FEW}];" for number in sorted(stack))
+        calls = " ".join(self.call(call) for call in chain.calls)
+        head = f"for (int at = 0, n; at < {chain.count}; at += n)"
+        return f"{head} {{{kept} n = {chain.count} - at < {_FEW} ? {chain.count} - at : {_FEW}; {calls} }}"
+
     def call(self, call: Call | RowCall) -> str:
         """A call in the loops that repeat it."""
+        if call.kernel == "turn":
+            source, target, axes = (self.argument(argument) for argument in call.arguments)
+            self._use("turn" if source == target else "move")
+            return f"turn({target}, {axes});" if source == target else f"move({source}, {target}, {axes});"
         self._use(call.kernel)
         places = max((len(loop.steps) for loop in call.loops), default=0)
         arguments = []
         for index, argument in enumerate(call.arguments):
             advances = [(depth, loop.steps[index]) for depth, loop in enumerate(call.loops) if index < places]
             moving = [f"i{depth}" if step == 1 else f"{step} * i{depth}" for depth, step in advances if step]
-            arguments.append(" + ".join([self.argument(argument), *moving]))
+            few = ["at"] if Few() in call.arguments and isinstance(argument, Place | RowPlace) else []
+            arguments.append(" + ".join([self.argument(argument), *moving, *few]))
         heads = [f"for (int i{depth} = 0; i{depth} < {loop.count}; i{depth}++)" for depth, loop in enumerate(call.loops)]
         return " ".join([*heads, f"{call.kernel}({', '.join(arguments)});"])
 
-    def argument(self, argument: Place | RowArgument) -> str:
+    def argument(self, argument: Place | RowArgument | Between | Few) -> str:
         """What stands for an argument in C; inside a region r is the row that is made."""
         match argument:
             case int():
                 return str(argument)
+            case Few():
+                return "n"
+            case Between():
+                return f"t{argument.number}"
             case Window():
                 return f"&{self.window(argument)}"
             case Constant():

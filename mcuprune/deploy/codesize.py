@@ -21,6 +21,7 @@ from mcuprune.errors import UsageError
 if TYPE_CHECKING:  # every command names a runtime, and only generated C needs what makes its calls
     from mcuprune.deploy.program import Program
     from mcuprune.deploy.steps.calls import Call
+    from mcuprune.deploy.steps.selection import Selection
 
 #: tflm: TensorFlow Lite Micro with CMSIS-NN. tflm-ref: with its reference kernels. cube-ai: ST's X-CUBE-AI. microtvm: TVM's,
 #: with CMSIS-NN. c: the C that is generated here.
@@ -50,7 +51,7 @@ def of_program(program: Program, runtime: Runtime) -> int:
         measured = ", ".join(table())
         raise UsageError(f"nobody measured the code of --runtime {runtime}; {measured} are known, or limit --flash-model file")
     own = runtime == "c"
-    return _code(rows, [call.kernel for call in _c_calls(program)] if own else [o.name for o in program.operators], runtime)
+    return _code(rows, _c_kernels(program, _c_selection(program)) if own else [o.name for o in program.operators], runtime)
 
 
 def _code(rows: Mapping[str, Any], kernels: Sequence[str], runtime: Runtime) -> int:
@@ -74,8 +75,8 @@ def of_c(program: Program, *, known: bool, runs: bool) -> int:
     moves = [moved_by(port, into=into) for into, side in ((True, program.inputs), (False, program.outputs)) for port in side]
     arrays: dict[Any, Constant] = {move: move for move in moves if move is not None}
     windows: dict[Any, Window] = {}
-    calls = _c_calls(program)
-    for call in calls:
+    selection = _c_selection(program)
+    for call in _c_calls(selection):
         compared = known or call.kernel in _OF_SHAPES
         for argument in call.arguments:
             if isinstance(argument, Window):
@@ -85,7 +86,7 @@ def of_c(program: Program, *, known: bool, runs: bool) -> int:
                 parts = [argument] if isinstance(argument, Constant) else []
             arrays |= {part if compared else id(part): part for part in parts}
     constants = sum(array.bytes for array in arrays.values()) + sum(window.bytes for window in windows.values())
-    return constants + (_code(table()["c"], [call.kernel for call in calls], "c") if runs else 0)
+    return constants + (_code(table()["c"], _c_kernels(program, selection), "c") if runs else 0)
 
 
 def c_arrays(program: Program) -> list[Any]:
@@ -104,12 +105,28 @@ def c_arrays(program: Program) -> list[Any]:
     return sizes
 
 
-def _c_calls(program: Program) -> list[Call]:
-    """The calls of generated C."""
+def _c_selection(program: Program, *, thrifty: bool = False) -> Selection:
+    """The steps of generated C. thrifty: in the forms that they take where these save memory."""
     from mcuprune.deploy.steps.rules import select
 
     with np.errstate(all="ignore"):  # a float network's scales stand in for others, and no number of it is used
-        return [call for step in select(program).steps for call in step.calls]
+        return select(program, thrifty=thrifty)
+
+
+def _c_calls(selection: Selection) -> list[Call]:
+    """The calls of all steps."""
+    from mcuprune.deploy.steps.calls import Chain
+
+    calls = [call for step in selection.steps for call in step.calls]
+    return [each for call in calls for each in (call.calls if isinstance(call, Chain) else (call,))]
+
+
+def _c_kernels(program: Program, usual: Selection) -> list[str]:
+    """The kernels that generated C calls, in both forms that it may take: in which one it is depends on its memory plan."""
+    kernels = [call.kernel for call in _c_calls(usual)]
+    if usual.could_save:
+        kernels += sorted({call.kernel for call in _c_calls(_c_selection(program, thrifty=True))} - {*kernels})
+    return kernels
 
 
 def toolchain(runtime: Runtime) -> str:

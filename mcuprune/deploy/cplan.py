@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mcuprune.deploy.layout import TRIES, Body, laid_out, most_alive
+from mcuprune.deploy.program import Program
 from mcuprune.deploy.regions import Region, Rows
 from mcuprune.deploy.rings import RowOp
 from mcuprune.deploy.rowcalls import RowForm, row_form, rows_of
 from mcuprune.deploy.steps.calls import Step
+from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.steps.selection import Selection
 from mcuprune.schedule import search as memory
 
@@ -67,6 +69,29 @@ def spare(selection: Selection, plan: Plan, place: int, size: int, alignment: in
 
 #: How often a region is turned in search of a smaller arena, and placements that are tried each time.
 _TURNS, _TRIES = 24, 60
+
+
+def planned(program: Program, bands: Bands) -> tuple[Selection, Plan]:
+    """The steps of a program and the plan with the smallest arena.
+
+    Forms of steps that save memory at the cost of time are taken where the arena would be larger without.
+    Raises UnsupportedOperator, naming the node, for an operator that has no kernel.
+    """
+    usual = select(program)
+    plan = Planner(usual).best(bands)
+    if not usual.could_save:
+        return usual, plan
+    thrifty = select(program, thrifty=True)
+    other = Planner(thrifty).best(bands)
+    return (thrifty, other) if other.arena < plan.arena else (usual, plan)
+
+
+def most_needed(selection: Selection, plan: Plan) -> str:
+    """What makes the arena of a plan as large as it is, for people: the steps at which most is alive, and gaps."""
+    steps = [selection.steps[step.op] for step in Planner(selection).schedule.peak_steps]
+    at = ", ".join(dict.fromkeys(f"node '{step.node}' ({step.operator})" for step in steps))
+    gaps = f", and {plan.arena - plan.peak:,} bytes are gaps between tensors" if plan.arena > plan.peak else ""
+    return f"most is alive at {at}{gaps}"
 
 
 class Planner:

@@ -15,6 +15,8 @@ from itertools import combinations, groupby
 Span = tuple[int, int]
 #: How many placements are tried at most for an arena of the wanted size, and meetings of two bodies that are looked at.
 TRIES, _WORK = 2000, 2_000_000
+#: How many of these orders are drawn by chance.
+_DRAWN = 200
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,20 @@ def laid_out(bodies: Mapping[int, Body], wanted: int, *, tries: int = TRIES) -> 
     """The bytes that all bodies take, and the offset of each.
 
     By first fit, in an order that a search varies until all fit into ``wanted`` bytes or ``tries`` orders are looked at; fewer
-    where many bodies meet.
+    where many bodies meet. Orders are drawn at first; from then on the body that sticks out on top comes first in the next one,
+    and now and then two change places.
     """
     distances = _distances(bodies)
     chance = random.Random(0)
     by_size = sorted(bodies, key=lambda body: (-bodies[body].size, body))
     backwards = sorted(bodies, key=lambda body: (-bodies[body].last, -bodies[body].size, body))
+    climbing = by_size
     best: tuple[int, dict[int, int]] | None = None
     for attempt in range(min(tries, 2 + _WORK // max(1, sum(map(len, distances.values()))))):
         if attempt < 2:
             order = (by_size, backwards)[attempt]
+        elif attempt >= _DRAWN:
+            order = climbing
         elif attempt % 2:
             order = chance.sample(by_size, len(by_size))
         else:
@@ -101,6 +107,12 @@ def laid_out(bodies: Mapping[int, Body], wanted: int, *, tries: int = TRIES) -> 
             best = top, offsets
         if best[0] <= wanted:
             break
+        if attempt >= _DRAWN:
+            highest = max(order, key=lambda body: (offsets[body] + bodies[body].size, body))
+            climbing = [highest, *(body for body in order if body != highest)]
+            if chance.random() < 0.5:
+                i, j = chance.randrange(len(order)), chance.randrange(len(order))
+                climbing[i], climbing[j] = climbing[j], climbing[i]
     assert best is not None
     return best
 

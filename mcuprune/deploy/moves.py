@@ -214,7 +214,8 @@ def gather(w: Lowering, node: Node) -> None:
     shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
     along = target.dims[axis] if indices.ndim else 1
     dims = (*value.dims[:axis], along, *value.dims[axis + 1 :])
-    result = w.computed(target.name, shape, dims, without_ones(value.axes, shape), w.quantizer(value))
+    axes = (*value.axes[:place], axis, *value.axes[place + 1 :])  # of size 1 it was none, and several may be picked of it
+    result = w.computed(target.name, shape, dims, without_ones(axes, shape), w.quantizer(value))
     w.emit("GATHER", [value.tensor, w.numbers(picked, along)], [result.tensor], axis=place)
     if indices.ndim == 0:
         result = replace(result, axes=tuple(None if a is None else a - (a > axis) for a in result.axes))

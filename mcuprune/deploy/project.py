@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mcuprune.data.firmware import c_string
 from mcuprune.deploy.c import Source, identifier
 from mcuprune.deploy.libraries import CMSIS_NN, ESP_NN
 from mcuprune.deploy.program import Port
@@ -38,7 +39,7 @@ class Example:
 class Contents:
     """What goes into a project.
 
-    name: a C identifier, the stem of the generated files. classes: names of the outputs, where they are known.
+    name: a C identifier, the stem of the generated files. classes: names of the first output's numbers, where they are known.
     """
 
     name: str
@@ -58,6 +59,10 @@ _TAKEN = frozenset(
         *("stdio", "stdlib", "string", "time", "wchar", "inttypes", "stdbool", "arm_acle", "arduino", "freertos", "sdkconfig"),
     )
 )
+
+
+#: What the README.md of every project says, by which an earlier one is known.
+MADE_HERE = "Made by mcuprune"
 
 
 def name_of(model: str) -> str:
@@ -95,9 +100,9 @@ def _example(contents: Contents) -> str:
             lines.append(f"static const int8_t example_{kind}_{index}[{array.size}] = {{{numbers}}};")
     if contents.example.label is not None:
         lines.append(f"#define EXAMPLE_LABEL {contents.example.label}")
-    names = contents.classes or [f"class {index}" for index in range(prod(contents.outputs[0].shape))]
-    quoted = ", ".join(f'"{_plain(name)}"' for name in names)
-    lines.append(f"static const char *const example_classes[] = {{{quoted}}};")
+    count = prod(contents.outputs[0].shape)
+    names = contents.classes if len(contents.classes) == count else [f"class {index}" for index in range(count)]
+    lines.append(f"static const char *const example_classes[] = {{{', '.join(map(c_string, names))}}};")
     return "\n".join([*lines, "#endif", ""])
 
 
@@ -140,7 +145,7 @@ def _main(contents: Contents, *, includes: Sequence[str] = ("stdio.h",), signatu
 
 def _readme(contents: Contents, build: str) -> str:
     return (
-        f"# {contents.name}\n\nMade by mcuprune. `{contents.name}_invoke` runs the network once; it needs "
+        f"# {contents.name}\n\n{MADE_HERE}. `{contents.name}_invoke` runs the network once; it needs "
         f"{contents.source.arena} bytes of static RAM, some 400 bytes of stack, and no heap.\n\n{build}\n\n"
         "The program runs one stored example and says whether the answer is the one that it had when this folder was made.\n"
     )

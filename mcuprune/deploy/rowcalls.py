@@ -13,7 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mcuprune.deploy.rings import Interval, RowOp
-from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, Step, Window, upright
+from mcuprune.deploy.steps.calls import (
+    ONE_BY_ONE,
+    Between,
+    Call,
+    Chain,
+    Constant,
+    Few,
+    Loop,
+    Place,
+    Step,
+    Window,
+    upright,
+)
 from mcuprune.deploy.steps.selection import Selection
 
 #: Kernels that make any rows of their output from rows in a ring.
@@ -62,7 +74,7 @@ class RingTable:
     numbers: tuple[int, ...]
 
 
-RowArgument = RowPlace | Ring | RingRows | RingTable | RowNumber | Constant | Window | int
+RowArgument = RowPlace | Ring | RingRows | RingTable | RowNumber | Constant | Window | Between | Few | int
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class RowForm:
     """How a step makes row r. The buffers of ``op`` are tensors that have bytes of their own."""
 
     op: RowOp
-    calls: tuple[RowCall, ...]
+    calls: tuple[RowCall | RowChain, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,14 @@ class RowCall:
     kernel: str
     arguments: tuple[RowArgument, ...]
     loops: tuple[Loop, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowChain:
+    """A chain for the numbers of one row."""
+
+    count: int
+    calls: tuple[RowCall, ...]
 
 
 class _NotLocal(Exception):
@@ -129,13 +149,20 @@ class _Maker:
         self._needs: dict[int, list[Interval]] = {}
 
     def form(self) -> RowForm:
-        calls = tuple(self._sliding(call) if call.kernel in _SLIDING else self._part(call) for call in self._step.calls)
+        calls = tuple(map(self._row, self._step.calls))
         if set(self._needs) != set(self._step.reads) or not self._needs:
             raise _NotLocal
         same = [(row, row + 1) for row in range(self._rows)]
         over = tuple(tensor for tensor in self._step.in_place if self._needs[tensor] == same)
         needs = tuple(tuple(self._needs[tensor]) for tensor in self._step.reads)
         return RowForm(RowOp(self._step.reads, needs, self._output, over), calls)
+
+    def _row(self, call: Call | Chain) -> RowCall | RowChain:
+        if isinstance(call, Chain):
+            count = self._share(call.count)
+            advances = [count] * max(ONE_BY_ONE.values())
+            return RowChain(count, tuple(RowCall(each.kernel, self._advanced(each, advances)) for each in call.calls))
+        return self._sliding(call) if call.kernel in _SLIDING else self._part(call)
 
     def _row_bytes(self, tensor: int) -> int:
         return self._selection.size(tensor) // rows_of(self._selection, tensor)
@@ -156,6 +183,7 @@ class _Maker:
             raise _NotLocal
         if self._selection.of_signals and window.numbers[0] == 1:
             window = upright(window)
+            more = [*more[:1], *more[3:], *more[1:3]]  # zeros that count, above and below and then on either side
         height, width, channels, out_height, out_width, outs = window.numbers[:6]
         if (height, width * channels) != (rows_of(self._selection, source.tensor), self._row_bytes(source.tensor)):
             raise _NotLocal  # a product of matrices, or another shape of the same bytes
@@ -232,9 +260,19 @@ class _Maker:
         outer = next((index for index, axis in enumerate(axes) if axis[0] > 1), len(axes) - 1)
         size, *steps = axes[outer]
         count = self._share(size)
-        places = self._advanced(replace(call, arguments=(source, target)), [step * count for step in steps])
         axes[outer] = (count, steps[0], steps[1])
+        for side, place in enumerate((source, target), 1):
+            if isinstance(place, Place) and not self._within(place, [(axis[0], axis[side]) for axis in axes]):
+                raise _NotLocal  # inner axes go on to other rows, which the way from one part to the next doesn't show
+        places = self._advanced(replace(call, arguments=(source, target)), [step * count for step in steps])
         return RowCall("move", (*places, Constant(described.ctype, tuple(number for axis in axes for number in axis))))
+
+    def _within(self, place: Place, axes: Sequence[tuple[int, int]]) -> bool:
+        """Whether bytes from a place on, along axes of (size, step), lie in the row in which they begin."""
+        row = self._row_bytes(place.tensor)
+        first = place.offset % row
+        ways = [(size - 1) * step for size, step in axes]
+        return first + sum(min(way, 0) for way in ways) >= 0 and first + sum(max(way, 0) for way in ways) < row
 
     def _repeated(self, call: Call) -> RowCall:
         """Rows that are written several times, as a resize to the nearest pixel does."""

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from mcuprune import escape
-from mcuprune.deploy.cplan import Bands, Plan, Planner
+from mcuprune.deploy.cplan import Bands, Plan, planned
 from mcuprune.deploy.program import Program
 from mcuprune.deploy.regions import Region
 from mcuprune.deploy.rowcalls import rows_of
-from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.steps.selection import Selection
 from mcuprune.units import show
 
@@ -73,8 +72,7 @@ def priced(program: Program, bands: Bands) -> RowReport:
     Raises UnsupportedOperator, naming the node, for what no kernel does.
     """
     with np.errstate(all="ignore"):  # stand-ins for constants have no numbers
-        selection = select(replace(program, problems=()))
-    return row_report(selection, Planner(selection).best(bands))
+        return row_report(*planned(replace(program, problems=()), bands))
 
 
 def _banded(selection: Selection, plan: Plan, region: Region) -> Banded:

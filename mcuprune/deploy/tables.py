@@ -101,7 +101,9 @@ def _hard_swish(stored: int, source: Quantizer, target: Quantizer, options: Mapp
         value = shift_right(value, -gate.shift)
     value = (value + (1 << 15)) >> 1
     product = saturated(_truncated(value * on_output, 15), 16)
-    return clamped(shift_right(product, -out.shift) + target.zero_point)
+    # an output whose range is almost nothing has a factor above one: what that gives is clamped, and nothing stays nothing
+    shifted = shift_right(product, -out.shift) if out.shift <= 0 else product << out.shift
+    return clamped(shifted + target.zero_point)
 
 
 def _short(by: Factor) -> Factor:

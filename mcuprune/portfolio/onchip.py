@@ -16,9 +16,8 @@ import numpy as np
 
 from mcuprune import exporting, places
 from mcuprune.deploy import c, tflite
-from mcuprune.deploy.cplan import Planner
+from mcuprune.deploy.cplan import planned
 from mcuprune.deploy.project import name_of
-from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import MissingExtra
 from mcuprune.graph import network
@@ -94,8 +93,7 @@ def _member(folder: Path, name: str, identifier: str, request: Request) -> _Memb
     ran = runners.run("c", converted, [example], path, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]
     outputs = [ran.outputs[port.name][0] for port in converted.outputs]
-    selection = select(converted.program)
-    source = c.written(selection, Planner(selection).best("off"), identifier, shared_arena=_ARENA)
+    source = c.written(*planned(converted.program, "off"), identifier, shared_arena=_ARENA)
     return _Member(name, identifier, source, converted, [_numbers(x) for x in inputs], [_numbers(x) for x in outputs])
 
 

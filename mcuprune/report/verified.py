@@ -89,6 +89,9 @@ def _compared(compared: Compared) -> dict[str, Any]:
         "layers": len(compared.layers),
         "layer_max_lsb": max((layer.max_lsb for layer in compared.layers), default=None),
         "diverges_at": compared.diverges_at,
+        "arena": None
+        if compared.taken is None
+        else {"predicted": compared.taken.peak, "measured": compared.taken.arena, "ok": compared.taken.ok},
         "outputs": [
             {
                 "name": difference.output,
@@ -123,7 +126,7 @@ def text(content: Mapping[str, Any]) -> str:
             lines.append(f"{runtime['layer_max_lsb']:>9}  in any of {runtime['layers']} layers, given the same inputs")
     lines += [
         "",
-        *_memory_lines(content["arena"]),
+        *_memory_lines(content),
         f"{content['tflite']['bytes']:>9,} bytes of .tflite, {sum(content['tflite']['operators'].values())} operators",
         *(f"note: {note}" for note in content["notes"]),
         "",
@@ -143,7 +146,7 @@ def html(verified: Verification) -> str:
             same = "" if runtime["agreement"] is None else f"{runtime['agreement']:.1%}"
             rows.append([f"{runtime['name']} {runtime['version']}", worst, same, _right(runtime).strip(" ()")])
     table = html_table(["runtime", "max LSB", "same class", ""], "<>><", rows)
-    notes = "".join(f"<li>{escape.markup(line)}</li>" for line in (*_memory_lines(content["arena"]), *content["notes"]))
+    notes = "".join(f"<li>{escape.markup(line)}</li>" for line in (*_memory_lines(content), *content["notes"]))
     return f"<p><b>{escape.markup(_verdict(content))}</b></p>\n{table}\n<ul>{notes}</ul>"
 
 
@@ -160,7 +163,8 @@ def _verdict(content: Mapping[str, Any]) -> str:
     return f"RUNS: in the arena that is predicted{', equally in all runtimes' if several else ''}"
 
 
-def _memory_lines(arena: Mapping[str, Any]) -> list[str]:
+def _memory_lines(content: Mapping[str, Any]) -> list[str]:
+    arena, own = content["arena"], (content["runtimes"].get("c") or {}).get("arena")
     lines = [
         f"{arena['predicted']:>9,} bytes of arena predicted on a device (32-bit, CMSIS-NN), "
         f"{arena['head_on_device']:,} of them activations and scratch"
@@ -171,4 +175,6 @@ def _memory_lines(arena: Mapping[str, Any]) -> list[str]:
             f"{arena['measured']:>9,} bytes of arena measured here ({8 * arena['pointer_bytes']}-bit, reference kernels; "
             f"at most {arena['predicted_same_pointers']:,} predicted), {arena['head_measured']:,} of them activations",
         )
+    if own is not None:
+        lines.append(f"{own['measured']:>9,} bytes of arena in generated C; the peak of the network is {own['predicted']:,}")
     return lines

@@ -39,7 +39,7 @@ from mcuprune.errors import MissingExtra, ModelError
 Array = np.ndarray[Any, Any]
 #: The outputs of each example, in the order of the model.
 _Interpreted = Iterator[list[Array]]
-_MODEL, _SOURCE, _NAME = "model.tflite", "net.c", "net"
+_MODEL, _SOURCE, _HEADER, _NAME = "model.tflite", "net.c", "net.h", "net"
 #: Bytes of a pointer of this computer's programs.
 POINTER_BYTES: Literal[4, 8] = 8 if struct.calcsize("P") == 8 else 4
 
@@ -68,7 +68,8 @@ class Runner:
 class Ran:
     """What a run gave.
 
-    outputs: int8 (example, ...) of each output in ONNX's order. arena: bytes used, ``total`` and ``head``, where it tells.
+    outputs: int8 (example, ...) of each output in ONNX's order. arena: bytes used, ``total`` and ``head``, where the runtime
+    tells; of generated C, ``total`` as its header has it.
     """
 
     outputs: Mapping[str, Array]
@@ -112,8 +113,8 @@ def run(key: str, converted: Converted, inputs: Sequence[Mapping[str, Array]], p
     """
     runner = RUNNERS[key]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        for name, content in runner.files(converted).items():
+        place, files = Path(folder), runner.files(converted)
+        for name, content in files.items():
             (place / name).write_bytes(content)
         for index, port in enumerate(converted.inputs):
             integers = [port.to_tflite(stored(example[port.name], port).astype(np.int8)) for example in inputs]
@@ -130,6 +131,8 @@ def run(key: str, converted: Converted, inputs: Sequence[Mapping[str, Array]], p
             for index, port in enumerate(converted.outputs)
         }
     allocations = re.findall(r"Arena allocation (total|head) (\d+) bytes", done.stderr)
+    if _HEADER in files:  # the first of several is that of our own kernels
+        allocations = [("total", size) for size in re.findall(r"ARENA_BYTES (\d+)", files[_HEADER].decode())[:1]]
     return Ran(outputs, {name: int(value) for name, value in allocations})
 
 
@@ -223,7 +226,7 @@ def _compiles() -> str | None:
 
 def _source(converted: Converted) -> Mapping[str, bytes]:
     written = c.generate(converted.program, _NAME, channels_last=True)
-    return {_SOURCE: written.c.encode(), f"{_NAME}.h": written.header.encode()}
+    return {_SOURCE: written.c.encode(), _HEADER: written.header.encode()}
 
 
 def _compiled(place: Path, inputs: Sequence[Sequence[Array]], outputs: Sequence[int], limit: int) -> _Interpreted:

@@ -55,12 +55,30 @@ class Difference:
         return self.interval[1] >= MIN_AGREEMENT
 
 
+#: Bytes that the arena of generated C may take above the peak of the network.
+MAX_ABOVE_PEAK = 16
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Bytes of arena in generated C, and the peak of the network, which it should be."""
+
+    arena: int
+    peak: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is."""
+        return self.arena <= self.peak + MAX_ABOVE_PEAK
+
+
 @dataclass(frozen=True)
 class Compared:
     """What one runtime computed, against onnxruntime.
 
     layers: each alone; empty where they couldn't be compared. steady: whether outputs stay the same to the bit when the tensors
     between are kept, and with the memory plan that is written; None where that wasn't tried. metric: on the data's examples.
+    taken: the arena of generated C.
     """
 
     key: str
@@ -69,6 +87,7 @@ class Compared:
     layers: tuple[Layer, ...]
     steady: bool | None
     metric: Metric | None
+    taken: Taken | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -136,7 +155,8 @@ class Verification(Drawn):
     @property
     def ok(self) -> bool:
         """Whether all runtimes computed the same, in the arena that was predicted."""
-        return all(compared.ok for compared in self.runtimes) and self.memory.ok
+        fits = all(compared.taken is None or compared.taken.ok for compared in self.runtimes)
+        return all(compared.ok for compared in self.runtimes) and self.memory.ok and fits
 
     @property
     def accuracy(self) -> float | None:

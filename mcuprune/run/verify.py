@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 import onnx
 
+from mcuprune.bands.rewrite import is_banded
+from mcuprune.costs import resources
 from mcuprune.data import loading as datasets
 from mcuprune.data.feed import Feed
 from mcuprune.data.sets import IN_MEMORY, Given, Split
-from mcuprune.deploy import tflite
+from mcuprune.deploy import cplan, tflite
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, LOW
@@ -41,7 +43,7 @@ from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.runners import Ran, stored
 from mcuprune.run.trial import Trial
-from mcuprune.run.verification import MAX_LSB, Compared, Difference, Memory, Verification
+from mcuprune.run.verification import MAX_LSB, Compared, Difference, Memory, Taken, Verification
 from mcuprune.train import evaluate, preprocess
 from mcuprune.train.goal import goal
 from mcuprune.train.tasks.metrics import Metric
@@ -216,7 +218,7 @@ class _Case:
                 notes.append(f"not run as {runners.RUNNERS[key].title}: {error}")
                 continue
             comparisons.append(compared)
-            memory = measured(memory, ran)
+            memory = measured(memory, ran) if runners.RUNNERS[key].reads_tflite else memory
         return tuple(comparisons), memory
 
     def compare(self, key: str, notes: list[str]) -> tuple[Compared, Ran]:
@@ -237,9 +239,25 @@ class _Case:
             layers,
             steady,
             self._metric(ran),
+            self._taken(key, ran, notes),
         )
         notes += _remarks(compared)
         return compared, ran
+
+    def _taken(self, key: str, ran: Ran, notes: list[str]) -> Taken | None:
+        """The arena of generated C and what it should be.
+
+        None of other runtimes, whose arena is predicted otherwise, and of a file in row bands, which is for these: C runs the
+        rows of the file without.
+        """
+        if runners.RUNNERS[key].reads_tflite or is_banded(self.net):
+            return None
+        taken = Taken(ran.arena["total"], resources.profile(self.net).memory.peak)
+        if not taken.ok:
+            cause = cplan.most_needed(*cplan.planned(self.converted.program, "off"))
+            said = f"the arena of generated C, {taken.arena:,} bytes, is above the peak of the network, {taken.peak:,} bytes"
+            notes.append(f"{said}: {cause}; give these a look, or export .tflite")
+        return taken
 
     def _metric(self, ran: Ran) -> Metric | None:
         """The figure of a run's outputs on the real examples; None without targets."""

@@ -13,13 +13,18 @@ static inline int32_t scaled(int32_t x, int32_t number, int shift) { /* -31 to 3
 static inline int8_t clamped(int32_t x, int low, int high) {
   return (int8_t)(x < low ? low : x > high ? high : x);
 }
-static inline int8_t saturated(int32_t x) {
 #ifdef NAME_DSP
-  return (int8_t)__ssat(x, 8);
-#else
-  return clamped(x, -128, 127);
+#ifdef __GNUC__ /* whose own macro converts signs */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 #endif
-}
+static inline int8_t saturated(int32_t x) { return (int8_t)__ssat(x, 8); }
+#ifdef __GNUC__
+#pragma GCC diagnostic pop
+#endif
+#else
+static inline int8_t saturated(int32_t x) { return clamped(x, -128, 127); }
+#endif
 #if !defined(NAME_DSP) || !defined(__GNUC__) || !defined(__arm__)
 static inline int32_t upper_half(int32_t a, int32_t b) { /* of the product, rounded: high_product of a / 2 */
   return (int32_t)(((int64_t)a * b + 0x80000000) >> 32);

@@ -15,10 +15,10 @@ KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p, i
         int right = p->width - start < p->kernel_w ? p->width - start : p->kernel_w;
         int8_t *to = windows + pixel * NAME_WINDOW;
         for (int k = 0, iy = top; k < p->kernel_h; k++, iy += p->dilation_h, to += full) {
-          int inside = iy >= 0 && iy < p->height, from = inside ? left * c : full, until = inside ? right * c : full, i = 0;
+          int inside = iy >= 0 && iy < p->height, from = inside ? left * c : full, after = inside ? right * c : full, i = 0;
           const int8_t *source = x + (inside ? iy % ring : 0) * row + start * c;
           for (; i < from; i++) to[i] = (int8_t)zero;
-          for (; i < until; i++) to[i] = source[i];
+          for (; i < after; i++) to[i] = source[i];
           for (; i < full; i++) to[i] = (int8_t)zero;
         }
       }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,12 +56,39 @@ class Loop:
 
 
 @dataclass(frozen=True)
+class Between:
+    """A few numbers on the stack, which one call of a chain leaves for the next."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Few:
+    """How many numbers a call of a chain computes at a time."""
+
+
+@dataclass(frozen=True)
 class Call:
     """One call of a kernel. arguments: places first, in the order of ``Loop.steps``."""
 
     kernel: str
-    arguments: tuple[Place | Constant | Window | int, ...]
+    arguments: tuple[Place | Constant | Window | Between | Few | int, ...]
     loops: tuple[Loop, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Calls that compute ``count`` numbers one by one, a few at a time: what lies between them takes no place in the arena.
+
+    calls: arguments of theirs are also ``Between`` and ``Few``.
+    """
+
+    count: int
+    calls: tuple[Call, ...]
+
+
+#: Kernels that compute numbers one by one: the argument that counts them.
+ONE_BY_ONE: Mapping[str, int] = {"add": 3, "add_proven": 3, "extremum": 3, "table": 2}
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,7 @@ class Step:
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     in_place: tuple[int, ...]
-    calls: tuple[Call, ...]
+    calls: tuple[Call | Chain, ...]
 
 
 def upright(window: Window) -> Window:

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from mcuprune.deploy.program import Operator
-from mcuprune.deploy.steps.calls import Call, Constant, Loop, Place, bytes_of, words_of
+from mcuprune.deploy.steps.calls import Array, Call, Constant, Loop, Place, bytes_of, words_of
 from mcuprune.deploy.steps.selection import Selection
 
 
@@ -58,7 +58,16 @@ def transpose(s: Selection, operator: Operator) -> None:
     perm = s.known(operator.inputs[1])
     steps, out = strides(s.shape(source)), s.shape(output)
     axes = [(size, steps[int(axis)], step) for size, axis, step in zip(out, perm, strides(out), strict=True)]
-    s.add(operator, [move(s.place(source), s.place(output), axes)])
+    _permuted(s, operator, move(s.place(source), s.place(output), axes))
+
+
+def _permuted(s: Selection, operator: Operator, call: Call) -> None:
+    """A movement of all bytes of a tensor to another place each, which can be done where they lie, if that is to be."""
+    s.could_save = True
+    if s.thrifty:
+        s.add(operator, [replace(call, kernel="turn")], in_place=(operator.inputs[0],))
+    else:
+        s.add(operator, [call])
 
 
 def take_slice(s: Selection, operator: Operator) -> None:
@@ -114,8 +123,26 @@ def concatenation(s: Selection, operator: Operator) -> None:
 
 def gather(s: Selection, operator: Operator) -> None:
     """Slices of one axis, picked by constant indices."""
-    indices = s.known(operator.inputs[1])
-    _picked(s, operator, operator.options.get("axis", 0), indices.reshape(-1).tolist())
+    indices, axis = s.known(operator.inputs[1]).reshape(-1), operator.options.get("axis", 0)
+    columns = _columns(indices)
+    source, output = operator.inputs[0], operator.outputs[0]
+    shape = s.shape(source)
+    if columns and len(indices) == shape[axis]:
+        outer, inner, rows = prod(shape[:axis]), prod(shape[axis + 1 :]), len(indices) // columns
+        sizes = ((outer, rows, columns, inner), (outer, columns, rows, inner))
+        by, to = (strides(each) for each in sizes)
+        axes = [(outer, by[0], to[0]), (columns, by[2], to[1]), (rows, by[1], to[2]), (inner, 1, 1)]
+        _permuted(s, operator, move(s.place(source), s.place(output), axes))
+        return
+    _picked(s, operator, axis, indices.tolist())
+
+
+def _columns(indices: Array) -> int:
+    """Where the indices read a matrix of so many columns column by column; 0 where they don't."""
+    columns = int(indices[1]) if len(indices) > 2 else 0
+    if columns < 2 or len(indices) % columns:
+        return 0
+    return columns if np.array_equal(indices, np.arange(len(indices)).reshape(-1, columns).T.reshape(-1)) else 0
 
 
 def _picked_rows(s: Selection, operator: Operator, rows: Sequence[int], columns: Constant) -> list[Call]:

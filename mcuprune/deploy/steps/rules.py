@@ -1,8 +1,9 @@
 """A program as calls of C kernels: each operator is one or a few calls, or none.
 
 What costs nothing here: a RESHAPE is another name for the same bytes; a PAD in front of a convolution is taps that the kernel
-leaves out, in front of a pool or a sum so many zeros; a chain of operators of one tensor (activations, requantisation,
-arithmetic with one constant) is one table, and a table in front of a CONCATENATION is applied while its input is copied.
+leaves out, in front of a pool or a sum so many zeros; a SLICE of a transposed convolution is padding of that; a chain of
+operators of one tensor (activations, requantisation, arithmetic with one constant) is one table, and a table in front of a
+CONCATENATION is applied while its input is copied.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ _RULES: Mapping[str, Callable[[Selection, Operator], None]] = {
 }
 
 
-def select(program: Program) -> Selection:
-    """The steps of a program. Raises UnsupportedOperator, naming the node, for an operator that has no kernel."""
+def select(program: Program, *, thrifty: bool = False) -> Selection:
+    """The steps of a program. thrifty: in forms that take less memory and more time, where there are any.
+
+    Raises UnsupportedOperator, naming the node, for an operator that has no kernel."""
     program.check()
-    selection = Selection(program)
+    selection = Selection(program, thrifty)
     for operator in program.operators:
-        if take_as_table(selection, operator):
+        if selection.taken.intersection(operator.outputs) or take_as_table(selection, operator):
             continue
         if operator.name not in _RULES:
             selection.refuse(operator, "has no kernel")

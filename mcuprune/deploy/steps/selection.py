@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import NamedTuple, NoReturn
@@ -13,17 +13,22 @@ import numpy as np
 from mcuprune.deploy.program import Constant as Content
 from mcuprune.deploy.program import Operator, Program
 from mcuprune.deploy.qdq import Quantizer
-from mcuprune.deploy.steps.calls import Array, Call, Constant, Place, Step, bytes_of
+from mcuprune.deploy.steps.calls import ONE_BY_ONE, Array, Between, Call, Chain, Constant, Few, Place, Step, bytes_of
 from mcuprune.deploy.tables import Table
 from mcuprune.errors import UnsupportedOperator
 
 
 class Padded(NamedTuple):
-    """What a PAD would write. pads: numbers before and after each axis, int (rank, 2), all of them ``number``."""
+    """What a PAD would write. pads: numbers before and after each axis, int (rank, 2), all of them ``number``.
+
+    left_out: how many more a second PAD would write around these, in the same form, as the lowest number: padding that a
+    maximum leaves out.
+    """
 
     source: int
     pads: Array
     number: int
+    left_out: Array
 
 
 @dataclass
@@ -36,10 +41,16 @@ class Selection:
 
     pads, tables: what is put off to be done by the operators that read it. Output of a PAD -> what it would write; output of a
     chain of operators that are one table -> the chain's input and the table.
+    thrifty: whether to save memory at the cost of time; could_save: whether that would make a difference. chained: what is put
+    off to be computed a few numbers at a time with the operator that reads it: its calls, and what they may overwrite.
+    stacked: what has no place in the arena, because it was computed so.
+    taken: outputs of operators that another has computed on its way.
     outputs: tensors of the program's outputs. readers: tensor -> the operators that read it, in the program's order.
     """
 
     program: Program
+    thrifty: bool = False
+    could_save: bool = False
     steps: list[Step] = field(default_factory=list)
     views: dict[int, int] = field(default_factory=dict)
     largest_window: int = 0
@@ -47,6 +58,9 @@ class Selection:
     clamped: bool = False
     pads: dict[int, Padded] = field(default_factory=dict)
     tables: dict[int, tuple[int, Table]] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
+    chained: dict[int, tuple[list[Call], tuple[int, ...]]] = field(default_factory=dict)
+    stacked: set[int] = field(default_factory=set)
     outputs: tuple[int, ...] = field(init=False)
     readers: dict[int, list[Operator]] = field(init=False)
     _contents: dict[int, Content | None] = field(default_factory=dict)
@@ -142,9 +156,52 @@ class Selection:
         return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
 
     def add(self, operator: Operator, calls: Sequence[Call], *, in_place: Sequence[int] = ()) -> None:
-        """A step that makes the operator's outputs."""
-        reads = [a.tensor for call in calls for a in call.arguments if isinstance(a, Place)]
+        """A step that makes the operator's outputs; in_place: what they may lie on.
+
+        Where memory is to be saved, what one operator of a node leaves for the next alone is a part of that one's step.
+        """
+        earlier = [tensor for tensor in dict.fromkeys(operator.inputs) if tensor in self.chained]
+        before = [self.chained.pop(tensor) for tensor in earlier]
+        together = [call for part, _ in before for call in part] + list(calls)
+        over = tuple(tensor for _, part in before for tensor in part) + tuple(in_place)
+        if self._passes_on(operator, calls):
+            self.could_save = True
+            if self.thrifty:
+                self.chained[operator.outputs[0]] = (together, over)
+                self.stacked.add(operator.outputs[0])
+                return
         writes = tuple(operator.outputs)
-        unique = tuple(dict.fromkeys(tensor for tensor in reads if tensor not in writes))
-        over = tuple(dict.fromkeys(self.root(t) for t in in_place if self.constant(t) is None and self.root(t) in unique))
-        self.steps.append(Step(operator.name, operator.node, unique, writes, over, tuple(calls)))
+        reads = [a.tensor for call in together for a in call.arguments if isinstance(a, Place)]
+        unique = tuple(dict.fromkeys(tensor for tensor in reads if tensor not in writes and tensor not in self.stacked))
+        over = tuple(dict.fromkeys(self.root(t) for t in over if self.constant(t) is None and self.root(t) in unique))
+        whole = (_chain(self.size(writes[0]), together),) if before else tuple(together)
+        self.steps.append(Step(operator.name, operator.node, unique, writes, over, whole))
+
+    def _passes_on(self, operator: Operator, calls: Sequence[Call]) -> bool:
+        """Whether an operator computes, number by number, what the next operator of its node reads alone and does so with."""
+        reader = self.sole_reader(operator.outputs[0])
+        if len(calls) != 1 or calls[0].loops or calls[0].kernel not in ONE_BY_ONE or reader is None:
+            return False
+        tensors = (*operator.inputs, *reader.inputs) if calls[0].kernel != "table" else reader.inputs
+        alike = all(self.shape(t) == self.shape(operator.outputs[0]) and self.constant(t) is None for t in tensors)
+        return reader.node == operator.node and reader.name in ("ADD", "MAXIMUM", "MINIMUM") and alike
+
+
+def _chain(count: int, calls: Sequence[Call]) -> Chain:
+    """Calls that compute one by one. All outputs but the last lie on the stack, each where an earlier one is done with."""
+    stacked: dict[int, Between] = {}
+    used, free = 0, list[Between]()
+    linked = []
+    for call in calls:
+        at = ONE_BY_ONE[call.kernel]
+        *sources, target = call.arguments[:at]
+        read = [stacked.pop(a.tensor) if isinstance(a, Place) and a.tensor in stacked else a for a in sources]
+        free += [place for place in read if isinstance(place, Between)]
+        if call is not calls[-1]:
+            assert isinstance(target, Place)
+            if not free:
+                free, used = [Between(used)], used + 1
+            stacked[target.tensor] = free.pop()
+            target = stacked[target.tensor]
+        linked.append(replace(call, arguments=(*read, target, Few(), *call.arguments[at + 1 :])))
+    return Chain(count, tuple(linked))

@@ -49,14 +49,14 @@ def _frame(s: Selection, operator: Operator, kernel: tuple[int, int]) -> _Frame:
     dilation = options.get("dilation_h", 1), options.get("dilation_w", 1)
     out = s.shape(output)[1:]
     pad, before = (0, 0), s.pads.get(source)
-    source = source if before is None else before.source
-    image = s.shape(source)[1:]
-    if before is not None:
-        pad = (int(before.pads[1][0]), int(before.pads[2][0]))
-    elif options.get("padding") == _SAME:
-        sizes = zip(image[:2], out[:2], kernel, stride, dilation, strict=True)
+    if options.get("padding") == _SAME:
+        sizes = zip(s.shape(source)[1:3], out[:2], kernel, stride, dilation, strict=True)
         high, wide = (_padding(*axis) for axis in sizes)
         pad = (high, wide)
+    if before is not None:
+        source, added = before.source, before.pads + before.left_out
+        pad = (pad[0] + int(added[1][0]), pad[1] + int(added[2][0]))
+    image = s.shape(source)[1:]
     return _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), kernel, stride, pad, dilation)
 
 
@@ -98,8 +98,11 @@ def _bias(s: Selection, operator: Operator, outs: int) -> Array:
 
 def conv(s: Selection, operator: Operator) -> None:
     """The kernel that fits the convolution's window, stride and groups."""
-    weights = s.known(operator.inputs[1])
+    weights, before = s.known(operator.inputs[1]), s.pads.get(operator.inputs[0])
     frame = _frame(s, operator, (weights.shape[1], weights.shape[2]))
+    if before is not None:  # weights of channels that are zeros everywhere add nothing
+        first = int(before.pads[3][0])
+        weights = weights[..., first : first + frame.image[2]] if before.pads[3].any() else weights
     _convolve(s, operator, replace(frame, groups=frame.image[2] // weights.shape[3]), weights)
 
 
@@ -153,6 +156,15 @@ def fully_connected(s: Selection, operator: Operator) -> None:
     _convolve(s, operator, frame, weights.reshape(outs, 1, 1, ins))
 
 
+def _cut_off(s: Selection, tensor: int) -> Operator | None:
+    """The SLICE that alone reads a tensor and takes all channels of a part of the image."""
+    reader = s.sole_reader(tensor)
+    if reader is None or reader.name != "SLICE":
+        return None
+    whole, part = s.shape(tensor), s.shape(reader.outputs[0])
+    return reader if len(whole) == 4 and (whole[0], whole[3]) == (part[0], part[3]) else None
+
+
 def transpose_conv(s: Selection, operator: Operator) -> None:
     """Each output adds up the taps that reach it; padding is cut off the output."""
     weights, source, output = s.known(operator.inputs[1]), operator.inputs[2], operator.outputs[0]
@@ -164,6 +176,12 @@ def transpose_conv(s: Selection, operator: Operator) -> None:
         sizes = zip(out[:2], image[:2], (kernel_h, kernel_w), stride, strict=True)
         high, wide = (_padding(o, i, k, n, 1) for o, i, k, n in sizes)
         pad = (high, wide)
+    cut = _cut_off(s, output)
+    if cut is not None:
+        operator, out = replace(operator, outputs=tuple(cut.outputs)), s.shape(cut.outputs[0])[1:]
+        begin = s.known(cut.inputs[1])
+        pad = (pad[0] + int(begin[1]), pad[1] + int(begin[2]))
+        s.taken.update(cut.outputs)
     frame = _Frame(source, (image[0], image[1], image[2]), (out[0], out[1], out[2]), (kernel_h, kernel_w), stride, pad)
     of_image = replace(operator, inputs=(source, *operator.inputs[1:]))
     window = _window(s, frame, of_image, _sums(s, of_image, weights))
@@ -175,34 +193,77 @@ def pool(s: Selection, operator: Operator) -> None:
     frame = _frame(s, operator, (operator.options["filter_h"], operator.options["filter_w"]))
     window = _window(s, frame, operator, None)
     largest, before = int(operator.name == "MAX_POOL_2D"), s.pads.get(operator.inputs[0])
-    counts = before is not None and not (largest and before.number == LOW)
-    s.add(operator, [_sliding(s, operator, "pool_counting" if counts else "pool", frame, window, largest)])
+    if before is None or not before.pads.any() or (largest and before.number == LOW):
+        s.add(operator, [_sliding(s, operator, "pool", frame, window, largest)])
+        return
+    zeros = [int(number) for number in before.pads[1:3].reshape(-1)]
+    s.add(operator, [_sliding(s, operator, "pool_counting", frame, window, largest, *zeros)])
 
 
 def _pads(s: Selection, reader: Operator, padded: Padded) -> bool:
-    """Whether the kernel of an operator that reads padded data can do without the padding in memory."""
+    """Whether an operator that reads padded data can do without the padding in memory."""
     zero = s.quantizer(padded.source).zero_point
+    if reader.name in ("PAD", "PADV2"):  # two in a row are one
+        return _around(s, reader, padded) is not None
+    if len(padded.pads) != 4 or padded.pads[0].any() or (padded.pads[3].any() and not _is_plain(s, reader)):
+        return False
     if reader.name in ("MEAN", "SUM"):  # zeros add nothing to a sum, where it goes over all of them
         summed = {int(axis) % len(padded.pads) for axis in s.known(reader.inputs[1]).reshape(-1)}
         return padded.number == zero and summed.issuperset(np.flatnonzero(padded.pads.any(axis=1)).tolist())
-    left_out = {"MAX_POOL_2D": (zero, LOW)}.get(reader.name, (zero,))
-    return reader.name in _PADDING and reader.options["padding"] != _SAME and padded.number in left_out
+    if reader.name not in _PADDING or (padded.left_out.any() and reader.name != "MAX_POOL_2D"):
+        return False
+    return padded.number in {"MAX_POOL_2D": (zero, LOW)}.get(reader.name, (zero,))
+
+
+def _is_plain(s: Selection, operator: Operator) -> bool:
+    """Whether an operator is a convolution whose outputs see all channels."""
+    return operator.name == "CONV_2D" and s.shape(operator.inputs[0])[3] == s.shape(operator.inputs[1])[3]
+
+
+def _number(s: Selection, operator: Operator) -> int:
+    """What a PAD or PADV2 writes."""
+    fill = s.constant(operator.inputs[2]) if operator.name == "PADV2" else None
+    return s.quantizer(operator.inputs[0]).zero_point if fill is None else int(fill.reshape(-1)[0])
+
+
+def _around(s: Selection, operator: Operator, inner: Padded) -> Padded | None:
+    """What a PAD of what ``inner`` would write comes to as one; None where the two write different numbers.
+
+    Zeros may be followed by the lowest number, where only maxima read that.
+    """
+    pads, number = s.known(operator.inputs[1]), _number(s, operator)
+    if number == inner.number and not inner.left_out.any():
+        return inner._replace(pads=inner.pads + pads)
+    zero = s.quantizer(inner.source).zero_point
+    outer = inner._replace(left_out=inner.left_out + pads)
+    readers = s.readers.get(operator.outputs[0], [])
+    of_maxima = (
+        bool(readers) and all(reader.name == "MAX_POOL_2D" for reader in readers) and operator.outputs[0] not in s.outputs
+    )
+    return outer if (inner.number, number) == (zero, LOW) and of_maxima and _spatial(outer) else None
+
+
+def _spatial(padded: Padded) -> bool:
+    """Whether only height and width are padded."""
+    added = padded.pads + padded.left_out
+    return len(added) == 4 and not added[0].any() and not added[3].any()
 
 
 def pad(s: Selection, operator: Operator) -> None:
     """Left to the kernels that read it, where all of them can; else a copy into a filled image."""
     source, output = operator.inputs[0], operator.outputs[0]
-    pads, zero = s.known(operator.inputs[1]), s.quantizer(source).zero_point
-    fill = s.constant(operator.inputs[2]) if operator.name == "PADV2" else None
-    number = zero if fill is None else int(fill.reshape(-1)[0])
-    readers, padded = s.readers.get(output, []), Padded(source, pads, number)
-    spatial = len(pads) == 4 and not pads[0].any() and not pads[3].any() and output not in s.outputs
-    if spatial and readers and all(_pads(s, reader, padded) for reader in readers):
+    pads = s.known(operator.inputs[1])
+    padded: Padded | None = Padded(source, pads, _number(s, operator), 0 * pads)
+    if source in s.pads:
+        padded = _around(s, operator, s.pads[source])
+    assert padded is not None, "padding was put off that this one can't take over"
+    readers = s.readers.get(output, [])
+    if readers and output not in s.outputs and all(_pads(s, reader, padded) for reader in readers):
         s.pads[output] = padded
         return
-    shape, out = s.shape(source), s.shape(output)
+    shape, out = s.shape(padded.source), s.shape(output)
     steps = strides(out)
-    start = sum(int(before) * step for before, step in zip(pads[:, 0], steps, strict=True))
-    calls = [Call("fill", (s.place(output), s.size(output), number))]
+    start = sum(int(before) * step for before, step in zip(padded.pads[:, 0], steps, strict=True))
+    calls = [Call("fill", (s.place(output), s.size(output), padded.number))]
     axes = list(zip(shape, strides(shape), steps, strict=True))
-    s.add(operator, [*calls, move(s.place(source), Place(s.root(output), start), axes)])
+    s.add(operator, [*calls, move(s.place(padded.source), Place(s.root(output), start), axes)])
