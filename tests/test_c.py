@@ -432,6 +432,21 @@ def test_a_softmax_over_more_classes_than_its_sum_can_hold_is_refused() -> None:
         c.generate(net.program, "net")
 
 
+@pytest.mark.parametrize("last", [32767, 32768])
+def test_entries_of_an_axis_are_picked_right_or_refused(last: int, tmp_path: Path) -> None:
+    """Indices have 16 bits: one beyond read memory before the arena."""
+    graph = Graph(1, 1, last + 1)
+    picked = graph.add("Gather", "x", graph.value(np.array([0, last, 5])), axis=2)
+    net = converted(int8(model_of(graph, picked), tmp_path / "net.onnx"))
+    if last >= 2**15:
+        with pytest.raises(UnsupportedOperator, match="GATHER picks entries beyond the first 32,768 of an axis in C"):
+            c.generate(net.program, "net")
+        return
+    x = np.random.default_rng(0).integers(-128, 128, (1, 1, last + 1)).astype(np.int8)
+    (found,) = answered(net, c.generate(net.program, "net"), tmp_path, [[x]], "-O1", *SANITIZED)
+    assert found[0].ravel().tolist() == x.ravel()[[0, last, 5]].tolist()
+
+
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 31))
 def test_shifting_right_rounds_to_nearest_and_halves_away_from_zero(value: int, bits: int) -> None:
     exact = abs(value) / 2**bits

@@ -21,6 +21,8 @@ def strides(shape: Sequence[int]) -> list[int]:
 #: Size of an axis, and by how much source and target advance along it.
 Axis = tuple[int, int, int]
 _MOVED_AXES = 5
+#: The kernel that picks lists its indices in 16 bits.
+_LAST_PICKED = 2**15 - 1
 
 
 def merged_axes(axes: Sequence[Axis]) -> list[Axis]:
@@ -160,6 +162,8 @@ def _picked(s: Selection, operator: Operator, axis: int, indices: Sequence[int])
     source, output = operator.inputs[0], operator.outputs[0]
     shape = s.shape(source)
     sizes = (prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+    if max(indices, default=0) > _LAST_PICKED:
+        s.refuse(operator, f"picks entries beyond the first {_LAST_PICKED + 1:,} of an axis")
     listed = Constant("int16_t", tuple(indices))
     s.add(operator, [Call("pick", (s.place(source), s.place(output), *sizes, listed, len(indices)))])
 
