@@ -578,6 +578,47 @@ def test_an_interrupted_sweep_gives_the_same_files_when_it_is_gone_on_with(here)
         assert network.read_bytes() == Path("out", *network.parts[1:]).read_bytes()
 
 
+#: A process that starts the runs of a grid, which do nothing but wait, and says when one is there.
+STARTER = """
+import sys
+from mcuprune.sweep import executors
+from mcuprune.sweep.grid import Cell, Run
+wait = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+executors.words_of = lambda run, *, resume: [sys.executable, "-c", f"import sys; sys.stdout = sys.stderr; {wait}"]
+for ended in executors.Processes(1).run([Run("one", Cell((), "uniform"), 0, "out/one", ())], lambda run, history: True):
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system ends a process with its parent")
+def test_runs_of_a_sweep_that_is_killed_end_with_it(here):
+    """Else a sweep that is gone on with would do the same runs once more beside them, in the same files."""
+    log = Path("out/one/log.txt")
+    going = subprocess.Popen([sys.executable, "-c", STARTER])
+    try:
+        until = time.monotonic() + 60
+        while not (log.is_file() and log.read_text().endswith("\n")) and time.monotonic() < until:
+            time.sleep(0.05)
+        run = Path("/proc", log.read_text().strip(), "stat")
+    finally:
+        going.kill()
+        going.wait()
+    until = time.monotonic() + 10
+    while is_alive(run) and time.monotonic() < until:
+        time.sleep(0.05)
+    alive = is_alive(run)
+    if alive:
+        os.kill(int(run.parent.name), signal.SIGKILL)
+    assert not alive
+
+
+def is_alive(stat: Path) -> bool:
+    """Whether the process that a file of /proc is about does anything still; one that nobody has buried doesn't."""
+    with suppress(OSError):
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 @pytest.mark.parametrize("deadly", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_a_run_whose_process_is_killed_is_told_apart_from_refused_ones_and_goes_on(here, capsys, monkeypatch, deadly):
     """Whatever kills it, as a machine without memory left does: nothing was refused, and the same command goes on."""

@@ -29,7 +29,7 @@ from typing import Any
 from mcuprune import places
 from mcuprune.console import INTERRUPTED, NO_ANSWER
 from mcuprune.errors import MissingExtra, UsageError
-from mcuprune.sweep.executors import GOES_ON, KILLED, Ended, GoesOn, error_of, words_of
+from mcuprune.sweep.executors import GOES_ON, KILLED, Ended, GoesOn, dying_with_parent, error_of, words_of
 from mcuprune.sweep.grid import LOG, NETWORK, STATE, Run
 from mcuprune.train import checkpoint
 from mcuprune.train.tracking import TRACKERS
@@ -337,7 +337,7 @@ def _watched(run: Run, folder: Path, current: Path, home: Any, *, resume: bool) 
             stdin=subprocess.DEVNULL,
             stdout=answer,
             stderr=log,
-            preexec_fn=_die_with_parent,
+            preexec_fn=dying_with_parent(),
         )
         seen, stopped, told = (_changed(state) if resume else 0), False, 0
         asked = time.monotonic()
@@ -372,15 +372,6 @@ def _changed(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _die_with_parent() -> None:
-    """In a new process: end when the worker does. Linux only; elsewhere the orphan's files are never read."""
-    if sys.platform == "linux":
-        import ctypes
-
-        parent_death = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-        ctypes.CDLL(None).prctl(parent_death, signal.SIGKILL)
 
 
 __all__ = ["Cluster", "WorkerLost"]
