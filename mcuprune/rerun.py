@@ -34,7 +34,7 @@ KEY, _PACKAGES = "run", ("torch", "onnxruntime", "onnx", "numpy")
 _OWN = ("resume", "report", "track")
 #: Options of which data and their split depend; where one of them is given anew, other data are expected.
 _OF_DATA = {"data", "task", "unlabelled", "seed", *(option.name for option in options.of(Feed))}
-#: What a command that says all by itself has where a configuration was in force: typed again, it reads none.
+#: What a command that says all by itself has: typed again, or begun after one was written, it reads no configuration.
 NO_CONFIGURATION = ("--config", os.devnull)
 #: Options that name code of the user's.
 _CODE = ("data", "loss_function")

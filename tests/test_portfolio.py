@@ -486,10 +486,14 @@ def test_separate_runs_are_told_what_the_configuration_says_and_read_none(few_di
             raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text("[prune]\nmultiple-of = 4\n")
-    Path("mcuprune.toml").write_text("[prune]\nmultiple-of = 8\n")
     monkeypatch.setattr("mcuprune.sweep.executors.Processes", lambda jobs: Seen())
     words = ["portfolio", str(MODEL), "--data", str(few_digits), "--macs", "40%,60%", "--epochs", "1", "--independent"]
+    assert main([*words, "-o", "without"]) == 130
+    for run in runs:
+        assert run.words[run.words.index("--config") + 1] == os.devnull, "one that comes later"
+    runs.clear()
+    Path("mine.toml").write_text("[prune]\nmultiple-of = 4\n")
+    Path("mcuprune.toml").write_text("[prune]\nmultiple-of = 8\n")
     assert main([*words, "--config", "mine.toml", "-o", "out"]) == 130
     for run in runs:
         assert run.words[run.words.index("--multiple-of") + 1] == "4"

@@ -382,6 +382,23 @@ def test_runs_are_told_all_that_the_configuration_says_and_read_none(here, capsy
             assert network.read_bytes() == kept
 
 
+def test_a_configuration_that_comes_later_changes_no_run(here):
+    """Those that begin after it was written would have other limits than those before, and nothing would tell."""
+    command = ["sweep", "net.onnx", *FAST, "--sram", "60%", "-o", "out"]
+    assert main(command) == 0
+    (run,) = json.loads(Path("out/sweep.json").read_text())["runs"]
+    network = Path(run["folder"], "net.onnx")
+    kept = network.read_bytes()
+    Path("mcuprune.toml").write_text('budget = { macs = "30%" }\n[prune]\nmultiple-of = 8')
+    network.unlink()
+    assert main(run["command"][1:]) == 0
+    assert network.read_bytes() == kept
+    assert main([*command, "--config", os.devnull, "--resume"]) == 0, "it says what held when the sweep began"
+    Path("other.onnx").touch()
+    Path("mcuprune.toml").write_text('[[model]]\npath = "other.onnx"\nbudget = { macs = "30%" }')
+    assert main([*command, "--resume"]) == 0, "it says nothing of this model"
+
+
 def test_a_sweep_goes_on_with_what_is_missing(here, capsys):
     command = ["sweep", "net.onnx", *FAST, "--sram", "60%,90%", "-o", "out"]
     assert main(command) == 0

@@ -103,9 +103,8 @@ def portfolio(flags: Flags, asked: Mapping[str, Any]) -> int:
         "independent" if flags.independent else "sparse" if flags.sparse else "nested"
     )
     sources = [Source("the budgets", flags.budgets)] if flags.budgets is not None else []
-    alone = rerun.NO_CONFIGURATION if settings.source else ()
     shared = {name: value for name, value in given.items() if name not in ("seed", "track")}
-    typed = (*alone, *words(held), *options.words(Request, shared))
+    typed = (*rerun.NO_CONFIGURATION, *words(held), *options.words(Request, shared))
     request = making.Request(pruning, asked_for, flags.output, mode, flags.export, typed, _executor(flags), sources)
     return _answer(flags, request, making.make, report)
 

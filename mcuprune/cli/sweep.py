@@ -76,7 +76,7 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     runs = grid.Grid(
         model=flags.model,
         folder=flags.output,
-        options=(*(rerun.NO_CONFIGURATION if settings.source else ()), *words(held), *options.words(Request, shared)),
+        options=(*rerun.NO_CONFIGURATION, *words(held), *options.words(Request, shared)),
         limits={name: flags.limits.get(name, (units.write(limit),)) for name, limit in held.limits.items()},
         methods=flags.method,
         seeds=flags.seeds,
