@@ -7,9 +7,11 @@ the user's data. A folder that builds around the generated C is one of ``deploy.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -407,10 +409,10 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
 
 def _check_theirs(folder: Path, contents: Files) -> None:
     """Raise OutputError where a project would replace files in a folder that no project was written into before."""
-    readme = folder / "README.md"
-    if readme.is_file() and MADE_HERE in readme.read_text("utf-8", "replace"):
-        return
-    theirs = [name for name in contents if (folder / name).exists()]
+    with suppress(OSError):  # none, or one that may not be read
+        if MADE_HERE in (folder / "README.md").read_text("utf-8", "replace"):
+            return
+    theirs = [name for name in contents if os.path.lexists(folder / name)]
     if theirs:
         more = f" and {len(theirs) - 2} more" if len(theirs) > 2 else ""
         named = f"{' and '.join(theirs[:2]) if not more else ', '.join(theirs[:2])}{more}"

@@ -7,9 +7,11 @@ documentation, and ESP-IDF's build system and component manager documentation.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import onnx
@@ -25,6 +27,7 @@ from mcuprune.data import preprocessing
 from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy import project
 from mcuprune.deploy.project import PROJECTS, name_of
+from mcuprune.errors import OutputError
 from mcuprune.run import runners
 
 if runners.compiler() is None:
@@ -324,3 +327,24 @@ def test_a_project_whose_folder_is_a_file_is_refused_before_the_work(
     assert f"{tmp_path / 'file'} is no folder; name a folder to write" in said
     assert "Traceback" not in said
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no POSIX system")
+@pytest.mark.parametrize("locked", ["README.md", "main"])
+def test_what_may_not_be_looked_at_in_a_folder_is_one_message(locked: str) -> None:
+    """The superuser may look at all, so this process is nobody for a while."""
+    own = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder, "project")
+        (project / "main").mkdir(parents=True)
+        (project / "README.md").write_text("theirs")
+        (project / locked).chmod(0)
+        for place in (Path(folder), project):
+            place.chmod(0o777)
+        if own == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(OutputError, match=r"README\.md, which mcuprune didn't write"):
+                exporting._check_theirs(project, {"README.md": b"", "main/main.c": b""})
+        finally:
+            os.seteuid(own)
