@@ -7,11 +7,9 @@ the user's data. A folder that builds around the generated C is one of ``deploy.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mcuprune import console, places
+from mcuprune import console, handiwork, places
 from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.costs import banding
 from mcuprune.data import loading as datasets
@@ -30,10 +28,10 @@ from mcuprune.data.sets import Given
 from mcuprune.deploy import c, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.lower import lower
-from mcuprune.deploy.project import MADE_HERE, PROJECTS, Contents, Example, name_of, project
+from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
-from mcuprune.errors import DataError, MissingExtra, OutputError, UsageError
+from mcuprune.errors import DataError, MissingExtra, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
@@ -118,20 +116,23 @@ def export(
             _refuse_idle(request)
         notes += (f"--bands {request.bands}: the network as it was cut gains nothing from them in C, and is written without",)
     written: dict[Path, bytes] = {}
+    built: Files = {}
     if request.output is not None:
         place = Path(request.output)
         contents = EXPORTS[place.suffix](net if run is None else run.network, place.stem, request)
         written |= {place.parent / name: content for name, content in contents.items()}
     if request.project is not None:
         kind, folder = request.project
-        contents = _project(kind, net, request, data_set)
-        _check_theirs(Path(folder), contents)
-        written |= {Path(folder) / name: content for name, content in contents.items()}
-    places.distinct([Output("--project", str(place)) for place in written], read)
+        built = _project(kind, net, request, data_set)
+        handiwork.refuse_theirs("--project", Path(folder), built)
+    below = [Path(request.project[1]) / name for name in (*built, handiwork.LIST)] if request.project is not None else []
+    places.distinct([Output("--project", str(place)) for place in (*written, *below)], read)
     for place, content in written.items():
         places.write_bytes(content, place, make_folder=True)
-    files = tuple(map(str, written))
-    size = sum(map(len, written.values()))
+    if request.project is not None:
+        handiwork.write(Path(request.project[1]), built)
+    files = tuple(map(str, (*written, *below)))
+    size = sum(map(len, (*written.values(), *built.values())))
     arena = _arena(net if run is None else run.network, rows)
     return Exported(request, files, size, arena, notes, run, None if request.bands == "off" else rows)
 
@@ -405,18 +406,6 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
     classes = () if how is None else how.classes
     contents = Contents(name, source, converted.inputs, converted.outputs, Example(inputs, outputs, where, label), classes)
     return {path: text.encode() for path, text in project(kind, contents).items()}
-
-
-def _check_theirs(folder: Path, contents: Files) -> None:
-    """Raise OutputError where a project would replace files in a folder that no project was written into before."""
-    with suppress(OSError):  # none, or one that may not be read
-        if MADE_HERE in (folder / "README.md").read_text("utf-8", "replace"):
-            return
-    theirs = [name for name in contents if os.path.lexists(folder / name)]
-    if theirs:
-        more = f" and {len(theirs) - 2} more" if len(theirs) > 2 else ""
-        named = f"{' and '.join(theirs[:2]) if not more else ', '.join(theirs[:2])}{more}"
-        raise OutputError(f"--project {folder}: would replace {named}, which mcuprune didn't write; name another folder")
 
 
 def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[dict[str, Array], str, int | None]:

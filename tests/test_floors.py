@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 FLOORS = (
     ("errors", "names", "escape", "notebook", "schedule"),
     ("units", "places", "options", "console", "usercode", "foreign"),
-    ("graph", "data"),
+    ("graph", "data", "handiwork"),
     ("operators",),
     ("passes", "channels", "bands"),
     ("deploy",),

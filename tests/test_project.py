@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tflite import int8, model_of
 
-from mcuprune import cli, exporting
+from mcuprune import cli, exporting, handiwork, places
 from mcuprune.data import preprocessing
 from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy import project
@@ -309,11 +309,64 @@ def test_a_project_replaces_an_earlier_one_but_no_file_of_the_user(
     (mine / "main.c").write_text("int main(void) { return 0; }\n")
     (mine / "notes.txt").write_text("notes")
     assert cli.main([*export, str(mine)]) == 2
-    assert f"--project {mine}: would replace main.c, which mcuprune didn't write; name another" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"--project {mine}: would replace main.c, which mcuprune didn't write, or not as it is now; name" in said
     assert sorted(path.name for path in mine.iterdir()) == ["main.c", "notes.txt"]
     (mine / "main.c").unlink()
     assert [cli.main([*export, str(mine)]) for _ in range(2)] == [0, 0]
     assert (mine / "notes.txt").read_text() == "notes"
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_of_a_project_that_the_user_changed_stays_as_it_is(
+    quantised: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever else was changed: what was written is known by its content alone, and `sha256sum` checks it too."""
+    (tmp_path / "net.onnx").write_bytes(quantised)
+    project = tmp_path / "project"
+    export = ["export", str(tmp_path / "net.onnx"), "--project", "cmake", str(project)]
+    assert cli.main(export) == 0
+    if checker := shutil.which("sha256sum"):
+        subprocess.run([checker, "--quiet", "-c", handiwork.LIST], cwd=project, check=True)
+    (project / "README.md").unlink()
+    mine = (project / "main.c").read_text() + "/* mine */\n"
+    (project / "main.c").write_text(mine)
+    assert cli.main(export) == 2
+    said = capsys.readouterr().err
+    assert "would replace main.c, which mcuprune didn't write, or not as it is now" in said
+    assert "README" not in said
+    assert (project / "main.c").read_text() == mine
+    assert not (project / "README.md").exists()
+    (project / "main.c").rename(tmp_path / "main.c")
+    assert cli.main(export) == 0
+    assert (project / "README.md").exists()
+
+
+def test_files_that_were_half_written_are_known_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = ({name: f"{name} {turn}".encode() for name in "abc"} for turn in (1, 2))
+    handiwork.write(tmp_path, first)
+    whole = places.write_bytes
+
+    def breaks_off(content: bytes, path: str | Path, *, make_folder: bool = False) -> None:
+        if Path(path).name == "b":
+            raise KeyboardInterrupt
+        whole(content, path, make_folder=make_folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(places, "write_bytes", breaks_off)
+        with pytest.raises(KeyboardInterrupt):
+            handiwork.write(tmp_path, second)
+    assert [(tmp_path / name).read_bytes() for name in "abc"] == [b"a 2", b"b 1", b"c 1"]
+    third = dict.fromkeys("abc", b"3")
+    handiwork.refuse_theirs("-o", tmp_path, third)
+    handiwork.write(tmp_path, second)
+    (tmp_path / "c").write_bytes(b"c 1")  # of before: it is no more what was written last
+    with pytest.raises(OutputError, match="would replace c, which"):
+        handiwork.refuse_theirs("-o", tmp_path, third)
+    (tmp_path / handiwork.LIST).write_bytes(b"\xff" * 100)
+    with pytest.raises(OutputError, match=r"would replace a, b and 1 more, .* move them away"):
+        handiwork.refuse_theirs("-o", tmp_path, third)
+    handiwork.refuse_theirs("-o", tmp_path, {"a": b"a 2"})  # the same once more
 
 
 @pytest.mark.parametrize("below", ["", "sub", "sub/folder"])
@@ -345,6 +398,6 @@ def test_what_may_not_be_looked_at_in_a_folder_is_one_message(locked: str) -> No
             os.seteuid(65534)
         try:
             with pytest.raises(OutputError, match=r"README\.md, which mcuprune didn't write"):
-                exporting._check_theirs(project, {"README.md": b"", "main/main.c": b""})
+                handiwork.refuse_theirs("--project", project, {"README.md": b"", "main/main.c": b""})
         finally:
             os.seteuid(own)

@@ -61,10 +61,6 @@ _TAKEN = frozenset(
 )
 
 
-#: What the README.md of every project says, by which an earlier one is known.
-MADE_HERE = "Made by mcuprune"
-
-
 def name_of(model: str) -> str:
     """The stem of a model's file as the name of a project: a C identifier that starts with a letter and hides nothing."""
     name = identifier(model).strip("_")
@@ -145,7 +141,7 @@ def _main(contents: Contents, *, includes: Sequence[str] = ("stdio.h",), signatu
 
 def _readme(contents: Contents, build: str) -> str:
     return (
-        f"# {contents.name}\n\n{MADE_HERE}. `{contents.name}_invoke` runs the network once; it needs "
+        f"# {contents.name}\n\nMade by mcuprune. `{contents.name}_invoke` runs the network once; it needs "
         f"{contents.source.arena} bytes of static RAM, some 400 bytes of stack, and no heap.\n\n{build}\n\n"
         "The program runs one stored example and says whether the answer is the one that it had when this folder was made.\n"
     )
