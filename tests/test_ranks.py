@@ -335,7 +335,7 @@ except McupruneError as error:
 """
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.thorough)])
 def test_a_lost_rank_leaves_one_message_and_no_frames_of_others(lost: int) -> None:
     """Whether the ranks' notes were with it or not: what torch's C++ side says of its sockets helps nobody."""
     outcome = ended(started(2, ["-c", _LOSING, "60", str(lost)]), 60)
@@ -344,7 +344,7 @@ def test_a_lost_rank_leaves_one_message_and_no_frames_of_others(lost: int) -> No
     assert "another rank has ended" in said[0]
 
 
-@pytest.mark.parametrize("there", [0, 1])
+@pytest.mark.parametrize("there", [0, pytest.param(1, marks=pytest.mark.thorough)])
 def test_a_rank_that_waits_for_others_says_so_and_for_how_long(there: int) -> None:
     ((_, _, said),) = ended(started(2, ["-c", _LOSING, "3", "9"], [there]), 60)
     first, last = said.splitlines()

@@ -248,6 +248,7 @@ def test_the_page_begins_with_the_verdict_and_ends_with_the_command():
         assert escape.markup(shlex.join(command)) in written
 
 
+@pytest.mark.thorough
 def test_the_command_of_a_sweep_is_one_that_anybody_can_type(here, capsys):
     assert main([*SWEEP, "--sram", "60%,90%", "--seeds", "2"]) == 0
     found = json.loads(Path("out/sweep.json").read_text())
@@ -1061,7 +1062,7 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-@pytest.mark.parametrize("kind", ["nobody", "silent", "no address"])
+@pytest.mark.parametrize("kind", ["nobody", pytest.param("silent", marks=pytest.mark.thorough), "no address"])
 def test_a_cluster_that_does_not_answer_is_told_soon_and_before_there_is_any_file(here, capsys, monkeypatch, silent_port, kind):
     pytest.importorskip("ray")
     monkeypatch.setattr(cluster, "_PATIENCE", 6.0)
