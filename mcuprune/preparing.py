@@ -261,22 +261,26 @@ def _teachable(request: Request, aim: Goal) -> bool:
 
 
 def _shrinkable(request: Request, channels: Channels) -> bool:
-    """Whether the default method may train on smaller images first: of colours, which the network takes.
+    """Whether training may begin on smaller images: the default method's of colours, or as was asked, if the network takes any.
 
     Raises UsageError where the user wants that of a network that doesn't.
     """
+    shapes = [channels.network.shapes[name][1:] for name in channels.network.inputs]
+    by_default = request.method == Request.method and any(3 in (*shape[:1], *shape[-1:]) for shape in shapes)
+    if request.small_images == 0 or not (by_default or request.small_images):
+        return False  # and nothing has to be proved
     from mcuprune.train.smaller import LEAST, proven
 
-    shapes = [list(channels.network.shapes[name][1:]) for name in channels.network.inputs]
     if proven(channels) is None:
         if request.small_images:
             raise UsageError(
                 f"{request.model}: --small-images {request.small_images}: this network, which takes "
-                f"{', '.join(map(str, shapes))}, can't learn from smaller images: its only input must be an image of at least "
-                f"{LEAST} x {LEAST}, and its answers to smaller ones of the same shapes; leave the option out"
+                f"{', '.join(str(list(shape)) for shape in shapes)}, can't learn from smaller images: its only input must be "
+                f"an image of at least {LEAST} x {LEAST}, and its answers to smaller ones of the same shapes; leave the option "
+                "out"
             )
         return False
-    return request.method == Request.method and 3 in (shapes[0][0], shapes[0][-1])
+    return True
 
 
 def _check_flags(request: Request) -> None:
