@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from mcuprune import console, escape, rerun, units
+from mcuprune import console, escape, foreign, rerun, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.report import charts, page
@@ -85,74 +85,49 @@ def _files(path: str) -> list[str]:
 
 def _read(path: str) -> Compared:
     document = rerun.stored(path, "prune")
-    check = _Reader(path)
-    before, after = check.table(document, "before"), check.table(document, "after")
-    metric = document.get("metric")
-    named = {} if metric is None else check.table(document, "metric")
+    check = foreign.Values(path)
+    parts = ("before", "after", "cost", "limits")
+    before, after, cost, limits = (check.table(document.get(part), part) for part in parts)
+    metric = check.unless_none(check.table, document.get("metric"), "metric")
+    named = metric or {}
     figures: Sequence[Any] = [named.get("before"), named.get("after_int8") or named.get("after_float")]
-    was, now = (None if figure is None else check.number(check.is_table(figure, "metric"), "value") for figure in figures)
-    cost, limits = check.table(document, "cost"), check.table(document, "limits")
-    run = document.get(rerun.KEY)
-    options = None if run is None else check.table(check.is_table(run, rerun.KEY), "options")
-    total = check.table(after, "total")
+    was, now = (
+        None if figure is None else check.number(check.table(figure, "metric").get("value"), "metric.value")
+        for figure in figures
+    )
+    run = check.unless_none(check.table, document.get(rerun.KEY), rerun.KEY)
+    options = None if run is None else check.table(run.get("options"), f"{rerun.KEY}.options")
+    total = check.table(after.get("total"), "after.total")
+    held = {name: check.table(limits[name], f"limits.{name}") for name in RESOURCES if name in limits}
     return Compared(
         path=path,
-        model=check.text(before, "path"),
-        written=check.text(after, "path"),
+        model=check.text(before.get("path"), "before.path"),
+        written=check.text(after.get("path"), "after.path"),
         ok=document.get("ok") is True,
-        method=check.text(document, "method"),
-        seed=check.whole(document, "seed"),
-        total={name: check.whole(total, name) for name in RESOURCES if total.get(name) is not None},
-        limits={name: check.whole(check.table(limits, name), "limit") for name in RESOURCES if name in limits},
-        figure_name=None if metric is None else check.text(named, "shown_as"),
-        unit="value" if metric is None else check.text(named, "unit"),
+        method=check.text(document.get("method"), "method"),
+        seed=check.whole(document.get("seed"), "seed"),
+        total={name: check.whole(total[name], f"after.total.{name}") for name in RESOURCES if total.get(name) is not None},
+        limits={name: check.whole(limit.get("limit"), f"limits.{name}.limit") for name, limit in held.items()},
+        figure_name=None if metric is None else check.text(metric.get("shown_as"), "metric.shown_as"),
+        unit="value" if metric is None else check.text(metric.get("unit"), "metric.unit"),
         before=was,
         figure=now,
-        seconds=check.number(cost, "seconds"),
-        training_macs=check.whole(cost, "training_macs"),
-        validation=tuple(check.validation(document.get("history"))),
+        seconds=check.number(cost.get("seconds"), "cost.seconds"),
+        training_macs=check.whole(cost.get("training_macs"), "cost.training_macs"),
+        validation=tuple(_validation(check, document.get("history"))),
         options=options,
     )
 
 
-class _Reader:
-    """Values of one report, with messages that name the file and the key."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def _refuse(self, key: str, value: Any, wanted: str) -> NoReturn:
-        raise UsageError(f"{self._path}: '{key}' is {elided(f'{value!r}', 80)}, not {wanted}")
-
-    def is_table(self, value: Any, key: str) -> Mapping[str, Any]:
-        return value if isinstance(value, dict) else self._refuse(key, value, "a table")
-
-    def table(self, inside: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-        return self.is_table(inside.get(key), key)
-
-    def text(self, inside: Mapping[str, Any], key: str) -> str:
-        value = inside.get(key)
-        return value if isinstance(value, str) else self._refuse(key, value, "a text")
-
-    def whole(self, inside: Mapping[str, Any], key: str) -> int:
-        value = inside.get(key)
-        return value if type(value) is int and 0 <= value < 2**63 else self._refuse(key, value, "a whole number")
-
-    def number(self, inside: Mapping[str, Any], key: str) -> float:
-        value = inside.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 2.0**63:
-            self._refuse(key, value, "a number")
-        return float(value)
-
-    def validation(self, history: Any) -> list[tuple[float, float]]:
-        """(training MACs, figure) of evaluated steps."""
-        if not isinstance(history, list):
-            self._refuse("history", history, "a list")
-        steps = [self.is_table(step, "history") for step in history]
-        named = [(step, "metric" if step.get("metric") is not None else "accuracy") for step in steps]
-        return [
-            (self.number(step, "training_macs"), self.number(step, key)) for step, key in named if step.get(key) is not None
-        ]
+def _validation(check: foreign.Values, history: Any) -> list[tuple[float, float]]:
+    """(training MACs, figure) of evaluated steps."""
+    steps = [check.table(step, "history") for step in check.items(history, "history")]
+    named = [(step, "metric" if step.get("metric") is not None else "accuracy") for step in steps]
+    return [
+        (check.number(step.get("training_macs"), "history.training_macs"), check.number(step[key], f"history.{key}"))
+        for step, key in named
+        if step.get(key) is not None
+    ]
 
 
 def differences(runs: Sequence[Compared]) -> dict[str, list[Any]]:
