@@ -121,9 +121,10 @@ def _refuse_other(path: Path, earlier: Sequence[Recorded], grid: Grid) -> None:
         if run.words != now:
             then, here = (_flags(words) for words in (run.words, now))
             was, is_now = [flag for flag in then if flag not in here], [flag for flag in here if flag not in then]
+            said = [*(["with " + " ".join(was)] if was else []), *(["without " + " ".join(is_now)] if is_now else [])]
             raise UsageError(
-                f"{path}: run {run.name} was another command there: {' '.join(was) or 'without'} in place of "
-                f"{' '.join(is_now) or 'nothing'}; --resume needs the options that the sweep began with; name another -o"
+                f"{path}: run {run.name} was another command there, {' and '.join(said) or 'in another order'}; --resume needs "
+                "the options that the sweep began with; name another -o"
             )
 
 

@@ -35,9 +35,11 @@ T = TypeVar("T")
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside the tests, whatever pytest's import mode
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell makes what it runs in the background deaf to interrupts, and so would be every process that a test interrupts
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell makes what it runs in the background deaf to interrupts, and nohup to the end of a terminal; so would be every process
+# that a test interrupts.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 CORPUS = Path(__file__).parents[1].parent / "shared" / "models"
 #: Corpus files whose free sizes a user must fix.

@@ -152,6 +152,7 @@ def _last_scale(path: Path) -> str:
     return str(last.input[1])
 
 
+@pytest.mark.thorough
 def test_our_own_int8_file_keeps_its_accuracy(tmp_path: Path) -> None:
     """With data: trained digits, written as int8, and read again."""
     limit = {"macs": units.parse("100%", "count")}
@@ -471,6 +472,7 @@ def test_nothing_prunable_over_its_budget_is_refused_with_the_least(tmp_path: Pa
     assert not (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.thorough
 def test_a_trained_network_that_fits_is_not_trained_unless_asked(few_digits: str, tmp_path: Path) -> None:
     request = Request(
         str(MODELS / "dscnn_digits.onnx"), {"macs": units.parse("100%", "count")}, str(tmp_path / "o.onnx"), lr=0.1, batch=32

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from conftest import thorough_but
 from graphs import Graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -349,6 +350,7 @@ def test_the_report_shows_sensitivity_as_a_table_and_a_picture(tmp_path: Path) -
     assert "stroke-dasharray" in outcome.html(result)
 
 
+@pytest.mark.thorough
 def test_sensitivity_outlives_an_interruption_while_quantising(few_digits: str, tmp_path: Path) -> None:
     asked = replace(request(tmp_path, train=True, int8=True, epochs=2), model=str(DSCNN), data=few_digits)
 
@@ -364,7 +366,7 @@ def test_sensitivity_outlives_an_interruption_while_quantising(few_digits: str, 
     assert taken_up.sensitivity.threshold is not None
 
 
-@pytest.mark.parametrize("score", ["snip", "grasp"])
+@pytest.mark.parametrize("score", thorough_but(["snip", "grasp"], "snip"))
 def test_scores_of_a_loss_need_examples(score: str, few_digits: str, tmp_path: Path) -> None:
     asked = replace(request(tmp_path, score=score, limits=limits(flash="60%")), model=str(DSCNN))
     with pytest.raises(UsageError, match="labelled examples"):

@@ -118,9 +118,11 @@ def test_a_network_can_be_cut_to_its_budget(name: str, budget: str, tmp_path: Pa
         pytest.param("etinynet", "x0.75", "uniform", marks=pytest.mark.slow),
         ("dscnn_s", "half", "differentiable"),
         ("dscnn_m", "KWS-S", "differentiable"),
-        ("dscnn_l", "KWS-M", "uniform"),
+        *(
+            pytest.param(*each, marks=pytest.mark.thorough)
+            for each in (("dscnn_l", "KWS-M", "uniform"), ("res15", "KWS-M", "uniform"))
+        ),
         ("res8", "KWS-S", "differentiable"),
-        ("res15", "KWS-M", "uniform"),
     ],
 )
 def test_a_toy_run_holds_the_budget_and_is_not_stored(

@@ -168,6 +168,7 @@ def padded_pools(draw: st.DrawFn) -> onnx.ModelProto:
     return model_of(graph, graph.conv(x, channels, 2, 1) if last else graph.add("Relu", x))
 
 
+@pytest.mark.thorough
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(padded_pools(), st.sampled_from([(), DSP]))
 def test_padding_that_counts_takes_no_memory(tmp_path_factory: Any, model: onnx.ModelProto, code: Sequence[str]) -> None:

@@ -732,6 +732,7 @@ def test_a_reader_that_leaves_is_no_error(net):
     assert (found.returncode, found.stderr) == (1, "")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_nobody_who_reads_progress_is_no_reason_to_stop(tmp_path, few_digits):
     reader, writer = os.pipe()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import CORPUS, difference, feed, run
+from conftest import CORPUS, difference, feed, run, thorough_but
 from graphs import Graph, dscnn, resnet8
 from test_bands import answers
 from test_tflite import model_of
@@ -202,7 +202,7 @@ def test_bands_never_take_what_another_limit_has_not() -> None:
             assert costs.at(costs.full)["macs"] <= own + spare
 
 
-@pytest.mark.parametrize("model", ["peak", "tflm"])
+@pytest.mark.parametrize("model", thorough_but(["peak", "tflm"], "tflm"))
 @pytest.mark.parametrize("name", EACH)
 def test_nothing_undercuts_the_least_that_a_refusal_names(name: str, model: Any) -> None:
     costs = BandedCosts(label(NETWORKS[name]()), Banding(model, {"sram": 1}))
@@ -211,7 +211,7 @@ def test_nothing_undercuts_the_least_that_a_refusal_names(name: str, model: Any)
     assert bound <= min(costs.at(random_widths(costs, seed))["sram"] for seed in range(4))
 
 
-@pytest.mark.parametrize("model", ["peak", "tflm"])
+@pytest.mark.parametrize("model", thorough_but(["peak", "tflm"], "tflm"))
 @pytest.mark.parametrize("name", EACH)
 def test_auto_costs_nothing_without_lowering_what_is_limited(name: str, model: Any) -> None:
     net = NETWORKS[name]()
@@ -294,6 +294,7 @@ def test_an_arena_that_needs_bands_holds_in_the_written_file(files: dict[str, st
     assert lower(loaded(output)).arena(offline=True).total == result.verdict.used["sram"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bands", ["off", "auto"])
 def test_an_arena_that_holds_without_bands_holds_with_auto(bands: str, tmp_path: Path) -> None:
     """Kernels among zeros that the widths were chosen with are written, though what they cost may no longer pay."""
@@ -303,6 +304,7 @@ def test_an_arena_that_holds_without_bands_holds_with_auto(bands: str, tmp_path:
     assert lower(loaded(str(tmp_path / "o.onnx"))).arena(offline=True).total <= 16 * 1024
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["resnet8", "branching"])
 def test_no_number_of_bands_does_better_than_what_is_chosen_for_an_arena(name: str) -> None:
     net = NETWORKS[name]()
@@ -321,7 +323,7 @@ def test_no_number_of_bands_does_better_than_what_is_chosen_for_an_arena(name: s
 
 
 @pytest.mark.parametrize("name", EACH)
-@pytest.mark.parametrize("share", [0.95, 0.75])
+@pytest.mark.parametrize("share", thorough_but([0.95, 0.75], 0.75))
 def test_no_cheaper_plan_holds_an_arena_than_the_first_one_that_is_found(name: str, share: float) -> None:
     """Plans are looked for one after the other, and no further than to the first that holds."""
     net = NETWORKS[name]()
@@ -347,6 +349,7 @@ def test_a_looser_limit_of_an_arena_takes_no_more_operators(limit: int) -> None:
     assert BandPlanner(net).plan(found.choices).cost <= (0, 26)
 
 
+@pytest.mark.thorough
 def test_fewer_operators_are_taken_where_their_best_order_holds_the_limit() -> None:
     """The bound of few bands lies above the limit, the peak of their best order does not."""
     net = resnet8()
@@ -427,6 +430,7 @@ def test_training_holds_a_budget_that_needs_bands(trained: Result) -> None:
     assert all(step.costs["macs"] >= trained.after.macs for step in trained.history if step.phase == "quantize")
 
 
+@pytest.mark.thorough
 def test_the_report_names_bands_and_what_they_cost(files: dict[str, str], tmp_path: Path, capsys: Any) -> None:
     output = str(tmp_path / "o.onnx")
     command = ["prune", files["squeezed"], "--sram", "60%", "--no-train", "--bands", "auto", "-o", output]
@@ -579,6 +583,7 @@ def test_a_node_without_a_kernel_in_c_is_refused_before_the_work(tmp_path: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx"]
 
 
+@pytest.mark.thorough
 def test_a_pruner_finishes_in_bands(files: dict[str, str]) -> None:
     import torch
 

@@ -150,7 +150,11 @@ def test_an_operator_computes_on_the_device_of_its_input(name: str, elsewhere: s
     ("model", "asked"),
     [
         ("dscnn_digits", {"method": "differentiable", "distill": True}),
-        ("resnet8_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}),
+        pytest.param(
+            "resnet8_digits",
+            {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"},
+            marks=pytest.mark.thorough,
+        ),
         pytest.param(
             "mbv2se_digits", {"method": "magnitude", "optimizer": "adamw", "augment": "flip,crop2"}, marks=pytest.mark.slow
         ),
@@ -179,6 +183,7 @@ def test_a_prune_elsewhere_writes_the_file_that_it_writes_here(
     assert (tmp_path / "there.onnx").read_bytes() == (tmp_path / "here.onnx").read_bytes()
 
 
+@pytest.mark.thorough
 @needs_stand_in
 def test_a_run_that_began_elsewhere_goes_on_here_and_says_so(
     few_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

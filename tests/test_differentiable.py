@@ -45,9 +45,13 @@ def with_statistics(channels: Channels, factor: float, offset: float) -> Channel
     return channels.with_network(net.with_constants({**net.constants, **values}))
 
 
+#: The larger two of the networks take their time.
+_MARKS = {"mbv2se_digits": pytest.mark.slow, "branchy_digits": pytest.mark.thorough}
+
+
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=pytest.mark.slow) if path.stem == "mbv2se_digits" else path for path in MODELS],
+    [pytest.param(path, marks=_MARKS.get(path.stem, ())) for path in MODELS],
     ids=lambda path: path.stem,
 )
 def test_the_task_gradient_is_the_slope_of_the_loss_along_masks_that_soften_by_equation_9(path: Path) -> None:

@@ -36,7 +36,7 @@ def request(output: Path, **wishes: Any) -> Request:
     return Request(str(MODEL), limits(macs="25%", sram="70%"), str(output), **wishes)
 
 
-@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable", "at-init"))
+@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable"))
 def test_every_method_trains_for_the_compute_that_was_asked_for(method: str, tmp_path: Path, few_digits: str) -> None:
     """Never less, and more by at most the last step of each phase. The history counts it too."""
     result = pruning.prune(request(tmp_path / "o.onnx", data=few_digits, method=method, train_compute=3.7))
@@ -51,6 +51,7 @@ def test_every_method_trains_for_the_compute_that_was_asked_for(method: str, tmp
     assert result.history[-1].share == 1.0
 
 
+@pytest.mark.thorough
 def test_a_run_by_compute_resumes_to_the_same_file(tmp_path: Path, few_digits: str) -> None:
     wishes: dict[str, Any] = {"data": few_digits, "train_compute": 3.0, "from_scratch": True}
     through = pruning.prune(request(tmp_path / "a.onnx", **wishes))
@@ -188,6 +189,7 @@ def test_the_wide_phase_grows_with_compute_and_with_the_network_and_shrinks_with
     assert stop(weights=2 * weights) >= stop()
 
 
+@pytest.mark.thorough
 def test_where_compute_is_scarce_beside_the_data_no_step_is_spent_wide(tmp_path: Path) -> None:
     """Then widths are a uniform scaling, grown into what it leaves, from the first step, unless the user wants a way."""
     wishes: dict[str, Any] = {"train_compute": 0.4, "from_scratch": True}
@@ -207,6 +209,7 @@ def _widths_on_the_way(result: pruning.Result) -> set[tuple[int, ...]]:
     return {tuple(step.widths) for step in result.history if step.widths is not None}
 
 
+@pytest.mark.thorough
 def test_where_one_resource_binds_the_narrow_start_leaves_no_other_unused(
     tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +246,7 @@ def test_a_plateau_is_reached_after_so_many_evaluations_that_are_no_better() -> 
     assert [seen.reached(share) for share in (0.5, 0.6, 0.6, 0.61, 0.4, 0.61)] == [False, False, False, False, False, True]
 
 
-@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable", "uniform"))
+@pytest.mark.parametrize("method", thorough_but(METHODS, "uniform"))
 def test_patience_ends_training_early_within_the_budget(method: str, tmp_path: Path, few_digits: str) -> None:
     """An impatient run stops at its first evaluation that is no better, once its widths are final, and says so."""
     wishes: dict[str, Any] = {"data": few_digits, "method": method, "epochs": 20, "int8": False}
@@ -276,6 +279,7 @@ def test_a_training_that_winds_down_lowers_its_rate_to_nothing_and_goes_on_where
 # ------------------------------------------------------------------------------------------------------------- teachers
 
 
+@pytest.mark.thorough
 def test_a_network_from_a_file_teaches(tmp_path: Path, few_digits: str) -> None:
     """The network as it came, named as a teacher, teaches what it teaches without being named."""
     wishes: dict[str, Any] = {"data": few_digits, "epochs": 2, "method": "uniform"}

@@ -34,7 +34,7 @@ from mcuprune.costs import resources, widths
 from mcuprune.costs.resources import Budget
 from mcuprune.data import loading as data
 from mcuprune.data.sets import Data
-from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
+from mcuprune.errors import BudgetError, DataError, McupruneError, ModelError, UsageError
 from mcuprune.graph import network
 from mcuprune.passes.canonical import canonical
 from mcuprune.portfolio import independent, manifest, onchip, policies, serving, wanted
@@ -453,6 +453,7 @@ def test_a_portfolio_goes_on_in_no_folder_of_other_files(few_digits, tmp_path, c
     assert (tmp_path / "macs-20pct.onnx").read_bytes() == b"mine"
 
 
+@pytest.mark.thorough
 def test_separate_runs_go_on_with_what_they_began_with_alone(few_digits, tmp_path, monkeypatch, capsys):
     class Interrupted:
         def run(self, runs, goes_on):
@@ -509,6 +510,7 @@ class InProcess:
             yield Ended(run, main([*run.words, "-q"]))
 
 
+@pytest.mark.thorough
 def test_separate_runs_are_those_of_prune(tmp_path, few_digits):
     asked = Request(model=str(MODEL), limits={}, output="", data=few_digits)
     variants = wanted.of_flags({"macs": SHARES})
@@ -753,12 +755,35 @@ def test_a_changed_file_is_refused(made, tmp_path):
         {"variants": [{"name": "a", "path": "../x.onnx"}]},
         {"variants": [{"name": "a", "path": "/etc/passwd"}]},
         {"before": None},
+        {"before": {"used": {"macs": float("inf")}}},
     ],
 )
 def test_a_document_that_is_no_portfolio_is_refused(made, tmp_path, change):
     (tmp_path / "portfolio.json").write_text(json.dumps({**document(made), **change}))
     with pytest.raises(UsageError, match="portfolio"):
         mcuprune.Portfolio(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("name", value) for value in ("", 3, "a\0b")),
+        *(("path", value) for value in ("", "..", "no/such", [])),
+        *(("used", value) for value in ({}, {"macs": 1e999}, {"macs": -1}, {"macs": "3"}, [])),
+        *(("accuracy_int8", value) for value in ("0.9", 1e999, True)),
+        *(("metric", value) for value in (None, {}, {"title": "t", "unit": "u", "better": "louder", "int8": 1})),
+        ("pareto", "yes"),
+        ("files", {}),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_of_a_variant_is_one_message_that_names_the_document(made, tmp_path, key, value):
+    folder = shutil.copytree(made, tmp_path / "copy")
+    changed = document(folder)
+    changed["variants"][0][key] = value
+    (folder / "portfolio.json").write_text(json.dumps(changed))
+    with pytest.raises(McupruneError, match="portfolio"):
+        mcuprune.Portfolio(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------- on a chip
@@ -833,6 +858,7 @@ NAMES = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(runners.compiler() is None, reason="no C compiler")
 def test_whatever_variants_are_called_their_c_compiles_and_answers(made, tmp_path):
     for name in NAMES:

@@ -328,6 +328,7 @@ def _pictures(root: Path, digits: Data) -> Path:
     return root
 
 
+@pytest.mark.thorough
 def test_from_a_folder_of_images_to_firmware(tmp_path: Path, digits: Data, capsys: pytest.CaptureFixture[str]) -> None:
     """One command each: look, prune without training, export; the file says how it is fed, and others believe it."""
     root = _pictures(tmp_path / "photos", digits)

@@ -293,6 +293,7 @@ def test_validation_in_between_does_not_hide_the_training_batch() -> None:
     assert len(batch.inputs[0]) == 8
 
 
+@pytest.mark.thorough
 def test_masks_follow_the_module_to_another_precision() -> None:
     net = load("dscnn_digits")
     pruner = Pruner(net, share(net, macs=0.4), steps=60, start=0.0)
@@ -334,6 +335,7 @@ def test_a_path_and_a_budget_in_words_are_those_of_the_public_face() -> None:
 # -------------------------------------------------------------------------------------------------------------- going on
 
 
+@pytest.mark.thorough
 def test_a_loop_that_is_taken_up_goes_where_it_would_have_gone() -> None:
     net = load("dscnn_digits")
     budget = share(net, macs=0.4, sram=0.7)

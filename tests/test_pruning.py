@@ -251,7 +251,7 @@ def test_without_data_int8_says_that_its_ranges_are_a_guess(tmp_path: Path) -> N
     assert dict(result.after.total) == dict(resources.profile(network.load(tmp_path / "o.onnx")).total)
 
 
-@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable", "at-init"))
+@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable"))
 def test_same_seed_same_file_and_another_seed_another(method: str, tmp_path: Path, few_digits: str) -> None:
     files = []
     for number, seed in enumerate((1, 1, 2)):
@@ -296,7 +296,7 @@ def test_whole_multiples_by_magnitude_leave_little_of_the_budget(
     assert max(result.verdict.used[name] / limit for name, limit in result.budget.limits.items()) > 0.95
 
 
-@pytest.mark.parametrize("method", ["differentiable", "magnitude", "uniform", "at-init"])
+@pytest.mark.parametrize("method", thorough_but(METHODS, "differentiable", "uniform"))
 def test_slack_that_a_method_leaves_is_in_its_notes(method: str, tmp_path: Path, few_digits: str) -> None:
     path = str(MODELS / "dscnn_digits.onnx")
     request = Request(path, limits(sram="966", macs="948633"), str(tmp_path / "o.onnx"), data=few_digits)
@@ -331,6 +331,7 @@ def blank(path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_wrong_on_some_classes_does_not_hold_its_pupil_back(tmp_path: Path, few_digits: str) -> None:
     model = onnx.load(MODELS / "dscnn_digits.onnx")
     (last,) = [node for node in model.graph.node if node.op_type == "Gemm"]
@@ -439,7 +440,9 @@ def test_a_trained_model_that_is_fed_wrongly_is_not_trained_over(name: str, wron
     assert any(says in note for note in without.notes)
 
 
-@pytest.mark.parametrize(("flag", "origin"), [("from_scratch", "scratch"), ("keep_weights", "trained")])
+@pytest.mark.parametrize(
+    ("flag", "origin"), thorough_but([("from_scratch", "scratch"), ("keep_weights", "trained")], ("from_scratch", "scratch"))
+)
 def test_the_user_decides_what_a_model_that_is_at_chance_counts_as(flag: str, origin: str, tmp_path: Path) -> None:
     source = _digits_file(tmp_path / "d.npz", first=3)
     model, out = str(MODELS / "dscnn_digits.onnx"), str(tmp_path / "o.onnx")
@@ -523,6 +526,7 @@ def test_a_model_that_knows_nothing_cannot_teach(tmp_path: Path) -> None:
         pruning.prune(Request(blank(tmp_path / "blank.onnx"), limits(flash="30%"), str(tmp_path / "o.onnx"), distill=True))
 
 
+@pytest.mark.thorough
 def test_two_epochs_leave_statistics_that_fit_the_weights(tmp_path: Path) -> None:
     result = pruning.prune(
         Request(str(MODELS / "resnet8_digits.onnx"), limits(flash="25%"), str(tmp_path / "o.onnx"), epochs=2)
@@ -872,6 +876,7 @@ def test_biases_that_training_adds_count_where_a_budget_is_refused(
     assert pruning.prune(replace(request, limits=limits(flash="84"))).verdict.used["flash"] == 84
 
 
+@pytest.mark.thorough
 def test_an_arena_that_no_cut_is_found_for_is_refused_and_the_smallest_found_is_held(
     few_digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

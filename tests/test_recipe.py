@@ -96,6 +96,7 @@ def test_a_rate_that_does_not_get_there_ends_inside_the_budget_and_says_so(
     assert any("fixed rate of the widths ended above the budget" in note for note in result.notes)
 
 
+@pytest.mark.thorough
 def test_masks_follow_salience_to_the_end_of_float_training(tmp_path: Path, few_digits: str) -> None:
     """Nothing is cut on the way, so every float step costs what the whole network does; fake-quant steps cost less."""
     result = pruning.prune(request(tmp_path / "o.onnx", few_digits, recipe="paper", epochs=6, batch=16, pi_lr=20.0))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Once
+from conftest import Once, thorough_but
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, epoch_macs, limits
@@ -95,6 +95,7 @@ def test_the_report_says_who_taught(schooled: tuple[Result, bytes]) -> None:
     assert "for the first 30% of float training" in note
 
 
+@pytest.mark.thorough
 def test_a_network_that_learns_slowly_does_not_become_a_teacher(given_up: tuple[Result, bytes]) -> None:
     """From half of its training on it is known; what is left of it belongs to the network that stays."""
     result, _ = given_up
@@ -115,7 +116,7 @@ def test_a_network_that_learns_slowly_does_not_become_a_teacher(given_up: tuple[
     assert "learned too slowly" in note
 
 
-@pytest.mark.parametrize("kind", ["schooled", "given_up"])
+@pytest.mark.parametrize("kind", thorough_but(["schooled", "given_up"], "schooled"))
 @pytest.mark.parametrize(
     "stage", ["pruned", *(pytest.param(stage, marks=pytest.mark.thorough) for stage in ("whole", "quantised"))]
 )
@@ -149,6 +150,7 @@ def test_nothing_is_trained_whole_for_nothing(changes: dict[str, Any], tmp_path:
     assert (run.teacher, run.schedule.whole) == (None, 0)
 
 
+@pytest.mark.thorough
 def test_patience_is_for_the_network_that_stays(tmp_path: Path, few_digits: str) -> None:
     result = pruning.prune(asked_for(tmp_path / "o.onnx", few_digits, patience=1, int8=False))
     whole = 0.3 * COMPUTE * epoch_macs(result)

@@ -183,6 +183,7 @@ def small_note(result: Result) -> list[str]:
     return [note for note in result.notes if note.startswith("images were 16 x 16")]
 
 
+@pytest.mark.thorough
 def test_the_default_method_begins_small_where_compute_is_scarce_and_baselines_do_not(
     colours: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -209,6 +210,7 @@ def test_the_default_method_begins_small_where_compute_is_scarce_and_baselines_d
     assert all(result.ok for result in made.values())
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_on_small_images_resumes_to_the_same_file(colours: tuple[str, str], tmp_path: Path) -> None:
     through = pruning.prune(asked(colours, tmp_path / "a.onnx"))
 

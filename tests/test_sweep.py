@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 import pytest
 import tasks_data
+from conftest import thorough_but
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import kill_a_worker
@@ -363,6 +364,7 @@ def test_a_sweep_reads_a_model_as_its_runs_do(here):
     assert main(["sweep", "net.onnx", *FAST, "--input-shape", shape, "--sram", "60%", "-o", "out"]) == 0
 
 
+@pytest.mark.thorough
 def test_runs_are_told_all_that_the_configuration_says_and_read_none(here, capsys):
     """Whichever lies nearest: that of the sweep is another one, and words typed again later must not meet either."""
     Path("mine.toml").write_text(
@@ -446,7 +448,7 @@ class InProcess:
 
 
 @pytest.mark.parametrize(("change", "what"), [(change_data, "data"), (change_model, "model")])
-@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.parametrize("left", thorough_but([0, 1], 0))
 def test_a_sweep_goes_on_with_the_model_and_the_data_that_it_began_with_alone(here, capsys, change, what, left):
     """Whether runs are left to do or not: a table of runs on two data sets compares nothing."""
     small_set("set.npz", seed=0)
@@ -637,7 +639,7 @@ def is_alive(stat: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("deadly", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize("deadly", thorough_but([signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM], signal.SIGKILL))
 def test_a_run_whose_process_is_killed_is_told_apart_from_refused_ones_and_goes_on(here, capsys, monkeypatch, deadly):
     """Whatever kills it, as a machine without memory left does: nothing was refused, and the same command goes on."""
     words_of = executors.words_of
@@ -697,7 +699,7 @@ SWEEP = ("sweep", "net.onnx", *FAST, "-o", "out")
 @pytest.mark.parametrize(
     ("then", "said"),
     [
-        (("--sram", "90%", "--multiple-of", "2"), "was another command"),
+        (("--sram", "90%", "--multiple-of", "2"), "was another command there, without --multiple-of 2;"),
         (("--sram", "90%"), "runs that this command doesn't ask for"),
         (("--sram", "60%", "--flash", "90%"), "runs that this command doesn't ask for"),
         (("--sram", "60%", "--seeds", "1,"), "runs that this command doesn't ask for"),
@@ -977,7 +979,7 @@ def without_cost(folder: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("model", "out"),
     [
-        ("{here}/net.onnx", "{here}/out"),
+        pytest.param("{here}/net.onnx", "{here}/out", marks=pytest.mark.thorough),
         ("sub/../../net.onnx", "{here}/out"),
         pytest.param("./net.onnx", "../out/of", marks=pytest.mark.thorough),
         pytest.param("../net.onnx", "out", marks=pytest.mark.thorough),

@@ -392,6 +392,7 @@ def test_a_fresh_last_layer_answers_in_units_of_the_targets(form: str) -> None:
     np.testing.assert_allclose(after, wanted, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_network_of_two_inputs_is_pruned_and_verified_on_both(tmp_path: Path) -> None:
     arrays = tasks_data.fused(256, 128)
     result = pruned(tasks_data.fusion(), arrays, tmp_path, epochs=10, batch=16)

@@ -70,7 +70,7 @@ def test_a_pruned_model_runs_as_onnxruntime_computes_it(dscnn: str) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("name", thorough_but(["resnet8_digits", "branchy_digits", "mbv2se_digits"], "mbv2se_digits"))
+@pytest.mark.parametrize("name", thorough_but(["resnet8_digits", "branchy_digits", "mbv2se_digits"], "branchy_digits"))
 def test_every_model_of_the_repository_runs_so(name: str, tmp_path: Path) -> None:
     found = verify.verify(pruned(name, tmp_path))
     assert found.ok, found
@@ -151,6 +151,7 @@ def test_a_memory_plan_in_the_file_takes_less_arena_and_changes_no_output(tmp_pa
     assert planned.arena["total"] < greedy.arena["total"]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("in_process")
 def test_the_same_seed_gives_the_same_answer(dscnn: str) -> None:
     first, second = (verified.document(verify.verify(dscnn, Trial(examples=20, seed=3))) for _ in range(2))
@@ -408,6 +409,7 @@ def test_a_node_of_a_form_that_profile_refuses_is_refused_by_name_too(
             node.input[:] = whole
 
 
+@pytest.mark.thorough
 def test_what_no_device_has_memory_for_is_not_run(dscnn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arena = verify.verify(dscnn, Trial(examples=1)).memory.predicted
     monkeypatch.setattr(verify, "_MOST_ARENA", arena)
@@ -458,6 +460,7 @@ def test_a_kernel_that_breaks_off_is_an_error(tmp_path: Path, monkeypatch: pytes
         verify.verify(path, Trial(examples=2))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("in_process")
 def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
     dscnn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -494,6 +497,7 @@ def test_the_command_answers_by_exit_code_and_keeps_the_file_where_there_is_an_a
     assert out.endswith("DIFFERS: not what onnxruntime computes\n")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("in_process")
 def test_a_file_of_half_floats_runs_on_examples_and_as_int8(tmp_path: Path) -> None:
     """Its inputs and outputs stay what they are; examples are float32 here and what is stored are integers."""

@@ -8,7 +8,6 @@ reader, by the count of references to it.
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import re
 import sys
@@ -24,8 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mcuprune import units
-from mcuprune.console import JSON_FORMAT
+from mcuprune import foreign, rerun, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
 from mcuprune.options import nearest
@@ -327,39 +325,40 @@ def _figure(text: Any, variant: Variant) -> float:
 def _read(path: Path) -> tuple[dict[str, Variant], Mapping[str, int]]:
     """The variants of a portfolio with the contents of their files, and what the network costs that they are of."""
     place = path / manifest.DOCUMENT if path.is_dir() else path
-    try:
-        document = json.loads(place.read_bytes())
-        if document["command"] != "portfolio" or document["format"] != JSON_FORMAT:
-            raise ValueError(f"format {document['format']!r} of {document['command']!r}")
-        whole = {name: int(value) for name, value in document["before"]["used"].items() if name in RESOURCES}
-        entries = [dict(entry) for entry in document["variants"]]
-        variant_of = {str(entry["name"]): _variant(entry, place.parent) for entry in entries}
-    except OSError as error:
-        raise UsageError(f"{place}: can't be read ({error.strerror}); name a folder that mcuprune portfolio wrote") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(
-            f"{place}: is no portfolio ({type(error).__name__}: {error}); make one with mcuprune portfolio"
-        ) from None
-    if not variant_of:
-        raise UsageError(f"{place}: has no variants; make one with mcuprune portfolio")
-    return variant_of, whole
+    document = rerun.stored(place, "portfolio")
+    check = foreign.Values(place, hint="make the portfolio again")
+    before = check.table(document.get("before"), "before", needs=("used",))
+    variants: dict[str, Variant] = {}
+    for index, entry in enumerate(check.items(document.get("variants"), "variants")):
+        variant = _variant(entry, place.parent, foreign.Values(place, f"variants[{index}]: ", "make the portfolio again"))
+        variants[variant.name] = variant
+    if not variants:
+        raise UsageError(f"{place}: has no variants; make the portfolio again")
+    return variants, _used(check, before["used"], "before.used")
 
 
-def _variant(entry: Mapping[str, Any], folder: Path) -> Variant:
-    file = str(entry["path"])
-    if Path(file).name != file or file in ("", ".", ".."):
-        raise ValueError(f"{file!r} is not a file in the folder")
+def _used(check: foreign.Values, value: Any, key: str) -> dict[str, int]:
+    table = check.table(value, key, needs=("macs",))
+    return {name: check.whole(amount, f"{key}.{name}") for name, amount in table.items() if name in RESOURCES}
+
+
+def _variant(entry: Any, folder: Path, check: foreign.Values) -> Variant:
+    """A variant by its entry, of whose keys every message names the wrong one."""
+    said = check.table(entry, "entry", needs=("name", "path", "files", "used", "accuracy_int8", "metric", "pareto"))
+    name, file = check.text(said["name"], "name"), check.text(said["path"], "path")
+    if Path(file).name != file or file in (".", ".."):
+        check.refuse("path", file, "a file in the folder")
     try:
-        opened = _File(folder / file, entry["files"][file])
+        opened = _File(folder / file, check.text_by_name(said["files"], "files").get(file, ""))
     except OSError as error:
         raise UsageError(
             f"{folder / file}: can't be read ({error.strerror}), and {manifest.DOCUMENT} has it; make the portfolio again"
         ) from None
-    used, accuracy = {name: int(value) for name, value in entry["used"].items() if name in RESOURCES}, entry["accuracy_int8"]
-    if "macs" not in used:
-        raise ValueError("a variant of unknown cost")
-    known = None if accuracy is None else float(accuracy)
-    score, metric = manifest.score(entry), entry["metric"]
-    named = (str(metric["title"]), str(metric["unit"]), str(metric["better"]))
-    figure = named if known is None else ("accuracy", "share", "higher")
-    return Variant(str(entry["name"]), used, known, score, bool(entry["pareto"]), opened, *figure)
+    accuracy = check.unless_none(check.number, said["accuracy_int8"], "accuracy_int8")
+    metric = check.table(said["metric"], "metric", needs=("title", "unit", "better", "int8"))
+    title, unit = check.text(metric["title"], "metric.title"), check.text(metric["unit"], "metric.unit")
+    figure = title, unit, check.one_of(metric["better"], ("higher", "lower"), "metric.better")
+    check.number(metric["int8"], "metric.int8")
+    used, pareto = _used(check, said["used"], "used"), check.truth(said["pareto"], "pareto")
+    figure = figure if accuracy is None else ("accuracy", "share", "higher")
+    return Variant(name, used, accuracy, manifest.score(said), pareto, opened, *figure)
