@@ -217,10 +217,13 @@ def _measured(run: Run, candidate: Candidate, of_float: Metric | None, small: Ne
     after = resources.profile(written, request.basis)
     kept = run.labelled.kept(candidate.keep)
     int8 = evaluate.int8_metric(request.output, run.goal.data.test, run.goal.objective) if run.goal and request.int8 else None
+    told = list(candidate.notes) + ([int8.warning] if int8 and int8.warning else [])
     figures = None
     if run.goal is not None and run.metric is not None and of_float is not None:
         exact, default = (int8.exact, int8.default_session) if int8 else (None, None)
         objective = run.goal.objective
+        loss = evaluate.rounding_loss(of_float, exact, len(run.data.test)) if exact and run.data else None
+        told += [loss] if loss else []
         figures = Figures(objective.task, objective.title, run.goal.labelled, run.metric, of_float, exact, default)
     groups = tuple(GroupResult(g.name, len(g), len(kept[g.name]), kept[g.name]) for g in run.labelled.groups)
     return Result(
@@ -235,7 +238,7 @@ def _measured(run: Run, candidate: Candidate, of_float: Metric | None, small: Ne
         seconds=record.seconds,
         training_macs=candidate.training_macs,
         full_training_macs=candidate.full_training_macs,
-        notes=(*candidate.notes, *([int8.warning] if int8 and int8.warning else [])),
+        notes=tuple(told),
         data=data.name if data else None,
         preprocessing=data.preprocessing if data else None,
         test_examples=len(data.test) if data else 0,

@@ -17,6 +17,7 @@ from mcuprune.errors import ModelError
 from mcuprune.graph import network
 from mcuprune.train import evaluate
 from mcuprune.train.evaluate import Model, accuracy, accuracy_of
+from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import classification
 
 
@@ -183,3 +184,24 @@ def test_what_counts_as_rounding(change: Callable[[np.ndarray], np.ndarray], rou
     exact = np.random.default_rng(0).random((500, 10)) * 4
     exact[np.arange(500), np.arange(500) % 10] += 5
     assert evaluate.is_rounding(change(exact), exact) == rounding
+
+
+@pytest.mark.parametrize(
+    ("of_float", "of_int8", "examples", "said"),
+    [
+        (Metric("accuracy", "accuracy", 0.79), Metric("accuracy", "accuracy", 0.5), 1200, True),
+        (Metric("accuracy", "accuracy", 0.79), Metric("accuracy", "accuracy", 0.765), 100_000, False),
+        (Metric("accuracy", "accuracy", 0.79), Metric("accuracy", "accuracy", 0.7), 100, False),
+        (Metric("accuracy", "accuracy", 0.79), Metric("accuracy", "accuracy", 0.9), 1200, False),
+        (Metric("mae", "mean absolute error", 2.0, "value", "lower"), Metric("mae", "error", 2.3, "value", "lower"), 50, True),
+        (Metric("mae", "mean absolute error", 2.0, "value", "lower"), Metric("mae", "error", 2.1, "value", "lower"), 50, False),
+    ],
+)
+def test_an_int8_file_that_is_clearly_worse_than_its_float_network_is_spoken_of(
+    of_float: Metric, of_int8: Metric, examples: int, said: bool
+) -> None:
+    note = evaluate.rounding_loss(of_float, of_int8, examples)
+    assert (note is not None) == said
+    if note is not None:
+        assert of_float.shown() in note
+        assert of_int8.shown() in note

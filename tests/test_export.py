@@ -245,6 +245,37 @@ def test_a_dead_channel_with_a_live_bias_does_not_overflow() -> None:
     assert np.abs(want[0][:, 2] - net.constants["b"][2]).max() <= step
 
 
+@pytest.mark.parametrize("clamp", ["Relu", "Clip"])
+def test_the_bias_of_a_channel_that_hears_nothing_is_kept(clamp: str) -> None:
+    """A channel without variance leaves a weight of thousands when its BatchNormalization is folded, and a bias that counts."""
+    weight, alone = drawn(4, 3, 3, 3), drawn(4, 1, 3, 3)
+    alone[2] *= 2000
+    constants = {"w": weight, "b": np.float32([0, 0, -1000, 0]), "v": alone, "c": np.float32([0.1, 0.2, 0.3, 0.4])}
+    bounds = {"zero": np.float32(0), "six": np.float32(6)} if clamp == "Clip" else {}
+    nodes = [
+        _N("Conv", ["x", "w", "b"], ["h"], name="first"),
+        _N(clamp, ["h", *bounds], ["a"]),
+        _N("Conv", ["a", "v", "c"], ["d"], name="alone", group=4),
+        _N(clamp, ["d", *bounds], ["y"]),
+    ]
+    net = network.from_proto(graph(nodes, {**constants, **bounds}, (3, 8, 8)), "net.onnx")
+    module = calibrated(net, [inputs_of(net, 8)])
+    found = quantized(*module.quantized_network())
+    inputs = inputs_of(net, 4, seed=1)
+    want = run(found, inputs)
+    assert max(apart.max() for apart in steps_apart(module, simulated(module, inputs), want)) <= 1.001
+    assert np.abs(want[0][:, 2] - 0.3).max() <= module.quantizers()[module.scheme.quantizer["y"]].scale
+
+
+def test_no_step_of_an_input_takes_the_output_through_more_than_its_range() -> None:
+    weight = drawn(6, 4, 3, 3)
+    weight[1, 0, 0, 0] = 5e4
+    found = weight_scale(weight, 0, None, 0.1, output_scale=0.2)
+    assert found[1] == np.float32(255 * 0.2 / 0.1 / 127)
+    np.testing.assert_array_equal(np.delete(found, 1), np.delete(weight_scale(weight, 0, None, 0.1), 1))
+    assert weight_scale(weight, 0, np.full(6, 1e12, np.float32), 0.1, output_scale=0.2)[1] > found[1], "no bias overflows"
+
+
 def test_weight_scales_are_per_channel_and_symmetric() -> None:
     weight = drawn(6, 4, 3, 3) * np.arange(1, 7, dtype=np.float32).reshape(6, 1, 1, 1)
     found = weight_scale(weight, 0, None, 1.0)

@@ -4,7 +4,7 @@ Affine int8 as TensorFlow Lite and the vendors' tools read it: activations per t
 ([-63, 63] where 7 bits are asked for), of convolutions per output channel and of fully connected layers per tensor, biases
 int32 with scale = input scale x weight scale. ``scheme`` decides, from the operator table alone, which tensors are quantised
 and which share a quantiser; ``quantized`` gives the network its nodes and the integers behind its constants
-(``Network.stored``). Fake-quant training (``quantize``) reads the same scheme and the same ``weight_scale``, so what it
+(``Network.stored``). Fake-quant training (``quantize``) reads the same scheme and the same ``mixer_scale``, so what it
 simulates is what the file computes. Inputs and outputs stay float, and every tensor keeps its name: it now holds the
 dequantised value.
 """
@@ -171,19 +171,60 @@ def _own_weight_axis(node: Node, net: Network) -> int | None:
 
 
 def weight_scale(
-    weight: np.ndarray, axis: int | None, bias: np.ndarray | None, input_scale: float, largest: int = HIGH
+    weight: np.ndarray,
+    axis: int | None,
+    bias: np.ndarray | None,
+    input_scale: float,
+    largest: int = HIGH,
+    output_scale: float | None = None,
 ) -> np.ndarray:
     """float32 scales of a weight: (channels,) along ``axis``, or (). Of a shared weight, the largest of its users' counts.
 
     largest: the integer that the largest weight becomes (``Scheme``).
+    output_scale: of the tensor that the products end in; None where it has none.
+    Never so large that one step of the input takes the output through its whole range: a larger weight is cut to that. Where
+    training has left a channel next to no variance, folding its BatchNormalization makes a weight of thousands, and steps of
+    the bias (input scale x scale) as coarse as the output's range would round the bias away that the channel consists of.
     Never so small that a live bias of an almost dead channel overflows its int32 (|bias| / (input scale x scale) < 2^30).
     """
     others = tuple(a for a in range(weight.ndim) if a != axis)
-    scale: np.ndarray = np.maximum(np.abs(weight).max(others) / np.float32(largest), np.float32(1e-12))
+    reach = np.abs(weight).max(others)
+    if output_scale is not None:
+        reach = np.minimum(reach, np.float32((HIGH - LOW) * output_scale / input_scale))
+    scale: np.ndarray = np.maximum(reach / np.float32(largest), np.float32(1e-12))
     if bias is not None:
         needed = np.abs(bias.reshape(-1)) / np.float32(input_scale * 2.0**30)
         scale = np.maximum(scale, needed if axis is not None else needed.max())
     return np.asarray(scale, np.float32)
+
+
+def mixer_scale(
+    node: Node,
+    net: Network,
+    plan: Scheme,
+    quantizers: Mapping[str, Quantizer],
+    weight: np.ndarray,
+    bias: Callable[[Node], np.ndarray | None],
+) -> np.ndarray:
+    """The float32 scales of a mixer's weight, ``weight_scale`` for all its users. bias: of each of them, where it has one."""
+    axis = weight_axis(node, net)
+    scales = []
+    for user in weight_users(node, net):
+        input_scale, ends = quantizers[plan.quantizer[user.inputs[0]]].scale, _ends_in(user, net, plan)
+        output_scale = None if ends is None else quantizers[ends].scale
+        scales.append(weight_scale(weight, axis, bias(user), input_scale, plan.largest, output_scale))
+    return np.asarray(np.max(scales, axis=0))
+
+
+def _ends_in(node: Node, net: Network, plan: Scheme) -> str | None:
+    """The quantiser of the tensor that a mixer's results are rounded in: its own, or that of the clamp behind it."""
+    tensor = node.outputs[0]
+    while tensor not in plan.quantizer:
+        reader = net.sole_consumer(tensor)
+        if reader is None:
+            return None
+        tensor = reader.outputs[0]
+    return plan.quantizer[tensor]
 
 
 def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> Network:
@@ -279,8 +320,7 @@ def _stored_weights(net: Network, node: Node, plan: Scheme, quantizers: Mapping[
     weight = net.constants[node.inputs[1]]
     bias = _bias(node, net)
     axis = weight_axis(node, net)
-    uses = [(_bias(user, net), quantizers[plan.quantizer[user.inputs[0]]].scale) for user in weight_users(node, net)]
-    scale = np.asarray(np.max([weight_scale(weight, axis, *use, plan.largest) for use in uses], axis=0))
+    scale = mixer_scale(node, net, plan, quantizers, weight, lambda user: _bias(user, net))
     shape = [1] * weight.ndim
     if axis is not None:
         shape[axis] = -1

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,8 @@ REMEDIES: Mapping[str, str] = {"session.x64quantprecision": "1", "session.qdqisi
 #: output by some steps of 256; a saturated sum moves it by a good part of the range. More than these is no rounding.
 _ROUNDED_CLASSES = 0.01
 _ROUNDED_SHARE = 1 / 16
+#: What an int8 file may lose without a word: so many points of a share, or so much of an error.
+_LOST, _LOST_OF_ERROR = 0.03, 0.1
 
 
 #: What onnxruntime calls inputs of the other float types.
@@ -220,6 +222,20 @@ def int8_metric(source: str | Path | bytes, split: Split, objective: Objective) 
     else:
         return Int8Metric(right, default, None)
     return Int8Metric(right, default, f"a session of onnxruntime without options is {said}: {cause}")
+
+
+def rounding_loss(of_float: Metric, of_int8: Metric, examples: int) -> str | None:
+    """What to say of an int8 file that is clearly worse than the network it was rounded from; None where it is not.
+
+    Clearly: by _LOST, and by three times what chance makes of a share of so many examples.
+    """
+    lost = max(_LOST, 3 * sqrt(0.25 / max(1, examples))) if of_float.unit == "share" else _LOST_OF_ERROR
+    if of_int8.score >= of_float.floor(lost):
+        return None
+    return (
+        f"rounding to int8 cost much: {of_int8.title} {of_int8.shown()} on the test set, {of_float.shown()} before; another "
+        "--seed or a longer training may round better, --float writes the network without that loss"
+    )
 
 
 def _is_rounding(objective: Objective, outputs: Sequence[Array], exact: Sequence[Array]) -> bool:

@@ -20,12 +20,12 @@ from mcuprune.deploy.qdq import (
     UNIT_SCALE,
     Quantizer,
     Scheme,
+    mixer_scale,
     quantizer,
     scheme,
     stores_bias,
     weight_axis,
     weight_scale,
-    weight_users,
 )
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network, Node
@@ -115,14 +115,12 @@ class QuantTrainable(Trainable):
         return -lowest, highest
 
     def _scale(self, node: Node) -> np.ndarray:
-        weight, axis = super().weight(node).detach().cpu().numpy(), weight_axis(node, self.source)
-        scales = []
-        for user in weight_users(node, self.source):
-            bias = super().bias(user)
-            input_scale = self._quantizers[self.scheme.quantizer[user.inputs[0]]].scale
-            stored = None if bias is None else bias.detach().cpu().numpy()
-            scales.append(weight_scale(weight, axis, stored, input_scale, self.scheme.largest))
-        return np.asarray(np.max(scales, axis=0))
+        def bias(user: Node) -> np.ndarray | None:
+            value = super(QuantTrainable, self).bias(user)
+            return None if value is None else value.detach().cpu().numpy()
+
+        weight = super().weight(node).detach().cpu().numpy()
+        return mixer_scale(node, self.source, self.scheme, self._quantizers, weight, bias)
 
     def weight(self, node: Node) -> Tensor:
         value = super().weight(node)
