@@ -229,7 +229,13 @@ class _Reader:
         for name, limit in table.items():
             if isinstance(limit, bool) or not isinstance(limit, (str, int)):
                 raise UsageError(f"{name} = {limit!r} is neither a string nor a whole number")
-        return {"limits": {name: parse(str(limit), RESOURCES[name].unit) for name, limit in table.items()}}
+        return {"limits": {name: self._limit(name, str(limit)) for name, limit in table.items()}}
+
+    def _limit(self, name: str, text: str) -> Limit:
+        try:
+            return parse(text, RESOURCES[name].unit)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from None
 
     def one_of(self, value: Any, known: Iterable[str]) -> str:
         if value not in known:

@@ -7,6 +7,7 @@ the user's data. A folder that builds around the generated C is one of ``deploy.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +26,13 @@ from mcuprune.data.feed import Feed
 from mcuprune.data.firmware import c_lines
 from mcuprune.data.preprocessing import from_metadata
 from mcuprune.data.sets import Given
-from mcuprune.deploy import c, rowreport, tflite
+from mcuprune.deploy import c, qdq, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
-from mcuprune.errors import DataError, MissingExtra, UsageError
+from mcuprune.errors import DataError, McupruneError, MissingExtra, OutputError, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
@@ -200,10 +201,17 @@ def refuse_early(request: Request, net: Network) -> None:
 
 
 def planned(request: Request) -> list[Output]:
-    """The files and folders that will be written, for whoever compares them with what is read."""
+    """The files and folders that will be written, for whoever compares them with what is read.
+
+    Raises OutputError where that would be the end of a file of the user's which isn't named.
+    """
     outputs = [] if request.output is None else [Output("-o", request.output)]
+    if request.output is not None and Path(request.output).suffix == ".h":
+        _refuse_header_of_c(Path(request.output))
     if request.output is not None and Path(request.output).suffix == ".c":
-        outputs.append(Output("-o", str(Path(request.output).with_suffix(".h"))))
+        header = Path(request.output).with_suffix(".h")
+        refuse_loss(request.output, header)
+        outputs.append(Output("-o", str(header)))
     return outputs
 
 
@@ -226,6 +234,46 @@ def check_name(output: Path) -> None:
     """Raise UsageError for the name of a C file whose header it couldn't include."""
     if output.suffix == ".c" and (word := _NOT_IN_INCLUDES.search(output.stem)) is not None:
         raise UsageError(f"-o {output}: no #include can name a header with {word[0]!r} in its name; choose another name")
+    if output.suffix in (".c", ".h") and output.stem.casefold() in c.STANDARD_HEADERS:
+        raise UsageError(f"-o {output}: {output.stem}.h would hide the header of C's own library; choose another name")
+
+
+def refuse_loss(named: str, beside: str | Path) -> None:
+    """Raise OutputError where a file that is written unasked, beside the one that is named, would replace somebody else's.
+
+    Ours are int8 networks whose tensors are called as mcuprune calls them, and headers of generated C.
+    """
+    place = Path(beside)
+    if os.path.lexists(place) and not _OURS[place.suffix](place):
+        raise OutputError(
+            f"-o {named}: would replace {place} too, which mcuprune didn't write for such a file; name another -o, or move it "
+            "away"
+        )
+
+
+def _is_our_int8(place: Path) -> bool:
+    try:
+        nodes = network.load(str(place), accept=ops.accept(str(place))).nodes
+    except McupruneError:
+        return False
+    quantisers = [node for node in nodes if node.op == "QuantizeLinear"]
+    return bool(quantisers) and all(qdq.is_ours(node) for node in quantisers)
+
+
+def _is_our_header(place: Path) -> bool:
+    arena = rf"^#define {c.identifier(place.stem).upper()}_ARENA_BYTES "
+    try:
+        return re.search(arena, place.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    except (OSError, ValueError):
+        return False
+
+
+_OURS = {".onnx": _is_our_int8, ".h": _is_our_header}
+
+
+def _refuse_header_of_c(place: Path) -> None:
+    if os.path.lexists(place.with_suffix(".c")) and _is_our_header(place):
+        raise OutputError(f"-o {place}: is the header of {place.with_suffix('.c')}, which needs it; name another -o")
 
 
 def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[Network, tuple[str, ...]]:

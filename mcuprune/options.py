@@ -55,6 +55,8 @@ class Option:
     parse: turns the text of the flag into the value; raises UsageError, which gets the flag's name.
     check: raises UsageError, naming the flag, for a value of which range and choices don't say enough.
     needs: what has to run for it to have an effect: "training", the "gradients" that lead the widths, or "scores" of channels.
+    displaces: names of options that contradict it, or answer the same question: where it is typed, what a configuration or a
+        repeated run says of those is not heard.
     in_config: whether ``[prune]`` of the configuration may set it. changes_run: whether another value may give other results.
     entries: of a field that is a mapping: one option for each key that it may have.
 
@@ -76,6 +78,7 @@ class Option:
     parse: Callable[[str], Any] | None = None
     check: Callable[[Any], object] | None = None
     needs: Literal["", "training", "gradients", "scores"] = ""
+    displaces: tuple[str, ...] = ()
     in_config: bool = True
     changes_run: bool = True
     entries: Mapping[str, Option] = field(default_factory=dict)
@@ -284,6 +287,12 @@ def settings(kind: type, table: Mapping[str, Any], source: str) -> dict[str, Any
     known = {key.replace("-", "_"): option for key, option in keys(kind).items()}
     options = {key: known[key.replace("-", "_")] for key in table}
     return {options[key].name: options[key].of_setting(value, source) for key, value in table.items()}
+
+
+def over(kind: type, typed: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a dataclass as they were typed, and what was ``said`` elsewhere of those about which nothing was."""
+    displaced = {name for option in of(kind) if option.name in typed for name in option.displaces}
+    return {**{name: value for name, value in said.items() if name not in displaced}, **typed}
 
 
 def check(asked: Any) -> None:

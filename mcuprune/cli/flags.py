@@ -226,7 +226,7 @@ def run_settings(settings: config.Config, asked: Mapping[str, Any], own: Sequenc
     from mcuprune.train.request import Request
 
     by_file = options.settings(Request, settings.prune, f"{settings.source}: prune")
-    return {**{name: value for name, value in by_file.items() if name not in own}, **asked}
+    return options.over(Request, asked, {name: value for name, value in by_file.items() if name not in own})
 
 
 def current_folder() -> Path:

@@ -137,7 +137,7 @@ def _repeated(flags: Flags, report: str, asked: Mapping[str, Any]) -> Request:
         outputs=held.outputs,
         basis=held.gate,
         repeats=Repeats(report, expected),
-        **{**stored.asked, **asked},
+        **options.over(Request, asked, stored.asked),
     )
 
 
@@ -191,6 +191,7 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
     beside = place.with_suffix(".onnx")
     if beside.resolve() == Path(request.model).resolve():  # m.onnx to m.tflite
         beside = place.with_name(Path(_pruned(place.name)).name)
+    exporting.refuse_loss(str(place), beside)
     to_prune = replace(request, output=str(beside))
     own = place.suffix in exporting.ROWS_OF_THEIR_OWN
     to_export = exporting.Request(to_prune.output, str(place), bands=str(request.bands) if own else "off")

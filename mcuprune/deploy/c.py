@@ -180,6 +180,16 @@ def _arena(name: str, shared: str | None) -> str:
     return f"extern int8_t {shared}[]; /* of {name.upper()}_ARENA_BYTES or more */\n#define arena {shared}"
 
 
+#: The headers of C's library, which one of the same name would hide from what includes them by an include path.
+STANDARD_HEADERS = frozenset(
+    (
+        *("assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math", "setjmp"),
+        *("signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib", "stdnoreturn"),
+        *("string", "tgmath", "threads", "time", "uchar", "wchar", "wctype"),
+    )
+)
+
+
 def identifier(stem: str) -> str:
     """A file's stem as a C identifier."""
     cleaned = re.sub(r"\W", "_", PurePath(stem).name, flags=re.ASCII)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune.data.firmware import c_string
-from mcuprune.deploy.c import Source, identifier
+from mcuprune.deploy.c import STANDARD_HEADERS, Source, identifier
 from mcuprune.deploy.libraries import CMSIS_NN, ESP_NN
 from mcuprune.deploy.program import Port
 
@@ -55,8 +55,8 @@ class Contents:
 _TAKEN = frozenset(
     (
         *("main", "example", "run_one", "arm", "app", "project", "all", "clean", "help", "install", "package", "test"),
-        *("assert", "ctype", "errno", "float", "limits", "locale", "math", "setjmp", "signal", "stdarg", "stddef", "stdint"),
-        *("stdio", "stdlib", "string", "time", "wchar", "inttypes", "stdbool", "arm_acle", "arduino", "freertos", "sdkconfig"),
+        *("arm_acle", "arduino", "freertos", "sdkconfig"),
+        *STANDARD_HEADERS,
     )
 )
 

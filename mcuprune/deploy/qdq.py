@@ -11,6 +11,7 @@ dequantised value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,8 @@ LOW, HIGH = -128, 127
 #: Bits that weights may take. With 7 the sum of two products with a uint8 fits 16 bits (2 x 255 x 63 < 2^15), so that no kernel
 #: for x86 processors without VNNI saturates.
 WEIGHT_BITS = (7, 8)
+#: What the name of a tensor's integers ends in.
+_INTEGERS = "/int8"
 #: TensorFlow Lite's rule for what lies in [0, 1].
 UNIT_SCALE = 1 / 256
 
@@ -266,7 +269,7 @@ def annotated(
         parameters = (names.free(f"{tensor}/scale"), names.free(f"{tensor}/zero_point"))
         constants[parameters[0]] = np.array(quantizer.scale, np.float32)
         constants[parameters[1]] = np.array(quantizer.zero_point, np.int8)
-        integer = names.free(f"{tensor}/int8")
+        integer = names.free(f"{tensor}{_INTEGERS}")
         for op, read, output in (("QuantizeLinear", source, integer), ("DequantizeLinear", integer, target)):
             nodes.append(Node(names.free(f"{tensor}/{op}"), op, (read, *parameters), (output,)))
         like.update({source: tensor, target: tensor, integer: tensor})
@@ -296,6 +299,11 @@ def annotated(
         for name, floating in floats.items():
             write(name, floating, name)
     return net.rewired(nodes, constants, like=like, dtypes=dtypes, stored=stored), like
+
+
+def is_ours(node: Node) -> bool:
+    """Whether a QuantizeLinear is called as ``annotated`` calls them; a name that was taken has a number behind."""
+    return re.fullmatch(rf".*{_INTEGERS}(_\d+)?", node.outputs[0], re.DOTALL) is not None
 
 
 def stores_bias(n_biases: int, n_scales: int) -> bool:

@@ -371,6 +371,13 @@ def _baked_batch(model: ModelProto) -> int:
     return sizes.pop() if len(sizes) == 1 else 1
 
 
+def for_one_example(model: ModelProto, net: Network) -> ModelProto:
+    """The model at the sizes that ``net`` has, which was read of it: with inputs of batch 1 where it has those of another."""
+    batch = _baked_batch(model)
+    alone = batch > 1 and all(net.shapes[name][:1] == (1,) for name in net.inputs)
+    return _at_batch_one(model, batch) if alone else model
+
+
 def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
     """The model with inputs of batch 1 instead of ``batch``, and target shapes that name the batch freed of it."""
     single = ModelProto()
@@ -423,6 +430,10 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     real_inputs = [value for value in graph.input if value.name not in constants]
     del header.graph.input[:]
     header.graph.input.extend(real_inputs)
+    for value in (*header.graph.input, *header.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value <= 0:  # a free one, as some exporters write it; runtimes take it so
+                dim.ClearField("dim_value")
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
         raise ModelError(f"{path}: the graph has no outputs; export it again, or name some with --outputs")

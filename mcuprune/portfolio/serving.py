@@ -108,6 +108,9 @@ class _Served:
         _give_back()
 
     def answer(self, inputs: Mapping[str, Any]) -> Answer:
+        if not isinstance(inputs, Mapping):
+            example = ", ".join(f"'{name}': ..." for name in self.inputs)
+            raise DataError(f"run: takes arrays by the names of inputs, {{{example}}}, not a {type(inputs).__name__}")
         if inputs.keys() != self.inputs.keys():
             raise DataError(f"run: the networks take {', '.join(self.inputs)}, not {', '.join(map(str, inputs)) or 'nothing'}")
         fed = {name: np.asarray(value, np.float32) for name, value in inputs.items()}

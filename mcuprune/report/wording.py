@@ -114,6 +114,7 @@ def hint(answer: Answer) -> str:
     if answer.verdict is None or answer.verdict.ok:
         return ""
     path = answer.profile.path
+    path = f"./{path}" if path.startswith("-") else path  # no flag
     words = ["mcuprune", "prune", path]
     for key, _, limit in limited(answer.verdict):
         words += [f"--{key}", short(limit, RESOURCES[key].unit)]

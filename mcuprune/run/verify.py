@@ -89,7 +89,7 @@ def verify(path: str | Path, trial: Trial | None = None) -> Verification:
         metric=figures.exact if figures else None,
         default_session_metric=figures.default_session if figures else None,
         memory=memory,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
@@ -275,7 +275,7 @@ class _Case:
         if not layerwise.quantised(self.proto, self.net):
             notes.append("no layer could be compared alone: no node's output goes through QuantizeLinear and DequantizeLinear")
             return (), None
-        model = layerwise.watched(self.proto, self.net)
+        model = layerwise.watched(network.for_one_example(self.proto, self.net), self.net)
         chosen = [*range(min(_LAYER_EXAMPLES, self.n_random)), *range(self.n_random, len(self.inputs))[:_LAYER_EXAMPLES]]
         examples = [self.inputs[index] for index in chosen]
         try:

@@ -175,6 +175,7 @@ class Choices:
         metavar="SHARE",
         check=drop,
         needs="training",
+        displaces=("train",),
     )
     minimise: str | None = option(
         None, help="What --max-drop makes small.", group="Limits", choices=tuple(RESOURCES), needs="training"
@@ -202,6 +203,7 @@ class Choices:
         least=1,
         most=_MOST,
         needs="training",
+        displaces=("train_compute", "time", "train"),
     )
     train_compute: float | None = option(
         None,
@@ -211,6 +213,7 @@ class Choices:
         metavar="N",
         check=_compute,
         needs="training",
+        displaces=("epochs", "time", "train"),
     )
     time: str | None = option(
         None,
@@ -219,6 +222,7 @@ class Choices:
         metavar="TIME",
         check=_time,
         needs="training",
+        displaces=("epochs", "train_compute", "train"),
     )
     batch: int = option(
         64, help="Examples of a training step.", group="Training", metavar="N", least=1, most=_MOST, needs="training"
@@ -316,7 +320,13 @@ class Choices:
         least=0,
         most=_LARGEST_SEED,
     )
-    train: bool = option(True, help="Cut by weight magnitude, or at-init, without training.", group="Training", key="no-train")
+    train: bool = option(
+        True,
+        help="Cut by weight magnitude, or at-init, without training.",
+        group="Training",
+        key="no-train",
+        displaces=("max_drop", "minimise"),
+    )
     int8: bool = option(True, help="Write float ONNX, not int8.", group="Output", key="float")
     bands: str | int = option(
         "off",
@@ -378,9 +388,17 @@ class Choices:
         most=_MOST,
         needs="training",
     )
-    from_scratch: bool = option(False, help="Train the model as an untrained one, whatever it knows.", group="Training")
+    from_scratch: bool = option(
+        False,
+        help="Train the model as an untrained one, whatever it knows.",
+        group="Training",
+        displaces=("keep_weights",),
+    )
     keep_weights: bool = option(
-        False, help="Train the model as a trained one, even if it is right by chance only.", group="Training"
+        False,
+        help="Train the model as a trained one, even if it is right by chance only.",
+        group="Training",
+        displaces=("from_scratch",),
     )
     resume: bool = option(
         False,
