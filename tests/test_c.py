@@ -433,6 +433,30 @@ def test_a_softmax_over_more_classes_than_its_sum_can_hold_is_refused() -> None:
         c.generate(net.program, "net")
 
 
+@pytest.mark.parametrize("size", [2**15 - 1, 2**15])
+@pytest.mark.parametrize("op", ["Gemm", "Conv", "MaxPool", "Resize"])
+def test_sizes_that_kernels_count_to_are_computed_and_larger_ones_refused(op: str, size: int, tmp_path: Path) -> None:
+    """Sizes have 16 bits: one more was a negative number."""
+    last = op == "Resize"  # counts to the last place, not to the size
+    graph = Graph(1, size) if op == "Gemm" else Graph(1, 1, 1, size + last)
+    if op == "Gemm":
+        y = graph.add("Gemm", "x", graph.constant(size, 2))
+    elif op == "Conv":
+        y = graph.conv("x", 1, 1, (1, 3), pads=[0, 1, 0, 1], strides=[1, 2])
+    elif op == "MaxPool":
+        y = graph.add("MaxPool", "x", kernel_shape=[1, 5], strides=[1, 5])
+    else:
+        y = graph.add("Resize", "x", "", graph.value(np.float32([1, 1, 2, 1])), mode="linear")
+    net = converted(int8(model_of(graph, y), tmp_path / "net.onnx"))
+    if size >= 2**15:
+        with pytest.raises(
+            UnsupportedOperator, match=r"node '.*': \w+ has a size above 32,767, which kernels can't count to, in C"
+        ):
+            c.generate(net.program, "net")
+    else:
+        assert differing(net, tmp_path, "-O1", *SANITIZED, "-Werror=overflow", examples=2)[0] == 0
+
+
 @pytest.mark.parametrize("last", [32767, 32768])
 def test_entries_of_an_axis_are_picked_right_or_refused(last: int, tmp_path: Path) -> None:
     """Indices have 16 bits: one beyond read memory before the arena."""

@@ -160,10 +160,23 @@ def test_a_compiler_that_optimises_leaves_no_call_out(height: int, width: int, t
 @CODES
 @pytest.mark.parametrize("name", CASES)
 def test_no_operator_reads_beside_its_weights_and_inputs(name: str, code: Sequence[str], tmp_path: Path, once: Once) -> None:
-    """As a program of its own: the address sanitizer must be there from the start."""
     _, net = case(once, name)
     if {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
         pytest.skip("has no kernel in C")
+    stays_inside(net, code, tmp_path)
+
+
+@CODES
+@pytest.mark.parametrize("ins", [1, 3, 6])
+def test_padding_wider_than_a_kernel_stays_inside(ins: int, code: Sequence[str], tmp_path: Path) -> None:
+    """Some windows have nothing but padding, at every side."""
+    graph = Graph(1, ins, 4, 5)
+    model = model_of(graph, graph.conv("x", ins, 3, (2, 2), pads=[5, 4, 3, 6]))
+    stays_inside(converted(int8(model, tmp_path / "net.onnx")), code, tmp_path)
+
+
+def stays_inside(net: Converted, code: Sequence[str], tmp_path: Path) -> None:
+    """Run as a program of its own: the address sanitizer must be there from the start."""
     source = c.generate(net.program, "net")
     (tmp_path / "net.c").write_text(source.c)
     (tmp_path / "net.h").write_text(source.header)

@@ -209,6 +209,18 @@ def matrices() -> onnx.ModelProto:
     return model_of(graph, graph.add("MatMul", "x", graph.add("Transpose", "x", perm=[0, 2, 1])))
 
 
+def square() -> onnx.ModelProto:
+    """Two views of one tensor that differ in nothing but what their axes are."""
+    graph = Graph(1, 8, 8)
+    return model_of(graph, graph.add("MatMul", "x", graph.add("Transpose", "x", perm=[0, 2, 1])))
+
+
+def turned() -> onnx.ModelProto:
+    graph = Graph(1, 6, 6, 6)
+    orders = [graph.add("Transpose", "x", perm=[0, *order]) for order in ((3, 1, 2), (2, 3, 1), (1, 3, 2))]
+    return model_of(graph, graph.add("Concat", *orders, axis=1))
+
+
 def rows() -> onnx.ModelProto:
     """A matrix product over the last axis, then a convolution over what ONNX transposed."""
     graph = Graph(1, 4, 8)
@@ -236,6 +248,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "conv, no padding": convolution(6, 3, pads=[0] * 4),
     "conv, dilated": convolution(6, 3, dilations=[2, 2], pads=[2] * 4),
     "conv, uneven padding": convolution(6, 3, pads=[0, 1, 2, 1]),
+    "conv, padding wider than the kernel": convolution(6, 2, pads=[5, 4, 3, 6]),
     "conv, two groups": convolution(6, 3, group=2),
     "depthwise": convolution(4, 3, group=4),
     "depthwise, multiplier 2": convolution(8, 3, group=4, strides=[2, 2], then="Relu"),
@@ -248,6 +261,8 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "gemm, alpha and beta": gemm(transB=1, alpha=0.5, beta=2.0),
     "matmul": single("MatMul", np.random.default_rng(0).normal(size=(20, 7)).astype(np.float32), shape=(1, 5, 20)),
     "matmul of data": matrices,
+    "matmul of a square and its transpose": square,
+    "Concat of three orders of a cube": turned,
     "matmul, transpose, conv": rows,
     "transpose, conv": channels_last,
     **{

@@ -125,7 +125,7 @@ class Lowering:
     operators: list[Operator] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
     done: dict[str, None] = field(default_factory=dict)
-    rearranged: dict[tuple[int, Axes, Shape], Value] = field(default_factory=dict)
+    rearranged: dict[tuple[int, Axes, Axes, Shape], Value] = field(default_factory=dict)
     reshapes: dict[int, int] = field(default_factory=dict)
     weights: dict[tuple[str, str], int] = field(default_factory=dict)
     quantizers: dict[tuple[str, ...], Quantizer] = field(default_factory=dict)
@@ -427,7 +427,7 @@ class Lowering:
         value = self.ordered(value)
         if value.axes == axes:
             return value
-        key = (value.tensor, axes, value.shape)
+        key = (value.tensor, value.axes, axes, value.shape)  # of one tensor there may be views whose axes differ
         if key not in self.rearranged:
             self.rearranged[key] = self._arrange(value, axes)
         return self.rearranged[key]

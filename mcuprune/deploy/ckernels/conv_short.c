@@ -13,6 +13,7 @@ KERNEL void conv_short(const int8_t *x, int8_t *restrict y, const window_t *p, i
       for (int pixel = 0; pixel <= two; pixel++) {
         int start = (ox + pixel) * p->stride_w - p->pad_w, left = start < 0 ? -start : 0;
         int right = p->width - start < p->kernel_w ? p->width - start : p->kernel_w;
+        if (left > p->kernel_w) left = p->kernel_w; /* all of it is padding */
         int8_t *to = windows + pixel * NAME_WINDOW;
         for (int k = 0, iy = top; k < p->kernel_h; k++, iy += p->dilation_h, to += full) {
           int inside = iy >= 0 && iy < p->height, from = inside ? left * c : full, after = inside ? right * c : full, i = 0;

@@ -175,7 +175,7 @@ def resize_nearest(s: Selection, operator: Operator) -> None:
     _, height, width, channels = s.shape(source)
     _, out_height, out_width, _ = s.shape(output)
     rows, columns = nearest(align, half, height, out_height), nearest(align, half, width, out_width)
-    listed = Constant("int16_t", tuple(columns))
+    listed = Constant("int16_t", s.short(operator, columns))
     calls = _picked_rows(s, operator, rows, listed)
     ratio = out_height // height
     if list(rows) == [i // ratio for i in range(out_height)] and out_height == ratio * height:  # the usual whole factor
@@ -199,12 +199,13 @@ def resize_bilinear(s: Selection, operator: Operator) -> None:
     source, output = operator.inputs[0], operator.outputs[0]
     _, height, width, channels = s.shape(source)
     _, out_height, out_width, _ = s.shape(output)
-    rows, columns = (_between(align, half, *pair) for pair in ((height, out_height), (width, out_width)))
+    between = (_between(align, half, *pair) for pair in ((height, out_height), (width, out_width)))
+    rows, columns = (Constant("int16_t", s.short(operator, numbers)) for numbers in between)
     arguments = (channels, width, rows, out_height, columns, out_width)
     s.add(operator, [Call("bilinear", (s.place(source), s.place(output), *arguments))])
 
 
-def _between(align: bool, half: bool, size: int, out: int) -> Constant:
+def _between(align: bool, half: bool, size: int, out: int) -> list[int]:
     """For each output index of RESIZE_BILINEAR the two inputs that it lies between, and where, in steps of 1/1024."""
     scale = (1024 * size + out // 2) // out
     if align and out > 1:
@@ -214,7 +215,7 @@ def _between(align: bool, half: bool, size: int, out: int) -> Constant:
         place = index * scale + (scale // 2 - 512 if half else 0)
         low = max(0, _towards_zero(place))
         numbers += [low, min(_towards_zero(place + 1023), size - 1), place - 1024 * low]
-    return Constant("int16_t", tuple(numbers))
+    return numbers
 
 
 def _towards_zero(value: int) -> int:
@@ -229,7 +230,7 @@ def mirror_pad(s: Selection, operator: Operator) -> None:
     if len(shape) != 4 or pads[0].any() or pads[3].any():
         s.refuse(operator, "of other axes than height and width has no kernel")
     rows, columns = (_mirrored(shape[axis], int(pads[axis][0]), int(pads[axis][1]), edge) for axis in (1, 2))
-    s.add(operator, _picked_rows(s, operator, rows, Constant("int16_t", tuple(columns))))
+    s.add(operator, _picked_rows(s, operator, rows, Constant("int16_t", s.short(operator, columns))))
 
 
 def _mirrored(size: int, before: int, after: int, edge: int) -> list[int]:

@@ -17,6 +17,9 @@ from mcuprune.deploy.steps.calls import ONE_BY_ONE, Array, Between, Call, Chain,
 from mcuprune.deploy.tables import Table
 from mcuprune.errors import UnsupportedOperator
 
+#: The largest number of 16 bits.
+_MOST_SHORT = 2**15 - 1
+
 
 class Padded(NamedTuple):
     """What a PAD would write. pads: numbers before and after each axis, int (rank, 2), all of them ``number``.
@@ -86,6 +89,12 @@ class Selection:
         """Raise UnsupportedOperator, naming the node. why: follows on the operator's name."""
         where = f"{self.program.path}: node '{operator.node}'"
         raise UnsupportedOperator(f"{where}: {operator.name} {why} in C; export .tflite, or write the node in another way")
+
+    def short(self, operator: Operator, numbers: Sequence[int]) -> tuple[int, ...]:
+        """Sizes and places, which kernels keep in 16 bits. Raises UnsupportedOperator, naming the node, for larger ones."""
+        if max(numbers, default=0) > _MOST_SHORT:
+            self.refuse(operator, f"has a size above {_MOST_SHORT:,}, which kernels can't count to,")
+        return tuple(numbers)
 
     # ------------------------------------------------------------------------------------------------------- tensors
 

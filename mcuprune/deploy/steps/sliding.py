@@ -65,7 +65,8 @@ def _window(s: Selection, frame: _Frame, operator: Operator, added: Sums | None,
     source, output = operator.inputs[0], operator.outputs[0]
     bounds = activation_range(operator.options.get("fused", 0), s.quantizer(output))
     zeros = s.quantizer(source).zero_point, s.quantizer(output).zero_point
-    numbers = (*frame.image, *frame.out, *frame.kernel, *frame.stride, *frame.pad, *frame.dilation, frame.groups)
+    sizes = (*frame.image, *frame.out, *frame.kernel, *frame.stride, *frame.pad, *frame.dilation, frame.groups)
+    numbers = s.short(operator, sizes)
     if added is None:
         return Window(None, None, None, (*numbers, *zeros, *bounds))
     s.proven, s.clamped = s.proven and added.proven, s.clamped or tuple(bounds) != (LOW, HIGH)
