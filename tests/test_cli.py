@@ -304,6 +304,12 @@ def test_check_says_where_and_what_to_do(net, capsys):
     assert "hint  mcuprune prune net.onnx --sram 1KB -o net-pruned.onnx\n" in out
 
 
+def test_the_command_that_is_hinted_at_reads_a_name_with_a_dash_as_a_name(net, capsys):
+    Path(net).rename("-m.onnx")
+    assert main(["check", "--sram", "1KB", "--", "-m.onnx"]) == 1
+    assert "hint  mcuprune prune ./-m.onnx --sram 1KB -o ./-m-pruned.onnx\n" in capsys.readouterr().out
+
+
 def test_the_hint_is_a_command_that_parses(net, capsys, monkeypatch):
     assert main(["check", net, "--sram", "1KB", "--macs", "50%", "--format", "json"]) == 1
     words = answer(capsys)["models"][0]["hint"].split()

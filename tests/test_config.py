@@ -119,7 +119,7 @@ def test_no_file_is_an_empty_configuration(tmp_path_factory):
         ("model = [1]", "'model' must be a list of tables"),
         ("prune = 3", "'prune' must be a table"),
         ("budget = '64KB'", "'budget' must be a table"),
-        ("budget = { sram = '64XB' }", "budget: '64XB' is not a size"),
+        ("budget = { sram = '64XB' }", "budget: sram: '64XB' is not a size"),
         ("budget = { sram = 1.5 }", "budget: sram = 1.5 is neither"),
         ("budget = { sram = true }", "budget: sram = True is neither"),
         ("sram-model = 'tflite'", "sram-model: 'tflite' is not known; did you mean 'tflm'?"),

@@ -11,6 +11,7 @@ import blocks
 import numpy as np
 import onnx
 import pytest
+import small_nets
 import torch
 from conftest import difference, feed, random_selection, run
 from onnx import TensorProto, helper, numpy_helper
@@ -467,3 +468,17 @@ def test_what_nothing_reads_of_a_node_is_no_value(op: str) -> None:
     kind = TensorProto.INT64 if attrs else TensorProto.BOOL
     model.graph.output.append(helper.make_tensor_value_info("more", kind, shapes[1]))
     assert loaded(model).nodes[0].outputs == ("y", "more")
+
+
+def test_a_leading_size_of_nothing_is_a_free_one() -> None:
+    """As some exporters write a batch that is open; 0 examples at a time would be no network."""
+    model = small_nets.residual()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 0
+    net = network.from_proto(model, "net.onnx")
+    written = net.to_proto()
+    dim = written.graph.input[0].type.tensor_type.shape.dim[0]
+    assert not dim.HasField("dim_value")
+    assert profile(net).total == profile(network.from_proto(small_nets.residual(), "net.onnx")).total
+    x = np.zeros((3, *net.shapes[net.inputs[0]][1:]), np.float32)
+    assert len(run(written, {net.inputs[0]: x})[0]) == 3

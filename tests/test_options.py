@@ -301,3 +301,28 @@ def test_a_help_names_all_that_a_table_has():
     said = {option.name: f"{option.help} {option.metavar}" for option in options.of(Request)}
     for name, table in (("method", METHODS), ("optimizer", OPTIMIZERS), ("track", tracking.TRACKERS)):
         assert not [known for known in table if known not in said[name]]
+
+
+# ------------------------------------------------------------------------------------------ what is typed, and what was said
+
+
+@pytest.mark.parametrize(
+    ("said", "typed", "left"),
+    [
+        ("epochs = 2", ["--train-compute", "1"], {"epochs": None, "train_compute": 1.0}),
+        ('time = "3m"', ["--epochs", "1"], {"time": None, "epochs": 1}),
+        ("no-train = true", ["--epochs", "1"], {"train": True, "epochs": 1}),
+        ('max-drop = "1%"\nminimise = "flash"', ["--no-train"], {"max_drop": None, "minimise": None, "train": False}),
+        ("from-scratch = true", ["--keep-weights"], {"from_scratch": False, "keep_weights": True}),
+        ("epochs = 2", ["--batch", "8"], {"epochs": 2, "batch": 8}),
+    ],
+)
+def test_what_is_typed_goes_before_what_the_configuration_says_of_the_same_question(monkeypatch, said, typed, left):
+    configure(said)
+    request = asked(monkeypatch, "--data", "digits", *typed)
+    assert {name: getattr(request, name) for name in left} == left
+
+
+def test_an_option_displaces_options_alone():
+    names = {one.name for one in options.of(Request)}
+    assert all({*one.displaces} <= names - {one.name} for one in options.of(Request))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +187,31 @@ def test_a_function_of_the_api_keeps_the_same_promise():
         with pytest.raises(OutputError, match="name another file to write"):
             pruning.prune(request)
     assert snapshot() == before
+
+
+def test_what_is_written_beside_a_named_file_replaces_nothing_but_its_own_kind(capsys):
+    """The ONNX file beside a C file, and its header: neither is named by the user, who may have another of that name."""
+    shutil.copy("net.onnx", "small.onnx")
+    command = ["prune", "net.onnx", "--macs", "60%", "--no-train", "-q", "-o"]
+    before = snapshot()
+    assert main([*command, "small.c"]) == 2
+    assert "would replace small.onnx too" in capsys.readouterr().err
+    assert snapshot() == before
+    for _ in range(2):  # what a run of the same command left is its own
+        assert main([*command, "own.c"]) == 0
+    Path("mine.h").write_text("int of_mine;")
+    before = snapshot()
+    for output, said in (
+        ("mine.c", "would replace mine.h too"),
+        ("own.h", "is the header of own.c"),
+        ("string.c", "string.h would hide"),
+        ("Stdint.h", "Stdint.h would hide"),
+    ):
+        assert main(["export", "own.onnx", "-o", output]) == 2
+        assert said in capsys.readouterr().err
+        assert snapshot() == before
+    assert main(["export", "own.onnx", "-o", "own.c"]) == 0
+    assert main(["export", "own.onnx", "-o", "mine.h"]) == 0, "the one that is named is replaced"
 
 
 def test_devices_take_any_number_of_results(capfd):

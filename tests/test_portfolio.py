@@ -733,6 +733,8 @@ def test_inputs_that_the_network_does_not_take_are_named(made):
         family.run({"x": np.zeros((1, 1, 16, 16))})
     with pytest.raises(DataError, match=r"\[1, 3, 16, 16\]"):
         family.run({"image": np.zeros((1, 3, 16, 16))})
+    with pytest.raises(DataError, match=r"by the names of inputs, \{'image': \.\.\.\}, not a ndarray"):
+        family.run(np.zeros((1, 1, 16, 16)))
     with pytest.raises(UsageError, match="no variant"):
         family.switch("macs-21pct")
 

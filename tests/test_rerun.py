@@ -88,6 +88,13 @@ def test_a_command_that_was_given_what_is_usual_says_so_against_the_configuratio
     assert json.loads(Path("b/report.json").read_text())["run"]["options"] == run["options"]
 
 
+def test_another_length_takes_the_place_of_the_one_that_was_recorded(here):
+    assert main(["prune", "--from", "a/report.json", "--train-compute", "0.2", "-o", "b.onnx", "--report", "b", "-q"]) == 0
+    assert main(["prune", "--from", "b/report.json", "--epochs", "1", "-o", "c.onnx", "--report", "c", "-q"]) == 0
+    options = json.loads(Path("c/report.json").read_text())["run"]["options"]
+    assert (options["epochs"], options["train_compute"], options["time"]) == (1, None, None)
+
+
 def test_what_is_read_is_what_was_recorded(here):
     found, run = rerun.read("a/report.json"), stored()["run"]
     asked = {name: list(value) if isinstance(value, tuple) else value for name, value in found.asked.items()}

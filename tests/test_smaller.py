@@ -250,7 +250,11 @@ def test_smaller_images_are_refused_for_a_network_that_takes_none_before_the_wor
         ({"train_compute": 3.0, "prune_stop": 0.3}, {}, 0.0),
         ({"epochs": 3}, {}, 0.0),
         ({"epochs": 3, "small_images": 0.3}, {}, 0.3),
-        ({"time": "10m"}, {}, 0.0),
+        ({"time": "10m"}, {}, 0.5),
+        ({"train_compute": 20.0}, {}, 0.5),
+        ({"train_compute": 20.0}, {"shrinkable": False}, 0.0),
+        ({"train_compute": 20.0, "method": "magnitude", "small_images": 0.3}, {}, 0.3),
+        ({"train_compute": 30.0}, {}, 0.0),  # more than half of it for wide layers
     ],
 )
 def test_images_are_smaller_where_no_step_is_spent_wide_or_where_it_was_asked_for(
@@ -259,3 +263,5 @@ def test_images_are_smaller_where_no_step_is_spent_wide_or_where_it_was_asked_fo
     request = Request("m.onnx", limits(macs="30%"), "o.onnx", **wishes)
     schedule = schedule_for(request, 1000, narrow=Narrow(0.3, 2000), **{"warm": False, "shrinkable": True, **how})
     assert schedule.small_images == share
+    if share == 0.5:
+        assert schedule.prune_stop == 0.0

@@ -258,7 +258,11 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
 def test_a_file_with_a_fixed_batch(tmp_path: Path) -> None:
     path = int8(small_nets.residual(batch=4), tmp_path / "net.onnx")
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
-    assert verify.verify(path, Trial(examples=5)).ok
+    found = verify.verify(path, Trial(examples=5))
+    assert found.ok
+    alone = verify.verify(int8(small_nets.residual(), tmp_path / "one.onnx"), Trial(examples=5))
+    assert [len(side.layers) for side in found.runtimes] == [len(side.layers) for side in alone.runtimes]
+    assert found.notes == alone.notes
 
 
 @pytest.mark.parametrize(

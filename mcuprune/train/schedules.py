@@ -29,7 +29,9 @@ _BEGIN = 1 / 6
 #: A wide phase of at least the first of these shares is spent otherwise where the network can teach one of at most the second
 #: of its cost: the third of it trains the network whole, all other compute prunes it as a trained one (studies.md, Trials).
 _LONG, _SMALL, _WHOLE = 0.5, 0.5, 0.5
-#: Where no step is spent wide, images are smaller in this share of float training (studies.md, Trials).
+#: Where no step is spent wide, images are smaller in this share of float training. Where they can be, no step is, unless the
+#: wide phase is long enough for a network that teaches: with compute for a short one, ResNet-8 was 1.4 and MobileNetV1 1.8 points
+#: better without it (T1 B2, T3 B1), but MobileNetV1 4 points worse without a long one (T3 B3; studies.md, Trials).
 _SMALL_IMAGES = 0.5
 
 
@@ -80,6 +82,8 @@ def schedule_for(
         patience=request.patience,
     )
     default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, examples, narrow)
+    if shrinkable and default[1] < _LONG and request.method == Request.method and not (epochs or warm):
+        default = (0.0, 0.0)  # more steps on smaller images are worth more than a short wide phase
     if default == (0.0, 0.0) and _led(request):  # what the user said of the way must have one
         default = _WIDE[0] * _BEGIN, _WIDE[0]
     whole = 0.0
