@@ -23,8 +23,8 @@ MODELS = sorted((Path(__file__).parents[1] / "models").glob("*.onnx"))
 #: Of the corpus, by multiply-accumulates, weights and nodes.
 LARGEST = ("light_inception_v1", "sedgen_unet", "yunet_n_320", "ultraface_slim320", "st_mbv2_035_128", "effnet_b0_thin_ts")
 #: Of every kind, and of each kind those that train least.
-SEEDS = (55, 72, 90, 415)
-MORE_SEEDS = (20, 39, 109, 144, 200, 345)
+SEEDS = (55, 72, 90, 200, 345, 415)
+MORE_SEEDS = (20, 39, 109, 144)
 RARE_SEEDS = (0, 2, 3, 21, 37, 73, 92, 162)
 
 
