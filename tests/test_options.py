@@ -74,7 +74,8 @@ class Longer(Request):
 
 @pytest.fixture
 def one_more(monkeypatch):
-    import_module("mcuprune.rerun")  # it binds the class by its name, and would keep this one were it imported later
+    for module in ("dropping", "rerun", "result", "sweeping", "portfolio.making", "portfolio.onchip", "cli.reference"):
+        import_module(f"mcuprune.{module}")  # it binds the class by its name, and would keep this one were it imported later
     monkeypatch.setattr(request, "Request", Longer)
     monkeypatch.delitem(sys.modules, "mcuprune.cli.prune", raising=False)
 

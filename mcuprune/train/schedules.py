@@ -30,8 +30,8 @@ _BEGIN = 1 / 6
 #: of its cost: the third of it trains the network whole, all other compute prunes it as a trained one (studies.md, Trials).
 _LONG, _SMALL, _WHOLE = 0.5, 0.5, 0.5
 #: Where no step is spent wide, images are smaller in this share of float training. Where they can be, no step is, unless the
-#: wide phase is long enough for a network that teaches: with compute for a short one ResNet-8 and MobileNetV1 were better without
-#: it (T1 B2, T3 B1), but MobileNetV1 was worse without a long one (T3 B3; studies.md, Trials).
+#: wide phase is long enough for a network that teaches: with compute for a short one ResNet-8 and MobileNetV1 were better
+#: without it (T1 B2, T3 B1), but MobileNetV1 was worse without a long one (T3 B3; studies.md, Trials).
 _SMALL_IMAGES = 0.5
 
 
