@@ -120,6 +120,7 @@ QUICK = settings(max_examples=5, deadline=None, derandomize=True, suppress_healt
 THOROUGH = settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.thorough
 @QUICK
 @given(stacks(LAYERS), st.integers(0, 10**6))
 def test_random_stacks_compute_the_same_row_by_row(tmp_path_factory, model, seed):

@@ -285,6 +285,7 @@ def test_a_banded_file_makes_the_integers_of_the_plain_one(files: dict[str, str]
     assert in_tflm[0] is None or np.array_equal(in_tflm[0], in_tflm[1])
 
 
+@pytest.mark.thorough
 def test_an_arena_that_needs_bands_holds_in_the_written_file(files: dict[str, str], tmp_path: Path) -> None:
     output = str(tmp_path / "out.onnx")
     before = resources.profile(loaded(files["branching"])).arena
@@ -380,6 +381,7 @@ def test_where_the_limit_holds_as_it_is_the_file_is_that_without_bands(tmp_path:
     assert written[0] == written[1]
 
 
+@pytest.mark.thorough
 def test_bands_leave_more_channels_where_sram_binds(files: dict[str, str], tmp_path: Path) -> None:
     kept = []
     for bands in ("off", "auto"):
@@ -390,6 +392,7 @@ def test_bands_leave_more_channels_where_sram_binds(files: dict[str, str], tmp_p
     assert kept[0] < kept[1]
 
 
+@pytest.mark.thorough
 def test_a_budget_that_no_width_holds_without_bands_is_held_in_them(tmp_path: Path) -> None:
     costs = CostModel(label(loaded(RESNET)))
     limit = costs.at(costs.least)["sram"] - 1
@@ -543,6 +546,7 @@ def test_what_bands_cost_of_a_network_that_is_not_cut_yet_refuses_none(narrowing
     assert "row bands: none, the limits hold without or no bands within them need less" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_c_above_the_limit_is_no_yes_in_any_form(narrowing: str, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     """The ONNX file holds the limit; where C doesn't, code, report and text say so alike."""
     from mcuprune.deploy import rowreport
@@ -617,7 +621,7 @@ def int8(quantised: dict[str, str]) -> str:
     return quantised["branching"]
 
 
-@pytest.mark.parametrize("suffix", [pytest.param(".onnx", marks=pytest.mark.thorough), ".tflite", ".h", ".c"])
+@pytest.mark.parametrize("suffix", thorough_but([".onnx", ".tflite", ".h", ".c"], ".h", ".c"))
 def test_export_writes_bands_that_need_less(int8: str, suffix: str, tmp_path: Path, capsys: Any) -> None:
     output = str(tmp_path / f"out{suffix}")
     assert cli.main(["export", int8, "-o", output, "--bands", "auto", "--format", "json"]) == 0

@@ -130,7 +130,7 @@ def test_a_method_is_a_class_and_a_line(tmp_path: Path, few_digits: str, monkeyp
 RESUMED = [("differentiable", True), *((method, False) for method in METHODS)]
 
 
-@pytest.mark.parametrize(("method", "int8"), thorough_but(RESUMED, RESUMED[0], ("magnitude", False)))
+@pytest.mark.parametrize(("method", "int8"), thorough_but(RESUMED, RESUMED[0]))
 def test_every_method_resumes_to_the_same_file(method: str, int8: bool, tmp_path: Path, few_digits: str) -> None:
     wishes = {"method": method, "int8": int8}
     through = pruning.prune(request(tmp_path / "a.onnx", few_digits, **wishes))

@@ -346,6 +346,7 @@ def test_what_makes_no_sense_is_refused_before_the_work(tmp_path, capsys, flags,
     assert not (tmp_path / "out" / "portfolio.json").exists()
 
 
+@pytest.mark.thorough
 def test_an_interrupted_training_goes_on_to_the_same_files(made, few_digits, tmp_path, monkeypatch):
     """Interrupted twice: in the training together, and between the two variants."""
     from mcuprune.portfolio import nested

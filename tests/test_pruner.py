@@ -73,7 +73,9 @@ def outputs(pruner: Pruner, *inputs: np.ndarray) -> list[np.ndarray]:
 # -------------------------------------------------------------------------------------------------------- the whole road
 
 
-@pytest.mark.parametrize("name", ["dscnn_digits", pytest.param("resnet8_digits", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [pytest.param("dscnn_digits", marks=pytest.mark.thorough), pytest.param("resnet8_digits", marks=pytest.mark.slow)]
+)
 def test_a_loop_of_ones_own_ends_with_a_small_network_that_knows_its_task(name: str, tmp_path: Path) -> None:
     net = load(name)
     budget = share(net, sram=0.5, flash=0.25, macs=0.25)

@@ -419,7 +419,7 @@ MORE: dict[str, Any] = {"pixels": True, "turned": True, "first": 1}
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        pytest.param("dscnn_digits", LABELS, id="labels-dscnn_digits"),
+        pytest.param("dscnn_digits", LABELS, id="labels-dscnn_digits", marks=pytest.mark.thorough),
         pytest.param("resnet8_digits", MORE, id="labels and more-resnet8_digits", marks=pytest.mark.thorough),
         pytest.param("resnet8_digits", LABELS, id="labels-resnet8_digits", marks=pytest.mark.slow),
         pytest.param("dscnn_digits", MORE, id="labels and more-dscnn_digits", marks=pytest.mark.slow),
@@ -601,6 +601,7 @@ def test_every_way_to_prune_holds_the_budget_and_goes_its_own_way(
     assert Path(result.request.output).read_bytes() != Path(pruned(usual).request.output).read_bytes()
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_resumes_to_the_same_file(tmp_path: Path, few_digits: str) -> None:
     """Killed without a chance to tidy up, and taken up by another process."""
     command = ["prune", str(MODELS / "dscnn_digits.onnx"), "--macs", "30%", "--data", few_digits]
@@ -947,6 +948,7 @@ def test_a_training_that_diverges_in_its_last_step_is_refused_too(int8: bool, tm
     assert not (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("trained", [True, False])
 def test_the_usual_learning_rate_written_out_changes_nothing(trained: bool, tmp_path: Path, few_digits: str) -> None:
     path = str(MODELS / "dscnn_digits.onnx") if trained else unbiased(tmp_path / "m.onnx")

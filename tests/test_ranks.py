@@ -93,6 +93,7 @@ def same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], alone: 
         np.testing.assert_allclose(one[name], value, rtol=10 * near, atol=near, err_msg=name)
 
 
+@pytest.mark.thorough
 def test_two_ranks_make_the_steps_of_one_process(tmp_path: Path) -> None:
     """BatchNormalization, gradients, a teacher, variation, fake quantisation, the gradient of the masks; bit by bit on both."""
     one, other = states(tmp_path, 2)

@@ -60,7 +60,11 @@ def model_file(folder: Path, width: int, size: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("width", "size"), [pytest.param(16, 16, id="small"), pytest.param(64, 32, id="large", marks=pytest.mark.thorough)]
+    ("width", "size"),
+    [
+        pytest.param(16, 16, id="small", marks=pytest.mark.thorough),
+        pytest.param(64, 32, id="large", marks=pytest.mark.thorough),
+    ],
 )
 def test_the_number_of_threads_in_the_environment_changes_no_byte(width: int, size: int, tmp_path: Path) -> None:
     model = model_file(tmp_path, width, size)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Once, thorough_but
+from conftest import Once
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, epoch_macs, limits
@@ -116,10 +116,9 @@ def test_a_network_that_learns_slowly_does_not_become_a_teacher(given_up: tuple[
     assert "learned too slowly" in note
 
 
-@pytest.mark.parametrize("kind", thorough_but(["schooled", "given_up"], "schooled"))
-@pytest.mark.parametrize(
-    "stage", ["pruned", *(pytest.param(stage, marks=pytest.mark.thorough) for stage in ("whole", "quantised"))]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["schooled", "given_up"])
+@pytest.mark.parametrize("stage", ["pruned", "whole", "quantised"])
 def test_it_resumes_to_the_same_file(stage: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     result, content = request.getfixturevalue(kind)
     data = request.getfixturevalue("few_digits" if kind == "schooled" else "unlearnable")

@@ -54,6 +54,7 @@ def dscnn(once: Once) -> str:
     return once("dscnn_digits, cut for verify", lambda folder: pruned("dscnn_digits", folder))
 
 
+@pytest.mark.thorough
 def test_a_pruned_model_runs_as_onnxruntime_computes_it(dscnn: str) -> None:
     found = verify.verify(dscnn)
     assert found.ok
