@@ -26,6 +26,8 @@ from mcuprune.graph.network import Node, Shape, Stored
 from mcuprune.operators import attributes
 
 Operand = Value | Literal
+#: How far from 0 the beta of a HardSigmoid may lie. Data that come near beta have steps of 8 and more there.
+_FARTHEST_BETA = 1024.0
 
 
 def _literal(w: Lowering, name: str) -> Literal:
@@ -264,13 +266,33 @@ def softmax(w: Lowering, node: Node) -> None:
 
 
 def hard_sigmoid(w: Lowering, node: Node) -> None:
-    """MUL and ADD in steps of 1/256, where the product is rounded once and the sum is exact; int8's own bounds clamp it."""
+    """MUL and ADD in steps of 1/256, where the product is rounded once and the sum is exact; int8's own bounds clamp it.
+
+    The other way round, (x + beta / alpha) * alpha, where beta lies outside [0, 1]. Raises UnsupportedOperator where it lies so
+    far outside that one step of the data takes it from 0 to 1.
+    """
     value, target = w.data(node), w.target(node)
     alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
-    between = Quantizer(UNIT_SCALE, int(np.clip(np.round(LOW + 256 * beta), LOW, HIGH)))
-    slope, shift = _number(127 if alpha >= 0 else -127, abs(alpha) / 127 or 1.0), _number(64, beta / 64 or 1.0)
-    product = binary(w, "MUL", [value, slope], target, between, fused=0, name=f"{target.name}/0")
-    w.finish(target, binary(w, "ADD", [product, shift], target, UNIT, fused=0))
+    size = abs(alpha)
+    if not size:  # beta alone, whatever the data
+        beta = min(max(beta, 0.0), 1.0)
+    if abs(beta) > _FARTHEST_BETA:
+        w.refuse(
+            f"with a beta of {beta:g} has no form in int8: one step of its data takes it from 0 to 1; "
+            f"give it a beta within {_FARTHEST_BETA:g} of 0"
+        )
+    first = f"{target.name}/0"
+    if 0 <= beta <= 1:
+        between = Quantizer(UNIT_SCALE, int(np.clip(np.round(LOW + 256 * beta), LOW, HIGH)))
+        slope = _number(127 if alpha >= 0 else -127, size / 127) if size else _number(0, 1.0)
+        product = binary(w, "MUL", [value, slope], target, between, fused=0, name=first if beta else "")
+        w.finish(target, binary(w, "ADD", [product, _number(64, beta / 64)], target, UNIT, fused=0) if beta else product)
+        return
+    # No zero point of int8 lets the product reach from -beta to 1 - beta. The sum has to reach from 0 to 1 / alpha.
+    falls, shift = alpha < 0, _number(64 if beta > 0 else -64, abs(beta) / size / 64)
+    sum_of: list[Operand] = [shift, value] if falls else [value, shift]
+    total = binary(w, "SUB" if falls else "ADD", sum_of, target, Quantizer(UNIT_SCALE / size, LOW), fused=0, name=first)
+    w.finish(target, binary(w, "MUL", [total, _number(127, size / 127)], target, UNIT, fused=0))
 
 
 def swish(w: Lowering, node: Node) -> None:
