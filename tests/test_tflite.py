@@ -304,6 +304,9 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "AveragePool": single("AveragePool", **HALF),
     "AveragePool, padded": single("AveragePool", **WIDE),
     "AveragePool, padding counted": single("AveragePool", **WIDE, count_include_pad=1),
+    "AveragePool, padding counted, rounded up": single(
+        "AveragePool", **WIDE, strides=[2, 2], ceil_mode=1, count_include_pad=1, shape=(1, 4, 8, 10)
+    ),
     "GlobalAveragePool": single("GlobalAveragePool"),
     "GlobalMaxPool": single("GlobalMaxPool"),
     "ReduceMean of space": single("ReduceMean", axes=[2, 3], keepdims=0),
@@ -345,9 +348,12 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "Unsqueeze": single("Unsqueeze", np.array([2]), shape=(1, 4, 8)),
 }
 #: Where a convolution's step is wider than the output's, its differences count several; LogSoftmax is an approximation.
-TWO_STEPS = {"AveragePool, padded", "LogSoftmax", "Resize, linear, align_corners"} | {
-    name for name in CASES if name.startswith(("Max,", "Min,", "Mul"))
-}
+TWO_STEPS = {
+    "AveragePool, padded",
+    "AveragePool, padding counted, rounded up",
+    "LogSoftmax",
+    "Resize, linear, align_corners",
+} | {name for name in CASES if name.startswith(("Max,", "Min,", "Mul"))}
 #: What is rounded once, or not at all, and so hardly differs.
 EXACT = {
     name for name in CASES if name.startswith(("conv", "Pad", "Slice", "Split", "Gather", "Reshape", "MaxPool", "Sub,"))
@@ -493,6 +499,7 @@ def test_a_port_brings_data_there_and_back() -> None:
     [
         (single("Exp"), "node 'exp0': Exp has no int8 operator"),
         (single("AveragePool", **WIDE, strides=[2, 2], shape=(1, 4, 8, 8)), "without counting its padding"),
+        (single("AveragePool", **WIDE, strides=[2, 2], ceil_mode=1, count_include_pad=1), "counts its padding.*ceil_mode"),
         (resize("nearest", "half_pixel", "floor"), "other pixels"),
         # samples are 1 / 1.3 apart; TensorFlow Lite has them as far apart as the two sizes say
         (resize("linear", "asymmetric", scale=1.3), "other pixels"),

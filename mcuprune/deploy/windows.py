@@ -407,7 +407,14 @@ def pool(w: Lowering, node: Node) -> None:
     pads = attributes.pads(node, w.net, kernel)
     if counted and any(map(any, pads)):  # TensorFlow Lite never counts what it pads: let a PAD write the zeros
         value = w.padded(value, ((0, 0), *pads)[-2:])
-        window = Window(VALID, (), None)
+        # What a window rounded up reads behind them doesn't count: that is left to the kernel.
+        unpadded = node.with_attrs(auto_pad="NOTSET", pads=(0,) * (2 * len(pads)))
+        window = window_of(unpadded, w.net, kernel, value.shape[2:], ())
+        if window.explicit is not None:
+            w.refuse(
+                "counts its padding but not what lies behind it (ceil_mode), in a form that TensorFlow Lite doesn't pad by "
+                "itself; export it without ceil_mode"
+            )
     elif window.explicit is not None:
         w.refuse("averages without counting its padding, in a form that TensorFlow Lite doesn't pad by itself")
     average(w, node, value, _two(kernel), strides, window.padding)
