@@ -119,9 +119,9 @@ def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:
     free = set(low)
     for node in net.nodes:
         name = plan.quantizer.get(node.outputs[0])
-        if name is None or OPS[node.op].scale(node) == "same":
+        if name is None or OPS[node.op].scale(node, net) == "same":
             continue
-        least, most = bounds(node) if OPS[node.op].scale(node) == "clamp" else (-np.inf, np.inf)
+        least, most = bounds(node) if OPS[node.op].scale(node, net) == "clamp" else (-np.inf, np.inf)
         low[name] = min(low[name], least if np.isfinite(least) else -1.0)
         high[name] = max(high[name], most if np.isfinite(most) else 1.0)
         free.discard(name)

@@ -363,7 +363,7 @@ class Lowering:
         """
         name, low, high = node.outputs[index], -np.inf, np.inf
         reader = self.net.sole_consumer(name)
-        if reader is not None and OPS[reader.op].scale(reader) == "clamp":
+        if reader is not None and OPS[reader.op].scale(reader, self.net) == "clamp":
             low, high = bounds(reader)
             self.done[reader.name] = None
             name = reader.outputs[0]

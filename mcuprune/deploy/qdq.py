@@ -84,12 +84,12 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
         if net.dtypes[name] == TensorProto.FLOAT:
             parent[name] = name
     for node in net.nodes:
-        kind = OPS[node.op].scale(node)
+        kind = OPS[node.op].scale(node, net)
         for output in node.outputs:
             if not output or net.dtypes.get(output) != TensorProto.FLOAT:
                 continue
             reader = net.sole_consumer(output)
-            if kind == "own" and reader is not None and OPS[reader.op].scale(reader) == "clamp":
+            if kind == "own" and reader is not None and OPS[reader.op].scale(reader, net) == "clamp":
                 continue
             parent[output] = output
             if kind == "same" and node.inputs[0] in parent:
@@ -128,15 +128,17 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
 def _moved_or(node: Node, net: Network, tensor: str) -> bool:
     """Whether all that reads the tensor is ``node``, or moves it within one scale."""
     readers = net.consumers.get(tensor, ())
-    return tensor not in net.outputs and all(reader is node or OPS[reader.op].scale(reader) == "same" for reader in readers)
+    return tensor not in net.outputs and all(
+        reader is node or OPS[reader.op].scale(reader, net) == "same" for reader in readers
+    )
 
 
 def _origin(net: Network, tensor: str) -> Int8 | None:
     """What gave the tensor its scale, before it was moved; None where it is an input or a constant."""
     maker = net.producer.get(tensor)
-    while maker is not None and OPS[maker.op].scale(maker) == "same":
+    while maker is not None and OPS[maker.op].scale(maker, net) == "same":
         maker = net.producer.get(maker.inputs[0])
-    return None if maker is None else OPS[maker.op].scale(maker)
+    return None if maker is None else OPS[maker.op].scale(maker, net)
 
 
 def _is_product(net: Network, tensor: str) -> bool:

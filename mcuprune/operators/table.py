@@ -123,7 +123,7 @@ class Op:
         """Whether the output is a new tensor, may overwrite an input that dies, or is a view of input 0."""
         return self.memory_kind
 
-    def scale(self, node: Node) -> Int8:
+    def scale(self, node: Node, net: Network) -> Int8:
         """What the operator does to scales in this form."""
         return self.int8
 
@@ -342,6 +342,25 @@ class MaxPool(PerChannel):
     def check(self, node: Node, net: Network) -> None:
         if any(name in net.consumers or name in net.outputs for name in node.outputs[1:]):
             _refuse(net, node, "hands on the indices of what it picked", "upsample by Resize instead of unpooling")
+
+
+class AveragePool(PerChannel):
+    """The mean of each window.
+
+    Where windows have different numbers of cells that count, kernels round it in the input's scale. A finer one of its own
+    behind that would only show how coarse it is.
+    """
+
+    def scale(self, node: Node, net: Network) -> Int8:
+        kernel, counted = node.attrs["kernel_shape"], node.attrs.get("count_include_pad")
+        sizes, outs = (net.shapes[name][2:] for name in (node.inputs[0], node.outputs[0]))
+        strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
+        for axis, (before, after) in enumerate(attributes.pads(node, net, kernel)):
+            span = (kernel[axis] - 1) * dilations[axis] + 1
+            beyond = (outs[axis] - 1) * strides[axis] + span - sizes[axis] - before
+            if beyond > (after if counted else 0) or (before and not counted):
+                return "same"
+        return self.int8
 
 
 class Barrier(Op):
@@ -653,7 +672,7 @@ class Resize(Op):
     channels = "pass"
     int8: Int8 = "same"
 
-    def scale(self, node: Node) -> Int8:
+    def scale(self, node: Node, net: Network) -> Int8:
         return self.int8 if node.attrs.get("mode", "nearest") == "nearest" else "own"
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -977,7 +996,7 @@ OPS: dict[str, Op] = {
     "And": _elementwise,
     "ArgMax": Barrier(_axis(0), reduces=True),
     "ArgMin": Barrier(_axis(0), reduces=True),
-    "AveragePool": _per_channel,
+    "AveragePool": AveragePool(),
     "BatchNormalization": BatchNormalization(),
     "Cast": Cast(),
     "Ceil": _elementwise,
