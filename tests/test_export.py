@@ -227,6 +227,12 @@ def test_zero_is_exact_and_the_range_is_covered(low: float, high: float) -> None
         assert abs(found.scale * (stored - found.zero_point) - value) <= (0.0 if value == 0 else 1.01 * found.scale)
 
 
+def test_a_range_of_nothing_has_the_steps_of_an_ordinary_one() -> None:
+    """Next to no steps, such as 1e-8, no kernel reaches from the scales of other tensors."""
+    assert quantizer(0.0, 0.0) == quantizer(0.0, 1.0)
+    assert quantizer(0.0, 1e-6).scale == pytest.approx(1e-8)
+
+
 def test_a_dead_channel_with_a_live_bias_does_not_overflow() -> None:
     """What pruning may leave: without a floor its weight scale would be 0, and its int32 bias saturate."""
     weight = drawn(6, 4, 3, 3)

@@ -197,6 +197,14 @@ def shared_flatten() -> onnx.ModelProto:
     return model_of(graph, dense, graph.add("Flatten", image))
 
 
+def nothing_left() -> onnx.ModelProto:
+    """What is always 0, and a layer that reads it."""
+    graph = Graph(*IMAGE)
+    y = graph.conv("x", 4, 4, 3)
+    nothing = graph.add("Sub", y, y)
+    return model_of(graph, nothing, graph.conv(nothing, 4, 3, 3))
+
+
 def clamped_flatten() -> onnx.ModelProto:
     graph = Graph(*IMAGE)
     flat = graph.add("Flatten", graph.conv("x", 4, 5, 3))
@@ -315,6 +323,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "ReduceMax": single("ReduceMax", axes=[2]),
     "ReduceSum": single("ReduceSum", np.array([2, 3])),
     "Sum": summed,
+    "Sub of itself": nothing_left,
     "Concat of channels": concat(1),
     "Concat of clamped channels": concat(1, relu=True),
     "Concat of rows": concat(2),

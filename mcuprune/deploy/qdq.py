@@ -146,8 +146,13 @@ def _is_product(net: Network, tensor: str) -> bool:
 
 
 def quantizer(low: float, high: float) -> Quantizer:
-    """The int8 quantiser of a range; zero is always represented exactly."""
+    """The int8 quantiser of a range; zero is always represented exactly. What is always 0 has that of [0, 1].
+
+    Kernels can't multiply from the scales of other tensors to one of next to nothing.
+    """
     low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        high = 1.0
     scale = np.float32(max((high - low) / (HIGH - LOW), 1e-8))
     return Quantizer(float(scale), int(np.clip(np.round(LOW - low / scale), LOW, HIGH)))
 
