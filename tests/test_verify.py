@@ -266,6 +266,22 @@ def test_a_file_with_a_fixed_batch(tmp_path: Path) -> None:
     assert found.notes == alone.notes
 
 
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_a_graph_that_ends_in_a_quantiser_is_compared_by_its_integers(kind: type, tmp_path: Path) -> None:
+    graph = Graph(1, 3, 6, 6)
+    weight = graph.value(np.random.default_rng(0).integers(-127, 128, (4, 3, 3, 3)).astype(np.int8))
+    zero = kind(5) if kind == np.int8 else kind(133)
+    x = graph.add("QuantizeLinear", "x", graph.value(np.float32(0.02)), graph.value(zero))
+    x = graph.add("DequantizeLinear", x, graph.value(np.float32(0.02)), graph.value(zero))
+    y = graph.add("Conv", x, graph.add("DequantizeLinear", weight, graph.value(np.float32(0.01))))
+    y = graph.add("QuantizeLinear", y, graph.value(np.float32(0.15)), graph.value(zero))
+    onnx.save(model_of(graph, y), tmp_path / "net.onnx")
+    found = verify.verify(tmp_path / "net.onnx", Trial(examples=10))
+    assert found.ok
+    assert max(difference.max_lsb for difference in found.differences) <= 2
+
+
 @pytest.mark.parametrize(
     ("max_lsb", "agreement", "examples", "judged", "ok"),
     [

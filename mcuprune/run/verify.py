@@ -322,8 +322,8 @@ class Tally:
         self.examples = {True: 0, False: 0}
 
     def add(self, measured: Array, expected: Array, *, judged: bool) -> None:
-        """measured: int8 as the runtime stores it; expected: floats of onnxruntime, in the same shape."""
-        wanted = stored(expected, self.port)
+        """measured: int8 as the runtime stores it; expected: what onnxruntime returned, in the same shape."""
+        wanted = _as_stored(expected, self.port)
         apart = np.abs(measured.astype(np.int64) - wanted)
         self.max_lsb = max(self.max_lsb, int(apart.max()))
         self.exact += int((apart == 0).sum())
@@ -338,6 +338,13 @@ class Tally:
         count = self.examples[judged]
         agreement = self.agreeing[judged] / count if is_class(self.port.shape) else None
         return Difference(self.port.name, self.max_lsb, self.exact / self.values, agreement, count, judged)
+
+
+def _as_stored(expected: Array, port: Port) -> Array:
+    """int64: what an output's quantiser stores. A graph that ends in QuantizeLinear returns these integers themselves."""
+    if expected.dtype.kind in "iu":
+        return expected.astype(np.int64) - (128 if expected.dtype == np.uint8 else 0)  # a uint8 is kept as an int8
+    return stored(expected, port)
 
 
 class _Reference:
