@@ -167,9 +167,11 @@ def concat(axis: int, *, relu: bool = False, outputs: bool = False) -> Callable[
     return build
 
 
-def resize(mode: str, coordinates: str, nearest: str = "floor", scale: float = 2) -> Callable[[], onnx.ModelProto]:
-    scales = np.array([1, 1, scale, scale], np.float32)
-    return single("Resize", None, scales, mode=mode, coordinate_transformation_mode=coordinates, nearest_mode=nearest)
+def resize(
+    mode: str, coordinates: str, nearest: str = "floor", scale: float = 2, shape: tuple[int, ...] = IMAGE
+) -> Callable[[], onnx.ModelProto]:
+    scales, way = np.array([1, 1, scale, scale], np.float32), {"coordinate_transformation_mode": coordinates}
+    return single("Resize", None, scales, shape=shape, mode=mode, nearest_mode=nearest, **way)
 
 
 def batch_norm() -> onnx.ModelProto:
@@ -335,6 +337,8 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "Pad by reflection": single("Pad", np.array([0, 0, 1, 1, 0, 0, 1, 1]), mode="reflect"),
     "Resize, asymmetric": resize("nearest", "asymmetric"),
     "Resize, half pixel": resize("nearest", "half_pixel", "round_prefer_floor"),
+    "Resize, lower": resize("nearest", "asymmetric", scale=0.5, shape=(1, 4, 8, 6)),
+    "Resize, linear, lower": resize("linear", "asymmetric", scale=0.5, shape=(1, 4, 8, 6)),
     "Resize, aligned": resize("nearest", "align_corners", "round_prefer_floor"),
     **{f"Resize, linear, {mode}": resize("linear", mode) for mode in ("asymmetric", "half_pixel", "align_corners")},
     "Transpose": single("Transpose", perm=[0, 3, 1, 2]),

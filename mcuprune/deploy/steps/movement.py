@@ -177,8 +177,8 @@ def resize_nearest(s: Selection, operator: Operator) -> None:
     rows, columns = nearest(align, half, height, out_height), nearest(align, half, width, out_width)
     listed = Constant("int16_t", s.short(operator, columns))
     calls = _picked_rows(s, operator, rows, listed)
-    ratio = out_height // height
-    if list(rows) == [i // ratio for i in range(out_height)] and out_height == ratio * height:  # the usual whole factor
+    ratio = out_height // height  # 0 where the image gets lower
+    if ratio and out_height == ratio * height and list(rows) == [i // ratio for i in range(out_height)]:  # a whole factor
         size, line = width * channels, out_width * channels
         first = calls[0].arguments
         calls = [Call("pick", first, (Loop(height, (size, ratio * line)), Loop(ratio, (0, line))))]
