@@ -456,6 +456,27 @@ def test_parameters_of_a_wrong_shape_are_refused_by_node() -> None:
             loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
 
+@pytest.mark.parametrize("opset", [12, 22])
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [1, 1, 1, 1]}),
+        ("MaxPool", {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [0, 1, 1, 0], "dilations": [2, 1]}),
+        ("MaxPool", {"kernel_shape": [1, 2], "strides": [3, 4], "auto_pad": "VALID"}),
+        ("MaxPool", {"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+        ("AveragePool", {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 1, 1, 1]}),
+        ("AveragePool", {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
+        ("AveragePool", {"kernel_shape": [2, 3], "strides": [3, 2]}),
+    ],
+)
+def test_no_window_of_a_pool_that_rounds_up_begins_in_the_padding(op: str, attrs: dict, opset: int) -> None:
+    node = helper.make_node(op, ["x"], ["y"], name="p", ceil_mode=1, **attrs)
+    for size in range(6, 12):
+        model = graph([node], shape=(1, 1, size, size + 1), opset=opset)
+        (expected,) = run(model, feed(model))
+        assert loaded(model).shapes["y"] == expected.shape
+
+
 @pytest.mark.parametrize("op", ["MaxPool", "Dropout"])
 def test_what_nothing_reads_of_a_node_is_no_value(op: str) -> None:
     """Indices and masks: profile counted none, and a network that gives them can't be trained or written as int8."""

@@ -250,6 +250,7 @@ def summed() -> onnx.ModelProto:
 
 HALF = {"kernel_shape": [2, 2], "strides": [2, 2]}
 WIDE = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+APART = {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [1, 1, 1, 1], "ceil_mode": 1}
 CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "conv": convolution(6, 3),
     "conv, relu": convolution(6, 3, then="Relu"),
@@ -311,6 +312,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "MaxPool": single("MaxPool", **HALF),
     "MaxPool, padded": single("MaxPool", **WIDE, strides=[2, 2]),
     "MaxPool, rounded up": single("MaxPool", **HALF, ceil_mode=1),
+    "MaxPool, rounded up, none in the padding": single("MaxPool", **APART, shape=(1, 4, 8, 8)),
     "AveragePool": single("AveragePool", **HALF),
     "AveragePool, padded": single("AveragePool", **WIDE),
     "AveragePool, padded widely": single("AveragePool", kernel_shape=[7, 7], pads=[3] * 4),
@@ -318,6 +320,7 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "AveragePool, padding counted, rounded up": single(
         "AveragePool", **WIDE, strides=[2, 2], ceil_mode=1, count_include_pad=1, shape=(1, 4, 8, 10)
     ),
+    "AveragePool, rounded up, padding counted": single("AveragePool", **APART, count_include_pad=1, shape=(1, 4, 8, 8)),
     "GlobalAveragePool": single("GlobalAveragePool"),
     "GlobalMaxPool": single("GlobalMaxPool"),
     "ReduceMean of space": single("ReduceMean", axes=[2, 3], keepdims=0),

@@ -219,6 +219,7 @@ CASES: dict[str, Any] = {
             "ceil": {"ceil_mode": 1, "strides": [2, 3]},
             "ceil, pads": {"ceil_mode": 1, "strides": [2, 2], "pads": [1, 1, 1, 1]},
             "ceil, uneven pads": {"ceil_mode": 1, "strides": [3, 2], "pads": [0, 1, 1, 0]},
+            "ceil, pads, far apart": {"ceil_mode": 1, "strides": [4, 5], "pads": [1, 1, 1, 1]},
             "same upper": {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
             "same lower": {"auto_pad": "SAME_LOWER", "strides": [2, 2]},
             "valid": {"auto_pad": "VALID", "strides": [2, 2]},

@@ -18,6 +18,8 @@ from mcuprune.graph.node import Shape
 MAX_ELEMENTS = 2**28
 #: The domain of ONNX's own operators, by its two names.
 DEFAULT_DOMAINS = ("", "ai.onnx")
+#: What slides a window over the data and may round the number of windows up.
+_POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
 def opset_of(model: ModelProto) -> int:
@@ -143,9 +145,35 @@ def infer(
 
 def _as_inferred(node: NodeProto) -> NodeProto:
     """The node as shape inference takes it: it knows no GroupNormalization, which changes neither shape nor type."""
-    if node.op_type != "GroupNormalization" or not node.input:
+    if node.op_type == "GroupNormalization" and node.input:
+        return helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name)
+    return _as_pooled(node) if node.op_type in _POOLS else node
+
+
+def _as_pooled(node: NodeProto) -> NodeProto:
+    """A pool that makes as many windows as runtimes do, by its padding alone; the node itself where it doesn't round up.
+
+    With ``ceil_mode`` the last window may hang over the end, but none begins in the padding there. Shape inference of older
+    opsets counts that one too. Rounding up is a stride less one more padding behind; a window begins at the last element where
+    the padding behind is its span less one: the smaller of both is what runtimes do, whatever the size of the data.
+    """
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    kernel, auto = given.get("kernel_shape"), given.get("auto_pad", b"NOTSET")
+    if not given.get("ceil_mode") or not kernel or auto not in (b"NOTSET", b"", b"VALID"):
         return node
-    return helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name)
+    ones = [1] * len(kernel)
+    pads = [0] * (2 * len(kernel)) if auto == b"VALID" else list(given.get("pads") or [0] * (2 * len(kernel)))
+    strides, dilations = given.get("strides") or ones, given.get("dilations") or ones
+    if not len(pads) == 2 * len(kernel) == 2 * len(strides) == 2 * len(dilations):
+        return node  # shape inference says what is wrong with it
+    ends = zip(pads[len(kernel) :], kernel, strides, dilations, strict=True)
+    pads[len(kernel) :] = [min(after + stride - 1, (taps - 1) * dilation) for after, taps, stride, dilation in ends]
+    plain = NodeProto()
+    plain.CopyFrom(node)
+    del plain.attribute[:]
+    kept = [attribute for attribute in node.attribute if attribute.name not in ("ceil_mode", "auto_pad", "pads")]
+    plain.attribute.extend([*kept, helper.make_attribute("pads", pads)])
+    return plain
 
 
 def takes_part(value: np.ndarray) -> bool:

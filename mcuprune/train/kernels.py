@@ -127,13 +127,6 @@ def _gelu(node: Node, net: Network) -> Kernel:
     return lambda x: F.gelu(x, approximate=approximate)
 
 
-def _windows(node: Node, net: Network, strides: Sequence[int], pads: Sequence[tuple[int, int]]) -> list[int]:
-    """How many windows a pool has along each spatial axis: none starts in the pads behind the data."""
-    before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
-    sizes = zip(after, before, strides, pads, strict=True)
-    return [min(out, (size + pad - 1) // stride + 1) for out, size, stride, (pad, _) in sizes]
-
-
 def _average_pool(node: Node, net: Network) -> Kernel:
     """onnx2torch refuses asymmetric pads: average the padded sum, over the elements that count."""
     kernel = node.attrs["kernel_shape"]
@@ -149,8 +142,7 @@ def _average_pool(node: Node, net: Network) -> Kernel:
         y = convolve(x.flatten(0, 1).unsqueeze(1), taps, None, strides, 0, dilations)
         return y.view(*x.shape[:2], *y.shape[2:])
 
-    size = net.shapes[node.inputs[0]][2:]
-    out = _windows(node, net, strides, pads)
+    size, out = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
     # ceil_mode lets the last window hang over the end; those elements never count
     reach = [(taps - 1) * dilation + 1 for taps, dilation in zip(kernel, dilations, strict=True)]
     over = [max(0, (o - 1) * s + r - (n + b + a)) for o, s, r, n, (b, a) in zip(out, strides, reach, size, pads, strict=True)]
@@ -176,11 +168,10 @@ def _max_pool(node: Node, net: Network) -> Kernel:
     pads = attributes.pads(node, net, kernel)
     strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
-    sizes = zip(
-        _windows(node, net, strides, pads), net.shapes[node.inputs[0]][2:], kernel, strides, dilations, pads, strict=True
-    )
+    size, out = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
+    sizes = zip(out, size, kernel, strides, dilations, pads, strict=True)
     # ceil_mode lets the last window hang over the end
-    around = [(b, max(a, (out - 1) * s + (k - 1) * d + 1 - size - b)) for out, size, k, s, d, (b, a) in sizes]
+    around = [(b, max(a, (o - 1) * s + (k - 1) * d + 1 - n - b)) for o, n, k, s, d, (b, a) in sizes]
     inner = _torch_pads(around)
 
     def run(x: Tensor) -> Tensor:
