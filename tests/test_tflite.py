@@ -399,6 +399,30 @@ def test_a_block_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -
         assert found.exact >= 0.6, found
 
 
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("shape", [(8,), (8, 1, 1)], ids=["row", "channels"])
+@pytest.mark.parametrize(
+    ("op", "place", "large"), [("Add", 1, 300.0), ("Sub", 1, -300.0), ("Sub", 0, 300.0), ("Add", 1, -1e9), ("Add", 1, -np.inf)]
+)
+def test_a_float_constant_that_saturates_the_output_leaves_small_ones_their_steps(
+    op: str, place: int, large: float, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """In a file that another tool has quantised: the constant is a float there, and a mask may be a part of it."""
+    graph = Graph(1, 8, 6, 8)
+
+    def rounded(x: str, scale: float, zero: int) -> str:
+        parameters = graph.value(np.array(scale, np.float32)), graph.value(np.array(zero, np.int8))
+        return graph.add("DequantizeLinear", graph.add("QuantizeLinear", x, *parameters), *parameters)
+
+    numbers = np.array([large, 0.1, 0.2, -0.3, 0.5, 1, 0.01, 0.7], np.float32).reshape(shape)
+    operands = [rounded("x", 0.02, 5)]
+    operands.insert(place, graph.value(numbers))
+    path = str(tmp_path / "net.onnx")
+    onnx.save(model_of(graph, rounded(graph.add(op, *operands), 0.02, -20)), path)
+    for found in differences(path, 5):
+        assert found.max_lsb <= 2, found
+
+
 # ----------------------------------------------------------------------------------------------------- what is written
 
 

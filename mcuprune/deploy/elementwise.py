@@ -30,8 +30,21 @@ Operand = Value | Literal
 _FARTHEST_BETA = 1024.0
 
 
-def _literal(w: Lowering, name: str) -> Literal:
-    return Literal(w.net.shapes[name], w.dims(name), small(w, name))
+def _literal(w: Lowering, name: str, low: float = -np.inf, high: float = np.inf) -> Literal:
+    return Literal(w.net.shapes[name], w.dims(name), small(w, name, low, high))
+
+
+def _matters(operator: str, place: int, data: Quantizer, result: Quantizer) -> tuple[float, float]:
+    """Between which numbers the constant of a sum changes what becomes of some data: beyond, the result is at its end.
+
+    place: which operand is constant. No limits for other operators.
+    """
+    (low, high), (least, most) = data.range, result.range
+    if operator == "Add":
+        return least - high, most - low
+    if operator == "Sub":
+        return (low - most, high - least) if place else (least + low, most + high)
+    return -np.inf, np.inf
 
 
 def _number(value: int, scale: float) -> Literal:
@@ -71,7 +84,13 @@ def arithmetic(w: Lowering, node: Node) -> None:
     target = w.target(node)
     if node.op == "Div" and constant == 1 and not np.all(w.net.constants[node.inputs[1]]):
         w.refuse("divides by a constant that int8 rounds to zero")
-    operands = [_literal(w, name) if w.net.is_constant(name) else w.data(node, i) for i, name in enumerate(node.inputs)]
+    operands: list[Operand] = []
+    for index, name in enumerate(node.inputs):
+        if w.net.is_constant(name):
+            limits = _matters(node.op, index, w.quantizer(w.data(node, 1 - index)), target.quantizer)
+            operands.append(_literal(w, name, *limits))
+        else:
+            operands.append(w.data(node, index))
     _combine(w, node.op.upper(), operands, target)
 
 

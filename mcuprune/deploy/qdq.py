@@ -43,6 +43,11 @@ class Quantizer:
     scale: float
     zero_point: int
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest number that it stores."""
+        return (LOW - self.zero_point) * self.scale, (HIGH - self.zero_point) * self.scale
+
 
 @dataclass(frozen=True)
 class Scheme:

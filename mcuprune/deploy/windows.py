@@ -289,11 +289,15 @@ def affine(w: Lowering, node: Node, value: Value, factor: Array, offset: Array) 
     """factor * x + offset for each channel, (channels,) each, rounded once."""
     value, target = w.spatial(value), w.target(node)
     input_scale = w.quantizer(value).scale
+    (least_x, most_x), (least_y, most_y) = w.quantizer(value).range, target.quantizer.range
 
     def content() -> tuple[Array, Array, Array]:
-        least = np.abs(offset) / (input_scale * 2.0**30)  # so that the offset fits into an int32
+        ends = factor * least_x, factor * most_x
+        # Beyond these every x takes the output to its end, and kernels' products of such an offset overflow.
+        held = np.clip(offset, least_y - np.maximum(*ends), most_y - np.minimum(*ends))
+        least = np.abs(held) / (input_scale * 2.0**30)  # so that the offset fits into an int32
         scales = np.maximum(np.maximum(np.abs(factor) / 127, least), 1e-12).astype(np.float32)
-        return np.round(factor / scales), scales, offset
+        return np.round(factor / scales), scales, held
 
     depthwise(w, value, target, content)
 
@@ -362,15 +366,18 @@ def _batch_matmul(w: Lowering, node: Node) -> None:
     w.finish(target, result)
 
 
-def small(w: Lowering, name: str) -> Callable[[], Stored]:
-    """A constant operand as symmetric int8 with one scale: as the file stores it, or rounded here."""
+def small(w: Lowering, name: str, low: float = -np.inf, high: float = np.inf) -> Callable[[], Stored]:
+    """A constant operand as symmetric int8 with one scale: as the file stores it, or rounded here.
+
+    low, high: what is rounded here is held in these first, so that what lies beyond makes no step larger.
+    """
     stored = w.net.stored.get(name)
     if stored is not None and stored.integers.dtype == np.int8 and stored.scale.size == 1:
         return lambda: stored
     value = w.net.constants[name]
 
     def rounded() -> Stored:
-        real = np.asarray(value, np.float64)
+        real = np.clip(np.asarray(value, np.float64), low, high)
         scale = np.abs(real).max() / 127 or 1.0
         return Stored(np.round(real / scale).astype(np.int8), np.array([scale], np.float32), 0)
 
