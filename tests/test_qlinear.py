@@ -136,6 +136,32 @@ def test_an_integer_operator_computes_as_onnxruntime_says(name: str) -> None:
     assert "integer" in [node.name for node in net.nodes]
 
 
+@pytest.mark.parametrize("opset", [12, 17])
+@pytest.mark.parametrize("scales", [1, 6])
+def test_a_convolution_keeps_the_integers_of_its_file(scales: int, opset: int) -> None:
+    weight, bias = integers(6, 4, 3, 3), integers(6, kind=np.int32)
+    of = {"s": np.full(scales, 0.01, np.float32).reshape(-1 if scales > 1 else ()), "z": np.zeros(scales, np.int8).squeeze()}
+    model = quantised("QLinearConv", f"q,{X},w,s,z,{Y},b", (1, 4, 9, 9), opset=opset, w=weight, b=bias, **of)
+    net, inputs = loaded(model), feed(model)
+    assert np.abs(run(net, inputs)[0] - run(model, inputs)[0]).max() <= SCALES["ys"] * 1.001
+    node = next(node for node in net.nodes if node.name == "integer")
+    stored = [net.stored[name].integers for name in node.inputs[1:] if name in net.stored]
+    if scales == 1 or opset > 12:  # an older DequantizeLinear has one scale
+        np.testing.assert_array_equal(stored[0], weight)
+        np.testing.assert_array_equal(stored[1], bias)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_a_matrix_keeps_the_integers_of_its_file(alpha: float) -> None:
+    weight, bias, of = integers(8, 5), integers(5, kind=np.int32), {"z": np.array(0, np.int8)}
+    model = quantised("QGemm", f"q,{X},w,ws,z,b,{Y}", (1, 8), MICROSOFT, w=weight, b=bias, alpha=alpha, **of)
+    net = loaded(model)
+    node = next(node for node in net.nodes if node.name == "integer")
+    np.testing.assert_array_equal(net.stored[node.inputs[1]].integers, weight)
+    np.testing.assert_array_equal(net.stored[node.inputs[2]].integers, bias)
+    assert np.abs(run(net, feed(model))[0] - run(model, feed(model))[0]).max() <= SCALES["ys"] * 1.001
+
+
 @pytest.mark.parametrize(
     ("op", "inputs", "attrs", "said"),
     [

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import blocks
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +17,7 @@ import small_nets
 from conftest import Once, run, thorough_but
 from graphs import Graph
 from onnx import TensorProto, helper, numpy_helper
+from test_network import quantized
 from test_tflite import CASES, converted, int8, model_of
 
 from mcuprune import Budget, prune, pruning, units
@@ -280,6 +282,18 @@ def test_a_graph_that_ends_in_a_quantiser_is_compared_by_its_integers(kind: type
     found = verify.verify(tmp_path / "net.onnx", Trial(examples=10))
     assert found.ok
     assert max(difference.max_lsb for difference in found.differences) <= 2
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_of_integer_operators_runs_by_its_own_integers(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(
+        quantized(onnx.load_from_string(blocks.exported("inverted residual", "torchscript")), tmp_path, "qoperator"), path
+    )
+    assert "QLinearConv" in {node.op_type for node in onnx.load(path).graph.node}
+    found = verify.verify(path, Trial(examples=10))
+    assert found.ok
+    assert all(len(compared.layers) > 3 for compared in found.runtimes)
 
 
 @pytest.mark.parametrize(

@@ -213,10 +213,6 @@ class Network(Drawn):
         write_model(self.to_proto(), path)
 
 
-#: The first opsets with DequantizeLinear, and with its axis.
-_DEQUANTIZE_OPSET, _AXIS_OPSET = 10, 13
-
-
 def _with_integers(
     nodes: Sequence[NodeProto], constants: Mapping[str, np.ndarray], stored: Mapping[str, Stored], opset: int, names: Names
 ) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
@@ -226,7 +222,7 @@ def _with_integers(
         for name in node.input:
             quantised = stored.get(name)
             along = quantised is not None and quantised.scale.size > 1
-            if quantised is None or name in done or opset < (_AXIS_OPSET if along else _DEQUANTIZE_OPSET):
+            if quantised is None or name in done or opset < (qlinear.AXIS_OPSET if along else qlinear.DEQUANTIZE_OPSET):
                 continue
             done.add(name)
             del kept[name]

@@ -18,6 +18,8 @@ from mcuprune.errors import UnsupportedOperator
 from mcuprune.names import Names
 
 Array = np.ndarray
+#: The first opsets with DequantizeLinear, and with its axis.
+DEQUANTIZE_OPSET, AXIS_OPSET = 10, 13
 
 
 class _Rewriter:
@@ -54,7 +56,8 @@ class _Rewriter:
         scale = self.parameter(index + 1)
         zero = self.parameter(index + 2) if self.input(index + 2) else np.zeros_like(scale)
         if name in self.known:
-            return self.constant(f"float_{index}", dequantized(self.known[name], scale, zero, axis))
+            names = [self.input(index + 1), *([self.input(index + 2)] if self.input(index + 2) else [])]
+            return self.behind(name, names, scale, zero, axis, f"float_{index}", f"in_{index}")
         if scale.size > 1 or zero.size > 1:
             raise self.refusal(f"has several scales for its data '{name}'", "quantise activations per tensor")
         output = self.names.free(f"{self.node.output[0]}/float_{index}")
@@ -67,6 +70,32 @@ class _Rewriter:
             )
         )
         return output
+
+    def behind(self, integers: str, names: Sequence[str], scale: Array, zero: Array, axis: int, suffix: str, label: str) -> str:
+        """The reals of a constant behind a DequantizeLinear, which leaves its integers known to who stores them.
+
+        names: of the scale and, where there is one, the zero point. Written out where DequantizeLinear has no such form.
+        """
+        value = dequantized(self.known[integers], scale, zero, axis)
+        along = scale.size > 1
+        if (
+            self.opset < (AXIS_OPSET if along else DEQUANTIZE_OPSET)
+            or max(scale.ndim, zero.ndim) > 1
+            or (zero.size > 1) != along
+        ):
+            return self.constant(suffix, value)
+        output = self.names.free(f"{self.node.output[0]}/{suffix}")
+        attrs = {"axis": axis} if along else {}
+        node = helper.make_node("DequantizeLinear", [integers, *names], [output], name=f"{self.name}/{label}", **attrs)
+        self.nodes.append(node)
+        return output
+
+    def bias(self, index: int, scale: Array, axis: int) -> str:
+        """The reals of an int32 bias in steps of ``scale``."""
+        name, zero = self.input(index), np.zeros_like(scale)
+        if name not in self.known:
+            raise self.refusal("computes its bias at run time", "export it with a constant bias")
+        return self.behind(name, [self.constant("bias_scale", scale)], scale, zero, axis, "bias", "bias")
 
     def quantized(self, op: str, inputs: Sequence[str], scale: int, **attrs: object) -> None:
         """The float operator, and a quantiser with the scale and zero point at inputs ``scale`` and ``scale + 1``."""
@@ -118,8 +147,7 @@ def _unblocked(value: Array, shape: Sequence[int], axis: int, block: int) -> Arr
 def _conv(q: _Rewriter) -> None:
     inputs = [q.float(0), q.float(3)]
     if q.input(8):
-        scale = q.parameter(1) * q.parameter(4)
-        inputs.append(q.constant("bias", dequantized(_known(q, 8), scale, np.zeros_like(scale), 0)))
+        inputs.append(q.bias(8, q.parameter(1) * q.parameter(4), 0))
     q.quantized("Conv", inputs, 6)
 
 
@@ -129,15 +157,8 @@ def _gemm(q: _Rewriter) -> None:
     if q.input(6):
         # The kernel adds the bias to the integer product, and multiplies the sum: alpha scales the bias too.
         alpha = next((np.float32(a.f) for a in q.node.attribute if a.name == "alpha"), np.float32(1))
-        scale = q.parameter(1) * q.parameter(4) * alpha
-        inputs.append(q.constant("bias", dequantized(_known(q, 6), scale, np.zeros_like(scale), -1)))
+        inputs.append(q.bias(6, q.parameter(1) * q.parameter(4) * alpha, -1))
     q.quantized("Gemm", inputs, 7)
-
-
-def _known(q: _Rewriter, index: int) -> Array:
-    if q.input(index) not in q.known:
-        raise q.refusal("computes its bias at run time", "export it with a constant bias")
-    return q.known[q.input(index)]
 
 
 def _binary(op: str) -> Callable[[_Rewriter], None]:

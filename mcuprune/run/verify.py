@@ -36,7 +36,7 @@ from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
-from mcuprune.graph import network, tails
+from mcuprune.graph import network, qlinear, tails
 from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
@@ -272,10 +272,13 @@ class _Case:
 
     def _layers(self, key: str, ran: Ran, notes: list[str]) -> tuple[tuple[Layer, ...], bool | None]:
         """Every layer alone, and whether keeping their tensors leaves the outputs as they are."""
-        if not layerwise.quantised(self.proto, self.net):
+        # of a file with integer operators the network has the same layers with their quantisers written out
+        integer = any(qlinear.is_known(node.domain, node.op_type) for node in self.proto.graph.node)
+        proto = self.net.to_proto() if integer else self.proto
+        if not layerwise.quantised(proto, self.net):
             notes.append("no layer could be compared alone: no node's output goes through QuantizeLinear and DequantizeLinear")
             return (), None
-        model = layerwise.watched(network.for_one_example(self.proto, self.net), self.net)
+        model = layerwise.watched(network.for_one_example(proto, self.net), self.net)
         chosen = [*range(min(_LAYER_EXAMPLES, self.n_random)), *range(self.n_random, len(self.inputs))[:_LAYER_EXAMPLES]]
         examples = [self.inputs[index] for index in chosen]
         try:
