@@ -372,7 +372,7 @@ class Choices:
     small_images: float | None = option(
         None,
         help="Train on images of three quarters of their size for this first share of the training; by default for half of it "
-        "where images have colours and compute is scarce, else never.",
+        "where images have colours and no step is spent wide, else never.",
         group="Training",
         metavar="SHARE",
         least=0,
