@@ -342,7 +342,7 @@ def _onnx(net: Network, stem: str, request: Request) -> Files:
 
 
 def _tflite(net: Network, stem: str, request: Request) -> Files:
-    return {f"{stem}.tflite": tflite.convert(net, offline=True, names=request.names).content}
+    return {f"{stem}.tflite": tflite.convert(net, offline=True, names=request.names).file}
 
 
 def _array(net: Network, stem: str, request: Request) -> Files:
@@ -350,7 +350,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
     converted, name = tflite.convert(net, offline=True, names=request.names), c.identifier(stem)
     arena = converted.program.arena(plan=converted.plan).total
     operators = sorted({operator for operator, _ in converted.operators})
-    numbers = ",".join(map(str, converted.content))
+    numbers = ",".join(map(str, converted.file))
     lines = [
         f"// {name}: made by mcuprune for TensorFlow Lite Micro.",
         "#pragma once",

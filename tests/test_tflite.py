@@ -238,6 +238,18 @@ def rows() -> onnx.ModelProto:
     return model_of(graph, graph.add("Conv", y, graph.constant(3, 6, 3)))
 
 
+def squared(shape: tuple[int, ...]) -> Callable[[], onnx.ModelProto]:
+    """Matrices of many axes times themselves transposed."""
+
+    def build() -> onnx.ModelProto:
+        graph, rank = Graph(*shape), len(shape)
+        return model_of(
+            graph, graph.add("MatMul", "x", graph.add("Transpose", "x", perm=[*range(rank - 2), rank - 1, rank - 2]))
+        )
+
+    return build
+
+
 def channels_last() -> onnx.ModelProto:
     graph = Graph(1, 9, 8, 4)
     return model_of(graph, graph.conv(graph.add("Transpose", "x", perm=[0, 3, 1, 2]), 4, 6))
@@ -552,6 +564,41 @@ def test_what_tflite_cannot_say_names_its_node(build: Callable[[], onnx.ModelPro
     with pytest.raises(UnsupportedOperator, match=message) as raised:
         converted(path)
     assert str(path) in str(raised.value)
+
+
+FIVE, SIX = (1, 2, 3, 4, 3), (1, 2, 3, 2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("build", "most", "node"),
+    [
+        (single("Slice", np.array([0]), np.array([9]), np.array([4]), np.array([2]), shape=FIVE), 4, "slice0"),
+        (single("Slice", np.array([1]), np.array([3]), np.array([2]), shape=SIX), 5, "slice0"),
+        (single("Pad", np.array([0, 1, 0, 0, 0, 0] + [0] * 6), shape=SIX), 5, "pad0"),
+        (single("Pad", np.array([0, 1, 0, 0, 0, 0] + [0] * 6), np.float32(0.5), shape=SIX), 5, "pad0"),
+        (squared(SIX), 5, "matmul1"),
+    ],
+)
+def test_more_dimensions_than_a_kernel_takes_are_for_c_alone(build: Any, most: int, node: str, tmp_path: Path) -> None:
+    path = int8(build(), tmp_path / "net.onnx")
+    with pytest.raises(UnsupportedOperator, match=f"node '{node}'.* dimensions; .* takes {most} at most: export .c"):
+        tflite.from_file(path)
+    found = verify.verify(path, Trial(examples=3))
+    assert found.ok
+    assert [compared.key for compared in found.runtimes] == ["c"]
+    assert any("not run as TensorFlow Lite Micro" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        single("Slice", np.array([1]), np.array([3]), np.array([2]), shape=FIVE),
+        single("Pad", np.array([0, 1, 0, 0, 0] + [0] * 5), shape=FIVE),
+        squared(FIVE),
+    ],
+)
+def test_as_many_dimensions_as_a_kernel_takes_are_written(build: Any, tmp_path: Path) -> None:
+    assert verify.verify(int8(build(), tmp_path / "net.onnx"), Trial(examples=3)).runtimes[0].key == "tflm"
 
 
 def test_a_float_model_is_refused(tmp_path: Path) -> None:

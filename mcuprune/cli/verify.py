@@ -53,7 +53,7 @@ def verify(flags: Flags) -> int:
     )
     verified = run(flags.model, trial)
     if flags.tflite is not None:  # also where outputs differ: to look at it one needs the file
-        places.write_bytes(verified.converted.content, flags.tflite)
+        places.write_bytes(verified.converted.file, flags.tflite)
     told = document(verified)
     as_json = flags.format == "json"
     show(report.dumped(told) if as_json else text(told), fit=not as_json)

@@ -168,6 +168,7 @@ class Kernel:
     options: bytes of the options as TFLM parses them. data: bytes that the kernel keeps; ``optimised`` those of CMSIS-NN.
     lists: so many lists of a shape's sizes it keeps beside them, of the output's rank.
     scratch: what it asks for while it runs.
+    rank: dimensions of its tensors that it takes at most in TFLM; 0 where nothing that is lowered has more.
     """
 
     code: int
@@ -179,6 +180,7 @@ class Kernel:
     scratch: Rule = _no_scratch
     keeps: bool = False
     lists: int = 0
+    rank: int = 0
 
     def kept(self, kernels: Kernels, pointer: int, rank: int) -> int:
         """Bytes that the kernel keeps for an operator whose output has so many dimensions, each part as it is aligned."""
@@ -197,7 +199,7 @@ KERNELS: Mapping[str, Kernel] = {
     "ABS": Kernel(101, 1, "Abs", data=Bytes(32, 48)),
     "ADD": Kernel(0, 2, "Add", Bytes(4, 8), _same(60)),
     "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool, keeps=True),
-    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(64, 96), Bytes(96, 128), lists=2),
+    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(64, 96), Bytes(96, 128), lists=2, rank=5),
     "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80), keeps=True),
     "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
     "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
@@ -216,8 +218,8 @@ KERNELS: Mapping[str, Kernel] = {
     "MINIMUM": Kernel(57, 2, "MaximumMinimum", keeps=True),
     "MIRROR_PAD": Kernel(100, 2, "MirrorPad", _same(4), _same(20), scratch=_mirror_pad, keeps=True),
     "MUL": Kernel(18, 2, "Mul", _same(4), _same(36)),
-    "PAD": Kernel(34, 2, "Pad", data=_same(56), keeps=True),
-    "PADV2": Kernel(60, 2, "PadV2", data=_same(56), keeps=True),
+    "PAD": Kernel(34, 2, "Pad", data=_same(56), keeps=True, rank=5),
+    "PADV2": Kernel(60, 2, "PadV2", data=_same(56), keeps=True, rank=5),
     "PRELU": Kernel(54, 1, data=_same(28)),
     "QUANTIZE": Kernel(114, 2, "Quantize", data=_same(32)),
     "REDUCE_MAX": Kernel(82, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum, keeps=True),
@@ -226,12 +228,12 @@ KERNELS: Mapping[str, Kernel] = {
     "RESHAPE": Kernel(22, 1, "Reshape", _same(36), keeps=True),
     "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(4), keeps=True),
     "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(4), keeps=True),
-    "SLICE": Kernel(65, 2, "Slice", keeps=True),
+    "SLICE": Kernel(65, 2, "Slice", keeps=True, rank=5),
     "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88)),
     "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), _same(20), keeps=True),
     "SPLIT": Kernel(49, 2, "Split", _same(4), keeps=True),
     "SPLIT_V": Kernel(102, 2, "SplitV", _same(4), keeps=True),
-    "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84), keeps=True),
+    "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84), keeps=True, rank=4),
     "SUB": Kernel(41, 2, "Sub", Bytes(4, 8), _same(52)),
     "SUM": Kernel(74, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
     "TANH": Kernel(28, 2, data=_same(16)),

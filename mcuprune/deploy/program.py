@@ -35,7 +35,7 @@ from mcuprune.deploy.planner import (
     searched_layout,
 )
 from mcuprune.deploy.qdq import Quantizer
-from mcuprune.errors import McupruneError
+from mcuprune.errors import McupruneError, UnsupportedOperator
 from mcuprune.graph.network import Shape
 
 Array = np.ndarray[Any, Any]
@@ -235,6 +235,20 @@ class Program:
         """Raise the first of ``problems``, which names a node or tensor: this program can't be written as a file."""
         for problem in self.problems:
             raise problem
+
+    def check_ranks(self) -> None:
+        """Raise UnsupportedOperator for the first operator whose kernel in TensorFlow Lite Micro takes fewer dimensions.
+
+        Generated C has loops of its own for each, and takes them.
+        """
+        for operator in self.operators:
+            most = KERNELS[operator.name].rank if operator.name in KERNELS else 0
+            rank = max(len(self.tensors[tensor].shape) for tensor in (*operator.inputs, *operator.outputs) if tensor >= 0)
+            if most and rank > most:
+                raise UnsupportedOperator(
+                    f"{self.path}: node '{operator.node}': {operator.name} of {rank} dimensions; the one of TensorFlow Lite "
+                    f"Micro takes {most} at most: export .c, or write the node with fewer"
+                )
 
     @cached_property
     def computed(self) -> tuple[int, ...]:

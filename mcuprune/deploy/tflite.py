@@ -37,6 +37,12 @@ class Converted:
     plan: tuple[int, ...]
 
     @property
+    def file(self) -> bytes:
+        """``content`` to be written. Raises UnsupportedOperator where TensorFlow Lite Micro couldn't prepare it."""
+        self.program.check_ranks()
+        return self.content
+
+    @property
     def inputs(self) -> tuple[Port, ...]:
         """The program's inputs in ONNX's order."""
         return self.program.inputs
@@ -71,7 +77,7 @@ def from_file(path: str | Path, *, input_shapes: Mapping[str, Shape] | None = No
     Raises what ``convert`` raises, and what ``network.load`` does.
     """
     net = network.load(path, input_shapes=input_shapes, outputs=outputs, accept=ops.accept(str(path)))
-    return convert(net, offline=True).content
+    return convert(net, offline=True).file
 
 
 def convert(

@@ -186,7 +186,7 @@ def _packaged(package: str, module: str) -> Callable[[], str | None]:
 
 
 def _tflite_file(converted: Converted) -> Mapping[str, bytes]:
-    return {_MODEL: converted.content}
+    return {_MODEL: converted.file}
 
 
 def _tflm(place: Path, inputs: Sequence[Sequence[Array]], outputs: Sequence[int], limit: int) -> _Interpreted:
