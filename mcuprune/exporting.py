@@ -190,11 +190,14 @@ def _in_bands(net: Network, request: Request) -> banding.Run | None:
 
 
 def refuse_early(request: Request, net: Network) -> None:
-    """Refuse what ``export`` would refuse of C for a network that is still to be cut and quantised, before that work.
+    """Refuse what ``export`` would refuse of a network that is still to be cut and quantised, before that work.
 
-    Raises UnsupportedOperator for a node without a kernel in C, UsageError for bands that gain nothing there.
+    Raises UnsupportedOperator for a node without a kernel, UsageError for bands that gain nothing in C.
     """
-    if request.output is None or Path(request.output).suffix not in ROWS_OF_THEIR_OWN:
+    if request.output is None or (suffix := Path(request.output).suffix) == ".onnx":
+        return
+    if suffix not in ROWS_OF_THEIR_OWN:
+        lower(net).check_ranks()
         return
     if _idle(rowreport.priced(lower(net), _c_bands(request)), request):
         _refuse_idle(request)
