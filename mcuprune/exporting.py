@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
@@ -301,8 +301,14 @@ def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[
             train=False,
             seed=request.seed,
         )
-        result = pruning.prune(asked, net=net, data_set=data_set)
-        return result.network, tuple(note for note in result.notes if not note.startswith(_NOTHING_CUT))
+        notes: tuple[str, ...] = ()
+        try:
+            result = pruning.prune(asked, net=net, data_set=data_set)
+        except DataError as error:  # ranges need no labels: where these were the fault, inputs alone will do
+            result = pruning.prune(replace(asked, unlabelled=True), net=net, data_set=data_set)
+            unfit, *_ = str(error).split(";")
+            notes = (f"ranges are measured on inputs alone, for labels don't go with the model: {unfit}",)
+        return result.network, (*notes, *(note for note in result.notes if not note.startswith(_NOTHING_CUT)))
 
 
 def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:
@@ -475,9 +481,10 @@ def example_of(net: Network, request: Request, data_set: Given | None) -> tuple[
 def _fed(net: Network, spec: Given, request: Request) -> tuple[dict[str, Array], str, int | None]:
     """An example of the test set as the network's metadata say that it takes it, where it comes from, and its class."""
     from mcuprune.train import preprocess
-    from mcuprune.train.training_data import wanted_of
+    from mcuprune.train.training_data import opened, wanted_of
 
-    data = preprocess.opened(net, spec, wanted_of(net, seed=request.seed, task=request.task), Feed(), request.seed).data
+    wanted = wanted_of(net, seed=request.seed, task=request.task)
+    data = opened(net, spec, wanted, Feed(), request.seed, unlabelled=True).data
     named = int(data.test.y[0]) if preprocess.names_classes(net, data.test) else None
     inputs = {name: np.asarray(column[:1]) for name, column in zip(net.inputs, data.test.inputs, strict=True)}
     return inputs, f"the test set of {data.name}", named

@@ -166,6 +166,7 @@ def _data_and_goal(
         feed=request,
         task=request.task,
         from_scratch=request.from_scratch,
+        unlabelled=request.unlabelled,
     )
     if request.train:
         _check_batch(labelled)

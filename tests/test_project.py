@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import small_nets
@@ -27,7 +28,7 @@ from mcuprune.data import preprocessing
 from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy import project
 from mcuprune.deploy.project import PROJECTS, name_of
-from mcuprune.errors import OutputError
+from mcuprune.errors import DataError, OutputError
 from mcuprune.run import runners
 
 if runners.compiler() is None:
@@ -315,6 +316,26 @@ def test_a_project_replaces_an_earlier_one_but_no_file_of_the_user(
     (mine / "main.c").unlink()
     assert [cli.main([*export, str(mine)]) for _ in range(2)] == [0, 0]
     assert (mine / "notes.txt").read_text() == "notes"
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("labels", [{"y": np.full(24, 9)}, {"y0": np.zeros(24, int), "y1": np.zeros(24, int)}])
+def test_labels_that_do_not_go_with_the_model_keep_no_ranges_from_being_measured(labels: dict, tmp_path: Path) -> None:
+    graph, data = Graph(1, 3, 6, 6), tmp_path / "d.npz"
+    onnx.save(model_of(graph, graph.classifier(graph.conv("x", 3, 4), 4, 3)), tmp_path / "net.onnx")
+    x = np.random.default_rng(0).normal(size=(24, 3, 6, 6)).astype(np.float32)
+    arrays = {f"{name}_{part}": values for part in ("train", "test") for name, values in {"x": x, **labels}.items()}
+    np.savez(data, **arrays)
+    out = tmp_path / "int8.onnx"
+    told = exporting.export(exporting.Request(str(tmp_path / "net.onnx"), str(out), str(data)))
+    assert any("on inputs alone" in note for note in told.notes)
+    assert not any("--" in note for note in told.notes)
+    np.savez(data, **{name: values for name, values in arrays.items() if name.startswith("x_")})
+    exporting.export(exporting.Request(str(tmp_path / "net.onnx"), str(tmp_path / "bare.onnx"), str(data)))
+    assert out.read_bytes() == (tmp_path / "bare.onnx").read_bytes()
+    np.savez(data, **{**arrays, "x_train": x[:, :2]})
+    with pytest.raises(DataError, match="x_train"):
+        exporting.export(exporting.Request(str(tmp_path / "net.onnx"), str(out), str(data)))
 
 
 @pytest.mark.usefixtures("in_process")

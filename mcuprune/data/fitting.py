@@ -28,7 +28,8 @@ TargetCheck = Callable[[str, str, Any], np.ndarray[Any, Any]]
 class Wanted:
     """What a model takes and answers.
 
-    inputs: the shape of each input without its batch axis. targets: the check of each output's targets.
+    inputs: the shape of each input without its batch axis. targets: the check of each output's targets; none where targets
+    are left aside.
     n_classes: of the first output. seed: picks the validation examples where the data brings none.
     preprocessing: how raw values are fed, where that is known. classes: the model's names of classes, where it has them.
     unlabelled: whether examples without targets will do. frontend: settings that turn sound into features, as text.
@@ -117,7 +118,7 @@ def _split(raw: Raw, name: str, part: Part, wanted: Wanted) -> Split:
             zip(input_keys(len(part.inputs), name), part.inputs, wanted.inputs, strict=True)
         )
     ]
-    if part.targets is None:
+    if part.targets is None or not wanted.targets:
         if not wanted.unlabelled:
             raise DataError(f"{raw.where}: its examples have no labels")
         targets = None

@@ -12,7 +12,7 @@ from mcuprune.data.feed import Feed
 from mcuprune.data.fitting import Wanted
 from mcuprune.data.named import DATASETS
 from mcuprune.data.sets import Data, Given
-from mcuprune.errors import UsageError
+from mcuprune.errors import DataError, UsageError
 from mcuprune.graph.network import Network
 from mcuprune.options import AUTO
 from mcuprune.train import preprocess
@@ -31,12 +31,14 @@ def training_data(
     feed: Feed = _UNSAID,
     task: str = AUTO,
     from_scratch: bool = False,
+    unlabelled: bool = False,
 ) -> Data | None:
     """The data set, if there is one to use: the one that was given, or, to train on, the one that the network's file names.
 
     train: whether there is training to do. feed: what is said of preprocessing. seed: for splits.
     augment: as ``augmenting.augmentation`` takes it. task: of ``--task``.
     from_scratch: whether the network counts as untrained, so that its answers don't say how data is fed.
+    unlabelled: whether targets that don't go with the network are left aside.
     Raises UsageError where training needs a data set and none is named, DataError where it doesn't go with the network.
     """
     named = datasets.named(net.metadata) if given is None else given
@@ -51,7 +53,7 @@ def training_data(
         return None
     refuse_augmenting_several(net, augment)
     wanted = wanted_of(net, seed=seed, task=task)
-    fed = preprocess.opened(net, named, wanted, feed, seed, from_scratch=from_scratch)
+    fed = opened(net, named, wanted, feed, seed, from_scratch=from_scratch, unlabelled=unlabelled)
     varied = augment
     if augment in (None, "auto") and fed.data.name not in DATASETS:
         varied = default_for(fed.data.kind, wanted.inputs[0]) if varied_by_default(net) else None
@@ -59,6 +61,18 @@ def training_data(
         return fed.data
     refuse_beyond(varied, wanted.inputs[0])
     return replace(fed.data, augment=augmentation(varied), varied=varied, mixup=mixup(varied))
+
+
+def opened(
+    net: Network, given: Given, wanted: Wanted, feed: Feed, seed: int, *, from_scratch: bool = False, unlabelled: bool = False
+) -> preprocess.Fed:
+    """What ``preprocess.opened`` gives; ``unlabelled``: without targets where these don't go with the network."""
+    try:
+        return preprocess.opened(net, given, wanted, feed, seed, from_scratch=from_scratch)
+    except DataError:
+        if not unlabelled:
+            raise
+    return preprocess.opened(net, given, replace(wanted, targets=()), feed, seed, from_scratch=from_scratch)
 
 
 def wanted_of(net: Network, *, seed: int, task: str = AUTO) -> Wanted:
