@@ -80,6 +80,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
             by_compute.setdefault(compute, []).append(f"{apart} ({TASKS[task].title}, {budget})")
     parts = []
     for compute, cells in by_compute.items():
+        if len(cells) == 1:  # which stands in the table
+            continue
         ranked = sorted(cells, key=lambda cell: float(cell.split()[0]))
         ahead = sum(float(cell.split()[0]) >= 1 for cell in cells)
         parts.append(
