@@ -428,7 +428,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     header.graph.input.extend(real_inputs)
     for value in (*header.graph.input, *header.graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_value") and dim.dim_value <= 0:  # a free one, as some exporters write it; runtimes take it so
+            if dim.HasField("dim_value") and dim.dim_value == 0:  # a free one, as some exporters write it; runtimes refuse it
                 dim.ClearField("dim_value")
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
