@@ -259,8 +259,7 @@ def _is_our_int8(place: Path) -> bool:
         nodes = network.load(str(place), accept=ops.accept(str(place))).nodes
     except McupruneError:
         return False
-    quantisers = [node for node in nodes if node.op == "QuantizeLinear"]
-    return bool(quantisers) and all(qdq.is_ours(node) for node in quantisers)
+    return any(node.op == "QuantizeLinear" and qdq.is_ours(node) for node in nodes)  # those of bands have names of their own
 
 
 def _is_our_header(place: Path) -> bool:
