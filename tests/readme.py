@@ -239,7 +239,7 @@ if __name__ == "__main__":
     os.environ.update(COLUMNS=str(_WIDTH), NO_COLOR="1")
     check = "--check" in sys.argv
     pages = {OPERATORS: operators(), PICTURE: picture(), BANDS: bands_picture()}
-    pages[bench_compute.PICTURE] = bench_compute.picture(read(bench_compute.ROWS))
+    pages |= bench_compute.pictures(read(bench_compute.ROWS))
     pages |= {bench.PAGE: bench.page(stored) for bench in BENCHES if (stored := read(bench.ROWS))}
     if "--docs" not in sys.argv:
         pages[README] = rendered(README.read_text(), check=check)

@@ -4,8 +4,9 @@
 
 Tasks, budgets and data are those of ``bench_accuracy.py``. A compute of 1.0 is what its epochs take at full width, fake-quant
 training included; runs are ``mcuprune prune --train-compute`` with all else as it is by default, from an untrained file.
-``--budgets full`` is the whole network, trained: what the others' time is a share of. Finished runs are appended to
-``compute.jsonl`` and not run again; ``compute.md`` and ``docs/images/compute.svg`` are drawn from it.
+``--budgets full`` is the whole network, trained: what the others' time is a share of. Magnitude pruning and Torch-Pruning, in
+its setting that did best at equal epochs, run with a compute of 1.0 alone. Finished runs are appended to ``compute.jsonl`` and
+not run again; ``compute.md``, ``docs/images/compute.svg`` and ``docs/images/compute-cpu.svg`` are drawn from it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from bench_accuracy import BUDGETS, TASKS, files, measured
+from bench_accuracy import BUDGETS, PEER, TASKS, add_peers, files, measured
 from rows import append, arguments, grouped, key, machine, read, spread, table_line
 
 from mcuprune.pruning import Result
 
 HERE = Path(__file__).resolve().parent
 ROWS, PAGE = HERE / "compute.jsonl", HERE / "compute.md"
-PICTURE = HERE.parents[1] / "docs" / "images" / "compute.svg"
+IMAGES = HERE.parents[1] / "docs" / "images"
 METHODS = ("differentiable", "uniform", "at-init")
+#: What starts wide and ends narrow, by the names in the table: run where there is compute for both.
+WIDE = {"magnitude": "magnitude", "tp-bn-local": "Torch-Pruning"}
 KEY = ("task", "budget", "compute", "method", "seed")
 
 
@@ -59,7 +62,7 @@ def _cells(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, flo
     """Rows by task, budget and compute, and in each of these by method, in order."""
     for of in sorted({(found["task"], found["budget"], found["compute"]) for found in rows if found["budget"] in BUDGETS}):
         here = [found for found in rows if (found["task"], found["budget"], found["compute"]) == of]
-        yield of, {method: [found for found in here if found["method"] == method] for method in METHODS}
+        yield of, {method: [found for found in here if found["method"] == method] for method in (*METHODS, *WIDE)}
 
 
 def _paired(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> str:
@@ -112,12 +115,11 @@ def page(rows: list[dict[str, Any]]) -> str:
         "| at-init | default - at-init |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    whole = {
-        of: mean(found["cpu_seconds"] / found["compute"] for found in alike)
-        for of, alike in grouped([found for found in rows if found["budget"] == "full"], "task", "machine").items()
-    }
+    whole = _whole(rows)
     for (task, budget, compute), by in _cells(rows):
-        means = {method: spread([100 * found["pooled_int8"] for found in by[method]]) if by[method] else "" for method in by}
+        if not by["differentiable"]:
+            continue
+        means = {method: _spread(by[method]) for method in METHODS}
         seeds = sorted({found["seed"] for found in by["differentiable"]} & {found["seed"] for found in by["uniform"]})
         wide = sorted({found["wide"][1] for found in by["differentiable"]})
         cpu = []
@@ -128,10 +130,38 @@ def page(rows: list[dict[str, Any]]) -> str:
         cells = [task, budget, f"{compute:g}", means["differentiable"], means["uniform"]]
         cells += [_paired(by["differentiable"], by["uniform"]), str(len(seeds)), ", ".join(f"{share:.2f}" for share in wide)]
         lines.append(table_line([*cells, *cpu, means["at-init"], _paired(by["differentiable"], by["at-init"])]))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_wide_table(rows)]) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------------------- the picture
+def _wide_table(rows: list[dict[str, Any]]) -> list[str]:
+    """A section on the methods of ``WIDE``, where they were run."""
+    heads = [head for name in WIDE.values() for head in (name, "seeds", f"default - {name}")]
+    lines = [
+        "",
+        "## Methods that start wide",
+        "",
+        "Magnitude pruning, a method of this tool, and Torch-Pruning (importance by BatchNormalization, one ratio for all",
+        "groups: `torch_pruning_peer.py`) train the whole network first and narrow it on the way, by the same trainer and with",
+        "the same compute. Differences are of the seeds that both have.",
+        "",
+        table_line(["task", "budget", "compute", "differentiable", *heads]),
+        "|---|---|--:|--:|" + "--:|--:|--:|" * len(WIDE),
+    ]
+    for (task, budget, compute), by in _cells(rows):
+        if not any(by[method] for method in WIDE):
+            continue
+        cells = [task, budget, f"{compute:g}", _spread(by["differentiable"])]
+        for method in WIDE:
+            cells += [_spread(by[method]), str(len(by[method]) or ""), _paired(by["differentiable"], by[method])]
+        lines.append(table_line(cells))
+    return lines
+
+
+def _spread(rows: Sequence[dict[str, Any]]) -> str:
+    return spread([100 * found["pooled_int8"] for found in rows]) if rows else ""
+
+
+# ---------------------------------------------------------------------------------------------------------- the pictures
 
 _SIZE, _MARGIN = (340, 220), (44, 30)
 _STYLES = {
@@ -139,16 +169,52 @@ _STYLES = {
     "uniform": "#d8762f",
     "at-init": "#8a8a8a",
 }
+#: Lines of fewer points show each of them.
+_FEW = 4
+#: Lines of a panel by method: points of a share of something and an accuracy, both of 1.
+Lines = Mapping[str, Sequence[Sequence[Sequence[float]]]]
+
+
+def pictures(rows: list[dict[str, Any]]) -> dict[Path, str]:
+    """All pictures, by where they belong."""
+    return {IMAGES / "compute.svg": picture(rows), IMAGES / "compute-cpu.svg": picture_by_cpu(rows)}
 
 
 def picture(rows: list[dict[str, Any]]) -> str:
-    """Validation accuracy against training compute, a panel for each task and budget, readable on light and on dark."""
+    """Validation accuracy against training compute, a line for each run."""
     curves: dict[tuple[str, str], dict[str, list[list[list[float]]]]] = {}
     for (task, budget, _), by in _cells(rows):
-        for method, found in by.items():
-            curves.setdefault((task, budget), {}).setdefault(method, []).extend(one["curve"] for one in found)
+        for method in _STYLES:
+            curves.setdefault((task, budget), {}).setdefault(method, []).extend(one["curve"] for one in by[method])
+    return _panels(curves, "compute", "validation accuracy against training compute")
+
+
+def picture_by_cpu(rows: list[dict[str, Any]]) -> str:
+    """Accuracy of the int8 files against the CPU time of whole runs: means over seeds, a line from one compute to the next.
+
+    Only runs on machines on which a run at full width was timed as well, which their time is a share of.
+    """
+    whole, lines = _whole(rows), dict[tuple[str, str], dict[str, list[list[list[float]]]]]()
+    for (task, budget, _), by in _cells(rows):
+        for method in _STYLES:
+            timed = [found for found in by[method] if (task, found.get("machine")) in whole]
+            if timed:
+                share = mean(found["cpu_seconds"] / whole[task, found["machine"]] for found in timed)
+                line = lines.setdefault((task, budget), {}).setdefault(method, [[]])[0]
+                line.append([share, mean(found["pooled_int8"] for found in timed)])
+    return _panels(lines, "CPU time", "accuracy against CPU time")
+
+
+def _whole(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """CPU seconds of a run at full width with a compute of 1.0, by task and machine."""
+    full = grouped([found for found in rows if found["budget"] == "full"], "task", "machine")
+    return {of: mean(found["cpu_seconds"] / found["compute"] for found in alike) for of, alike in full.items()}
+
+
+def _panels(curves: Mapping[tuple[str, str], Lines], what: str, about: str) -> str:
+    """A panel for each task and budget, readable on light and on dark. what: of which points have a share."""
     width, height = _SIZE
-    panels = [_panel(f"{TASKS[task].title}, {budget}", of) for (task, budget), of in sorted(curves.items())]
+    panels = [_panel(f"{TASKS[task].title}, {budget}", what, of) for (task, budget), of in sorted(curves.items())]
     columns = min(2, max(1, len(panels)))
     placed = "".join(
         f'<g transform="translate({(i % columns) * width} {i // columns * height})">{one}</g>' for i, one in enumerate(panels)
@@ -160,20 +226,20 @@ def picture(rows: list[dict[str, Any]]) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}" width="{total[0]}" height="{total[1]}" '
-        'role="img" aria-label="validation accuracy against training compute"><style>text{font:12px system-ui,sans-serif;'
-        "fill:#404040}path{fill:none;stroke-width:1.5;opacity:.8}line{stroke:#b0b0b0}"
+        f'role="img" aria-label="{about}"><style>text{{font:12px system-ui,sans-serif;'
+        "fill:#404040}path{fill:none;stroke-width:1.5;opacity:.8}circle{opacity:.8}line{stroke:#b0b0b0}"
         "@media(prefers-color-scheme:dark){text{fill:#d0d0d0}line{stroke:#606060}}</style>"
         f"{placed}{legend}</svg>\n"
     )
 
 
-def _panel(title: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> str:
+def _panel(title: str, what: str, curves: Lines) -> str:
     """One diagram: a line for each run. The lower end of the accuracies is cut off where nothing is decided."""
     (width, height), (left, below) = _SIZE, _MARGIN
     every = [point for lines in curves.values() for line in lines for point in line]
     most = max(share for share, _ in every)
     high = max(accuracy for _, accuracy in every)
-    low = high - 0.25
+    low = max(high - 0.25, min(accuracy for _, accuracy in every))
 
     def at(share: float, accuracy: float) -> str:
         x = left + share / most * (width - left - 12)
@@ -184,9 +250,9 @@ def _panel(title: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]]
     parts = [
         f'<text x="{left}" y="14">{title}</text>',
         f'<line x1="{left}" y1="{base}" x2="{width - 12}" y2="{base}"/><line x1="{left}" y1="24" x2="{left}" y2="{base}"/>',
-        f'<text x="{width - 12}" y="{base + 16}" text-anchor="end">compute, {most:.2g} of a full run</text>',
+        f'<text x="{width - 12}" y="{base + 16}" text-anchor="end">{what}, {most:.2g} of a full run</text>',
         *(
-            f'<text x="{left - 5}" y="{float(at(0, share).split()[1]) + 4:.0f}" text-anchor="end">{100 * share:.0f}</text>'
+            f'<text x="{left - 5}" y="{float(at(0, share).split()[1]) + 4:.0f}" text-anchor="end">{100 * share:.1f}</text>'
             for share in (high, low)
         ),
     ]
@@ -194,6 +260,9 @@ def _panel(title: str, curves: Mapping[str, Sequence[Sequence[Sequence[float]]]]
         for line in lines:
             path = "L".join(at(share, accuracy) for share, accuracy in line)
             parts.append(f'<path d="M{path}" style="stroke:{_STYLES[method]}"/>')
+            if len(line) < _FEW:
+                ends = (at(share, accuracy).split() for share, accuracy in line)
+                parts += [f'<circle cx="{x}" cy="{y}" r="3" style="fill:{_STYLES[method]}"/>' for x, y in ends]
     return "".join(parts)
 
 
@@ -202,10 +271,12 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--budgets", nargs="+", default=["B1", "B2"], choices=[*BUDGETS, "full"])
     parser.add_argument("--compute", nargs="+", type=float, default=[0.3, 1.0])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *WIDE], choices=[*METHODS, *WIDE])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if not given.table and any(method.startswith(PEER) for method in given.methods):
+        add_peers(trained=False)
     given.work.mkdir(parents=True, exist_ok=True)
     wanted = [
         (task, budget, compute, method, seed)
@@ -214,7 +285,7 @@ def main() -> int:
         for compute in given.compute
         for budget in given.budgets
         for method in given.methods
-        if budget in BUDGETS or method == "uniform"
+        if (budget in BUDGETS or method == "uniform") and (method not in WIDE or compute >= 1)
     ]
     done = {key(found, KEY): found for found in read(ROWS)}
     for one in wanted if not given.table else ():
@@ -223,7 +294,8 @@ def main() -> int:
         done[one] = row(*one, given.data, given.work)
         append(ROWS, done[one])
     PAGE.write_text(page(read(ROWS)))
-    PICTURE.write_text(picture(read(ROWS)))
+    for place, drawn in pictures(read(ROWS)).items():
+        place.write_text(drawn)
     return 0
 
 
