@@ -170,7 +170,7 @@ class RowGraph:
 
     def _constants(self, node: Node) -> tuple[object, ...]:
         values = [self.net.constants[name] for name in node.inputs[1:] if name in self.net.constants]
-        return (*((value.dtype.str, value.tobytes()) for value in values), node.attrs.get("axis"))
+        return (*((value.dtype.str, value.tobytes()) for value in values), node.get("axis"))
 
     def _is_twin(self, node: Node, held: Value) -> bool:
         """Whether a DequantizeLinear makes what another has made of the same integers."""

@@ -169,7 +169,8 @@ def _elementwise(node: Node, net: Network, axes: Mapping[str, int], rows: int) -
             if shape[axis] != 1:
                 raise NotLocal(f"has a constant of its own for each row ('{name}')")
     wide = any(net.shapes[name] not in ((), (1,)) for name in node.inputs[1:] if name and per_channel)
-    if wide and node.attrs.get("axis", 1) % len(out) == axis:
+    own = attributes.axis(node, len(out)) if isinstance(OPS[node.op], Quantization) else 1
+    if wide and own == axis:
         raise NotLocal("has a constant of its own for each row")
     return _moved(node, [axis], rows)
 
@@ -186,7 +187,7 @@ def padding(node: Node, net: Network, kernel: Sequence[int]) -> tuple[int, ...]:
     low, high = [], []
     for i, (before, after) in enumerate(attributes.pads(node, net, kernel)):
         beyond = (outs[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - sizes[i] - before - after
-        if beyond > 0 and node.attrs.get("count_include_pad"):
+        if beyond > 0 and node.get("count_include_pad"):
             raise NotLocal("counts its padding but not what lies beyond it (ceil_mode)")
         low.append(before)
         high.append(after + max(0, beyond))
@@ -205,7 +206,7 @@ def _sliding(node: Node, net: Network, axes: Mapping[str, int], kernel: Sequence
     pads = padding(node, net, kernel)
     stride = attributes.strides(node, n)[i]
     span = (kernel[i] - 1) * attributes.dilations(node, n)[i] + 1
-    if node.op == "AveragePool" and any(pads) and not node.attrs.get("count_include_pad"):
+    if node.op == "AveragePool" and any(pads) and not node.get("count_include_pad"):
         # TensorFlow Lite leaves padding out only where it pads by itself, on both sides; then it rounds to the input's steps
         # before the output's, which the bands without padding wouldn't.
         raise NotLocal("averages without counting its padding, which can't be written for a part of the rows")
@@ -219,7 +220,7 @@ def _pad(node: Node, net: Network, axis: int) -> Locality:
     shape, out = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
     pads = attributes.pads_of_all_axes(node, len(shape))
     before, after = pads[axis]
-    if before < 0 or after < 0 or ((before or after) and node.attrs.get("mode", "constant") != "constant"):
+    if before < 0 or after < 0 or ((before or after) and node.get("mode") != "constant"):
         raise NotLocal("repeats rows or cuts them off")
     explicit = bool(before or after)
     rows, flat = (shape[axis], out[axis]), attributes.flat(pads)
@@ -236,13 +237,9 @@ def _resize(node: Node, net: Network, axis: int) -> Locality:
     # with whole factors the middle of an output pixel never lies between two input pixels
     middle = how in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric") and rounding.startswith("round_prefer")
     corner = how == "asymmetric" and rounding == "floor"
-    if node.attrs.get("mode", "nearest") != "nearest" or out % size or not (middle or corner) or _antialias(node):
+    if node.get("mode") != "nearest" or out % size or not (middle or corner) or node.get("antialias"):
         raise NotLocal("mixes neighbouring rows or repeats them unevenly")
     return Locality({node.outputs[0]: axis}, (size, out), up=out // size)
-
-
-def _antialias(node: Node) -> bool:
-    return bool(node.attrs.get("antialias"))
 
 
 def _blocks(node: Node, net: Network, axis: int) -> Locality:
@@ -292,7 +289,7 @@ def _barrier(node: Node, net: Network, axis: int, rows: int) -> Locality:
     if axis in mixed or (node.op == "TopK" or len([name for name in node.outputs if name]) > 1):
         raise NotLocal("reads every row")
     dropped = 0
-    if entry.reduces and not node.attrs.get("keepdims", 1):
+    if entry.reduces and not node.get("keepdims"):
         dropped = sum(a < axis for a in set(mixed))
     return _moved(node, [axis - dropped], rows)
 
@@ -314,7 +311,7 @@ def in_band(node: Node, net: Network, at: Locality, written: Interval, read: Int
         pads[axis], pads[len(pads) // 2 + axis] = top, bottom
         attrs = {key: value for key, value in node.attrs.items() if key != "axes"}
         return replace(node, attrs={**attrs, "pads": tuple(pads)}, origins={})
-    if node.op == "Resize" and node.attrs.get("sizes"):
+    if node.op == "Resize" and node.get("sizes"):
         sizes = list(net.shapes[node.outputs[0]])
         sizes[axis] = end - first
         return replace(node, attrs={**node.attrs, "sizes": tuple(sizes)}, origins={})

@@ -100,7 +100,7 @@ def _sees_all(node: Node, net: Network) -> bool:
     """Whether a constant channel gives a mixer the same at all places of its output, and it has, or can have, a bias."""
     if node.op == "Conv":
         return not any(map(any, attributes.pads(node, net, net.shapes[node.inputs[1]][2:])))
-    return node.op == "Gemm" and float(node.attrs.get("alpha", 1.0)) == float(node.attrs.get("beta", 1.0)) == 1.0
+    return node.op == "Gemm" and attributes.factors(node) == (1.0, 1.0)
 
 
 def _with_constants(channels: Channels, ranges: Mapping[str, tuple[np.ndarray, np.ndarray]], gone: np.ndarray) -> Network:

@@ -133,7 +133,7 @@ class CostModel:
                 before = self.channels.along.get(data)
                 if before is not None:
                     zeros.append(self.dim(data, before.axis) + -1)
-            elif node.op == "Conv" and node.attrs.get("group", 1) > 1:
+            elif node.op == "Conv" and node.get("group") > 1:
                 zeros += [width + -1, self.dim(node.inputs[1], 1) + -1]
             elif node.op == "ConvTranspose":
                 zeros.append(self.dim(data, 1) + -REVERSED_ABOVE)

@@ -248,13 +248,13 @@ def free(operator: str) -> Lower:
 def leaky_relu(w: Lowering, node: Node) -> None:
     """LEAKY_RELU, which writes any quantiser."""
     value, target = w.data(node), w.target(node)
-    alpha = float(node.attrs.get("alpha", 0.01))
+    alpha = float(node.get("alpha"))
     w.finish(target, w.unary("LEAKY_RELU", value, target, target.quantizer, alpha=alpha))
 
 
 def elu(w: Lowering, node: Node) -> None:
     """ELU with an alpha of 1; raises UnsupportedOperator for any other."""
-    if float(node.attrs.get("alpha", 1.0)) != 1.0:
+    if float(node.get("alpha")) != 1.0:
         w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
     free("ELU")(w, node)
 
@@ -291,7 +291,7 @@ def hard_sigmoid(w: Lowering, node: Node) -> None:
     far outside that one step of the data takes it from 0 to 1.
     """
     value, target = w.data(node), w.target(node)
-    alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
+    alpha, beta = float(node.get("alpha")), float(node.get("beta"))
     size = abs(alpha)
     if not size:  # beta alone, whatever the data
         beta = min(max(beta, 0.0), 1.0)
@@ -316,7 +316,7 @@ def hard_sigmoid(w: Lowering, node: Node) -> None:
 
 def swish(w: Lowering, node: Node) -> None:
     """The product of the data and its sigmoid."""
-    if float(node.attrs.get("alpha", 1.0)) != 1.0:
+    if float(node.get("alpha")) != 1.0:
         w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
     value, target = w.data(node), w.target(node)
     gate = w.unary("LOGISTIC", value, replace(target, name=f"{target.name}/gate"), UNIT)

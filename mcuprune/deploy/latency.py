@@ -23,6 +23,7 @@ import numpy as np
 from mcuprune.deploy.boards import Board
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.graph.network import Network
+from mcuprune.operators import attributes
 from mcuprune.operators.table import OPS, Conv, Dim
 
 CLASSES = ("conv", "depthwise", "dense")
@@ -290,8 +291,7 @@ def macs_by_class(net: Network, dim: Dim | None = None) -> dict[str, Any]:
         if isinstance(macs, int) and not macs:
             continue
         if isinstance(OPS[node.op], Conv):
-            group = node.attrs.get("group", 1)
-            kind = "depthwise" if group == net.shapes[node.inputs[0]][1] and group > 1 else "conv"
+            kind = "depthwise" if attributes.is_depthwise(node, net) else "conv"
             totals[kind] = totals[kind] + macs
         else:
             totals["dense"] = totals["dense"] + macs

@@ -575,7 +575,7 @@ def bounds(clamp: Node) -> tuple[float, float]:
     """What a Relu or Clip holds its input in."""
     if clamp.op == "Relu":
         return 0.0, np.inf
-    low, high = clamp.attrs.get("min"), clamp.attrs.get("max")
+    low, high = clamp.get("min"), clamp.get("max")
     largest = float(np.finfo(np.float32).max)  # old exporters write "no limit" so
     low = -np.inf if low is None or low <= -largest else float(low)
     return low, np.inf if high is None or high >= largest else float(high)

@@ -226,7 +226,7 @@ def pad(w: Lowering, node: Node) -> None:
     """PAD, PADV2 or MIRROR_PAD; nothing where the operator that reads it pads by itself."""
     value = w.ordered(w.data(node))
     target = w.target(node, same=value)
-    rank, mode = len(value.shape), node.attrs.get("mode", "constant")
+    rank, mode = len(value.shape), node.get("mode")
     added = attributes.pads_of_all_axes(node, rank)
     if not any(map(any, added)):
         w.finish(target, value)
@@ -247,7 +247,7 @@ def pad(w: Lowering, node: Node) -> None:
     if mode == "reflect":
         w.emit("MIRROR_PAD", [value.tensor, table], [result.tensor], mode=0)
     else:
-        number = float(node.attrs.get("value", 0) or 0)
+        number = float(node.get("value") or 0)
         w.pad(value, table, result, stored_number(number, w.quantizer(value)) if number else None)
     w.finish(target, result)
 
@@ -266,7 +266,7 @@ def resize(w: Lowering, node: Node) -> None:
     value = w.spatial(value)
     if value.shape[:2] != target.shape[:2]:
         w.refuse("resizes channels")
-    mode = node.attrs.get("mode", "nearest")
+    mode = node.get("mode")
     coordinates = attributes.coordinates(node, w.net)
     outs = (1, *target.shape[2:])[-2:] if len(target.shape) == 3 else target.shape[2:]
     options: dict[str, Any] | None = None
@@ -278,7 +278,7 @@ def resize(w: Lowering, node: Node) -> None:
             if picked == [_nearest_onnx(node, w.net, axis, *pair) for axis, pair in enumerate(pairs, 2)]:
                 options = {"align_corners": align, "half_pixel_centers": half}
                 break
-    elif mode == "linear" and not node.attrs.get("antialias"):
+    elif mode == "linear" and not node.get("antialias"):
         operator = "RESIZE_BILINEAR"
         sizes = zip(value.shape, target.shape, attributes.scales(node, w.net), strict=True)
         by_size = all(abs(size * scale - out) < _NO_PIXEL for size, out, scale in sizes)
@@ -329,7 +329,7 @@ def depth_to_space(w: Lowering, node: Node) -> None:
     block, opens = node.attrs["blocksize"], node.op == "DepthToSpace"
     if len(target.shape) != 4:
         w.refuse("works on images alone")
-    if opens and node.attrs.get("mode", "DCR") == "CRD":  # TensorFlow Lite has the block's place outermost
+    if opens and node.get("mode") == "CRD":  # TensorFlow Lite has the block's place outermost
         order = np.arange(value.shape[1]).reshape(-1, block * block).T.reshape(-1).astype(np.int32)
         sorted_ = w.like(value, f"{target.name}/ordered")
         w.emit("GATHER", [value.tensor, w.numbers(order, value.dims[1])], [sorted_.tensor], axis=3)

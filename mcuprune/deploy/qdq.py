@@ -178,7 +178,7 @@ def _own_weight_axis(node: Node, net: Network) -> int | None:
     entry = OPS[node.op]
     assert isinstance(entry, Mixer)
     shape = net.shapes[node.inputs[1]]
-    if node.op == "ConvTranspose" and node.attrs.get("group", 1) > 1:
+    if node.op == "ConvTranspose" and node.get("group") > 1:
         return 0 if shape[1] == 1 else None
     if node.op == "Gemm" or isinstance(entry, MatMul):
         return None  # kernels of fully connected layers keep two factors in RAM for each output of a weight of several scales
@@ -381,7 +381,7 @@ def raised(net: Network, opset: int) -> Network:
                 )
             node = node.with_attrs(axis=wide[0] if wide else axes[0])
         elif node.op == "Upsample" or (node.op == "Resize" and net.opset < 11):
-            scales, mode = node.attrs["scales"], node.attrs.get("mode", "nearest")
+            scales, mode = node.attrs["scales"], node.get("mode")
             down = {scale < 1 for scale in scales if scale != 1}
             if mode == "nearest" and len(down) > 1:
                 raise UnsupportedOperator(

@@ -190,7 +190,7 @@ def conv(w: Lowering, node: Node) -> None:
         "dilation_w": dilations[1],
         "fused": target.fused,
     }
-    depthwise = node.attrs.get("group", 1) == channels > 1
+    depthwise = attributes.is_depthwise(node, w.net)
     per_group = stored.integers.shape[1]
 
     def order(integers: Array) -> Array:
@@ -215,7 +215,7 @@ def conv_transpose(w: Lowering, node: Node) -> None:
     """TRANSPOSE_CONV, which crops nothing in front by itself: what ONNX crops there is a SLICE behind it."""
     stored = _weights(w, node)
     rank = stored.integers.ndim
-    if node.attrs.get("group", 1) > 1 or attributes.is_dilated(node):
+    if node.get("group") > 1 or attributes.is_dilated(node):
         w.refuse("in groups or dilated has no operator in TensorFlow Lite Micro")
     value, target = w.spatial(w.padding_done(w.data(node))), w.target(node)
     outs = stored.integers.shape[1]
@@ -306,7 +306,7 @@ def batch_normalization(w: Lowering, node: Node) -> None:
     """A product and a sum for each channel."""
     scale, shift, mean, variance = (w.net.constants[name].astype(np.float64) for name in node.inputs[1:5])
     with np.errstate(divide="ignore", invalid="ignore"):  # a variance below 0 is refused by whoever computes with it
-        factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+        factor = scale / np.sqrt(variance + node.get("epsilon"))
     affine(w, node, w.padding_done(w.data(node)), factor, shift - mean * factor)
 
 
@@ -320,13 +320,13 @@ def dense(w: Lowering, node: Node) -> None:
         return
     stored = _weights(w, node)
     value, target = w.data(node), w.target(node)
-    by_rows = bool(node.attrs.get("transB"))
+    by_rows = bool(node.get("transB"))
     ins, outs = stored.integers.shape[::-1] if by_rows else stored.integers.shape
     last = len(value.shape) - 1
     shuffle = value.shuffle
     if shuffle is None:
         value = w.arranged(value, without_ones(range(len(value.shape)), value.shape))
-    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+    alpha, beta = attributes.factors(node)
     if alpha <= 0:
         w.refuse(f"has alpha {alpha:g}")
     if len(node.inputs) > 2 and node.inputs[2] and not w.net.is_constant(node.inputs[2]):
@@ -409,7 +409,7 @@ def pool(w: Lowering, node: Node) -> None:
         _max_pool(w, node, kernel, strides)
         return
     value = w.spatial(w.padding_done(w.data(node)))  # zeros that a Pad adds count
-    counted = bool(node.attrs.get("count_include_pad"))
+    counted = bool(node.get("count_include_pad"))
     window = window_of(node, w.net, kernel, value.shape[2:], ())
     pads = attributes.pads(node, w.net, kernel)
     if counted and any(map(any, pads)):  # TensorFlow Lite never counts what it pads: let a PAD write the zeros
@@ -494,7 +494,7 @@ def reduce(w: Lowering, node: Node) -> None:
     target = w.target(node)
     places = [place for place, axis in enumerate(value.axes) if axis in axes]
     left = [a for a in range(rank) if a not in axes]
-    renamed = {a: a if node.attrs.get("keepdims", 1) else left.index(a) for a in left}
+    renamed = {a: a if node.get("keepdims") else left.index(a) for a in left}
     after = tuple(None if axis is None or axis in axes else renamed[axis] for axis in value.axes)
     if not places:
         w.finish(target, replace(value, shape=target.shape, dims=target.dims, axes=after))

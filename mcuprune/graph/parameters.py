@@ -175,7 +175,7 @@ def batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:
     """A Reshape that writes the batch's size 1 out says "as it was" (0) instead, so that it works at any batch size."""
     if node.op != "Reshape":
         return node
-    if node.attrs.get("allowzero"):
+    if node.get("allowzero"):
         if 0 in node.attrs["shape"]:
             return node
         node = node.with_attrs(allowzero=0)  # without a zero in the shape it says nothing
@@ -194,19 +194,19 @@ def read_alone(node: Node, read: Collection[str]) -> Node:
 
 def of_all_axes(node: Node, shapes: Mapping[str, Shape]) -> Node:
     """A Resize of some axes says what becomes of every axis: the form that runtimes have, and older opsets too."""
-    axes = node.attrs.get("axes") if node.op == "Resize" else None
-    if not axes or node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    axes = node.get("axes") if node.op == "Resize" else None
+    if not axes or node.get("keep_aspect_ratio_policy") != "stretch":
         return node
     before = shapes[node.inputs[0]]
     rank = len(before)
     places = [axis % rank for axis in axes]
     attrs = {key: value for key, value in node.attrs.items() if key != "axes"}
     for key, neutral in (("scales", [1.0] * rank), ("sizes", list(before))):
-        if given := attrs.get(key):
+        if given := node.get(key):
             for place, value in zip(places, given, strict=True):
                 neutral[place] = value
             attrs[key] = tuple(neutral)
-    if given := attrs.get("roi"):
+    if given := node.get("roi"):
         ends = [0.0] * rank + [1.0] * rank
         for index, place in enumerate(places):
             ends[place], ends[rank + place] = given[index], given[len(places) + index]

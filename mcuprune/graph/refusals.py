@@ -95,14 +95,14 @@ def refuse_unsound(node: Node, shapes: Mapping[str, Shape], path: str) -> None:
             f"{path}: node '{node.name}' ({node.op}) handles a tensor of {max(counts)} elements, more than {MAX_ACTIVATIONS}; "
             "give a smaller --input-shape, or export the file again if it is damaged"
         )
-    perm = node.attrs.get("perm") if node.op == "Transpose" else None
+    perm = node.get("perm") if node.op == "Transpose" else None
     if perm and sorted(perm) != list(range(len(shapes[node.inputs[0]]))):
         shape = list(shapes[node.inputs[0]])
         raise ModelError(
             f"{path}: node '{node.name}' (Transpose) has perm {list(perm)} for shape {shape}; export the file again"
         )
     for bound in ("min", "max") if node.op == "Clip" else ():
-        if not isinstance(node.attrs.get(bound, 0.0), (int, float)):
+        if not isinstance(node.get(bound), int | float | None):
             raise ModelError(f"{path}: node '{node.name}' (Clip) has several numbers as its {bound}; export the file again")
     if node.op in ("Conv", "ConvTranspose") and len(node.inputs) > 2 and node.inputs[2]:
         bias, channels = shapes[node.inputs[2]], shapes[node.outputs[0]][1]

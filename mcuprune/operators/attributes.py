@@ -1,6 +1,7 @@
 """What an operator's attributes mean, resolved once for all opsets.
 
-Pads with ``auto_pad``, strides and dilations with their defaults, slices as ranges, permutations, the axes of a Softmax, of
+Plain defaults, such as one group, are ``Node.get``'s. Here is what follows from shapes, other attributes or the opset:
+pads with ``auto_pad``, strides and dilations with their defaults, slices as ranges, permutations, the axes of a Softmax, of
 reductions and of what joins or picks, where the samples of a Resize lie. Costs, training and the lowering to a chip all ask
 here, so that they agree.
 """
@@ -16,17 +17,27 @@ Pads = list[tuple[int, int]]
 
 def strides(node: Node, rank: int) -> tuple[int, ...]:
     """Strides of a sliding operator over ``rank`` axes of space."""
-    return tuple(node.attrs.get("strides") or (1,) * rank)
+    return tuple(node.get("strides") or (1,) * rank)
 
 
 def dilations(node: Node, rank: int) -> tuple[int, ...]:
     """Dilations of a sliding operator over ``rank`` axes of space."""
-    return tuple(node.attrs.get("dilations") or (1,) * rank)
+    return tuple(node.get("dilations") or (1,) * rank)
 
 
 def is_dilated(node: Node) -> bool:
     """Whether a window leaves out pixels between its taps."""
-    return any(dilation > 1 for dilation in node.attrs.get("dilations") or ())
+    return any(dilation > 1 for dilation in node.get("dilations") or ())
+
+
+def is_depthwise(node: Node, net: Network) -> bool:
+    """Whether every input channel of a convolution is a group of its own, and there are several."""
+    return bool(1 < node.get("group") == net.shapes[node.inputs[0]][1])
+
+
+def factors(node: Node) -> tuple[float, float]:
+    """What a Gemm multiplies its product and its bias by (alpha, beta); other layers multiply by 1."""
+    return (float(node.get("alpha")), float(node.get("beta"))) if node.op == "Gemm" else (1.0, 1.0)
 
 
 def pads(node: Node, net: Network, kernel: Sequence[int]) -> Pads:
@@ -35,9 +46,9 @@ def pads(node: Node, net: Network, kernel: Sequence[int]) -> Pads:
     kernel: taps of each axis of space.
     """
     rank = len(kernel)
-    auto = node.attrs.get("auto_pad", "NOTSET")
+    auto = node.get("auto_pad")
     if auto in ("NOTSET", ""):
-        return _pairs(node.attrs.get("pads") or (0,) * (2 * rank))
+        return _pairs(node.get("pads") or (0,) * (2 * rank))
     if auto == "VALID":
         return [(0, 0)] * rank
     before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
@@ -48,7 +59,7 @@ def pads(node: Node, net: Network, kernel: Sequence[int]) -> Pads:
 
 def pads_by_size(node: Node) -> bool:
     """Whether what a convolution or pool pads follows from the size of its data, so that it is another at another size."""
-    return node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID")
+    return node.get("auto_pad") not in ("NOTSET", "", "VALID")
 
 
 def transposed_pads(node: Node, net: Network) -> Pads:
@@ -58,10 +69,10 @@ def transposed_pads(node: Node, net: Network) -> Pads:
     """
     kernel = net.shapes[node.inputs[1]][2:]
     rank = len(kernel)
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    if auto in ("NOTSET", "") and not node.attrs.get("output_shape"):
-        return _pairs(node.attrs.get("pads") or (0,) * (2 * rank))
-    extra = node.attrs.get("output_padding") or (0,) * rank
+    auto = node.get("auto_pad")
+    if auto in ("NOTSET", "") and not node.get("output_shape"):
+        return _pairs(node.get("pads") or (0,) * (2 * rank))
+    extra = node.get("output_padding") or (0,) * rank
     after = net.shapes[node.outputs[0]][2:]
     totals = [max(0, size + more - out) for size, out, more in zip(transposed_whole(node, net), after, extra, strict=True)]
     return [_halves(total, auto == "SAME_UPPER") for total in totals]
@@ -86,8 +97,7 @@ def _halves(total: int, more_after: bool) -> tuple[int, int]:
 
 def pads_of_all_axes(node: Node, rank: int) -> Pads:
     """(before, after) of every axis of a Pad's data, which has ``rank`` axes."""
-    axes = [axis % rank for axis in node.attrs.get("axes") or range(rank)]
-    pads = dict(zip(axes, _pairs(node.attrs["pads"]), strict=True))
+    pads = dict(zip(axes(node, rank), _pairs(node.attrs["pads"]), strict=True))
     return [pads.get(axis, (0, 0)) for axis in range(rank)]
 
 
@@ -95,8 +105,8 @@ def slices(node: Node, shape: Shape) -> dict[int, slice]:
     """axis -> the Python slice that a Slice takes of data of this shape, in the order of the attributes."""
     rank = len(shape)
     starts, ends = node.attrs["starts"], node.attrs["ends"]
-    axes = node.attrs.get("axes") or range(len(starts))
-    steps = node.attrs.get("steps") or (1,) * len(starts)
+    axes = node.get("axes") or range(len(starts))
+    steps = node.get("steps") or (1,) * len(starts)
     ranges = {}
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         before_first = step < 0 and end < -shape[axis % rank]  # "down to and including 0", which Python writes as None
@@ -111,42 +121,47 @@ def slice_ranges(node: Node, shape: Shape) -> tuple[range, ...]:
 
 
 def axis(node: Node, rank: int) -> int:
-    """The axis, from the front, along which a Concat, Split, Gather, ArgMax or ArgMin works on data with ``rank`` axes."""
-    return int(node.attrs.get("axis", 0)) % rank
+    """The axis, from the front, along which a Concat, Split, Gather, TopK and the like works on data with ``rank`` axes."""
+    return int(node.get("axis")) % rank
+
+
+def axes(node: Node, rank: int) -> tuple[int, ...]:
+    """The axes, from the front, that a Pad or Resize is about, of data with ``rank`` axes: all where it names none."""
+    return tuple(axis % rank for axis in node.get("axes") or range(rank))
 
 
 def permutation(node: Node, rank: int) -> tuple[int, ...]:
     """A Transpose's order of axes; without one they are reversed."""
-    return tuple(node.attrs.get("perm") or range(rank - 1, -1, -1))
+    return tuple(node.get("perm") or range(rank - 1, -1, -1))
 
 
 def softmax_axes(node: Node, net: Network) -> range:
     """The axes that a Softmax, LogSoftmax or Hardmax works over: one since opset 13, all from the axis on before."""
-    rank = len(net.shapes[node.inputs[0]])
+    rank, given = len(net.shapes[node.inputs[0]]), node.get("axis")
     if net.opset >= 13:
-        axis = node.attrs.get("axis", -1) % rank
+        axis = (-1 if given is None else given) % rank
         return range(axis, axis + 1)
-    return range(node.attrs.get("axis", 1) % rank, rank)
+    return range((1 if given is None else given) % rank, rank)
 
 
 def reduced_axes(node: Node, rank: int) -> tuple[int, ...]:
     """The axes that a reduction of data with ``rank`` axes works over."""
-    axes = node.attrs.get("axes") or ()
+    axes = node.get("axes") or ()
     if not axes:
-        return () if node.attrs.get("noop_with_empty_axes") else tuple(range(rank))
+        return () if node.get("noop_with_empty_axes") else tuple(range(rank))
     return tuple(axis % rank for axis in axes)
 
 
 def scales(node: Node, net: Network) -> list[float]:
     """The scale of every axis of a Resize or Upsample: as it is given, else as the sizes of input and output have it."""
     before, after = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
-    given = node.attrs.get("scales") or [new / old for old, new in zip(before, after, strict=True)]
+    given = node.get("scales") or [new / old for old, new in zip(before, after, strict=True)]
     return [float(scale) for scale in given]
 
 
 def coordinates(node: Node, net: Network) -> str:
     """How a Resize or Upsample places its samples."""
-    return str(node.attrs.get("coordinate_transformation_mode", "half_pixel")) if net.opset >= 11 else "asymmetric"
+    return str(node.get("coordinate_transformation_mode")) if net.opset >= 11 else "asymmetric"
 
 
 def rounding(node: Node, net: Network, scale: float) -> str:
@@ -156,7 +171,7 @@ def rounding(node: Node, net: Network, scale: float) -> str:
     """
     if net.opset < 11:
         return "ceil" if scale < 1 else "floor"
-    return str(node.attrs.get("nearest_mode", "round_prefer_floor"))
+    return str(node.get("nearest_mode"))
 
 
 def flat(pads: Pads) -> tuple[int, ...]:

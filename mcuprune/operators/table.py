@@ -211,7 +211,7 @@ class BatchNormalization(Elementwise):
         shapes = [net.shapes[name] for name in node.inputs]
         if len(shapes[0]) < 2 or any(shape != shapes[0][1:2] for shape in shapes[1:]):
             _refuse(net, node, f"has statistics {[list(shape) for shape in shapes[1:]]} for data {list(shapes[0])}")
-        if node.attrs.get("training_mode") or any(node.outputs[1:]):
+        if node.get("training_mode") or any(node.outputs[1:]):
             _refuse(net, node, "is in training mode", "export with model.eval()")
         if not all(net.is_constant(name) for name in node.inputs[1:5]):
             _refuse(net, node, "has statistics that are computed at run time", "export with constant ones")
@@ -257,12 +257,12 @@ class GroupNormalization(Op):
 
     def check(self, node: Node, net: Network) -> None:
         data, *shapes = [net.shapes[name] for name in node.inputs]
-        groups = node.attrs.get("num_groups", 0)
+        groups = node.attrs["num_groups"]
         if len(data) < 2 or groups < 1 or data[1] % groups:
             _refuse(net, node, f"of {groups} groups doesn't fit data {list(data)}")
         if any(shape != data[1:2] for shape in shapes):
             _refuse(net, node, f"has scales {[list(shape) for shape in shapes]} for data {list(data)}")
-        if node.attrs.get("stash_type", 1) != 1:
+        if node.get("stash_type") != 1:
             _refuse(net, node, "computes in another type than float32 (stash_type)", "export it with stash_type 1")
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -307,7 +307,7 @@ class Quantization(Op):
     int8: Int8 = "same"
 
     def check(self, node: Node, net: Network) -> None:
-        if node.attrs.get("block_size"):
+        if node.get("block_size"):
             _refuse(net, node, "quantises data in blocks", "quantise activations per tensor, and weights alone in blocks")
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -352,7 +352,7 @@ class AveragePool(PerChannel):
     """
 
     def scale(self, node: Node, net: Network) -> Int8:
-        kernel, counted = node.attrs["kernel_shape"], node.attrs.get("count_include_pad")
+        kernel, counted = node.attrs["kernel_shape"], node.get("count_include_pad")
         sizes, outs = (net.shapes[name][2:] for name in (node.inputs[0], node.outputs[0]))
         strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
         for axis, (before, after) in enumerate(attributes.pads(node, net, kernel)):
@@ -380,25 +380,20 @@ class Barrier(Op):
         if along is not None and along.axis in axes:
             flow.freeze(along.labels, f"{node.op} '{node.name}' mixes channels without weights")
             along = None
-        if along is not None and self.reduces and not node.attrs.get("keepdims", 1):
+        if along is not None and self.reduces and not node.get("keepdims"):
             along = Along(along.axis - sum(axis < along.axis for axis in axes), along.labels)
         for output in node.outputs:
             if output:
                 flow.put(output, along)
 
 
-def _axis(default: int) -> Callable[[Node, Network], Sequence[int]]:
-    """The one axis that an attribute ``axis`` names."""
-
-    def axes(node: Node, net: Network) -> Sequence[int]:
-        return (node.attrs.get("axis", default) % len(net.shapes[node.inputs[0]]),)
-
-    return axes
+def _axis(node: Node, net: Network) -> Sequence[int]:
+    return (attributes.axis(node, len(net.shapes[node.inputs[0]])),)
 
 
 def _from_axis(node: Node, net: Network) -> Sequence[int]:
     rank = len(net.shapes[node.inputs[0]])
-    return range(node.attrs.get("axis", -1) % rank, rank)
+    return range(attributes.axis(node, rank), rank)
 
 
 def _reduced_axes(node: Node, net: Network) -> Sequence[int]:
@@ -425,7 +420,7 @@ class Reshaping(Op):
         if "shape" not in node.attrs:
             return node
         after = cut.shape(node.outputs[0])
-        copied = not node.attrs.get("allowzero")
+        copied = not node.get("allowzero")
         target = [
             old if old == -1 or (old == 0 and copied) else new for old, new in zip(node.attrs["shape"], after, strict=True)
         ]
@@ -438,7 +433,7 @@ class Passing(Reshaping):
     channels = "pass"
 
     def check(self, node: Node, net: Network) -> None:
-        if node.attrs.get("training_mode"):
+        if node.get("training_mode"):
             _refuse(net, node, "is in training mode", "export with model.eval()")
 
 
@@ -596,7 +591,7 @@ class Pad(Op):
         pads = attributes.pads_of_all_axes(node, len(flow.net.shapes[node.inputs[0]]))
         if along is not None and pads[along.axis] != (0, 0):
             before, after = pads[along.axis]
-            if node.attrs.get("mode", "constant") != "constant" or before < 0 or after < 0:
+            if node.get("mode") != "constant" or before < 0 or after < 0:
                 flow.freeze(along.labels, f"Pad '{node.name}' repeats or crops channels")
                 along = None
             else:
@@ -622,7 +617,7 @@ class Pad(Op):
 
     def is_zero(self, node: Node, net: Network) -> bool:
         """Whether it pads with zeros only, as a convolution's own padding would."""
-        return node.attrs.get("mode", "constant") == "constant" and not node.attrs.get("value", 0)
+        return node.get("mode") == "constant" and not node.get("value")
 
 
 class Expand(Op):
@@ -673,7 +668,7 @@ class Resize(Op):
     int8: Int8 = "same"
 
     def scale(self, node: Node, net: Network) -> Int8:
-        return self.int8 if node.attrs.get("mode", "nearest") == "nearest" else "own"
+        return self.int8 if node.get("mode") == "nearest" else "own"
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -688,10 +683,9 @@ class Resize(Op):
 
     def cut(self, node: Node, cut: Cut) -> Node:
         after = cut.shape(node.outputs[0])
-        if not node.attrs.get("sizes"):
+        if not node.get("sizes"):
             return node
-        axes = node.attrs.get("axes") or range(len(after))
-        return node.with_attrs(sizes=tuple(after[axis % len(after)] for axis in axes))
+        return node.with_attrs(sizes=tuple(after[axis] for axis in attributes.axes(node, len(after))))
 
 
 class DepthToSpace(Op):
@@ -709,7 +703,7 @@ class DepthToSpace(Op):
             flow.put(node.outputs[0], None)
             return
         block = node.attrs["blocksize"] ** 2
-        grid = along.labels.reshape(block, -1) if node.attrs.get("mode", "DCR") == "DCR" else along.labels.reshape(-1, block).T
+        grid = along.labels.reshape(block, -1) if node.get("mode") == "DCR" else along.labels.reshape(-1, block).T
         for row in grid[1:]:
             flow.tie(grid[0], row)
         flow.put(node.outputs[0], Along(1, grid[0]))
@@ -760,7 +754,7 @@ class Conv(Mixer):
 
     def check(self, node: Node, net: Network) -> None:
         super().check(node, net)
-        data, weight, group = net.shapes[node.inputs[0]], net.shapes[node.inputs[1]], node.attrs.get("group", 1)
+        data, weight, group = net.shapes[node.inputs[0]], net.shapes[node.inputs[1]], node.get("group")
         if not len(data) == len(weight) >= 3:
             _refuse(net, node, f"has weights {list(weight)} for data {list(data)}", "it takes 1-D, 2-D or 3-D convolutions")
         ins, outs = (weight[1] * group, weight[0]) if type(self) is Conv else (weight[0], weight[1] * group)
@@ -775,7 +769,7 @@ class Conv(Mixer):
 
     def label(self, node: Node, flow: Flow) -> None:
         labels = _incoming(flow, node, 1)
-        group = node.attrs.get("group", 1)
+        group = node.get("group")
         outs = flow.net.shapes[node.inputs[1]][0]
         if group == 1:
             flow.slot(node, 1, 1, labels, mixes=True)
@@ -794,8 +788,8 @@ class Conv(Mixer):
         flow.put(node.outputs[0], Along(1, out))
 
     def cut(self, node: Node, cut: Cut) -> Node:
-        if node.attrs.get("group", 1) in (1, cut.net.shapes[node.inputs[0]][1]):
-            return node if node.attrs.get("group", 1) == 1 else node.with_attrs(group=cut.shape(node.inputs[0])[1])
+        if node.get("group") in (1, cut.net.shapes[node.inputs[0]][1]):
+            return node if node.get("group") == 1 else node.with_attrs(group=cut.shape(node.inputs[0])[1])
         return node  # groups lose equally many: fewer channels in each, the same number of groups
 
 
@@ -812,7 +806,7 @@ class ConvTranspose(Conv):
 
     def label(self, node: Node, flow: Flow) -> None:
         labels = _incoming(flow, node, 1)
-        group = node.attrs.get("group", 1)
+        group = node.get("group")
         per_group = flow.net.shapes[node.inputs[1]][1]
         if group == 1:
             out = _born(flow, per_group)
@@ -834,18 +828,14 @@ class Gemm(Mixer):
     """x (rows, in), weight (in, out) or, with transB, (out, in), bias broadcast to (rows, out)."""
 
     def weight_axes(self, node: Node) -> tuple[int, int]:
-        return (1, 0) if node.attrs.get("transB") else (0, 1)
+        return (1, 0) if node.get("transB") else (0, 1)
 
     def check(self, node: Node, net: Network) -> None:
         super().check(node, net)
         data, weight = net.shapes[node.inputs[0]], net.shapes[node.inputs[1]]
-        if (
-            len(data) != 2
-            or len(weight) != 2
-            or (data[1] != weight[self.weight_axes(node)[0]] and not node.attrs.get("transA"))
-        ):
+        if len(data) != 2 or len(weight) != 2 or (data[1] != weight[self.weight_axes(node)[0]] and not node.get("transA")):
             _refuse(net, node, f"has weights {list(weight)} that don't fit data {list(data)}")
-        if node.attrs.get("transA"):
+        if node.get("transA"):
             _refuse(net, node, "transposes its data (transA=1)", "put a Transpose before it")
 
     def label(self, node: Node, flow: Flow) -> None:
@@ -994,8 +984,8 @@ OPS: dict[str, Op] = {
     "Abs": _elementwise,
     "Add": _elementwise,
     "And": _elementwise,
-    "ArgMax": Barrier(_axis(0), reduces=True),
-    "ArgMin": Barrier(_axis(0), reduces=True),
+    "ArgMax": Barrier(_axis, reduces=True),
+    "ArgMin": Barrier(_axis, reduces=True),
     "AveragePool": AveragePool(),
     "BatchNormalization": BatchNormalization(),
     "Cast": Cast(),
@@ -1038,7 +1028,7 @@ OPS: dict[str, Op] = {
     "LessOrEqual": _elementwise,
     "Log": _elementwise,
     "LogSoftmax": Barrier(attributes.softmax_axes),
-    "LpNormalization": Barrier(_axis(-1)),
+    "LpNormalization": Barrier(_axis),
     "LpPool": _per_channel,
     "MatMul": MatMul(),
     "Max": _elementwise,
@@ -1089,7 +1079,7 @@ OPS: dict[str, Op] = {
     "Tanh": _elementwise,
     "ThresholdedRelu": _elementwise,
     "Tile": Tile(),
-    "TopK": Barrier(_axis(-1)),
+    "TopK": Barrier(_axis),
     "Transpose": Transpose(),
     "Unsqueeze": _reshaping,
     "Upsample": _resize,

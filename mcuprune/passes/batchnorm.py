@@ -15,6 +15,7 @@ import numpy as np
 
 from mcuprune.graph.network import Network, Node
 from mcuprune.names import Names
+from mcuprune.operators import attributes
 from mcuprune.operators.fusion import folded_into, is_bias
 from mcuprune.operators.table import OPS, Conv, Mixer
 
@@ -93,7 +94,7 @@ def _with_plain_gemms(net: Network) -> Network:
     """The network with alpha and beta of every Gemm of constants of its own at 1: integer kernels know nothing else."""
     nodes, constants = list(net.nodes), dict(net.constants)
     for position, node in enumerate(nodes):
-        factors = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+        factors = attributes.factors(node)
         own = [name for name in node.inputs[1:3] if net.is_constant(name) and len(net.consumers[name]) == 1]
         if node.op == "Gemm" and factors != (1.0, 1.0) and len(own) == len(node.inputs) - 1:
             for name, factor in zip(own, factors, strict=False):
@@ -121,7 +122,7 @@ def _foldable(net: Network, node: Node, reader: Node) -> tuple[Node, np.ndarray,
 def _affine(net: Network, norm: Node) -> tuple[np.ndarray, np.ndarray]:
     """A BatchNormalization at inference as scale and shift, each (channels,)."""
     scale, shift, mean, variance = (net.constants[name].astype(np.float64) for name in norm.inputs[1:5])
-    factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+    factor = scale / np.sqrt(variance + norm.get("epsilon"))
     return factor, shift - mean * factor
 
 
@@ -135,7 +136,7 @@ def _merged(
     out = net.shapes[reader.outputs[0]][1]
     if entry.weight_axes(node)[1] == 1 and node.op == "ConvTranspose":
         # (in, out / group, ...): channel o of group g is at [in of g, o]
-        group = node.attrs.get("group", 1)
+        group = node.get("group")
         rows = np.repeat(factor.reshape(group, -1), weight.shape[0] // group, axis=0)
         scaled = weight * rows.reshape(*rows.shape, *[1] * (weight.ndim - 2))
     else:
@@ -144,7 +145,7 @@ def _merged(
         scaled = weight * factor.reshape(shape)
     has_bias = len(node.inputs) > 2 and node.inputs[2]
     old = net.constants[node.inputs[2]] if has_bias else np.zeros(out)
-    alpha, beta = node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)
+    alpha, beta = attributes.factors(node)
     bias = (
         np.broadcast_to(np.asarray(old, np.float64) * beta, (1, out) if old.ndim > 1 else (out,)).reshape(-1) * factor + shift
     )

@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from mcuprune.errors import ModelError
 from mcuprune.graph.network import Network, Node, is_float, shapes_at_batch
+from mcuprune.operators import attributes
 
 #: The batch at which a network must still give what single examples give.
 _BATCH = 3
@@ -246,12 +247,8 @@ def scales_for_sizes(net: Network) -> Network | None:
     nodes = []
     for node in net.nodes:
         before, after = net.shapes.get(node.inputs[0], ()), net.shapes.get(node.outputs[0], ())
-        if (
-            node.op == "Resize"
-            and node.attrs.get("sizes")
-            and node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
-        ):
-            axes = node.attrs.get("axes") or range(len(before))
+        if node.op == "Resize" and node.get("sizes") and node.get("keep_aspect_ratio_policy") == "stretch":
+            axes = attributes.axes(node, len(before))
             scales = tuple(float(np.float32(after[axis] / before[axis])) for axis in axes)
             if all(int(before[axis] * scale) == after[axis] for axis, scale in zip(axes, scales, strict=True)):
                 attrs = {key: value for key, value in node.attrs.items() if key != "sizes"}
@@ -264,7 +261,7 @@ def batch_free(net: Network) -> Network | None:
     """Reshapes that name the batch, or only sizes that follow from it, made to take any batch. None where none can be."""
     nodes = []
     for node in net.nodes:
-        if node.op == "Reshape" and not node.attrs.get("allowzero"):
+        if node.op == "Reshape" and not node.get("allowzero"):
             before, after, target = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]], node.attrs["shape"]
             if before and after and before[0] == after[0] == 1 and target[0] not in (0, -1):
                 node = node.with_attrs(shape=(0, *target[1:]))

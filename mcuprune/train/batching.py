@@ -61,14 +61,14 @@ def _carried(node: Node, net: Network, source: str, place: Place, after: Shape) 
 
 def _after_reduction(node: Node, rank: int, axis: int) -> int | None:
     reduced = attributes.reduced_axes(node, rank) if node.op.startswith("Reduce") else (attributes.axis(node, rank),)
-    if node.attrs.get("keepdims", 1):
+    if node.get("keepdims"):
         return axis
     return None if axis in reduced else axis - sum(each < axis for each in reduced)
 
 
 def drops_axis(node: Node, net: Network) -> bool:
     """Whether a node is a Gather of the only element along an axis, which takes that axis away: x[0] at batch 1."""
-    if node.op != "Gather" or not isinstance(node.attrs.get("indices"), int):
+    if node.op != "Gather" or not isinstance(node.attrs["indices"], int):
         return False
     before = net.shapes[node.inputs[0]]
     return bool(before[attributes.axis(node, len(before))] == 1)

@@ -18,7 +18,7 @@ from mcuprune.errors import MissingExtra, UnsupportedOperator
 from mcuprune.graph.network import Network, Node
 from mcuprune.graph.parameters import node_protos
 from mcuprune.operators import attributes
-from mcuprune.train.kernels import NEWER_ATTRIBUTES, Kernel
+from mcuprune.train.kernels import NEWER_ATTRIBUTES, Kernel, refuse_newer
 
 #: The opset that nodes are handed to onnx2torch in.
 _KERNEL_OPSET = 17
@@ -110,18 +110,16 @@ def _module(convert: Callable[[Any], nn.Module], content: bytes) -> nn.Module:
 
 def _lowered(node: Node, net: Network) -> Node:
     """The node in terms that opset 17 has."""
-    attrs = dict(node.attrs)
-    for name, neutral in NEWER_ATTRIBUTES.get(node.op, {}).items():
-        if attrs.pop(name, neutral) != neutral:
-            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
+    refuse_newer(node, net)
+    attrs = {name: value for name, value in node.attrs.items() if name not in NEWER_ATTRIBUTES.get(node.op, ())}
     rank = len(net.shapes[node.inputs[0]]) if node.inputs else 0
     if node.op == "Split":
         axis = attributes.axis(node, rank)
         attrs["split"] = tuple(net.shapes[name][axis] for name in node.outputs)
         attrs.pop("num_outputs", None)
-    elif node.op == "Pad" and attrs.get("axes"):
+    elif node.op == "Pad" and node.get("axes"):
         attrs["pads"] = attributes.flat(attributes.pads_of_all_axes(node, rank))
         del attrs["axes"]
-    elif node.op.startswith("Reduce") and not attrs.get("axes"):
+    elif node.op.startswith("Reduce") and not node.get("axes"):
         attrs.pop("axes", None)
     return Node(node.name, node.op, node.inputs, node.outputs, attrs, {})

@@ -157,7 +157,7 @@ class _Scaling:
         if isinstance(entry, Pad):
             along = self.along.get(node.inputs[0])
             pads = attributes.pads_of_all_axes(node, len(self.net.shapes[node.inputs[0]]))
-            repeats = node.attrs.get("mode", "constant") != "constant"
+            repeats = node.get("mode") != "constant"
             return (repeats or entry.is_zero(node, self.net)) and (along is None or pads[along.axis] == (0, 0))
         if node.op in _TOGETHER:
             return self._can_meet(node)
@@ -205,7 +205,7 @@ class _Scaling:
         along, axis = self.along.get(data), len(self.net.shapes[data]) - 1 if matrix else 1
         if along is not None and along.axis != axis:
             return False
-        groups = int(node.attrs.get("group", 1))
+        groups = int(node.get("group"))
         read = np.zeros(self.net.shapes[data][axis], np.int64) if along is None else along.labels
         labels_made = self.fresh(out_shape[-1] if matrix else out_shape[1])
         ones = (1,) * (len(shape) - 2)
@@ -237,7 +237,7 @@ class _Scaling:
 
 
 def _bound(node: Node, name: str, default: float) -> float:
-    bound = node.attrs.get(name)
+    bound = node.get(name)
     return default if bound is None else float(bound)
 
 

@@ -164,7 +164,7 @@ def _drawn_by_torch(net: Network, layers: Sequence[Node]) -> bool:
     samples = []
     for node in layers:
         weight, bias = (net.constants[name].astype(np.float64) for name in node.inputs[1:3])
-        fan_in = weight.shape[0] if node.op == "Gemm" and not node.attrs.get("transB") else math.prod(weight.shape[1:])
+        fan_in = weight.shape[0] if node.op == "Gemm" and not node.get("transB") else math.prod(weight.shape[1:])
         samples += [weight.ravel() * math.sqrt(fan_in), bias.ravel() * math.sqrt(fan_in)]
     sample = np.sort(np.concatenate(samples))
     if np.abs(sample).max() > 1 + _ROUNDED:

@@ -276,7 +276,7 @@ class Flow(Trainable):
         constants = self.source.constants
         factor = np.abs(constants[node.inputs[1]].astype(np.float64)) if len(node.inputs) > 1 else np.ones(1)
         if node.op == "BatchNormalization":
-            factor = factor / np.sqrt(np.abs(constants[node.inputs[4]]) + float(node.attrs.get("epsilon", 1e-5)))
+            factor = factor / np.sqrt(np.abs(constants[node.inputs[4]]) + float(node.get("epsilon")))
         rank = len(self.source.shapes[node.inputs[0]])
         size = self.source.shapes[node.outputs[0]][1] if node.op != "LayerNormalization" else 0
         if factor.ndim == 1 and size:

@@ -146,10 +146,10 @@ def _head(net: Network, n_classes: int) -> _Head | None:
 def _by_class(node: Node, weights: Array) -> Array | None:
     """Weights with the axis of classes first; None where there is none."""
     if node.op == "Conv":
-        return weights if node.attrs.get("group", 1) == 1 else None
-    if weights.ndim != 2 or node.attrs.get("transA"):
+        return weights if node.get("group") == 1 else None
+    if weights.ndim != 2 or node.get("transA"):
         return None
-    return weights if node.attrs.get("transB") else weights.T
+    return weights if node.get("transB") else weights.T
 
 
 def _values(net: Network, tensor: str, x: Array) -> Array:

@@ -17,21 +17,29 @@ from torch import Tensor
 
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node
+from mcuprune.graph.node import default
 from mcuprune.operators import attributes
 
 Kernel = Callable[..., Any]
 
-#: Attributes that opset 17 lacks, with the only value that means the same without them.
-NEWER_ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
-    "Cast": {"saturate": 1, "round_mode": "up"},
-    "ReduceMax": {"noop_with_empty_axes": 0},
-    "ReduceMean": {"noop_with_empty_axes": 0},
-    "ReduceMin": {"noop_with_empty_axes": 0},
-    "ReduceL1": {"noop_with_empty_axes": 0},
-    "ReduceL2": {"noop_with_empty_axes": 0},
-    "ReduceProd": {"noop_with_empty_axes": 0},
-    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": "stretch"},
+#: Attributes that opset 17 lacks, whose defaults mean the same as what it has.
+NEWER_ATTRIBUTES: Mapping[str, Sequence[str]] = {
+    "Cast": ("saturate", "round_mode"),
+    "ReduceMax": ("noop_with_empty_axes",),
+    "ReduceMean": ("noop_with_empty_axes",),
+    "ReduceMin": ("noop_with_empty_axes",),
+    "ReduceL1": ("noop_with_empty_axes",),
+    "ReduceL2": ("noop_with_empty_axes",),
+    "ReduceProd": ("noop_with_empty_axes",),
+    "Resize": ("antialias", "keep_aspect_ratio_policy"),
 }
+
+
+def refuse_newer(node: Node, net: Network) -> None:
+    """Raise UnsupportedOperator for a node that says something which opset 17 has no word for."""
+    for name in NEWER_ATTRIBUTES.get(node.op, ()):
+        if node.get(name) != default(node.op, name):
+            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
 
 
 def _torch_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
@@ -46,7 +54,7 @@ def _conv(node: Node, net: Network) -> Kernel:
     strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
     even = all(before == after for before, after in pads)
     inner = tuple(before for before, _ in pads) if even else 0
-    group = node.attrs.get("group", 1)
+    group = node.get("group")
     if set(kernel) == {1} and set(strides) != {1}:
         return _pointwise_strided(convolve, strides, pads, group)
 
@@ -81,7 +89,7 @@ def _conv_transpose(node: Node, net: Network) -> Kernel:
     rank = len(kernel)
     spread = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
     strides, dilations = attributes.strides(node, rank), attributes.dilations(node, rank)
-    group = node.attrs.get("group", 1)
+    group = node.get("group")
     after, whole = net.shapes[node.outputs[0]][2:], attributes.transposed_whole(node, net)
     first = [pad for pad, _ in attributes.transposed_pads(node, net)]
     # What lies beyond the whole result (output_padding) has no input under it: zero, and then the bias.
@@ -95,8 +103,8 @@ def _conv_transpose(node: Node, net: Network) -> Kernel:
 
 
 def _gemm(node: Node, net: Network) -> Kernel:
-    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
-    transposed = bool(node.attrs.get("transB"))
+    alpha, beta = attributes.factors(node)
+    transposed = bool(node.get("transB"))
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = x @ (weight.T if transposed else weight)
@@ -123,7 +131,7 @@ def _identity(node: Node, net: Network) -> Kernel:
 
 
 def _gelu(node: Node, net: Network) -> Kernel:
-    approximate = node.attrs.get("approximate", "none")
+    approximate = node.get("approximate")
     return lambda x: F.gelu(x, approximate=approximate)
 
 
@@ -146,7 +154,7 @@ def _average_pool(node: Node, net: Network) -> Kernel:
     # ceil_mode lets the last window hang over the end; those elements never count
     reach = [(taps - 1) * dilation + 1 for taps, dilation in zip(kernel, dilations, strict=True)]
     over = [max(0, (o - 1) * s + r - (n + b + a)) for o, s, r, n, (b, a) in zip(out, strides, reach, size, pads, strict=True)]
-    counts_pads = bool(node.attrs.get("count_include_pad", 0))
+    counts_pads = bool(node.get("count_include_pad"))
     hang = _torch_pads([(0, more) for more in over])
     inner = _torch_pads(pads)
     ones = torch.ones(1, 1, *size)
@@ -194,9 +202,7 @@ def _resize(node: Node, net: Network) -> Kernel:
     """Resize and Upsample. onnx2torch's only looks like the operator: it knows one way to place samples, and warns."""
     data = node.inputs[0]
     steps = []
-    for name, neutral in NEWER_ATTRIBUTES["Resize"].items():
-        if node.attrs.get(name, neutral) != neutral:
-            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
+    refuse_newer(node, net)
     for axis, scale in enumerate(attributes.scales(node, net)):
         before, after = net.shapes[data][axis], net.shapes[node.outputs[0]][axis]
         if axis and (before != after or scale != 1):
@@ -215,7 +221,7 @@ def _resize(node: Node, net: Network) -> Kernel:
 
 def _samples(node: Node, net: Network, scale: float, before: int, after: int) -> Tensor:
     """Where the ``after`` samples of an axis come from: their indices, int64 (after,), or weights, float32 (after, before)."""
-    mode, way = node.attrs.get("mode", "nearest"), attributes.coordinates(node, net)
+    mode, way = node.get("mode"), attributes.coordinates(node, net)
     i, size = np.arange(after, dtype=np.float32), np.float32(scale)  # in onnxruntime's precision: ties must fall alike
     half = (i + np.float32(0.5)) / size - np.float32(0.5)
     if way == "half_pixel" or (way == "pytorch_half_pixel" and after > 1):
@@ -244,7 +250,7 @@ def _samples(node: Node, net: Network, scale: float, before: int, after: int) ->
         taps = [(0, 1 - part), (1, part)]
     else:
         # Keys' cubic convolution, as ONNX's Resize writes it
-        a = node.attrs.get("cubic_coeff_a", -0.75)
+        a = node.get("cubic_coeff_a")
         near = [((a + 2) * d - (a + 3)) * d * d + 1 for d in (part, 1 - part)]
         far = [a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a for d in (part + 1, 2 - part)]
         taps = [(-1, far[0]), (0, near[0]), (1, near[1]), (2, far[1])]
@@ -252,13 +258,13 @@ def _samples(node: Node, net: Network, scale: float, before: int, after: int) ->
     for offset, weight in taps:
         place = first.astype(np.int64) + offset
         inside = (place >= 0) & (place < before)
-        counted = weight * inside if mode == "cubic" and node.attrs.get("exclude_outside") else weight
+        counted = weight * inside if mode == "cubic" and node.get("exclude_outside") else weight
         np.add.at(weights, (np.arange(after), np.clip(place, 0, before - 1)), counted)
     return torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32))
 
 
 def _clip(node: Node, net: Network) -> Kernel:
-    low, high = node.attrs.get("min"), node.attrs.get("max")
+    low, high = node.get("min"), node.get("max")
     if low is None and high is None:
         return _identity(node, net)
     if low is not None and high is not None and low < high and net.dtypes[node.inputs[0]] == TensorProto.FLOAT:
@@ -268,18 +274,19 @@ def _clip(node: Node, net: Network) -> Kernel:
 
 def _selu(node: Node, net: Network) -> Kernel:
     alpha, gamma = (
-        float(node.attrs.get("alpha", 1.67326319217681884765625)),
-        float(node.attrs.get("gamma", 1.05070102214813232421875)),
+        float(node.get("alpha")),
+        float(node.get("gamma")),
     )
     return lambda x: gamma * F.elu(x, alpha)
 
 
 def _lp_normalization(node: Node, net: Network) -> Kernel:
-    return lambda x: F.normalize(x, node.attrs.get("p", 2), node.attrs.get("axis", -1))
+    axis = attributes.axis(node, len(net.shapes[node.inputs[0]]))
+    return lambda x: F.normalize(x, node.get("p"), axis)
 
 
 def _thresholded_relu(node: Node, net: Network) -> Kernel:
-    alpha = float(node.attrs.get("alpha", 1.0))
+    alpha = float(node.get("alpha"))
     return lambda x: torch.where(x > alpha, x, torch.zeros_like(x))
 
 
@@ -322,7 +329,7 @@ def _space_to_depth(node: Node, net: Network) -> Kernel:
 
 def _depth_to_space(node: Node, net: Network) -> Kernel:
     block = node.attrs["blocksize"]
-    if node.attrs.get("mode", "DCR") == "CRD":
+    if node.get("mode") == "CRD":
         return lambda x: F.pixel_shuffle(x, block)
 
     def run(x: Tensor) -> Tensor:
@@ -334,7 +341,7 @@ def _depth_to_space(node: Node, net: Network) -> Kernel:
 
 
 def _group_norm(node: Node, net: Network) -> Kernel:
-    groups, epsilon = int(node.attrs["num_groups"]), float(node.attrs.get("epsilon", 1e-5))
+    groups, epsilon = int(node.attrs["num_groups"]), float(node.get("epsilon"))
     return lambda x, scale, shift: F.group_norm(x, groups, scale, shift, epsilon)
 
 
@@ -367,7 +374,7 @@ OWN: Mapping[str, Callable[[Node, Network], Kernel]] = {
     "Slice": _slice,
     "Softmax": _softmax,
     "SpaceToDepth": _space_to_depth,
-    "Swish": lambda node, net: lambda x: x * torch.sigmoid(float(node.attrs.get("alpha", 1.0)) * x),
+    "Swish": lambda node, net: lambda x: x * torch.sigmoid(float(node.get("alpha")) * x),
     "ThresholdedRelu": _thresholded_relu,
     "Upsample": _resize,
 }

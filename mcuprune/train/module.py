@@ -205,7 +205,7 @@ class Trainable(nn.Module):
 
     def _batch_norm(self, node: Node) -> Kernel:
         scale, shift, mean, variance = node.inputs[1:5]
-        epsilon = float(node.attrs.get("epsilon", 1e-5))
+        epsilon = float(node.get("epsilon"))
 
         def kernel(values: Mapping[str, Tensor]) -> Tensor:
             x = values[node.inputs[0]]

@@ -13,6 +13,7 @@ import numpy as np
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network, Node
+from mcuprune.operators import attributes
 from mcuprune.operators.fusion import folded_into
 from mcuprune.operators.table import OPS, Mixer
 
@@ -52,15 +53,9 @@ def _shrunk(before: Network, after: Network) -> list[tuple[Node, float]]:
         seen.add(node.inputs[1])
         axis, _ = entry.weight_axes(node)
         old, new = before.shapes[node.inputs[1]][axis], after.shapes[node.inputs[1]][axis]
-        if new < old and not _depthwise(node, before):
+        if new < old and not attributes.is_depthwise(node, before):  # there the axis of inputs is no fan-in
             shrunk.append((node, old / new))
     return shrunk
-
-
-def _depthwise(node: Node, net: Network) -> bool:
-    """Whether each channel of a transposed convolution has a filter of its own: its axis of inputs is no fan-in."""
-    group = int(node.attrs.get("group", 1))
-    return group > 1 and group == net.shapes[node.inputs[0]][1]
 
 
 def _followers(net: Network) -> dict[str, list[Node]]:

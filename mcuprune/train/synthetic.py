@@ -127,7 +127,7 @@ def _misfit(module: Trainable, inputs: list[np.ndarray]) -> float:
     misfits = []
     for tensor, (total, squares) in sums.items():
         mean, variance = (module.constant(name) for name in norms[tensor].inputs[3:5])
-        variance = variance + float(norms[tensor].attrs.get("epsilon", 1e-5))
+        variance = variance + float(norms[tensor].get("epsilon"))
         middle = total / count
         spread = (squares / count - middle**2).clamp(min=1e-12)
         misfits.append(float(((middle - mean) ** 2 / variance + torch.log(spread / variance) ** 2).clamp(max=1e4).mean()))

@@ -215,7 +215,7 @@ class Trainer:
         self._macs = macs(net)
         self._smaller = smaller(net) if self._small_until else None
         blocks = {
-            name: int(node.attrs.get("group", 1))
+            name: int(node.get("group"))
             for node in net.nodes
             for i, name in enumerate(node.inputs)
             if OPS[node.op].role(node, i) == "weight"

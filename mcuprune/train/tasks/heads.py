@@ -122,7 +122,7 @@ def last_layer(net: Network, output: str) -> LastLayer | None:
         return None
     if bias is None and len(node.inputs) > 2 and node.inputs[2]:
         bias = node.inputs[2]
-    axis = 0 if node.op == "Conv" or node.attrs.get("transB") else 1
+    axis = 0 if node.op == "Conv" or node.get("transB") else 1
     weight, outs = node.inputs[1], net.shapes[node.inputs[1]][axis]
     own = all(len(net.consumers[name]) == 1 for name in (weight, bias) if name is not None)
     fits = bias is None or (net.is_constant(bias) and net.constants[bias].size == outs)
