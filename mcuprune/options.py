@@ -49,7 +49,7 @@ class Option:
 
     help: one line for the person who types it. group: the heading that it stands under. metavar: what stands for its value.
     key: its name in the configuration, and the flag with two dashes before it; by default the field's name with - for _.
-    short: another flag of one letter, such as ``-o``. both_ways: whether a bool has a ``--no-`` flag too.
+    short: another flag of one letter, such as ``-o``.
     positional: an argument, which is typed without a flag.
     least, most: the first and the last number that is taken. below: the first one that isn't. choices: the only values.
     parse: turns the text of the flag into the value; raises UsageError, which gets the flag's name.
@@ -69,7 +69,6 @@ class Option:
     metavar: str | None = None
     key: str = ""
     short: str | None = None
-    both_ways: bool = False
     positional: bool = False
     least: float | None = None
     most: float | None = None
@@ -96,12 +95,17 @@ class Option:
     @property
     def switches_off(self) -> bool:
         """Whether giving the flag makes a bool false: it is true by default (``--no-train`` for ``train``)."""
-        return self.kind is bool and self.default is True and not self.both_ways
+        return self.kind is bool and self.default is True
+
+    @property
+    def opposite(self) -> str:
+        """The flag that takes a bool back, whatever a configuration or a repeated run says: ``--no-float``, ``--train``."""
+        return f"--{self.key.removeprefix('no-')}" if self.key.startswith("no-") else f"--no-{self.key}"
 
     @property
     def spellings(self) -> list[str]:
         """Its flags: the long one, with its opposite after a stroke where it has one, and the short one."""
-        long = f"{self.flag}/--no-{self.key}" if self.both_ways else self.flag
+        long = f"{self.flag}/{self.opposite}" if self.kind is bool else self.flag
         return [long] if self.short is None else [long, self.short]
 
     @property
@@ -120,7 +124,7 @@ class Option:
         return f"{_TAKES[self.kind, self.repeated]} {self.range()}".rstrip()
 
     def of_words(self, words: Any) -> Any:
-        """The value of what was typed: a str, a bool for a flag that takes no value, a sequence of str for a repeatable one.
+        """The value of what was typed: a str, of a bool whether it was the flag or its opposite, of a repeatable one a list.
 
         Raises UsageError, naming the flag.
         """
@@ -290,8 +294,13 @@ def settings(kind: type, table: Mapping[str, Any], source: str) -> dict[str, Any
 
 
 def over(kind: type, typed: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a dataclass as they were typed, and what was ``said`` elsewhere of those about which nothing was."""
-    displaced = {name for option in of(kind) if option.name in typed for name in option.displaces}
+    """Fields of a dataclass as they were typed, and what was ``said`` elsewhere of those about which nothing was.
+
+    A switch that is typed as it is by default contradicts nothing: ``--train`` leaves what was said of the training.
+    """
+    switched = (option for option in of(kind) if option.name in typed)
+    heard = (option for option in switched if option.kind is not bool or typed[option.name] != option.default)
+    displaced = {name for option in heard for name in option.displaces}
     return {**{name: value for name, value in said.items() if name not in displaced}, **typed}
 
 
@@ -353,8 +362,7 @@ def words(kind: type, values: Mapping[str, Any]) -> list[str]:
         if value is None:
             continue
         if option.kind is bool:
-            opposite = [f"--no-{option.key}"] if option.both_ways else []  # else leaving it out is the only way to say it
-            typed += [option.flag] if value != option.switches_off else opposite
+            typed += [option.flag if value != option.switches_off else option.opposite]
         else:
             for item in value if option.repeated else [value]:
                 typed += [option.flag, f"{item}"]

@@ -162,7 +162,7 @@ def another(one: Option) -> Any:
     if one.choices:
         return one.choices[-1] if one.choices[-1] != one.default else one.choices[0]
     if one.kind is bool:
-        return one.default is False or (one.both_ways and one.default is None)
+        return not one.default
     if one.repeated:
         return ("stem", "c1")
     texts = {"device": "cpu", "augment": "flip", "data": "digits", "optimizer": "sgd", "method": "uniform"}
@@ -173,7 +173,7 @@ def another(one: Option) -> Any:
 
 def as_words(one: Option, value: Any) -> list[str]:
     if one.kind is bool:
-        return [f"--no-{one.key}" if one.both_ways and not value else one.flag]
+        return [one.flag if value != one.switches_off else one.opposite]
     return [word for item in (value if one.repeated else [value]) for word in (one.flag, str(item))]
 
 
@@ -191,6 +191,28 @@ def test_a_flag_and_a_key_come_to_the_same(one, monkeypatch):
     assert getattr(by_flag, one.name) == getattr(by_key, one.name) == value
     assert type(getattr(by_flag, one.name)) is type(getattr(by_key, one.name))
     assert by_flag == replace(by_key, configuration=None)
+
+
+@pytest.mark.parametrize("one", [one for one in SETTABLE if one.kind is bool], ids=lambda one: one.key)
+def test_a_flag_switches_back_what_the_configuration_switches(one, monkeypatch):
+    for value in (True, False):
+        configure(as_toml(one, value))
+        assert getattr(asked(monkeypatch), one.name) is value
+        assert getattr(asked(monkeypatch, *as_words(one, not value)), one.name) is not value
+
+
+@pytest.mark.parametrize(
+    ("said", "typed", "kept"),
+    [
+        ("no-train = true\nmax-drop = '1%'", "--train", {"train": True, "max_drop": "1%"}),
+        ("keep-weights = true", "--no-from-scratch", {"keep_weights": True}),
+        ("from-scratch = true", "--no-keep-weights", {"from_scratch": True}),
+    ],
+)
+def test_a_switch_that_is_typed_as_it_is_by_default_displaces_nothing(said, typed, kept, monkeypatch):
+    configure(said)
+    known = asked(monkeypatch, typed)
+    assert {name: getattr(known, name) for name in kept} == kept
 
 
 def test_a_whole_number_in_the_configuration_is_a_number(monkeypatch):

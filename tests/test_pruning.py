@@ -1016,7 +1016,7 @@ def test_the_suffix_of_the_output_is_its_format(tmp_path: Path, capsys: pytest.C
         (["--macs", "50%", "--optimizer", "newton", "--no-train", "--float"], "newton"),
         (["--macs", "50%", "--device", "abacus", "--no-train", "--float"], "abacus"),
         (["--macs", "50%", "--gradients", "neither"], "neither"),
-        (["--macs", "50%", "--no-train", "--float", "-o", "small.tflite"], "leave --float out"),
+        (["--macs", "50%", "--no-train", "--float", "-o", "small.tflite"], "say --no-float"),
         (["--macs", "50%", "--prune-start", "0.5", "--prune-stop", "0.4"], "--prune-stop 0.4"),
         (["--macs", "50%", "--label-smoothing", "1.5"], "'--label-smoothing': 1.5"),
         (["--macs", "fifty"], "fifty"),

@@ -162,7 +162,7 @@ class Spoken:
     config: str | None = option(None, help="Instead of the nearest mcuprune.toml or pyproject.toml.", metavar="FILE")
     quiet: bool = option(False, help="No text where all is well.", short="-q")
     verbose: bool = option(False, help="Say on stderr which configuration is read.", short="-v")
-    no_color: bool = option(False, help="No colours, as with NO_COLOR in the environment.")
+    no_color: bool | None = option(None, help="No colours, as with NO_COLOR in the environment.")
 
 
 @contextmanager

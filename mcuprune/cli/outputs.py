@@ -30,7 +30,7 @@ class Outputs:
         return [Output(f"--format {name}", file, stream=True) for name, file in self.places if file is not None]
 
 
-def asked(formats: Sequence[str], *, no_color: bool) -> Outputs:
+def asked(formats: Sequence[str], *, no_color: bool | None) -> Outputs:
     """The outputs that ``--format`` names. Raises UsageError for an unknown format, or two for stdout."""
     named: list[tuple[str, str | None]] = []
     for text in formats:
@@ -42,7 +42,7 @@ def asked(formats: Sequence[str], *, no_color: bool) -> Outputs:
         raise UsageError("--format: stdout takes one format; give the others a file, as in --format json=FILE")
     if all(file is not None for _, file in named):
         named.append(("text", None))
-    return Outputs(tuple(named), color=not no_color and not os.environ.get("NO_COLOR"))
+    return Outputs(tuple(named), color=not (os.environ.get("NO_COLOR") if no_color is None else no_color))
 
 
 def emit(result: Report, outputs: Outputs, *, quiet: bool = False) -> int:

@@ -155,7 +155,7 @@ def _absent(option: Option) -> Any:
     """What tells typer that a parameter need not be given; an argument without a default has to be."""
     if option.positional:
         return None if option.repeated or not option.required else inspect.Parameter.empty
-    return False if option.kind is bool and not option.both_ways else None
+    return None
 
 
 def _annotation(option: Option) -> Any:
@@ -163,10 +163,7 @@ def _annotation(option: Option) -> Any:
     if option.positional:
         kind: Any = list[str] | None if option.repeated else str if option.required else str | None
         return Annotated[kind, typer.Argument(metavar=option.metavar, help=option.help, show_default=False)]
-    if option.kind is bool:
-        kind = bool | None if option.both_ways else bool
-    else:
-        kind = list[str] | None if option.repeated else str | None
+    kind = bool | None if option.kind is bool else list[str] | None if option.repeated else str | None
     shown = {"metavar": option.placeholder or None, "help": _help(option), "rich_help_panel": option.group}
     return Annotated[kind, typer.Option(*option.spellings, show_default=False, **shown)]  # type: ignore[arg-type]
 

@@ -28,7 +28,7 @@ _PER_SECOND = 2
 class Progress:
     """Shows the steps of a history as they come, and on a terminal what is being done before them; nothing where ``quiet``."""
 
-    def __init__(self, *, quiet: bool, no_color: bool) -> None:
+    def __init__(self, *, quiet: bool, no_color: bool | None) -> None:
         self._quiet, self._no_color = quiet, no_color
         self._stream = sys.stderr  # while the display is there, rich has a file of its own in that place, without an encoding
         self._bar: Any = None
@@ -54,7 +54,7 @@ class Progress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.text import Text
 
-        terminal = Console(stderr=True, no_color=self._no_color or None)
+        terminal = Console(stderr=True, no_color=self._no_color)
         what, numbers = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[shown]}", markup=False)
         columns = (what, BarColumn(), numbers, TimeElapsedColumn()) if terminal.width > _ROOM_FOR_A_BAR else (what, numbers)
         budget = self.budget

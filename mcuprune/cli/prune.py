@@ -187,7 +187,7 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
         raise UsageError(f"-o {place}: the suffix says the format; it is one of {', '.join(exporting.EXPORTS)}")
     exporting.check_name(place)
     if not request.int8:
-        raise UsageError(f"-o {place}: this format holds int8; leave --float out, or name a file that ends in .onnx")
+        raise UsageError(f"-o {place}: this format holds int8; say --no-float, or name a file that ends in .onnx")
     beside = place.with_suffix(".onnx")
     if beside.resolve() == Path(request.model).resolve():  # m.onnx to m.tflite
         beside = place.with_name(Path(_pruned(place.name)).name)

@@ -279,7 +279,6 @@ class Choices:
         None,
         help="Whether channels are final once the budget holds; by default they are.",
         group="Pruning",
-        both_ways=True,
         needs="gradients",
     )
     recipe: str = option(
@@ -359,7 +358,6 @@ class Choices:
         None,
         help="Learn from the model as it came, too; trained models do by default.",
         group="Training",
-        both_ways=True,
         needs="training",
     )
     teacher: str | None = option(
