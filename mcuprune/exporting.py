@@ -29,7 +29,7 @@ from mcuprune.data.sets import Given
 from mcuprune.deploy import c, qdq, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.lower import lower
-from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, project
+from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, paths, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import DataError, McupruneError, MissingExtra, OutputError, UsageError
@@ -110,6 +110,7 @@ def export(
         )
     notes: tuple[str, ...] = ()
     if not is_quantized(net):
+        _refuse_places(request)
         net, notes = _quantized(request, net, data_set)
     run, rows = _in_bands(net, request), _rows(net, request)
     if rows is not None and _idle(rows, request):
@@ -208,14 +209,23 @@ def planned(request: Request) -> list[Output]:
 
     Raises OutputError where that would be the end of a file of the user's which isn't named.
     """
-    outputs = [] if request.output is None else [Output("-o", request.output)]
+    outputs = [] if request.output is None else [Output("-o", request.output, make_folder=True)]
     if request.output is not None and Path(request.output).suffix == ".h":
         _refuse_header_of_c(Path(request.output))
     if request.output is not None and Path(request.output).suffix == ".c":
         header = Path(request.output).with_suffix(".h")
         refuse_loss(request.output, header)
-        outputs.append(Output("-o", str(header)))
+        outputs.append(Output("-o", str(header), make_folder=True))
     return outputs
+
+
+def _refuse_places(request: Request) -> None:
+    """Raise OutputError, before the work, for files that couldn't be written, and for ones of the user that would be lost."""
+    for output in planned(request):
+        places.probe(output)
+    if request.project is not None:
+        kind, folder = request.project
+        handiwork.refuse_theirs("--project", Path(folder), paths(kind, name_of(Path(request.model).stem)))
 
 
 def _check(request: Request) -> None:

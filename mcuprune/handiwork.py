@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 from mcuprune import places
@@ -26,13 +26,14 @@ Files = Mapping[str, bytes]
 _Digests = Mapping[str, frozenset[str]]
 
 
-def refuse_theirs(flag: str, folder: Path, contents: Files) -> None:
+def refuse_theirs(flag: str, folder: Path, contents: Files | Iterable[str]) -> None:
     """Raise OutputError where writing ``contents`` would replace a file that isn't as mcuprune wrote it.
 
-    flag: what messages call the folder by.
+    flag: what messages call the folder by. contents: names alone before the work that says what the files will hold.
     """
-    known = _listed(folder)
-    theirs = [name for name, content in contents.items() if _is_theirs(folder / name, content, known.get(name, frozenset()))]
+    known, new = _listed(folder), contents if isinstance(contents, Mapping) else {}
+    digests = {name: {*known.get(name, ()), *([_digest(new[name])] if name in new else [])} for name in contents}
+    theirs = [name for name, ours in digests.items() if _is_theirs(folder / name, ours)]
     if not theirs:
         return
     more = f" and {len(theirs) - 2} more" if len(theirs) > 2 else ""
@@ -57,15 +58,15 @@ def write(folder: Path, contents: Files) -> None:
     places.write_bytes(_lines(new), place)
 
 
-def _is_theirs(path: Path, content: bytes, known: frozenset[str]) -> bool:
-    """Whether something stands there that is neither known nor what is to be written; also what may not be read."""
+def _is_theirs(path: Path, ours: Set[str]) -> bool:
+    """Whether something stands there that has none of our digests; also what may not be read."""
     if not os.path.lexists(path):
         return False
     try:
         digest = _digest(path.read_bytes()) if path.is_file() else ""
     except OSError:
         return True
-    return digest not in {*known, _digest(content)}
+    return digest not in ours
 
 
 def _listed(folder: Path) -> _Digests:

@@ -422,3 +422,27 @@ def test_what_may_not_be_looked_at_in_a_folder_is_one_message(locked: str) -> No
                 handiwork.refuse_theirs("--project", project, {"README.md": b"", "main/main.c": b""})
         finally:
             os.seteuid(own)
+
+
+@pytest.mark.parametrize("output", ["a folder", "a file in a project"])
+def test_places_that_can_not_be_written_are_refused_before_ranges_are_measured(
+    output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(small_nets.residual(), tmp_path / "net.onnx")
+    monkeypatch.setattr(exporting, "_quantized", lambda *_: pytest.fail("the work had begun"))
+    wanted = ["-o", str(tmp_path / "out.tflite")]
+    (tmp_path / "out.tflite").mkdir()
+    if output == "a file in a project":
+        wanted = ["--project", "cmake", str(tmp_path / "out.tflite")]
+        (tmp_path / "out.tflite" / "net.c").write_text("mine")
+    assert cli.main(["export", str(tmp_path / "net.onnx"), *wanted]) == 2
+    said = capsys.readouterr().err
+    assert "is a folder" in said or "would replace net.c" in said
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_the_files_of_a_project_are_known_beforehand(kind: str, quantised: bytes, tmp_path: Path) -> None:
+    out = written(kind, "net", quantised, tmp_path)
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert files - {handiwork.LIST, "main/Kconfig.projbuild"} == set(project.paths(kind, "net"))

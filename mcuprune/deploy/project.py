@@ -17,6 +17,8 @@ from mcuprune.data.firmware import c_string
 from mcuprune.deploy.c import STANDARD_HEADERS, Source, identifier
 from mcuprune.deploy.libraries import CMSIS_NN, ESP_NN
 from mcuprune.deploy.program import Port
+from mcuprune.deploy.qdq import Quantizer
+from mcuprune.deploy.rowreport import RowReport
 
 Array = np.ndarray[Any, Any]
 Files = dict[str, str]
@@ -71,6 +73,13 @@ def name_of(model: str) -> str:
 def project(kind: str, contents: Contents) -> Files:
     """Relative path -> text of every file of a project of this kind, one of PROJECTS."""
     return PROJECTS[kind](contents)
+
+
+def paths(kind: str, name: str) -> list[str]:
+    """The files that a project of this kind has, whatever its network computes."""
+    source = Source("", "", 0, 0, exact=True, constants=0, rows=RowReport(0, 0, ()))
+    port = Port("", (1,), (0,), Quantizer(1.0, 0))
+    return list(project(kind, Contents(name, source, [port], [port], Example((), (), ""))))
 
 
 def _sources(contents: Contents, folder: str) -> Files:
