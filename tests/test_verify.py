@@ -268,9 +268,8 @@ def test_a_file_with_a_fixed_batch(tmp_path: Path) -> None:
     assert found.notes == alone.notes
 
 
-@pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("kind", [np.int8, np.uint8])
-def test_a_graph_that_ends_in_a_quantiser_is_compared_by_its_integers(kind: type, tmp_path: Path) -> None:
+def by_integers(kind: type) -> onnx.ModelProto:
+    """A convolution between quantisers to ``kind``, the last of which is where the graph ends."""
     graph = Graph(1, 3, 6, 6)
     weight = graph.value(np.random.default_rng(0).integers(-127, 128, (4, 3, 3, 3)).astype(np.int8))
     zero = kind(5) if kind == np.int8 else kind(133)
@@ -278,10 +277,58 @@ def test_a_graph_that_ends_in_a_quantiser_is_compared_by_its_integers(kind: type
     x = graph.add("DequantizeLinear", x, graph.value(np.float32(0.02)), graph.value(zero))
     y = graph.add("Conv", x, graph.add("DequantizeLinear", weight, graph.value(np.float32(0.01))))
     y = graph.add("QuantizeLinear", y, graph.value(np.float32(0.15)), graph.value(zero))
-    onnx.save(model_of(graph, y), tmp_path / "net.onnx")
+    return model_of(graph, y)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_a_graph_that_ends_in_a_quantiser_is_compared_by_its_integers(kind: type, tmp_path: Path) -> None:
+    onnx.save(by_integers(kind), tmp_path / "net.onnx")
     found = verify.verify(tmp_path / "net.onnx", Trial(examples=10))
     assert found.ok
     assert max(difference.max_lsb for difference in found.differences) <= 2
+
+
+def given_integers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The file without the quantiser of its input, which are integers then."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (x,) = copy.graph.input
+    (first,) = (node for node in copy.graph.node if x.name in node.input)
+    assert first.op_type == "QuantizeLinear"
+    x.type.tensor_type.elem_type = next(value.data_type for value in copy.graph.initializer if value.name == first.input[2])
+    copy.graph.node.remove(first)
+    for node in copy.graph.node:
+        node.input[:] = [x.name if name == first.output[0] else name for name in node.input]
+    return copy
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("form", ["int8", "uint8", "integer operators"])
+def test_an_input_of_integers_is_what_a_quantised_float_would_be(form: str, tmp_path: Path) -> None:
+    real = by_integers(np.uint8)
+    if form == "int8":
+        real = onnx.load(int8(small_nets.residual(), tmp_path / "int8.onnx"))
+    if form == "integer operators":
+        real = quantized(onnx.load_from_string(blocks.exported("inverted residual", "torchscript")), tmp_path, "qoperator")
+    onnx.save(real, tmp_path / "real.onnx")
+    onnx.save(given_integers(real), tmp_path / "integers.onnx")
+    assert tflite.from_file(tmp_path / "integers.onnx") == tflite.from_file(tmp_path / "real.onnx")
+    found, expected = (verify.verify(tmp_path / f"{name}.onnx", Trial(examples=10)) for name in ("integers", "real"))
+    assert found.ok
+    assert [side.differences for side in found.runtimes] == [side.differences for side in expected.runtimes]
+    assert [side.layers for side in found.runtimes] == [side.layers for side in expected.runtimes]
+
+
+def test_an_input_of_integers_that_are_read_with_two_scales_is_refused(tmp_path: Path) -> None:
+    model = given_integers(onnx.load(int8(small_nets.residual(), tmp_path / "net.onnx")))
+    other = helper.make_node("DequantizeLinear", ["x", "other"], ["also"], "also")
+    model.graph.node.insert(0, other)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "other"))
+    model.graph.output.append(helper.make_tensor_value_info("also", TensorProto.FLOAT, None))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"input 'x' must be .* that DequantizeLinear reads with one scale; quantise"):
+        tflite.from_file(tmp_path / "net.onnx")
 
 
 @pytest.mark.usefixtures("in_process")

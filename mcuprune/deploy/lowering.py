@@ -36,6 +36,11 @@ FUSED: Mapping[tuple[float, float], int] = {(-np.inf, np.inf): 0, (0.0, np.inf):
 UNIT = Quantizer(UNIT_SCALE, LOW)
 #: What stands for a quantiser where a file has none.
 _NO_QUANTIZER = Quantizer(1.0, 0)
+#: What a graph input must be so that it has one quantiser, and what to do otherwise.
+_ONE_QUANTISER = (
+    "must be a float that one QuantizeLinear reads, or 8-bit integers that DequantizeLinear reads with one scale; quantise the "
+    "model again with a float input"
+)
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
@@ -203,7 +208,7 @@ class Lowering:
             quantizers = self.first_quantizers(name)
             if len(quantizers) != 1 or None in quantizers:
                 unread = not self.net.consumers.get(name) and name not in self.net.outputs
-                what = f": {UNREAD}" if unread else " must be a float that one QuantizeLinear reads"
+                what = f": {UNREAD}" if unread else f" {_ONE_QUANTISER}"
                 raise ModelError(f"{self.net.path}: input '{name}'{what}")
             quantizer = next(iter(quantizers)) or _NO_QUANTIZER
         except (ModelError, UnsupportedOperator) as error:
@@ -217,10 +222,13 @@ class Lowering:
         return value
 
     def first_quantizers(self, name: str) -> set[Quantizer | None]:
-        """The quantisers that a graph input goes through first, behind views and casts; None where a reader has none."""
+        """The quantisers that a graph input goes through first, behind views and casts; None where a reader has none.
+
+        Of an input of integers it is the one that they are read with.
+        """
         quantizers: set[Quantizer | None] = set()
         for reader in self.net.consumers.get(name, ()):
-            if reader.op == "QuantizeLinear":
+            if reader.op in ("QuantizeLinear", "DequantizeLinear"):
                 quantizers.add(self.parameters(reader))
             elif reader.op in ("Cast", "Transpose", *_RESHAPES):
                 quantizers |= self.first_quantizers(reader.outputs[0])

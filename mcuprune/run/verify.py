@@ -15,7 +15,7 @@ what an early layer differs by. No bound on the outputs tells such rounding from
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from os import PathLike
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from mcuprune.bands.rewrite import is_banded
 from mcuprune.costs import resources
@@ -38,6 +39,7 @@ from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.graph import network, qlinear, tails
 from mcuprune.graph.network import Network, Shape
+from mcuprune.names import Names
 from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
@@ -52,7 +54,11 @@ from mcuprune.train.training_data import wanted_of
 from mcuprune.units import show
 
 Array = np.ndarray[Any, Any]
-
+#: How inputs that are integers already are stored: their type, and what lies between it and int8.
+_INTEGER_INPUTS: Mapping[int, tuple[Callable[[int], Any], int]] = {
+    onnx.TensorProto.INT8: (np.int8, 0),
+    onnx.TensorProto.UINT8: (np.uint8, 128),
+}
 #: So many of the random and of the real examples go through each layer alone.
 _LAYER_EXAMPLES = 16
 _RANDOM = "random"
@@ -167,6 +173,7 @@ def _case(path: str, trial: Trial, notes: list[str]) -> _Case:
     if trial.outputs:
         proto = tails.cut(proto, trial.outputs, path)
     converted = tflite.convert(net, net.stored, offline=True)
+    proto = _with_float_inputs(proto, converted.inputs)
     if (arena := predicted(converted).predicted) > _MOST_ARENA:
         raise UnsupportedOperator(
             f"{path}: would need an arena of {show(arena, 'bytes')}, and no device has more than {show(_MOST_ARENA, 'bytes')}: "
@@ -181,6 +188,25 @@ def _case(path: str, trial: Trial, notes: list[str]) -> _Case:
             for i in range(len(real.split))
         ]
     return _Case(path, net, proto, converted, inputs, trial.examples, real)
+
+
+def _with_float_inputs(model: onnx.ModelProto, ports: Sequence[Port]) -> onnx.ModelProto:
+    """The file with a quantiser before each input of integers, so that every input takes reals."""
+    graph, quantisers = model.graph, {port.name: port.quantizer for port in ports}
+    names = Names(name for node in graph.node for name in (node.name, *node.input, *node.output))
+    for value in graph.input:
+        kind = value.type.tensor_type.elem_type
+        if kind not in _INTEGER_INPUTS or value.name not in quantisers:
+            continue
+        quantiser, (dtype, offset) = quantisers[value.name], _INTEGER_INPUTS[kind]
+        scale, zero, integers = (names.free(f"{value.name}/{part}") for part in ("scale", "zero_point", "integers"))
+        for node in graph.node:
+            node.input[:] = [integers if name == value.name else name for name in node.input]
+        graph.initializer.append(numpy_helper.from_array(np.float32(quantiser.scale), scale))
+        graph.initializer.append(numpy_helper.from_array(dtype(quantiser.zero_point + offset), zero))
+        graph.node.insert(0, onnx.helper.make_node("QuantizeLinear", [value.name, scale, zero], [integers], name=integers))
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return model
 
 
 @dataclass(frozen=True)
@@ -274,7 +300,7 @@ class _Case:
         """Every layer alone, and whether keeping their tensors leaves the outputs as they are."""
         # of a file with integer operators the network has the same layers with their quantisers written out
         integer = any(qlinear.is_known(node.domain, node.op_type) for node in self.proto.graph.node)
-        proto = self.net.to_proto() if integer else self.proto
+        proto = _with_float_inputs(self.net.to_proto(), self.converted.inputs) if integer else self.proto
         if not layerwise.quantised(proto, self.net):
             notes.append("no layer could be compared alone: no node's output goes through QuantizeLinear and DequantizeLinear")
             return (), None
