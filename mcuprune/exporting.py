@@ -321,9 +321,10 @@ def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[
 
 
 def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:
-    """Bytes of memory by runtime, as far as the network can be lowered for it. rows: of generated C, where that is written."""
+    """Bytes of memory by runtime, of those that take the network. rows: of generated C, where that is written."""
     converted = tflite.convert(net, offline=True)
-    arena = {"tflm": converted.program.arena(plan=converted.plan).total}
+    for_tflm = not converted.program.too_many_dimensions()
+    arena = {"tflm": converted.program.arena(plan=converted.plan).total} if for_tflm else {}
     return arena if rows is None else {**arena, "c": rows.arena}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,9 @@ from conftest import Once
 from graphs import Graph
 from onnx import helper
 
+from mcuprune import exporting
 from mcuprune.channels.labelling import label
+from mcuprune.costs import resources
 from mcuprune.deploy import kernels, tflite
 from mcuprune.deploy.tflite import Port
 from mcuprune.errors import ModelError, UnsupportedOperator
@@ -24,6 +27,7 @@ from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
+from mcuprune.report.wording import without_kernels
 from mcuprune.run import runners
 from mcuprune.run.trial import Trial
 from mcuprune.run.verification import Difference
@@ -587,6 +591,9 @@ def test_more_dimensions_than_a_kernel_takes_are_for_c_alone(build: Any, most: i
     assert found.ok
     assert [compared.key for compared in found.runtimes] == ["c"]
     assert any("not run as TensorFlow Lite Micro" in note for note in found.notes)
+    said = without_kernels(resources.profile(network.from_proto(build(), "net.onnx", accept=ops.accept("net.onnx"))))
+    assert re.match(rf"no .tflite can be written: node '{node}'.* takes {most} at most: export .c", said)
+    assert list(exporting.export(exporting.Request(path, str(tmp_path / "net.c"))).arena) == ["c"]
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,12 @@ class Program:
             raise problem
 
     def check_ranks(self) -> None:
-        """Raise UnsupportedOperator for the first operator whose kernel in TensorFlow Lite Micro takes fewer dimensions.
+        """Raise UnsupportedOperator where no .tflite can be written for the ranks of an operator."""
+        if reason := self.too_many_dimensions():
+            raise UnsupportedOperator(reason)
+
+    def too_many_dimensions(self) -> str:
+        """The first operator whose kernel in TensorFlow Lite Micro takes fewer dimensions, and what to do; empty without one.
 
         Generated C has loops of its own for each, and takes them.
         """
@@ -245,10 +250,11 @@ class Program:
             most = KERNELS[operator.name].rank if operator.name in KERNELS else 0
             rank = max(len(self.tensors[tensor].shape) for tensor in (*operator.inputs, *operator.outputs) if tensor >= 0)
             if most and rank > most:
-                raise UnsupportedOperator(
+                return (
                     f"{self.path}: node '{operator.node}': {operator.name} of {rank} dimensions; the one of TensorFlow Lite "
                     f"Micro takes {most} at most: export .c, or write the node with fewer"
                 )
+        return ""
 
     @cached_property
     def computed(self) -> tuple[int, ...]:

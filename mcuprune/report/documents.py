@@ -93,6 +93,7 @@ def profile_document(profile: Profile) -> dict[str, Any]:
                 for copy in memory.copies
             ],
             "unsupported": list(memory.unsupported),
+            "only_c": memory.only_c or None,
             "timeline": [
                 {"node": moment.node, "bytes": moment.bytes, "tensors": _json_tensors(moment.tensors)}
                 for moment in memory.timeline

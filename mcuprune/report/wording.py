@@ -44,7 +44,9 @@ def both(memory: Memory) -> str:
 
 
 def without_kernels(profile: Profile) -> str:
-    """That a part of the arena is unknown, and why; empty where every operator has an int8 kernel."""
+    """That no .tflite can be written, and why; empty where every operator has an int8 kernel that takes its ranks."""
+    if profile.memory.only_c and not profile.memory.unsupported:
+        return f"no .tflite can be written: {profile.memory.only_c.removeprefix(f'{profile.path}: ')}"
     reasons = [reason.removeprefix(f"{profile.path}: ") for reason in profile.memory.unsupported]
     if not reasons:
         return ""
