@@ -1081,6 +1081,41 @@ def test_a_cluster_that_does_not_answer_is_told_soon_and_before_there_is_any_fil
     assert not Path("out").exists()
 
 
+#: A cluster that lets in whoever has the token of its environment. It says where it is, and ends when it is told to.
+GUARDED = "import ray, sys; print(ray.init('local', num_cpus=1, include_dashboard=False)['gcs_address'], flush=True); input()"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}])
+def test_a_cluster_that_wants_a_token_says_how_to_give_it(here, given):
+    pytest.importorskip("ray")
+    nobody = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(here)}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+    with subprocess.Popen(
+        [sys.executable, "-c", GUARDED], env=nobody | token, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as guarded:
+        address = guarded.stdout.readline().strip()
+        words = command("sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "--address", address, "-o", "out")
+        refused = subprocess.run(words, env=nobody | given, capture_output=True, text=True, check=False)
+        taken = subprocess.run(words, env=nobody | token, capture_output=True, text=True, check=False)
+        guarded.communicate("\n")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert f"--address {address}: the cluster there wants a token" in refused.stderr
+    assert all(name in refused.stderr for name in ("RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    assert taken.returncode == 0, taken.stderr
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_token_that_is_wanted_is_told_however_long_ray_tries(here, capsys, monkeypatch, ends):
+    said = "gcs_client.cc:210: Failed to get cluster ID from GCS server: Unauthenticated: RPC error: InvalidAuthToken"
+    end = "sys.exit('ConnectionError: Failed to connect')" if ends else "time.sleep(60)"
+    monkeypatch.setattr(cluster, "_JOIN", f"import sys, time; print({said!r}, file=sys.stderr, flush=True); {end}")
+    monkeypatch.setattr(cluster, "_PATIENCE", 2.0)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
+    assert main([*SWEEP, "--sram", "60%", "--executor", "ray", "--address", "auto"]) == 2
+    assert "--address auto: the cluster there wants a token" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_ray_gives_the_files_of_processes_even_when_workers_are_killed(here):
     pytest.importorskip("ray")

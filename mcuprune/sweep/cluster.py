@@ -197,14 +197,20 @@ def _refuse_unanswered(address: str) -> None:
         joined = subprocess.run(
             [sys.executable, "-c", _JOIN, address], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE
         )
-    except subprocess.TimeoutExpired:
-        raise _nobody(address, f"nothing in {_PATIENCE:.0f} s") from None
+    except subprocess.TimeoutExpired as late:
+        raise _nobody(address, f"nothing in {_PATIENCE:.0f} s", late.stderr or b"") from None
     if joined.returncode:
-        said = joined.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise _nobody(address, *said)
+        said = joined.stderr.decode("utf-8", "replace").strip() or "it said nothing"
+        raise _nobody(address, said.splitlines()[-1], joined.stderr)
 
 
-def _nobody(address: str, said: str = "it said nothing") -> UsageError:
+def _nobody(address: str, said: str, log: bytes = b"") -> UsageError:
+    """What to say of a cluster that can't be joined. log: all that Ray has said of it, as the reason comes before the end."""
+    if b"AuthenticationError" in log or b"Unauthenticated" in log:
+        return UsageError(
+            f"--address {address}: the cluster there wants a token, and was given none or another; set RAY_AUTH_MODE=token, "
+            "and give its token in RAY_AUTH_TOKEN, in a file that RAY_AUTH_TOKEN_PATH names, or in ~/.ray/auth_token"
+        )
     reason = said.strip().splitlines()[0]
     return UsageError(
         f"--address {address}: no cluster answers there ({reason}); start one by `ray start --head`, give the address that it "
