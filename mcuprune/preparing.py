@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcuprune import console, options, places
+from mcuprune import console, options, places, usercode
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import banding, resources, widths
 from mcuprune.costs.banded import BandedCosts
@@ -338,6 +338,7 @@ def sources(request: Request) -> list[Source]:
     listed = [Source("the model to prune", request.model)]
     listed += [Source("external data of the model", file) for file in external.files(request.model)]
     listed += datasets.sources(request.data, request.classes)
+    listed += [Source("the loss", file) for file in usercode.files(request.loss_function or "")]
     for teacher in [request.teacher] if request.teacher else []:
         listed += [Source("the teacher", file) for file in (teacher, *external.files(teacher))]
     listed += [] if request.configuration is None else [Source("the configuration", request.configuration)]

@@ -56,6 +56,13 @@ def named_function(flag: str, spec: str, error: type[McupruneError]) -> Callable
     return named
 
 
+def files(spec: str) -> list[str]:
+    """Where the module that ``spec`` names may lie below the current folder; nowhere for what names none."""
+    module, colon, _ = spec.partition(":")
+    path = module.replace(".", os.sep)
+    return [f"{path}.py", os.path.join(path, "__init__.py")] if colon else []
+
+
 def one_line(error: BaseException) -> str:
     """An exception of somebody else's code on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1005,6 +1005,69 @@ def test_wherever_files_lie_runs_on_ray_leave_what_processes_leave(here, capsys,
     assert found[0] == found[1]
 
 
+def pictures(folder: Path) -> list[tuple[Path, str]]:
+    """Files of random images below a folder, a subfolder for each of ten classes, and the names of their classes."""
+    image = pytest.importorskip("PIL.Image")
+    files = [(folder / "abcdefghij"[number % 10] / f"{number}.png", "abcdefghij"[number % 10]) for number in range(60)]
+    for number, (file, _) in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(np.random.default_rng(number).integers(0, 255, (16, 16), np.uint8)).save(file)
+    return files
+
+
+def table_of(files: list[tuple[Path, str]], base: Path) -> str:
+    """A table with a head. base: where its paths start."""
+    return "\n".join(["file,label", *(f"{base / file},{label}" for file, label in files)])
+
+
+def on_both(capsys, *words: str) -> None:
+    """Do a sweep here and on Ray, and hold what they have left against each other."""
+    found = []
+    for executor in ("local", "ray"):
+        assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "-o", "out", *words, "--executor", executor]) == 0, (
+            capsys.readouterr().err
+        )
+        found.append(without_cost(Path("out")))
+        shutil.rmtree("out")
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("data", ["set/table.csv", pytest.param("{here}/set/table.csv", marks=pytest.mark.thorough)])
+def test_runs_on_ray_get_the_files_that_a_table_names(here, capsys, inline_ray, data):
+    """And the order of the classes from beside it."""
+    files = pictures(Path("img"))
+    Path("set").mkdir()
+    Path("set/table.csv").write_text(table_of(files, Path("..")))
+    Path("set/classes.txt").write_text("\n".join("jihgfedcba"))
+    on_both(capsys, "--data", data.format(here=here))
+
+
+def test_runs_on_ray_get_what_lies_in_a_folder_by_a_link(here, capsys, inline_ray):
+    pictures(Path("set"))
+    Path("set/b").rename("elsewhere")
+    for link, to in (("set/b", "../elsewhere"), ("set/a/round", "../../set"), ("set/.lock", "nowhere")):
+        Path(link).symlink_to(to)
+    on_both(capsys, "--data", "set")
+
+
+def test_a_table_whose_files_workers_cannot_find_is_refused_before_the_work(here, capsys, inline_ray):
+    Path("table.csv").write_text(table_of(pictures(Path("img")), here))
+    command = ["sweep", "net.onnx", "--data", "table.csv", *FAST, "--sram", "60%", "-o", "out"]
+    assert main([*command, "--executor", "ray"]) == 2
+    written = capsys.readouterr().err
+    assert f"table.csv names '{here}/img/a/0.png' by a path from the root" in written
+    assert written.count("\n") == 1
+    assert not Path("out").exists()
+    assert main(command) == 0, "on this machine they are there"
+
+
+def test_a_loss_of_the_users_own_goes_along_to_ray(here, capsys, inline_ray):
+    small_set("set.npz", seed=0)
+    Path("mine.py").write_text("def loss(output, target):\n    return (output.logsumexp(1) - output[:, 0]).mean()\n")
+    words = ["--loss-function", "mine:loss", "--data", "set.npz", "--epochs", "1", "--method", "uniform", "--macs", "60%"]
+    assert main(["sweep", "net.onnx", *words, "--float", "--executor", "ray", "-o", "out"]) == 0, capsys.readouterr()
+
+
 def test_what_a_refused_run_on_ray_says_has_the_paths_of_this_machine(here, capsys, inline_ray):
     assert main(["sweep", f"{here}/net.onnx", *FAST, "--sram", "10", "--executor", "ray", "-o", f"{here}/out"]) == 2
     (run,) = json.loads(Path("out/sweep.json").read_text())["runs"]

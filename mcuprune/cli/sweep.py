@@ -97,7 +97,7 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
         **given,
     )
     sources = [*sources_of(first), *([Source("the configuration", str(settings.source))] if settings.source else [])]
-    executor = _executor(flags, [source.path for source in sources if source.path != str(settings.source)], runs.track)
+    executor = _executor(flags, first, [source.path for source in sources if source.path != str(settings.source)])
 
     from mcuprune import sweeping
     from mcuprune.report import sweep as report
@@ -159,16 +159,25 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
                 folder.rmdir()
 
 
-def _executor(flags: Flags, inputs: Sequence[str], track: Sequence[str]) -> Executor:
+def _executor(flags: Flags, asked: Request, inputs: Sequence[str]) -> Executor:
+    """Who does the runs. asked: what they share. inputs: files and folders that they read."""
     if flags.executor == "local":
         if flags.address is not None:
             raise UsageError("--address goes with --executor ray")
         return Processes(flags.jobs)
-    tracking.refuse_forgetful(track, "--executor ray")
+    tracking.refuse_forgetful(asked.track, "--executor ray")
+    from mcuprune.data.loading import beside
     from mcuprune.report.prune import pages
     from mcuprune.sweep.cluster import Cluster
 
-    return Cluster(inputs, pages, address=flags.address, jobs=flags.jobs)
+    named = beside(asked.data)
+    if at_root := [name for name in named if os.path.isabs(name)]:
+        raise UsageError(
+            f"--executor ray: {asked.data} names {at_root[0]!r} by a path from the root, where workers don't have it; "
+            "write paths from the folder of the table, whose files are sent along"
+        )
+    files = [os.path.join(os.path.dirname(asked.data or ""), name) for name in named]
+    return Cluster([*inputs, *files], pages, address=flags.address, jobs=flags.jobs)
 
 
 def _say(run: Finished, left: int, *, quiet: bool) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from mcuprune import usercode
 from mcuprune.data.fitting import Wanted, classifier, fitted
 from mcuprune.data.named import DATASETS
 from mcuprune.data.raw import Asked, Raw
@@ -92,7 +93,10 @@ def sources(spec: Given | None, classes: str | None = None) -> list[Source]:
     spec = os.fspath(spec) if isinstance(spec, os.PathLike) else spec
     if not isinstance(spec, str) or spec in DATASETS:
         return named
-    module, colon, _ = spec.partition(":")
-    path = module.replace(".", os.sep)
-    files = [spec, *([f"{path}.py", os.path.join(path, "__init__.py")] if colon else [])]
+    files = [spec, *usercode.files(spec)]
     return [*(Source("the data" if not os.path.isdir(file) else "a file of the data", file) for file in files), *named]
+
+
+def beside(spec: Given | None) -> list[str]:
+    """What ``load`` reads beside the file that ``spec`` names: what a table tells of, by the paths that stand in it."""
+    return table.beside(Path(spec)) if isinstance(spec, str) and spec not in DATASETS and os.path.isfile(spec) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Reader:
     """One format. what: in words, for messages and docs. matches: whether a path holds it, by names alone.
 
     read: (path, asked) -> Raw. Raises DataError for what can't be read, MissingExtra where a package is needed.
-    form: what else a user has to know, for docs alone, as markdown.
+    form: what else a user has to know, for docs alone, as markdown. names: the files that a file tells of, as it names them.
     """
 
     name: str
@@ -82,3 +82,4 @@ class Reader:
     matches: Callable[[Path], bool]
     read: Callable[[Path, Asked], Raw]
     form: str = ""
+    names: Callable[[Path], Sequence[str]] = lambda path: ()

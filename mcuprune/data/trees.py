@@ -184,8 +184,8 @@ def ordered(
     if known and names <= set(known):
         return (*known, *last), ()
     notes: tuple[str, ...] = ()
-    for name in _LISTS:
-        listed = read_list(folder / name) if (folder / name).is_file() else ()
+    for name in lists(folder):
+        listed = read_list(folder / name)
         missing = sorted(names - set(listed))
         if listed and not missing:
             return (*listed, *last), (f"labels are numbered by {folder / name}",)
@@ -200,6 +200,11 @@ def ordered(
     classes = tuple(sorted(names))
     note = f"labels are numbered by the alphabet: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}"
     return (*classes, *last), (*notes, note)
+
+
+def lists(folder: Path) -> list[str]:
+    """The names of the files in a folder that may list class names."""
+    return [name for name in _LISTS if (folder / name).is_file()]
 
 
 def read_list(path: Path) -> tuple[str, ...]:

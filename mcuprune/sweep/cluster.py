@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +103,10 @@ class Cluster:
         stored: dict[str, Any] = {}
         layout: dict[str, str] = {}
         for file in dict.fromkeys(file for path in self._inputs for file in _files(path)):
-            content = Path(file).read_bytes()
+            try:
+                content = Path(file).read_bytes()
+            except OSError as error:
+                raise UsageError(f"{file}: can't be read ({error.strerror}), so no worker gets it; move it away") from None
             digest = layout[_there(file)] = hashlib.sha256(content).hexdigest()
             if digest not in stored:
                 stored[digest] = ray.put(content)
@@ -218,11 +221,14 @@ def _nobody(address: str, said: str, log: bytes = b"") -> UsageError:
     )
 
 
-def _files(path: str) -> list[str]:
-    """A file, or all files of a folder."""
+def _files(path: str, above: Collection[str] = ()) -> list[str]:
+    """A file, or all files of a folder, also by way of links. above: what it lies in: a link may lead round in a circle."""
     if os.path.isfile(path):
         return [path]
-    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    real = os.path.realpath(path)
+    if real in above or not os.path.isdir(path):
+        return []
+    return [file for name in sorted(os.listdir(path)) for file in _files(os.path.join(path, name), [*above, real])]
 
 
 def _there(path: str) -> str:

@@ -28,10 +28,7 @@ _EXACT = 2.0**53
 
 def read(path: Path, asked: Asked) -> Raw:
     """The examples that a table lists. Raises DataError, naming the row, for what it doesn't say."""
-    rows = _json_rows(path) if path.suffix.lower() in _JSON else _csv_rows(path)
-    if not rows:
-        raise DataError(f"{path}: no rows; give one for each example: a file and its label")
-    file_key = _column(path, rows[0], _FILES)
+    rows, file_key = _rows(path)
     split_key = next((key for key in rows[0] if key.lower() in _SPLITS), None)
     label_keys = [key for key in rows[0] if key not in (file_key, split_key)]
     by_part: dict[str, list[tuple[int, dict[str, Any]]]] = {}
@@ -58,6 +55,20 @@ def read(path: Path, asked: Asked) -> Raw:
     front = sounds.settings_for(asked, str(path)).document() if sound else {}
     kind, stored = ("audio", "") if sound else ("image", "NHWC")
     return Raw(str(path), parts, names, kind, stored, "table", front, notes, columns=tuple(label_keys))
+
+
+def named(path: Path) -> list[str]:
+    """The files that a table names, as it names them. Raises DataError for what is no table."""
+    rows, key = _rows(path)
+    return [str(row[key]) for row in rows if key in row]
+
+
+def _rows(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a table, and which column names files. Raises DataError for what is no table, or an empty one."""
+    rows = _json_rows(path) if path.suffix.lower() in _JSON else _csv_rows(path)
+    if not rows:
+        raise DataError(f"{path}: no rows; give one for each example: a file and its label")
+    return rows, _column(path, rows[0], _FILES)
 
 
 def _inputs(path: Path, files: Sequence[Path], asked: Asked) -> Any:
@@ -189,4 +200,5 @@ READER = Reader(
     read,
     form="a column `file` (or `filename`, `path`, `image`, `wav`), one column of labels for each output, and `split` where "
     "wanted; paths start from the table's folder",
+    names=named,
 )
