@@ -11,7 +11,6 @@ interrupted goes on with the stage, and inside it with the epoch, where it stopp
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -263,7 +262,7 @@ class _Bisecting:
             "seconds": self._seconds + time.monotonic() - self._began,
             "tried": [asdict(attempt) for attempt in self._tried],
         }
-        places.write_bytes(json.dumps(state, indent=1).encode(), self._folder / _STATE)
+        places.write_bytes(foreign.dumped(state).encode(), self._folder / _STATE)
 
     def _take_up(self) -> None:
         """The stages of an interrupted search with ``--resume``; without it they are cleared away."""

@@ -1,6 +1,6 @@
 """JSON that a stranger may have written, or that was cut short: read whole, or refused for a reason; no value is believed.
 
-``read`` and ``parsed`` give what stands there, ``Values`` checks it piece by piece.
+``read`` and ``parsed`` give what stands there, ``Values`` checks it piece by piece. ``dumped`` writes what they take.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ MOST_BYTES = 2**28
 _DEEPEST = 100
 
 _Value = TypeVar("_Value")
+
+
+def dumped(value: Any) -> str:
+    """A JSON value as a text. JSON has no word for infinity, nor for what is no number at all: each becomes null."""
+    try:
+        return json.dumps(value, indent=1, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(json.loads(json.dumps(value), parse_constant=lambda word: None), indent=1, allow_nan=False) + "\n"
 
 
 def read(path: str | Path) -> Any:
@@ -112,7 +120,7 @@ class Values:
         return value if type(value) is int and 0 <= value < 2**63 else self.refuse(key, value, "a whole number")
 
     def number(self, value: Any, key: str) -> float:
-        """The value, where it is a number that 64 bits hold, and finite."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 2.0**63:
+        """The value, where it is a finite number, and not so large that its square wouldn't be."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 2.0**500:
             self.refuse(key, value, "a number")
         return float(value)

@@ -767,6 +767,62 @@ def test_runs_of_an_earlier_sitting_are_compared_with_as_well(here, monkeypatch,
     assert [run["rungs"]["0.25"] for run in runs] == pytest.approx([0.9, 0.8, 0.7])
 
 
+def overflowing(path: str) -> None:
+    """A network of weights so large that its answers are infinite, and a data set of numbers to guess."""
+    net = onnx.load(MODEL)
+    for weight in net.graph.initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if array.ndim > 1 and array.dtype == np.float32:
+            weight.CopyFrom(onnx.numpy_helper.from_array(array * np.float32(1e25), weight.name))
+    onnx.save(net, path)
+    draw = np.random.default_rng(0)
+    x, y = draw.random((60, 1, 16, 16), np.float32), draw.random((60, 10), np.float32)
+    np.savez("set.npz", x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+
+
+def strict(path: Path) -> object:
+    """What a file of JSON holds that any parser takes."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path} holds {word}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_figures_that_are_no_finite_numbers_are_null_in_every_document(here, capsys):
+    """Else nobody can read them any more: neither a strict parser nor ``--resume`` and ``report``."""
+    overflowing("net.onnx")
+    command = [*SWEEP, "--data", "set.npz", "--task", "regress", "--sram", "60%"]
+    assert main(command) == 0, capsys.readouterr().err
+    documents = [Path("out/sweep.json"), *Path("out/runs").glob("*/report.json")]
+    assert len(documents) == 2
+    for path in documents:
+        strict(path)
+    report_of_run = json.loads(documents[1].read_text())
+    assert report_of_run["metric"]["after_float"]["value"] is None, "it is infinite"
+    assert main([*command, "--resume"]) == 0, capsys.readouterr().err
+    assert main(["report", "out", "--format", "html", "-o", "page.html"]) == 0
+
+
+def test_a_run_whose_figure_is_no_number_is_the_worst_and_a_sweep_of_it_goes_on(here, monkeypatch):
+    halving = Halving()
+    assert halving.goes_on(run_of("a"), history(0.5, 0.1))
+    assert not halving.goes_on(run_of("b"), history(0.5, float("nan")))
+
+    class Halved:
+        def run(self, runs, goes_on):
+            for run in runs:
+                goes_on(run, history(0.1, float("nan")))
+                yield from InProcess().run([run], goes_on)
+
+    monkeypatch.setattr("mcuprune.cli.sweep.Processes", lambda jobs: Halved())
+    command = [*SWEEP, "--sram", "60%", "--halving"]
+    assert main(command) == 0
+    assert strict(Path("out/sweep.json"))["runs"][0]["rungs"] == {"0.25": None}
+    assert main([*command, "--seeds", "2", "--resume"]) == 0
+    assert [run["rungs"] for run in strict(Path("out/sweep.json"))["runs"]] == [{"0.25": None}] * 2
+
+
 def test_a_folder_of_other_files_is_no_sweep_to_go_on_with(here, capsys):
     Path("out").mkdir()
     assert main([*SWEEP, "--sram", "60%", "--resume"]) == 0, "nothing is there, so it begins"

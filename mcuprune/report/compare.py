@@ -92,7 +92,7 @@ def _read(path: str) -> Compared:
     named = metric or {}
     figures: Sequence[Any] = [named.get("before"), named.get("after_int8") or named.get("after_float")]
     was, now = (
-        None if figure is None else check.number(check.table(figure, "metric").get("value"), "metric.value")
+        None if figure is None else check.unless_none(check.number, check.table(figure, "metric").get("value"), "metric.value")
         for figure in figures
     )
     run = check.unless_none(check.table, document.get(rerun.KEY), rerun.KEY)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from math import ceil, floor
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mcuprune import console
 from mcuprune.costs.resources import Basis, Profile, Verdict
 from mcuprune.deploy.latency import Range
+from mcuprune.foreign import dumped as dumped
 from mcuprune.report.answers import Answer, Refused, Report, Row, table
 from mcuprune.report.wording import hint, limited
 
@@ -27,11 +27,6 @@ def json(report: Report) -> str:
         for answer in report.answers
     ]
     return dumped(console.document(report.command, ok=report.ok, models=models))
-
-
-def dumped(document: Mapping[str, Any]) -> str:
-    """A JSON document as every command writes it."""
-    return jsonlib.dumps(document, indent=1) + "\n"
 
 
 def models(basis: Basis) -> dict[str, str]:

@@ -8,6 +8,7 @@ budget that have been there before, and ends where it isn't in the better half.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -62,5 +63,5 @@ def _reached(history: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, floa
         reached = next((line for line in evaluated if line["epoch"] >= rung * line["epochs"]), None)
         if reached is None:
             return
-        figure = float(reached["score"])
-        yield rung, figure if reached["better"] == "higher" else -figure
+        figure = float(reached["score"]) if reached["better"] == "higher" else -float(reached["score"])
+        yield rung, -math.inf if math.isnan(figure) else figure

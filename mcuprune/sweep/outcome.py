@@ -283,8 +283,14 @@ def _recorded(check: foreign.Values, entry: Mapping[str, Any], key: str) -> Reco
         check.whole(entry.get("seed"), f"{key}.seed"),
         check.texts(entry.get("command"), f"{key}.command")[1:],
         state,
-        {rung: check.number(scores[f"{rung}"], f"{key}.rungs.{rung}") for rung in RUNGS if f"{rung}" in scores},
+        {rung: _score(check, scores[f"{rung}"], f"{key}.rungs.{rung}") for rung in RUNGS if f"{rung}" in scores},
     )
+
+
+def _score(check: foreign.Values, value: Any, key: str) -> float:
+    """A figure by which a run was compared; null is that of a network whose answers are no numbers any more: the worst."""
+    number = check.unless_none(check.number, value, key)
+    return -math.inf if number is None else number
 
 
 def finished(run: Run, ended: Ended | None) -> Finished:
