@@ -39,10 +39,16 @@ class Request:
     resume: bool = False
 
 
-def sweep(request: Request, executor: Executor, on_run: OnRun = lambda run, left: None) -> Outcome:
+def sweep(
+    request: Request,
+    executor: Executor,
+    on_run: OnRun = lambda run, left: None,
+    on_anew: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Do all runs that aren't done, and write what came out: ``sweep.json``, ``sweep.md`` and ``sweep.html`` in the folder.
 
     Interrupted at any moment, it can be gone on with. A run that is refused is a part of the outcome.
+    on_anew: called before the work where there is nothing to go on with, though that was asked for.
     Raises UsageError for a folder with anything else in it, OutputError for a place that can't be written.
     """
     runs = request.grid.runs()
@@ -60,6 +66,8 @@ def sweep(request: Request, executor: Executor, on_run: OnRun = lambda run, left
 
         going = executor.run(left, goes_on)
         places.settle(_outputs(folder), request.sources)
+        if request.resume and not os.path.lexists(folder / report.DOCUMENT):
+            on_anew()
         _write(request, runs, done, halving)
         for count, ended in enumerate(going, 1):
             done[ended.run.name] = _taken(ended)

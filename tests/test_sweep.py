@@ -29,7 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import kill_a_worker
 
-from mcuprune import escape, options, units
+from mcuprune import __version__, escape, options, units
 from mcuprune.cli import main
 from mcuprune.errors import UsageError
 from mcuprune.report import page
@@ -767,6 +767,19 @@ def test_runs_of_an_earlier_sitting_are_compared_with_as_well(here, monkeypatch,
     assert [run["rungs"]["0.25"] for run in runs] == pytest.approx([0.9, 0.8, 0.7])
 
 
+def test_a_sweep_of_another_version_is_not_gone_on_with(here, capsys):
+    """The same command may give other files there, and other words for the same runs."""
+    assert main([*SWEEP, "--sram", "60%"]) == 0
+    found = json.loads(Path("out/sweep.json").read_text())
+    found["runs"][0]["command"].remove("--config")
+    Path("out/sweep.json").write_text(json.dumps({**found, "mcuprune": "0.0.1"}))
+    capsys.readouterr()
+    assert main([*SWEEP, "--sram", "60%,90%", "--resume"]) == 2
+    written = capsys.readouterr().err
+    assert f"out/sweep.json: was begun by mcuprune 0.0.1, and this is {__version__}" in written
+    assert written.count("\n") == 1
+
+
 def overflowing(path: str) -> None:
     """A network of weights so large that its answers are infinite, and a data set of numbers to guess."""
     net = onnx.load(MODEL)
@@ -823,9 +836,19 @@ def test_a_run_whose_figure_is_no_number_is_the_worst_and_a_sweep_of_it_goes_on(
     assert [run["rungs"] for run in strict(Path("out/sweep.json"))["runs"]] == [{"0.25": None}] * 2
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_to_go_on_with_nothing_is_told_and_begins(here, capsys, there):
+    """As a single run does, in its report."""
+    if there:
+        Path("out").mkdir()
+    assert main([*SWEEP, "--sram", "60%", "--resume", "-q"]) == 0
+    assert capsys.readouterr().err == "mcuprune: -o out: --resume found no sweep there; this one begins anew\n"
+    assert main([*SWEEP, "--sram", "60%", "--resume", "-q"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_folder_of_other_files_is_no_sweep_to_go_on_with(here, capsys):
-    Path("out").mkdir()
-    assert main([*SWEEP, "--sram", "60%", "--resume"]) == 0, "nothing is there, so it begins"
+    assert main([*SWEEP, "--sram", "60%"]) == 0
     Path("out/sweep.json").rename("out/mine.json")
     assert main([*SWEEP, "--sram", "60%", "--resume"]) == 2
     assert "no sweep.json" in capsys.readouterr().err

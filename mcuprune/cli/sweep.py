@@ -105,7 +105,8 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     contents = _try_first(first, runs)
     request = sweeping.Request(runs, partial(_asked, first), sources, contents, flags.halving, flags.resume)
     try:
-        outcome = sweeping.sweep(request, executor, partial(_say, quiet=flags.quiet))
+        anew = f"-o {flags.output}: --resume found no sweep there; this one begins anew"
+        outcome = sweeping.sweep(request, executor, partial(_say, quiet=flags.quiet), partial(console.say, anew))
     except KeyboardInterrupt:
         console.say("the same command with --resume goes on with the sweep")
         raise

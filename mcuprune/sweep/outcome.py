@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, get_args
 
-from mcuprune import console, foreign, units
+from mcuprune import __version__, console, foreign, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.sweep.executors import KILLED, Ended
@@ -255,7 +255,7 @@ class Recorded:
 
 
 def recorded(path: str | Path) -> tuple[tuple[Recorded, ...], Mapping[str, str | None]]:
-    """The runs that a ``sweep.json`` has, and the digests that it began with. Raises UsageError where it is no such file."""
+    """The runs that a ``sweep.json`` has, and the digests that it began with. UsageError where it is none of this version."""
     hint = "move it away, or name another -o"
     try:
         stored = foreign.read(path)
@@ -265,6 +265,11 @@ def recorded(path: str | Path) -> tuple[tuple[Recorded, ...], Mapping[str, str |
     if not isinstance(stored, dict) or stored.get("command") != "sweep":
         raise UsageError(f"{path}: is no record of a sweep; {hint}")
     check = foreign.Values(path, hint=hint)
+    if (version := check.text(stored.get("mcuprune"), "mcuprune")) != __version__:
+        raise UsageError(
+            f"{path}: was begun by mcuprune {version}, and this is {__version__}, whose runs may come out otherwise; "
+            "go on with that version, or name another -o"
+        )
     _check_contents(check, stored.get("contents"), "contents")
     runs = [
         _recorded(check, check.table(entry, f"runs[{index}]"), f"runs[{index}]")

@@ -24,6 +24,8 @@ from mcuprune.places import write_bytes
 from mcuprune.train import ranks
 
 _META = "meta"
+#: What to do about a state that nothing can be done with.
+_ANEW = "remove it or leave --resume out to start anew"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Checkpoint:
         if differing := differences(meta["of"], self.of):
             raise UsageError(
                 f"{self.path}: is of another command, model or version of mcuprune ({differing}); --resume needs the same; "
-                "leave --resume out to start anew"
+                f"{_ANEW}"
             )
         if phase not in (None, meta["phase"]):
             return None
@@ -105,12 +107,10 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise UsageError(f"{self.path}: can't be read ({error.strerror}); leave --resume out to start anew") from None
+            raise UsageError(f"{self.path}: can't be read ({error.strerror}); {_ANEW}") from None
 
     def _damaged(self, how: str) -> UsageError:
-        return UsageError(
-            f"{self.path}: is no whole state of a run ({how}); nothing of it is used: leave --resume out to start anew"
-        )
+        return UsageError(f"{self.path}: is no whole state of a run ({how}); nothing of it is used: {_ANEW}")
 
     def remove(self) -> None:
         """Remove the stored state. Raises OutputError where the file is none: it is somebody else's then."""
