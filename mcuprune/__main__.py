@@ -28,6 +28,7 @@ def _started() -> int:
     from mcuprune import console
 
     console.reserve_streams()
+    console.end_with_parent()
     with console.interruptible():
         # What imports make stays to the end: looking for garbage in it would take a tenth of the start, and again later.
         gc.disable()

@@ -196,6 +196,26 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+#: Set by whoever started this process and holds the other end of its stdin for as long as it lives itself.
+WATCHED = "MCUPRUNE_ENDS_WITH_STDIN"
+
+
+def end_with_parent() -> None:
+    """End at once, whatever is being done, when the process that started this one is gone, if it wants that."""
+    if os.environ.pop(WATCHED, None) is None:
+        return
+    held, null = os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)  # nobody else reads there by mistake
+    os.close(null)
+    threading.Thread(target=_end_after, args=(held,), daemon=True).start()
+
+
+def _end_after(held: int) -> None:
+    with suppress(OSError):
+        os.read(held, 1)  # nothing ever comes
+    os._exit(NO_ANSWER)
+
+
 # ------------------------------------------------------------------------------------------------------- without an answer
 
 

@@ -598,28 +598,34 @@ def test_an_interrupted_sweep_gives_the_same_files_when_it_is_gone_on_with(here)
         assert network.read_bytes() == Path("out", *network.parts[1:]).read_bytes()
 
 
-#: A process that starts the runs of a grid, which do nothing but wait, and says when one is there.
+#: A process that starts a run.
 STARTER = """
-import sys
-from mcuprune.sweep import executors
+from mcuprune.sweep.executors import Processes
 from mcuprune.sweep.grid import Cell, Run
-wait = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-executors.words_of = lambda run, *, resume: [sys.executable, "-c", f"import sys; sys.stdout = sys.stderr; {wait}"]
-for ended in executors.Processes(1).run([Run("one", Cell((), "uniform"), 0, "out/one", ())], lambda run, history: True):
+words = ("prune", "net.onnx", "--macs", "60%", "--data", "waits:load", "-o", "out/one/net.onnx")
+for ended in Processes(1).run([Run("one", Cell((), "uniform"), 0, "out/one", words)], lambda run, history: True):
     pass
+"""
+#: Data that tell which process reads them, and never come.
+WAITS = """
+import os, pathlib, time
+def load():
+    pathlib.Path("begun").write_text(f"{os.getpid()}")
+    pathlib.Path("begun").rename("reader")
+    time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no other system ends a process with its parent")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_runs_of_a_sweep_that_is_killed_end_with_it(here):
     """Else a sweep that is gone on with would do the same runs once more beside them, in the same files."""
-    log = Path("out/one/log.txt")
+    Path("waits.py").write_text(WAITS)
     going = subprocess.Popen([sys.executable, "-c", STARTER])
     try:
         until = time.monotonic() + 60
-        while not (log.is_file() and log.read_text().endswith("\n")) and time.monotonic() < until:
+        while not Path("reader").exists() and time.monotonic() < until:
             time.sleep(0.05)
-        run = Path("/proc", log.read_text().strip(), "stat")
+        run = Path("/proc", Path("reader").read_text(), "stat")
     finally:
         going.kill()
         going.wait()

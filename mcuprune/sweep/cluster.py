@@ -29,7 +29,7 @@ from typing import Any
 from mcuprune import places
 from mcuprune.console import INTERRUPTED, NO_ANSWER
 from mcuprune.errors import MissingExtra, UsageError
-from mcuprune.sweep.executors import GOES_ON, KILLED, Ended, GoesOn, dying_with_parent, error_of, words_of
+from mcuprune.sweep.executors import GOES_ON, KILLED, Ended, GoesOn, error_of, started, words_of
 from mcuprune.sweep.grid import LOG, NETWORK, STATE, Run
 from mcuprune.train import checkpoint
 from mcuprune.train.tracking import TRACKERS
@@ -343,14 +343,7 @@ def _watched(run: Run, folder: Path, current: Path, home: Any, *, resume: bool) 
 
     state, logged = current / run.file(STATE), folder / LOG
     with open(folder / "stdout", "w+b") as answer, open(logged, "wb") as log:
-        process = subprocess.Popen(
-            words_of(run, resume=resume),
-            cwd=current,
-            stdin=subprocess.DEVNULL,
-            stdout=answer,
-            stderr=log,
-            preexec_fn=dying_with_parent(),
-        )
+        process = started(words_of(run, resume=resume), cwd=current, stdout=answer, stderr=log)
         seen, stopped, told = (_changed(state) if resume else 0), False, 0
         asked = time.monotonic()
         while True:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mcuprune import console
 from mcuprune.console import INTERRUPTED, NO_ANSWER
 from mcuprune.sweep.grid import LOG, STATE, Run
 from mcuprune.train import checkpoint
@@ -85,30 +86,18 @@ def _signal(number: int) -> str:
     return f"signal {number}"
 
 
-def dying_with_parent() -> Callable[[], None] | None:
-    """What a new process is to call first, so that nothing of it is left when this one is killed; None except on Linux.
-
-    Elsewhere an orphan goes on to its end.
+def started(words: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
+    """A command that ends with this process, however that ends: else a sweep that is gone on with would do the same runs beside
+    those of before, in the same files. It takes the end of its stdin for a sign.
     """
-    if sys.platform != "linux":
-        return None
-    import ctypes
-
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # found here: a forked process had better import nothing
-    parent_death = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-
-    def die_with_parent() -> None:
-        prctl(parent_death, signal.SIGKILL)
-        if os.getppid() != parent:  # it was killed before it could be said
-            os._exit(NO_ANSWER)
-
-    return die_with_parent
+    environment = {**os.environ, console.WATCHED: "1"}
+    return subprocess.Popen(words, stdin=subprocess.PIPE, env=environment, **how)
 
 
 class _Process:
     """A run as a process of its own on this machine."""
 
-    def __init__(self, run: Run, environment: Mapping[str, str]) -> None:
+    def __init__(self, run: Run) -> None:
         self.run, self.stopped = run, False
         folder = Path(run.folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,14 +105,11 @@ class _Process:
         self._seen = 0
         self._log = folder / LOG
         with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
+            self._process = started(
                 words_of(run, resume=self._state.exists()),
-                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **environment},
                 start_new_session=True,  # Ctrl-C is passed on once, by us
-                preexec_fn=dying_with_parent(),
             )
         self._answer = b""
         assert self._process.stdout is not None
@@ -193,7 +179,7 @@ class Processes:
         try:
             while waiting or going:
                 while waiting and len(going) < self._jobs:
-                    going.append(_Process(waiting.pop(0), {}))
+                    going.append(_Process(waiting.pop(0)))
                 time.sleep(_LOOK)
                 for process in list(going):
                     if (ended := process.ended()) is not None:
