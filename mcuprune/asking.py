@@ -19,7 +19,7 @@ from mcuprune.costs.resources import FlashModel, SramModel
 from mcuprune.data.feed import Feed
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
-from mcuprune.face import Budget, LimitLike, Net, budget_of, engine, file_for, path_of, shapes_of
+from mcuprune.face import Budget, LimitLike, Net, budget_of, engine, file_for, path_of, refuse_read, shapes_of
 from mcuprune.graph.network import Network
 from mcuprune.options import nearest
 from mcuprune.train.request import Choices, Request
@@ -82,8 +82,7 @@ class Asked(Choices, Feed):
 
     def request(self, output: str) -> Request:
         """The same as the command line would ask it, the file to be written at ``output``. Raises UsageError."""
-        if self.in_memory is not None and (given := [name for name in ("input_shapes", "outputs") if getattr(self, name)]):
-            raise UsageError(f"prune: {', '.join(given)}: for a path; give them to load, which has read this network")
+        refuse_read("prune", self.net, self.input_shapes, self.outputs)
         budget, data = budget_of(self.budget), self.data_set
         choices = {option.name: getattr(self, option.name) for kind in (Choices, Feed) for option in fields(kind)}
         choices |= {"bands": str(self.bands), "input_shapes": shapes_of(self.input_shapes)}

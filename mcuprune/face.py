@@ -61,9 +61,7 @@ def load(
     """
     if isinstance(path, Network):
         raise UsageError(f"load: the network of {path.path} has been read; what takes a network takes it as it is")
-    where, ends = path_of(path), (outputs,) if isinstance(outputs, str) else outputs
-    if not isinstance(ends, Sequence) or not all(isinstance(name, str) for name in ends):
-        raise UsageError(f"outputs = {outputs!r}: write names of tensors, like ['boxes', 'scores']")
+    where, ends = path_of(path), ends_of(outputs)
     return network.load(where, input_shapes=shapes_of(input_shapes or {}), outputs=ends, accept=ops.accept(where))
 
 
@@ -94,6 +92,20 @@ def shapes_of(input_shapes: Mapping[str, Sequence[int]]) -> dict[str, Shape]:
             raise UsageError(f"input_shapes = {input_shapes!r}: write shapes by inputs, like {{'x': (1, 3, 96, 96)}}")
         shapes[name] = tuple(map(int, sizes))
     return shapes
+
+
+def ends_of(outputs: Sequence[str]) -> tuple[str, ...]:
+    """Names of tensors at which a network ends. Raises UsageError for what isn't like ``["boxes", "scores"]``."""
+    ends = (outputs,) if isinstance(outputs, str) else outputs
+    if not isinstance(ends, Sequence) or not all(isinstance(name, str) for name in ends):
+        raise UsageError(f"outputs = {outputs!r}: write names of tensors, like ['boxes', 'scores']")
+    return tuple(ends)
+
+
+def refuse_read(function: str, net: Net, input_shapes: object, outputs: object) -> None:
+    """Raise UsageError where a network that has been read is to be read in another way. function: what the message names."""
+    if isinstance(net, Network) and (given := [*["input_shapes"] * bool(input_shapes), *["outputs"] * bool(outputs)]):
+        raise UsageError(f"{function}: {', '.join(given)}: for a path; give them to load, which has read this network")
 
 
 def profile(net: Net, *, runtime: Runtime = "tflm", board: str | None = None) -> Profile:
@@ -305,19 +317,33 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None,
     return target
 
 
-def verify(net: Net, *, data: Given | None = None, examples: int = Trial.examples, seed: int = Trial.seed) -> Verification:
+def verify(
+    net: Net,
+    *,
+    data: Given | None = None,
+    task: str = Trial.task,
+    examples: int = Trial.examples,
+    seed: int = Trial.seed,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    outputs: Sequence[str] = (),
+) -> Verification:
     """Run an int8 network, or a ``.onnx`` or ``.tflite`` file, in a microcontroller's runtimes, and compare them.
 
     An ONNX network, as it would be exported, is compared with onnxruntime; so is a ``.tflite`` file whose ONNX file lies beside
     it. Any other is run: in its predicted arena, and alike in all runtimes.
-    data: real examples, as for ``prune``: the accuracy in each runtime, and equal classes. examples: how many of them, and how
-    many random inputs. ``ok`` is whether all computed the same.
+    data: real examples, as for ``prune``: the accuracy in each runtime, and equal classes. task: what targets are for, as for
+    ``prune``. examples: how many of them, and how many random inputs. seed: which of them, and which numbers.
+    input_shapes, outputs: of a path, as for ``load``. ``ok`` is whether all computed the same.
     Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8.
     """
     from mcuprune.run.verify_tflite import verify_file as run
+    from mcuprune.train.tasks.choice import NAMES
 
     import_module("mcuprune.report.verified")  # which draws the answer in a notebook
-    trial = Trial(data=data, examples=examples, seed=seed)
+    refuse_read("verify", net, input_shapes, outputs)
+    _known("task", task, NAMES)
+    shapes, ends = shapes_of(input_shapes or {}), ends_of(outputs)
+    trial = Trial(data=data, task=task, examples=examples, seed=seed, input_shapes=shapes, outputs=ends)
     if not isinstance(net, Network):
         return run(path_of(net), trial)
     with file_for(None, Path(net.path).name or "net.onnx") as path:

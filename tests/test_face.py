@@ -338,6 +338,8 @@ HALF = {"macs": "50%"}
         (lambda net: mcuprune.export(mcuprune.prune(net, HALF, **NO_TRAINING), "x.onnx"), "its network is result.network"),
         (lambda net: mcuprune.verify(3), "type int is no network"),
         (lambda net: mcuprune.verify(RESNET, examples=0), "'--examples': 0 is not a whole number from 1"),
+        (lambda net: mcuprune.verify(RESNET, task="clasify"), "task = 'clasify' is not known; did you mean 'classify'"),
+        (lambda net: mcuprune.verify(net, outputs=["sum"]), "verify: outputs: for a path; give them to load"),
         (lambda net: mcuprune.Pruner(net, "50%"), "'50%' is no budget"),
     ],
 )

@@ -37,6 +37,30 @@ FLOORS = (
 HEAVY = ("torch", "torchvision", "onnx2torch", "onnxruntime", "sklearn")
 MAY_BE_HEAVY = ("train", "pruner")
 
+#: Rooms that do the work. A command asks the public face for it, or the road of its own (``exporting``, ``dropping``, ...).
+WORK = ("schedule", "graph", "data", "operators", "passes", "channels", "bands", "deploy", "costs", "train", "run")
+#: What commands take from these rooms all the same, and for what.
+FOR_COMMANDS = {
+    "costs.banding": "how --bands is spelled",
+    "costs.resources": "each resource has a flag and a column",
+    "data.feed": "options of how data are fed",
+    "data.loading": "files that data come from, which no output may replace",
+    "data.spelling": "a misspelt name of a data set, said before torch is imported",
+    "deploy.boards": "names of boards and their limits",
+    "deploy.codesize": "names of runtimes",
+    "deploy.project": "kinds of projects",
+    "graph.external": "files beside a model, which no output may replace",
+    "graph.network": "the types of a network and of a shape",
+    "passes.reorder": "profile --write-order, which the face doesn't have",
+    "run.trial": "options of verify",
+    "train.course": "what the runs of a sweep on a cluster must have in common",
+    "train.ranks": "one command in several processes",
+    "train.request": "options of prune",
+    "train.task": "the type of a line of the history",
+    "train.tasks.choice": "names of tasks",
+    "train.tracking": "trackers that runs on a cluster would lose",
+}
+
 #: Most lines of a function, with its docstring, and of a module.
 LONGEST_FUNCTION, LONGEST_MODULE = 60, 700
 #: Modules that may have more lines, and why.
@@ -132,6 +156,15 @@ def test_the_command_line_is_light():
         reached.add(module)
         todo |= {name for name in own(imports(MODULES[module], lazy=False)) if name in MODULES} - reached
     assert not {module: found for module in reached if (found := heavy(module))}
+
+
+def test_commands_leave_the_work_to_the_face():
+    """What they take from the rooms below is for their options and messages, and no name of the list is a leftover."""
+    commands = [MODULES[name] for name in MODULES if room_of(name) == "cli"]
+    below = {name for path in commands for name in own(imports(path)) if room_of(name) in WORK}
+    assert below == set(FOR_COMMANDS)
+    for command in ("check", "data", "models", "profile", "verify"):
+        assert "face" in own(imports(MODULES[f"cli.{command}"]))
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -37,7 +37,7 @@ def load(path: str, wanted: Wanted) -> network.Network:
 
 def measure(path: str, wanted: Wanted) -> resources.Profile:
     """The costs of a file's network."""
-    return resources.profile(load(path, wanted), wanted.gate)
+    return face.profile(load(path, wanted), runtime=wanted.gate.runtime, board=wanted.gate.board)
 
 
 def answers(command: Literal["profile", "check"], paths: Sequence[str], answer: Callable[[str], Answer], view: View) -> Report:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from mcuprune import console, places
+from mcuprune import console, face, places
 from mcuprune.cli import models, outputs
-from mcuprune.cli.flags import Compared, Models, Reported, Run, Shaped, Spoken, configuration, of_flag, wanted
+from mcuprune.cli.flags import Compared, Models, Reported, Run, Shaped, Spoken, configuration, wanted
 from mcuprune.cli.parser import command
 from mcuprune.costs import resources
-from mcuprune.costs.resources import Basis
-from mcuprune.deploy.boards import board
-from mcuprune.deploy.latency import energy, latency, macs_by_class
-from mcuprune.graph import network
 from mcuprune.options import option
 from mcuprune.passes.reorder import reordered
 from mcuprune.places import Output
 from mcuprune.report import profile as report
-from mcuprune.report.profile import Answer, Device, View
+from mcuprune.report.profile import Answer, View, device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +54,10 @@ def profile(flags: Flags) -> int:
 
     def measured(path: str) -> Answer:
         own = every[path]
+        gate = own.gate
         net = models.load(path, own)
         old = models.measure(own.against, own) if own.against else None
-        cost = resources.profile(net, own.gate)
+        cost = face.profile(net, runtime=gate.runtime, board=gate.board)
         if flags.write_order is not None:
             places.write_bytes(reordered(net, own.outputs, cost.memory.order), flags.write_order)
         sections: tuple[report.Section, ...] = ()
@@ -72,15 +69,6 @@ def profile(flags: Flags) -> int:
             from mcuprune.report import sensitivity as curves  # which needs torch
 
             sections = (*sections, curves.section(net, ascii=not console.can_encode(sys.stdout, curves.BARS)))
-        return Answer(cost, old=old, device=_device(net, own.gate), sections=sections)
+        return Answer(cost, old=old, device=device(net, gate), sections=sections)
 
     return outputs.emit(models.answers("profile", paths, measured, view), places_of_answer, quiet=flags.quiet)
-
-
-def _device(net: network.Network, basis: Basis) -> Device | None:
-    """Estimates of a network on a board."""
-    if basis.board is None:
-        return None
-    with of_flag("--board"):
-        known, macs = board(basis.board), macs_by_class(net)
-    return Device(known, basis.runtime, latency(macs, known, basis.runtime), energy(macs, known, basis.runtime))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mcuprune import config, places
+from mcuprune import config, face, places
 from mcuprune.cli import models
 from mcuprune.cli.flags import Shaped, TextOrJson, current_folder, shapes
 from mcuprune.cli.outputs import show
@@ -39,19 +39,18 @@ def verify(flags: Flags) -> int:
     """Run an exported int8 model, .onnx or .tflite, in a microcontroller's runtimes and compare them with onnxruntime."""
     current_folder()
     from mcuprune.report.verified import document, text
-    from mcuprune.run.verify_tflite import verify_file as run
 
     if flags.tflite is not None:
         models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config(), sources(flags.data))
-    trial = Trial(
+    verified = face.verify(
+        flags.model,
+        data=flags.data,
+        task=flags.task,
         examples=flags.examples,
         seed=flags.seed,
         input_shapes=shapes(flags.input_shape),
-        outputs=tuple(flags.outputs),
-        data=flags.data,
-        task=flags.task,
+        outputs=flags.outputs,
     )
-    verified = run(flags.model, trial)
     if flags.tflite is not None:  # also where outputs differ: to look at it one needs the file
         places.write_bytes(verified.converted.file, flags.tflite)
     told = document(verified)

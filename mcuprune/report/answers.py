@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 from mcuprune.channels.labelling import Group
 from mcuprune.costs.resources import RESOURCES, Basis, Layer, Profile, Verdict, columns
-from mcuprune.deploy.boards import Board
+from mcuprune.deploy.boards import Board, board
 from mcuprune.deploy.codesize import Runtime
-from mcuprune.deploy.latency import Range
+from mcuprune.deploy.latency import Range, energy, latency, macs_by_class
+from mcuprune.graph.network import Network
 
 #: What a row of a cost table may stand for.
 BY = ("node", "op", "group")
@@ -28,6 +29,14 @@ class Device:
     runtime: Runtime
     latency: Range | None
     energy: Range | None
+
+
+def device(net: Network, basis: Basis) -> Device | None:
+    """What a network takes on the board of ``basis``, in its runtime; None without a board."""
+    if basis.board is None:
+        return None
+    on, macs = board(basis.board), macs_by_class(net)
+    return Device(on, basis.runtime, latency(macs, on, basis.runtime), energy(macs, on, basis.runtime))
 
 
 class Section(NamedTuple):

@@ -16,6 +16,7 @@ from mcuprune.report.answers import Refused as Refused
 from mcuprune.report.answers import Report as Report
 from mcuprune.report.answers import Section as Section
 from mcuprune.report.answers import View as View
+from mcuprune.report.answers import device as device
 from mcuprune.report.answers import table as table
 from mcuprune.report.ci import annotation as annotation
 from mcuprune.report.ci import github as github
