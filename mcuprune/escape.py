@@ -6,8 +6,6 @@ HTML, ``command`` for the workflow commands of GitHub. JSON needs none: it keeps
 
 from __future__ import annotations
 
-from html import escape
-
 
 def plain(text: str) -> str:
     """One line of printable characters: what would move the cursor, colour, break or turn the line is spelled out.
@@ -48,9 +46,12 @@ def _entities(text: str, marks: frozenset[str]) -> str:
     return "".join(f"&#{ord(c)};" if c in marks else c for c in text)
 
 
+_IN_MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"})
+
+
 def markup(said: str) -> str:
     """Text and attribute values of XML and HTML. XML forbids control characters even as references; they are spelled out."""
-    return escape(plain(said), quote=True).replace("&#x27;", "&#39;")
+    return plain(said).translate(_IN_MARKUP)
 
 
 def command(said: str, more: str = "") -> str:
