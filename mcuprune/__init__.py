@@ -91,7 +91,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, "__version__"])
 
 
-if not TYPE_CHECKING:  # for a type checker it would be every name that there isn't
+if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
 
     def __getattr__(name: str) -> Any:
         """Import what a public name needs, once. Raises AttributeError for any other name."""

@@ -5,7 +5,7 @@
 
     [[model]]
     path = "models/*.onnx"                          # relative to this file
-    budget = { sram = "16KB" }                      # sram alone is another here
+    budget = { sram = "16KB" }                      # of this model; its flash is held to the limit above
 
     [prune]
     data = "digits"                                 # long flags of `mcuprune prune`, without the dashes

@@ -20,7 +20,7 @@ class McupruneError(Exception):
 
     def __init__(self, message: str) -> None:
         message = " ".join(message.split("\n"))  # names in a damaged file hold anything
-        if len(message) > _LONGEST:  # and so do values of flags; what to do stands at the end
+        if len(message) > _LONGEST:  # shortened in the middle: the end says what to do
             message = f"{message[: _LONGEST - 500]} ... {message[-490:]}"
         super().__init__(message)
 

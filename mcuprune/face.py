@@ -350,5 +350,5 @@ def verify(
         net.save(path)
         try:
             return replace(run(path, trial), path=net.path)
-        except McupruneError as error:  # of a file that nobody has seen
+        except McupruneError as error:  # it names the temporary file, which the user never saw
             raise type(error)(str(error).replace(path, net.path)) from None

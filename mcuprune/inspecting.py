@@ -82,7 +82,7 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
     opened = preprocess.opened(net, given, wanted, feed, seed)
     data = opened.data
     task = None
-    with suppress(MissingExtra):  # then nothing asks the network
+    with suppress(MissingExtra):  # without the packages that train the network isn't asked
         aim = goal(net, data, task=AUTO, unlabelled=False)  # refuses what training would
         classes = classes if aim.labelled and is_one_class(aim.objective) else 0
         task = aim.objective.title if aim.labelled else None

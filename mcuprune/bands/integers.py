@@ -34,7 +34,7 @@ def stored_again(model: ModelProto, original: ModelProto) -> ModelProto:
         dequantizing = _constant(tensor.name, makers, arrays)
         if dequantizing and any(node.op_type == "DequantizeLinear" for node in dequantizing):
             inside = {name for node in dequantizing for name in (*node.input, *node.output) if name} - {tensor.name}
-            if not inside & produced:  # else a name means something else by now
+            if not inside & produced:  # else another tensor has one of these names by now
                 wanted[tensor.name] = dequantizing
     known = _computed(wanted.values(), arrays, original)
     names = Names(_names(model, original))

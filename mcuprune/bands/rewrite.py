@@ -147,7 +147,7 @@ class _Writer:
         """The quantiser of a value as a pair of nodes, nothing for a tensor that is read as it is made."""
         if len(value.quantizers) != 1:
             return value.quantizers
-        (last,) = value.quantizers  # integers come in, or an operator makes them
+        (last,) = value.quantizers  # it dequantises integers that come into the graph, or that an operator makes
         parameters = list(last.inputs[1:])
         if len(parameters) == 1:  # without a zero point QuantizeLinear makes unsigned integers
             parameters.append(self.names.free(f"{last.name}/zero_point"))
@@ -190,7 +190,7 @@ def without_pads(net: Network) -> Network:
         tensor = pad.outputs[0]
         dropped = {pad.name}
         while (reader := net.sole_consumer(tensor)) is not None and reader.name != conv.name:
-            dropped.add(reader.name)  # its quantiser: what was padded is what it made
+            dropped.add(reader.name)  # a quantiser between the two, which from now on reads what the Pad read
             tensor = reader.outputs[0]
         quantised = len(dropped) > 1
         nodes = []

@@ -82,7 +82,7 @@ class Locality:
         """The least stretch of output rows around (first, end) that one run of the operator can make."""
         if self.up > 1:
             return first // self.up * self.up, -(-end // self.up) * self.up
-        if self.explicit:  # every band has a row of data; rows of padding go with the nearest
+        if self.explicit:  # rows of padding alone would read nothing: they are made together with the nearest row of data
             end = max(end, self.before + 1)
             return min(first, self.before + self.rows[0] - 1), self.rows[1] if end >= self.before + self.rows[0] else end
         return first, end

@@ -149,7 +149,7 @@ class Channels:
         Takes arrays that go along with a constant too, such as an optimiser's momentum.
         """
         for slot in sorted(self.slots_of.get(name, ()), key=lambda slot: slot.by_group is None):
-            value = slot.cut(value, keep)  # what tells its place by axis 0 comes before axis 0 is cut
+            value = slot.cut(value, keep)  # slots by group first: they find their groups by places on the whole axis 0
         return value
 
     def cut(self, keep: np.ndarray) -> Network:

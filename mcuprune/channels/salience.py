@@ -35,7 +35,7 @@ def salience(channels: Channels, network: Network | None = None) -> np.ndarray:
             strength = np.abs(net.constants[slot.constant].astype(np.float64))
         elif isinstance(entry, Mixer) and slot.index == 1 and slot.axis == entry.weight_axes(node)[1]:
             if node.outputs[0] in normalized:
-                continue  # its BatchNormalization speaks for it
+                continue  # the scale of its BatchNormalization counts instead
             weight = np.moveaxis(net.constants[slot.constant].astype(np.float64), slot.axis, 0)
             strength = np.linalg.norm(weight.reshape(len(weight), -1), axis=1)
         else:

@@ -141,7 +141,7 @@ def _no_answer(kind: str, message: str, args: Sequence[str], *, said: bool = Fal
     """Say in every format that was asked for that there is no answer. said: whether stderr has it already."""
     formats = console.asked_formats(args)
     for file in sorted({file for name, file in formats if name == "json"}):
-        with suppress(McupruneError):  # perhaps this place is the very mistake
+        with suppress(McupruneError):  # the file for the JSON may itself be what was wrong
             if file in ("", "-"):
                 console.answer(console.json_error(kind, message))
             elif _may_hold_an_error(file, args):

@@ -93,7 +93,7 @@ class Progress:
         if self._doing is None:
             self._doing = self._bar.add_task("", total=None, shown="")
         self._bar.update(self._doing, description=console.printable(what), shown="...")
-        self._bar.refresh()  # what comes next may keep the thread that draws from its turn
+        self._bar.refresh()  # at once: the work that follows may not let the drawing thread run
 
     def _done(self) -> None:
         if self._doing is not None:

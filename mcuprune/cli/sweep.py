@@ -145,7 +145,7 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
     folder = Path(runs.folder)
     fresh = not os.path.lexists(folder)
     if not fresh and not os.path.isdir(folder):
-        return {}  # which is refused for itself
+        return {}  # the sweep refuses what is no folder, and says more
     try:
         for budget in runs.budgets():
             run_of = runs.run(grid.Cell(budget, runs.methods[0]), first.seed)

@@ -74,7 +74,7 @@ def costs(net: Network, dim: Dim) -> dict[str, NodeCost]:
 
 
 def _gains_bias(tails: Sequence[Node], counted: set[str], net: Network) -> bool:
-    """Whether what a mixer without a bias swallows gives it one that isn't counted yet; marks it as counted."""
+    """Whether the nodes that are folded into a mixer give it a bias that isn't counted yet. ``counted`` gets its constants."""
     if any(tail.op == "BatchNormalization" for tail in tails):
         return True
     stored = {name for tail in tails for name in tail.inputs if net.is_constant(name)}

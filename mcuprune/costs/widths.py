@@ -2,7 +2,7 @@
 
 Widths are int64 (groups,), between ``model.least`` and ``model.full``; with ``multiple`` they are multiples of it, or a group's
 full width. ``uniform``, ``uniform_grown``, ``cut_into`` and ``grow`` return widths that hold the budget if ``model.least``
-does, whatever they were given; ``settled`` sees to it that it does.
+does, whatever they were given; ``settled`` gives a model whose ``least`` does, or raises BudgetError.
 """
 
 from __future__ import annotations
@@ -219,7 +219,8 @@ def grow(
         else:
             grown = True
             open_groups[best] = widths[best] < most[best]
-        if grown and not open_groups.any():  # an arena may shrink where a group grows: look once more at all
+        # An arena may become smaller where a group grows, so that a group with no room before has some now: try all once more.
+        if grown and not open_groups.any():
             open_groups, grown = widths < most, False
     return widths
 

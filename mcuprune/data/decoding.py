@@ -86,7 +86,7 @@ class _Decoder:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            with suppress(OSError):  # what it was told last may not have gone through
+            with suppress(OSError):  # the pipe may be broken with a request still unsent
                 self._process.communicate()
             self._process = None
 

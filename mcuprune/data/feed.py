@@ -113,7 +113,7 @@ def _names(text: str) -> tuple[str, ...]:
     if not text or len(text) > _LONGEST:
         return ()
     parsed: Any = None
-    for parse in (json.loads, ast.literal_eval):  # neither runs anything
+    for parse in (json.loads, ast.literal_eval):  # neither runs code that the text may hold
         try:
             parsed = parse(text)
             break

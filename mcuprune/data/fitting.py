@@ -172,7 +172,7 @@ def _input(raw: Raw, name: str, values: Any, shape: tuple[int, ...], preprocessi
     column, stored = input_column(raw.where, name, values, shape, raw.stored)
     refuse_infinite(raw.where, name, column)
     how = preprocessing or Preprocessing(layout=layout_of(shape), frontend=raw.frontend)
-    if stored and not raw.stored:  # their shapes told
+    if stored and not raw.stored:  # no reader said where channels lie, the shapes of the examples did
         how = replace(how, layout=other_end(stored))
     elif stored and not how.layout:
         how = replace(how, layout=layout_of(shape))

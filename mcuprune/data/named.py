@@ -30,7 +30,7 @@ def _digits(input_shape: tuple[int, ...], n_classes: int, seed: int) -> Data:
             f"--data digits: images, but the model's input without its batch axis is {input_shape}; "
             "use a model with (channel, height, width)"
         )
-    if 2 * 4 * 1797 * math.prod(input_shape) > MAX_BYTES:  # resized, and once more when it is split
+    if 2 * 4 * 1797 * math.prod(input_shape) > MAX_BYTES:  # bytes: resized images of float32, twice while they are split
         raise DataError(f"--data digits: too large for memory at the model's input {input_shape}; use a smaller input")
     try:
         from sklearn.datasets import load_digits

@@ -74,7 +74,7 @@ def decoded(source: Path | bytes, height: int, width: int, channels: int, where:
     except DataError:
         raise
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
-        claimed = re.search(r"\d+(?= pixels)", str(error))  # Pillow says it thus in both
+        claimed = re.search(r"\d+(?= pixels)", str(error))  # Pillow's error and its warning both say "N pixels"
         raise _too_large(where, claimed[0] if claimed else "too many") from error
     except image_module.UnidentifiedImageError as error:  # its text is the address of what was read
         raise DataError(f"{where}: not a readable image (no {_NAMES}, or damaged); remove or repair it") from error

@@ -73,7 +73,7 @@ def _dead(link: Path) -> str:
 
 def _unreadable(error: OSError) -> None:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return  # no folder holds nothing
+        return  # a folder that is gone holds nothing
     raise DataError(
         f"{error.filename}: can't be read ({error.strerror}); change its permissions, or move it elsewhere"
     ) from error

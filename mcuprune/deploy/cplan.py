@@ -243,7 +243,7 @@ class _Lives:
             sizes = self._graph.sizes
             over = [buffer for buffer in op.in_place if sizes[buffer] == sizes[written] and self._last[buffer] == place]
             if over and len(op.outputs) == 1:
-                self._add(written, [time + 1] * self._rows[written])  # the input counts until then
+                self._add(written, [time + 1] * self._rows[written])  # it lies over the input, whose rows count until then
                 self._partner[written] = over[0]
                 home = self.place(written)
                 self.bodies[home] = self.bodies[home].with_parts_of(self.bodies.pop(written))

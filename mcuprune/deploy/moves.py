@@ -25,7 +25,7 @@ from mcuprune.deploy.program import Constant, Storage
 from mcuprune.deploy.qdq import HIGH, LOW, Quantizer
 from mcuprune.graph.network import Network, Node, Shape
 from mcuprune.operators import attributes
-from mcuprune.operators.fusion import is_swallowed
+from mcuprune.operators.fusion import is_padding_of_reader
 from mcuprune.operators.table import OPS
 
 
@@ -214,7 +214,8 @@ def gather(w: Lowering, node: Node) -> None:
     shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
     along = target.dims[axis] if indices.ndim else 1
     dims = (*value.dims[:axis], along, *value.dims[axis + 1 :])
-    axes = (*value.axes[:place], axis, *value.axes[place + 1 :])  # of size 1 it was none, and several may be picked of it
+    # an axis of size 1 has no name in the tensor; where several elements are picked of it, it needs one
+    axes = (*value.axes[:place], axis, *value.axes[place + 1 :])
     result = w.computed(target.name, shape, dims, without_ones(axes, shape), w.quantizer(value))
     w.emit("GATHER", [value.tensor, w.numbers(picked, along)], [result.tensor], axis=place)
     if indices.ndim == 0:
@@ -233,7 +234,7 @@ def pad(w: Lowering, node: Node) -> None:
         return
     if mode not in ("constant", "reflect") or any(min(pair) < 0 for pair in added):
         w.refuse("crops, or pads in a way other than by a constant or reflection")
-    if rank in (3, 4) and not any(map(any, added[:2])) and is_swallowed(node, w.net) and target.name == node.outputs[0]:
+    if rank in (3, 4) and not any(map(any, added[:2])) and is_padding_of_reader(node, w.net) and target.name == node.outputs[0]:
         # the only reader slides over it and pads by itself: the tensor stays as it is, with its zeros noted
         w.values[target.name] = replace(value, pads=tuple(added[2:]))
         return

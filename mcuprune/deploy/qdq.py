@@ -226,7 +226,8 @@ def mixer_scale(
     scales = []
     for user in weight_users(node, net):
         input_scale, ends = quantizers[plan.quantizer[user.inputs[0]]].scale, _ends_in(user, net, plan)
-        output_scale = quantizers[ends].scale if ends and ends in quantizers else None  # training asks before it saw one
+        # None also in training, which asks before it has seen the range of the output
+        output_scale = quantizers[ends].scale if ends and ends in quantizers else None
         scales.append(weight_scale(weight, axis, bias(user), input_scale, plan.largest, output_scale))
     return np.asarray(np.max(scales, axis=0))
 

@@ -47,7 +47,7 @@ def load(model: ModelProto, path: Path) -> None:
     if sum(_checked(tensor, path) for tensor in tensors) > _MAX_BYTES:
         raise ModelError(f"{path}: its external data takes more than {_MAX_BYTES} bytes; no microcontroller's model does")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of keys that it doesn't know, in the file's own words
+        with warnings.catch_warnings(action="ignore"):  # onnx warns of keys that it doesn't know
             onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # the C++ side has kinds of its own for what it won't open
         text = str(error).strip().splitlines()

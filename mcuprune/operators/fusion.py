@@ -55,7 +55,7 @@ def is_bias(add: Node, data: str, mixer: Node, net: Network) -> bool:
 
 
 def folded_into(net: Network) -> dict[str, str]:
-    """Node -> the mixer that swallows it: BatchNormalization and constant bias right after a mixer and alone in reading it."""
+    """Node -> the mixer that it is folded into: a BatchNormalization or constant bias that alone reads what the mixer gives."""
     folded: dict[str, str] = {}
     for mixer in net.nodes:
         if not is_mixer(mixer, net):
@@ -73,7 +73,7 @@ def folded_into(net: Network) -> dict[str, str]:
     return folded
 
 
-def is_swallowed(node: Node, net: Network) -> bool:
+def is_padding_of_reader(node: Node, net: Network) -> bool:
     """Whether a node is a zero Pad whose only consumer pads by itself, a convolution or a pool."""
     entry = OPS[node.op]
     if not isinstance(entry, Pad) or not entry.is_zero(node, net):
@@ -96,8 +96,8 @@ class Buffers:
 
     graph: operators and buffers; sizes in elements.
     tensors: for each buffer, the tensor that gives its size and name.
-    nodes: for each operator of the graph, its node's index in the network. Views and pads that their consumer swallows
-        have none.
+    nodes: for each operator of the graph, its node's index in the network. Views, and pads that their consumer does by
+        itself, have none.
     """
 
     graph: memory.Graph
@@ -125,7 +125,7 @@ def buffers(net: Network) -> Buffers:
     for position, node in enumerate(net.nodes):
         data = [name for name in node.inputs if name and not net.is_constant(name)]
         kind = OPS[node.op].memory(node, net)
-        if kind == "view" or is_swallowed(node, net):
+        if kind == "view" or is_padding_of_reader(node, net):
             root[node.outputs[0]] = root[data[0]]
             continue
         reads = tuple(dict.fromkeys(root[name] for name in data))

@@ -300,7 +300,7 @@ class Cast(Elementwise):
 
 
 class Quantization(Op):
-    """QuantizeLinear and DequantizeLinear: the same data in another dress."""
+    """QuantizeLinear and DequantizeLinear: the same data as integers, and as reals again."""
 
     channels = "pass"
     memory_kind: Memory = "view"
@@ -911,7 +911,7 @@ def _refuse(net: Network, node: Node, what: str, then: str = "the file is damage
 
 
 def _fixed(count: int) -> np.ndarray:
-    return np.broadcast_to(np.int64(FIXED), (count,))  # takes no memory, however many there are
+    return np.broadcast_to(np.int64(FIXED), (count,))  # one number in memory, whatever the count
 
 
 def _born(flow: Flow, count: int) -> np.ndarray:

@@ -104,7 +104,7 @@ def _with_plain_gemms(net: Network) -> Network:
 
 
 def _foldable(net: Network, node: Node, reader: Node) -> tuple[Node, np.ndarray, np.ndarray] | None:
-    """Whether ``reader`` is an affine map that ``node`` can swallow: the node as it will be, scale and shift (channels,)."""
+    """The node as it will be with ``reader`` folded into it, scale and shift (channels,); None where it can't be folded."""
     if not isinstance(OPS[node.op], Mixer) or not net.is_constant(node.inputs[1]) or len(net.consumers[node.inputs[1]]) > 1:
         return None
     if len(node.inputs) > 2 and node.inputs[2] and not net.is_constant(node.inputs[2]):

@@ -342,7 +342,7 @@ def _examples(net: Network) -> list[dict[str, np.ndarray]]:
             if np.dtype(dtype).kind in "iub":
                 top = 2 if np.dtype(dtype).kind == "b" else 100
                 example[name] = draw.integers(0, top, shape).astype(dtype)
-            elif name in ranges:  # most values of real data lie far within what its extremes made of the range
+            elif name in ranges:  # a range reaches to the extremes of real data, and most values lie far inside it
                 low, high = ranges[name]
                 example[name] = draw.normal((low + high) / 2, (high - low) / 8, shape).clip(low, high).astype(dtype)
             else:

@@ -138,7 +138,7 @@ def _widths(document: Document) -> list[str]:
     known = [step for step in document["history"] if step.get("widths")]
     groups = document["groups"]
     if len(known) < 2 or not groups or any(len(step["widths"]) != len(groups) for step in known):
-        return []  # a stage of a search began from fewer groups
+        return []  # a later stage of a search began with fewer groups, and no line goes through both
     drawn = []
     for index, group in enumerate(groups):
         whole = max(1, group["before"])

@@ -51,7 +51,7 @@ def _line(line: str, width: int) -> Sequence[str]:
         if over > 0 and len(words[index]) > _LEAST and not words[index].isspace() and _is_name(words[index]):
             words[index] = elided(words[index], max(_LEAST, len(words[index]) - over))
     line = "".join(words)
-    if len(line) <= width or not re.search(r"\w", line):  # the second is drawn
+    if len(line) <= width or not re.search(r"\w", line):  # without a letter or digit it is a drawing, which isn't broken
         return [line]
     gaps = [*re.finditer(r"\S( {2,})(?=\S)", line)]
     if len(gaps) < 2:

@@ -52,7 +52,7 @@ def model_digest(request: Request, net: Network | None) -> str:
 def data_digest(data: Data | None) -> str:
     """A hash of all examples and targets as they reach the network, in hexadecimal."""
     held = hashlib.sha256()
-    for split in (data.train, data.val, data.test) if data else ():  # the test set tells whether a network comes trained
+    for split in (data.train, data.val, data.test) if data else ():  # the test set says whether a network comes trained
         for column in (*split.inputs, *(split.targets or ())):
             identify(column, held)
     return held.hexdigest()

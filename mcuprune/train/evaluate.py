@@ -105,7 +105,7 @@ class Model:
         shapes = [given.shape[1:] for given in self._given]
         sized = all(isinstance(size, int) for shape in shapes for size in shape)
         if not sized or any(given.type not in ("tensor(float)", *_FLOATS) for given in self._given):
-            return True  # what it is really fed will tell
+            return True  # it can't be tried on drawn numbers; the first real examples show whether it runs
         quiet = onnxruntime.RunOptions()
         quiet.log_severity_level = 4
         draw = np.random.default_rng(0)

@@ -316,7 +316,7 @@ def _wanted(channels: Channels) -> dict[tuple[str, str], int]:
         node = nodes[slot.node]
         mixer = isinstance(OPS[node.op], Mixer)
         if node.op in _ADDING or (slot.index != 1 and (mixer or node.op.endswith("Normalization"))):
-            continue  # what is added carries no flow
+            continue  # constants that are added: flow passes through what data are multiplied by
         side, tensor = ("in", node.inputs[0]) if mixer and slot.mixes else ("out", node.outputs[0])
         if tensor in channels.along:
             key = (node.name + "\0" + side, tensor)

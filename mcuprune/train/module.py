@@ -191,7 +191,7 @@ class Trainable(nn.Module):
         else:
             run = OWN[node.op](node, net) if node.op in OWN else converted(node, net)
         if isinstance(run, nn.Module) and next(run.buffers(), None) is not None:
-            self.add_module(f"node{len(self._modules)}", run)  # what it holds moves when this module moves
+            self.add_module(f"node{len(self._modules)}", run)  # so that its buffers go to the device where this module goes
 
         spread = spreader(node, net, self._places)
 

@@ -26,7 +26,7 @@ def levelled(matrices: Tensor) -> Tensor:
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-12)
-    if x.shape[-2] == 1:  # one singular value, which is 1 by now
+    if x.shape[-2] == 1:  # a row has one singular value, its norm, by which it was just divided
         value = 1.0
         for _ in range(_ITERATIONS):
             value = a * value + b * value**3 + c * value**5

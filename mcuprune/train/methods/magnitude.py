@@ -82,7 +82,7 @@ def _without_weakest(task: Task, now: Channels, keep: np.ndarray, goal: Budget) 
         kept[weakest] = False
     if task.multiple_of > 1 or not allocation.holds(model, channels.widths(kept), goal):
         n = allocation.cut_into(model, channels.widths(kept), goal, np.ones(len(model.full)), task.multiple_of)
-        if task.multiple_of > 1:  # rounding leaves room, for channels that are still there
+        if task.multiple_of > 1:  # rounding down leaves room in the budget, for channels not yet sliced off
             n = allocation.grow(model, n, goal, 1.0 / np.maximum(n, 1), task.multiple_of, most=channels.widths(keep))
         kept = channels.top(n, np.where(keep, scores, -np.inf))
     return kept

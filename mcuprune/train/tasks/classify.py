@@ -105,7 +105,8 @@ class Classify(Kind):
             logits = log_shares(self.head, answer)
             if self._smallest == 0 and logits.ndim == 2:
                 return F.cross_entropy(logits, target, label_smoothing=smoothing)
-            scores, known = logits.movedim(1 + self.axis, 1), (target >= 0).sum().clamp_min(1)  # a batch may know no place
+            # the divisor is at least 1: in a batch no place at all may have a known class
+            scores, known = logits.movedim(1 + self.axis, 1), (target >= 0).sum().clamp_min(1)
             return F.cross_entropy(scores, target, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / known
         logits = log_odds(self.head, answer)
         known = target.reshape(logits.shape).to(logits.dtype)
