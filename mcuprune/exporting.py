@@ -20,13 +20,14 @@ import numpy as np
 
 from mcuprune import console, handiwork, places
 from mcuprune.bands.plan import embedded_line, region_document, region_line
-from mcuprune.costs import banding
+from mcuprune.bands.rewrite import is_banded
+from mcuprune.costs import banding, resources
 from mcuprune.data import loading as datasets
 from mcuprune.data.feed import Feed
 from mcuprune.data.firmware import c_lines
 from mcuprune.data.preprocessing import from_metadata
 from mcuprune.data.sets import Given
-from mcuprune.deploy import c, qdq, rowreport, tflite
+from mcuprune.deploy import c, cplan, qdq, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, paths, project
@@ -117,6 +118,9 @@ def export(
         if refuse_idle:
             _refuse_idle(request)
         notes += (f"--bands {request.bands}: the network as it was cut gains nothing from them in C, and is written without",)
+    if rows is not None and not rows.regions and not is_banded(net):
+        above = cplan.above_peak(lower(net), rows.arena, resources.profile(net).memory.peak)
+        notes += (above,) if above else ()
     written: dict[Path, bytes] = {}
     built: Files = {}
     if request.output is not None:

@@ -144,7 +144,7 @@ class Result(Drawn):
     asked: the request as it was made; ``request`` has the device that was chosen, and no training where none was needed.
     contents: digests of the ``model`` and of the ``data``, None without data, as they were read.
     classes: names, where the data has them. bisection: of a prune with a floor.
-    float_network: what was written, before it was quantised.
+    float_network: what was written, before it was quantised. c_arena: bytes of RAM of generated C, where that was written too.
     """
 
     request: Request
@@ -172,6 +172,7 @@ class Result(Drawn):
     bisection: Bisection | None = None
     sensitivity: Sensitivity | None = None
     int8_layers: Int8Layers | None = None
+    c_arena: int | None = None
 
     def __repr__(self) -> str:
         known = {"accuracy_float": self.accuracy_float, "accuracy_int8": self.accuracy_int8}
@@ -207,6 +208,6 @@ class Result(Drawn):
 
     @property
     def above_in_c(self) -> bool:
-        """Whether generated C that was to run in bands needs more than the limit of SRAM, which the written file holds."""
-        rows, limit = None if self.bands is None else self.bands.rows, self.budget.limits.get("sram")
-        return rows is not None and limit is not None and self.request.basis.sram == "peak" and rows.arena > limit
+        """Whether generated C needs more than the limit of SRAM, which the written file holds."""
+        limit = self.budget.limits.get("sram")
+        return self.c_arena is not None and limit is not None and self.request.basis.sram == "peak" and self.c_arena > limit

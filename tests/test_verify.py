@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_network import quantized
 from test_tflite import CASES, converted, int8, model_of
 
-from mcuprune import Budget, prune, pruning, units
+from mcuprune import Budget, exporting, prune, pruning, units
 from mcuprune.cli import main
 from mcuprune.costs import resources
 from mcuprune.data import loading as data
@@ -626,3 +626,8 @@ def test_an_arena_of_generated_c_above_the_peak_is_no_and_its_cause_is_named(dsc
     said = "the arena of generated C, 567 bytes, is above the peak of the network, 294 bytes: most is alive at node '"
     assert any(note.startswith(said) for note in found.notes)
     assert verified.text(verified.document(found)).rstrip().endswith("though what it computes is what onnxruntime does")
+    assert any(note.startswith(said) for note in exporting.export(exporting.Request(path, str(tmp_path / "net.c"))).notes)
+    prune_it = ["prune", path, "--no-train", "-o", str(tmp_path / "cut.c"), "--report", str(tmp_path)]
+    assert [main([*prune_it, "--sram", str(limit)]) for limit in (567, 566)] == [0, 1]
+    said = "needs more RAM than the limit of 566 B, which"
+    assert any(said in note for note in json.loads((tmp_path / "report.json").read_text())["notes"])

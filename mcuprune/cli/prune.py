@@ -85,6 +85,7 @@ def _exported(result: Result, to_export: exporting.Request, *, quiet: bool) -> R
     console.say(f"written: {', '.join(written.files)}, from {to_export.model}{_memory_of(written)}")
     if result.bands is not None:
         result = replace(result, bands=replace(result.bands, rows=written.rows))
+    result = replace(result, c_arena=written.arena.get("c"))
     above: tuple[str, ...] = ()
     if result.above_in_c:
         limit = show_size(result.budget.limits["sram"], "bytes")

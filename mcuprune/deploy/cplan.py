@@ -23,6 +23,9 @@ from mcuprune.schedule import search as memory
 #: Whether parts of a network run row by row: where that needs least, nowhere, or in this many bands.
 Bands = Literal["auto", "off"] | int
 
+#: Bytes that the arena of generated C may take above the peak of the network.
+MAX_ABOVE_PEAK = 16
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -84,6 +87,14 @@ def planned(program: Program, bands: Bands) -> tuple[Selection, Plan]:
     thrifty = select(program, thrifty=True)
     other = Planner(thrifty).best(bands)
     return (thrifty, other) if other.arena < plan.arena else (usual, plan)
+
+
+def above_peak(program: Program, arena: int, peak: int) -> str:
+    """What to say of an arena of generated C without row bands that is above the peak of its network; empty where it isn't."""
+    if arena <= peak + MAX_ABOVE_PEAK:
+        return ""
+    said = f"the arena of generated C, {arena:,} bytes, is above the peak of the network, {peak:,} bytes"
+    return f"{said}: {most_needed(*planned(program, 'off'))}; give these a look"
 
 
 def most_needed(selection: Selection, plan: Plan) -> str:

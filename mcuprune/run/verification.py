@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 
+from mcuprune.deploy.cplan import MAX_ABOVE_PEAK
 from mcuprune.deploy.tflite import Converted
 from mcuprune.notebook import Drawn
 from mcuprune.run.layerwise import Layer
@@ -53,10 +54,6 @@ class Difference:
         if self.interval is None or not self.judged:
             return None
         return self.interval[1] >= MIN_AGREEMENT
-
-
-#: Bytes that the arena of generated C may take above the peak of the network.
-MAX_ABOVE_PEAK = 16
 
 
 @dataclass(frozen=True)

@@ -279,10 +279,8 @@ class _Case:
         if runners.RUNNERS[key].reads_tflite or is_banded(self.net):
             return None
         taken = Taken(ran.arena["total"], resources.profile(self.net).memory.peak)
-        if not taken.ok:
-            cause = cplan.most_needed(*cplan.planned(self.converted.program, "off"))
-            said = f"the arena of generated C, {taken.arena:,} bytes, is above the peak of the network, {taken.peak:,} bytes"
-            notes.append(f"{said}: {cause}; give these a look, or export .tflite")
+        if above := cplan.above_peak(self.converted.program, taken.arena, taken.peak):
+            notes.append(above)
         return taken
 
     def _metric(self, ran: Ran) -> Metric | None:

@@ -110,7 +110,7 @@ def ran(keys: Sequence[str], converted: Converted, count: int, name: str) -> dic
             failed[key] = str(error)
             continue
         answers[key] = np.concatenate([found.outputs[port.name].reshape(count, -1) for port in converted.outputs], axis=1)
-        arena = arena or dict(found.arena)
+        arena = arena or (dict(found.arena) if runners.RUNNERS[key].reads_tflite else {})
     apart = {f"{a} {b}": int(np.abs(answers[a].astype(int) - answers[b]).max()) for a, b in combinations(answers, 2)}
     first = next(iter(answers.values()))
     return {
