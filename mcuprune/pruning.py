@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from mcuprune.train.quantizing import Quantized
 
 
+STARTED_ANEW = "--resume found no state of an interrupted run; this one started anew"
+
 #: What is told before the work: the budget, and what the network as it came uses of each resource.
 OnStart = Callable[[Budget, Mapping[str, int]], None]
 
@@ -148,7 +150,7 @@ class Record:
             if len(self._devices) > 1:
                 self.notes = (f"this run moved from {self.device}: the same command on one device writes another file",)
         else:
-            self.notes = ("--resume found no state of an interrupted run; this one started anew",)
+            self.notes = (STARTED_ANEW,)
 
     @property
     def device(self) -> str:

@@ -90,6 +90,15 @@ def differences(run: Mapping[str, Any], request: Request) -> list[str]:
     return [f"{name} was {then!r:.60}, is {now!r:.60}" for name, then, now in pairs if then != now]
 
 
+def refuse_other(path: str, report: Mapping[str, Any], request: Request) -> None:
+    """Raise UsageError where a report, which stands at ``path`` for a run of ``request``, is of another command."""
+    if differing := differences(report[KEY], request):
+        raise UsageError(
+            f"{path}: is of another command ({'; '.join(differing[:5])}); move it away, and the run is done anew, or name "
+            "another -o"
+        )
+
+
 def command(request: Request) -> list[str]:
     """The words to type for a request, without what is as by default."""
     words = ["mcuprune", "prune", request.model, *(NO_CONFIGURATION if request.configuration is not None else ())]

@@ -12,14 +12,11 @@ from mcuprune.errors import UsageError
 from mcuprune.places import Output, Source
 from mcuprune.report import sweep as report
 from mcuprune.sweep import outcome as outcomes
-from mcuprune.sweep.executors import Ended, Executor, History
+from mcuprune.sweep.executors import Executor, History
 from mcuprune.sweep.follow import Halving
 from mcuprune.sweep.grid import Grid, Run
-from mcuprune.sweep.outcome import Finished, Outcome, Recorded
+from mcuprune.sweep.outcome import Finished, OnRun, Outcome, Recorded
 from mcuprune.train import request as prunes
-
-#: Called with every run that has ended, and how many are left.
-OnRun = Callable[[Finished, int], None]
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,10 @@ def sweep(
             on_anew()
         _write(request, runs, done, halving)
         for count, ended in enumerate(going, 1):
-            done[ended.run.name] = _taken(ended)
+            done[ended.run.name] = outcomes.finished(ended.run, ended)
             _write(request, runs, done, halving)
             on_run(done[ended.run.name], len(left) - count)
     return _outcome(request, runs, done, halving)
-
-
-def _taken(ended: Ended) -> Finished:
-    finished = outcomes.finished(ended.run, ended)
-    if finished.state == "waiting":  # it said that it has an answer, and left none
-        return Finished(ended.run, "refused", error=("RunFailed", f"ended with code {ended.code} and left no report"))
-    return finished
 
 
 def _outputs(folder: Path) -> list[Output]:
@@ -162,11 +152,8 @@ def _refuse_changed(path: Path, then: Mapping[str, str | None], now: Mapping[str
 def _before(request: Request, run: Run, state: str) -> Finished:
     """What is known of a run of an earlier sitting. One that was refused or killed is tried again."""
     known = Finished(run, "stopped") if state == "stopped" else outcomes.finished(run, None)
-    if known.report is not None and (differing := rerun.differences(known.report["run"], request.asked(run))):
-        raise UsageError(
-            f"{run.file('report.json')}: is of another command ({'; '.join(differing[:5])}); move it away, and the run is done "
-            "anew, or name another -o"
-        )
+    if known.report is not None:
+        rerun.refuse_other(run.file("report.json"), known.report, request.asked(run))
     return known
 
 

@@ -39,6 +39,7 @@ from mcuprune.graph import network
 from mcuprune.passes.canonical import canonical
 from mcuprune.portfolio import independent, manifest, onchip, policies, serving, wanted
 from mcuprune.portfolio.wanted import Variant
+from mcuprune.pruning import STARTED_ANEW
 from mcuprune.run import runners
 from mcuprune.sweep.executors import Ended
 from mcuprune.train import loop, narrowing, tracking
@@ -475,8 +476,15 @@ def test_separate_runs_go_on_with_what_they_began_with_alone(few_digits, tmp_pat
     assert main([*words, "--resume"]) == 2
     assert "content of the data" in capsys.readouterr().err
     shutil.copy(few_digits, kept)
+    report = tmp_path / "out" / "runs" / "macs-20pct" / "report.json"
+    written = report.read_text()
+    report.write_text(written.replace('"multiple_of": 1', '"multiple_of": 2'))
+    assert main([*words, "--resume"]) == 2
+    assert f"{report}: is of another command (options.multiple_of was 2, is 1)" in capsys.readouterr().err
+    report.write_text(written)
     assert main([*words, "--resume"]) == 0
     assert not list((tmp_path / "out").glob("*.checkpoint"))
+    assert document(tmp_path / "out")["notes"] == []
 
 
 def test_separate_runs_are_told_what_the_configuration_says_and_read_none(few_digits, tmp_path, monkeypatch):
@@ -524,6 +532,13 @@ def test_separate_runs_are_those_of_prune(tmp_path, few_digits):
         assert main(["prune", str(MODEL), *words, "--macs", share, "-q", "-o", str(alone)]) == 0
         one, other = (network.load(path).to_proto().graph for path in (alone, tmp_path / entry["path"]))
         assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+
+
+def test_separate_runs_that_there_is_nothing_to_go_on_with_of_say_so(tmp_path, few_digits):
+    asked = Request(model=str(MODEL), limits={}, output="", data=few_digits, resume=True)
+    words = ["--data", few_digits, "--no-train"]
+    made = independent.make(asked, wanted.of_flags({"macs": ("50%",)}), tmp_path, words, InProcess(), lambda *_: None)
+    assert made.notes == (STARTED_ANEW,)
 
 
 def test_a_separate_run_without_an_answer_is_named(tmp_path):

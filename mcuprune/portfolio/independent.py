@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcuprune import units
+from mcuprune import rerun, units
 from mcuprune.costs import resources
 from mcuprune.costs.resources import Budget
 from mcuprune.errors import UsageError
@@ -17,15 +18,12 @@ from mcuprune.operators import table as ops
 from mcuprune.portfolio import manifest, nested
 from mcuprune.portfolio.manifest import Networks
 from mcuprune.portfolio.wanted import Variant
+from mcuprune.pruning import STARTED_ANEW
 from mcuprune.sweep.executors import Executor
-from mcuprune.sweep.grid import NETWORK, Cell, Run
-from mcuprune.sweep.outcome import Finished, finished
-from mcuprune.train import tracking
+from mcuprune.sweep.grid import NETWORK, Cell, Run, run_of
+from mcuprune.sweep.outcome import Finished, OnRun, finished
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.request import Request
-
-#: Called with every run that has ended, and how many are left.
-OnRun = Callable[[Finished, int], None]
 
 
 def make(
@@ -41,14 +39,18 @@ def make(
     begun, budgets = nested.prepared(request, variants, folder)
     course = nested.course_of(begun, variants, budgets, "independent")
     state = Checkpoint(folder / f"{nested.TRAINING}.checkpoint", course)
-    if request.resume:
-        state.load(None)  # raises where the runs that are there had other options or data
+    anew = request.resume and state.load(None) is None  # raises where the runs that are there had other options or data
     folder.mkdir(parents=True, exist_ok=True)
     state.save("runs", {}, {})
     runs = [_run(request, variant, folder, words) for variant in variants]
     done: dict[str, Finished] = {}
     if request.resume:
-        done = {run.name: known for run in runs if (known := finished(run, None)).state == "done"}
+        for run, variant in zip(runs, variants, strict=True):
+            known = finished(run, None)
+            if known.report is not None:
+                asked = replace(request, limits=variant.limits, output=run.file(NETWORK), report=run.folder)
+                rerun.refuse_other(run.file("report.json"), known.report, asked)
+                done[run.name] = known
     elif (folder / "runs").exists():
         shutil.rmtree(folder / "runs")
     left = [run for run in runs if run.name not in done]
@@ -56,19 +58,17 @@ def make(
         done[ended.run.name] = finished(ended.run, ended)
         on_run(done[ended.run.name], len(left) - count)
     for run in runs:
-        if (error := done[run.name].error) is not None or done[run.name].report is None:
-            said = error[1] if error is not None else f"left no report in {run.folder}"
-            raise UsageError(f"variant {run.name}: {said}")
-    return _networks(request, [done[run.name] for run in runs], folder, started, course)
+        if (error := done[run.name].error) is not None:
+            raise UsageError(f"variant {run.name}: {error[1]}")
+    made = _networks(request, [done[run.name] for run in runs], folder, started, course)
+    return replace(made, notes=(STARTED_ANEW,)) if anew else made
 
 
 def _run(request: Request, variant: Variant, folder: Path, words: Sequence[str]) -> Run:
     limits = tuple((name, units.write(limit)) for name, limit in variant.limits.items())
     place = f"{folder.as_posix()}/runs/{variant.name}"
-    own = [word for text in tracking.of_several(request.track, variant.name, place) for word in ("--track", text)]
-    own += [word for name, text in limits for word in (f"--{name}", text)]
-    last = ["--seed", f"{request.seed}", "-o", f"{place}/{NETWORK}", "--report", place]
-    return Run(variant.name, Cell(limits, request.method), request.seed, place, ("prune", request.model, *words, *own, *last))
+    cell = Cell(limits, request.method)
+    return run_of(variant.name, cell, request.seed, place, ("prune", request.model, *words), request.track)
 
 
 def _networks(request: Request, runs: Sequence[Finished], folder: Path, started: float, course: Mapping[str, str]) -> Networks:

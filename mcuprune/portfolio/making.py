@@ -15,10 +15,10 @@ from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.places import Output, Source
 from mcuprune.portfolio import independent, manifest, nested, onchip, sparse
-from mcuprune.portfolio.independent import OnRun
 from mcuprune.portfolio.wanted import Variant
 from mcuprune.report import portfolio as report
 from mcuprune.sweep.executors import Executor
+from mcuprune.sweep.outcome import OnRun
 from mcuprune.train import tracking
 from mcuprune.train.checkpoint import Checkpoint, differences
 from mcuprune.train.request import Request as Pruning

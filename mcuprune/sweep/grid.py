@@ -94,14 +94,19 @@ class Grid:
         parts = [*(f"{name}-{text}" for name, text in cell.limits), cell.method, f"seed-{seed}"]
         name = "_".join(re.sub(r"[^0-9A-Za-z.-]+", "-", part.replace("%", "pct")) for part in parts)
         folder = f"{self.folder.rstrip('/') or '/'}/runs/{name}"
-        track = tracking.of_several(self.track, name, folder)
-        words = [
-            *("prune", self.model, *self.options),
-            *itertools.chain.from_iterable(("--track", text) for text in track),
-            *itertools.chain.from_iterable((f"--{resource}", text) for resource, text in cell.limits),
-            *("--method", cell.method, "--seed", f"{seed}", "-o", f"{folder}/{NETWORK}", "--report", folder),
-        ]
-        return Run(name, cell, seed, folder, tuple(words), tuple(tracking.folders(track)))
+        return run_of(name, cell, seed, folder, ("prune", self.model, *self.options), self.track)
+
+
+def run_of(name: str, cell: Cell, seed: int, folder: str, words: Sequence[str], track: Sequence[str]) -> Run:
+    """One of several runs that begin with the same words. track: where the histories of all go."""
+    own = tracking.of_several(track, name, folder)
+    words = [
+        *words,
+        *itertools.chain.from_iterable(("--track", text) for text in own),
+        *itertools.chain.from_iterable((f"--{resource}", text) for resource, text in cell.limits),
+        *("--method", cell.method, "--seed", f"{seed}", "-o", f"{folder}/{NETWORK}", "--report", folder),
+    ]
+    return Run(name, cell, seed, folder, tuple(words), tuple(tracking.folders(own)))
 
 
 def seeds(text: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -100,6 +100,10 @@ class Finished:
         shares = {name: limit["used"] / limit["limit"] for name, limit in self.report["limits"].items() if limit["limit"]}
         nearest = max(shares.values(), default=0.0)
         return tuple(name for name, share in shares.items() if share > nearest - 0.01)
+
+
+#: Called with every run that has ended, and how many are left.
+OnRun = Callable[[Finished, int], None]
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,11 @@ def finished(run: Run, ended: Ended | None) -> Finished:
     if ended is not None and ended.error is not None:
         return Finished(run, "killed" if ended.error[0] == KILLED else "refused", error=ended.error)
     report = stored_report(run.file("report.json"), run)
-    return Finished(run, "waiting") if report is None else Finished(run, "done", report)
+    if report is not None:
+        return Finished(run, "done", report)
+    if ended is None:
+        return Finished(run, "waiting")
+    return Finished(run, "refused", error=("RunFailed", f"ended with code {ended.code} and left no report"))
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
