@@ -6,7 +6,7 @@ have generated blocks of these kinds:
 * ``console``, first line ``$ mcuprune ...``: the command with its output;
 * ``python``, first line ``# docs/examples/NAME.py``: that file, whose code the tests run;
 * ``<!-- accuracy -->`` to ``<!-- end -->``: the table of measured accuracies;
-* ``<!-- results -->`` to ``<!-- end -->``: a few lines of results;
+* ``<!-- results -->`` to ``<!-- end -->``: three lines of results;
 * ``<!-- commands -->`` to ``<!-- end -->``: every command with its options.
 
 Accuracies and results, and the pages in tests/benchmarks, are drawn from the rows of the benchmarks.
@@ -139,7 +139,7 @@ def readers() -> str:
 
 
 def results() -> str:
-    """A few lines of README.md: what the committed rows of the benchmarks come to, where the tool is behind included."""
+    """Three lines of README.md: what the committed rows of the benchmarks come to, where the tool is behind included."""
     _, _, *rows = (line.strip("| ").split(" | ") for line in accuracies().splitlines())
     peers = sorted((row for row in rows if row[4].strip()), key=_lead)
     ahead = sum(_lead(row) > 0 for row in peers)
@@ -156,11 +156,10 @@ def results() -> str:
             "* **At equal training compute**, points ahead of uniform scaling, from which the default starts where "
             "compute is scarce beside the data or images can be smaller, on smaller images first where they have colours: "
             f"{bench_compute.summary(read(bench_compute.ROWS))}. [All runs](tests/benchmarks/compute.md)",
-            f"* **Budgets**: {sum(held)} of {len(held)} random budgets on {len({row['model'] for row in runs})} networks held "
-            f"in the written file; {sum(refused)} of {len(refused)} impossible ones refused before any training. "
-            "[All budgets](tests/benchmarks/budgets.md)",
-            f"* **Schedule**: the least peak of SRAM proven for {proven} of {len(graphs)} graphs; it is below that of the "
-            f"file's own order for {better}. [All graphs](tests/benchmarks/memory.md)",
+            f"* **Budgets**: {sum(held)} of {len(held)} random ones on {len({row['model'] for row in runs})} networks held "
+            f"in the written file, {sum(refused)} of {len(refused)} impossible ones refused before any training ([all budgets]"
+            f"(tests/benchmarks/budgets.md)). **Schedule**: the least peak of SRAM proven for {proven} of {len(graphs)} "
+            f"graphs, below that of the file's own order for {better} ([all graphs](tests/benchmarks/memory.md)).",
         ]
     )
 
