@@ -25,10 +25,10 @@ def rows_to_add(node: Node, net: Network) -> tuple[int, ...]:
     if node.op != "Conv" or not net.is_constant(node.inputs[1]) or net.sole_consumer(node.inputs[1]) is None:
         return ()
     sizes, outs = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
-    kernel, rank = net.shapes[node.inputs[1]][2:], len(sizes)
+    kernel, rank = attributes.kernel(node, net), len(sizes)
     strides, dilations = attributes.strides(node, rank), attributes.dilations(node, rank)
     added = []
-    for axis, (before, _) in enumerate(attributes.pads(node, net, kernel)):
+    for axis, (before, _) in enumerate(attributes.pads(node, net)):
         if outs[axis] != -(-sizes[axis] // strides[axis]):
             return ()
         total = (outs[axis] - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1 - sizes[axis]
@@ -55,7 +55,7 @@ def embedded(net: Network, names: Collection[str]) -> Network:
         constants[weight] = np.pad(net.constants[weight], wider)
         if (behind := net.stored.get(weight)) is not None:
             stored[weight] = Stored(np.pad(behind.integers, wider), behind.scale, behind.axis, constants[weight])
-        pads = attributes.pads(node, net, net.shapes[weight][2:])
+        pads = attributes.pads(node, net)
         dilations = attributes.dilations(node, len(more))
         after = [pad + rows * step for (_, pad), rows, step in zip(pads, more, dilations, strict=True)]
         attrs = {name: value for name, value in node.attrs.items() if name not in ("auto_pad", "kernel_shape")}

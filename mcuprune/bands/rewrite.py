@@ -222,6 +222,6 @@ def _padded_conv(node: Node, net: Network) -> tuple[Node, Node, tuple[int, ...]]
     batch, channels, *outer = attributes.pads_of_all_axes(node, len(net.shapes[node.inputs[0]]))
     if any((*batch, *channels)) or min(amount for pair in outer for amount in pair) < 0:
         return None
-    own = attributes.pads(conv, net, net.shapes[conv.inputs[1]][2:])
+    own = attributes.pads(conv, net)
     both = [(a + c, b + d) for (a, b), (c, d) in zip(own, outer, strict=True)]
     return node, conv, attributes.flat(both)

@@ -104,10 +104,8 @@ def locality(node: Node, net: Network, axes: Mapping[str, int]) -> Locality:
     entry = OPS[node.op]
     if isinstance(entry, InstanceNormalization) or node.op in _WHOLE:
         raise NotLocal("reads every row")
-    if node.op == "Conv":
-        return _sliding(node, net, axes, net.shapes[node.inputs[1]][2:])
-    if node.op in ("MaxPool", "AveragePool", "LpPool"):
-        return _sliding(node, net, axes, node.attrs["kernel_shape"])
+    if node.op in ("Conv", "MaxPool", "AveragePool", "LpPool"):
+        return _sliding(node, net, axes)
     if isinstance(entry, (Elementwise, Passing, Quantization)):
         return _elementwise(node, net, axes, rows)
     data = node.inputs[0]
@@ -175,17 +173,17 @@ def _elementwise(node: Node, net: Network, axes: Mapping[str, int], rows: int) -
     return _moved(node, [axis], rows)
 
 
-def padding(node: Node, net: Network, kernel: Sequence[int]) -> tuple[int, ...]:
+def padding(node: Node, net: Network) -> tuple[int, ...]:
     """The padding of a sliding operator as ONNX's explicit ``pads``: before each spatial axis, then after.
 
     What a pool with ``ceil_mode`` reads beyond its padding is padding too. Raises NotLocal where that can't be said so: an
     average that counts padding doesn't count what lies beyond.
     """
     sizes, outs = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
-    n = len(sizes)
+    n, kernel = len(sizes), attributes.kernel(node, net)
     strides, dilations = attributes.strides(node, n), attributes.dilations(node, n)
     low, high = [], []
-    for i, (before, after) in enumerate(attributes.pads(node, net, kernel)):
+    for i, (before, after) in enumerate(attributes.pads(node, net)):
         beyond = (outs[i] - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 - sizes[i] - before - after
         if beyond > 0 and node.get("count_include_pad"):
             raise NotLocal("counts its padding but not what lies beyond it (ceil_mode)")
@@ -194,7 +192,7 @@ def padding(node: Node, net: Network, kernel: Sequence[int]) -> tuple[int, ...]:
     return (*low, *high)
 
 
-def _sliding(node: Node, net: Network, axes: Mapping[str, int], kernel: Sequence[int]) -> Locality:
+def _sliding(node: Node, net: Network, axes: Mapping[str, int]) -> Locality:
     data = node.inputs[0]
     shape, out = net.shapes[data], net.shapes[node.outputs[0]]
     if data not in axes or any(name in axes for name in node.inputs[1:]):
@@ -203,9 +201,9 @@ def _sliding(node: Node, net: Network, axes: Mapping[str, int], kernel: Sequence
     if axis < 2:
         raise NotLocal("mixes the rows as channels")
     n, i = len(shape) - 2, axis - 2
-    pads = padding(node, net, kernel)
+    pads = padding(node, net)
     stride = attributes.strides(node, n)[i]
-    span = (kernel[i] - 1) * attributes.dilations(node, n)[i] + 1
+    span = (attributes.kernel(node, net)[i] - 1) * attributes.dilations(node, n)[i] + 1
     if node.op == "AveragePool" and any(pads) and not node.get("count_include_pad"):
         # TensorFlow Lite leaves padding out only where it pads by itself, on both sides; then it rounds to the input's steps
         # before the output's, which the bands without padding wouldn't.

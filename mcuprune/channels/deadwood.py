@@ -99,7 +99,7 @@ def _refused(
 def _sees_all(node: Node, net: Network) -> bool:
     """Whether a constant channel gives a mixer the same at all places of its output, and it has, or can have, a bias."""
     if node.op == "Conv":
-        return not any(map(any, attributes.pads(node, net, net.shapes[node.inputs[1]][2:])))
+        return not any(map(any, attributes.pads(node, net)))
     return node.op == "Gemm" and attributes.factors(node) == (1.0, 1.0)
 
 

@@ -42,13 +42,13 @@ class Window(NamedTuple):
     explicit: tuple[tuple[int, int], ...] | None
 
 
-def window_of(node: Node, net: Network, kernel: Sequence[int], size: Sequence[int], extra: Sequence[tuple[int, int]]) -> Window:
+def window_of(node: Node, net: Network, size: Sequence[int], extra: Sequence[tuple[int, int]]) -> Window:
     """The window of a convolution or pool over data of this size of space, ``extra`` zeros of a Pad in front included."""
     outs = net.shapes[node.outputs[0]][2:]
     n = len(size)
     strides, dilations = attributes.strides(node, n), attributes.dilations(node, n)
-    pads = [(b + x, a + y) for (b, a), (x, y) in zip(attributes.pads(node, net, kernel), extra or [(0, 0)] * n, strict=True)]
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pads = [(b + x, a + y) for (b, a), (x, y) in zip(attributes.pads(node, net), extra or [(0, 0)] * n, strict=True)]
+    spans = [(k - 1) * d + 1 for k, d in zip(attributes.kernel(node, net), dilations, strict=True)]
     same = [max(0, (-(-i // s) - 1) * s + k - i) for i, s, k in zip(size, strides, spans, strict=True)]
     before = tuple(b for b, _ in pads)
     # how far the last window reaches over the end; ceil_mode lets it reach over the padding too
@@ -66,12 +66,12 @@ def _two(values: Sequence[int], default: int = 1) -> tuple[int, int]:
     return (default, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
-def _windowed(w: Lowering, node: Node, kernel: Sequence[int], fill: int | None = None) -> tuple[Value, Window]:
+def _windowed(w: Lowering, node: Node, fill: int | None = None) -> tuple[Value, Window]:
     """The input of a sliding operator, padded where TFLite doesn't pad so by itself, and the padding that it is to do."""
     value = w.data(node)
     extra = value.pads
     value = w.spatial(replace(value, pads=()))
-    window = window_of(node, w.net, kernel, value.shape[2:], extra)
+    window = window_of(node, w.net, value.shape[2:], extra)
     if window.explicit is None:
         return value, window
     pads = window.explicit if len(window.explicit) == 2 else ((0, 0), *window.explicit)
@@ -175,12 +175,11 @@ def conv(w: Lowering, node: Node) -> None:
     """CONV_2D, with groups too; DEPTHWISE_CONV_2D where each input channel is a group."""
     stored = _weights(w, node)
     rank = stored.integers.ndim
-    kernel = stored.integers.shape[2:]
     channels, outs = w.net.shapes[node.inputs[0]][1], stored.integers.shape[0]
-    value, window = _windowed(w, node, kernel)
+    value, window = _windowed(w, node)
     target = w.target(node)
     strides, dilations = (_two(attribute(node, rank - 2)) for attribute in (attributes.strides, attributes.dilations))
-    two = _two(kernel)
+    two = _two(stored.integers.shape[2:])
     options = {
         "padding": window.padding,
         "before": window.before,
@@ -403,20 +402,20 @@ def pool(w: Lowering, node: Node) -> None:
     if any(node.outputs[1:]) or attributes.is_dilated(node):
         w.refuse("dilated, or with indices, has no operator in TensorFlow Lite Micro")
     rank = len(w.net.shapes[node.inputs[0]])
-    kernel = tuple(node.attrs["kernel_shape"])
+    kernel = _two(attributes.kernel(node, w.net))
     strides = _two(attributes.strides(node, rank - 2))
     if node.op == "MaxPool":
         _max_pool(w, node, kernel, strides)
         return
     value = w.spatial(w.padding_done(w.data(node)))  # zeros that a Pad adds count
     counted = bool(node.get("count_include_pad"))
-    window = window_of(node, w.net, kernel, value.shape[2:], ())
-    pads = attributes.pads(node, w.net, kernel)
+    window = window_of(node, w.net, value.shape[2:], ())
+    pads = attributes.pads(node, w.net)
     if counted and any(map(any, pads)):  # TensorFlow Lite never counts what it pads: let a PAD write the zeros
         value = w.padded(value, ((0, 0), *pads)[-2:])
         # What a window rounded up reads behind them doesn't count: that is left to the kernel.
         unpadded = node.with_attrs(auto_pad="NOTSET", pads=(0,) * (2 * len(pads)))
-        window = window_of(unpadded, w.net, kernel, value.shape[2:], ())
+        window = window_of(unpadded, w.net, value.shape[2:], ())
         if window.explicit is not None:
             w.refuse(
                 "counts its padding but not what lies behind it (ceil_mode), in a form that TensorFlow Lite doesn't pad by "
@@ -424,10 +423,10 @@ def pool(w: Lowering, node: Node) -> None:
             )
     elif window.explicit is not None:
         w.refuse("averages without counting its padding, in a form that TensorFlow Lite doesn't pad by itself")
-    average(w, node, value, _two(kernel), strides, window.padding)
+    average(w, node, value, kernel, strides, window.padding)
 
 
-def _max_pool(w: Lowering, node: Node, kernel: tuple[int, ...], strides: tuple[int, int]) -> None:
+def _max_pool(w: Lowering, node: Node, kernel: tuple[int, int], strides: tuple[int, int]) -> None:
     """Padding never is a maximum: TFLite's own leaves it out, a PAD writes the lowest number.
 
     The zeros of a Pad in front count; they are the lowest number themselves where the data has none below zero.
@@ -435,8 +434,8 @@ def _max_pool(w: Lowering, node: Node, kernel: tuple[int, ...], strides: tuple[i
     value = w.data(node)
     if any(map(any, value.pads)) and w.quantizer(value).zero_point != LOW:
         w.values[node.inputs[0]] = w.padding_done(value)
-    value, window = _windowed(w, node, kernel, LOW)
-    slide(w, "MAX_POOL_2D", value, w.target(node, same=value), _two(kernel), strides, window.padding)
+    value, window = _windowed(w, node, LOW)
+    slide(w, "MAX_POOL_2D", value, w.target(node, same=value), kernel, strides, window.padding)
 
 
 def average(w: Lowering, node: Node, value: Value, kernel: tuple[int, int], strides: tuple[int, int], padding: int) -> None:

@@ -15,6 +15,11 @@ from mcuprune.graph.network import Network, Node, Shape
 Pads = list[tuple[int, int]]
 
 
+def kernel(node: Node, net: Network) -> Shape:
+    """Taps of a convolution or pool along each axis of space."""
+    return net.shapes[node.inputs[1]][2:] if len(node.inputs) > 1 else tuple(node.attrs["kernel_shape"])
+
+
 def strides(node: Node, rank: int) -> tuple[int, ...]:
     """Strides of a sliding operator over ``rank`` axes of space."""
     return tuple(node.get("strides") or (1,) * rank)
@@ -40,19 +45,17 @@ def factors(node: Node) -> tuple[float, float]:
     return (float(node.get("alpha")), float(node.get("beta"))) if node.op == "Gemm" else (1.0, 1.0)
 
 
-def pads(node: Node, net: Network, kernel: Sequence[int]) -> Pads:
-    """(before, after) of each axis of space that a convolution or pool pads, ``auto_pad`` resolved at the network's sizes.
-
-    kernel: taps of each axis of space.
-    """
-    rank = len(kernel)
+def pads(node: Node, net: Network) -> Pads:
+    """(before, after) of each axis of space that a convolution or pool pads, ``auto_pad`` resolved at the network's sizes."""
+    window = kernel(node, net)
+    rank = len(window)
     auto = node.get("auto_pad")
     if auto in ("NOTSET", ""):
         return _pairs(node.get("pads") or (0,) * (2 * rank))
     if auto == "VALID":
         return [(0, 0)] * rank
     before, after = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
-    sizes = zip(before, after, kernel, strides(node, rank), dilations(node, rank), strict=True)
+    sizes = zip(before, after, window, strides(node, rank), dilations(node, rank), strict=True)
     totals = [max(0, (out - 1) * stride + (taps - 1) * dilation + 1 - size) for size, out, taps, stride, dilation in sizes]
     return [_halves(total, auto == "SAME_UPPER") for total in totals]
 
@@ -67,8 +70,7 @@ def transposed_pads(node: Node, net: Network) -> Pads:
 
     ``output_shape`` decides before ``pads`` does; it and ``auto_pad`` give the total, of which ``output_padding`` is no part.
     """
-    kernel = net.shapes[node.inputs[1]][2:]
-    rank = len(kernel)
+    rank = len(kernel(node, net))
     auto = node.get("auto_pad")
     if auto in ("NOTSET", "") and not node.get("output_shape"):
         return _pairs(node.get("pads") or (0,) * (2 * rank))
@@ -80,9 +82,9 @@ def transposed_pads(node: Node, net: Network) -> Pads:
 
 def transposed_whole(node: Node, net: Network) -> tuple[int, ...]:
     """Sizes of space that the kernel of a ConvTranspose spreads its input over, before anything is cut off."""
-    kernel, before = net.shapes[node.inputs[1]][2:], net.shapes[node.inputs[0]][2:]
-    rank = len(kernel)
-    sizes = zip(before, strides(node, rank), kernel, dilations(node, rank), strict=True)
+    window, before = kernel(node, net), net.shapes[node.inputs[0]][2:]
+    rank = len(window)
+    sizes = zip(before, strides(node, rank), window, dilations(node, rank), strict=True)
     return tuple((size - 1) * stride + (taps - 1) * dilation + 1 for size, stride, taps, dilation in sizes)
 
 

@@ -352,10 +352,10 @@ class AveragePool(PerChannel):
     """
 
     def scale(self, node: Node, net: Network) -> Int8:
-        kernel, counted = node.attrs["kernel_shape"], node.get("count_include_pad")
+        kernel, counted = attributes.kernel(node, net), node.get("count_include_pad")
         sizes, outs = (net.shapes[name][2:] for name in (node.inputs[0], node.outputs[0]))
         strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
-        for axis, (before, after) in enumerate(attributes.pads(node, net, kernel)):
+        for axis, (before, after) in enumerate(attributes.pads(node, net)):
             span = (kernel[axis] - 1) * dilations[axis] + 1
             beyond = (outs[axis] - 1) * strides[axis] + span - sizes[axis] - before
             if beyond > (after if counted else 0) or (before and not counted):

@@ -48,8 +48,8 @@ def _torch_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _conv(node: Node, net: Network) -> Kernel:
-    kernel = net.shapes[node.inputs[1]][2:]
-    pads = attributes.pads(node, net, kernel)
+    kernel = attributes.kernel(node, net)
+    pads = attributes.pads(node, net)
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
     strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
     even = all(before == after for before, after in pads)
@@ -85,7 +85,7 @@ def _pointwise_strided(convolve: Kernel, strides: Sequence[int], pads: Sequence[
 
 
 def _conv_transpose(node: Node, net: Network) -> Kernel:
-    kernel = net.shapes[node.inputs[1]][2:]
+    kernel = attributes.kernel(node, net)
     rank = len(kernel)
     spread = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
     strides, dilations = attributes.strides(node, rank), attributes.dilations(node, rank)
@@ -137,8 +137,8 @@ def _gelu(node: Node, net: Network) -> Kernel:
 
 def _average_pool(node: Node, net: Network) -> Kernel:
     """onnx2torch refuses asymmetric pads: average the padded sum, over the elements that count."""
-    kernel = node.attrs["kernel_shape"]
-    pads = attributes.pads(node, net, kernel)
+    kernel = attributes.kernel(node, net)
+    pads = attributes.pads(node, net)
     strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
     average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
@@ -172,8 +172,8 @@ def _max_pool(node: Node, net: Network) -> Kernel:
     """onnx2torch refuses auto_pad and asymmetric pads: pad with what never is a maximum."""
     if any(node.outputs[1:]):
         raise UnsupportedOperator(f"{net.path}: node '{node.name}': MaxPool that also gives indices can't be trained")
-    kernel = node.attrs["kernel_shape"]
-    pads = attributes.pads(node, net, kernel)
+    kernel = attributes.kernel(node, net)
+    pads = attributes.pads(node, net)
     strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel) - 1]
     size, out = net.shapes[node.inputs[0]][2:], net.shapes[node.outputs[0]][2:]
