@@ -98,7 +98,13 @@ def test_each_run_is_tracked_in_a_place_of_its_own():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seeds": (1, 1)}, {"methods": ("uniform", "uniform")}, {"limits": {"sram": ("1KB", "1KB")}}, {"seeds": range(9999)}],
+    [
+        {"seeds": (1, 1)},
+        {"methods": ("uniform", "uniform")},
+        {"limits": {"sram": ("1KB", "2KB", "1024")}},
+        {"limits": {"macs": ("50%", "50.0%")}},
+        {"seeds": range(9999)},
+    ],
 )
 def test_a_slip_of_the_pen_is_refused(changes):
     with pytest.raises(UsageError):
@@ -402,17 +408,18 @@ def test_a_configuration_that_comes_later_changes_no_run(here):
     assert main([*command, "--resume"]) == 0, "it says nothing of this model"
 
 
-def test_a_sweep_goes_on_with_what_is_missing(here, capsys):
+@pytest.mark.parametrize("missing", ["report.json", "net.onnx"])
+def test_a_sweep_goes_on_with_what_is_missing(here, capsys, missing):
     command = ["sweep", "net.onnx", *FAST, "--sram", "60%,90%", "-o", "out"]
     assert main(command) == 0
     first, second = (Path(run["folder"]) for run in json.loads(Path("out/sweep.json").read_text())["runs"])
     kept = (first / "report.json").stat().st_mtime_ns
-    (second / "report.json").unlink()
+    (second / missing).unlink()
     assert main(command) == 2, "the folder is in use"
     assert "--resume goes on with it" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
     assert (first / "report.json").stat().st_mtime_ns == kept
-    assert (second / "report.json").exists()
+    assert (second / missing).exists()
     assert main([*command, "--resume", "--multiple-of", "2"]) == 2, "other options are another sweep"
     assert "was another command" in capsys.readouterr().err
 

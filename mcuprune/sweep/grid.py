@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mcuprune import units
+from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.train import tracking
 
@@ -66,9 +69,12 @@ class Grid:
 
     def runs(self) -> tuple[Run, ...]:
         """All combinations; seeds vary fastest, then methods. Raises UsageError for too many, or for a value given twice."""
-        for what, values in (*self.limits.items(), ("method", self.methods), ("seeds", self.seeds)):
-            if repeated := sorted({str(value) for value in values if [*values].count(value) > 1}):
-                raise UsageError(f"--{what}: {repeated[0]} is given twice; give each value once")
+        meant = {name: [units.parse(text, RESOURCES[name].unit) for text in texts] for name, texts in self.limits.items()}
+        for what, values in (*meant.items(), ("method", self.methods), ("seeds", self.seeds)):
+            counts = Counter(values)
+            if repeated := [at for at, value in enumerate(values) if counts[value] > 1]:
+                said = self.limits.get(what, values)[repeated[-1]]
+                raise UsageError(f"--{what}: {said} is given twice; give each value once")
         runs = tuple(itertools.islice(self._combined(), MAX_RUNS + 1))
         if len(runs) > MAX_RUNS:
             raise UsageError(f"these are more than {MAX_RUNS} runs; give fewer values")

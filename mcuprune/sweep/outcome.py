@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
 from mcuprune.sweep.executors import KILLED, Ended
 from mcuprune.sweep.follow import RUNGS
-from mcuprune.sweep.grid import Cell, Run
+from mcuprune.sweep.grid import NETWORK, Cell, Run
 from mcuprune.train.request import Request
 
 State = Literal["waiting", "done", "stopped", "refused", "killed"]
@@ -309,11 +310,12 @@ def finished(run: Run, ended: Ended | None) -> Finished:
     if ended is not None and ended.error is not None:
         return Finished(run, "killed" if ended.error[0] == KILLED else "refused", error=ended.error)
     report = stored_report(run.file("report.json"), run)
-    if report is not None:
+    lacking = "report" if report is None else "network" if not os.path.isfile(run.file(NETWORK)) else None
+    if lacking is None:
         return Finished(run, "done", report)
     if ended is None:
         return Finished(run, "waiting")
-    return Finished(run, "refused", error=("RunFailed", f"ended with code {ended.code} and left no report"))
+    return Finished(run, "refused", error=("RunFailed", f"ended with code {ended.code} and left no {lacking}"))
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
