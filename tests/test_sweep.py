@@ -593,11 +593,11 @@ TRAINED = ("sweep", "net.onnx", "--data", "digits", "--macs", "40%", "--method",
 def test_an_interrupted_sweep_gives_the_same_files_when_it_is_gone_on_with(here):
     subprocess.run(command(*TRAINED, "-o", "whole"), check=True, capture_output=True)
     going = subprocess.Popen(command(*TRAINED, "-o", "out"), stderr=subprocess.PIPE)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not list(Path("out").glob("runs/*/*.checkpoint")) and time.monotonic() < until:
         time.sleep(0.1)
     going.send_signal(signal.SIGINT)
-    assert b"--resume" in going.communicate(timeout=60)[1]
+    assert b"--resume" in going.communicate(timeout=120)[1]
     assert going.returncode == 130
     assert list(Path("out").glob("runs/*/*.checkpoint")), "the runs have kept their state"
     subprocess.run(command(*TRAINED, "-o", "out", "--resume"), check=True, capture_output=True)
@@ -1277,13 +1277,13 @@ def test_ray_gives_the_files_of_processes_even_when_workers_are_killed(here):
     subprocess.run(command(*TRAINED, "-o", "whole"), check=True, capture_output=True)
     going = subprocess.Popen(command(*TRAINED, "-o", "out", "--executor", "ray", "--jobs", "2"), stderr=subprocess.PIPE)
     killed: set[int] = set()
-    until = time.monotonic() + 300
+    until = time.monotonic() + 900
     while len(killed) < 2 and going.poll() is None and time.monotonic() < until:
         if list(Path("out").glob("runs/*/*.checkpoint")):
             killed |= kill_a_worker(going.pid, sparing=killed)
         time.sleep(0.2)
     assert len(killed) == 2, "the test has killed two workers"
-    assert going.wait(timeout=300) == 0, going.stderr.read()
+    assert going.wait(timeout=900) == 0, going.stderr.read()
     for network in Path("whole").glob("runs/*/net.onnx"):
         assert network.read_bytes() == Path("out", *network.parts[1:]).read_bytes()
 
