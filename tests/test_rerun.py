@@ -244,6 +244,23 @@ def test_every_format_has_every_run_and_goes_to_a_file(here, form):
     assert Path("a/report.json").read_bytes() == kept
 
 
+def test_a_comparison_takes_the_place_of_nothing_that_it_is_about(here, capsys):
+    """Networks, and what a sweep can be gone on from."""
+    Path("swept/runs").mkdir(parents=True)
+    shutil.copytree("a", "swept/runs/one")
+    Path("swept/sweep.json").write_text("{}")
+    report = json.loads(Path("a/report.json").read_text())
+    places = ["swept/sweep.json", "net.onnx", report["after"]["path"]]
+    before = [Path(place).read_bytes() for place in places]
+    for place in places:
+        assert main(["report", "swept", "-o", place]) == 2
+        assert f"-o {place}: is " in capsys.readouterr().err
+    assert [Path(place).read_bytes() for place in places] == before
+    report["before"]["path"], report["after"]["path"] = "x" * 5000, "x/" * 3000
+    Path("a/report.json").write_text(json.dumps(report))
+    assert main(["report", "a", "-o", "out"]) == 0, "a stranger's words"
+
+
 def test_a_folder_without_runs_is_refused(here, capsys):
     Path("empty").mkdir()
     assert main(["report", "empty"]) == 2

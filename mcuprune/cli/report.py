@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -27,12 +28,16 @@ class Flags:
 def report(flags: Flags) -> int:
     """Compare runs of prune side by side, by their reports."""
     from mcuprune.report import compare
+    from mcuprune.report.sweep import DOCUMENT
 
     runs = compare.read(flags.runs)
     written = compare.FORMATS[flags.format](runs)
     if flags.output is None:
         show(written, fit=flags.format == "text")
     else:
-        places.settle([Output("-o", flags.output, stream=True)], [Source("a report to compare", run.path) for run in runs])
+        kept = [Source("a report to compare", run.path) for run in runs]
+        kept += [Source("a network that is compared", path) for run in runs for path in (run.model, run.written)]
+        kept += [Source("the record of a sweep", os.path.join(path, DOCUMENT)) for path in flags.runs if os.path.isdir(path)]
+        places.settle([Output("-o", flags.output, stream=True)], kept)
         write(written.encode("utf-8", "backslashreplace"), flags.output)
     return YES
