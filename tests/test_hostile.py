@@ -12,6 +12,7 @@ import blocks
 import numpy as np
 import onnx
 import pytest
+import small_nets
 from onnx import TensorProto, helper, numpy_helper
 
 from mcuprune import pruning, units
@@ -262,6 +263,35 @@ def test_weights_are_bounded_by_what_they_become_all_together(kind: str, tmp_pat
         else:
             model.graph.node.append(helper.make_node("Constant", [], [f"w{index}"], value=tensor))
     assert "its weights are 13" in refused(tmp_path, model.SerializeToString())
+
+
+def cast(value: float, to: type) -> bytes:
+    """A network whose input is multiplied by a constant of its own, made a whole number."""
+    nodes = [
+        helper.make_node("Cast", ["value"], ["whole"], "to_whole", to=helper.np_dtype_to_tensor_dtype(np.dtype(to))),
+        helper.make_node("Cast", ["whole"], ["n"], "to_float", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "n"], ["y"], "times"),
+    ]
+    constants = {"value": np.array([value], np.float64)}
+    return small_nets.model(nodes, constants, {"x": [1, 4]}, {"y": [1, 4]}).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("value", "to"),
+    [(np.inf, np.int64), (np.nan, np.int64), (2.0**63, np.int64), (3e9, np.int32), (-1.0, np.uint8), (128.0, np.int8)],
+)
+def test_a_constant_that_processors_make_different_whole_numbers_of_is_refused(value: float, to: type, tmp_path: Path) -> None:
+    """Infinity is the smallest int64 on x86 and the largest on Arm."""
+    assert f"node 'to_whole' makes {np.dtype(to)} of {value}" in refused(tmp_path, cast(value, to))
+
+
+@pytest.mark.parametrize(
+    ("value", "to"),
+    [(-(2.0**63), np.int64), (2.0**31 - 1, np.int32), (-0.75, np.uint8), (-128.9, np.int8)],
+)
+def test_a_constant_within_the_whole_numbers_is_cast(value: float, to: type) -> None:
+    net = network.from_proto(onnx.load_from_string(cast(value, to)), "net.onnx")
+    assert net.constants["n"] == np.float32(np.trunc(value))
 
 
 def test_a_small_file_may_not_make_a_huge_constant(tmp_path: Path) -> None:

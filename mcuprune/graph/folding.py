@@ -146,6 +146,8 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
                 f"{path}: node '{node.name or node.op_type}' makes a constant of shape {target.tolist()}, of more than "
                 f"{MAX_ELEMENTS} elements; the file is damaged"
             )
+    if node.op_type == "Cast":
+        _refuse_beyond_whole(node, values[node.input[0]], path)
     from onnx.reference import ReferenceEvaluator  # only files that need folding pay for the import
 
     names = [name for name in dict.fromkeys(node.input) if name]
@@ -166,6 +168,23 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
             "onnxslim) may fold it, else export it again"
         ) from None
     return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
+
+
+def _refuse_beyond_whole(node: NodeProto, x: np.ndarray, path: str) -> None:
+    """Raise ModelError where a constant is cast to whole numbers that don't reach it: processors make different ones of it.
+
+    Infinity becomes the smallest int64 on x86 and the largest on Arm, and a Slice that ends there keeps nothing or all.
+    """
+    to = np.dtype(helper.tensor_dtype_to_np_dtype(next(int(given.i) for given in node.attribute if given.name == "to")))
+    if x.dtype.kind != "f" or to.kind not in "iu":
+        return
+    whole = np.trunc(x.astype(np.float64))
+    held = (whole >= float(np.iinfo(to).min)) & (whole < float(np.iinfo(to).max) + 1)
+    if not held.all():
+        raise ModelError(
+            f"{path}: node '{node.name or node.op_type}' makes {to} of {x[~held].flat[0]}, which none is: processors differ in "
+            "what comes out; export it again with a number in its place that the type holds"
+        )
 
 
 def symmetric(node: NodeProto, values: Mapping[str, np.ndarray]) -> dict[str, Stored]:
