@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import settings
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network
@@ -40,6 +41,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside the tes
 for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _default)
+
+# A call takes as long as the machine lets it: on a busy one a test of no more than arithmetic took a quarter of a second once.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 CORPUS = Path(__file__).parents[1].parent / "shared" / "models"
 #: Corpus files whose free sizes a user must fix.
