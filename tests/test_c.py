@@ -522,6 +522,30 @@ def test_the_header_says_how_data_come_and_go(small: Converted) -> None:
     assert not re.search(r"\b(malloc|calloc|alloca|printf|float|double)\b", re.sub(r"/\*.*?\*/", "", source.c, flags=re.S))
 
 
+def refused_by(compiler: Sequence[str], folder: Path, main: str) -> str:
+    """What a compiler says against a file that it doesn't take."""
+    (folder / "main.c").write_text(main)
+    done = subprocess.run([*compiler, "-c", "main.c", "-o", "main.o"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def test_headers_whose_macros_are_the_same_are_refused_together(small: Converted, tmp_path: Path) -> None:
+    """The second was left out, and its network called with the sizes of the first."""
+    for name in ("net", "Net"):
+        (tmp_path / f"{name}_of.h").write_text(c.generate(small.program, name).header)
+    both = '#include "net_of.h"\n#include "Net_of.h"\n'
+    assert "Net.h: another header has the same macros; call" in refused_by(runners.compiler() or ["cc"], tmp_path, both)
+
+
+def test_a_compiler_whose_int_has_16_bits_is_refused(small: Converted, tmp_path: Path) -> None:
+    if shutil.which("avr-gcc") is None:
+        pytest.skip("no compiler with an int of 16 bits here")
+    source = c.generate(small.program, "net")
+    (tmp_path / "net.h").write_text(source.header)
+    assert "needs_int_of_32_bits" in refused_by(["avr-gcc", "-mmcu=atmega2560"], tmp_path, source.c)
+
+
 def test_a_name_from_the_file_cannot_leave_its_comment(small: Converted) -> None:
     evil = '*/ int main(void) { return 1; } /* \n#include "x"'
     operators = tuple(Operator(o.name, o.inputs, o.outputs, o.options, evil) for o in small.program.operators)

@@ -118,6 +118,7 @@ def written(
             *builds.told(),
             f'#include "{name}.h"',
             "#include <string.h>",
+            "typedef char needs_int_of_32_bits[sizeof(int) >= 4 ? 1 : -1]; /* in 16, as on AVR, products would overflow */",
             "#ifdef __cplusplus",
             "#define restrict",
             "#endif",
@@ -204,8 +205,11 @@ def _signature(name: str) -> str:
 def _header(name: str, builds: Builds, inputs: Sequence[Port], outputs: Sequence[Port], *, channels_last: bool) -> str:
     upper = name.upper()
     lines = [
-        f"#ifndef {upper}_H",
-        f"#define {upper}_H",
+        f"#ifndef {name}_H",
+        f"#define {name}_H",
+        f"#ifdef {upper}_INPUTS",
+        f'#error "{name}.h: another header has the same macros; call one of the two networks otherwise"',
+        "#endif",
         "#include <stdint.h>",
         "",
         *_arena_bytes(upper, builds),
