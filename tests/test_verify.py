@@ -435,6 +435,14 @@ def test_litert_computes_it_too(dscnn: str) -> None:
     assert max(layer.max_lsb for layer in found["litert"].layers) <= layerwise.MAX_LSB
 
 
+def test_litert_computes_what_its_reference_kernels_lack(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    graph = Graph(1, 3, 6, 6)
+    path = int8(model_of(graph, graph.add("Elu", graph.conv("x", 3, 4))), tmp_path / "net.onnx")
+    found = {compared.key: compared for compared in verify.verify(path, Trial(examples=5)).runtimes}
+    assert found["litert"].ok
+
+
 @pytest.mark.usefixtures("in_process")
 def test_the_last_line_tells_a_large_arena_from_another_answer(dscnn: str) -> None:
     found = verify.verify(dscnn, Trial(examples=2))

@@ -202,10 +202,17 @@ def _tflm(place: Path, inputs: Sequence[Sequence[Array]], outputs: Sequence[int]
 
 def _litert(place: Path, inputs: Sequence[Sequence[Array]], outputs: Sequence[int], limit: int) -> _Interpreted:
     runtime: Any = importlib.import_module("ai_edge_litert.interpreter")
-    reference = runtime.OpResolverType.BUILTIN_REF
-    content = (place / _MODEL).read_bytes()
-    interpreter = runtime.Interpreter(model_content=content, experimental_op_resolver_type=reference, num_threads=1)
-    interpreter.allocate_tensors()
+
+    def allocated(kernels: Any) -> Any:
+        content = (place / _MODEL).read_bytes()
+        interpreter = runtime.Interpreter(model_content=content, experimental_op_resolver_type=kernels, num_threads=1)
+        interpreter.allocate_tensors()
+        return interpreter
+
+    try:
+        interpreter = allocated(runtime.OpResolverType.BUILTIN_REF)
+    except ValueError:  # the reference kernels are no full set: ELU isn't among them
+        interpreter = allocated(runtime.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
     for example in inputs:
         for detail, x in zip(interpreter.get_input_details(), example, strict=True):
             interpreter.set_tensor(detail["index"], x)
