@@ -573,6 +573,28 @@ def test_what_tflite_cannot_say_names_its_node(build: Callable[[], onnx.ModelPro
 FIVE, SIX = (1, 2, 3, 4, 3), (1, 2, 3, 2, 2, 3)
 
 
+def averaged(finer: float) -> onnx.ModelProto:
+    """Somebody else's file: an average that leaves its padding out, whose output has so much finer steps than its input."""
+    graph, zero = Graph(1, 4, 7, 9), np.int8(0)
+    x = "x"
+    for scale in (0.1, 0.1 / finer):
+        stored = graph.add("QuantizeLinear", x, graph.value(np.float32(scale)), graph.value(zero))
+        x = graph.add("DequantizeLinear", stored, graph.value(np.float32(scale)), graph.value(zero))
+        x = graph.add("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1]) if scale == 0.1 else x
+    return model_of(graph, x)
+
+
+@pytest.mark.parametrize("finer", [1.5, 4, 4.5, 30])
+def test_an_average_that_a_kernel_rounds_too_coarsely_is_refused(finer: float, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(averaged(finer), path)
+    if finer > 4:
+        with pytest.raises(UnsupportedOperator, match=rf"node 'averagepool2': .* that are {finer} times those of the output"):
+            tflite.from_file(path)
+    else:
+        assert verify.verify(path, Trial(examples=30)).ok
+
+
 @pytest.mark.parametrize(
     ("build", "most", "node"),
     [
