@@ -67,7 +67,7 @@ _DEFAULTS_OF_OPERATORS: Mapping[str, Mapping[str, Any]] = {
         "TopK": -1,
     },
     "beta": {"Gemm": 1.0, "HardSigmoid": 0.5},
-    "mode": {"DepthToSpace": "DCR", "Pad": "constant", "Resize": "nearest", "Upsample": "nearest"},
+    "mode": {"DepthToSpace": "DCR", "Pad": "constant", "Resize": "nearest", "SpaceToDepth": "DCR", "Upsample": "nearest"},
 }
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)

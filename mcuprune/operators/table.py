@@ -714,6 +714,10 @@ class SpaceToDepth(Op):
 
     int8: Int8 = "same"
 
+    def check(self, node: Node, net: Network) -> None:
+        if node.get("mode") != "DCR":
+            _refuse(net, node, f"has mode {node.get('mode')}", "export it with mode DCR, or with an opset below 28")
+
     def label(self, node: Node, flow: Flow) -> None:
         along = _only_axis(flow, node, flow.labels(node.inputs[0]), 1)
         flow.put(node.outputs[0], along and Along(1, np.tile(along.labels, node.attrs["blocksize"] ** 2)))
