@@ -16,16 +16,25 @@ from mcuprune.errors import UsageError
 MOST_BYTES = 2**28
 #: Lists and tables inside each other: whatever shows or copies a deeper value would recurse as deeply. None of ours has ten.
 _DEEPEST = 100
+#: Characters; nobody reads more of them.
+_READABLE = 2**22
 
 _Value = TypeVar("_Value")
 
 
 def dumped(value: Any) -> str:
-    """A JSON value as a text. JSON has no word for infinity, nor for what is no number at all: each becomes null."""
+    """A JSON value as a text, on one line where it is too long for people.
+
+    JSON has no word for infinity, nor for what is no number at all: each becomes null.
+    """
     try:
-        return json.dumps(value, indent=1, allow_nan=False) + "\n"
+        text = json.dumps(value, allow_nan=False)
     except ValueError:
-        return json.dumps(json.loads(json.dumps(value), parse_constant=lambda word: None), indent=1, allow_nan=False) + "\n"
+        value = json.loads(json.dumps(value), parse_constant=lambda word: None)
+        text = json.dumps(value)
+    if len(text) < _READABLE:  # spread over lines it takes ten times as long, for that isn't done in C
+        text = json.dumps(value, indent=1)
+    return text + "\n"
 
 
 def read(path: str | Path) -> Any:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import json
+import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from conftest import thorough_but
 from graphs import Graph
 
+from mcuprune import foreign
 from mcuprune.channels.labelling import label
 from mcuprune.costs import resources
 from mcuprune.costs.resources import CostModel, SramModel
@@ -80,3 +84,30 @@ def test_neighbours_of_buffers_are_those_that_live_at_the_same_time() -> None:
     for i, a in enumerate(spans):
         together = (j for j, b in enumerate(spans) if j != i and set(range(a[0], a[1] + 1)) & set(range(b[0], b[1] + 1)))
         assert found[i] == tuple(together)
+
+
+def test_a_search_for_a_layout_ends_where_thousands_of_buffers_are_alive_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, looks, fit = random.Random(0), 0, planner.first_fit
+
+    def counting(*args: Any) -> list[int]:
+        nonlocal looks
+        _, neighbours, order, _ = args
+        looks += sum(len(neighbours[buffer]) for buffer in order)
+        return fit(*args)
+
+    monkeypatch.setattr(planner, "first_fit", counting)
+    spans = tuple(planner.Lifetime(first, first + draw.randrange(2000)) for first in range(1500))
+    sizes = tuple(16 * draw.randrange(1, 9) for _ in spans)
+    neighbours = planner.overlaps(spans)
+    once = sum(map(len, neighbours))
+    assert planner.head_of(sizes, planner.searched_layout(sizes, spans, neighbours, len(sizes))) >= planner.most_alive(
+        sizes, spans
+    )
+    assert once < looks <= 20_000_000 + once
+
+
+def test_a_long_document_is_written_on_one_line() -> None:
+    few, many = {"live": [1.5, None]}, {"live": [float("nan"), *range(1_000_000)]}
+    assert foreign.dumped(few).count("\n") == 6
+    assert foreign.dumped(many).count("\n") == 1
+    assert json.loads(foreign.dumped(many))["live"] == [None, *range(1_000_000)]

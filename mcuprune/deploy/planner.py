@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 #: Every buffer of the arena starts at, and its size is rounded up to, a multiple of this (MicroArenaBufferAlignment).
 ALIGNMENT = 16
+#: A search for a layout looks at no more neighbours of buffers than this: two CPU seconds or so.
+_LOOKS = 20_000_000
 
 
 def aligned(size: int) -> int:
@@ -95,8 +97,10 @@ def searched_layout(
 
     placed: how many of the buffers, from the first, a plan in the file may place; the runtime's planner puts the rest, which
     are kernels' scratch, around them.
-    A buffer that sticks out on top is placed first in the next try; where that goes round in circles, two swap.
+    A buffer that sticks out on top is placed first in the next try; where that goes round in circles, two swap. Where thousands
+    of buffers are alive together, as of a graph with hundreds of outputs, there are fewer tries.
     """
+    tries = min(tries, _LOOKS // max(1, 2 * sum(map(len, neighbours))))
     wanted = most_alive(sizes, lifetimes)
     shuffle = random.Random(0)
     order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], -i))
