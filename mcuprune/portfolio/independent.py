@@ -60,8 +60,8 @@ def make(
     for run in runs:
         if (error := done[run.name].error) is not None:
             raise UsageError(f"variant {run.name}: {error[1]}")
-    made = _networks(request, [done[run.name] for run in runs], folder, started, course)
-    return replace(made, notes=(STARTED_ANEW,)) if anew else made
+    networks = _networks(request, [done[run.name] for run in runs], folder, started, course)
+    return replace(networks, notes=(STARTED_ANEW,)) if anew else networks
 
 
 def _run(request: Request, variant: Variant, folder: Path, words: Sequence[str]) -> Run:

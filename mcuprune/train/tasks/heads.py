@@ -73,10 +73,12 @@ def _head(net: Network, name: str) -> Head:
         tensor = node.inputs[0]
     if node is None or node.op not in _ENDINGS:
         return Head(name, shape, name, "none")
-    read = node.inputs[0]
+    axis = 0
     if is_row:
-        return Head(name, shape, read, _ENDINGS[node.op], int(np.argmax(shape)) if shape else 0)
-    return Head(name, shape, read, _ENDINGS[node.op], max(0, attributes.softmax_axes(node, net)[0] - 1))
+        axis = int(np.argmax(shape)) if shape else 0
+    elif node.op != "Sigmoid":
+        axis = max(0, attributes.softmax_axes(node, net)[0] - 1)
+    return Head(name, shape, node.inputs[0], _ENDINGS[node.op], axis)
 
 
 def recognised(heads: tuple[Head, ...], outputs: list[np.ndarray[Any, Any]]) -> tuple[Head, ...]:
