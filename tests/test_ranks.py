@@ -173,7 +173,7 @@ def test_a_lost_rank_ends_all_with_one_message_and_any_number_goes_on(size: int,
         processes = prune(tmp_path, again, "--epochs", "400", "--device", "cpu", "--resume")
         assert [code for code, _, _ in ended(processes)] == [0] * again
         report = json.loads((tmp_path / "report" / "report.json").read_text())
-        assert report["seconds"] > 0
+        assert report["cost"]["seconds"] > 0
         assert "started anew" not in " ".join(report["notes"])
 
 
