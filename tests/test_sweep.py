@@ -454,7 +454,9 @@ class InProcess:
             yield Ended(run, code)
 
 
-@pytest.mark.parametrize(("change", "what"), [(change_data, "data"), (change_model, "model")])
+@pytest.mark.parametrize(
+    ("change", "what"), [pytest.param(change_data, "data", marks=pytest.mark.thorough), (change_model, "model")]
+)
 @pytest.mark.parametrize("left", thorough_but([0, 1], 0))
 def test_a_sweep_goes_on_with_the_model_and_the_data_that_it_began_with_alone(here, capsys, change, what, left):
     """Whether runs are left to do or not: a table of runs on two data sets compares nothing."""
