@@ -1,8 +1,8 @@
 """Widths that hold a budget: the narrowest, the largest uniform scaling, greedy cuts into it, growth up to it.
 
 Widths are int64 (groups,), between ``model.least`` and ``model.full``; with ``multiple`` they are multiples of it, or a group's
-full width. ``uniform``, ``uniform_grown``, ``cut_into`` and ``grow`` return widths that hold the budget if ``model.least``
-does, whatever they were given; ``settled`` gives a model whose ``least`` does, or raises BudgetError.
+full width. ``uniform``, ``uniform_grown``, ``between``, ``cut_into`` and ``grow`` return widths that hold the budget if
+``model.least`` does, whatever they were given; ``settled`` gives a model whose ``least`` does, or raises BudgetError.
 """
 
 from __future__ import annotations
@@ -225,19 +225,27 @@ def grow(
     return widths
 
 
-def uniform_grown(model: CostModel, budget: Budget, multiple: int = 1, *, macs: int | None = None) -> np.ndarray:
+def uniform_grown(model: CostModel, budget: Budget, multiple: int = 1) -> np.ndarray:
     """``uniform``, grown into what it leaves of the budget.
 
     That is much where one resource binds that some groups hardly take: SRAM is used up by the first layers of a network, and
     the last ones could be whole. A channel counts by what it adds to its group's width.
-
-    macs: growth ends there, if the uniform widths take fewer.
     """
     scaled = uniform(model, budget, multiple)
-    if macs is not None:
-        most = max(macs, model.sums(scaled)["macs"])
-        budget = Budget({**budget.limits, "macs": min(most, budget.limits.get("macs", most))})
     return grow(model, scaled, budget, 1.0 / np.maximum(scaled, 1), multiple)
+
+
+def between(model: CostModel, one: np.ndarray, other: np.ndarray, budget: Budget, multiple: int = 1) -> np.ndarray:
+    """The geometric means of two allocations, brought into the budget and grown up to it."""
+    middle = np.rint(np.sqrt(one * other)).astype(np.int64)
+    middle = cut_into(model, middle, budget, np.ones(len(middle)), multiple)
+    return grow(model, middle, budget, 1.0 / np.maximum(middle, 1), multiple)
+
+
+def affordable(model: CostModel, budget: Budget, macs: int, multiple: int = 1) -> Budget:
+    """The budget with no more MACs than ``macs``, or than ``uniform`` takes where that is more."""
+    most = max(macs, model.sums(uniform(model, budget, multiple))["macs"])
+    return Budget({**budget.limits, "macs": min(most, budget.limits.get("macs", most))})
 
 
 def could_grow(model: CostModel, widths: np.ndarray, budget: Budget, multiple: int = 1) -> list[int]:

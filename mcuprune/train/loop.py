@@ -20,6 +20,7 @@ from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.data.sets import Split
 from mcuprune.train import ranks
 from mcuprune.train.checkpoint import Checkpoint, Saved
+from mcuprune.train.rectify import rectified
 from mcuprune.train.task import Candidate, OnStep, Step, Task
 from mcuprune.train.trainer import Trainer, trainer_for
 
@@ -107,6 +108,11 @@ class Method(Hooks):
 
     def widths_now(self) -> Sequence[int] | None:
         return [int(width) for width in self.task.channels.widths(self.keep)]
+
+    def begin_cut(self, trainer: Trainer) -> None:
+        """Train what ``keep`` selects, before the first step: weights made to fit their fewer inputs (``rectify``)."""
+        task = self.task
+        trainer.begin(rectified(task.channels, self.keep, trained=task.trained, seed=task.seed))
 
     def state(self) -> State:
         return {"keep": self.keep}, {"last_cut": self.last_cut, "notes": self.notes}

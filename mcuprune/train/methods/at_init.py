@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from mcuprune.train import at_init
 from mcuprune.train.loop import Method
-from mcuprune.train.rectify import rectified
 from mcuprune.train.trainer import Trainer
 
 
@@ -26,4 +25,4 @@ class AtInit(Method):
             seed=task.seed,
         )
         self.keep, self.sensitivity = plan.keep, plan.sensitivity
-        trainer.begin(rectified(task.channels, self.keep, trained=task.trained, seed=task.seed))
+        self.begin_cut(trainer)

@@ -21,8 +21,9 @@ Where a plain reading of the paper leaves the result to chance, this goes its ow
   budget and behind at the next (studies.md, Losses and Trials).
 * *Early.* On an untrained network most of the training belongs to the narrow network: what wide layers have learned is mostly
   lost when they narrow, the more the later it happens (tests/benchmarks/studies.md, Trials). A trained one starts at once.
-  Where compute is scarce beside the data, no step is spent wide at all: widths are uniform, and grown into what that leaves
-  of the budget as far as compute allows, and images are smaller at first (``smaller``; compute.md).
+  Where compute is scarce beside the data, no step is spent wide at all: widths are halfway between uniform ones, grown into
+  what these leave of the budget as far as compute allows, and those of ``at_init``, weights are drawn anew for them
+  (``rectify``), and images are smaller at first (``smaller``; compute.md).
 * *Slack.* Every update lands on its targets from above, and what integer widths and bottlenecks leave is grown back at once.
 
 Tried and not kept, for it came to the same widths or the same accuracy within noise (studies.md, Trials): channels chosen by
@@ -45,7 +46,8 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.channels.salience import salience
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
-from mcuprune.train import ranks
+from mcuprune.errors import UnsupportedOperator
+from mcuprune.train import at_init, ranks
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Method, State
 from mcuprune.train.module import Trainable
@@ -347,21 +349,33 @@ class Differentiable(Method):
             self._begin_narrow(trainer)
 
     def _begin_narrow(self, trainer: Trainer) -> None:
-        """Uniform widths from the first step on: an untrained network shows too little of its channels for any other choice.
+        """Widths from the first step on: an untrained network shows too little of its channels to wait for what they tell.
 
-        What they leave of the budget is grown into, as far as steps remain that a wider network could learn in.
+        Halfway between uniform widths, grown into what they leave of the budget, and those of ``at_init``, as far as steps
+        remain that so wide a network could learn in.
         """
         task, length = self.task, trainer.length
-        affordable = length.amount // (trainer.batch * _STEPS_TO_LEARN) if length.unit == "macs" else None
+        model, budget, multiple = task.model, task.budget, task.multiple_of
+        if length.unit == "macs":
+            most = length.amount // (trainer.batch * _STEPS_TO_LEARN)
+            budget = allocation.affordable(model, budget, most, multiple)
         self.outer.progress = 1.0
-        self.outer.widths = allocation.uniform_grown(task.model, task.budget, task.multiple_of, macs=affordable)
+        self.outer.widths = allocation.uniform_grown(model, budget, multiple)
+        between = "uniform widths, grown into what they leave of the budget"
+        try:
+            plan = at_init.plan(model, budget, multiple=multiple, seed=task.seed)
+        except UnsupportedOperator:
+            pass
+        else:
+            chosen = task.channels.widths(plan.keep)
+            self.outer.widths = allocation.between(model, self.outer.widths, chosen, budget, multiple)
+            between = f"widths between {between}, and those of --method at-init,"
         self.keep = self.alive = task.channels.top(self.outer.widths, salience(task.channels))
-        trainer.shrink(self.keep)
+        self.begin_cut(trainer)
         self.cut, self.last_cut = True, 0
         self.notes.append(
-            "uniform widths, grown into what they leave of the budget as far as compute allows, from the first step on: in so "
-            "short a training of so many examples every step belongs to the network that stays; --prune-stop 0.3 narrows it on "
-            "the way"
+            f"{between} as far as compute allows, from the first step on: in so short a training of so many examples every "
+            "step belongs to the network that stays; --prune-stop 0.3 narrows it on the way"
         )
 
     def after_step(self, trainer: Trainer) -> bool:
