@@ -153,7 +153,7 @@ def results() -> str:
             "* **Accuracy** of the int8 file at equal budget, data and epochs, beside Torch-Pruning trained by this tool's "
             f"optimiser: higher in {ahead} of {len(peers)} settings. The worst: {_told(peers[0])}; the best: "
             f"{_told(peers[-1])}. [All settings](docs/results.md)",
-            "* **At equal training compute**, points ahead of uniform scaling, from which the default starts where "
+            "* **At equal training compute**, points ahead of uniform scaling, as narrow as which the default starts where "
             "compute is scarce beside the data or images can be smaller, on smaller images first where they have colours: "
             f"{bench_compute.summary(read(bench_compute.ROWS))}. [All runs](tests/benchmarks/compute.md)",
             f"* **Budgets**: {sum(held)} of {len(held)} random ones on {len({row['model'] for row in runs})} networks held "

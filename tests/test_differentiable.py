@@ -14,10 +14,12 @@ from test_training import MODELS, digits, normal, trainer
 from mcuprune.channels.labelling import Channels
 from mcuprune.channels.salience import salience
 from mcuprune.costs import widths
-from mcuprune.costs.resources import Budget, CostModel
-from mcuprune.train.methods.differentiable import Widths, task_gradient
-from mcuprune.train.task import Search
-from mcuprune.train.trainer import Trainer
+from mcuprune.costs.resources import Budget, CostModel, profile
+from mcuprune.data.sets import Data, Split
+from mcuprune.graph.network import Network
+from mcuprune.train.methods.differentiable import Differentiable, Widths, task_gradient
+from mcuprune.train.task import Schedule, Search, Task
+from mcuprune.train.trainer import Trainer, trainer_for
 
 torch.set_num_threads(1)
 
@@ -184,3 +186,45 @@ def test_a_limit_that_binds_nowhere_leaves_bystanders_whole() -> None:
     untouched = found == one.model.full
     assert untouched.any()
     assert not untouched.all()
+
+
+# ---------------------------------------------------------------------------------------------------------- narrow at once
+
+
+def narrow_start(channels: Channels, budget: Budget) -> tuple[Differentiable, Network]:
+    """The method as it begins a training whose every step belongs to the narrow network, and what it trains."""
+    schedule = Schedule(epochs=1, quant_epochs=0, batch=32, lr=0.01, prune_start=0.0, prune_stop=0.0)
+    few = Data("few", Split(digits().train.x[:128], digits().train.y[:128]), digits().val, digits().test, 10)
+    task = Task(channels, CostModel(channels), budget, few, schedule, seed=0)
+    method, one = Differentiable(task), trainer_for(task, channels)
+    method.start(one)
+    assert budget.check(profile(one.module.network()).total).ok
+    return method, one.module.network()
+
+
+def test_weights_that_are_narrow_from_the_first_step_fit_the_inputs_that_are_left() -> None:
+    """Drawn at the gain that they had: as they were cut they would be too small for so few inputs."""
+    channels = normal(RESIDUAL)
+    model = CostModel(channels)
+    method, found = narrow_start(channels, Budget({"macs": model.at(model.full)["macs"] // 5}))
+    cut = channels.cut(method.keep)
+    layers = [node for node in found.nodes if node.op == "Conv" and found.constants[node.inputs[1]].size >= 300]
+    assert len(layers) >= 3
+    for node in layers:
+        before, after = channels.network.constants[node.inputs[1]], found.constants[node.inputs[1]]
+        ratio = before.shape[1] / after.shape[1]
+        assert after.std() == pytest.approx(before.std() * np.sqrt(ratio), rel=0.2)
+        assert np.array_equal(after, cut.constants[node.inputs[1]]) == (ratio == 1)
+
+
+def test_a_network_whose_last_layer_begins_at_zero_has_a_narrow_start_too() -> None:
+    """No weight has a SynFlow score there, so that widths are uniform ones, grown."""
+    whole = normal(RESIDUAL)
+    last = next(node.inputs[1] for node in reversed(whole.network.nodes) if node.op in ("Gemm", "MatMul"))
+    zeros = np.zeros_like(whole.network.constants[last])
+    channels = whole.with_network(whole.network.with_constants({**whole.network.constants, last: zeros}))
+    model = CostModel(channels)
+    budget = Budget({"macs": model.at(model.full)["macs"] // 5})
+    method, _ = narrow_start(channels, budget)
+    assert np.array_equal(channels.widths(method.keep), widths.uniform_grown(model, budget))
+    assert not np.array_equal(channels.widths(narrow_start(whole, budget)[0].keep), widths.uniform_grown(model, budget))

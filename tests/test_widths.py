@@ -91,6 +91,30 @@ def test_growth_from_uniform_only_widens(case: tuple[CostModel, Budget]) -> None
 
 
 @quick
+@given(budgets(), st.integers(0, 9))
+def test_between_two_allocations_lies_one_in_the_budget_that_leaves_no_room(case: tuple[CostModel, Budget], seed: int) -> None:
+    model, budget = case
+    one, other = (widths.grow(model, random_widths(model, seed + i), budget, np.ones(len(model.full))) for i in range(2))
+    found = widths.between(model, one, other, budget)
+    assert legal(model, found)
+    assert widths.holds(model, found, budget)
+    assert not widths.could_grow(model, found, budget)
+    assert np.array_equal(widths.between(model, one, one, budget), one)
+
+
+@quick
+@given(budgets(), st.integers(1, 10**7))
+def test_a_budget_that_compute_affords_holds_uniform_widths_and_no_more_macs_than_asked(
+    case: tuple[CostModel, Budget], macs: int
+) -> None:
+    model, budget = case
+    afforded, scaled = widths.affordable(model, budget, macs), widths.uniform(model, budget)
+    assert np.array_equal(widths.uniform(model, afforded), scaled)
+    assert afforded.limits["macs"] <= max(macs, model.at(scaled)["macs"])
+    assert all(afforded.limits[name] <= limit for name, limit in budget.limits.items())
+
+
+@quick
 @given(budgets(), st.floats(1.0, 2.0))
 def test_a_larger_budget_never_gives_narrower_widths(case: tuple[CostModel, Budget], factor: float) -> None:
     model, budget = case
@@ -120,6 +144,7 @@ def test_multiples_are_kept(case: tuple[CostModel, Budget], multiple: int, seed:
         widths.grow(model, model.least, budget, value, multiple),
         widths.grow(model, random_widths(model, seed), budget, value, multiple),
         widths.grow(model, model.least, budget, value, multiple, most=random_widths(model, seed)),
+        widths.between(model, random_widths(model, seed), random_widths(model, seed + 1), budget, multiple),
     ):
         assert widths.holds(model, found, budget)
         assert ((found % multiple == 0) | (found == model.full)).all()

@@ -46,7 +46,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.channels.salience import salience
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
-from mcuprune.errors import UnsupportedOperator
+from mcuprune.errors import ModelError
 from mcuprune.train import at_init, ranks
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Method, State
@@ -364,7 +364,7 @@ class Differentiable(Method):
         between = "uniform widths, grown into what they leave of the budget"
         try:
             plan = at_init.plan(model, budget, multiple=multiple, seed=task.seed)
-        except UnsupportedOperator:
+        except ModelError:  # some operator, or weights, that at-init can't follow: uniform widths do without
             pass
         else:
             chosen = task.channels.widths(plan.keep)
