@@ -6,16 +6,20 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import Graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_tflite import int8
 
 import mcuprune
 from mcuprune import exporting
 from mcuprune.cli import main
+from mcuprune.costs import banding
 from mcuprune.deploy import tflite, tflite_reader
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph import network
@@ -71,6 +75,36 @@ def test_beside_its_onnx_file_it_is_compared_with_onnxruntime(written: Path, tmp
     assert found.path.endswith("net.tflite")
     shutil.copy(MODELS / "dscnn_digits.onnx", tmp_path / "net.onnx")  # another model under the same name vouches for nothing
     assert mcuprune.verify(tmp_path / "net.tflite", examples=4).onnxruntime is None
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_in_row_bands_is_held_against_the_network_without_them(tmp_path: Path) -> None:
+    """Where a band computes something else, though it is by so little that onnxruntime may be as far away, it isn't that."""
+    g = Graph(1, 3, 32, 32)
+    y = g.add("Relu", g.conv(g.add("Relu", g.conv("x", 3, 16)), 16, 16, strides=[2, 2]))
+    source = int8(g.model(g.classifier(y, 16, 4)), tmp_path / "net.onnx")
+    for name, bands in (("net", "4"), ("most", "auto")):
+        shutil.copy(source, tmp_path / f"{name}.onnx") if name != "net" else None
+        exporting.export(exporting.Request(source, str(tmp_path / f"{name}.tflite"), bands=bands))
+        found = mcuprune.verify(tmp_path / f"{name}.tflite", examples=8)
+        assert found.ok
+        assert found.onnxruntime is not None
+        assert "without row bands" in found.notes[0]
+        assert found.converted.content == (tmp_path / f"{name}.tflite").read_bytes()
+        assert [side.steady for side in found.runtimes] == [True] * len(found.runtimes)
+        assert all(side.taken is None for side in found.runtimes)
+    net = network.load(source)
+    biases = [name for name in net.stored if net.stored[name].integers.ndim == 1]
+    bias = max(biases, key=lambda name: net.stored[name].scale.max())
+    integers = net.stored[bias].integers + 20
+    constants = {**net.constants, bias: (integers * net.stored[bias].scale).astype(np.float32)}
+    other = replace(net, constants=constants, stored={**net.stored, bias: replace(net.stored[bias], integers=integers)})
+    banded = banding.least(other, "tflm", 4).network
+    (tmp_path / "net.tflite").write_bytes(tflite.convert(banded, offline=True).file)
+    found = mcuprune.verify(tmp_path / "net.tflite", examples=8)
+    assert not found.ok
+    assert any("aren't those of the network without row bands" in note for note in found.notes)
+    assert all(difference.max_lsb <= 2 for side in found.runtimes for difference in side.differences)
 
 
 @pytest.mark.parametrize("name", ["branchy_digits", "dscnn_digits", "mbv2se_digits", "resnet8_digits"])

@@ -66,17 +66,18 @@ _RANDOM = "random"
 _MOST_ARENA = 64 * 2**20
 
 
-def verify(path: str | Path, trial: Trial | None = None) -> Verification:
+def verify(path: str | Path, trial: Trial | None = None, *, banded: Converted | None = None) -> Verification:
     """Run an int8 ONNX file, as it is exported, in the runtimes that are installed and compare them with onnxruntime.
 
-    trial: what it is run with; by default ``Trial()``.
+    trial: what it is run with; by default ``Trial()``. banded: the same network as a .tflite file in row bands, which runs in
+    place of the one without, and has to give that one's outputs to the bit. Layers are those of the one without.
 
     Raises MissingExtra where no runtime is installed, ModelError for a file that isn't int8 or that a runtime refuses,
     UnsupportedOperator for a node that has no int8 operator there, or for a network far above what any device has memory for,
     DataError for data that doesn't fit.
     """
     trial, keys, notes = trial or Trial(), runners.available(), list[str]()
-    case = _case(str(path), trial, notes)
+    case = _case(str(path), trial, notes, banded)
     figures = None
     if case.real is not None and case.real.objective is not None:
         figures = evaluate.int8_metric(case.proto.SerializeToString(), case.real.split, case.real.objective)
@@ -89,7 +90,7 @@ def verify(path: str | Path, trial: Trial | None = None) -> Verification:
     return Verification(
         path=str(path),
         examples=case.counts,
-        converted=case.converted,
+        converted=case.written,
         runtimes=compared,
         onnxruntime=onnxruntime.__version__,
         metric=figures.exact if figures else None,
@@ -109,6 +110,15 @@ def measured(memory: Memory, ran: Ran) -> Memory:
 def is_class(shape: Shape) -> bool:
     """Whether a tensor is one row of numbers, one for each class."""
     return len(shape) >= 2 and max(shape) == prod(shape) > 1
+
+
+def with_ports_of(source: Converted, file: Converted) -> Converted:
+    """A .tflite file that takes and gives data under the names and in the layouts of the ONNX network it came from."""
+    inputs, outputs = (
+        tuple(replace(named, tensor=port.tensor) for named, port in zip(*sides, strict=True))
+        for sides in ((source.inputs, file.inputs), (source.outputs, file.outputs))
+    )
+    return replace(file, program=replace(file.program, inputs=inputs, outputs=outputs))
 
 
 def predicted(converted: Converted) -> Memory:
@@ -166,7 +176,7 @@ def _real(net: Network, trial: Trial, notes: list[str]) -> _Real | None:
 # ------------------------------------------------------------------------------------------------------------ comparison
 
 
-def _case(path: str, trial: Trial, notes: list[str]) -> _Case:
+def _case(path: str, trial: Trial, notes: list[str], banded: Converted | None) -> _Case:
     """Read and convert a file, and collect its inputs."""
     net = network.load(path, input_shapes=trial.input_shapes, outputs=trial.outputs, accept=ops.accept(path))
     proto = onnx.load(path)
@@ -174,7 +184,8 @@ def _case(path: str, trial: Trial, notes: list[str]) -> _Case:
         proto = tails.cut(proto, trial.outputs, path)
     converted = tflite.convert(net, net.stored, offline=True)
     proto = _with_float_inputs(proto, converted.inputs)
-    if (arena := predicted(converted).predicted) > _MOST_ARENA:
+    written = converted if banded is None else with_ports_of(converted, banded)
+    if (arena := predicted(written).predicted) > _MOST_ARENA:
         raise UnsupportedOperator(
             f"{path}: would need an arena of {show(arena, 'bytes')}, and no device has more than {show(_MOST_ARENA, 'bytes')}: "
             "nothing is run; check the sizes of its inputs (--input-shape)"
@@ -187,7 +198,7 @@ def _case(path: str, trial: Trial, notes: list[str]) -> _Case:
             dict(zip(net.inputs, (np.asarray(x[i : i + 1]) for x in real.split.inputs), strict=True))
             for i in range(len(real.split))
         ]
-    return _Case(path, net, proto, converted, inputs, trial.examples, real)
+    return _Case(path, net, proto, converted, written, inputs, trial.examples, real)
 
 
 def _with_float_inputs(model: onnx.ModelProto, ports: Sequence[Port]) -> onnx.ModelProto:
@@ -211,12 +222,16 @@ def _with_float_inputs(model: onnx.ModelProto, ports: Sequence[Port]) -> onnx.Mo
 
 @dataclass(frozen=True)
 class _Case:
-    """A file, its converted form and its inputs: ``n_random`` random ones, then those of ``real``."""
+    """A file, its converted form and its inputs: ``n_random`` random ones, then those of ``real``.
+
+    written: what runtimes of .tflite files run: the converted form, or the same network in row bands.
+    """
 
     path: str
     net: Network
     proto: onnx.ModelProto
     converted: Converted
+    written: Converted
     inputs: Sequence[Mapping[str, Array]]
     n_random: int
     real: _Real | None
@@ -229,12 +244,13 @@ class _Case:
     @property
     def limit(self) -> int:
         """Bytes of arena that suffice, also where every tensor is kept to the end; what TFLM uses all of."""
-        return aligned(8 * lower(self.net).arena().total + 2 * sum(prod(s) for s in self.net.shapes.values()) + 2**21)
+        most = max(lower(self.net).arena().total, predicted(self.written).predicted)
+        return aligned(8 * most + 2 * sum(prod(s) for s in self.net.shapes.values()) + 2**21)
 
     def in_runtimes(self, keys: Sequence[str], notes: list[str]) -> tuple[tuple[Compared, ...], Memory]:
         """Each runtime against onnxruntime, and the arena. Raises UnsupportedOperator where the only one lacks a kernel."""
         comparisons: list[Compared] = []
-        memory = predicted(self.converted)
+        memory = predicted(self.written)
         for key in keys:
             try:
                 compared, ran = self.compare(key, notes)
@@ -249,7 +265,8 @@ class _Case:
 
     def compare(self, key: str, notes: list[str]) -> tuple[Compared, Ran]:
         """One runtime against onnxruntime."""
-        ran = runners.run(key, self.converted, self.inputs, self.path, limit=self.limit)
+        banded = self.written is not self.converted and runners.RUNNERS[key].reads_tflite
+        ran = runners.run(key, self.written if banded else self.converted, self.inputs, self.path, limit=self.limit)
         reference = _Reference(self.proto, self.path)
         tallies = [Tally(port) for port in self.converted.outputs]
         for index, example in enumerate(self.inputs):
@@ -267,7 +284,7 @@ class _Case:
             self._metric(ran),
             self._taken(key, ran, notes),
         )
-        notes += _remarks(compared)
+        notes += _remarks(compared, banded=banded)
         return compared, ran
 
     def _taken(self, key: str, ran: Ran, notes: list[str]) -> Taken | None:
@@ -276,7 +293,7 @@ class _Case:
         None of other runtimes, whose arena is predicted otherwise, and of a file in row bands, which is for these: C runs the
         rows of the file without.
         """
-        if runners.RUNNERS[key].reads_tflite or is_banded(self.net):
+        if runners.RUNNERS[key].reads_tflite or self.written is not self.converted or is_banded(self.net):
             return None
         taken = Taken(ran.arena["total"], resources.profile(self.net).memory.peak)
         if above := cplan.above_peak(self.converted.program, taken.arena, taken.peak):
@@ -320,13 +337,15 @@ class _Case:
         return tuple(layers.differences()), steady
 
 
-def _remarks(compared: Compared) -> list[str]:
+def _remarks(compared: Compared, *, banded: bool) -> list[str]:
     """What needs saying about a comparison."""
     title = runners.RUNNERS[compared.key].title
     if compared.diverges_at is not None:
         worst = next(layer for layer in compared.layers if not layer.ok)
         said = f"node '{worst.node}' is off by {worst.max_lsb} steps in {title}, given the same inputs"
         return [f"{said}; {layerwise.MAX_LSB} are rounding"]
+    if compared.steady is False and banded:
+        return [f"outputs in {title} aren't those of the network without row bands: a band computes something else"]
     if compared.steady is False:
         return [f"outputs in {title} change with the memory plan: a tensor is overwritten while it is needed"]
     most = max(difference.max_lsb for difference in compared.differences)

@@ -1,12 +1,13 @@
 """Whether a .tflite file, as it lies on disk, runs: in the arena that is predicted for it, and alike in all runtimes.
 
 The file says what it computes and where its inputs are, so no ONNX file is needed. Where the one that it was exported from lies
-beside it, under the same stem, and gives the same bytes, the verdict is that of ``verify`` on it: a comparison with
-onnxruntime.
+beside it, under the same stem, and gives the same bytes, or the same network without row bands, the verdict is that of
+``verify`` on it: a comparison with onnxruntime.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
@@ -19,6 +20,7 @@ from mcuprune import options
 from mcuprune.data import loading as datasets
 from mcuprune.data.sets import Split
 from mcuprune.deploy import tflite_reader
+from mcuprune.deploy.program import Program
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port, convert
 from mcuprune.errors import DataError, McupruneError, ModelError
@@ -34,6 +36,10 @@ from mcuprune.train.tasks.metrics import Classes, Metric
 Array = np.ndarray[Any, Any]
 #: The runtime that others are compared with: its reference kernels define what an operator computes.
 _DEFINES = "litert"
+#: Which input is the kernel of operators that have one.
+_KERNEL = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
+#: Dimensions of a kernel that slides over rows, its second one.
+_IMAGES = 4
 
 
 def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
@@ -45,25 +51,56 @@ def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
     read = tflite_reader.read(path)
     source = _source(Path(path), read, trial)
     if source is not None:
-        verified = verify(source, trial)
-        return replace(verified, path=str(path), notes=(f"exported from {source}, which gives the same bytes", *verified.notes))
+        beside, banded = source
+        verified = verify(beside, trial, banded=read if banded else None)
+        whose = "which has the same network without row bands" if banded else "which gives the same bytes"
+        return replace(verified, path=str(path), notes=(f"exported from {beside}, {whose}", *verified.notes))
     if trial.data is not None and trial.task not in (AUTO, "classify"):
         needed = f"--task {trial.task} needs the ONNX file that it was exported from beside it"
         raise DataError(f"{path}: {needed}; or leave --data out")
     return _alone(str(path), read, trial)
 
 
-def _source(path: Path, read: Converted, trial: Trial) -> Path | None:
-    """The ONNX file beside it that gives the same bytes, if there is one."""
+def _source(path: Path, read: Converted, trial: Trial) -> tuple[Path, bool] | None:
+    """The ONNX file beside it that it was exported from, and whether in row bands; None where there is none."""
     beside = path.with_suffix(".onnx")
     if not beside.is_file():
         return None
     try:
         net = network.load(beside, input_shapes=trial.input_shapes, outputs=trial.outputs, accept=ops.accept(str(beside)))
-        same = any(convert(net, offline=True, names=names).content == read.content for names in (False, True))
+        written = [convert(net, offline=True, names=names) for names in (False, True)]
     except McupruneError:  # another model, and nothing that this file depends on
         return None
-    return beside if same else None
+    if any(converted.content == read.content for converted in written):
+        return beside, False
+    return (beside, True) if _in_bands(written[0], read) else None
+
+
+def _in_bands(plain: Converted, read: Converted) -> bool:
+    """Whether a file is this network in row bands: its inputs, outputs and kernels, and more operators for some of these."""
+    ports, theirs = ([*converted.inputs, *converted.outputs] for converted in (plain, read))
+    if len(plain.inputs) != len(read.inputs) or list(map(_held, ports)) != list(map(_held, theirs)):
+        return False
+    own, written = _kernels(plain.program), _kernels(read.program)
+    return own.keys() == written.keys() and own <= written and len(plain.operators) < len(read.operators)
+
+
+def _held(port: Port) -> tuple[Any, ...]:
+    """How a file holds an input or output: its shape there, scale and zero point."""
+    shape = tuple(1 if axis is None else port.shape[axis] for axis in port.axes)
+    return shape, np.float32(port.quantizer.scale), port.quantizer.zero_point
+
+
+def _kernels(program: Program) -> Counter[bytes]:
+    """How many operators run each kernel, without the rows of zeros that bands put around some."""
+    found = Counter[bytes]()
+    for operator in program.operators:
+        if operator.name in _KERNEL and (content := program.tensors[operator.inputs[_KERNEL[operator.name]]].content):
+            kernel = content()
+            rows = np.flatnonzero(kernel.data.any(axis=tuple(axis for axis in range(kernel.data.ndim) if axis != 1)))
+            kept = kernel.data[:, rows[0] : rows[-1] + 1] if kernel.data.ndim == _IMAGES and rows.size else kernel.data
+            found[kept.tobytes() + np.float32(kernel.scales).tobytes()] += 1
+    return found
 
 
 def _alone(path: str, read: Converted, trial: Trial) -> Verification:
