@@ -105,6 +105,8 @@ def export(
     places.distinct(planned(request), read)
     if request.project is not None:
         places.check_folder("--project", request.project[1])
+        if runners.compiler() is None:
+            raise MissingExtra("a project stores what its C answers, and no C compiler was found here (cc, gcc or clang)")
     if net is None:
         net = network.load(
             request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
@@ -468,8 +470,6 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
     name = name_of(Path(request.model).stem)
     source = c.generate(converted.program, name, bands=_c_bands(request))
     example, where, label = example_of(net, request, data_set)
-    if runners.compiler() is None:
-        raise MissingExtra("a project stores what its C answers, and no C compiler was found here (cc, gcc or clang)")
     ran = runners.run("c", converted, [example], request.model, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]
     outputs = [ran.outputs[port.name][0] for port in converted.outputs]

@@ -424,7 +424,7 @@ def test_what_may_not_be_looked_at_in_a_folder_is_one_message(locked: str) -> No
             os.seteuid(own)
 
 
-@pytest.mark.parametrize("output", ["a folder", "a file in a project"])
+@pytest.mark.parametrize("output", ["a folder", "net.c", "main/Kconfig.projbuild", "a compiler"])
 def test_places_that_can_not_be_written_are_refused_before_ranges_are_measured(
     output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,12 +432,16 @@ def test_places_that_can_not_be_written_are_refused_before_ranges_are_measured(
     monkeypatch.setattr(exporting, "_quantized", lambda *_: pytest.fail("the work had begun"))
     wanted = ["-o", str(tmp_path / "out.tflite")]
     (tmp_path / "out.tflite").mkdir()
-    if output == "a file in a project":
-        wanted = ["--project", "cmake", str(tmp_path / "out.tflite")]
-        (tmp_path / "out.tflite" / "net.c").write_text("mine")
+    if output != "a folder":
+        wanted = ["--project", "esp-idf" if "/" in output else "cmake", str(tmp_path / "out.tflite")]
+    if "." in output:
+        (tmp_path / "out.tflite" / output).parent.mkdir(exist_ok=True)
+        (tmp_path / "out.tflite" / output).write_text("mine")
+    if output == "a compiler":
+        monkeypatch.setattr(runners, "compiler", lambda: None)
     assert cli.main(["export", str(tmp_path / "net.onnx"), *wanted]) == 2
-    said = capsys.readouterr().err
-    assert "is a folder" in said or "would replace net.c" in said
+    said = {"a folder": "is a folder", "a compiler": "no C compiler was found"}.get(output, f"would replace {output},")
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_process")
@@ -445,4 +449,4 @@ def test_places_that_can_not_be_written_are_refused_before_ranges_are_measured(
 def test_the_files_of_a_project_are_known_beforehand(kind: str, quantised: bytes, tmp_path: Path) -> None:
     out = written(kind, "net", quantised, tmp_path)
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert files - {handiwork.LIST, "main/Kconfig.projbuild"} == set(project.paths(kind, "net"))
+    assert files - {handiwork.LIST} == set(project.paths(kind, "net"))

@@ -321,10 +321,10 @@ target_sources(app PRIVATE src/main.c src/{name}.c)
 
 
 def _with_esp_nn(contents: Contents) -> Files:
-    """What files end with, or a file of its own, so that menuconfig has ESP-NN; nothing where that computes nothing."""
+    """What files end with, and menuconfig's own, so that it has ESP-NN; nothing to choose where that computes nothing."""
     macro, arena = ESP_NN.macro, contents.source.with_library.get(ESP_NN.macro)
     if arena is None:
-        return {}
+        return {"main/Kconfig.projbuild": "# nothing to choose: ESP-NN has no kernel for any layer of this network\n"}
     switch = f'config {macro}\n    bool "Layers of the network by ESP-NN"\n    depends on IDF_TARGET_ESP32S3\n    default n\n'
     told = f"    help\n        Takes {arena} bytes of static RAM in place of {contents.source.arena}.\n"
     return {
@@ -352,7 +352,7 @@ def _esp_idf(contents: Contents) -> Files:
         "main/main.c": _main(contents, signature="void app_main(void)"),
         "main/CMakeLists.txt": component,
         "main/idf_component.yml": manifest,
-        **{path: text for path, text in optional.items() if path.endswith(".projbuild")},
+        "main/Kconfig.projbuild": optional["main/Kconfig.projbuild"],
         "CMakeLists.txt": lists,
         "README.md": _readme(contents, build),
     }
