@@ -18,6 +18,7 @@ from mcuprune.data.sets import Given
 from mcuprune.errors import MissingExtra
 from mcuprune.graph.network import Network
 from mcuprune.options import AUTO
+from mcuprune.passes.inputs import with_float_inputs
 from mcuprune.train import evaluate, feeding, head, preprocess
 from mcuprune.train.goal import goal, is_one_class, target_checks
 from mcuprune.train.preprocess import Fed
@@ -75,6 +76,7 @@ class Inspection:
 
 def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection:
     """Look at a data set with the eyes of a network. Raises what opening it raises; nothing is trained, nothing is written."""
+    net, retyped = with_float_inputs(net)
     shape = net.shapes[net.inputs[0]][1:]
     classes = _classes(net)
     inputs = tuple(net.shapes[name][1:] for name in net.inputs)
@@ -108,7 +110,7 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
         confusion=None if confusion is None else confusion.counts,
         trained=confusion is not None and confusion.trained and _shows(net, opened, confusion.accuracy),
         fresh=feeding.looks_fresh(net),
-        notes=(*opened.notes, *notes),
+        notes=(*retyped, *opened.notes, *notes),
     )
 
 

@@ -29,6 +29,7 @@ from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
+from mcuprune.passes.inputs import with_float_inputs
 from mcuprune.places import Output, Source
 from mcuprune.result import GroupResult, Start
 from mcuprune.train import engine, evaluate
@@ -103,6 +104,7 @@ def prepared(request: Request, net: Network | None, given: Given | None, start: 
     original = net or network.load(
         request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
     )
+    original, retyped = with_float_inputs(original)
     before = resources.profile(original, request.basis)
     budget = resources.budget(request.limits, before.used(request.basis))
     if not budget.limits:
@@ -128,7 +130,7 @@ def prepared(request: Request, net: Network | None, given: Given | None, start: 
     refuse_changed(request, net, None if aim is None else aim.data)
     metric, learned = (None, False) if aim is None else figure(original, aim, request.model)
     warm, unfit = _comes_trained(request, original, aim, metric, learned=learned)
-    notes = (*notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
+    notes = (*retyped, *notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
     if request.train and aim is not None:

@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto, helper
 from mcuprune.errors import ModelError
 from mcuprune.graph.network import Network, Node, is_float, shapes_at_batch
 from mcuprune.operators import attributes
+from mcuprune.passes.inputs import with_float_inputs
 
 #: The batch at which a network must still give what single examples give.
 _BATCH = 3
@@ -40,7 +41,8 @@ def canonical(net: Network) -> tuple[Network, tuple[str, ...]]:
                     f"{net.path}: node '{node.name}' ({node.op}) makes a tensor of {prod(net.shapes[name])} elements; "
                     f"prune takes up to {MAX_ELEMENTS}: export with a smaller input, or fix free sizes with --input-shape"
                 )
-    notes: list[str] = []
+    net, told = with_float_inputs(net)
+    notes = list(told)
     net = replace(net, stored={}) if net.stored else net  # cuts and training change the numbers, not the integers behind them
     examples = _examples(net)
     for step in _PASSES:

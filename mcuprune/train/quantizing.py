@@ -70,7 +70,8 @@ def calibration(whole: Channels, original: Network, data: Data | None, seed: int
         examples = first(data.train.inputs, _EXAMPLES)
         starts = range(0, len(examples[0]), _BATCH)
         return Calibration([tuple(x[start : start + _BATCH] for x in examples) for start in starts], {}, None)
-    inputs, known = synthetic(whole, seed), stored_ranges(original)
+    known = stored_ranges(original)
+    inputs = synthetic(whole, seed, known)
     return Calibration(inputs.batches, known, _OWN_RANGES if known else inputs.note)
 
 

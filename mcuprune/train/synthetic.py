@@ -8,6 +8,7 @@ multiplied by the power of two with which the network's tensors come nearest to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -42,15 +43,22 @@ class Synthetic:
     note: str
 
 
-def synthetic(channels: Channels, seed: int) -> Synthetic:
-    """Examples for a network as it came: labelled, its BatchNormalizations in place, not yet cut."""
+def synthetic(channels: Channels, seed: int, known: Mapping[str, tuple[float, float]] | None = None) -> Synthetic:
+    """Examples for a network as it came: labelled, its BatchNormalizations in place, not yet cut.
+
+    known: the range (low, high) of inputs of which the file says it, as it does of images of bytes.
+    """
     random = np.random.default_rng(seed)
     net = channels.network
     shapes = [net.shapes[name] for name in net.inputs]
     own = [shape[1:] if shape[:1] == (1,) else shape for shape in shapes]
     count = int(np.clip(_ELEMENTS // max(map(prod, own)), 4, COUNT))
     examples = [np.stack([_example(random, shape, turn % 4) for turn in range(count)]) for shape in own]
-    if any(node.op == "BatchNormalization" for node in net.nodes):
+    ranges = [(known or {}).get(name) for name in net.inputs]
+    if any(ranges):
+        examples = [x if within is None else _within(x, *within) for x, within in zip(examples, ranges, strict=True)]
+        how = f"in the range that the file says, {_span(examples)}"
+    elif any(node.op == "BatchNormalization" for node in net.nodes):
         scale, offset = _fitting(channels, [x[:_TRIED] for x in examples])
         examples = [(x * scale + offset * scale).astype(np.float32) for x in examples]
         how = f"of the scale that fits its BatchNormalizations best, {_span(examples)}"
@@ -80,6 +88,11 @@ def _example(random: np.random.Generator, shape: Shape, kind: int) -> np.ndarray
     if kind == 3:
         example = np.clip(0.5 + example / 4, 0, 1)
     return example.astype(np.float32)
+
+
+def _within(examples: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Examples around zero, most of them within two standard deviations, as ones between two numbers."""
+    return (low + (high - low) * np.clip(0.5 + examples / 4, 0, 1)).astype(np.float32)
 
 
 @torch.no_grad()
