@@ -33,11 +33,12 @@ from mcuprune.deploy.lower import lower
 from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, paths, project
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.deploy.tflite import Converted
-from mcuprune.errors import DataError, McupruneError, MissingExtra, OutputError, UsageError
+from mcuprune.errors import DataError, McupruneError, MissingExtra, OutputError, UnsupportedOperator, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network, Shape
 from mcuprune.operators import table as ops
 from mcuprune.options import AUTO
+from mcuprune.passes.inputs import with_float_inputs
 from mcuprune.places import Output, Source
 from mcuprune.run import runners
 from mcuprune.units import Limit
@@ -114,6 +115,7 @@ def export(
     notes: tuple[str, ...] = ()
     if not is_quantized(net):
         _refuse_places(request)
+        refuse_early(request, net)
         net, notes = _quantized(request, net, data_set)
     run, rows = _in_bands(net, request), _rows(net, request)
     if rows is not None and _idle(rows, request):
@@ -201,12 +203,18 @@ def refuse_early(request: Request, net: Network) -> None:
 
     Raises UnsupportedOperator for a node without a kernel, UsageError for bands that gain nothing in C.
     """
-    if request.output is None or (suffix := Path(request.output).suffix) == ".onnx":
+    suffix = "" if request.output is None else Path(request.output).suffix
+    if request.project is None and suffix in ("", ".onnx"):
         return
-    if suffix not in ROWS_OF_THEIR_OWN:
+    net, _ = with_float_inputs(net)
+    if lacking := resources.profile(net).memory.unsupported:
+        wanted = f"-o {request.output}" if request.project is None else f"--project {request.project[0]}"
+        raise UnsupportedOperator(f"{request.model}: {wanted}: {lacking[0]}; name a file that ends in .onnx")
+    if suffix not in ("", ".onnx", *ROWS_OF_THEIR_OWN):
         lower(net).check_ranks()
-        return
-    if _idle(rowreport.priced(lower(net), _c_bands(request)), request):
+    if (request.project is not None or suffix in ROWS_OF_THEIR_OWN) and _idle(
+        rowreport.priced(lower(net), _c_bands(request)), request
+    ):
         _refuse_idle(request)
 
 
@@ -323,7 +331,8 @@ def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[
             result = pruning.prune(replace(asked, unlabelled=True), net=net, data_set=data_set)
             unfit, *_ = str(error).split(";")
             notes = (f"ranges are measured on inputs alone, for labels don't go with the model: {unfit}",)
-        return result.network, (*notes, *(note for note in result.notes if not note.startswith(_NOTHING_CUT)))
+        int8 = replace(result.network, path=request.model)  # which messages name, not the temporary file
+        return int8, (*notes, *(note for note in result.notes if not note.startswith(_NOTHING_CUT)))
 
 
 def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:

@@ -16,7 +16,7 @@ from mcuprune.cli.progress import Progress
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.data.spelling import refuse_unknown
-from mcuprune.errors import McupruneError, UnsupportedOperator, UsageError
+from mcuprune.errors import McupruneError, UsageError
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.train import ranks
@@ -202,8 +202,6 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
 
     places.settle(outputs, sources(to_prune))
     net = face.load(request.model, input_shapes=request.input_shapes, outputs=request.outputs)
-    if lacking := face.profile(net).memory.unsupported:
-        raise UnsupportedOperator(f"{request.model}: -o {place}: {lacking[0]}; name a file that ends in .onnx")
     exporting.refuse_early(replace(to_export, model=request.model), net)
     return to_prune, to_export
 
