@@ -635,3 +635,7 @@ def test_a_float_model_is_refused(tmp_path: Path) -> None:
     onnx.save(CASES["conv"](), path)
     with pytest.raises(ModelError, match="prune without --float"):
         converted(path)
+
+
+def test_dividing_by_one_number_is_a_product_which_every_runtime_has(once: Once) -> None:
+    assert [operator for operator, _ in case(once, "Div, constant")[1].operators] == ["MUL"]

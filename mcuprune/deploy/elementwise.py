@@ -64,9 +64,21 @@ def _per_channel_constant(w: Lowering, name: str, shape: Shape) -> Array | None:
     return wide.reshape(-1)
 
 
+def _factor(w: Lowering, node: Node) -> Literal | None:
+    """What to multiply by in place of dividing by one constant number; None where there is no such."""
+    divisor = np.asarray(w.net.constants[node.inputs[1]], np.float64).reshape(-1)
+    if divisor.size != 1 or not np.isfinite(divisor[0]) or w.net.shapes[node.inputs[0]] != w.net.shapes[node.outputs[0]]:
+        return None
+    scale = np.float32(1 / (127 * abs(divisor[0]))) if divisor[0] else np.float32(0)
+    return _number(127 if divisor[0] > 0 else -127, float(scale)) if np.finfo(np.float32).tiny < scale < np.inf else None
+
+
 def arithmetic(w: Lowering, node: Node) -> None:
     """Add, Sub, Mul, Div of two operands, at most one of them constant."""
     constant = next((i for i, name in enumerate(node.inputs) if w.net.is_constant(name)), None)
+    if node.op == "Div" and constant == 1 and (inverse := _factor(w, node)) is not None:  # DIV has no kernel in C
+        _combine(w, "MUL", [w.data(node), inverse], w.target(node))
+        return
     if constant is not None and (node.op == "Div" or node.inputs[constant] not in w.net.stored):
         value = w.data(node, 1 - constant)
         numbers = _per_channel_constant(w, node.inputs[constant], value.shape)
