@@ -1,8 +1,7 @@
 """Networks of layers drawn by chance: the kinds of layers that generated C has, in shapes and orders that nobody would write.
 
 A network is drawn from a seed, layer by layer; each reads what some layer before made. What nobody reads is an output of the
-network, mostly, and now and then what others read, too. Left out is what needs one tensor in two orders of its axes, as a
-Reshape across channels does in front of several layers: that takes a copy, which no peak counts.
+network, mostly, and now and then what others read, too.
 """
 
 from __future__ import annotations
@@ -235,6 +234,34 @@ class Layers:
         shape = [1 if axis in axes else size for axis, size in enumerate(self.shapes[x])]
         self.add(self.chance.choice(("ReduceMean", "ReduceMax", "ReduceMin")), [x], shape, axes=axes, keepdims=1)
 
+    def reshaped(self, x: str) -> None:
+        """Another image of as many numbers, which kernels want in another order of its axes."""
+        left, sizes = int(np.prod(self.shapes[x])), []
+        for _ in range(2):
+            sizes.append(self.chance.choice([size for size in range(1, left + 1) if left % size == 0]))
+            left //= sizes[-1]
+        sizes.append(left)
+        self.chance.shuffle(sizes)
+        self.add("Reshape", [x, self.constant([1, *sizes])], (1, *sizes))
+
+    def transposed(self, x: str) -> None:
+        order = [1, 2, 3]
+        self.chance.shuffle(order)
+        self.add("Transpose", [x], [1, *(self.shapes[x][axis] for axis in order)], perm=[0, *order])
+
+    def bands_of_rows(self, x: str) -> None:
+        """A layer that takes each band of rows of a channel for a channel, as SubSpectralNorm does."""
+        shape = _, channels, height, width = self.shapes[x]
+        parts = self.chance.choice([part for part in range(1, height + 1) if height % part == 0])
+        banded = (1, channels * parts, height // parts, width)
+        y = self.add("Reshape", [x, self.constant(banded)], banded)
+        if self.chance.random() < 0.5:
+            self.norm(y)
+        else:
+            self.conv(y, banded[1], [1, 3], banded[1], pads=[0, 1, 0, 1])
+        if self.chance.random() < 0.7:
+            self.add("Reshape", [next(reversed(self.shapes)), self.constant(shape)], shape)
+
     def dense(self, x: str) -> None:
         count, outs = int(np.prod(self.shapes[x])), self.chance.randint(1, 10)
         y = self.add("Flatten", [x], (1, count))
@@ -276,5 +303,5 @@ class Layers:
 KINDS = (
     *("convolution", "padded_convolution", "transposed_convolution", "pool", "padded_pool", "global_pool", "pad", "slice"),
     *("split", "concat", "together", "with_constant", "gate", "activation", "norm", "resize", "gather", "blocks"),
-    *("reduction", "dense"),
+    *("reduction", "dense", "reshaped", "transposed", "bands_of_rows"),
 )

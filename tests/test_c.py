@@ -205,6 +205,45 @@ def flattened(*shape: int) -> onnx.ModelProto:
     return model_of(graph, graph.conv(x, shape[0], 2, 1))
 
 
+def in_bands_of_rows(graph: Graph, x: str, *shape: int) -> str:
+    """A normalisation of each half of the rows of a channel, and what it normalises added to it, as BC-ResNet has them."""
+    channels, height, width = shape
+    y = graph.conv(x, channels, channels, 3, group=channels)
+    y = graph.add("Reshape", y, graph.value(np.array((1, 2 * channels, height // 2, width))))
+    y = graph.add("Reshape", graph.norm(y, 2 * channels), graph.value(np.array((1, *shape))))
+    return graph.add("Add", y, x)
+
+
+def in_two_orders() -> onnx.ModelProto:
+    """What is read with channels last and as a Reshape leaves it."""
+    graph = Graph(1, 4, 10, 7)
+    x = graph.add("Reshape", graph.add("Relu", "x"), graph.value(np.array([1, 7, 4, 10])))
+    gate = graph.conv(graph.add("GlobalAveragePool", x), 7, 7, 1)
+    return model_of(graph, graph.add("Mul", x, gate))
+
+
+def beside_itself() -> onnx.ModelProto:
+    """Blocks of bands of rows, of a large image and of a small one."""
+    graph = Graph(1, 3, 8, 9)
+    x = in_bands_of_rows(graph, in_bands_of_rows(graph, graph.conv("x", 3, 4, 3), 4, 8, 9), 4, 8, 9)
+    small = graph.add("MaxPool", x, kernel_shape=[2, 3], strides=[2, 3])
+    return model_of(graph, in_bands_of_rows(graph, in_bands_of_rows(graph, small, 4, 4, 3), 4, 4, 3))
+
+
+def padded_in_another_order() -> onnx.ModelProto:
+    """Channels of zeros around a transposed image, in front of a convolution."""
+    graph = Graph(1, 2, 4, 5)
+    x = graph.add("Transpose", graph.add("Relu", "x"), perm=[0, 2, 3, 1])
+    return model_of(graph, graph.conv(graph.add("Pad", x, graph.value(np.array([0, 2, 1, 1, 0, 1, 1, 2]))), 7, 2, 3))
+
+
+def joined_in_another_order() -> onnx.ModelProto:
+    """Rows of what bands of rows make, joined twice with what has another scale and another order of axes."""
+    graph = Graph(1, 5, 3, 2)
+    y = graph.add("Reshape", "x", graph.value(np.array((1, 15, 1, 2))))
+    return model_of(graph, graph.add("Concat", graph.norm(y, 15), y, y, axis=2))
+
+
 #: What the peak counts as one step, or as none, and TensorFlow Lite has as several operators.
 SEVERAL: dict[str, Callable[[], onnx.ModelProto]] = {
     "a transposed convolution that crops": lambda: through(
@@ -224,6 +263,10 @@ SEVERAL: dict[str, Callable[[], onnx.ModelProto]] = {
     "the least of four scales": lambda: together("Min", 4),
     "a reshape of channels to columns": lambda: flattened(6, 7, 4),
     "a reshape to other channels": lambda: flattened(8, 3, 7),
+    "an image in two orders of its axes": in_two_orders,
+    "bands of rows beside the image": beside_itself,
+    "a Pad of channels in another order of axes": padded_in_another_order,
+    "rows joined in another order of axes": joined_in_another_order,
     "a convolution behind a Pad of channels": lambda: through(
         ("Pad", [[0, 1, 1, 0, 0, 2, 0, 2]], {}), ("Conv", [weights(3, 7, 2, 2)], {})
     ),
@@ -237,6 +280,14 @@ def test_what_the_peak_counts_as_one_step_takes_no_more_in_c(name: str, code: Se
     wrong, source = differing(converted(path), tmp_path, "-O0", *SANITIZED, *code, examples=4)
     assert wrong == 0
     assert source.arena <= resources.profile(network.load(path, accept=ops.accept(path))).memory.peak + 16
+
+
+def test_no_more_is_turned_where_it_lies_than_the_peak_asks_for(tmp_path: Path) -> None:
+    source = c.generate(converted(int8(beside_itself(), tmp_path / "net.onnx")).program, "net")
+    large, small = source.c.split("/* MAX_POOL_2D")
+    assert " turn(" in large
+    assert " turn(" not in small
+    assert " move(" in small
 
 
 @CODES

@@ -31,7 +31,7 @@ from mcuprune.deploy import c, rowcalls, tflite
 from mcuprune.deploy.cplan import Planner
 from mcuprune.deploy.program import Program
 from mcuprune.deploy.regions import Region
-from mcuprune.deploy.steps.rules import select
+from mcuprune.deploy.steps.rules import select, thrifty
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.run import runners
 
@@ -93,7 +93,7 @@ def versions(program: Program, chance: random.Random) -> dict[str, c.Source]:
     made = {"plain": c.generate(program, "plain")}
     made |= {f"bands{bands}": c.generate(program, f"bands{bands}", bands=bands) for bands in ("auto", 2, 5)}
     for turn, bands in enumerate(("auto", "auto", 3)):
-        selection = select(program, thrifty=turn == 1)
+        selection = thrifty(select(program)) if turn == 1 else select(program)
         planner = Planner(selection)
         regions = at_random(planner, chance, bands)
         made[f"any{turn}"] = c.written(selection, planner.plan(regions, tries=20), f"any{turn}")
@@ -133,7 +133,7 @@ def test_what_is_computed_a_few_numbers_at_a_time_goes_row_by_row(op: str, terms
     x = graph.conv("x", 3, 3, 3)
     y = graph.add(op, *(graph.conv(x, 3, 3, 3) for _ in range(terms - 1)), x)
     program = converted(int8(model_of(graph, graph.conv(y, 3, 2, 3), x), tmp_path / "int8.onnx")).program
-    selection = select(program, thrifty=True)
+    selection = thrifty(select(program))
     planner = Planner(selection)
     assert all(op is not None for op in planner.rows_in("auto").ops)
     made = {"plain": c.generate(program, "plain")}

@@ -623,19 +623,18 @@ def test_an_arena_of_generated_c_above_the_peak_is_no_and_its_cause_is_named(dsc
     assert document["runtimes"]["tflm"]["arena"] is None
     line = f"{own.taken.arena:,} bytes of arena in generated C; the peak of the network is {own.taken.peak:,}"
     assert line in verified.text(document)
-    graph = Graph(1, 4, 10, 7)  # read both with channels last and as a Reshape leaves it: that takes a copy
-    x = graph.add("Reshape", graph.add("Relu", "x"), graph.value(np.array([1, 7, 4, 10])))
-    gate = graph.conv(graph.add("GlobalAveragePool", x), 7, 7, 1)
-    path = int8(model_of(graph, graph.add("Mul", x, gate)), tmp_path / "net.onnx")
+    graph = Graph(1, 7, 7, 7)  # one step reads the same bytes in two orders of their axes: that takes a copy
+    x = graph.add("Relu", "x")
+    path = int8(model_of(graph, graph.add("Add", x, graph.add("Transpose", x, perm=[0, 2, 3, 1]))), tmp_path / "net.onnx")
     assert main(["verify", path, "--examples", "2"]) == 1
     found = verify.verify(path, Trial(examples=2))
     assert not found.ok
     assert all(compared.ok for compared in found.runtimes)
-    said = "the arena of generated C, 567 bytes, is above the peak of the network, 294 bytes: most is alive at node '"
+    said = "the arena of generated C, 686 bytes, is above the peak of the network, 343 bytes: most is alive at node '"
     assert any(note.startswith(said) for note in found.notes)
     assert verified.text(verified.document(found)).rstrip().endswith("though what it computes is what onnxruntime does")
     assert any(note.startswith(said) for note in exporting.export(exporting.Request(path, str(tmp_path / "net.c"))).notes)
     prune_it = ["prune", path, "--no-train", "-o", str(tmp_path / "cut.c"), "--report", str(tmp_path)]
-    assert [main([*prune_it, "--sram", str(limit)]) for limit in (567, 566)] == [0, 1]
-    said = "needs more RAM than the limit of 566 B, which"
+    assert [main([*prune_it, "--sram", str(limit)]) for limit in (686, 685)] == [0, 1]
+    said = "needs more RAM than the limit of 685 B, which"
     assert any(said in note for note in json.loads((tmp_path / "report.json").read_text())["notes"])

@@ -46,7 +46,7 @@ class Builds:
                 forms = self._forms[id(call)] = {}
                 for library in offered:
                     form = library.instead(call)
-                    if form is not None and (not form.aligned or _aligned(form, plan)):
+                    if form is not None and (not form.aligned or _aligned(form, selection, plan)):
                         at = spare(selection, plan, place, form.scratch, ALIGNMENT) if form.scratch else 0
                         forms[library.macro] = Placed(form, at)
                         self.arenas[library.macro] = max(self.arenas.get(library.macro, plan.arena), at + form.scratch)
@@ -91,7 +91,7 @@ class Builds:
         return [*lines, "#else", *own, "#endif"]
 
 
-def _aligned(form: LibraryCall, plan: Plan) -> bool:
+def _aligned(form: LibraryCall, selection: Selection, plan: Plan) -> bool:
     """Whether the tensors of a call lie at multiples of the alignment."""
     places = [argument for argument in form.arguments if isinstance(argument, Place)]
-    return all((plan.offsets[place.tensor] + place.offset) % ALIGNMENT == 0 for place in places)
+    return all((plan.offsets[selection.root(place.tensor)] + place.offset) % ALIGNMENT == 0 for place in places)

@@ -109,7 +109,10 @@ def written(
     writer = _Writer(selection, plan, builds, name)
     copies_in = [writer.copy(port, f"inputs[{i}]", channels_last, into=True) for i, port in enumerate(inputs)]
     body = list(writer.body())
-    copies_out = [writer.copy(port, f"outputs[{i}]", channels_last, into=False) for i, port in enumerate(outputs)]
+    copies_out = [
+        [*writer.brought((port.tensor,)), *writer.copy(port, f"outputs[{i}]", channels_last, into=False)]
+        for i, port in enumerate(outputs)
+    ]
     lines = [line for part in (*copies_in, *body, *copies_out) for line in part]
     header = _header(name, builds, inputs, outputs, channels_last=channels_last)
     source = "\n".join(
@@ -303,6 +306,7 @@ class _Writer:
     _windows: _Needed[Window] = field(default_factory=lambda: _Needed("w", "v"))
     _aligned: dict[str, dict[Constant, None]] = field(default_factory=dict)
     _sequences: list[tuple[str, int]] = field(default_factory=list)
+    _orders: dict[int, int] = field(default_factory=dict)
     _now: Names = frozenset()
 
     def __post_init__(self) -> None:
@@ -340,6 +344,7 @@ class _Writer:
         asked = any(re.search(r"\br\b", line) for _, calls in cases for line in calls)  # where all have a single row, none asks
         return [
             f"/* {len(steps)} operators row by row: each time one of them makes its next row */",
+            *self.brought(tensor for index in steps for tensor in self.selection.steps[index].reads),
             f"{{ uint16_t rows[{len(steps)}] = {{0}};",
             f"for (int i = 0; i < {length}; i++) {{",
             f"  int r = rows[{sequence}[i]]++;{'' if asked else ' (void)r;'}",
@@ -370,7 +375,16 @@ class _Writer:
 
     def step(self, step: Step) -> list[str]:
         """The lines of one step."""
-        return [self.title(step), *self.calls(step.calls)]
+        return [self.title(step), *self.brought(step.reads), *self.calls(step.calls)]
+
+    def brought(self, tensors: Iterable[int]) -> list[str]:
+        """What brings the bytes of tensors into the order in which these are read."""
+        lines = []
+        for tensor in tensors:
+            root = self.selection.root(tensor)
+            lines += [self.call(turn) for turn in self.selection.turns(self._orders.get(root, root), tensor)]
+            self._orders[root] = tensor
+        return lines
 
     def calls(self, calls: Sequence[Call | Chain | RowCall | RowChain]) -> list[str]:
         """The lines of calls, each by the kernel that makes it in each build."""
@@ -414,10 +428,6 @@ class _Writer:
 
     def call(self, call: Call | RowCall) -> str:
         """A call in the loops that repeat it."""
-        if call.kernel == "turn":
-            source, target, axes = (self.argument(argument) for argument in call.arguments)
-            self._use("turn" if source == target else "move")
-            return f"turn({target}, {axes});" if source == target else f"move({source}, {target}, {axes});"
         self._use(call.kernel)
         places = max((len(loop.steps) for loop in call.loops), default=0)
         arguments = []

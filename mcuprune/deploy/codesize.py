@@ -105,12 +105,13 @@ def c_arrays(program: Program) -> list[Any]:
     return sizes
 
 
-def _c_selection(program: Program, *, thrifty: bool = False) -> Selection:
-    """The steps of generated C. thrifty: in the forms that they take where these save memory."""
-    from mcuprune.deploy.steps.rules import select
+def _c_selection(program: Program, *, least: bool = False) -> Selection:
+    """The steps of generated C. least: in the forms that take least memory."""
+    from mcuprune.deploy.steps.rules import select, thrifty
 
     with np.errstate(all="ignore"):  # a float network's scales stand in for others, and no number of it is used
-        return select(program, thrifty=thrifty)
+        usual = select(program)
+        return thrifty(usual) if least else usual
 
 
 def _c_calls(selection: Selection) -> list[Call]:
@@ -125,7 +126,9 @@ def _c_kernels(program: Program, usual: Selection) -> list[str]:
     """The kernels that generated C calls, in both forms that it may take: in which one it is depends on its memory plan."""
     kernels = [call.kernel for call in _c_calls(usual)]
     if usual.could_save:
-        kernels += sorted({call.kernel for call in _c_calls(_c_selection(program, thrifty=True))} - {*kernels})
+        other = _c_selection(program, least=True)
+        turns = {"turn"} if other.turned else set()
+        kernels += sorted(({call.kernel for call in _c_calls(other)} | turns) - {*kernels})
     return kernels
 
 

@@ -16,7 +16,7 @@ from mcuprune.deploy.regions import Region, Rows
 from mcuprune.deploy.rings import RowOp
 from mcuprune.deploy.rowcalls import RowForm, row_form, rows_of
 from mcuprune.deploy.steps.calls import Step
-from mcuprune.deploy.steps.rules import select
+from mcuprune.deploy.steps.rules import select, thrifty
 from mcuprune.deploy.steps.selection import Selection
 from mcuprune.schedule import search as memory
 
@@ -77,16 +77,26 @@ _TURNS, _TRIES = 24, 60
 def planned(program: Program, bands: Bands) -> tuple[Selection, Plan]:
     """The steps of a program and the plan with the smallest arena.
 
-    Forms of steps that save memory at the cost of time are taken where the arena would be larger without.
+    Forms of steps that save memory at the cost of time are taken where the arena would be larger without, and no more of them
+    than that takes.
     Raises UnsupportedOperator, naming the node, for an operator that has no kernel.
     """
     usual = select(program)
-    plan = Planner(usual).best(bands)
+    planner = Planner(usual)
+    found = usual, planner.best(bands)
     if not usual.could_save:
-        return usual, plan
-    thrifty = select(program, thrifty=True)
-    other = Planner(thrifty).best(bands)
-    return (thrifty, other) if other.arena < plan.arena else (usual, plan)
+        return found
+    selection = thrifty(usual)
+    least = selection, Planner(selection).best(bands)
+    saved = frozenset[int]()
+    while found[1].arena > least[1].arena:
+        more = saved | (found[0].could_save & planner.at_the_peak())
+        if more == saved:
+            return least
+        saved, selection = more, select(program, more)
+        planner = Planner(selection)
+        found = selection, planner.best(bands)
+    return found
 
 
 def above_peak(program: Program, arena: int, peak: int) -> str:
@@ -128,6 +138,10 @@ class Planner:
         reads = tuple(dict.fromkeys(self._buffer(tensor) for tensor in step.reads))
         writes = tuple(self._buffer(tensor) for tensor in step.writes)
         return memory.Op(reads, writes, tuple(self._buffer(tensor) for tensor in step.in_place))
+
+    def at_the_peak(self) -> set[int]:
+        """The tensors that have a place of their own while most is alive."""
+        return {self._tensors[buffer] for step in self.schedule.peak_steps for buffer in step.buffers}
 
     def best(self, bands: Bands) -> Plan:
         """The plan with the smallest arena. Where no region makes it smaller than without, there is none."""

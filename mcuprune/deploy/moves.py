@@ -137,9 +137,10 @@ def concat(w: Lowering, node: Node) -> None:
             inputs.append(_constant_part(w, name, order, target.quantizer))
             continue
         value = w.data(node, index)
+        value = w.arranged(value, without_ones(order, value.shape))
         if w.quantizer(value) != target.quantizer:
-            value = w.requantized(w.ordered(value), target.quantizer, "another scale than what it is joined with")
-        inputs.append(w.arranged(value, without_ones(order, value.shape)).tensor)
+            value = w.requantized(value, target.quantizer, "another scale than what it is joined with")
+        inputs.append(value.tensor)
     result = w.make(target, without_ones(order, target.shape))
     w.emit("CONCATENATION", inputs, [result.tensor], axis=order.index(axis))
     w.finish(target, result)
@@ -238,6 +239,8 @@ def pad(w: Lowering, node: Node) -> None:
         # the only reader slides over it and pads by itself: the tensor stays as it is, with its zeros noted
         w.values[target.name] = replace(value, pads=tuple(added[2:]))
         return
+    if rank in (3, 4) and is_padding_of_reader(node, w.net):  # what it reads is moved before the zeros are there, not after
+        value = w.spatial(value)
     missing = [axis for axis, pair in enumerate(added) if any(pair) and axis not in value.axes]
     if missing:
         value = w.arranged(value, without_ones(w.order(value), value.shape))

@@ -141,8 +141,8 @@ class _Maker:
     """Finds the row form of one step."""
 
     def __init__(self, selection: Selection, step: Step) -> None:
-        if len(step.writes) != 1 or selection.root(step.writes[0]) != step.writes[0]:
-            raise _NotLocal
+        if len(step.writes) != 1 or any(selection.root(tensor) != tensor for tensor in (*step.writes, *step.reads)):
+            raise _NotLocal  # also of bytes in another order than they were made in: their rows lie elsewhere
         self._selection, self._step = selection, step
         self._output = step.writes[0]
         self._rows = rows_of(selection, self._output)

@@ -28,7 +28,7 @@ def take_as_table(s: Selection, operator: Operator) -> bool:
         values = values[before.astype(int) + 128]
     reader = s.sole_reader(output)
     if np.array_equal(values, np.arange(LOW, HIGH + 1)):
-        s.views[output] = s.root(source)
+        s.views[output] = source
     elif reader is not None and (_table_source(s, reader) == output or _copies(reader, output)):
         s.tables[output] = (source, values)
     else:

@@ -40,18 +40,22 @@ def merged_axes(axes: Sequence[Axis]) -> list[Axis]:
 
 def move(source: Place | Constant, target: Place | Constant, axes: Sequence[Axis]) -> Call:
     """The call that copies along these axes."""
-    merged = merged_axes(axes)
-    assert len(merged) <= _MOVED_AXES, "a movement of more axes than kernels have"
-    padded = [(1, 0, 0)] * (_MOVED_AXES - len(merged)) + merged
-    if not merged:
+    return Call("move", (source, target, _described(merged_axes(axes))))
+
+
+def _described(axes: Sequence[Axis]) -> Constant:
+    """Axes as the kernels take them."""
+    assert len(axes) <= _MOVED_AXES, "a movement of more axes than kernels have"
+    padded = [(1, 0, 0)] * (_MOVED_AXES - len(axes)) + list(axes)
+    if not axes:
         padded[-1] = (1, 1, 1)
-    return Call("move", (source, target, words_of([number for axis in padded for number in axis])))
+    return words_of([number for axis in padded for number in axis])
 
 
 def view(s: Selection, operator: Operator) -> None:
     """No call: the output is another name for the input's bytes."""
     source, output = operator.inputs[0], operator.outputs[0]
-    s.views[output] = s.root(source)
+    s.views[output] = source
 
 
 def transpose(s: Selection, operator: Operator) -> None:
@@ -60,16 +64,27 @@ def transpose(s: Selection, operator: Operator) -> None:
     perm = s.known(operator.inputs[1])
     steps, out = strides(s.shape(source)), s.shape(output)
     axes = [(size, steps[int(axis)], step) for size, axis, step in zip(out, perm, strides(out), strict=True)]
-    _permuted(s, operator, move(s.place(source), s.place(output), axes))
+    _permuted(s, operator, axes)
 
 
-def _permuted(s: Selection, operator: Operator, call: Call) -> None:
-    """A movement of all bytes of a tensor to another place each, which can be done where they lie, if that is to be."""
-    s.could_save = True
-    if s.thrifty:
-        s.add(operator, [replace(call, kernel="turn")], in_place=(operator.inputs[0],))
+def _permuted(s: Selection, operator: Operator, axes: Sequence[Axis]) -> None:
+    """A movement of all bytes of a tensor to another place each, which can be done where they lie, if that is to be.
+
+    Then no step does it: whichever step reads the bytes in one of their orders finds them brought into that one.
+    """
+    source, output = operator.inputs[0], operator.outputs[0]
+    forth = merged_axes(axes)
+    same = s.permuted.setdefault((s.ordered_as(source), tuple(forth)), output)
+    if same != output:  # what another operator has made
+        s.views[output] = same
+        return
+    s.could_save.add(output)
+    if output in s.saved:
+        back = sorted(((size, y, x) for size, x, y in forth), key=lambda axis: -axis[2])
+        s.views[output] = source
+        s.turned[output] = (_described(forth), _described(back))
     else:
-        s.add(operator, [call])
+        s.add(operator, [move(s.place(source), s.place(output), axes)])
 
 
 def take_slice(s: Selection, operator: Operator) -> None:
@@ -126,15 +141,16 @@ def concatenation(s: Selection, operator: Operator) -> None:
 def gather(s: Selection, operator: Operator) -> None:
     """Slices of one axis, picked by constant indices."""
     indices, axis = s.known(operator.inputs[1]).reshape(-1), operator.options.get("axis", 0)
-    columns = _columns(indices)
-    source, output = operator.inputs[0], operator.outputs[0]
-    shape = s.shape(source)
+    columns, shape = _columns(indices), s.shape(operator.inputs[0])
+    if np.array_equal(indices, np.arange(shape[axis])):
+        view(s, operator)
+        return
     if columns and len(indices) == shape[axis]:
         outer, inner, rows = prod(shape[:axis]), prod(shape[axis + 1 :]), len(indices) // columns
         sizes = ((outer, rows, columns, inner), (outer, columns, rows, inner))
         by, to = (strides(each) for each in sizes)
         axes = [(outer, by[0], to[0]), (columns, by[2], to[1]), (rows, by[1], to[2]), (inner, 1, 1)]
-        _permuted(s, operator, move(s.place(source), s.place(output), axes))
+        _permuted(s, operator, axes)
         return
     _picked(s, operator, axis, indices.tolist())
 

@@ -53,16 +53,22 @@ _RULES: Mapping[str, Callable[[Selection, Operator], None]] = {
 }
 
 
-def select(program: Program, *, thrifty: bool = False) -> Selection:
-    """The steps of a program. thrifty: in forms that take less memory and more time, where there are any.
+def select(program: Program, saved: frozenset[int] = frozenset()) -> Selection:
+    """The steps of a program. saved: tensors to do without a place in the arena, of those that ``Selection.could_save`` lists.
 
-    Raises UnsupportedOperator, naming the node, for an operator that has no kernel."""
+    Raises UnsupportedOperator, naming the node, for an operator that has no kernel.
+    """
     program.check()
-    selection = Selection(program, thrifty)
+    selection = Selection(program, saved)
     for operator in program.operators:
         if selection.taken.intersection(operator.outputs) or take_as_table(selection, operator):
             continue
         if operator.name not in _RULES:
             selection.refuse(operator, "has no kernel")
         _RULES[operator.name](selection, operator)
-    return selection
+    return select(program, saved - selection.clashing) if selection.clashing else selection
+
+
+def thrifty(usual: Selection) -> Selection:
+    """The steps of the same program in the forms that take least memory, at the cost of time."""
+    return select(usual.program, frozenset(usual.could_save))

@@ -38,24 +38,29 @@ class Padded(NamedTuple):
 class Selection:
     """One walk over the operators of a program.
 
-    views: computed tensor -> the one whose bytes it shares. largest_window: bytes of the largest window that ``conv_short``
-    copies. proven: whether the fast requantisation is exact for all sums. clamped: whether some output's range is narrower
-    than a byte's.
+    views: computed tensor -> the one whose bytes it shares. turned: of those views the ones that have them in another order,
+    and the axes that bring them into it and back. permuted: a tensor and a movement of all its bytes -> what has them so.
+    largest_window: bytes of the largest window that ``conv_short`` copies. proven: whether the fast requantisation is exact
+    for all sums. clamped: whether some output's range is narrower than a byte's.
 
     pads, tables: what is put off to be done by the operators that read it. Output of a PAD -> what it would write; output of a
     chain of operators that are one table -> the chain's input and the table.
-    thrifty: whether to save memory at the cost of time; could_save: whether that would make a difference. chained: what is put
-    off to be computed a few numbers at a time with the operator that reads it: its calls, and what they may overwrite.
+    saved: tensors that are to have no place of their own in the arena, at the cost of time; could_save: all that need none.
+    clashing: those of them that need one, because a step reads the same bytes in two orders. chained: what is put off to be
+    computed a few numbers at a time with the operator that reads it: its calls, and what they may overwrite.
     stacked: what has no place in the arena, because it was computed so.
     taken: outputs of operators that another has computed on its way.
     outputs: tensors of the program's outputs. readers: tensor -> the operators that read it, in the program's order.
     """
 
     program: Program
-    thrifty: bool = False
-    could_save: bool = False
+    saved: frozenset[int] = frozenset()
+    could_save: set[int] = field(default_factory=set)
+    clashing: set[int] = field(default_factory=set)
     steps: list[Step] = field(default_factory=list)
     views: dict[int, int] = field(default_factory=dict)
+    turned: dict[int, tuple[Constant, Constant]] = field(default_factory=dict)
+    permuted: dict[tuple[int, tuple[tuple[int, int, int], ...]], int] = field(default_factory=dict)
     largest_window: int = 0
     proven: bool = True
     clamped: bool = False
@@ -104,9 +109,29 @@ class Selection:
             tensor = self.views[tensor]
         return tensor
 
+    def ordered_as(self, tensor: int) -> int:
+        """The tensor in whose order the bytes are when this one is read: its root, or the last one that turned them."""
+        while tensor in self.views and tensor not in self.turned:
+            tensor = self.views[tensor]
+        return tensor
+
+    def turns(self, before: int, after: int) -> list[Call]:
+        """What brings the bytes of two tensors, which share them, from the order of the one into that of the other."""
+        away, towards = self._orders(before), self._orders(after)
+        back = [self.turned[tensor][1] for tensor in away if tensor not in towards]
+        forth = [self.turned[tensor][0] for tensor in reversed(towards) if tensor not in away]
+        return [Call("turn", (Place(self.root(after)), axes)) for axes in (*back, *forth)]
+
+    def _orders(self, tensor: int) -> list[int]:
+        """The orders that a tensor's bytes have had, its own first and the one in which they were written last."""
+        orders = [self.ordered_as(tensor)]
+        while orders[-1] in self.views:
+            orders.append(self.ordered_as(self.views[orders[-1]]))
+        return orders
+
     def views_of(self, tensor: int) -> list[int]:
-        """The tensors that share the bytes of this one, which is its own root."""
-        return [view for view in self.views if self.root(view) == tensor]
+        """The tensors that share the bytes of this one, in the order in which it has them."""
+        return [view for view in self.views if self.ordered_as(view) == tensor]
 
     def content(self, tensor: int) -> Content | None:
         """Numbers and scales of a constant; None for a computed tensor."""
@@ -152,12 +177,12 @@ class Selection:
     def place(self, tensor: int) -> Place | Constant:
         """Where a tensor's bytes are: in the arena or, for a constant, in flash."""
         data = self.constant(tensor)
-        return Place(self.root(tensor)) if data is None else bytes_of(data)
+        return Place(self.ordered_as(tensor)) if data is None else bytes_of(data)
 
     def arena_place(self, tensor: int, offset: int) -> Place:
         """A place within a computed tensor's bytes."""
         assert self.constant(tensor) is None
-        return Place(self.root(tensor), offset)
+        return Place(self.ordered_as(tensor), offset)
 
     def sole_reader(self, tensor: int) -> Operator | None:
         """The only operator that reads a tensor; None where several do, or the program's outputs have it."""
@@ -167,22 +192,25 @@ class Selection:
     def add(self, operator: Operator, calls: Sequence[Call], *, in_place: Sequence[int] = ()) -> None:
         """A step that makes the operator's outputs; in_place: what they may lie on.
 
-        Where memory is to be saved, what one operator of a node leaves for the next alone is a part of that one's step.
+        What one operator of a node leaves for the next alone is a part of that one's step, where it is to be saved.
         """
         earlier = [tensor for tensor in dict.fromkeys(operator.inputs) if tensor in self.chained]
         before = [self.chained.pop(tensor) for tensor in earlier]
         together = [call for part, _ in before for call in part] + list(calls)
         over = tuple(tensor for _, part in before for tensor in part) + tuple(in_place)
         if self._passes_on(operator, calls):
-            self.could_save = True
-            if self.thrifty:
+            self.could_save.add(operator.outputs[0])
+            if operator.outputs[0] in self.saved:
                 self.chained[operator.outputs[0]] = (together, over)
                 self.stacked.add(operator.outputs[0])
                 return
         writes = tuple(operator.outputs)
         reads = [a.tensor for call in together for a in call.arguments if isinstance(a, Place)]
         unique = tuple(dict.fromkeys(tensor for tensor in reads if tensor not in writes and tensor not in self.stacked))
-        over = tuple(dict.fromkeys(self.root(t) for t in over if self.constant(t) is None and self.root(t) in unique))
+        over = tuple(dict.fromkeys(self.ordered_as(t) for t in over if self.constant(t) is None))
+        over = tuple(tensor for tensor in over if tensor in unique)
+        roots = [self.root(tensor) for tensor in unique]
+        self.clashing |= {t for t, root in zip(unique, roots, strict=True) if t in self.turned and roots.count(root) > 1}
         whole = (_chain(self.size(writes[0]), together),) if before else tuple(together)
         self.steps.append(Step(operator.name, operator.node, unique, writes, over, whole))
 
