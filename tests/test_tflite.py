@@ -203,6 +203,13 @@ def shared_flatten() -> onnx.ModelProto:
     return model_of(graph, dense, graph.add("Flatten", image))
 
 
+def shared_matrix(first: dict[str, Any], second: dict[str, Any], shape: tuple[int, int] = (16, 16)) -> onnx.ModelProto:
+    """Two fully connected layers that read one matrix, each in its own way."""
+    graph = Graph(1, 16)
+    weight = graph.constant(*shape)
+    return model_of(graph, graph.add("Gemm", graph.add("Relu", graph.add("Gemm", "x", weight, **first)), weight, **second))
+
+
 def nothing_left() -> onnx.ModelProto:
     """What is always 0, and a layer that reads it."""
     graph = Graph(*IMAGE)
@@ -377,6 +384,11 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     "Reshape of channels": single("Reshape", np.array([1, 2, 2, 9, 8])),
     "Flatten for two readers": shared_flatten,
     "Flatten, clamp, two layers": clamped_flatten,
+    "Gemm, a matrix of two": lambda: shared_matrix({}, {}),
+    "Gemm, a matrix of two, once by rows": lambda: shared_matrix({}, {"transB": 1}),
+    "Gemm, a matrix of two, first by rows": lambda: shared_matrix({"transB": 1}, {}),
+    "Gemm, a matrix of two, tied": lambda: shared_matrix({}, {"transB": 1}, (16, 8)),
+    "Gemm, a matrix of two, once scaled": lambda: shared_matrix({}, {"alpha": 0.25}),
     "Squeeze": single("Squeeze", np.array([2]), shape=(1, 4, 1, 8)),
     "Unsqueeze": single("Unsqueeze", np.array([2]), shape=(1, 4, 8)),
 }

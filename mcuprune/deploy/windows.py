@@ -340,7 +340,8 @@ def dense(w: Lowering, node: Node) -> None:
         of_channels = scales()
         return Constant(np.ascontiguousarray(integers), of_channels, np.zeros(of_channels.size, np.int64))
 
-    form = "FULLY_CONNECTED" if shuffle is None else f"FULLY_CONNECTED/{node.name}"
+    form = f"FULLY_CONNECTED, by {'rows' if by_rows else 'columns'}, times {alpha}"  # of a weight that several may read
+    form = form if shuffle is None else f"{form}, for {node.name}"
     known = w.dims(node.inputs[1])
     dims, per_channel = known if by_rows else known[::-1], stored.scale.size > 1
     weights = w.weight(node.inputs[1], form, (outs, ins), dims, Storage(dims[0] if per_channel else 1), content)
