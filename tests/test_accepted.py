@@ -256,6 +256,10 @@ REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "a constant twice": (lambda model: model.graph.initializer.append(model.graph.initializer[0]), "twice among the init"),
     "numbers as text": (_text, "text"),
     "axes that aren't there": (_perm, "turn"),
+    "an input of text": (
+        lambda model: model.graph.input.append(helper.make_tensor_value_info("words", TensorProto.STRING, [1])),
+        "input 'words' is text",
+    ),
 }
 
 
@@ -286,6 +290,51 @@ def _batch_less() -> onnx.ModelProto:
         helper.make_node("MatMul", ["r", "v"], ["y"], "second"),
     ]
     return small_nets.model(nodes, weights, {"x": [8]}, {"y": [4]})
+
+
+def _of_type(dtype: type[np.generic]) -> onnx.ModelProto:
+    """A classifier of images whose values are of another type than the weights: choices for truth values, else a cast."""
+    draw, truths = np.random.default_rng(0), dtype is np.bool_
+    weights = {"most": np.array(1.0 if truths else 100.0), "none": np.array(0.0), "f.w": draw.normal(size=(8, 4))}
+    nodes = [
+        helper.make_node(*(("Where", ["x", "most", "none"]) if truths else ("Cast", ["x"])), ["r"], "it"),
+        helper.make_node("Div", ["r", "most"], ["u"], "scale"),
+        small_nets.conv("c1", "u", "a", 3, 8, weights),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        small_nets.conv("c2", "b", "c", 8, 8, weights),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flat"),
+        helper.make_node("MatMul", ["f", "f.w"], ["y"], "head"),
+    ]
+    if not truths:
+        nodes[0].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    weights |= {name: draw.normal(size=value.shape) for name, value in weights.items() if name.startswith("c")}
+    floats = {name: value.astype(np.float32) for name, value in weights.items()}
+    model = small_nets.model(nodes, floats, {"x": ["N", 3, 8, 8]}, {"y": ["N", 4]})
+    model.graph.input[0].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return model
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int8, np.uint16, np.int32, np.int64, np.float16, np.float64])
+def test_inputs_of_every_type_are_pruned_with_and_without_data(dtype: type[np.generic], train: bool, tmp_path: Path) -> None:
+    """What is measured is what the file gives for examples of its own type; without data its type's ranges are met."""
+    path, out = saved(_of_type(dtype), tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    draw = np.random.default_rng(0)
+    low, high = {np.bool_: (0, 2), np.int8: (-120, 120)}.get(dtype, (0, 120))
+    x = draw.integers(low, high, (240, 3, 8, 8)).astype(dtype)
+    answers = onnxruntime.InferenceSession(path).run(None, {"x": x})[0]
+    if not train:
+        assert pruned(path, out, "100%").ok
+        if np.dtype(dtype).itemsize == 1:
+            found = onnxruntime.InferenceSession(out).run(None, {"x": x})[0]
+            assert np.abs(found - answers).max() < 0.1 * np.abs(answers).max()
+    y = answers.argmax(1)
+    data = {"x_train": x[:160], "y_train": y[:160], "x_test": x[160:], "y_test": y[160:]}
+    limit = {"macs": units.parse("70%", "count")}
+    result = pruning.prune(Request(str(path), limit, str(out), train=train, epochs=1, keep_weights=True), data_set=data)
+    assert result.accuracy == 1
+    assert result.accuracy_int8 is not None
 
 
 @pytest.mark.parametrize("int8", [True, False])
@@ -337,6 +386,44 @@ def test_a_resize_of_some_axes_is_written_as_one_of_all(axes: list[int], sizes: 
     given = feed(model)
     counted = _resize([axis % 4 for axis in axes], sizes=sizes)  # the reference knows no axes from the end
     assert difference(run(written, given), ReferenceEvaluator(counted).run(None, given)) < 1e-5
+
+
+def _giving_more(op: str, count: int) -> onnx.ModelProto:
+    """Two convolutions around an operator that gives all that it can, of which only the first output is read."""
+    weights = {"one": np.ones(8), "zero": np.zeros(8)}
+    more = {"LayerNormalization": (["a/last", "one", "zero"], {}), "MaxPool": (["a"], {"kernel_shape": [2, 2]})}
+    inputs, attributes = more.get(op, (["a"], {}))
+    turn = [helper.make_node("Transpose", ["a"], ["a/last"], "last", perm=[0, 2, 3, 1])] if "a/last" in inputs else []
+    nodes = [
+        small_nets.conv("c1", "x", "a", 3, 8, weights),
+        *turn,
+        helper.make_node(op, inputs, ["b", *(f"more {index}" for index in range(1, count))], "it", **attributes),
+        *([helper.make_node("Transpose", ["b"], ["c"], "first", perm=[0, 3, 1, 2])] if turn else []),
+        small_nets.conv("c2", "c" if turn else "b", "y", 8, 4, weights),
+    ]
+    draw = np.random.default_rng(1)
+    weights |= {name: draw.normal(size=value.shape) for name, value in weights.items() if name not in ("one", "zero")}
+    size = 7 if op == "MaxPool" else 8
+    floats = {name: value.astype(np.float32) for name, value in weights.items()}
+    return small_nets.model(nodes, floats, {"x": [1, 3, 8, 8]}, {"y": [1, 4, size, size]}, opset=17)
+
+
+OPTIONAL = {
+    op: len(schema.outputs)
+    for op in ops.OPS
+    for schema in [onnx.defs.get_schema(op)]
+    if any(output.option == onnx.defs.OpSchema.FormalParameterOption.Optional for output in schema.outputs)
+    and op != "BatchNormalization"  # which gives more only while it is trained, and is refused then
+}
+
+
+@pytest.mark.parametrize("op", OPTIONAL)
+@pytest.mark.parametrize("int8", [True, False])
+def test_outputs_that_an_operator_may_leave_out_and_nothing_reads_are_none(op: str, int8: bool, tmp_path: Path) -> None:
+    path, out = saved(_giving_more(op, OPTIONAL[op]), tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    assert pruned(path, out, "100%", int8=int8).ok
+    given = feed(onnx.load(path))
+    assert difference(run(onnx.load(out), given), run(onnx.load(path), given)) < (0.1 if int8 else 1e-5)
 
 
 def quantiser_scheme(net: Network) -> Network:

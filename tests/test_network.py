@@ -346,6 +346,16 @@ REFUSED = {
         graph([helper.make_node("Dropout", ["x", "", "t"], ["y"], name="n")], {"t": np.array(True)}),
         "training mode",
     ),
+    "dropout whose mask is read": (
+        graph(
+            [
+                helper.make_node("Dropout", ["x"], ["d", "m"], name="n"),
+                helper.make_node("Cast", ["m"], ["f"], to=1),
+                helper.make_node("Add", ["d", "f"], ["y"]),
+            ]
+        ),
+        "hands on its mask",
+    ),
     "computed weights": (
         graph(
             [helper.make_node("Relu", ["x"], ["w"]), helper.make_node("Conv", ["x", "w"], ["y"], name="n")],

@@ -45,7 +45,7 @@ def dequantize(w: Lowering, node: Node) -> None:
 def passing(w: Lowering, node: Node) -> None:
     """An operator that hands its data on, such as Identity; raises UnsupportedOperator where it changes their type."""
     if OPS[node.op].memory(node, w.net) != "view":
-        w.refuse("changes its data's type")
+        w.refuse("changes its data's type; export the network with an input of floats, and without it")
     value = w.data(node)
     w.finish(w.target(node, same=value), value)
 

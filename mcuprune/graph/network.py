@@ -449,6 +449,11 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
         if name in constants:
             raise ModelError(f"{path}: output '{name}' doesn't depend on any input; name the others with --outputs")
 
+    for name in inputs:
+        if dtypes[name] == TensorProto.STRING:
+            raise UnsupportedOperator(
+                f"{path}: input '{name}' is text; mcuprune handles numbers: export the network without it"
+            )
     nodes = nodes_of(protos, constants, opset_of(header), path)
     for node in nodes:
         accept(node)

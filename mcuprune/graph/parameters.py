@@ -48,6 +48,9 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "Upsample": ("scales",),
 }
 
+#: Operators whose outputs after the first may be left out, and mean nothing else by being there.
+_GIVING_MORE = ("Dropout", "LayerNormalization", "MaxPool")
+
 
 def nodes_of(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], opset: int, path: str) -> tuple[Node, ...]:
     """Nodes with what is constant of their inputs as attributes. Raises ModelError or UnsupportedOperator, naming the node."""
@@ -186,8 +189,8 @@ def batch_free(node: Node, shapes: Mapping[str, Shape]) -> Node:
 
 
 def read_alone(node: Node, read: Collection[str]) -> Node:
-    """A node without the mask or the indices that it may give, where nothing reads them: they are no values then."""
-    if node.op not in ("Dropout", "MaxPool") or any(name in read for name in node.outputs[1:]):
+    """A node without the mask, indices or statistics that it may give, where nothing reads them: they are no values then."""
+    if node.op not in _GIVING_MORE or any(name in read for name in node.outputs[1:]):
         return node
     return replace(node, outputs=node.outputs[:1])
 

@@ -435,6 +435,8 @@ class Passing(Reshaping):
     def check(self, node: Node, net: Network) -> None:
         if node.get("training_mode"):
             _refuse(net, node, "is in training mode", "export with model.eval()")
+        if any(node.outputs[1:]):  # only what is read is left of these
+            _refuse(net, node, "hands on its mask, of which nothing is left when it rests", "export the network without it")
 
 
 class Transpose(Op):

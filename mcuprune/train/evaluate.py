@@ -38,16 +38,33 @@ _ROUNDED_SHARE = 1 / 16
 _LOST, _LOST_OF_ERROR = 0.03, 0.1
 
 
-#: What onnxruntime calls inputs of the other float types.
+#: What onnxruntime calls inputs of the other float types, and of whole numbers and truth values.
 _FLOATS = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
+_WHOLE = {
+    f"tensor({'' if sign else 'u'}int{bits})": np.dtype(f"{'i' if sign else 'u'}{bits // 8}")
+    for sign in (0, 1)
+    for bits in (8, 16, 32, 64)
+}
+_TYPES: Mapping[str, Any] = {**_FLOATS, **_WHOLE, "tensor(bool)": np.bool_}
 
 
 def run(session: Any, fed: Mapping[str, Array], options: Any = None) -> list[Array]:
-    """All outputs of a session for these inputs, as reals: a file in another float type gets and gives float32 here."""
-    types = {given.name: _FLOATS[given.type] for given in session.get_inputs() if given.type in _FLOATS}
-    inputs = {name: x.astype(types[name]) if name in types and x.dtype == np.float32 else x for name, x in fed.items()}
+    """All outputs of a session for these inputs, as reals: a file in another type gets float32 here, one of floats gives it.
+
+    Reals for a file that takes whole numbers are rounded to the nearest that its type has.
+    """
+    types = {given.name: np.dtype(_TYPES[given.type]) for given in session.get_inputs() if given.type in _TYPES}
+    inputs = {name: _typed(x, types[name]) if name in types and x.dtype == np.float32 else x for name, x in fed.items()}
     outputs = session.run(None, inputs) if options is None else session.run(None, inputs, options)
     return [np.asarray(x).astype(np.float32) if np.asarray(x).dtype in _FLOATS.values() else np.asarray(x) for x in outputs]
+
+
+def _typed(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Reals as another type; whole numbers no larger than doubles are exact for."""
+    if dtype.kind not in "iu":
+        return np.asarray(x != 0 if dtype.kind == "b" else x.astype(dtype))
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(x.astype(np.float64)), max(limits.min, -(2**53)), min(limits.max, 2**53)).astype(dtype)
 
 
 def session(source: str | Path | bytes, mode: Mode = "exact", *, name: str | None = None, **entries: str) -> Any:

@@ -71,6 +71,8 @@ class Trainable(nn.Module):
                 spread = slot.spread(self.source.shapes[slot.constant])
                 self.register_buffer(f"slot{index}", torch.from_numpy(np.array(spread)), persistent=False)
                 mixing[slot.axis] = f"slot{index}"
+        whole = {name: helper.tensor_dtype_to_np_dtype(self.source.dtypes[name]) for name in self.source.inputs}
+        self._whole = {name: dtype for name, dtype in whole.items() if dtype.kind in "biu"}
         self._places = places(self.source)
         self._steps = [(node, self._kernel(node)) for node in self.source.nodes]
         self.wanted = self.source.outputs
@@ -142,7 +144,8 @@ class Trainable(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Outputs in the order of ``wanted``, from inputs (batch, ...) in the file's order."""
-        values = {name: self.computed(name, value) for name, value in zip(self.source.inputs, inputs, strict=True)}
+        given = zip(self.source.inputs, inputs, strict=True)
+        values = {name: self.computed(name, self._typed(name, value)) for name, value in given}
         for position, (node, kernel) in enumerate(self._steps):
             results = kernel(values)
             for name, value in zip(node.outputs, (results,) if isinstance(results, Tensor) else results, strict=False):
@@ -151,6 +154,13 @@ class Trainable(nn.Module):
             for name in self._last_use.get(position, ()):
                 values.pop(name, None)  # a mask or running mean that older opsets declare is never made
         return tuple(values[name] for name in self.wanted)
+
+    def _typed(self, name: str, value: Tensor) -> Tensor:
+        """Reals as what an input of truth values or whole numbers holds, as ``evaluate.run`` makes them."""
+        dtype = self._whole.get(name)
+        if dtype is None or not value.is_floating_point():
+            return value
+        return value != 0 if dtype.kind == "b" else value.round().clamp(np.iinfo(dtype).min, np.iinfo(dtype).max)
 
     def want(self, tensors: Sequence[str]) -> None:
         """Return these tensors instead of the outputs; several may be the same."""

@@ -3,7 +3,8 @@
 Random examples of several kinds, no two alike: noise, and blocks of it, which filters that look for edges and areas answer as
 they answer images; both around zero, as standardised data lies, and between 0 and 1, as pixels often do. What the real data's
 scale is, noise can't tell, but BatchNormalization can: its statistics are those of the training data, so the inputs are
-multiplied by the power of two with which the network's tensors come nearest to them.
+multiplied by the power of two with which the network's tensors come nearest to them. An input of whole numbers of 8 bits, or of
+truth values, says itself what it takes: all of its type's.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from math import prod
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.graph.network import Shape
+from mcuprune.graph.network import Shape, is_float
 from mcuprune.train.module import Trainable
 
 #: How many examples there are at most.
@@ -28,6 +30,8 @@ _ELEMENTS = 2**24
 _BLOCKS = 4
 #: Scales that are tried: 2 to these powers, from 1/256 (pixels that the network takes for bytes) up to 1024.
 _POWERS = range(-8, 11, 2)
+#: The least and the most number of types whose numbers are all meant.
+_WHOLE = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127), TensorProto.BOOL: (0, 1)}
 #: Examples that scales are tried on.
 _TRIED = 8
 
@@ -54,18 +58,31 @@ def synthetic(channels: Channels, seed: int, known: Mapping[str, tuple[float, fl
     own = [shape[1:] if shape[:1] == (1,) else shape for shape in shapes]
     count = int(np.clip(_ELEMENTS // max(map(prod, own)), 4, COUNT))
     examples = [np.stack([_example(random, shape, turn % 4) for turn in range(count)]) for shape in own]
-    ranges = [(known or {}).get(name) for name in net.inputs]
-    if any(ranges):
-        examples = [x if within is None else _within(x, *within) for x, within in zip(examples, ranges, strict=True)]
+    spans = [(known or {}).get(name) or _WHOLE.get(net.dtypes[name]) for name in net.inputs]
+    examples = [x if span is None else _within(x, *span) for x, span in zip(examples, spans, strict=True)]
+    examples = [x if is_float(net.dtypes[name]) else np.round(x) for name, x in zip(net.inputs, examples, strict=True)]
+    real = [span is None for span in spans]
+    if not any(real):
         how = f"in the range that the file says, {_span(examples)}"
     elif any(node.op == "BatchNormalization" for node in net.nodes):
-        scale, offset = _fitting(channels, [x[:_TRIED] for x in examples])
-        examples = [(x * scale + offset * scale).astype(np.float32) for x in examples]
+        scale, offset = _fitting(channels, [x[:_TRIED] for x in examples], real)
+        examples = _moved(examples, real, scale, offset * scale)
         how = f"of the scale that fits its BatchNormalizations best, {_span(examples)}"
     else:
         how = f"{_span(examples)}, a guess: the file doesn't tell what its inputs are like"
     note = f"no data: int8 ranges come from random inputs, {count} examples {how}; give --data for ranges to be trusted"
     return Synthetic(tuple(_single(examples, i, shapes) for i in range(count)), note)
+
+
+def _within(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Noise in a range, as float32: what lies two deviations from its mean is an end of it."""
+    share = 0.5 + (x - x.mean()) / (4 * x.std() + 1e-9)
+    return np.asarray(low + (high - low) * np.clip(share, 0, 1), np.float32)
+
+
+def _moved(examples: list[np.ndarray], real: list[bool], factor: np.float32, offset: np.float32) -> list[np.ndarray]:
+    """Examples of another scale and offset, where an input takes reals."""
+    return [x * factor + offset if moves else x for x, moves in zip(examples, real, strict=True)]
 
 
 def _single(examples: list[np.ndarray], i: int, shapes: list[Shape]) -> tuple[np.ndarray, ...]:
@@ -90,20 +107,15 @@ def _example(random: np.random.Generator, shape: Shape, kind: int) -> np.ndarray
     return example.astype(np.float32)
 
 
-def _within(examples: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Examples around zero, most of them within two standard deviations, as ones between two numbers."""
-    return (low + (high - low) * np.clip(0.5 + examples / 4, 0, 1)).astype(np.float32)
-
-
 @torch.no_grad()
-def _fitting(channels: Channels, examples: list[np.ndarray]) -> tuple[np.float32, np.float32]:
+def _fitting(channels: Channels, examples: list[np.ndarray], real: list[bool]) -> tuple[np.float32, np.float32]:
     """Scale and offset (of inputs before they are scaled) under which BatchNormalizations see what their statistics say."""
     module = Trainable(channels).eval()
     misfits: dict[tuple[int, float], float] = {}
 
     def attempt(power: int, offset: float) -> None:
-        moved = [(x + np.float32(offset)) * np.float32(2.0**power) for x in examples]
-        misfits.setdefault((power, offset), _misfit(module, moved))
+        factor = np.float32(2.0**power)
+        misfits.setdefault((power, offset), _misfit(module, _moved(examples, real, factor, np.float32(offset) * factor)))
 
     for power in _POWERS:
         for offset in (0.0, 0.5):
