@@ -84,6 +84,111 @@ def test_the_right_cause_is_named_and_what_is_no_label_is_used(
     assert feeding.Confusion.of(model(fed.data.test.x), y, 10).accuracy > 0.95
 
 
+@pytest.fixture(scope="module")
+def known(digits: Data) -> Any:
+    """A network that answers by how near an example is to each class's mean, of -1...1: like a shipped one it is never at
+    chance, whatever it is fed."""
+    low, high = digits.train.x[:].min(), digits.train.x[:].max()
+    x = 2 * (digits.train.x[:] - low) / (high - low) - 1
+    means = np.stack([x[digits.train.y == label].mean(0).ravel() for label in range(10)]).astype(np.float32)
+    g = Graph("batch", 1, 16, 16)  # type: ignore[arg-type]
+    product = g.add("Gemm", g.add("Flatten", "x"), g.value(means.T.copy()), g.value(-(means**2).sum(1) / 2))
+    return _net(g.model(product))
+
+
+def as_fed(digits: Data, change: str) -> dict[str, np.ndarray]:
+    """Digits of -1...1 changed so that the network above is right on fewer."""
+    low, high = digits.train.x[:].min(), digits.train.x[:].max()
+    found = {}
+    for part, split in (("train", digits.train), ("val", digits.val), ("test", digits.test)):
+        x = 2 * (split.x[:] - low) / (high - low) - 1
+        found[f"x_{part}"] = {
+            "as it knows them": x,
+            "standardised": split.x[:] + 1.0,
+            "0...1": (x + 1) / 2,
+            "noise": x + np.random.default_rng(0).normal(0, 1.5, x.shape),
+        }[change].astype(np.float32)
+        found[f"y_{part}"] = split.y
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ("as it knows them", None),
+        ("noise", None),
+        ("standardised", "wants values of -1...1"),
+        ("0...1", "wants values of -1...1"),
+    ],
+)
+def test_a_network_that_knows_the_data_and_would_know_more_is_not_fed_so_in_silence(
+    change: str, cause: str | None, digits: Data, known: Any
+) -> None:
+    """Right on far more than chance as it is: nothing is changed, and what would make it right is said, with what mends it."""
+    stored = as_fed(digits, change)
+    fed = preprocess.opened(known, stored, classifier((1, 16, 16), 10, 0), Feed(), 0)
+    model = evaluate.Model(bytes(known.to_proto().SerializeToString()))
+    np.testing.assert_array_equal(fed.data.test.x[:], stored["x_test"])
+    share = feeding.Confusion.of(model(stored["x_test"]), stored["y_test"], 10)
+    assert share.trained
+    said = [note for note in fed.notes if "as they are fed" in note]
+    assert bool(said) == (cause is not None)
+    if cause is not None:
+        assert cause in said[0]
+        mend = re.search(r"mend arrays by (.*?), or give (.*)$", said[0])
+        assert mend is not None
+        space = {"numpy": np, "x": stored["x_test"]}
+        exec(mend[1], space)
+        assert feeding.Confusion.of(model(np.asarray(space["x"], np.float32)), stored["y_test"], 10).accuracy > 0.8
+        flags = dict(flag.removeprefix("--").split("=") for flag in mend[2].split())
+        again = preprocess.opened(known, stored, classifier((1, 16, 16), 10, 0), Feed(**flags), 0)
+        assert feeding.Confusion.of(model(again.data.test.x[:]), stored["y_test"], 10).accuracy > 0.8
+        assert not any("as they are fed" in note for note in again.notes)
+
+
+def test_a_network_that_is_right_costs_one_look(digits: Data, known: Any) -> None:
+    """What is tried is tried only where enough is wrong to tell by."""
+    asked = []
+
+    def model(x: np.ndarray) -> np.ndarray:
+        asked.append(len(x))
+        return np.eye(10)[digits.train.y[np.random.default_rng(0).permutation(len(digits.train.y))[120:520]]]
+
+    assert feeding.better(model, digits.train, 10, 0, orders=True) is None
+    assert asked == [400]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"frontend": "mfcc"}, "--frontend mfcc: .* holds no recordings"),
+        ({"colours": "BGR"}, "--colours BGR: .* has no three colours"),
+    ],
+)
+@pytest.mark.parametrize("data", ["digits", "arrays"])
+def test_a_flag_that_would_change_nothing_is_refused(
+    flags: dict[str, str], said: str, data: str, digits: Data, known: Any
+) -> None:
+    given = data if data == "digits" else arrays(digits, "0-1", False, False)
+    with pytest.raises(DataError, match=said):
+        preprocess.opened(known, given, classifier((1, 16, 16), 10, 0), Feed(**flags), 0)
+
+
+@pytest.mark.parametrize("flags", [{"scale": "0.5"}, {"mean": "0.25"}, {"std": "2"}])
+def test_flags_and_metadata_count_for_embedded_data_too(flags: dict[str, str], digits: Data, known: Any) -> None:
+    """What a prune with flags has written into its file's metadata feeds the same to whoever reads the file."""
+    fed = preprocess.opened(known, "digits", classifier((1, 16, 16), 10, 0), Feed(**flags), 0)
+    how = {"scale": 1.0, "mean": 0.0, "std": 1.0} | {key: float(value) for key, value in flags.items()}
+    wanted = (digits.test.x[:] * how["scale"] - how["mean"]) / how["std"]
+    np.testing.assert_allclose(fed.data.test.x[:], wanted, rtol=1e-5, atol=1e-6)
+    written = known.with_metadata(preprocessing.KEY, fed.preprocessing.text())
+    again = preprocess.opened(written, "digits", classifier((1, 16, 16), 10, 0), Feed(), 0)
+    np.testing.assert_array_equal(again.data.test.x[:], fed.data.test.x[:])
+    pixels = known.with_metadata(preprocessing.KEY, Preprocessing("NCHW", 1 / 255).text())
+    as_they_are = preprocess.opened(pixels, "digits", classifier((1, 16, 16), 10, 0), Feed(), 0)
+    np.testing.assert_array_equal(as_they_are.data.test.x[:], digits.test.x[:])
+
+
 def folder_of(pictures: np.ndarray, folder: Path) -> str:
     """uint8 (n, 1, height, width) as grey images without labels."""
     folder.mkdir()

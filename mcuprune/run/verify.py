@@ -157,7 +157,8 @@ def _real(net: Network, trial: Trial, notes: list[str]) -> _Real | None:
     if source is None or not net.outputs:
         return None
     try:
-        data = preprocess.opened(net, source, wanted_of(net, seed=trial.seed, task=trial.task), Feed(), trial.seed).data
+        fed = preprocess.opened(net, source, wanted_of(net, seed=trial.seed, task=trial.task), Feed(), trial.seed)
+        data = fed.data
         labelled = data.test.targets is not None and trial.task != "distill"
         aim = goal(net, data, task=trial.task, unlabelled=False) if labelled else None
     except (DataError, MissingExtra) as error:
@@ -165,6 +166,7 @@ def _real(net: Network, trial: Trial, notes: list[str]) -> _Real | None:
             raise
         notes.append(f"only random inputs: {error}")
         return None
+    notes += fed.notes
     test = data.test if aim is None else aim.data.test
     some = trial.chosen(len(test))
     inputs = [np.asarray(column[some]) for column in test.inputs]

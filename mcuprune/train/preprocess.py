@@ -74,8 +74,11 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     known = preprocessing(feed, net.metadata, wanted.inputs[0])
     data = datasets.opened(given, replace(wanted, preprocessing=known, classes=names, frontend=feed.frontend or ""))
     data = replace(data, classes=data.classes or names)
+    if known is not None and data.name in DATASETS and (known.found_by == "flag" or not _of_pixels(known)):
+        data = fitting.refed(data, known)
     if feed.layout is not None and _pixels(data):
         _refuse_layout(feed.layout, wanted.inputs[0])
+    _refuse_idle(feed, data, wanted.inputs[0])
     if known is not None and known.found_by == "metadata":
         _refuse_scaled_twice(net, data, known)
     now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
@@ -90,6 +93,8 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
         fed = _used(fed, _for_untrained(fed)) if untrained else _guessed(net, fed, seed)
     if told:
         fed = _labels_checked(net, fed, seed)
+    if asked and not (fed.tried or from_scratch or feeding.looks_fresh(net) or data.n_classes < 2):
+        fed = _doubted(net, fed, seed)
     fed = replace(fed, preprocessing=replace(fed.preprocessing, classes=fed.data.classes))
     return replace(fed, data=replace(fed.data, preprocessing=fed.preprocessing, notes=fed.notes))
 
@@ -110,9 +115,23 @@ def _refuse_layout(layout: str, shape: tuple[int, ...]) -> None:
         )
 
 
+def _refuse_idle(feed: Feed, data: Data, shape: tuple[int, ...]) -> None:
+    """Raise DataError for a flag that changes nothing of this data in the network's first input, without its batch axis."""
+    how = fitting.preprocessing_of(data)
+    if feed.frontend is not None and not (how and how.frontend):
+        raise DataError(
+            f"--frontend {feed.frontend}: {data.name} holds no recordings that features would be computed of; leave it out"
+        )
+    layout = feed.layout or (how.layout if how else "") or layout_of(shape)
+    if feed.colours is not None and (len(shape) != 3 or shape[-1 if layout.endswith("C") else 0] != 3):
+        raise DataError(
+            f"--colours {feed.colours}: the model's input {list(shape)} has no three colours to be in any order; leave it out"
+        )
+
+
 def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None:
     """Raise DataError where the file's metadata bring pixels down to small numbers, and the data's are that small already."""
-    if known.scale / max(map(abs, known.std)) > _SMALL:
+    if not _small(known):
         return
     raw = fitting.refed(data, replace(known, scale=1.0, mean=(0.0,), std=(1.0,))).train.x
     first = taken(raw, np.arange(min(len(raw), _PLAY_OFF)))
@@ -122,6 +141,16 @@ def _refuse_scaled_twice(net: Network, data: Data, known: Preprocessing) -> None
             f"{known.scale:g}, as pixels of 0 to 255 are: they would be scaled twice. Give the pixels as they were, or leave "
             "values as they are with --scale 0-255"
         )
+
+
+def _small(known: Preprocessing) -> bool:
+    """Whether it brings pixels of 0 to 255 down to small numbers."""
+    return known.scale / max(map(abs, known.std)) <= _SMALL
+
+
+def _of_pixels(known: Preprocessing) -> bool:
+    """Whether it is for pixels of 0 to 255, which embedded data are no more."""
+    return bool(known.range) or _small(known)
 
 
 def names_classes(net: Network, split: Split) -> bool:
@@ -259,6 +288,32 @@ def _labels_checked(net: Network, fed: Fed, seed: int) -> Fed:
         f"instead of {renumbered.as_given:.1%}. Nothing was changed: give the classes in the model's order with --classes FILE"
     )
     return replace(fed, labels=renumbered.explanation(), notes=(*fed.notes, note))
+
+
+def _doubted(net: Network, fed: Fed, seed: int) -> Fed:
+    """The same, with a note where the network knows the data as it is fed, and would know clearly more of it fed otherwise."""
+    train, classes, orders = fed.data.train, fed.data.n_classes, not _pixels(fed.data)
+    model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
+    found = feeding.better(model, train, classes, seed, orders=orders)
+    if found is None:
+        return fed
+    best, as_fed = found
+    how = None if best.number else composed(fed.preprocessing, best.changes)
+    if not _shows(net, fed, how or fed.preprocessing, seed, best.number):
+        return fed
+    mend = f"mend arrays by {best.fix}" + (f", or give {_flags(how)}" if how and not how.reordered else "")
+    note = (
+        f"right on {as_fed:.1%} of {best.examples} training examples as they are fed, and on {best.accuracy:.1%} if "
+        f"{best.cause}. Nothing was changed: {mend}"
+    )
+    return replace(fed, notes=(*fed.notes, note))
+
+
+def _flags(how: Preprocessing) -> str:
+    """Options that feed so."""
+    said = {"scale": (how.scale,), "mean": how.mean, "std": how.std}
+    numbers = [f"--{name}={','.join(f'{number:.6g}' for number in values)}" for name, values in said.items()]
+    return " ".join([*numbers, *([f"--colours={how.colours}"] if how.colours == "BGR" else [])])
 
 
 def _clear(accuracy: float, frequent: float) -> bool:
