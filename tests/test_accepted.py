@@ -338,6 +338,15 @@ def test_inputs_of_every_type_are_pruned_with_and_without_data(dtype: type[np.ge
 
 
 @pytest.mark.parametrize("int8", [True, False])
+def test_an_input_that_is_one_number_without_axes_is_finished(int8: bool, tmp_path: Path) -> None:
+    model = block()
+    model.graph.input.append(helper.make_tensor_value_info("gain", TensorProto.FLOAT, []))
+    model.graph.node.append(helper.make_node("Mul", [model.graph.output[0].name, "gain"], ["louder"], "mul"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("louder", TensorProto.FLOAT, None))
+    assert pruned(saved(model, tmp_path / "m.onnx"), tmp_path / "o.onnx", int8=int8).ok
+
+
+@pytest.mark.parametrize("int8", [True, False])
 def test_inputs_without_a_batch_are_finished_or_refused_before_the_work(
     int8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,14 @@ def test_every_model_of_the_repository_runs_so(name: str, tmp_path: Path) -> Non
     assert found.differences[0].max_lsb <= 2
 
 
+def test_an_output_that_is_one_number_without_axes_is_compared(tmp_path: Path) -> None:
+    graph = Graph(1, 3, 8, 8)
+    path = int8(model_of(graph, graph.add("ReduceMean", graph.conv("x", 3, 6), keepdims=0)), tmp_path / "net.onnx")
+    found = verify.verify(path)
+    assert found.ok
+    assert found.differences[0].max_lsb <= 2
+
+
 def test_the_arena_measured_is_the_arena_predicted(dscnn: str) -> None:
     """The head to the byte, where CMSIS-NN needs no scratch; the 64-bit tail is longer than a device's."""
     memory = verify.verify(dscnn, Trial(examples=2)).memory

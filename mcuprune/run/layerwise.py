@@ -118,7 +118,8 @@ class Layers:
     def compare(self, inputs: Mapping[str, Array], computed: Mapping[str, Array]) -> None:
         """Take in one example. inputs: reals, as the file takes them. computed: the integers that the runtime made of it."""
         reals = {given(name): runners.real(computed[name], self._ports[name]) for name in self._nodes}
-        fed = {name: np.concatenate([x] * self._times) for name, x in {**inputs, **reals}.items() if name in self._used}
+        used = {name: x for name, x in {**inputs, **reals}.items() if name in self._used}
+        fed = {name: np.concatenate([x] * self._times) if x.ndim else np.asarray(x) for name, x in used.items()}
         for name, value in zip(self._outputs, evaluate.run(self._session, fed), strict=True):
             if name in self._nodes:
                 example_value = value.reshape(self._times, *computed[name].shape)[0]

@@ -409,8 +409,8 @@ class _Reference:
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs of one example; a file with a fixed larger batch gets the example as often as it wants."""
-        times = {name: max(1, self._batch[name] // len(x)) for name, x in inputs.items()}
-        fed = {name: np.repeat(x, times[name], 0) for name, x in inputs.items()}
+        times = {name: max(1, self._batch[name] // len(x)) if x.ndim else 1 for name, x in inputs.items()}
+        fed = {name: np.repeat(x, times[name], 0) if x.ndim else x for name, x in inputs.items()}
         try:
             outputs = evaluate.run(self._session, fed)
         except Exception as error:  # onnxruntime raises its own kinds, none of them public
@@ -418,4 +418,4 @@ class _Reference:
                 f"{self._path}: onnxruntime can't run it ({str(error).splitlines()[0]}); export it again"
             ) from None
         most = max(times.values())
-        return {name: x[: len(x) // most] for name, x in zip(self._names, outputs, strict=True)}
+        return {name: x[: len(x) // most] if x.ndim else x for name, x in zip(self._names, outputs, strict=True)}

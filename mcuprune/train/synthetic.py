@@ -87,7 +87,7 @@ def _moved(examples: list[np.ndarray], real: list[bool], factor: np.float32, off
 
 def _single(examples: list[np.ndarray], i: int, shapes: list[Shape]) -> tuple[np.ndarray, ...]:
     """The i-th example of every input, in the input's own shape."""
-    return tuple(x[i].reshape(shape) for x, shape in zip(examples, shapes, strict=True))
+    return tuple(np.asarray(x[i]).reshape(shape) for x, shape in zip(examples, shapes, strict=True))
 
 
 def _span(examples: list[np.ndarray]) -> str:
