@@ -104,7 +104,7 @@ def test_a_network_of_bytes_is_trained_and_looked_at_with_data(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("way", ["sum", "dequantised"])
-def test_other_integers_are_refused_before_the_work(way: str) -> None:
+def test_other_integers_stay_and_are_pruned_or_refused_before_the_work(way: str, tmp_path: Path) -> None:
     made = model("int8", way)
     if way == "dequantised":  # by one scale for each channel
         for tensor in made.graph.initializer:
@@ -112,5 +112,14 @@ def test_other_integers_are_refused_before_the_work(way: str) -> None:
                 array = numpy_helper.to_array(tensor)
                 tensor.CopyFrom(numpy_helper.from_array(np.repeat(array.reshape(1), 3), tensor.name))
         made.graph.node[0].attribute.append(helper.make_attribute("axis", 1))
-    with pytest.raises(UnsupportedOperator, match=r"reads input 'x' as integers; .* export the model with a float input"):
-        canonical(loaded(made))
+    net = loaded(made)
+    assert with_float_inputs(net) == (net, ())
+    onnx.save(made, tmp_path / "net.onnx")
+    out = tmp_path / "out.onnx"
+    asked = pruning.Request(str(tmp_path / "net.onnx"), {"macs": units.parse("60%", "count")}, str(out), train=False)
+    if way == "sum":
+        assert pruning.prune(asked).ok
+        return
+    with pytest.raises(UnsupportedOperator, match="DequantizeLinear"):
+        pruning.prune(asked)
+    assert not out.exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,21 +19,23 @@ _MOVING = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"
 
 
 def with_float_inputs(net: Network) -> tuple[Network, tuple[str, ...]]:
-    """The network with every input of integers as one of floats, and notes that say so.
+    """The network with every input of integers that become floats first of all as one of floats, and notes that say so.
 
     Behind a DequantizeLinear they are the reals that the integers stand for; behind a Cast the same numbers. A quantiser keeps
-    what a type of 8 bits says of their range. Raises UnsupportedOperator for integers that are used otherwise.
+    what a type of 8 bits says of their range. Integers that are used as such, as indices and truth values are, stay.
+    Raises UnsupportedOperator for a DequantizeLinear of other types, or beside a Cast of the same integers.
     """
-    integers = [name for name in net.inputs if not is_float(net.dtypes[name])]
     notes = []
-    for name in integers:
-        net, how = _as_floats(net, name)
+    for name in net.inputs:
+        ends = None if is_float(net.dtypes[name]) else _ends(net, name)
+        if not ends:
+            continue
+        net, how = _as_floats(net, name, {node.name: node for node in ends})
         notes.append(f"{net.path}: input '{name}' takes {how} as float32 from here on")
     return net, tuple(notes)
 
 
-def _as_floats(net: Network, name: str) -> tuple[Network, str]:
-    ends = {node.name: node for node in _ends(net, name)}
+def _as_floats(net: Network, name: str, ends: Mapping[str, Node]) -> tuple[Network, str]:
     stored = net.dtypes[name] in _STORED
     readers = [node for node in ends.values() if node.op == "DequantizeLinear"]
     if readers and len(readers) < len(ends):
@@ -63,17 +65,21 @@ def _as_floats(net: Network, name: str) -> tuple[Network, str]:
     return _retyped(net, name, nodes, constants), how
 
 
-def _ends(net: Network, name: str) -> Iterator[Node]:
-    """Where integers become floats. Raises UnsupportedOperator for whatever else reads them."""
+def _ends(net: Network, name: str) -> list[Node] | None:
+    """Where integers become floats; None where something else reads them."""
+    ends: list[Node] = []
     for node in net.consumers.get(name, ()):
         parameters = [net.constants.get(parameter) for parameter in node.inputs[1:] if parameter]
         single = all(parameter is not None and parameter.size == 1 for parameter in parameters)
-        if (node.op == "DequantizeLinear" and single) or (node.op == "Cast" and is_float(node.attrs["to"])):
-            yield node
-        elif node.op in _MOVING and node.inputs[0] == name and not set(node.outputs) & set(net.outputs):
-            yield from _ends(net, node.outputs[0])
-        else:
-            _refuse(net, name, node, "as integers")
+        if (node.op == "DequantizeLinear" and single) or (node.op == "Cast" and is_float(node.get("to"))):
+            ends.append(node)
+            continue
+        moves = node.op in _MOVING and node.inputs[0] == name and not set(node.outputs) & set(net.outputs)
+        further = _ends(net, node.outputs[0]) if moves else None
+        if further is None:
+            return None
+        ends += further
+    return ends
 
 
 def _refuse(net: Network, name: str, node: Node, how: str) -> None:
