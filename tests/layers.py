@@ -123,7 +123,22 @@ class Layers:
         else:
             y = self.padded(x, 2)
             self.conv(y, 3, kernel, pads=[self.chance.randint(0, 1) for _ in range(4)])
-            del self.shapes[y]  # pools and depthwise convolutions have no way around zeros for whole channels
+            del self.shapes[y]  # not to be read by others, too
+
+    def padded_channels(self, x: str) -> None:
+        """Channels of zeros in front of what works on each channel by itself."""
+        y, draw = self.padded(x, 2), self.chance.randint
+        kind = self.chance.choice(("depthwise", "pool", "global pool"))
+        if kind == "depthwise":
+            channels = self.shapes[y][1]
+            pads = [draw(0, 1) for _ in range(4)]
+            z = self.conv(y, channels * draw(1, 3), [draw(1, 3), draw(1, 3)], channels, pads=pads)
+        elif kind == "pool":
+            z = self.pooled(y)
+        else:
+            z = self.add(self.chance.choice(("GlobalAveragePool", "GlobalMaxPool")), [y], (*self.shapes[y][:2], 1, 1))
+        if z != y:
+            del self.shapes[y]
 
     def transposed_convolution(self, x: str) -> None:
         _, channels, *sizes = self.shapes[x]
@@ -303,5 +318,5 @@ class Layers:
 KINDS = (
     *("convolution", "padded_convolution", "transposed_convolution", "pool", "padded_pool", "global_pool", "pad", "slice"),
     *("split", "concat", "together", "with_constant", "gate", "activation", "norm", "resize", "gather", "blocks"),
-    *("reduction", "dense", "reshaped", "transposed", "bands_of_rows"),
+    *("reduction", "dense", "reshaped", "transposed", "bands_of_rows", "padded_channels"),
 )

@@ -270,6 +270,32 @@ SEVERAL: dict[str, Callable[[], onnx.ModelProto]] = {
     "a convolution behind a Pad of channels": lambda: through(
         ("Pad", [[0, 1, 1, 0, 0, 2, 0, 2]], {}), ("Conv", [weights(3, 7, 2, 2)], {})
     ),
+    "a depthwise convolution behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 1, 1, 0, 0, 2, 0, 2]], {}), ("Conv", [weights(7, 1, 3, 2), weights(7)], {"group": 7}), ("Relu", [], {})
+    ),
+    "several outputs a channel behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 2, 0, 0, 0, 0, 0, 0]], {}), ("Conv", [weights(18, 1, 3, 2), weights(18)], {"group": 6})
+    ),
+    "one channel behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 1, 0, 0, 0, 1, 0, 0]], {}), ("Conv", [weights(6, 1, 3, 2)], {"group": 3}), shape=(1, 1, 6, 7)
+    ),
+    "a grouped convolution behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 2, 1, 0, 0, 4, 0, 1]], {}), ("Conv", [weights(15, 2, 3, 2), weights(15)], {"group": 5})
+    ),
+    "a mean of windows behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 3, 0, 0, 0, 1, 0, 0]], {}), ("AveragePool", [], {"kernel_shape": [3, 2]})
+    ),
+    "a counted mean behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 0, 1, 2, 0, 5, 0, 1]], {}),
+        ("AveragePool", [], {"kernel_shape": [3, 2], "pads": [1, 1, 1, 1], "count_include_pad": 1}),
+    ),
+    "a maximum behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 3, 2, 0, 0, 1, 1, 0]], {}),
+        ("MaxPool", [], {"kernel_shape": [3, 2], "pads": [2, 1, 0, 1], "strides": [2, 1]}),
+    ),
+    "a mean of all behind a Pad of channels": lambda: through(
+        ("Pad", [[0, 2, 2, 0, 0, 3, 1, 0]], {}), ("GlobalAveragePool", [], {})
+    ),
 }
 
 

@@ -9,7 +9,7 @@ from mcuprune.deploy import sums
 from mcuprune.deploy.fixedpoint import Factor, clamped, exp_of_negative, factor, high_product, scaled
 from mcuprune.deploy.program import Operator
 from mcuprune.deploy.steps.calls import Call, Loop, words_of
-from mcuprune.deploy.steps.movement import strides
+from mcuprune.deploy.steps.movement import between, strides
 from mcuprune.deploy.steps.selection import Selection
 from mcuprune.deploy.tables import activation_range
 
@@ -128,22 +128,24 @@ def extremum(s: Selection, operator: Operator) -> None:
 def reduce(s: Selection, operator: Operator) -> None:
     """MEAN, SUM, REDUCE_MAX and REDUCE_MIN over axes that stand side by side; zeros of a PAD in front count in a mean."""
     source, output = operator.inputs[0], operator.outputs[0]
-    listed, whole = s.known(operator.inputs[1]), s.size(source)
-    source = s.pads[source].source if source in s.pads else source
+    listed, whole, padded = s.known(operator.inputs[1]), s.shape(source), s.pads.get(source)
+    source = source if padded is None else padded.source
     shape = s.shape(source)
     axes = sorted({int(axis) % len(shape) for axis in listed.reshape(-1)})
     axes = [axis for axis in range(axes[0], axes[-1] + 1) if axis in axes or shape[axis] == 1]
     if len(axes) != axes[-1] - axes[0] + 1:
         s.refuse(operator, "over axes that don't stand side by side has no kernel")
     outer, inner = prod(shape[: axes[0]]), prod(shape[axes[-1] + 1 :])
-    n, counted = prod(shape[axes[0] : axes[-1] + 1]), whole // (outer * inner)
+    n, counted = (prod(sizes[axes[0] : axes[-1] + 1]) for sizes in (shape, whole))
     a, b = s.quantizer(source), s.quantizer(output)
     by, kind = factor(a.scale / b.scale), {"REDUCE_MAX": 1, "REDUCE_MIN": 2}.get(operator.name, 0)
     if operator.name == "MEAN":  # the division goes into the factor, as far as it fits into 32 bits
         bits = min(counted.bit_length() - 1, 32, 31 + by.shift)
         by = Factor((by.number << bits) // counted, by.shift - bits)
     parameters = words_of([a.zero_point, b.zero_point, *by])
-    s.add(operator, [Call("reduce", (s.place(source), s.place(output), outer, n, inner, parameters, kind))])
+    call = Call("reduce", (s.place(source), s.place(output), outer, n, inner, parameters, kind))
+    added = (0, 0) if padded is None or len(shape) - 1 in axes else padded.pads[-1]
+    s.add(operator, between(s, operator, call, *([b.zero_point] * int(count) for count in added)))
 
 
 def softmax(s: Selection, operator: Operator) -> None:

@@ -52,6 +52,21 @@ def _described(axes: Sequence[Axis]) -> Constant:
     return words_of([number for axis in padded for number in axis])
 
 
+def between(s: Selection, operator: Operator, call: Call, before: Sequence[int], behind: Sequence[int]) -> list[Call]:
+    """A call that makes some channels of the output, between others that are the same numbers in every pixel.
+
+    It fills the output's end with pixels that then are moved apart: so they take no memory of their own.
+    """
+    if not before and not behind:
+        return [call]
+    source, target, *rest = call.arguments
+    assert isinstance(target, Place)
+    channels, added = s.shape(operator.outputs[0])[-1], len(before) + len(behind)
+    pixels, around = s.size(operator.outputs[0]) // channels, Constant("int8_t", (*before, *behind))
+    made = replace(call, arguments=(source, Place(target.tensor, pixels * added), *rest))
+    return [made, Call("spread", (target, pixels, channels - added, around, len(before), len(behind)))]
+
+
 def view(s: Selection, operator: Operator) -> None:
     """No call: the output is another name for the input's bytes."""
     source, output = operator.inputs[0], operator.outputs[0]

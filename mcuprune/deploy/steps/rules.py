@@ -1,9 +1,9 @@
 """A program as calls of C kernels: each operator is one or a few calls, or none.
 
 What costs nothing here: a RESHAPE is another name for the same bytes; a PAD in front of a convolution is taps that the kernel
-leaves out, in front of a pool or a sum so many zeros; a SLICE of a transposed convolution is padding of that; a chain of
-operators of one tensor (activations, requantisation, arithmetic with one constant) is one table, and a table in front of a
-CONCATENATION is applied while its input is copied.
+leaves out, in front of a pool or a sum so many zeros, and where it adds channels those are set around what the kernel makes; a
+SLICE of a transposed convolution is padding of that; a chain of operators of one tensor (activations, requantisation,
+arithmetic with one constant) is one table, and a table in front of a CONCATENATION is applied while its input is copied.
 """
 
 from __future__ import annotations

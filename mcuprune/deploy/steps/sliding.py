@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mcuprune.deploy.fixedpoint import HIGH, LOW, factor
+from mcuprune.deploy.fixedpoint import HIGH, LOW, clamped, factor, scaled
 from mcuprune.deploy.program import Operator
 from mcuprune.deploy.steps.calls import Array, Call, Constant, Place, Window, bytes_of, words_of
-from mcuprune.deploy.steps.movement import move, strides
+from mcuprune.deploy.steps.movement import between, move, strides
 from mcuprune.deploy.steps.selection import Padded, Selection
 from mcuprune.deploy.sums import Sums
 from mcuprune.deploy.tables import activation_range
@@ -99,20 +99,42 @@ def _bias(s: Selection, operator: Operator, outs: int) -> Array:
 
 def conv(s: Selection, operator: Operator) -> None:
     """The kernel that fits the convolution's window, stride and groups."""
-    weights, before = s.known(operator.inputs[1]), s.pads.get(operator.inputs[0])
+    weights = s.known(operator.inputs[1])
     frame = _frame(s, operator, (weights.shape[1], weights.shape[2]))
-    if before is not None:  # weights of channels that are zeros everywhere add nothing
-        first = int(before.pads[3][0])
-        weights = weights[..., first : first + frame.image[2]] if before.pads[3].any() else weights
-    _convolve(s, operator, replace(frame, groups=frame.image[2] // weights.shape[3]), weights)
+    before, behind = _added(s, operator)
+    if _is_plain(s, operator):  # weights of channels that are zeros everywhere add nothing
+        weights, before, behind = weights[..., before : before + frame.image[2]], 0, 0
+    outs_of = weights.shape[0] * weights.shape[3] // s.shape(operator.inputs[0])[3]  # outputs of a group
+    outs = (count // weights.shape[3] * outs_of for count in (before, behind))
+    _convolve(s, operator, replace(frame, groups=frame.image[2] // weights.shape[3]), weights, *outs)
 
 
-def _convolve(s: Selection, operator: Operator, frame: _Frame, weights: Array) -> None:
-    """weights: (out, kernel_h, kernel_w, in)"""
-    added = _sums(s, operator, weights)
+def _added(s: Selection, operator: Operator) -> tuple[int, int]:
+    """How many channels a PAD that was put off adds in front of an operator's others and behind them."""
+    padded = s.pads.get(operator.inputs[0])
+    return (0, 0) if padded is None else (int(padded.pads[3][0]), int(padded.pads[3][1]))
+
+
+def _between(s: Selection, operator: Operator, added: Sums, before: int, behind: int) -> tuple[Sums, list[int], list[int]]:
+    """The sums of some outputs, and what the ones before and behind them are, which see nothing but zeros."""
+    if not before and not behind:
+        return added, [], []
+    output = s.quantizer(operator.outputs[0])
+    bounds = activation_range(operator.options.get("fused", 0), output)
+    ends = [clamped(scaled(int(b), by) + output.zero_point, *bounds) for b, by in zip(added.bias, added.factors, strict=True)]
+    some = slice(before, len(ends) - behind)
+    weights = np.moveaxis(np.moveaxis(added.weights, added.axis, 0)[some], 0, added.axis)
+    kept = replace(added, weights=weights, bias=added.bias[some], factors=added.factors[some])
+    return kept, ends[:before], ends[len(ends) - behind :]
+
+
+def _convolve(s: Selection, operator: Operator, frame: _Frame, weights: Array, before: int = 0, behind: int = 0) -> None:
+    """weights: (out, kernel_h, kernel_w, in). before, behind: how many outputs at either end see nothing but zeros."""
+    added, *ends = _between(s, operator, _sums(s, operator, weights), before, behind)
+    frame = replace(frame, out=(*frame.out[:2], len(added.bias)))
     kernel, frame = _conv_kernel(s, frame, foldable=added.foldable)
     window = _window(s, frame, operator, added, folded=kernel in _FOLDING)
-    s.add(operator, [_sliding(s, operator, kernel, frame, window)])
+    s.add(operator, between(s, operator, _sliding(s, operator, kernel, frame, window), *ends))
 
 
 def _conv_kernel(s: Selection, frame: _Frame, *, foldable: bool) -> tuple[str, _Frame]:
@@ -135,14 +157,18 @@ def depthwise(s: Selection, operator: Operator) -> None:
     weights = s.known(operator.inputs[1])
     _, kernel_h, kernel_w, outs = weights.shape
     frame = _frame(s, operator, (kernel_h, kernel_w))
-    if frame.image[2] == 1 and outs > 1:  # of one channel: an ordinary convolution
-        _convolve(s, operator, frame, weights.transpose(3, 1, 2, 0))
+    multiplier = outs // s.shape(operator.inputs[0])[3]
+    before, behind = (count * multiplier for count in _added(s, operator))
+    if frame.image[2] == 1 and outs - before - behind > 1:  # of one channel: an ordinary convolution
+        _convolve(s, operator, frame, weights.transpose(3, 1, 2, 0), before, behind)
         return
-    window = _window(s, frame, operator, _sums(s, operator, weights, 3))
+    added, *ends = _between(s, operator, _sums(s, operator, weights, 3), before, behind)
+    frame = replace(frame, out=(*frame.out[:2], len(added.bias)))
+    window = _window(s, frame, operator, added)
     if frame.kernel == (1, 1) and frame.image == frame.out and operator.inputs[0] == frame.source:
         s.add(operator, [_sliding(s, operator, "scale", frame, window)], in_place=(frame.source,))
         return
-    s.add(operator, [_sliding(s, operator, "depthwise", frame, window)])
+    s.add(operator, between(s, operator, _sliding(s, operator, "depthwise", frame, window), *ends))
 
 
 def fully_connected(s: Selection, operator: Operator) -> None:
@@ -192,13 +218,16 @@ def transpose_conv(s: Selection, operator: Operator) -> None:
 def pool(s: Selection, operator: Operator) -> None:
     """The mean or the largest of each window, by a flag of the kernel. Padding of its own a pool leaves out, a PAD's counts."""
     frame = _frame(s, operator, (operator.options["filter_h"], operator.options["filter_w"]))
+    frame = replace(frame, out=(*frame.out[:2], frame.image[2]))
     window = _window(s, frame, operator, None)
     largest, before = int(operator.name == "MAX_POOL_2D"), s.pads.get(operator.inputs[0])
-    if before is None or not before.pads.any() or (largest and before.number == LOW):
-        s.add(operator, [_sliding(s, operator, "pool", frame, window, largest)])
-        return
-    zeros = [int(number) for number in before.pads[1:3].reshape(-1)]
-    s.add(operator, [_sliding(s, operator, "pool_counting", frame, window, largest, *zeros)])
+    if before is None or not before.pads[1:3].any() or (largest and before.number == LOW):
+        call = _sliding(s, operator, "pool", frame, window, largest)
+    else:
+        zeros = [int(number) for number in before.pads[1:3].reshape(-1)]
+        call = _sliding(s, operator, "pool_counting", frame, window, largest, *zeros)
+    number = 0 if before is None else clamped(before.number, *window.numbers[-2:])
+    s.add(operator, between(s, operator, call, *([number] * count for count in _added(s, operator))))
 
 
 def _pads(s: Selection, reader: Operator, padded: Padded) -> bool:
@@ -206,14 +235,21 @@ def _pads(s: Selection, reader: Operator, padded: Padded) -> bool:
     zero = s.quantizer(padded.source).zero_point
     if reader.name in ("PAD", "PADV2"):  # two in a row are one
         return _around(s, reader, padded) is not None
-    if len(padded.pads) != 4 or padded.pads[0].any() or (padded.pads[3].any() and not _is_plain(s, reader)):
+    if len(padded.pads) != 4 or padded.pads[0].any() or (padded.pads[3].any() and _splits_a_group(s, reader, padded)):
         return False
-    if reader.name in ("MEAN", "SUM"):  # zeros add nothing to a sum, where it goes over all of them
+    if reader.name in ("MEAN", "SUM"):  # zeros add nothing to a sum, where it goes over all of them or over nothing else
         summed = {int(axis) % len(padded.pads) for axis in s.known(reader.inputs[1]).reshape(-1)}
-        return padded.number == zero and summed.issuperset(np.flatnonzero(padded.pads.any(axis=1)).tolist())
+        return padded.number == zero and summed.issuperset(np.flatnonzero(padded.pads[:3].any(axis=1)).tolist())
     if reader.name not in _PADDING or (padded.left_out.any() and reader.name != "MAX_POOL_2D"):
         return False
     return padded.number in {"MAX_POOL_2D": (zero, LOW)}.get(reader.name, (zero,))
+
+
+def _splits_a_group(s: Selection, reader: Operator, padded: Padded) -> bool:
+    """Whether some group of a grouped convolution has both channels that a PAD adds and others."""
+    if reader.name != "CONV_2D" or _is_plain(s, reader):
+        return False
+    return bool((padded.pads[3] % s.shape(reader.inputs[1])[3]).any())
 
 
 def _is_plain(s: Selection, operator: Operator) -> bool:
@@ -238,16 +274,20 @@ def _around(s: Selection, operator: Operator, inner: Padded) -> Padded | None:
     zero = s.quantizer(inner.source).zero_point
     outer = inner._replace(left_out=inner.left_out + pads)
     readers = s.readers.get(operator.outputs[0], [])
-    of_maxima = (
-        bool(readers) and all(reader.name == "MAX_POOL_2D" for reader in readers) and operator.outputs[0] not in s.outputs
-    )
-    return outer if (inner.number, number) == (zero, LOW) and of_maxima and _spatial(outer) else None
+    of_maxima = bool(readers) and operator.outputs[0] not in s.outputs and all(_leaves_out(reader, outer) for reader in readers)
+    return outer if (inner.number, number) == (zero, LOW) and of_maxima else None
 
 
-def _spatial(padded: Padded) -> bool:
-    """Whether only height and width are padded."""
-    added = padded.pads + padded.left_out
-    return len(added) == 4 and not added[0].any() and not added[3].any()
+def _leaves_out(reader: Operator, padded: Padded) -> bool:
+    """Whether an operator is a maximum of which what is left out lies around the image.
+
+    Where channels are added, none of its windows may lie there as a whole: in these it would be another number.
+    """
+    if reader.name != "MAX_POOL_2D" or len(padded.pads) != 4:
+        return False
+    window = np.array([[reader.options["filter_h"]], [reader.options["filter_w"]]])
+    reaches = not padded.pads[3].any() or bool((padded.left_out[1:3] < window).all())
+    return reaches and not padded.pads[0].any() and not padded.left_out[[0, 3]].any()
 
 
 def pad(s: Selection, operator: Operator) -> None:
