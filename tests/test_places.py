@@ -49,6 +49,8 @@ def snapshot() -> dict[str, bytes]:
 
 
 PRUNE = ["prune", "net.onnx", "--macs", "50%", "--no-train", "--float"]
+#: The same, for a format that holds int8.
+PRUNED = PRUNE[:-1]
 #: For each flag that names a file to write: the command around it, and what of it must be left alone.
 WRITERS = {
     "prune -o": ([*PRUNE, "-o", "{}"], ("net.onnx", "weights.bin", "mcuprune.toml")),
@@ -143,6 +145,10 @@ def test_what_was_written_into_a_folder_of_data_may_be_written_anew():
         [*PRUNE, "-o", "REP/Report.json", "--report", "rep"],
         [*PRUNE, "-o", "rep", "--report", "rep"],
         [*PRUNE, "-o", "rep/report.json/net.onnx", "--report", "rep"],
+        [*PRUNED, "-o", "rep.c", "--report", "rep.h"],
+        [*PRUNED, "-o", "rep.c", "--report", "rep.c"],
+        [*PRUNED, "-o", "rep.tflite", "--report", "rep.onnx"],
+        [*PRUNED, "-o", "rep.h", "--report", "rep.onnx.checkpoint"],
         ["profile", "net.onnx", "--format", "json=out", "--format", "markdown=out"],
         ["profile", "net.onnx", "--format", "json=out", "--format", "markdown=./out"],
         ["profile", "net.onnx", "--format", "json=out", "--format", "markdown=OUT"],
@@ -157,7 +163,7 @@ def test_no_two_results_take_one_place(command, capsys):
     assert main(command) == 2
     assert "name another file to write" in capsys.readouterr().err
     assert {path: content for path, content in snapshot().items() if path not in ("out", "link")} == before
-    assert not Path("rep").exists()
+    assert not list(Path().glob("rep*"))
 
 
 def test_the_state_for_resuming_replaces_neither_a_source_nor_a_file_of_another_kind(capsys):

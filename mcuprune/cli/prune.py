@@ -196,11 +196,13 @@ def _in_its_format(request: Request) -> tuple[Request, exporting.Request | None]
     to_prune = replace(request, output=str(beside))
     own = place.suffix in exporting.ROWS_OF_THEIR_OWN
     to_export = exporting.Request(to_prune.output, str(place), bands=str(request.bands) if own else "off")
-    outputs = [Output("-o", to_prune.output, make_folder=True), *exporting.planned(to_export)]
     face.engine()
-    from mcuprune.preparing import sources
+    from mcuprune.preparing import planned, sources
 
-    places.settle(outputs, sources(to_prune))
+    exported = exporting.planned(to_export)
+    places.distinct([*planned(to_prune), *exported], sources(to_prune))
+    for output in (Output("-o", to_prune.output, make_folder=True), *exported):
+        places.probe(output)
     net = face.load(request.model, input_shapes=request.input_shapes, outputs=request.outputs)
     exporting.refuse_early(replace(to_export, model=request.model), net)
     return to_prune, to_export
