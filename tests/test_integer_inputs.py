@@ -123,3 +123,11 @@ def test_other_integers_stay_and_are_pruned_or_refused_before_the_work(way: str,
     with pytest.raises(UnsupportedOperator, match="DequantizeLinear"):
         pruning.prune(asked)
     assert not out.exists()
+
+
+def test_an_embedding_of_tokens_is_refused_with_what_to_do_about_it() -> None:
+    g = Graph(1, 12)
+    made = g.model(g.add("ReduceMean", g.add("Gather", g.constant(50, 8), "x", axis=0), axes=[1], keepdims=0))
+    made.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(UnsupportedOperator, match=r"look the rows of the table up in your own code"):
+        loaded(made)

@@ -72,9 +72,12 @@ def nodes_of(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], o
                 continue
             origin = inputs[index_in]
             if origin not in constants:
+                then = "export with static shapes, or with a constant in its place"
+                if proto.op_type == "Gather" and inputs[0] in constants:  # an embedding of tokens
+                    then = "look the rows of the table up in your own code, and export the network that takes them as its input"
                 raise UnsupportedOperator(
                     f"{path}: node '{name}' ({proto.op_type}) computes its {parameter} from the data; mcuprune takes fixed "
-                    "ones: export with static shapes, or with a constant in its place",
+                    f"ones: {then}",
                     tensor=proto.output[0],
                 )
             attrs[parameter] = _plain(constants[origin])
