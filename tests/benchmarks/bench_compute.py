@@ -30,6 +30,8 @@ METHODS = ("differentiable", "uniform", "at-init")
 #: What starts wide and ends narrow, by the names in the table: run where there is compute for both.
 WIDE = {"magnitude": "magnitude", "tp-bn-local": "Torch-Pruning"}
 KEY = ("task", "budget", "compute", "method", "seed")
+#: What marks runs that are older than the way in which the default begins narrow today.
+_EARLIER = " †"
 #: Widths that both train from the first step on, and the parts of a run after which a look could choose between them.
 RIVALS, LOOKS = ("uniform", "at-init"), (1 / 5, 1 / 3, 1 / 2, 2 / 3)
 
@@ -129,10 +131,18 @@ def page(rows: list[dict[str, Any]]) -> str:
             timed = [found for found in by[method] if (task, found.get("machine")) in whole]
             shares = [found["cpu_seconds"] / whole[task, found["machine"]] for found in timed]
             cpu.append(f"{mean(shares):.2f}" if shares else "")
-        cells = [task, budget, f"{compute:g}", means["differentiable"], means["uniform"]]
+        earlier = _EARLIER if any(map(_grown, by["differentiable"])) else ""
+        cells = [task, budget, f"{compute:g}", means["differentiable"] + earlier, means["uniform"]]
         cells += [_paired(by["differentiable"], by["uniform"]), str(len(seeds)), ", ".join(f"{share:.2f}" for share in wide)]
         lines.append(table_line([*cells, *cpu, means["at-init"], _paired(by["differentiable"], by["at-init"])]))
+    if any(line.count(_EARLIER) for line in lines):
+        lines += ["", f"{_EARLIER.strip()} from before weights were drawn anew and at-init had a say: uniform widths, grown."]
     return "\n".join([*lines, *_wide_table(rows), *_early_table(rows)]) + "\n"
+
+
+def _grown(found: Mapping[str, Any]) -> bool:
+    """Whether a run of the default began narrow at uniform widths, grown, with the weights that its channels had."""
+    return found["wide"][1] == 0 and any(note.startswith("uniform widths") for note in found["notes"])
 
 
 def _wide_table(rows: list[dict[str, Any]]) -> list[str]:
