@@ -289,7 +289,7 @@ def test_a_convolution_that_sees_nothing_but_padding_needs_no_rows(tmp_path: Pat
 
 def test_of_every_kernel_it_is_known_how_it_makes_a_row() -> None:
     """Those of ``whole`` read or make all rows at once; a new kernel has to be somewhere."""
-    whole = {"matmul", "turn"}
+    whole = {"matmul", "turn", "spread"}
     known = {*rowcalls._SLIDING, *rowcalls._REPEATED, "move", "bilinear"}
     assert not known & whole
     assert kernels() == known | whole

@@ -235,9 +235,9 @@ def uniform_grown(model: CostModel, budget: Budget, multiple: int = 1) -> np.nda
     return grow(model, scaled, budget, 1.0 / np.maximum(scaled, 1), multiple)
 
 
-def between(model: CostModel, one: np.ndarray, other: np.ndarray, budget: Budget, multiple: int = 1) -> np.ndarray:
+def between(model: CostModel, first: np.ndarray, second: np.ndarray, budget: Budget, multiple: int = 1) -> np.ndarray:
     """The geometric means of two allocations, brought into the budget and grown up to it."""
-    middle = np.rint(np.sqrt(one * other)).astype(np.int64)
+    middle = np.rint(np.sqrt(first * second)).astype(np.int64)
     middle = cut_into(model, middle, budget, np.ones(len(middle)), multiple)
     return grow(model, middle, budget, 1.0 / np.maximum(middle, 1), multiple)
 

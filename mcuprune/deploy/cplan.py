@@ -83,20 +83,20 @@ def planned(program: Program, bands: Bands) -> tuple[Selection, Plan]:
     """
     usual = select(program)
     planner = Planner(usual)
-    found = usual, planner.best(bands)
+    best = usual, planner.best(bands)
     if not usual.could_save:
-        return found
+        return best
     selection = thrifty(usual)
     least = selection, Planner(selection).best(bands)
     saved = frozenset[int]()
-    while found[1].arena > least[1].arena:
-        more = saved | (found[0].could_save & planner.at_the_peak())
+    while best[1].arena > least[1].arena:
+        more = saved | (best[0].could_save & planner.at_the_peak())
         if more == saved:
             return least
         saved, selection = more, select(program, more)
         planner = Planner(selection)
-        found = selection, planner.best(bands)
-    return found
+        best = selection, planner.best(bands)
+    return best
 
 
 def above_peak(program: Program, arena: int, peak: int) -> str:

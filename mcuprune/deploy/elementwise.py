@@ -119,9 +119,13 @@ def binary(
     quantizer: Quantizer,
     *,
     fused: int | None,
+    alike: bool = False,
     name: str = "",
 ) -> Value:
-    """An operator of two operands that broadcasts. fused: the activation, None for operators without options."""
+    """An operator of two operands that broadcasts. fused: the activation, None for operators without options.
+
+    alike: whether it reads operands in the quantiser of what it makes; what is moved is moved before it gets that one.
+    """
     values = [w.ordered(operand) for operand in operands if isinstance(operand, Value)]
     if not values:
         w.refuse("has no operand that is quantised")
@@ -134,10 +138,12 @@ def binary(
     else:
         order = w.order(widest) if shift == 0 else channels_last(rank)
         axes = without_ones(order, shape)
-    inputs = [
-        _constant(w, operand, axes, rank) if isinstance(operand, Literal) else _broadcast(w, operand, axes, rank).tensor
-        for operand in operands
-    ]
+
+    def read(operand: Value) -> int:
+        moved = _broadcast(w, operand, axes, rank)
+        return (w.requantized(moved, quantizer) if alike and w.quantizer(moved) != quantizer else moved).tensor
+
+    inputs = [_constant(w, operand, axes, rank) if isinstance(operand, Literal) else read(operand) for operand in operands]
     dims = target.dims if shape == target.shape else shape
     result = w.computed(name or target.name, shape, dims, axes, quantizer)
     options = {} if fused is None else {"fused": fused}
@@ -186,18 +192,15 @@ def extremum(w: Lowering, node: Node) -> None:
     """Max and Min: all operands in the output's steps."""
     target = w.target(node)
     q = target.quantizer
-    operands: list[Operand] = []
-    for index, name in enumerate(node.inputs):
-        if w.net.is_constant(name):
-            w.refuse("has a constant operand; use Clip")
-        value = w.data(node, index)
-        operands.append(value if w.quantizer(value) == q else w.requantized(value, q))
+    if any(w.net.is_constant(name) for name in node.inputs):
+        w.refuse("has a constant operand; use Clip")
+    operands: list[Operand] = [w.data(node, index) for index in range(len(node.inputs))]
     largest = operands[0]
     for index, other in enumerate(operands[1:]):
         operator = "MAXIMUM" if node.op == "Max" else "MINIMUM"
-        largest = binary(w, operator, [largest, other], target, q, fused=None, name=f"{target.name}/{index}")
+        largest = binary(w, operator, [largest, other], target, q, fused=None, alike=True, name=f"{target.name}/{index}")
     assert isinstance(largest, Value)
-    w.finish(target, largest)
+    w.finish(target, largest if w.quantizer(largest) == q else w.requantized(largest, q))  # of a single operand
 
 
 def sum_(w: Lowering, node: Node) -> None:

@@ -451,9 +451,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
 
     for name in inputs:
         if dtypes[name] == TensorProto.STRING:
-            raise UnsupportedOperator(
-                f"{path}: input '{name}' is text; mcuprune handles numbers: export the network without it"
-            )
+            raise UnsupportedOperator(f"{path}: input '{name}' is text; mcuprune handles numbers: export without it")
     nodes = nodes_of(protos, constants, opset_of(header), path)
     for node in nodes:
         accept(node)

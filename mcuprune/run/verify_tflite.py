@@ -93,14 +93,14 @@ def _held(port: Port) -> tuple[Any, ...]:
 
 def _kernels(program: Program) -> Counter[bytes]:
     """How many operators run each kernel, without the rows of zeros that bands put around some."""
-    found = Counter[bytes]()
+    kernels = Counter[bytes]()
     for operator in program.operators:
         if operator.name in _KERNEL and (content := program.tensors[operator.inputs[_KERNEL[operator.name]]].content):
             kernel = content()
             rows = np.flatnonzero(kernel.data.any(axis=tuple(axis for axis in range(kernel.data.ndim) if axis != 1)))
             kept = kernel.data[:, rows[0] : rows[-1] + 1] if kernel.data.ndim == _IMAGES and rows.size else kernel.data
-            found[kept.tobytes() + np.float32(kernel.scales).tobytes()] += 1
-    return found
+            kernels[kept.tobytes() + np.float32(kernel.scales).tobytes()] += 1
+    return kernels
 
 
 def _alone(path: str, read: Converted, trial: Trial) -> Verification:

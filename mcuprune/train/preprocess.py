@@ -294,10 +294,10 @@ def _doubted(net: Network, fed: Fed, seed: int) -> Fed:
     """The same, with a note where the network knows the data as it is fed, and would know clearly more of it fed otherwise."""
     train, classes, orders = fed.data.train, fed.data.n_classes, not _pixels(fed.data)
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), name=net.path)
-    found = feeding.better(model, train, classes, seed, orders=orders)
-    if found is None:
+    clearly = feeding.better(model, train, classes, seed, orders=orders)
+    if clearly is None:
         return fed
-    best, as_fed = found
+    best, as_fed = clearly
     how = None if best.number else composed(fed.preprocessing, best.changes)
     if not _shows(net, fed, how or fed.preprocessing, seed, best.number):
         return fed

@@ -63,8 +63,8 @@ def between(s: Selection, operator: Operator, call: Call, before: Sequence[int],
     assert isinstance(target, Place)
     channels, added = s.shape(operator.outputs[0])[-1], len(before) + len(behind)
     pixels, around = s.size(operator.outputs[0]) // channels, Constant("int8_t", (*before, *behind))
-    made = replace(call, arguments=(source, Place(target.tensor, pixels * added), *rest))
-    return [made, Call("spread", (target, pixels, channels - added, around, len(before), len(behind)))]
+    moved = replace(call, arguments=(source, Place(target.tensor, pixels * added), *rest))
+    return [moved, Call("spread", (target, pixels, channels - added, around, len(before), len(behind)))]
 
 
 def view(s: Selection, operator: Operator) -> None:
@@ -89,13 +89,14 @@ def _permuted(s: Selection, operator: Operator, axes: Sequence[Axis]) -> None:
     """
     source, output = operator.inputs[0], operator.outputs[0]
     forth = merged_axes(axes)
+    back = sorted(((size, y, x) for size, x, y in forth), key=lambda axis: -axis[2])
     same = s.permuted.setdefault((s.ordered_as(source), tuple(forth)), output)
-    if same != output:  # what another operator has made
+    if same != output:  # what another operator has made, or moves back
         s.views[output] = same
         return
+    s.permuted[output, tuple(back)] = source
     s.could_save.add(output)
     if output in s.saved:
-        back = sorted(((size, y, x) for size, x, y in forth), key=lambda axis: -axis[2])
         s.views[output] = source
         s.turned[output] = (_described(forth), _described(back))
     else:

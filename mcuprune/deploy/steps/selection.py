@@ -209,8 +209,10 @@ class Selection:
         unique = tuple(dict.fromkeys(tensor for tensor in reads if tensor not in writes and tensor not in self.stacked))
         over = tuple(dict.fromkeys(self.ordered_as(t) for t in over if self.constant(t) is None))
         over = tuple(tensor for tensor in over if tensor in unique)
-        roots = [self.root(tensor) for tensor in unique]
-        self.clashing |= {t for t, root in zip(unique, roots, strict=True) if t in self.turned and roots.count(root) > 1}
+        for root in {self.root(tensor) for tensor in unique}:
+            sharing = [tensor for tensor in unique if self.root(tensor) == root]
+            turned = [tensor for tensor in sharing if tensor in self.turned]
+            self.clashing |= set(turned if len(turned) < len(sharing) else turned[:-1])
         whole = (_chain(self.size(writes[0]), together),) if before else tuple(together)
         self.steps.append(Step(operator.name, operator.node, unique, writes, over, whole))
 
