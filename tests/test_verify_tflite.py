@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import thorough_but
 from graphs import Graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -107,7 +108,10 @@ def test_a_file_in_row_bands_is_held_against_the_network_without_them(tmp_path: 
     assert all(difference.max_lsb <= 2 for side in found.runtimes for difference in side.differences)
 
 
-@pytest.mark.parametrize("name", ["branchy_digits", "dscnn_digits", "mbv2se_digits", "resnet8_digits"])
+@pytest.mark.parametrize(
+    "name",
+    thorough_but(["branchy_digits", "dscnn_digits", "mbv2se_digits", "resnet8_digits"], "branchy_digits", "dscnn_digits"),
+)
 def test_what_is_read_is_what_was_written(name: str, exported: Callable[[str], Path]) -> None:
     out = exported(name)
     for names in (False, True):
