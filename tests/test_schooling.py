@@ -69,6 +69,7 @@ def whole_lines(result: Result) -> list[Step]:
     return [line for line in result.history if line.costs["macs"] == result.before.total["macs"]]
 
 
+@pytest.mark.thorough
 def test_the_whole_network_is_trained_first_and_counted(schooled: tuple[Result, bytes]) -> None:
     result, _ = schooled
     assert result.ok

@@ -73,6 +73,7 @@ def test_what_is_no_image_or_has_no_size_to_spare_stays_as_it_is(other: Network 
     assert proven(label(net)) is None
 
 
+@pytest.mark.thorough
 @given(side=st.integers(24, 80), last=st.booleans(), width=st.integers(1, 9))
 def test_a_smaller_image_costs_what_the_network_made_for_that_size_does(side: int, last: bool, width: int) -> None:
     net = classifier(side=side, last=last, width=width)

@@ -332,6 +332,7 @@ def test_a_run_is_judged_once_a_rung_and_among_its_own_budget():
 # --------------------------------------------------------------------------------------------------------------- running
 
 
+@pytest.mark.thorough
 def test_a_sweep_leaves_the_files_of_single_runs(here, capsys):
     code = main(
         ["sweep", "net.onnx", *FAST, "--sram", "60%,90%", "--flash", "40%", "--seeds", "2", "-o", "out", "--format", "json"]
@@ -360,6 +361,7 @@ def test_an_impossible_budget_is_told_and_the_others_are_answered(here, capsys):
     assert "1 refused" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_sweep_reads_a_model_as_its_runs_do(here):
     """With the shapes that its inputs are given."""
     net = onnx.load("net.onnx")
@@ -391,6 +393,7 @@ def test_runs_are_told_all_that_the_configuration_says_and_read_none(here, capsy
             assert network.read_bytes() == kept
 
 
+@pytest.mark.thorough
 def test_a_configuration_that_comes_later_changes_no_run(here):
     """Those that begin after it was written would have other limits than those before, and nothing would tell."""
     command = ["sweep", "net.onnx", *FAST, "--sram", "60%", "-o", "out"]
@@ -472,6 +475,7 @@ def test_a_sweep_goes_on_with_the_model_and_the_data_that_it_began_with_alone(he
     assert Path("out/sweep.json").read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_what_a_sweep_began_with_is_known_by_the_digests_that_reports_of_runs_have(here, capsys):
     small_set("set.npz", seed=0)
     assert main(["sweep", "net.onnx", "--data", "set.npz", *FAST, "--sram", "10,60%", "--seeds", "2", "-o", "out"]) == 2
@@ -1136,6 +1140,7 @@ def test_runs_on_ray_get_the_files_that_a_table_names(here, capsys, inline_ray, 
     on_both(capsys, "--data", data.format(here=here))
 
 
+@pytest.mark.thorough
 def test_runs_on_ray_get_what_lies_in_a_folder_by_a_link(here, capsys, inline_ray):
     pictures(Path("set"))
     Path("set/b").rename("elsewhere")
@@ -1155,6 +1160,7 @@ def test_a_table_whose_files_workers_cannot_find_is_refused_before_the_work(here
     assert main(command) == 0, "on this machine they are there"
 
 
+@pytest.mark.thorough
 def test_a_loss_of_the_users_own_goes_along_to_ray(here, capsys, inline_ray):
     small_set("set.npz", seed=0)
     Path("mine.py").write_text("def loss(output, target):\n    return (output.logsumexp(1) - output[:, 0]).mean()\n")

@@ -576,6 +576,7 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
     assert not Path("run").exists()
 
 
+@pytest.mark.thorough
 def test_the_command_answers_by_exit_code_and_keeps_the_file_where_there_is_an_answer(
     dscnn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
