@@ -361,7 +361,7 @@ class Differentiable(Method):
             budget = allocation.affordable(model, budget, most, multiple)
         self.outer.progress = 1.0
         self.outer.widths = allocation.uniform_grown(model, budget, multiple)
-        between = "uniform widths, grown into what they leave of the budget"
+        description = "uniform widths, grown into what they leave of the budget"
         try:
             plan = at_init.plan(model, budget, multiple=multiple, seed=task.seed)
         except ModelError:  # some operator, or weights, that at-init can't follow: uniform widths do without
@@ -369,13 +369,13 @@ class Differentiable(Method):
         else:
             chosen = task.channels.widths(plan.keep)
             self.outer.widths = allocation.between(model, self.outer.widths, chosen, budget, multiple)
-            between = f"widths between {between}, and those of --method at-init,"
+            description = f"widths between {description}, and those of --method at-init,"
         self.keep = self.alive = task.channels.top(self.outer.widths, salience(task.channels))
         self.begin_cut(trainer)
         self.cut, self.last_cut = True, 0
         self.notes.append(
-            f"{between} as far as compute allows, from the first step on: in so short a training of so many examples every "
-            "step belongs to the network that stays; --prune-stop 0.3 narrows it on the way"
+            f"{description} as far as compute allows, from the first step on: in so short a training of so many examples "
+            "every step belongs to the network that stays; --prune-stop 0.3 narrows it on the way"
         )
 
     def after_step(self, trainer: Trainer) -> bool:
