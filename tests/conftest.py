@@ -81,12 +81,13 @@ def thorough_but(cases: Iterable[T], *quick: T) -> list[ParameterSet]:
 def each_with_one_network_and_slowly_with_the_other(
     cases: Iterable[tuple[Any, ...]], names: tuple[str, str]
 ) -> list[ParameterSet]:
-    """Parameters of a test: every case with a network's name behind it. Each case is quick with one of the two, and each of the
-    two with half of the cases; the other half is slow."""
+    """Parameters of a test: every case with a network's name behind it. Each case is run often with one of the two, and each of
+    the two with half of the cases; the other half is slow. One case of three is quick, the others are thorough."""
     found = []
     for index, case in enumerate(cases):
         first = (index + index // 2 + index // 4) % 2  # the other one where any one parameter of two values is the other
-        found += [pytest.param(*case, names[first]), pytest.param(*case, names[1 - first], marks=pytest.mark.slow)]
+        often = pytest.mark.thorough if index % 3 else ()
+        found += [pytest.param(*case, names[first], marks=often), pytest.param(*case, names[1 - first], marks=pytest.mark.slow)]
     return found
 
 

@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,20 @@ SANITIZED = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
 #: The code for cores with DSP instructions, on a host that has none: acle/arm_acle.h computes what these do.
 DSP = ("-D__ARM_FEATURE_DSP=1", "-I", str(ROOT / "tests" / "acle"))
 CODES = pytest.mark.parametrize("code", [(), DSP], ids=["portable", "dsp"])
+
+
+def by_turns_in_either_code(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Every name with every code; quick is one of the two, by turns, and the other one thorough."""
+    return pytest.mark.parametrize(
+        ("name", "code"),
+        [
+            pytest.param(name, code, id=f"{name}-{which}", marks=pytest.mark.thorough if (index + turn) % 2 else ())
+            for index, name in enumerate(names)
+            for turn, (which, code) in enumerate((("portable", ()), ("dsp", DSP)))
+        ],
+    )
+
+
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
 
@@ -124,8 +138,7 @@ def differing(
 WITHOUT_KERNEL = ("DIV", "LOG_SOFTMAX")
 
 
-@CODES
-@pytest.mark.parametrize("name", CASES)
+@by_turns_in_either_code(CASES)
 def test_an_operator_computes_what_tensorflow_lite_micro_computes(
     name: str, code: Sequence[str], tmp_path: Path, once: Once
 ) -> None:
@@ -299,8 +312,7 @@ SEVERAL: dict[str, Callable[[], onnx.ModelProto]] = {
 }
 
 
-@CODES
-@pytest.mark.parametrize("name", SEVERAL)
+@by_turns_in_either_code(SEVERAL)
 def test_what_the_peak_counts_as_one_step_takes_no_more_in_c(name: str, code: Sequence[str], tmp_path: Path) -> None:
     path = int8(SEVERAL[name](), tmp_path / "net.onnx")
     wrong, source = differing(converted(path), tmp_path, "-O0", *SANITIZED, *code, examples=4)
@@ -372,8 +384,7 @@ def test_every_kernel_compiles_without_a_warning(language: str, tmp_path: Path, 
 
 
 @pytest.mark.slow  # a compiler's minute: the sanitizers see what the fast test computes right by luck
-@CODES
-@pytest.mark.parametrize("name", CASES)
+@by_turns_in_either_code(CASES)
 def test_no_operator_overflows_or_reads_beside_its_data(name: str, code: Sequence[str], tmp_path: Path, once: Once) -> None:
     _, net = case(once, name)
     if not {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):

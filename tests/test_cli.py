@@ -85,7 +85,7 @@ def test_profile_says_what_a_hand_counts(net, capsys):
         "bands {model} --bands 2 -o {out}.onnx",
         "data {model} digits",
         "export {model} --data digits -o {out}.tflite",
-        "verify {int8}",
+        pytest.param("verify {int8}", marks=pytest.mark.thorough),
         "report runs",
         "boards",
     ],

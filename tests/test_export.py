@@ -195,7 +195,10 @@ def assert_priced(written: Mapping[str, int], priced: Mapping[str, int]) -> None
             assert written[name] == value
 
 
-@pytest.mark.parametrize("path", corpus(), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=pytest.mark.thorough if turn % 2 else ()) for turn, path in enumerate(corpus())],
+)
 def test_real_files_compute_what_was_simulated(path: Path) -> None:
     """Random deep networks amplify one rounding on an edge, so an example in four may stray, and a tenth of an output.
 

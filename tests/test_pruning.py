@@ -559,12 +559,15 @@ def test_a_budget_of_the_widest_operator_does_not_hold_the_peak_of_a_branched_ne
 
 WAYS: tuple[dict[str, object], ...] = (
     {"gradients": "task"},
-    {"gradients": "resource"},
-    {"objectives": "sum"},
     {"freeze_at_budget": False},
     {"optimizer": "adamw", "label_smoothing": 0.1, "weight_decay": 0.01},
 )
-MORE_WAYS: tuple[dict[str, object], ...] = ({"prune_start": 0.0, "prune_stop": 1.0}, {"optimizer": "sgd"})
+MORE_WAYS: tuple[dict[str, object], ...] = (
+    {"gradients": "resource"},
+    {"objectives": "sum"},
+    {"prune_start": 0.0, "prune_stop": 1.0},
+    {"optimizer": "sgd"},
+)
 
 
 LATE: dict[str, object] = {"prune_start": 0.5, "prune_stop": 0.9}

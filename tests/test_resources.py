@@ -493,6 +493,9 @@ def test_the_order_can_be_run():
 FILE_ON_A_BOARD = Basis(flash="file", board="nucleo-f767zi")
 
 
+QUICKLY_SLOWLY_OR_THOROUGHLY = ((), pytest.mark.slow, pytest.mark.thorough, pytest.mark.slow)
+
+
 @lru_cache(1)
 def costs_of(path):
     """The channels of a file, and its costs as functions of their widths, of all kinds that it has."""
@@ -504,8 +507,8 @@ def costs_of(path):
 @pytest.mark.parametrize(
     ("path", "share"),
     [
-        # each file at two shares, and each share of half of the files; the other two take as long again
-        pytest.param(path, share, id=f"{path.stem}-{share}", marks=pytest.mark.slow if (index + turn) % 2 else ())
+        # each file at one share, and each share of a quarter of the files; the other three take three times as long
+        pytest.param(path, share, id=f"{path.stem}-{share}", marks=QUICKLY_SLOWLY_OR_THOROUGHLY[(index + turn) % 4])
         for index, path in enumerate([*MODELS, *corpus()])
         for turn, share in enumerate((0.0, 0.4, 0.8, 1.0))
     ],

@@ -47,6 +47,7 @@ from mcuprune.units import Limit
 MODEL = Path(__file__).parents[1] / "models" / "dscnn_digits.onnx"
 #: Runs without training and without quantisation take a second.
 FAST = ("--no-train", "--float")
+SWEEP = ("sweep", "net.onnx", *FAST, "-o", "out")
 
 
 @pytest.fixture
@@ -56,6 +57,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(MODEL.parents[1]))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep with one run that is done."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "net.onnx").write_bytes(MODEL.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PYTHONPATH", str(MODEL.parents[1]))
+        assert main([*SWEEP, "--sram", "60%"]) == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def begun(here: Path, one_run: Path) -> Path:
+    """A folder with a model, and with a sweep of it whose only run is done."""
+    shutil.copytree(one_run, here / "out")
+    return here
 
 
 # ------------------------------------------------------------------------------------------------------------------ grid
@@ -353,6 +373,7 @@ def test_a_sweep_leaves_the_files_of_single_runs(here, capsys):
         capsys.readouterr()
 
 
+@pytest.mark.thorough
 def test_an_impossible_budget_is_told_and_the_others_are_answered(here, capsys):
     assert main(["sweep", "net.onnx", *FAST, "--sram", "60%,10", "-o", "out"]) == 2
     done, refused = json.loads(Path("out/sweep.json").read_text())["runs"]
@@ -411,7 +432,7 @@ def test_a_configuration_that_comes_later_changes_no_run(here):
     assert main([*command, "--resume"]) == 0, "it says nothing of this model"
 
 
-@pytest.mark.parametrize("missing", ["report.json", "net.onnx"])
+@pytest.mark.parametrize("missing", thorough_but(["report.json", "net.onnx"], "net.onnx"))
 def test_a_sweep_goes_on_with_what_is_missing(here, capsys, missing):
     command = ["sweep", "net.onnx", *FAST, "--sram", "60%,90%", "-o", "out"]
     assert main(command) == 0
@@ -457,10 +478,9 @@ class InProcess:
             yield Ended(run, code)
 
 
-@pytest.mark.parametrize(
-    ("change", "what"), [pytest.param(change_data, "data", marks=pytest.mark.thorough), (change_model, "model")]
-)
-@pytest.mark.parametrize("left", thorough_but([0, 1], 0))
+@pytest.mark.parametrize(("change", "what"), [(change_data, "data"), (change_model, "model")])
+@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.thorough
 def test_a_sweep_goes_on_with_the_model_and_the_data_that_it_began_with_alone(here, capsys, change, what, left):
     """Whether runs are left to do or not: a table of runs on two data sets compares nothing."""
     small_set("set.npz", seed=0)
@@ -712,8 +732,6 @@ def test_a_sweep_compares_the_figure_of_any_task(here, capsys, monkeypatch, name
 
 # ------------------------------------------------------------------------------------------------------------- going on
 
-SWEEP = ("sweep", "net.onnx", *FAST, "-o", "out")
-
 
 @pytest.mark.parametrize(
     ("then", "said"),
@@ -725,9 +743,8 @@ SWEEP = ("sweep", "net.onnx", *FAST, "-o", "out")
         (("--sram", "60%", "--method", "at-init"), "runs that this command doesn't ask for"),
     ],
 )
-def test_no_run_is_lost_to_a_sweep_that_is_gone_on_with_otherwise(here, capsys, then, said):
+def test_no_run_is_lost_to_a_sweep_that_is_gone_on_with_otherwise(begun, capsys, then, said):
     """Whether the other command shares a run with the sweep in the folder or not."""
-    assert main([*SWEEP, "--sram", "60%"]) == 0
     before = Path("out/sweep.json").read_bytes()
     capsys.readouterr()
     assert main([*SWEEP, *then, "--resume"]) == 2
@@ -738,8 +755,7 @@ def test_no_run_is_lost_to_a_sweep_that_is_gone_on_with_otherwise(here, capsys, 
     assert Path("out/sweep.json").read_bytes() == before
 
 
-def test_a_sweep_may_grow(here):
-    assert main([*SWEEP, "--sram", "60%"]) == 0
+def test_a_sweep_may_grow(begun):
     first = next(Path("out/runs").iterdir()) / "report.json"
     kept = first.stat().st_mtime_ns
     assert main([*SWEEP, "--sram", "60%,90%", "--seeds", "2", "--resume"]) == 0
@@ -747,7 +763,7 @@ def test_a_sweep_may_grow(here):
     assert [run["state"] for run in json.loads(Path("out/sweep.json").read_text())["runs"]] == ["done"] * 4
 
 
-@pytest.mark.parametrize("words", [("--multiple-of", "4"), ("--sram-model", "tflm")])
+@pytest.mark.parametrize("words", [("--multiple-of", "4"), pytest.param(("--sram-model", "tflm"), marks=pytest.mark.thorough)])
 def test_a_report_of_another_command_is_not_taken_for_a_run(here, capsys, words):
     """As where somebody has repeated a run by hand, otherwise."""
     command = [*SWEEP, "--sram", "60%,90%"]
@@ -786,9 +802,8 @@ def test_runs_of_an_earlier_sitting_are_compared_with_as_well(here, monkeypatch,
     assert [run["rungs"]["0.25"] for run in runs] == pytest.approx([0.9, 0.8, 0.7])
 
 
-def test_a_sweep_of_another_version_is_not_gone_on_with(here, capsys):
+def test_a_sweep_of_another_version_is_not_gone_on_with(begun, capsys):
     """The same command may give other files there, and other words for the same runs."""
-    assert main([*SWEEP, "--sram", "60%"]) == 0
     found = json.loads(Path("out/sweep.json").read_text())
     found["runs"][0]["command"].remove("--config")
     Path("out/sweep.json").write_text(json.dumps({**found, "mcuprune": "0.0.1"}))
@@ -866,15 +881,14 @@ def test_to_go_on_with_nothing_is_told_and_begins(here, capsys, there):
     assert capsys.readouterr().err == ""
 
 
-def test_a_folder_of_other_files_is_no_sweep_to_go_on_with(here, capsys):
-    assert main([*SWEEP, "--sram", "60%"]) == 0
+def test_a_folder_of_other_files_is_no_sweep_to_go_on_with(begun, capsys):
     Path("out/sweep.json").rename("out/mine.json")
     assert main([*SWEEP, "--sram", "60%", "--resume"]) == 2
     assert "no sweep.json" in capsys.readouterr().err
     assert not Path("out/sweep.json").exists()
 
 
-@pytest.mark.parametrize("resume", [(), ("--resume",)])
+@pytest.mark.parametrize("resume", [pytest.param((), marks=pytest.mark.thorough), ("--resume",)])
 def test_two_sweeps_do_not_share_a_folder(here, capsys, resume):
     fcntl = pytest.importorskip("fcntl")
     if resume:
@@ -901,8 +915,7 @@ def test_two_sweeps_do_not_share_a_folder(here, capsys, resume):
         '{"command": "prune", "seed": 0, "run": {"contents": {}}}',
     ],
 )
-def test_damaged_files_of_a_sweep_are_one_message(here, capsys, name, content):
-    assert main([*SWEEP, "--sram", "60%"]) == 0
+def test_damaged_files_of_a_sweep_are_one_message(begun, capsys, name, content):
     Path("out", name).write_text(content)
     capsys.readouterr()
     assert main([*SWEEP, "--sram", "60%", "--resume"]) == 2

@@ -634,8 +634,8 @@ def test_more_dimensions_than_a_kernel_takes_are_for_c_alone(build: Any, most: i
     "build",
     [
         single("Slice", np.array([1]), np.array([3]), np.array([2]), shape=FIVE),
-        single("Pad", np.array([0, 1, 0, 0, 0] + [0] * 5), shape=FIVE),
-        squared(FIVE),
+        pytest.param(single("Pad", np.array([0, 1, 0, 0, 0] + [0] * 5), shape=FIVE), marks=pytest.mark.thorough),
+        pytest.param(squared(FIVE), marks=pytest.mark.thorough),
     ],
 )
 def test_as_many_dimensions_as_a_kernel_takes_are_written(build: Any, tmp_path: Path) -> None:

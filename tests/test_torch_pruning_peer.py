@@ -136,7 +136,9 @@ def outputs(module: nn.Module, x: np.ndarray) -> np.ndarray:
     return found.numpy()
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["scratch", "trained"])
+@pytest.mark.parametrize(
+    "trained", [pytest.param(False, id="scratch"), pytest.param(True, id="trained", marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize(
     ("name", "method"), [("residual", "tp-bn-mix"), ("residual", "tp-mag-local"), ("separable", "tp-mag-mix")]
 )

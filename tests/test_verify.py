@@ -621,6 +621,7 @@ def test_a_file_of_half_floats_runs_on_examples_and_as_int8(tmp_path: Path) -> N
     assert verify.verify(str(written), Trial(examples=20)).ok
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(runners.compiler() is None, reason="no C compiler here")
 def test_an_arena_of_generated_c_above_the_peak_is_no_and_its_cause_is_named(dscnn: str, tmp_path: Path) -> None:
     fits = verify.verify(dscnn, Trial(examples=1))
