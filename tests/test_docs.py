@@ -226,6 +226,7 @@ def test_every_example_is_on_a_page():
     assert all(f"```python\n# docs/examples/{example.name}\n" in pages for example in EXAMPLES)
 
 
+@pytest.mark.thorough
 def test_shown_python_runs(tmp_path):
     code = [
         block

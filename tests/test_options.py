@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pkgutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,8 @@ from unittest.mock import Mock
 import pytest
 import small_nets
 
-from mcuprune import options, pruning
+import mcuprune
+from mcuprune import cli, options, pruning
 from mcuprune.cli import COMMANDS, main
 from mcuprune.costs.resources import Basis
 from mcuprune.errors import UsageError
@@ -74,10 +76,13 @@ class Longer(Request):
 
 @pytest.fixture
 def one_more(monkeypatch):
-    for module in ("dropping", "rerun", "result", "sweeping", "portfolio.making", "portfolio.onchip", "cli.reference"):
-        import_module(f"mcuprune.{module}")  # it binds the class by its name, and would keep this one were it imported later
+    for found in pkgutil.walk_packages(mcuprune.__path__, "mcuprune."):
+        if not found.name.endswith("__main__"):
+            import_module(found.name)  # whatever binds the class by its name would keep this one, were it imported later
     monkeypatch.setattr(request, "Request", Longer)
-    monkeypatch.delitem(sys.modules, "mcuprune.cli.prune", raising=False)
+    for name in ("prune", "reference"):  # they see this one, and go with it
+        monkeypatch.delitem(sys.modules, f"mcuprune.cli.{name}")
+        monkeypatch.delattr(cli, name)
 
 
 def test_a_field_is_a_flag_with_its_help(one_more, monkeypatch, capsys):
@@ -139,8 +144,7 @@ def test_a_field_is_part_of_the_fingerprint_and_of_the_report(one_more, monkeypa
     assert report["notes"][-1] == "no effect without training: --patience"
 
 
-def test_a_field_is_a_line_of_the_reference(one_more, monkeypatch):
-    monkeypatch.delitem(sys.modules, "mcuprune.cli.reference", raising=False)
+def test_a_field_is_a_line_of_the_reference(one_more):
     page = import_module("mcuprune.cli.reference").reference()
     prune = page[page.index("## prune") : page.index("## export")]
     assert (

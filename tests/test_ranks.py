@@ -345,7 +345,8 @@ def test_a_lost_rank_leaves_one_message_and_no_frames_of_others(lost: int) -> No
     assert "another rank has ended" in said[0]
 
 
-@pytest.mark.parametrize("there", [0, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("there", [0, 1])
 def test_a_rank_that_waits_for_others_says_so_and_for_how_long(there: int) -> None:
     ((_, _, said),) = ended(started(2, ["-c", _LOSING, "3", "9"], [there]), 60)
     first, last = said.splitlines()
