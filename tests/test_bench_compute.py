@@ -22,6 +22,7 @@ def row(method: str, seed: int, accuracy: float, budget: str = "B2", cpu: int = 
         "compute": 0.5 if budget == "B2" else 1.0,
         "method": method,
         "seed": seed,
+        "trained": False,
     }
     return {**of, "pooled_int8": accuracy, "cpu_seconds": cpu, "wide": [0.1, 0.6], "curve": [[0.1, 0.2], [0.5, accuracy]]}
 
@@ -42,6 +43,16 @@ def test_differences_are_of_the_seeds_that_both_have() -> None:
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         *("T2", "B2", "0.5", "85.5 ± 0.7", "59.0 ± 42.4", "+2.0 ± 1.0", "2", "0.60", "0.50", "0.50", "85.0", "+1.0"),
     ]
+
+
+def test_runs_from_trained_files_stand_in_a_table_of_their_own() -> None:
+    assert "From a trained network" not in bench_compute.page(ROWS)
+    others = [row("differentiable", 0, 0.91), row("differentiable", 1, 0.93), row("tp-bn-local", 1, 0.89)]
+    written = bench_compute.page([*ROWS, *({**found, "trained": True} for found in others)])
+    head, section = written.split("## From a trained network\n")
+    assert head.rstrip() == bench_compute.page(ROWS).split("## Choosing")[0].rstrip()
+    (line,) = [line for line in section.split("## ")[0].splitlines() if line.startswith("| T2 |")]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["T2", "B2", "0.5", "92.0 ± 1.4", "89.0", "+4.0", "1"]
 
 
 def test_the_summary_counts_cells_and_names_the_least_and_the_most() -> None:

@@ -50,6 +50,10 @@ BUDGETS = {
 #: What runs by default: the tool's methods, and the settings of Torch-Pruning that did best on one task or the other.
 METHODS = ("differentiable", "magnitude", "uniform", "tp-bn-local", "tp-bn-mix", "tp-mag-mix")
 PEER = "tp-"
+#: How a network is trained at full width.
+WHOLE = {"macs": "100%"}
+#: What the peer does without where a trained network could teach: that is the tool's idea, not Torch-Pruning's.
+UNTAUGHT = {"distill": False}
 #: From how many seeds on a mean is shown without their number.
 _SEEDS = 3
 
@@ -246,23 +250,33 @@ def files(task_name: str, seed: int, data: Path, work: Path) -> tuple[Path, Path
     return start, archive
 
 
+def trained_file(task_name: str, seed: int, data: Path, work: Path, optimizer: str) -> Path:
+    """The task's network, trained at full width for all its epochs, as a file under ``work``."""
+    start, archive = files(task_name, seed, data, work)
+    full = work / f"{task_name}-{seed}-{optimizer}.onnx"
+    if not full.exists():
+        measured(start, archive, work, WHOLE, seed, method="uniform", int8=False, **wishes_of(task_name, optimizer))
+        (work / "out.onnx").rename(full)
+    return full
+
+
+def wishes_of(task_name: str, optimizer: str) -> dict[str, Any]:
+    """How a task is trained."""
+    task = TASKS[task_name]
+    return {"epochs": task.epochs, "batch": task.batch, "augment": task.augment, "optimizer": optimizer}
+
+
 def row(
     task_name: str, budget: str, method: str, seed: int, trained: bool, optimizer: str, data: Path, work: Path
 ) -> dict[str, Any]:
     """One run of the benchmark."""
-    task = TASKS[task_name]
     start, archive = files(task_name, seed, data, work)
-    wishes: dict[str, Any] = {"epochs": task.epochs, "batch": task.batch, "augment": task.augment, "optimizer": optimizer}
-    whole = {"macs": "100%"}
+    wishes = wishes_of(task_name, optimizer)
     if trained:
-        full = work / f"{task_name}-{seed}-{optimizer}.onnx"
-        if not full.exists():
-            measured(start, archive, work, whole, seed, method="uniform", int8=False, **wishes)
-            (work / "out.onnx").rename(full)
-        start = full
+        start = trained_file(task_name, seed, data, work, optimizer)
         if method.startswith(PEER):
-            wishes["distill"] = False  # to teach is the tool's idea, not Torch-Pruning's
-    found = measured(start, archive, work, BUDGETS.get(budget, whole), seed, method=method, **wishes)
+            wishes |= UNTAUGHT
+    found = measured(start, archive, work, BUDGETS.get(budget, WHOLE), seed, method=method, **wishes)
     if method.startswith(PEER):
         found["versions"]["torch-pruning"] = version("torch-pruning")
     of = {"task": task_name, "budget": budget, "method": method, "seed": seed, "trained": trained, "optimizer": optimizer}

@@ -3,10 +3,11 @@
 ``python tests/benchmarks/bench_compute.py --data DIR [--tasks T1 T2 T3] [--budgets B1 B2] [--compute 0.3 1.0] [--seeds 0 1 2]``
 
 Tasks, budgets and data are those of ``bench_accuracy.py``. A compute of 1.0 is what its epochs take at full width, fake-quant
-training included; runs are ``mcuprune prune --train-compute`` with all else as it is by default, from an untrained file.
-``--budgets full`` is the whole network, trained: what the others' time is a share of. Magnitude pruning and Torch-Pruning, in
-its setting that did best at equal epochs, run with a compute of 1.0 alone. Finished runs are appended to ``compute.jsonl`` and
-not run again; ``compute.md``, ``docs/images/compute.svg`` and ``docs/images/compute-cpu.svg`` are drawn from it.
+training included; runs are ``mcuprune prune --train-compute`` with all else as it is by default, from an untrained file or,
+with --trained, from one that was trained at full width for a compute of 1.0, which is in no number. ``--budgets full`` is the
+whole network, trained: what the others' time is a share of. Magnitude pruning and Torch-Pruning, in its setting that did best
+at equal epochs, run with a compute of 1.0 alone from untrained files. Finished runs are appended to ``compute.jsonl`` and not
+run again; ``compute.md``, ``docs/images/compute.svg`` and ``docs/images/compute-cpu.svg`` are drawn from it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from bench_accuracy import BUDGETS, PEER, TASKS, add_peers, files, measured
+from bench_accuracy import BUDGETS, PEER, TASKS, UNTAUGHT, WHOLE, add_peers, files, measured, trained_file
 from rows import append, arguments, grouped, key, machine, read, spread, table_line
 
 from mcuprune.pruning import Result
@@ -29,19 +30,27 @@ IMAGES = HERE.parents[1] / "docs" / "images"
 METHODS = ("differentiable", "uniform", "at-init")
 #: What starts wide and ends narrow, by the names in the table: run where there is compute for both.
 WIDE = {"magnitude": "magnitude", "tp-bn-local": "Torch-Pruning"}
-KEY = ("task", "budget", "compute", "method", "seed")
+KEY = ("task", "budget", "compute", "method", "seed", "trained")
+#: What runs from trained files by default, and the optimizer that these were trained with: the tool's own.
+FROM_TRAINED, OPTIMIZER = ("differentiable", "tp-bn-local"), "muon"
 #: What marks runs that are older than the way in which the default begins narrow today.
 _EARLIER = " †"
 #: Widths that both train from the first step on, and the parts of a run after which a look could choose between them.
 RIVALS, LOOKS = ("uniform", "at-init"), (1 / 5, 1 / 3, 1 / 2, 2 / 3)
 
 
-def row(task_name: str, budget: str, compute: float, method: str, seed: int, data: Path, work: Path) -> dict[str, Any]:
+def row(
+    task_name: str, budget: str, compute: float, method: str, seed: int, trained: bool, data: Path, work: Path
+) -> dict[str, Any]:
     """One run of the benchmark."""
     task = TASKS[task_name]
     start, archive = files(task_name, seed, data, work)
-    limits = BUDGETS.get(budget, {"macs": "100%"})
+    limits = BUDGETS.get(budget, WHOLE)
     wishes: dict[str, Any] = {"batch": task.batch, "augment": task.augment, "train_compute": compute * task.epochs}
+    if trained:
+        start = trained_file(task_name, seed, data, work, OPTIMIZER)
+        if method.startswith(PEER):
+            wishes |= UNTAUGHT
 
     def also(result: Result) -> dict[str, Any]:
         """The share of a full run that it was, when it narrowed, and validation on the way: [share, accuracy]."""
@@ -59,12 +68,15 @@ def row(task_name: str, budget: str, compute: float, method: str, seed: int, dat
         }
 
     found = measured(start, archive, work, limits, seed, also, method=method, **wishes)
-    return {**dict(zip(KEY, (task_name, budget, compute, method, seed), strict=True)), **found}
+    return {**dict(zip(KEY, (task_name, budget, compute, method, seed, trained), strict=True)), **found}
 
 
-def _cells(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, float], dict[str, list[dict[str, Any]]]]]:
-    """Rows by task, budget and compute, and in each of these by method, in order."""
-    for of in sorted({(found["task"], found["budget"], found["compute"]) for found in rows if found["budget"] in BUDGETS}):
+def _cells(
+    rows: Sequence[dict[str, Any]], *, trained: bool = False
+) -> Iterator[tuple[tuple[str, str, float], dict[str, list[dict[str, Any]]]]]:
+    """Rows from untrained or from trained files by task, budget and compute, and in each of these by method, in order."""
+    rows = [found for found in rows if found["trained"] == trained and found["budget"] in BUDGETS]
+    for of in sorted({(found["task"], found["budget"], found["compute"]) for found in rows}):
         here = [found for found in rows if (found["task"], found["budget"], found["compute"]) == of]
         yield of, {method: [found for found in here if found["method"] == method] for method in (*METHODS, *WIDE)}
 
@@ -137,7 +149,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines.append(table_line([*cells, *cpu, means["at-init"], _paired(by["differentiable"], by["at-init"])]))
     if any(line.count(_EARLIER) for line in lines):
         lines += ["", f"{_EARLIER.strip()} from before weights were drawn anew and at-init had a say: uniform widths, grown."]
-    return "\n".join([*lines, *_wide_table(rows), *_early_table(rows)]) + "\n"
+    return "\n".join([*lines, *_wide_table(rows), *_trained_table(rows), *_early_table(rows)]) + "\n"
 
 
 def _grown(found: Mapping[str, Any]) -> bool:
@@ -167,6 +179,27 @@ def _wide_table(rows: list[dict[str, Any]]) -> list[str]:
             cells += [_spread(by[method]), str(len(by[method]) or ""), _paired(by["differentiable"], by[method])]
         lines.append(table_line(cells))
     return lines
+
+
+def _trained_table(rows: list[dict[str, Any]]) -> list[str]:
+    """A section on runs from trained files, where there are some."""
+    lines = []
+    for (task, budget, compute), by in _cells(rows, trained=True):
+        ours, theirs = (by[method] for method in FROM_TRAINED)
+        both = {found["seed"] for found in ours} & {found["seed"] for found in theirs}
+        cells = [task, budget, f"{compute:g}", _spread(ours), _spread(theirs), _paired(ours, theirs), str(len(both))]
+        lines.append(table_line(cells))
+    head = [
+        "",
+        "## From a trained network",
+        "",
+        "The network comes trained, at full width with a compute of 1.0, which is in no number here. Both may then spend the",
+        "compute of the table. The default learns from the network that came as well, which Torch-Pruning doesn't.",
+        "",
+        "| task | budget | compute | differentiable | Torch-Pruning | difference | seeds |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    return [*head, *lines] if lines else []
 
 
 def _early_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -323,21 +356,24 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--budgets", nargs="+", default=["B1", "B2"], choices=[*BUDGETS, "full"])
     parser.add_argument("--compute", nargs="+", type=float, default=[0.3, 1.0])
-    parser.add_argument("--methods", nargs="+", default=[*METHODS, *WIDE], choices=[*METHODS, *WIDE])
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *WIDE])
+    parser.add_argument("--trained", action="store_true", help="prune a network that was trained at full width")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.methods is None:
+        given.methods = FROM_TRAINED if given.trained else (*METHODS, *WIDE)
     if not given.table and any(method.startswith(PEER) for method in given.methods):
-        add_peers(trained=False)
+        add_peers(trained=given.trained)
     given.work.mkdir(parents=True, exist_ok=True)
     wanted = [
-        (task, budget, compute, method, seed)
+        (task, budget, compute, method, seed, given.trained)
         for seed in given.seeds
         for task in given.tasks
         for compute in given.compute
         for budget in given.budgets
         for method in given.methods
-        if (budget in BUDGETS or method == "uniform") and (method not in WIDE or compute >= 1)
+        if (budget in BUDGETS or method == "uniform") and (method not in WIDE or given.trained or compute >= 1)
     ]
     done = {key(found, KEY): found for found in read(ROWS)}
     for one in wanted if not given.table else ():
