@@ -81,8 +81,9 @@ bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/m
 bench: $(BIN)/.bench ## accuracy at equal budgets (hours; goes on where it stopped); DATA=folder of cifar10-*.npz, kws12-mfcc.npz
 	$(BIN)/python tests/benchmarks/bench_accuracy.py --data $(DATA)
 
-bench-compute: $(BIN)/.dev ## accuracy at equal training compute (hours; goes on where it stopped); DATA as for bench
+bench-compute: $(BIN)/.bench ## accuracy at equal training compute (hours; goes on where it stopped); DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_compute.py --data $(DATA)
+	$(BIN)/python tests/benchmarks/bench_compute.py --data $(DATA) --trained --tasks T1 T2 --compute 0.3
 
 bench-studies: $(BIN)/.bench ## what each part of the method is worth; DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_studies.py --data $(DATA)
