@@ -448,13 +448,23 @@ def example(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {"x": (whole / 50 if dtype == np.float32 else whole).astype(dtype)}
 
 
+def alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two runs gave the same: integers exactly, floats but for the order in which a convolution adds up.
+
+    onnxruntime may take another order for another height, on Arm more often than on x86. A step of a quantiser on the way would
+    be a thousand times what is allowed.
+    """
+    if one.dtype.kind != "f":
+        return np.array_equal(one, other)
+    return bool(np.abs(one - other).max() <= 2e-6 * np.abs(other).max())
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_in_bands_computes_the_same(form, mode):
     model = FORMS[form]()
     planner = BandPlanner(loaded(model))
     x = example(model)
-    exact = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     last = len(planner.graph.cuts) - 1
     assert planner.ends(0)[-1:] == [last], "one region holds it all"
     for end in planner.ends(0):
@@ -465,7 +475,7 @@ def test_every_form_in_bands_computes_the_same(form, mode):
             for one, other in zip(run(made, x), run(model, x), strict=True):
                 assert one.shape == other.shape
                 assert one.dtype == other.dtype
-                assert np.array_equal(one, other) if exact else np.allclose(one, other, atol=1e-5)
+                assert alike(one, other)
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -477,7 +487,7 @@ def test_a_zero_pad_goes_into_the_convolution_behind_it(quantized):
     assert len(folded.nodes) == len(net.nodes) - 1
     assert next(node for node in folded.nodes if node.op == "Conv").attrs["pads"] == (0, 0, 1, 1)
     x = example(model)
-    assert np.array_equal(run(stored_again(folded.to_proto(), model), x)[0], run(model, x)[0])
+    assert alike(run(stored_again(folded.to_proto(), model), x)[0], run(model, x)[0])
 
 
 @pytest.mark.parametrize("why", ["value", "channels", "reflect", "read twice", "SAME"])
