@@ -33,6 +33,7 @@ from mcuprune.cli import main
 from mcuprune.cli.reference import reference
 from mcuprune.costs import banding, resources
 from mcuprune.data.readers.table import READERS
+from mcuprune.deploy.lower import LOWERINGS
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.report import profile as report
@@ -229,7 +230,7 @@ def bands_picture() -> str:
 
 def operators() -> str:
     """docs/operators.md: what the operator table knows."""
-    return ops.table()
+    return ops.table(LOWERINGS)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from mcuprune.deploy.lowering import (
+    QUANTISE_AGAIN,
     UNIT,
     Array,
     Literal,
@@ -95,7 +96,7 @@ def arithmetic(w: Lowering, node: Node) -> None:
             return
     target = w.target(node)
     if node.op == "Div" and constant == 1 and not np.all(w.net.constants[node.inputs[1]]):
-        w.refuse("divides by a constant that int8 rounds to zero")
+        w.refuse("divides by a constant that int8 rounds to zero", "multiply by its reciprocal instead")
     operands: list[Operand] = []
     for index, name in enumerate(node.inputs):
         if w.net.is_constant(name):
@@ -128,7 +129,7 @@ def binary(
     """
     values = [w.ordered(operand) for operand in operands if isinstance(operand, Value)]
     if not values:
-        w.refuse("has no operand that is quantised")
+        w.refuse("has no operand that is quantised", QUANTISE_AGAIN)
     shape = tuple(np.broadcast_shapes(*(operand.shape for operand in operands)))
     rank = len(shape)
     widest = max(values, key=lambda value: prod(value.shape))
@@ -193,7 +194,7 @@ def extremum(w: Lowering, node: Node) -> None:
     target = w.target(node)
     q = target.quantizer
     if any(w.net.is_constant(name) for name in node.inputs):
-        w.refuse("has a constant operand; use Clip")
+        w.refuse("has a constant operand", "use Clip")
     operands: list[Operand] = [w.data(node, index) for index in range(len(node.inputs))]
     largest = operands[0]
     for index, other in enumerate(operands[1:]):
@@ -230,7 +231,7 @@ def pow_(w: Lowering, node: Node) -> None:
     """A square, as a product; raises UnsupportedOperator for any other power."""
     exponent = w.net.constants.get(node.inputs[1])
     if exponent is None or exponent.size != 1 or float(exponent.reshape(())) != 2.0:
-        w.refuse("other than a square has no int8 operator in TensorFlow Lite Micro")
+        w.refuse("other than a square has no int8 operator in TensorFlow Lite Micro", "write it as products (Mul)")
     target, value = w.target(node), w.data(node)
     _combine(w, "MUL", [value, value], target)
 
@@ -270,14 +271,14 @@ def leaky_relu(w: Lowering, node: Node) -> None:
 def elu(w: Lowering, node: Node) -> None:
     """ELU with an alpha of 1; raises UnsupportedOperator for any other."""
     if float(node.get("alpha")) != 1.0:
-        w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
+        w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro", "export it with alpha 1")
     free("ELU")(w, node)
 
 
 def prelu(w: Lowering, node: Node) -> None:
     """PRELU with constant slopes; raises UnsupportedOperator for computed ones."""
     if not w.net.is_constant(node.inputs[1]):
-        w.refuse("has a slope that is computed")
+        w.refuse("has a slope that is computed", "export it with constant slopes")
     target = w.target(node)
     _combine(w, "PRELU", [w.data(node), _literal(w, node.inputs[1])], target, fuses=False)
 
@@ -287,7 +288,7 @@ def softmax(w: Lowering, node: Node) -> None:
     value = w.ordered(w.data(node))
     axes = [axis for axis in attributes.softmax_axes(node, w.net) if value.shape[axis] > 1]
     if len(axes) > 1:
-        w.refuse(f"over several axes (opset {w.net.opset})")
+        w.refuse(f"over several axes (opset {w.net.opset})", "export with opset 13 or later")
     axis = axes[0] if axes else attributes.softmax_axes(node, w.net)[0]
     if value.axes[-1] != axis:  # the kernels work along the last dimension
         order = [a for a in w.order(value) if a != axis]
@@ -312,8 +313,8 @@ def hard_sigmoid(w: Lowering, node: Node) -> None:
         beta = min(max(beta, 0.0), 1.0)
     if abs(beta) > _FARTHEST_BETA:
         w.refuse(
-            f"with a beta of {beta:g} has no form in int8: one step of its data takes it from 0 to 1; "
-            f"give it a beta within {_FARTHEST_BETA:g} of 0"
+            f"with a beta of {beta:g} has no form in int8: one step of its data takes it from 0 to 1",
+            f"give it a beta within {_FARTHEST_BETA:g} of 0",
         )
     first = f"{target.name}/0"
     if 0 <= beta <= 1:
@@ -332,7 +333,7 @@ def hard_sigmoid(w: Lowering, node: Node) -> None:
 def swish(w: Lowering, node: Node) -> None:
     """The product of the data and its sigmoid."""
     if float(node.get("alpha")) != 1.0:
-        w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro")
+        w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro", "write it as Mul, Sigmoid and Mul")
     value, target = w.data(node), w.target(node)
     gate = w.unary("LOGISTIC", value, replace(target, name=f"{target.name}/gate"), UNIT)
     _combine(w, "MUL", [value, gate], target)

@@ -41,6 +41,8 @@ _ONE_QUANTISER = (
     "must be a float that one QuantizeLinear reads, or 8-bit integers that DequantizeLinear reads with one scale; quantise the "
     "model again with a float input"
 )
+#: What to do about a file that somebody else quantised in a way that no kernel computes in.
+QUANTISE_AGAIN = "quantise again from the float model: mcuprune export FLOAT.onnx --data DATA"
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
@@ -159,7 +161,8 @@ class Lowering:
         try:
             if node.op not in self.lowerings:
                 self.refuse(
-                    f"has no int8 operator in TensorFlow Lite Micro; the {len(self.lowerings)} that do are in the table"
+                    "has no int8 operator in TensorFlow Lite Micro",
+                    f"write it with some of the {len(self.lowerings)} that do, which docs/operators.md marks",
                 )
             OPS[node.op].check(node, self.net)
             self.lowerings[node.op](self, node)
@@ -188,15 +191,15 @@ class Lowering:
                 written.append(value.tensor)
         self.operators.append(Operator(node.op, tuple(read), tuple(written), {}, node.name, why))
 
-    def refuse(self, what: str) -> Any:
-        """Raise UnsupportedOperator for the node at hand. what: follows on the operator's name."""
+    def refuse(self, what: str, instead: str) -> Any:
+        """Raise UnsupportedOperator for the node at hand. what: follows on the operator's name. instead: what to do."""
         node = self.node
         assert node is not None
-        raise UnsupportedOperator(f"{self.net.path}: node '{node.name}': {node.op} {what}")
+        raise UnsupportedOperator(f"{self.net.path}: node '{node.name}': {node.op} {what}; {instead}")
 
-    def problem(self, what: str) -> None:
-        """Note what keeps the program from being written, and go on."""
-        self.problems.append(UnsupportedOperator(f"{self.net.path}: {what}"))
+    def problem(self, what: str, instead: str) -> None:
+        """Note what keeps the program from being written and what to do, and go on."""
+        self.problems.append(UnsupportedOperator(f"{self.net.path}: {what}; {instead}"))
 
     # ------------------------------------------------------------------------------------------------------------- ports
 
@@ -261,7 +264,7 @@ class Lowering:
     def graph_output(self, name: str) -> Value:
         """An output of the network in ONNX's order; a problem where it isn't quantised."""
         if name not in self.values:
-            self.problems.append(ModelError(f"{self.net.path}: output '{name}' isn't quantised"))
+            self.problem(f"output '{name}' isn't quantised", QUANTISE_AGAIN)
             return next(iter(self.values.values()))
         value = self.ordered(self.padding_done(self.values[name]))
         flat = len(value.shape) <= 2
@@ -346,14 +349,17 @@ class Lowering:
         constants = [self.net.constants.get(name) for name in node.inputs[1:3]]
         if any(value is None or value.size != 1 for value in constants):
             raise UnsupportedOperator(
-                f"{self.net.path}: node '{node.name}': {node.op} of data must have one constant scale and zero point"
+                f"{self.net.path}: node '{node.name}': {node.op} of data must have one constant scale and zero point; "
+                f"{QUANTISE_AGAIN}"
             )
         scale, zero = np.asarray(constants[0]), np.asarray(constants[1] if len(constants) > 1 else np.uint8(0))
         if zero.dtype not in (np.int8, np.uint8):
-            raise UnsupportedOperator(f"{self.net.path}: node '{node.name}': {node.op} to {zero.dtype}; mcuprune takes int8")
+            raise UnsupportedOperator(
+                f"{self.net.path}: node '{node.name}': {node.op} to {zero.dtype}, not int8; {QUANTISE_AGAIN}"
+            )
         if not 0 < float(np.float32(scale.item())) < np.inf:
             raise UnsupportedOperator(
-                f"{self.net.path}: node '{node.name}': {node.op} by a scale of {scale.item()}, not above 0; quantise again"
+                f"{self.net.path}: node '{node.name}': {node.op} by a scale of {scale.item()}, not above 0; {QUANTISE_AGAIN}"
             )
         return Quantizer(float(np.float32(scale.item())), int(zero.item()) - (128 if zero.dtype == np.uint8 else 0))
 
@@ -379,9 +385,7 @@ class Lowering:
         if quantizer is None and same is not None:
             quantizer = self.quantizer(same)
         if quantizer is None:
-            self.problem(
-                f"node '{node.name}': {node.op} makes a tensor that isn't quantised; int8 needs a QuantizeLinear behind it"
-            )
+            self.problem(f"node '{node.name}': {node.op} makes a tensor that isn't quantised", QUANTISE_AGAIN)
             quantizer = _NO_QUANTIZER
         return Target(name, self.net.shapes[name], self.dims(name), quantizer, low, high)
 
@@ -427,7 +431,7 @@ class Lowering:
         """An input that is computed."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if name not in self.values:
-            self.refuse(f"reads '{name}', which isn't quantised")
+            self.refuse(f"reads '{name}', which isn't quantised", QUANTISE_AGAIN)
         return self.values[name]
 
     def arranged(self, value: Value, axes: Axes) -> Value:
@@ -461,7 +465,10 @@ class Lowering:
         source, name = value, f"{self.name(value)}/transposed"
         if many:
             if len(runs) > MAX_TRANSPOSED:
-                self.refuse(f"needs a transposition of {len(runs)} axes; the runtime transposes {MAX_TRANSPOSED}")
+                self.refuse(
+                    f"needs a transposition of {len(runs)} axes; the runtime transposes {MAX_TRANSPOSED}",
+                    "write it with fewer axes, or in two steps",
+                )
             before = sorted(runs, key=lambda run: kept.index(run[0]))
             merged = [(prod(value.shape[a] for a in run), _product(value.dims[a] for a in run)) for run in before]
             source = self._raw(value, f"{self.name(value)}/merged", merged)
@@ -521,7 +528,7 @@ class Lowering:
         """A tensor (batch, channel, [height,] width) as (batch, height, width, channel)."""
         rank = len(value.shape)
         if rank not in (3, 4):
-            self.refuse(f"works on {rank - 2} axes of space; TensorFlow Lite Micro has 1 and 2")
+            self.refuse(f"works on {rank - 2} axes of space", "write it with 1 or 2, which TensorFlow Lite Micro has")
         return self.arranged(value, image(value.shape))
 
     def order(self, value: Value) -> tuple[int, ...]:

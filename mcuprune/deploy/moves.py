@@ -45,7 +45,7 @@ def dequantize(w: Lowering, node: Node) -> None:
 def passing(w: Lowering, node: Node) -> None:
     """An operator that hands its data on, such as Identity; raises UnsupportedOperator where it changes their type."""
     if OPS[node.op].memory(node, w.net) != "view":
-        w.refuse("changes its data's type; export the network with an input of floats, and without it")
+        w.refuse("changes its data's type", "export the network with an input of floats, and without it")
     value = w.data(node)
     w.finish(w.target(node, same=value), value)
 
@@ -172,7 +172,7 @@ def split(w: Lowering, node: Node) -> None:
     value, place = _place(w, w.ordered(w.data(node)), axis)
     targets = [w.target(node, index=i, same=value) for i, name in enumerate(node.outputs) if name]
     if len(targets) != len(node.outputs):
-        w.refuse("has parts that nothing names")
+        w.refuse("has parts that nothing names", "name all of them, or Slice those that are used")
     sizes = [target.shape[axis] for target in targets]
     parts = [w.make(t, without_ones(value.axes, t.shape), w.quantizer(value)) for t in targets]
     outputs = [part.tensor for part in parts]
@@ -210,7 +210,7 @@ def gather(w: Lowering, node: Node) -> None:
     target = w.target(node, same=value)
     indices = np.asarray(node.attrs["indices"])
     if indices.ndim > 1:
-        w.refuse("picks by a table of indices; TensorFlow Lite Micro's takes a list")
+        w.refuse("picks by a table of indices", "pick by a list, which TensorFlow Lite Micro takes, and Reshape behind it")
     picked = (indices.reshape(-1) % value.shape[axis]).astype(np.int32)
     shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
     along = target.dims[axis] if indices.ndim else 1
@@ -234,7 +234,7 @@ def pad(w: Lowering, node: Node) -> None:
         w.finish(target, value)
         return
     if mode not in ("constant", "reflect") or any(min(pair) < 0 for pair in added):
-        w.refuse("crops, or pads in a way other than by a constant or reflection")
+        w.refuse("crops, or pads by what it finds at edges", "crop by a Slice, pad by a constant or by reflection")
     if rank in (3, 4) and not any(map(any, added[:2])) and is_padding_of_reader(node, w.net) and target.name == node.outputs[0]:
         # the only reader slides over it and pads by itself: the tensor stays as it is, with its zeros noted
         w.values[target.name] = replace(value, pads=tuple(added[2:]))
@@ -269,7 +269,7 @@ def resize(w: Lowering, node: Node) -> None:
         return
     value = w.spatial(value)
     if value.shape[:2] != target.shape[:2]:
-        w.refuse("resizes channels")
+        w.refuse("resizes channels", "resize height and width alone, and repeat channels by a Concat or a Gather")
     mode = node.get("mode")
     coordinates = attributes.coordinates(node, w.net)
     outs = (1, *target.shape[2:])[-2:] if len(target.shape) == 3 else target.shape[2:]
@@ -289,7 +289,10 @@ def resize(w: Lowering, node: Node) -> None:
         if coordinates == "align_corners" or (by_size and coordinates in ("half_pixel", "asymmetric", "pytorch_half_pixel")):
             options = {"align_corners": coordinates == "align_corners", "half_pixel_centers": "half_pixel" in coordinates}
     if options is None:
-        w.refuse(f"in mode {mode} ({coordinates}) picks other pixels than TensorFlow Lite's")
+        w.refuse(
+            f"in mode {mode} ({coordinates}) picks other pixels than TensorFlow Lite's",
+            "export it in mode nearest (asymmetric, rounded down) or linear (half_pixel), without antialiasing",
+        )
         return
     result = w.make(target, image(target.shape), w.quantizer(value))
     w.emit(operator, [value.tensor, w.integers(*outs)], [result.tensor], **options)
@@ -332,7 +335,7 @@ def depth_to_space(w: Lowering, node: Node) -> None:
     target = w.target(node, same=value)
     block, opens = node.attrs["blocksize"], node.op == "DepthToSpace"
     if len(target.shape) != 4:
-        w.refuse("works on images alone")
+        w.refuse("works on images alone", "give it a tensor of 4 dimensions")
     if opens and node.get("mode") == "CRD":  # TensorFlow Lite has the block's place outermost
         order = np.arange(value.shape[1]).reshape(-1, block * block).T.reshape(-1).astype(np.int32)
         sorted_ = w.like(value, f"{target.name}/ordered")

@@ -15,6 +15,7 @@ from onnx import ModelProto, numpy_helper
 
 from mcuprune.deploy.flatbuffer import serialised
 from mcuprune.deploy.lower import lower
+from mcuprune.deploy.lowering import QUANTISE_AGAIN
 from mcuprune.deploy.program import Port, Program
 from mcuprune.errors import ModelError
 from mcuprune.graph import network
@@ -98,7 +99,7 @@ def convert(
         net = replace(net, stored=own)
     for name, integers in net.stored.items():
         if not (np.isfinite(integers.scale).all() and (integers.scale > 0).all()):
-            raise ModelError(f"{net.path}: constant '{name}' is stored by scales that aren't all above 0; quantise again")
+            raise ModelError(f"{net.path}: constant '{name}' is stored by scales that aren't all above 0; {QUANTISE_AGAIN}")
     program = lower(net)
     program.check()
     plan = program.planned() if offline else ()

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def read(path: str | Path) -> Converted:
     except OSError as error:
         raise ModelError(f"{path}: can't be read ({error.strerror})") from None
     if len(content) > _MOST_BYTES:
-        raise ModelError(f"{path}: has more than {_MOST_BYTES:,} bytes")
+        raise ModelError(f"{path}: has more than {_MOST_BYTES:,} bytes, which no microcontroller holds; name another file")
     return parsed(content, str(path))
 
 
@@ -120,6 +120,10 @@ class _File:
     def damaged(self, what: str) -> Any:
         raise ModelError(f"{self.path}: is damaged: {what}; write it again")
 
+    def foreign(self, what: str, kind: type[ModelError] = ModelError) -> NoReturn:
+        """Raise ``kind``: the file is sound, but not one that mcuprune reads."""
+        raise kind(f"{self.path}: {what}; write it from the .onnx file: mcuprune export MODEL.onnx -o OUT.tflite")
+
     def number(self, kind: str, at: int) -> Any:
         letter = "H" if kind == "uint16" else NUMBERS[kind]
         if at < 0 or at + struct.calcsize(f"<{letter}") > len(self.content):
@@ -145,10 +149,10 @@ class _File:
     def converted(self) -> Converted:
         model = _Table(self, self.referred(0))
         if (version := model.number(0, "uint32")) != SCHEMA_VERSION:
-            raise ModelError(f"{self.path}: has version {version} of the schema; mcuprune reads {SCHEMA_VERSION}")
+            self.foreign(f"has version {version} of the schema, not {SCHEMA_VERSION}")
         graphs = model.tables(2)
         if len(graphs) != 1:
-            raise ModelError(f"{self.path}: has {len(graphs)} graphs; mcuprune reads files of one")
+            self.foreign(f"has {len(graphs)} graphs, not one")
         codes, buffers = [self.code(table) for table in model.tables(1)], model.tables(4)
         tensors = tuple(self.tensor(table, buffers, index) for index, table in enumerate(graphs[0].tables(0)))
         operators = tuple(self.operator(table, codes, tensors, index) for index, table in enumerate(graphs[0].tables(3)))
@@ -171,7 +175,7 @@ class _File:
         if code not in _NAMES:
             custom = table.bytes(1).decode(errors="replace")
             which = f"'{custom}'" if custom else f"number {code} of the schema"
-            raise UnsupportedOperator(f"{self.path}: operator {which} has no int8 kernel that mcuprune knows")
+            self.foreign(f"operator {which} has no int8 kernel that mcuprune knows", UnsupportedOperator)
         return _NAMES[code]
 
     def tensor(self, table: _Table, buffers: Sequence[_Table], index: int) -> Tensor:
@@ -179,7 +183,7 @@ class _File:
         if len(shape) > _MOST_DIMENSIONS or min(shape, default=1) < 1:
             self.damaged(f"tensor {index} has the shape {shape[:_MOST_DIMENSIONS]}")
         if prod(shape) > _MOST_BYTES:
-            raise ModelError(f"{self.path}: tensor {index} has {prod(shape):,} elements; no microcontroller holds it")
+            self.foreign(f"tensor {index} has {prod(shape):,} elements, which no microcontroller holds")
         code = table.number(1, "int8")
         dtype = _TYPE_NAMES.get(code) or _OTHER_TYPES.get(code, "other")
         name = table.bytes(3).decode(errors="replace") or f"tensor {index}"
@@ -196,9 +200,9 @@ class _File:
             kept = Constant(array.reshape(shape) if dtype != "other" else array, scales, zeros)
             return Tensor(name, shape, shape, dtype, content=lambda: kept)
         if dtype != "int8":
-            raise ModelError(f"{self.path}: '{name}' is computed and not int8; mcuprune reads files of int8")
+            self.foreign(f"'{name}' is computed and not int8")
         if len(quantizers[0]) != 1:
-            raise ModelError(f"{self.path}: '{name}' is computed and has {len(quantizers[0])} scales; it needs one")
+            self.foreign(f"'{name}' is computed and has {len(quantizers[0])} scales, not one")
         return Tensor(name, shape, shape, dtype, Quantizer(float(quantizers[0][0]), int(quantizers[1][0])))
 
     def quantizers(self, table: _Table | None, index: int) -> tuple[list[float], list[int]]:
@@ -258,7 +262,7 @@ class _File:
         for number in numbers:
             tensor = tensors[number]
             if tensor.quantizer is None:
-                raise ModelError(f"{self.path}: {kind} '{tensor.name}' is a constant")
+                self.foreign(f"{kind} '{tensor.name}' is a constant")
             axes: Axes = tuple(range(len(tensor.shape)))
             ports.append(Port(tensor.name, tensor.shape, axes, tensor.quantizer, number))
         return tuple(ports)

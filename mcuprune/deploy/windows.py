@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mcuprune.deploy.lowering import (
+    QUANTISE_AGAIN,
     SAME,
     VALID,
     Array,
@@ -87,8 +88,8 @@ def _weights(w: Lowering, node: Node) -> Stored:
     if stored is not None and stored.integers.dtype == np.int8:
         return stored
     if not w.net.is_constant(node.inputs[1]):
-        w.refuse("has weights that are computed at run time")
-    w.problem(f"node '{node.name}': {node.op} has weights that aren't stored as symmetric int8")
+        w.refuse("has weights that are computed at run time", "export it with constant weights")
+    w.problem(f"node '{node.name}': {node.op} has weights that aren't stored as symmetric int8", QUANTISE_AGAIN)
     return blank_weight(node, w.net)
 
 
@@ -215,7 +216,7 @@ def conv_transpose(w: Lowering, node: Node) -> None:
     stored = _weights(w, node)
     rank = stored.integers.ndim
     if node.get("group") > 1 or attributes.is_dilated(node):
-        w.refuse("in groups or dilated has no operator in TensorFlow Lite Micro")
+        w.refuse("in groups or dilated has no operator in TensorFlow Lite Micro", "write it as a Resize and a Conv")
     value, target = w.spatial(w.padding_done(w.data(node))), w.target(node)
     outs = stored.integers.shape[1]
     kernel, strides = _two(stored.integers.shape[2:]), _two(attributes.strides(node, rank - 2))
@@ -327,9 +328,9 @@ def dense(w: Lowering, node: Node) -> None:
         value = w.arranged(value, without_ones(range(len(value.shape)), value.shape))
     alpha, beta = attributes.factors(node)
     if alpha <= 0:
-        w.refuse(f"has alpha {alpha:g}")
+        w.refuse(f"has alpha {alpha:g}", "multiply its weights by it, and export it with alpha 1")
     if len(node.inputs) > 2 and node.inputs[2] and not w.net.is_constant(node.inputs[2]):
-        w.refuse("adds computed data")
+        w.refuse("adds computed data", "add it by an Add of its own")
 
     def scales() -> Array:
         return stored.scale * np.float32(alpha)
@@ -401,7 +402,7 @@ def constant_operand(w: Lowering, name: str) -> int:
 def pool(w: Lowering, node: Node) -> None:
     """MAX_POOL_2D, or an average; with a PAD in front where it can't pad so. Raises UnsupportedOperator for dilation."""
     if any(node.outputs[1:]) or attributes.is_dilated(node):
-        w.refuse("dilated, or with indices, has no operator in TensorFlow Lite Micro")
+        w.refuse("dilated, or with indices, has no operator in TensorFlow Lite Micro", "export it without them")
     rank = len(w.net.shapes[node.inputs[0]])
     kernel = _two(attributes.kernel(node, w.net))
     strides = _two(attributes.strides(node, rank - 2))
@@ -420,10 +421,14 @@ def pool(w: Lowering, node: Node) -> None:
         if window.explicit is not None:
             w.refuse(
                 "counts its padding but not what lies behind it (ceil_mode), in a form that TensorFlow Lite doesn't pad by "
-                "itself; export it without ceil_mode"
+                "itself",
+                "export it without ceil_mode",
             )
     elif window.explicit is not None:
-        w.refuse("averages without counting its padding, in a form that TensorFlow Lite doesn't pad by itself")
+        w.refuse(
+            "averages without counting its padding, in a form that TensorFlow Lite doesn't pad by itself",
+            "export it with count_include_pad, or without padding",
+        )
     average(w, node, value, kernel, strides, window.padding)
 
 
@@ -451,7 +456,8 @@ def average(w: Lowering, node: Node, value: Value, kernel: tuple[int, int], stri
     if padding == SAME and q.scale > _FINER * target.quantizer.scale:
         w.refuse(
             "averages without counting its padding, which its kernel rounds to steps of the input that are "
-            f"{q.scale / target.quantizer.scale:.3g} times those of the output; quantise both with one scale"
+            f"{q.scale / target.quantizer.scale:.3g} times those of the output",
+            "quantise both with one scale",
         )
     if q == target.quantizer or padding == SAME:
         slide(w, "AVERAGE_POOL_2D", value, target, kernel, strides, padding)

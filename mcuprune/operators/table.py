@@ -1102,8 +1102,8 @@ _INT8_TEXT: dict[Int8, str] = {
 }
 
 
-def table() -> str:
-    """The operators that mcuprune knows, as a page of markdown."""
+def table(kernels: Collection[str]) -> str:
+    """The operators that mcuprune knows, as a page of markdown. kernels: those that TensorFlow Lite Micro runs in int8."""
     lines = [
         "# Operators",
         "",
@@ -1128,15 +1128,17 @@ def table() -> str:
         "the network there.",
         "",
         "Channels: what becomes of them in the operator. Memory: whether the output is a new tensor, may overwrite an input",
-        "that dies, or is a view. MACs: whether it counts. int8: the scale of its output.",
+        "that dies, or is a view. MACs: whether it counts. int8: the scale of its output. Kernel: whether it runs in int8 in",
+        "TensorFlow Lite Micro; what doesn't is pruned and written as .onnx, float or int8.",
         "",
-        "| Operator | Channels | Memory | MACs | int8 |",
-        "|---|---|---|---|---|",
+        "| Operator | Channels | Memory | MACs | int8 | Kernel |",
+        "|---|---|---|---|---|---|",
     ]
     for name, entry in sorted(OPS.items()):
         kind = entry.memory_kind if type(entry).memory is Op.memory else "new, or a view where nothing moves"
         counted = "yes" if isinstance(entry, Mixer) else ""
-        lines.append(f"| {name} | {entry.channels} | {kind} | {counted} | {_INT8_TEXT[entry.int8]} |")
+        runs = "yes" if name in kernels else ""
+        lines.append(f"| {name} | {entry.channels} | {kind} | {counted} | {_INT8_TEXT[entry.int8]} | {runs} |")
     return "\n".join(lines) + "\n"
 
 
