@@ -661,7 +661,7 @@ def test_an_operator_that_cannot_be_trained_is_named_with_its_node(monkeypatch: 
         raise NotImplementedError("no converter")
 
     monkeypatch.setattr("mcuprune.train.converted.converter", lambda: convert)
-    with pytest.raises(UnsupportedOperator, match=r"net.onnx: node 'node': Tanh can't be trained \(no converter\)"):
+    with pytest.raises(UnsupportedOperator, match=r"node 'node': Tanh can't be trained \(no converter\); .* --no-train"):
         Trainable(channels_of(one("Tanh", {})))
 
 
@@ -698,7 +698,7 @@ def test_a_pool_that_gives_indices_is_refused() -> None:
 @pytest.mark.parametrize("attrs", [{"coordinate_transformation_mode": "tf_crop_and_resize"}, {"antialias": 1}], ids=str)
 def test_a_resize_that_would_be_wrong_is_refused(attrs: dict[str, Any]) -> None:
     model = resize(18, sizes=[1, 4, 18, 22], mode="linear", **attrs)
-    with pytest.raises(UnsupportedOperator, match="node 'node': Resize"):
+    with pytest.raises(UnsupportedOperator, match=r"node 'node': Resize.*; .* --no-train"):
         Trainable(channels_of(model))
 
 

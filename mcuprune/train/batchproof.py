@@ -14,8 +14,9 @@ from onnx import helper
 from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
-from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.errors import ModelError
 from mcuprune.graph.network import Network, Node
+from mcuprune.train.kernels import untrainable
 from mcuprune.train.module import Trainable, as_inputs
 
 #: Examples in the batch that is tried: no power of two, so that it isn't taken for a size of the network.
@@ -81,10 +82,7 @@ def _explain(module: _Watched, examples: Sequence[tuple[Tensor, ...]], together:
         runs = [module.all_tensors(*example) for example in examples]
     except Exception as error:
         node = _unfinished(net, module.seen)
-        raise UnsupportedOperator(
-            f"{net.path}: node '{node.name}': {node.op} can't be trained ({_first_line(error)}); "
-            "profile, check and prune --no-train --float work on it"
-        ) from None
+        raise untrainable(node, net, why=f"({_first_line(error)})") from None
     try:
         batch = module.all_tensors(*together)
     except Exception as error:

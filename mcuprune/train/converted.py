@@ -14,11 +14,11 @@ import onnx
 from onnx import helper, numpy_helper
 from torch import nn
 
-from mcuprune.errors import MissingExtra, UnsupportedOperator
+from mcuprune.errors import MissingExtra
 from mcuprune.graph.network import Network, Node
 from mcuprune.graph.parameters import node_protos
 from mcuprune.operators import attributes
-from mcuprune.train.kernels import NEWER_ATTRIBUTES, Kernel, refuse_newer
+from mcuprune.train.kernels import NEWER_ATTRIBUTES, Kernel, refuse_newer, untrainable
 
 #: The opset that nodes are handed to onnx2torch in.
 _KERNEL_OPSET = 17
@@ -62,10 +62,7 @@ def converted(node: Node, net: Network) -> Kernel:
         module = _module(convert, content)
     except Exception as error:  # onnx2torch raises NotImplementedError and, for odd attributes, whatever comes up
         reason = str(error).strip().splitlines()
-        raise UnsupportedOperator(
-            f"{net.path}: node '{node.name}': {node.op} can't be trained ({reason[0] if reason else type(error).__name__}); "
-            "profile, check and prune --no-train --float work on it"
-        ) from None
+        raise untrainable(node, net, why=f"({reason[0] if reason else type(error).__name__})") from None
     if next(chain(module.parameters(), module.buffers()), None) is not None:
         module = copy.deepcopy(module)  # what it holds moves with the network that it is a part of
     operands = _operands(node)

@@ -39,7 +39,15 @@ def refuse_newer(node: Node, net: Network) -> None:
     """Raise UnsupportedOperator for a node that says something which opset 17 has no word for."""
     for name in NEWER_ATTRIBUTES.get(node.op, ()):
         if node.get(name) != default(node.op, name):
-            raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} with {name} set can't be trained")
+            raise untrainable(node, net, f"with {name} set")
+
+
+def untrainable(node: Node, net: Network, how: str = "", why: str = "") -> UnsupportedOperator:
+    """That a node can't be trained, and what can be done with the network. how: of which form it is."""
+    what = " ".join(part for part in (node.op, how, "can't be trained", why) if part)
+    return UnsupportedOperator(
+        f"{net.path}: node '{node.name}': {what}; profile, check and prune --no-train --float work on it"
+    )
 
 
 def _torch_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
@@ -170,8 +178,6 @@ def _average_pool(node: Node, net: Network) -> Kernel:
 
 def _max_pool(node: Node, net: Network) -> Kernel:
     """onnx2torch refuses auto_pad and asymmetric pads: pad with what never is a maximum."""
-    if any(node.outputs[1:]):
-        raise UnsupportedOperator(f"{net.path}: node '{node.name}': MaxPool that also gives indices can't be trained")
     kernel = attributes.kernel(node, net)
     pads = attributes.pads(node, net)
     strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
@@ -235,7 +241,7 @@ def _samples(node: Node, net: Network, scale: float, before: int, after: int) ->
     elif way in ("align_corners", "pytorch_half_pixel"):
         x = i * np.float32(before - 1) / np.float32(max(after - 1, 1)) if way == "align_corners" else 0 * i
     else:
-        raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} by {way} can't be trained")
+        raise untrainable(node, net, f"by {way}")
     if mode == "nearest":
         nearest = {
             "floor": np.floor(x),
