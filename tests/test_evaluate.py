@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from graphs import Graph
 from onnx import helper
 from test_trainable import drawn, graph
 
 from mcuprune.data.sets import Split
 from mcuprune.errors import ModelError
 from mcuprune.graph import network
+from mcuprune.operators import table as ops
 from mcuprune.train import evaluate
 from mcuprune.train.evaluate import Model, accuracy, accuracy_of
 from mcuprune.train.tasks.metrics import Metric
@@ -40,6 +42,27 @@ def test_every_example_is_answered_once(batch: int | str, count: int) -> None:
     x = drawn(count, 6)
     found = Model(classifier(batch).SerializeToString())(x)
     np.testing.assert_allclose(found, x @ drawn(6, 3), rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_of_one_example_that_a_free_size_leads_to_are_run_one_by_one() -> None:
+    """Of a free batch, height and width, an exporter asks how large another map is: with the batch in it, which is then 1."""
+    g = Graph(1, 3, 8, 8)
+    small = g.conv("x", 3, 4, strides=[2, 2])
+    sizes = g.add(
+        "Concat",
+        g.add("Slice", g.add("Shape", small), g.value(np.int64([0])), g.value(np.int64([2]))),
+        g.add("Slice", g.add("Shape", "x"), g.value(np.int64([2])), g.value(np.int64([4]))),
+        axis=0,
+    )
+    y = g.add("GlobalAveragePool", g.add("Concat", "x", g.add("Resize", small, "", "", sizes), axis=1))
+    model = g.model(y)
+    for axis, name in ((0, "n"), (2, "h"), (3, "w")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    net = network.from_proto(model, "net.onnx", input_shapes={"x": (1, 3, 8, 8)}, accept=ops.accept("net.onnx"))
+    whole = drawn(5, 3, 8, 8)
+    got = Model(net.to_proto().SerializeToString())(whole)
+    alone = onnxruntime.InferenceSession(model.SerializeToString())
+    np.testing.assert_allclose(got, np.concatenate([alone.run(None, {"x": x[None]})[0] for x in whole]), rtol=1e-5)
 
 
 def test_accuracy_is_the_share_of_right_labels(tmp_path: Path) -> None:

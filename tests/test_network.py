@@ -171,7 +171,13 @@ def test_free_sizes_are_fixed_on_request() -> None:
             dim.dim_param = name
     with pytest.raises(ModelError, match="--input-shape x=1,3,"):
         loaded(model)
-    assert loaded(model, input_shapes={"x": (1, 3, 12, 12)}).shapes["x"] == (1, 3, 12, 12)
+    net = loaded(model, input_shapes={"x": (1, 3, 12, 12)})
+    assert net.shapes["x"] == (1, 3, 12, 12)
+    declared = [dim.dim_value or dim.dim_param for dim in net.to_proto().graph.input[0].type.tensor_type.shape.dim]
+    assert declared == ["n", 3, 12, 12], "what was computed of these sizes may stand in the file, which says so"
+    assert loaded(net.to_proto()).shapes == net.shapes
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    assert loaded(loaded(model, input_shapes={"x": (1, 3, 12, 12)}).to_proto()).shapes == net.shapes
 
 
 def test_a_batch_that_is_fixed_on_request_is_counted_as_one_example() -> None:

@@ -434,6 +434,9 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     if not outputs:
         raise ModelError(f"{path}: the graph has no outputs; export it again, or name some with --outputs")
     inputs = _static_inputs(real_inputs, input_shapes, path)
+    for value in header.graph.input:
+        if value.name in input_shapes:
+            _declare(value, inputs[value.name][0])
 
     known = {**constants, **literals(graph.node, path)}
     protos = topological(graph.node, set(inputs) | set(constants), path)
@@ -525,7 +528,7 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
             shape = list(given)
         elif shape and shape[0] is None:
             shape[0] = 1
-        if None in shape or not tensor.HasField("shape"):
+        if None in shape or not (value.name in wanted or tensor.HasField("shape")):
             example = _dims(["N" if size is None else size for size in shape]) or "1,3,96,96"
             raise ModelError(
                 f"{path}: input '{value.name}' has free sizes [{_free(tensor)}]; "
@@ -535,6 +538,16 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
     if not inputs:
         raise ModelError(f"{path}: the graph has no inputs; export a network with one")
     return inputs
+
+
+def _declare(value: ValueInfoProto, shape: Shape) -> None:
+    """Say of an input that it has these sizes: what is computed of them stands in the file. A free batch stays free."""
+    dims = value.type.tensor_type.shape.dim
+    if not dims:
+        dims.extend([TensorShapeProto.Dimension()] * len(shape))
+    for axis, (dim, size) in enumerate(zip(dims, shape, strict=True)):
+        if axis or size > 1:
+            dim.dim_value = size
 
 
 def _free(tensor: Any) -> str:
