@@ -209,7 +209,9 @@ def refuse_early(request: Request, net: Network) -> None:
     net, _ = with_float_inputs(net)
     if lacking := resources.profile(net).memory.unsupported:
         wanted = f"-o {request.output}" if request.project is None else f"--project {request.project[0]}"
-        raise UnsupportedOperator(f"{request.model}: {wanted}: {lacking[0]}, or name a file that ends in .onnx")
+        raise UnsupportedOperator(
+            f"{request.model}: {wanted}: {lacking[0].removeprefix(f'{net.path}: ')}, or name a file that ends in .onnx"
+        )
     if suffix not in ("", ".onnx", *ROWS_OF_THEIR_OWN):
         lower(net).check_ranks()
     if (request.project is not None or suffix in ROWS_OF_THEIR_OWN) and _idle(

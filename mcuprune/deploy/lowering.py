@@ -43,6 +43,9 @@ _ONE_QUANTISER = (
 )
 #: What to do about a file that somebody else quantised in a way that no kernel computes in.
 QUANTISE_AGAIN = "quantise again from the float model: mcuprune export FLOAT.onnx --data DATA"
+#: Operators that normalise by what they find in the data, and what to do about them.
+_NORMALISATIONS = ("GroupNormalization", "InstanceNormalization", "LRN", "LayerNormalization", "LpNormalization")
+_TRAIN_OTHERWISE = "train it with BatchNormalization in its place, which convolutions take in"
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
@@ -162,7 +165,9 @@ class Lowering:
             if node.op not in self.lowerings:
                 self.refuse(
                     "has no int8 operator in TensorFlow Lite Micro",
-                    f"write it with some of the {len(self.lowerings)} that do, which docs/operators.md marks",
+                    _TRAIN_OTHERWISE
+                    if node.op in _NORMALISATIONS
+                    else f"write it with some of the {len(self.lowerings)} that do, which docs/operators.md marks",
                 )
             OPS[node.op].check(node, self.net)
             self.lowerings[node.op](self, node)

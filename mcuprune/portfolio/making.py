@@ -155,7 +155,7 @@ def _refuse_export(request: Request) -> None:
             raise UsageError(f"--export {kind}: unknown; choose one of {', '.join(EXPORTS)}, or both with a comma")
     net = network.load(asked.model, input_shapes=asked.input_shapes, outputs=asked.outputs, accept=ops.accept(asked.model))
     if lacking := resources.profile(net).memory.unsupported:
-        raise UnsupportedOperator(f"{asked.model}: --export: {lacking[0]}, or leave --export out")
+        raise UnsupportedOperator(f"{asked.model}: --export: {lacking[0].removeprefix(f'{net.path}: ')}, or leave --export out")
     if "c" in request.export:
         onchip.need_compiler()
 

@@ -50,8 +50,8 @@ def without_kernels(profile: Profile) -> str:
     reasons = [reason.removeprefix(f"{profile.path}: ") for reason in profile.memory.unsupported]
     if not reasons:
         return ""
-    others = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-    return f"no .tflite can be written, and the arena is that of the other operators: {reasons[0]}{others}"
+    nodes, first = (f" because of {len(reasons)} nodes", "; the first is") if len(reasons) > 1 else ("", ":")
+    return f"no .tflite can be written{nodes}, and the arena is that of the other operators{first} {reasons[0]}"
 
 
 def proof(profile: Profile) -> str:
