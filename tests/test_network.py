@@ -66,6 +66,34 @@ def test_every_opset_loads_and_costs_the_same(opset: int) -> None:
     assert difference(run(loaded(old), feed(old)), run(old, feed(old))) == 0
 
 
+@pytest.mark.parametrize("declared", [("",), ("ai.onnx",), ("", "ai.onnx")], ids=str)
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_domain_of_operators_may_have_its_long_name(declared: tuple[str, ...], nested: bool, tmp_path: Path) -> None:
+    model = block()
+    (opset,) = (entry.version for entry in model.opset_import)
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(domain, opset) for domain in declared)
+    nodes = [*model.graph.node]
+    if nested:  # the whole network in the branch of an If that is decided
+        names = [output.name for output in model.graph.output]
+        inner = helper.make_graph(nodes, "inner", [], model.graph.output)
+        del model.graph.node[:]
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "decided"))
+        branches = {"then_branch": inner, "else_branch": inner}
+        model.graph.node.append(helper.make_node("If", ["decided"], [f"{name}/if" for name in names], "if", **branches))
+        for output in model.graph.output:
+            output.name += "/if"
+        branch = model.graph.node[0].attribute
+        nodes = [*model.graph.node, *(node for graph in branch for node in graph.g.node)]
+    for node in nodes:
+        node.domain = "ai.onnx"
+    net = loaded(model)
+    assert profile(net).total == profile(loaded(block())).total
+    net.save(tmp_path / "net.onnx")
+    written = onnx.load(tmp_path / "net.onnx")
+    assert {entry.domain for entry in written.opset_import} == {node.domain for node in written.graph.node} == {""}
+
+
 def test_parameters_are_attributes_whatever_the_opset() -> None:
     for opset, node, constants in (
         (9, helper.make_node("Clip", ["x"], ["y"], min=0.0, max=6.0), {}),

@@ -401,7 +401,7 @@ def raised(net: Network, opset: int) -> Network:
     header = type(net.header)()
     header.CopyFrom(net.header)
     for entry in header.opset_import:
-        if entry.domain in ("", "ai.onnx"):
+        if not entry.domain:
             entry.version = opset
     header.ir_version = max(header.ir_version, 7)
     return replace(net, header=header).rewired(nodes, net.constants)

@@ -16,7 +16,7 @@ from mcuprune.errors import ModelError, UnsupportedOperator
 
 def is_if(node: NodeProto) -> bool:
     """Whether a node is ONNX's own If."""
-    return node.op_type == "If" and node.domain in ("", "ai.onnx")
+    return node.op_type == "If" and not node.domain
 
 
 def reads(node: NodeProto) -> list[str]:

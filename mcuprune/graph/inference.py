@@ -16,15 +16,13 @@ from mcuprune.graph.node import Shape
 
 #: A constant of more elements than this is taken for a mistake or an attack, not for a weight.
 MAX_ELEMENTS = 2**28
-#: The domain of ONNX's own operators, by its two names.
-DEFAULT_DOMAINS = ("", "ai.onnx")
 #: What slides a window over the data and may round the number of windows up.
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
 
 def opset_of(model: ModelProto) -> int:
     """The version of ONNX's own operators that a model is written in."""
-    return max(int(entry.version) for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
+    return max(int(entry.version) for entry in model.opset_import if not entry.domain)
 
 
 def array_of(tensor: TensorProto, path: str) -> np.ndarray:

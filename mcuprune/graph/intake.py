@@ -11,12 +11,13 @@ from functools import cache
 from typing import Any
 
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from mcuprune.errors import ModelError
 
 #: How deep messages in messages may lie: subgraphs in subgraphs, far beyond what exporters write.
 _DEPTH = 40
+_OWN_DOMAIN = ("", "ai.onnx")
 
 
 def settled(model: ModelProto, path: str) -> None:
@@ -25,6 +26,7 @@ def settled(model: ModelProto, path: str) -> None:
     model.graph.name = model.graph.name or "graph"
     model.ir_version = min(model.ir_version, onnx.IR_VERSION)  # nothing newer than what this onnx knows is left in a Network
     model.ClearField("training_info")
+    name_own_domain(model)
     for what, names in (
         ("initializers", [tensor.name for tensor in model.graph.initializer]),
         ("inputs", [value.name for value in model.graph.input]),
@@ -38,6 +40,22 @@ def settled(model: ModelProto, path: str) -> None:
     for value in model.graph.output:
         if value.name in inputs:
             raise ModelError(f"{path}: output '{value.name}' is an input too, so nothing computes it; remove that output")
+
+
+def name_own_domain(model: ModelProto) -> None:
+    """Call the domain of ONNX's own operators by one of its two names, "" and "ai.onnx"; the checker knows the first alone."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in _OWN_DOMAIN]
+    others = [entry for entry in model.opset_import if entry.domain not in _OWN_DOMAIN]
+    if len(others) + 1 < len(model.opset_import) or "ai.onnx" in (entry.domain for entry in model.opset_import):
+        del model.opset_import[:]
+        model.opset_import.extend([helper.make_opsetid("", max(versions)), *others])
+    waiting = [model.graph.node, *(function.node for function in model.functions)]
+    while waiting:
+        for node in waiting.pop():
+            if node.domain == "ai.onnx":
+                node.domain = ""
+            for attribute in node.attribute:
+                waiting += [graph.node for graph in (attribute.g, *attribute.graphs) if graph.node]
 
 
 def _refuse_bytes(message: Any, where: str, depth: int, path: str) -> None:

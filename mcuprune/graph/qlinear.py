@@ -254,8 +254,7 @@ def floated(
     added: dict[str, Array] = {}
     known = ChainMap(added, {**constants})
     for index, node in enumerate(nodes):
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        rewrite = _REWRITES.get((domain, node.op_type))
+        rewrite = _REWRITES.get((node.domain, node.op_type))
         if rewrite is not None:
             where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}': {node.op_type}"
             rewriter = _Rewriter(node, known, where, opset, names)
@@ -265,7 +264,7 @@ def floated(
                 raise rewriter.refusal(f"is malformed ({error})", "quantise again") from None
             rewritten += rewriter.nodes
             added.update(rewriter.constants)
-        elif domain == "com.microsoft" and node.op_type in _SAME:
+        elif node.domain == "com.microsoft" and node.op_type in _SAME:
             plain = NodeProto()
             plain.CopyFrom(node)
             plain.domain = ""

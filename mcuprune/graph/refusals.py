@@ -11,7 +11,7 @@ from onnx import AttributeProto, ModelProto, NodeProto
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph import branches, qlinear
 from mcuprune.graph import rewrite as lowering
-from mcuprune.graph.inference import DEFAULT_DOMAINS, MAX_ELEMENTS, first_line
+from mcuprune.graph.inference import MAX_ELEMENTS, first_line
 from mcuprune.graph.node import Node, Shape
 
 #: The most elements that a file may store in all.
@@ -23,8 +23,7 @@ OLDEST_OPSET, NEWEST_OPSET = 7, onnx.defs.onnx_opset_version()
 
 def refuse_foreign(model: ModelProto, path: str) -> None:
     """Refuse what the graph's form alone rules out: opsets, custom operators, control flow, sparse weights."""
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    opset = max(versions.get("", 0), versions.get("ai.onnx", 0))
+    opset = max((entry.version for entry in model.opset_import if not entry.domain), default=0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ModelError(
             f"{path}: opset {opset}; mcuprune reads {OLDEST_OPSET} to {NEWEST_OPSET}, export again with one of these"
@@ -47,7 +46,7 @@ def refuse_foreign_nodes(nodes: Sequence[NodeProto], path: str) -> None:
                 "export again without graph optimisation",
                 tensor=tensor,
             )
-        if node.domain not in DEFAULT_DOMAINS:
+        if node.domain:
             raise UnsupportedOperator(
                 f"{where}: {node.op_type} is a custom operator of domain '{node.domain}'; "
                 "export with ONNX's own operators in its place",
@@ -74,7 +73,7 @@ def refuse_malformed(protos: Sequence[NodeProto], opset: int, ir_version: int, p
     """Refuse nodes with more, fewer or other inputs and attributes than their operator has in this opset."""
     context = onnx.checker.C.CheckerContext()
     context.ir_version = max(ir_version, 3)
-    context.opset_imports = dict.fromkeys(DEFAULT_DOMAINS, opset)
+    context.opset_imports = {"": opset}
     for index, proto in enumerate(protos):
         if branches.is_if(proto) or (proto.op_type == "GroupNormalization" and opset < lowering.PER_CHANNEL):
             continue  # the checker can't see the tensors around a branch, and calls this form of the other one deprecated

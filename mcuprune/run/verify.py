@@ -37,7 +37,7 @@ from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
-from mcuprune.graph import network, qlinear, tails
+from mcuprune.graph import intake, network, qlinear, tails
 from mcuprune.graph.network import Network, Shape
 from mcuprune.names import Names
 from mcuprune.operators import table as ops
@@ -182,6 +182,7 @@ def _case(path: str, trial: Trial, notes: list[str], banded: Converted | None) -
     """Read and convert a file, and collect its inputs."""
     net = network.load(path, input_shapes=trial.input_shapes, outputs=trial.outputs, accept=ops.accept(path))
     proto = onnx.load(path)
+    intake.name_own_domain(proto)
     if trial.outputs:
         proto = tails.cut(proto, trial.outputs, path)
     converted = tflite.convert(net, net.stored, offline=True)
