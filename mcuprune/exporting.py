@@ -129,6 +129,7 @@ def export(
     built: Files = {}
     if request.output is not None:
         place = Path(request.output)
+        notes += () if place.suffix == ".onnx" else lower(net).clipped
         contents = EXPORTS[place.suffix](net if run is None else run.network, place.stem, request)
         written |= {place.parent / name: content for name, content in contents.items()}
     if request.project is not None:

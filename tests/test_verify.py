@@ -621,6 +621,20 @@ def test_a_file_of_half_floats_runs_on_examples_and_as_int8(tmp_path: Path) -> N
     assert verify.verify(str(written), Trial(examples=20)).ok
 
 
+@pytest.mark.parametrize(("factor", "below"), [(1, False), (40, True)])
+def test_logarithms_below_what_their_kernel_stores_are_told(factor: int, below: bool, tmp_path: Path, capsys: Any) -> None:
+    """LOG_SOFTMAX has one scale of TensorFlow Lite, which ends at -15.9; export was silent about what is cut off there."""
+    graph = Graph(1, 10)
+    logits = graph.add("Mul", "x", graph.value(np.float32(factor)))
+    path = int8(model_of(graph, graph.add("LogSoftmax", logits, axis=1)), tmp_path / "net.onnx")
+    said = "node 'logsoftmax1': LOG_SOFTMAX stores nothing below -15.94, and the network gives down to -"
+    for suffix, cut_off in ((".tflite", below), (".h", below), (".onnx", False)):
+        notes = exporting.export(exporting.Request(path, str(tmp_path / f"out{suffix}"))).notes
+        assert any(note.startswith(said) for note in notes) is cut_off
+    assert main(["verify", path, "--examples", "2"]) == below
+    assert (said in " ".join(capsys.readouterr().out.split())) is below
+
+
 @pytest.mark.thorough
 @pytest.mark.skipif(runners.compiler() is None, reason="no C compiler here")
 def test_an_arena_of_generated_c_above_the_peak_is_no_and_its_cause_is_named(dscnn: str, tmp_path: Path) -> None:

@@ -257,6 +257,27 @@ class Program:
         return ""
 
     @cached_property
+    def clipped(self) -> tuple[str, ...]:
+        """What a kernel of fixed scale can't store of what the network gives, a sentence for each node, with what to do.
+
+        Only LOG_SOFTMAX has numbers beyond its scale: those of all others lie within theirs.
+        """
+        makers = {operator.outputs[0]: operator for operator in self.operators if operator.name == "LOG_SOFTMAX"}
+        sentences = []
+        for operator in self.operators:
+            if operator.name != "QUANTIZE" or operator.inputs[0] not in makers:
+                continue
+            kernel, network = (self.tensors[index].quantizer for index in (operator.inputs[0], operator.outputs[0]))
+            if kernel is not None and network is not None and network.range[0] < kernel.range[0] - kernel.scale:
+                node, least, lower = makers[operator.inputs[0]].node, kernel.range[0], network.range[0]
+                sentences.append(
+                    f"node '{node}': LOG_SOFTMAX stores nothing below {least:.4g}, and the network gives down to {lower:.4g} "
+                    "there: classes keep their order down to that. Where smaller logarithms count, take the node off the end "
+                    "(--outputs with the tensor that it reads) and compute it behind the network"
+                )
+        return tuple(sentences)
+
+    @cached_property
     def computed(self) -> tuple[int, ...]:
         """The tensors that lie in the arena, as indices."""
         return tuple(index for index, tensor in enumerate(self.tensors) if tensor.content is None)
