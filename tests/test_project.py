@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,14 @@ from hypothesis import strategies as st
 from test_tflite import int8, model_of
 
 from mcuprune import cli, exporting, handiwork, places
+from mcuprune.costs.resources import Basis, profile
 from mcuprune.data import preprocessing
 from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy import project
 from mcuprune.deploy.project import PROJECTS, name_of
 from mcuprune.errors import DataError, OutputError
+from mcuprune.graph import network
+from mcuprune.operators import table as ops
 from mcuprune.run import runners
 
 if runners.compiler() is None:
@@ -192,6 +196,21 @@ def test_a_cmake_project_builds_without_a_warning(quantised: bytes, tmp_path: Pa
         ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
     assert subprocess.run([folder / "build" / "run_one"], check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_cmake_project_takes_the_flash_that_is_predicted(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    """It was compiled with -O3, whose loops took 5 % more than ``total.image``."""
+    if not all(map(shutil.which, ("cmake", "arm-none-eabi-gcc"))):
+        pytest.skip("no cmake or no cross compiler here")
+    model = exported("dscnn_digits")
+    exporting.export(exporting.Request(str(model), None, project=("cmake", str(tmp_path))))
+    for command in (["-B", "build", "-DCMAKE_TOOLCHAIN_FILE=arm/toolchain.cmake"], ["--build", "build"]):
+        subprocess.run(["cmake", *command], cwd=tmp_path, capture_output=True, check=True)
+    listed = subprocess.run(["arm-none-eabi-size", *tmp_path.glob("build/*.a")], capture_output=True, text=True, check=True)
+    text, *_ = listed.stdout.splitlines()[1].split()
+    net = network.load(model, accept=ops.accept(str(model)))
+    assert int(text) == pytest.approx(profile(net, Basis(runtime="c")).total["image"], rel=0.03)
 
 
 @pytest.mark.usefixtures("in_process")

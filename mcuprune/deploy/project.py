@@ -222,7 +222,7 @@ def _cmake(contents: Contents) -> Files:
 cmake_minimum_required(VERSION 3.13)
 project({name} C)
 if(NOT CMAKE_BUILD_TYPE)
-  set(CMAKE_BUILD_TYPE Release)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo) # -O2, whose code takes the flash that is predicted
 endif()
 add_library({name} STATIC {name}.c)
 set_target_properties({name} PROPERTIES C_STANDARD 99 C_EXTENSIONS OFF)
