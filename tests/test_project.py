@@ -179,6 +179,22 @@ def test_the_code_of_a_project_compiles_and_gives_the_stored_answer(
     assert re.fullmatch(r"\w+: class \d+, as stored\n", ran.stdout)
 
 
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_a_project_whose_network_gives_a_map_names_no_classes(kind: str, tmp_path: Path) -> None:
+    """Each number of a map had a name, "class 191" the last of these: more flash than the network, and no class at all."""
+    graph = Graph(1, 3, 8, 8)
+    model = int8(model_of(graph, graph.conv("x", 3, 3)), tmp_path / "net.onnx")
+    out = tmp_path / "out"
+    exporting.export(exporting.Request(model, project=(kind, str(out))))
+    written = {path.name: path.read_text() for path in out.rglob("*") if path.suffix in (".h", ".c", ".ino")}
+    assert not any("class" in written[name] for name in written if name not in ("net.c", "net.h"))
+    if kind == "cmake":
+        build = [*(runners.compiler() or []), *FLAGS, "main.c", "net.c", "-o", "run"]
+        subprocess.run(build, cwd=out, check=True)
+        assert subprocess.run([out / "run"], capture_output=True, text=True, check=True).stdout == "net: as stored\n"
+
+
 @given(st.one_of(st.text(max_size=12), st.sampled_from(["Main", "string", "_", "", "__test__", "9", "arm", "STDIO", "int"])))
 def test_a_projects_name_is_a_word_that_nothing_else_has(stem: str) -> None:
     name = name_of(stem)

@@ -105,10 +105,17 @@ def _example(contents: Contents) -> str:
             lines.append(f"static const int8_t example_{kind}_{index}[{array.size}] = {{{numbers}}};")
     if contents.example.label is not None:
         lines.append(f"#define EXAMPLE_LABEL {contents.example.label}")
-    count = prod(contents.outputs[0].shape)
-    names = contents.classes if len(contents.classes) == count else [f"class {index}" for index in range(count)]
-    lines.append(f"static const char *const example_classes[] = {{{', '.join(map(c_string, names))}}};")
+    if _is_classes(contents):
+        count = prod(contents.outputs[0].shape)
+        names = contents.classes if len(contents.classes) == count else [f"class {index}" for index in range(count)]
+        lines.append(f"static const char *const example_classes[] = {{{', '.join(map(c_string, names))}}};")
     return "\n".join([*lines, "#endif", ""])
+
+
+def _is_classes(contents: Contents) -> bool:
+    """Whether the first output is one row of numbers, one for each class. Names for maps and boxes would fill the flash."""
+    shape = contents.outputs[0].shape
+    return prod(shape) == max(shape, default=1) > 1
 
 
 def _plain(text: str) -> str:
@@ -120,6 +127,11 @@ def _check(contents: Contents, say: str) -> str:
     """The body of a function that runs the example. say: how this platform prints, a printf-like name."""
     name, upper = contents.name, contents.name.upper()
     outputs = range(len(contents.outputs))
+    declared, best, told = "wrong = 0", list[str](), ""
+    if _is_classes(contents):
+        declared = "best = 0, wrong = 0"
+        best = [f"  for (int i = 1; i < {upper}_OUTPUT_0_BYTES; i++) if (output_0[i] > output_0[best]) best = i;"]
+        told = "example_classes[best], "
     lines = [
         *(f"static int8_t output_{index}[{upper}_OUTPUT_{index}_BYTES];" for index in outputs),
         "",
@@ -127,11 +139,11 @@ def _check(contents: Contents, say: str) -> str:
         "static int run_example(void) {",
         f"  const int8_t *const inputs[] = {{{', '.join(f'example_input_{i}' for i in range(len(contents.inputs)))}}};",
         f"  int8_t *const outputs[] = {{{', '.join(f'output_{i}' for i in outputs)}}};",
-        "  int best = 0, wrong = 0;",
+        f"  int {declared};",
         f"  {name}_invoke(inputs, outputs);",
-        f"  for (int i = 1; i < {upper}_OUTPUT_0_BYTES; i++) if (output_0[i] > output_0[best]) best = i;",
+        *best,
         *(f"  wrong |= memcmp(output_{i}, example_output_{i}, sizeof output_{i}) != 0;" for i in outputs),
-        f'  {say}("{name}: %s, %s\\n", example_classes[best], wrong ? "NOT the stored answer" : "as stored");',
+        f'  {say}("{name}: {"%s, " if told else ""}%s\\n", {told}wrong ? "NOT the stored answer" : "as stored");',
         "  return wrong;",
         "}",
     ]
