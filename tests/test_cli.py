@@ -165,6 +165,13 @@ def test_profile_on_a_board_is_a_range(net, capsys):
     assert "latency  no data" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("form", ["text", "markdown", "junit", "github", "html"])
+def test_a_verdict_on_latency_says_that_it_is_an_estimate(form, net, capsys):
+    """It said "FAIL latency 6.4 ms of 5.0 ms", as if somebody had measured it."""
+    assert main(["check", net, "--latency", "1us", "--board", "nucleo-f767zi", "--format", form]) == 1
+    assert "estimated latency" in capsys.readouterr().out
+
+
 def test_write_order_writes_the_order_of_least_peak(tmp_path, capsys):
     path = small_nets.save(small_nets.branches(), tmp_path / "net.onnx")
     assert main(["profile", path, "--write-order", "out.onnx", "--format", "json"]) == 0

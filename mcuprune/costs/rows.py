@@ -239,7 +239,7 @@ RESOURCES: dict[str, Resource] = {
         _Latency(
             name="latency",
             unit="time",
-            title="latency",
+            title="estimated latency",
             meaning="time of one inference on a board, the upper end of an estimate",
         ),
     )
