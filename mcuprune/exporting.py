@@ -125,11 +125,12 @@ def export(
     if rows is not None and not rows.regions and not is_banded(net):
         above = cplan.above_peak(lower(net), rows.arena, resources.profile(net).memory.peak)
         notes += (above,) if above else ()
+    if request.project is not None or Path(request.output or "").suffix != ".onnx":
+        notes += lower(net).lost
     written: dict[Path, bytes] = {}
     built: Files = {}
     if request.output is not None:
         place = Path(request.output)
-        notes += () if place.suffix == ".onnx" else lower(net).clipped
         contents = EXPORTS[place.suffix](net if run is None else run.network, place.stem, request)
         written |= {place.parent / name: content for name, content in contents.items()}
     if request.project is not None:

@@ -635,6 +635,20 @@ def test_logarithms_below_what_their_kernel_stores_are_told(factor: int, below: 
     assert (said in " ".join(capsys.readouterr().out.split())) is below
 
 
+@pytest.mark.parametrize(("factor", "coarse"), [(1, False), (0.02, True)])
+def test_steps_that_a_kernel_of_fixed_scale_loses_are_told(factor: float, coarse: bool, tmp_path: Path) -> None:
+    """TANH has steps of 1/128 whatever comes out; verify named the node, and export said nothing of it."""
+    graph = Graph(1, 10)
+    path = int8(
+        model_of(graph, graph.add("Tanh", graph.add("Mul", "x", graph.value(np.float32(factor))))), tmp_path / "net.onnx"
+    )
+    said = "node 'tanh1': TANH stores steps of 0.007812"
+    for suffix in (".tflite", ".c"):
+        notes = exporting.export(exporting.Request(path, str(tmp_path / f"out{suffix}"))).notes
+        assert any(note.startswith(said) for note in notes) is coarse
+    assert main(["verify", path, "--examples", "2"]) == coarse
+
+
 @pytest.mark.thorough
 @pytest.mark.skipif(runners.compiler() is None, reason="no C compiler here")
 def test_an_arena_of_generated_c_above_the_peak_is_no_and_its_cause_is_named(dscnn: str, tmp_path: Path) -> None:

@@ -240,6 +240,8 @@ KERNELS: Mapping[str, Kernel] = {
     "TRANSPOSE": Kernel(39, 2, "Transpose", keeps=True),
     "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", Bytes(16, 20), Bytes(72, 88), Bytes(76, 96), _transpose_conv),
 }
+#: Operators whose output has one scale, always.
+FIXED_SCALE = frozenset({"LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"})
 #: What an operator that isn't in the table is taken for: larger than the largest that is but ELU's own.
 UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))
 

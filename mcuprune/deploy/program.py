@@ -39,6 +39,8 @@ from mcuprune.errors import McupruneError, UnsupportedOperator
 from mcuprune.graph.network import Shape
 
 Array = np.ndarray[Any, Any]
+#: A kernel whose steps are so many times those of its output's int8 is off by more than ``verify`` takes for rounding.
+_COARSER = 3
 #: For each dimension of a TFLite tensor the ONNX axis that it is; None for those of size 1.
 Axes = tuple[int | None, ...]
 #: Bytes of a pointer: 4 on a microcontroller, 8 where the interpreter runs on a computer.
@@ -257,23 +259,29 @@ class Program:
         return ""
 
     @cached_property
-    def clipped(self) -> tuple[str, ...]:
-        """What a kernel of fixed scale can't store of what the network gives, a sentence for each node, with what to do.
-
-        Only LOG_SOFTMAX has numbers beyond its scale: those of all others lie within theirs.
-        """
-        makers = {operator.outputs[0]: operator for operator in self.operators if operator.name == "LOG_SOFTMAX"}
+    def lost(self) -> tuple[str, ...]:
+        """What kernels of fixed scale can't store of what the network gives: a sentence for each node, with what to do."""
+        makers = {operator.outputs[0]: operator for operator in self.operators if operator.name in table.FIXED_SCALE}
         sentences = []
         for operator in self.operators:
             if operator.name != "QUANTIZE" or operator.inputs[0] not in makers:
                 continue
+            maker = makers[operator.inputs[0]]
             kernel, network = (self.tensors[index].quantizer for index in (operator.inputs[0], operator.outputs[0]))
-            if kernel is not None and network is not None and network.range[0] < kernel.range[0] - kernel.scale:
-                node, least, lower = makers[operator.inputs[0]].node, kernel.range[0], network.range[0]
+            if kernel is None or network is None:
+                continue
+            least, lower, times = kernel.range[0], network.range[0], kernel.scale / network.scale
+            if maker.name == "LOG_SOFTMAX" and lower < least - kernel.scale:  # what others give lies within their ranges
                 sentences.append(
-                    f"node '{node}': LOG_SOFTMAX stores nothing below {least:.4g}, and the network gives down to {lower:.4g} "
-                    "there: classes keep their order down to that. Where smaller logarithms count, take the node off the end "
-                    "(--outputs with the tensor that it reads) and compute it behind the network"
+                    f"node '{maker.node}': LOG_SOFTMAX stores nothing below {least:.4g}, and the network gives down to "
+                    f"{lower:.4g} there: classes keep their order down to that. Where smaller logarithms count, take the node "
+                    "off the end (--outputs with the tensor that it reads) and compute it behind the network"
+                )
+            elif times > _COARSER:
+                sentences.append(
+                    f"node '{maker.node}': {maker.name} stores steps of {kernel.scale:.4g}, {times:.1f} times those that int8 "
+                    "has for what the network gives there: finer ones are lost. verify --data says what that costs; a network "
+                    "whose numbers there take more of the operator's range loses less"
                 )
         return tuple(sentences)
 

@@ -78,7 +78,7 @@ def verify(path: str | Path, trial: Trial | None = None, *, banded: Converted | 
     """
     trial, keys, notes = trial or Trial(), runners.available(), list[str]()
     case = _case(str(path), trial, notes, banded)
-    notes += case.converted.program.clipped
+    notes += case.converted.program.lost
     figures = None
     if case.real is not None and case.real.objective is not None:
         figures = evaluate.int8_metric(case.proto.SerializeToString(), case.real.split, case.real.objective)
