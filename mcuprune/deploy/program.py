@@ -390,7 +390,10 @@ class Program:
         return tuple(place.get(index, -1) for index in range(len(self.tensors)))
 
     def tail(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4) -> int:
-        """What lives as long as the interpreter, in bytes: an upper bound, within two alignments of what was measured."""
+        """What lives as long as the interpreter, in bytes: an upper bound, within three alignments of what was measured.
+
+        TFLM takes it piece by piece, and what a large alignment leaves free a small one may use; here each piece is rounded up.
+        """
         return self.tail_by_cause(quantities, kernels=kernels, pointer=pointer).total
 
     def tail_by_cause(
