@@ -433,10 +433,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
         raise ModelError(f"{path}: the graph has no outputs; export it again, or name some with --outputs")
-    inputs = _static_inputs(real_inputs, input_shapes, path)
-    for value in header.graph.input:
-        if value.name in input_shapes:
-            _declare(value, inputs[value.name][0])
+    inputs = _static_inputs(header.graph.input, input_shapes, path)
 
     known = {**constants, **literals(graph.node, path)}
     protos = topological(graph.node, set(inputs) | set(constants), path)
@@ -507,7 +504,7 @@ def _set_opset(model: ModelProto, opset: int) -> None:
 
 
 def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape], path: str) -> dict[str, tuple[Shape, int]]:
-    """Shape and type of each input: batch 1, other free dimensions as the user fixes them."""
+    """Shape and type of each input: batch 1, other free dimensions as the user fixes them, which ``values`` declare then."""
     names = [value.name for value in values]
     for name in wanted:
         if name not in names:
@@ -535,6 +532,8 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
                 f"fix them with --input-shape {value.name}={example}"
             )
         inputs[value.name] = (tuple(size for size in shape if size is not None), tensor.elem_type)
+        if value.name in wanted:
+            _declare(value, inputs[value.name][0])
     if not inputs:
         raise ModelError(f"{path}: the graph has no inputs; export a network with one")
     return inputs
