@@ -61,6 +61,45 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 Change = Callable[[onnx.GraphProto], object]
 
 
+_DOUBLED = [("Concat", ["w" if i == 0 else f"d{i}"] * 2, f"d{i + 1}", {"axis": 2}) for i in range(23)]
+_MATRICES = [("MatMul", ["v" if i == 0 else f"d{i}"] * 2, f"d{i + 1}", {}) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    {
+        "ConstantOfShape": ([("ConstantOfShape", ["s"], "k", {})], {"s": [2**27]}),
+        "Concat": ([*_DOUBLED, ("Neg", ["d23"], "k", {})], {}),
+        "Tile": ([("Tile", ["w", "s"], "k", {})], {"s": [1, 1, 2**11, 2**11]}),
+        "Pad": ([("Pad", ["w", "s"], "k", {})], {"s": [0, 0, 0, 0, 0, 0, 2**12, 2**11]}),
+        "Range": ([("Range", ["a", "b", "c"], "k", {})], {"a": 0, "b": 2**27, "c": 1}),
+        "OneHot": ([("OneHot", ["s", "b", "t"], "k", {})], {"s": [1, 2, 3, 4], "b": 2**25, "t": [0, 1]}),
+        "MatMul": ([("ConstantOfShape", ["s"], "v", {}), *_MATRICES, ("Neg", ["d3"], "k", {})], {"s": [3000, 3000]}),
+        "Conv": (
+            [("ConstantOfShape", ["s"], "v", {}), ("Conv", ["v", "w"], "k", {"kernel_shape": [3, 3]})],
+            {"s": [1, 3, 900, 900]},
+        ),
+    }.values(),
+    ids=lambda nodes: "",
+)
+def test_no_constant_is_computed_that_so_small_a_file_cannot_mean(nodes: list, constants: dict) -> None:
+    made = [helper.make_node(op, read, [written], name=written, **attrs) for op, read, written, attrs in nodes]
+    made += [
+        helper.make_node("Cast", ["k"], ["f"], name="f", to=1),
+        helper.make_node("ReduceMax", ["f"], ["m"], name="m", keepdims=0),
+    ]
+    made += [helper.make_node("Add", ["x", "m"], ["z"], name="z"), helper.make_node("Conv", ["z", "w"], ["y"], name="c")]
+    stored = {name: numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()}
+    stored["w"] = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    x, y = (helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", (1, 3, 8, 8)), ("y", None)))
+    model = helper.make_model(
+        helper.make_graph(made, "g", [x], [y], stored.values()), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    assert len(model.SerializeToString()) < 3000
+    with pytest.raises(McupruneError, match="so small a file"):
+        network.from_proto(model, "net.onnx", accept=ops.accept("net.onnx"))
+
+
 def _node(graph: onnx.GraphProto, op: str, which: int = 0) -> onnx.NodeProto:
     return [node for node in graph.node if node.op_type == op][which]
 

@@ -11,15 +11,22 @@ from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx.shape_inference import infer_shapes
 
 from mcuprune.errors import ModelError
 from mcuprune.graph import branches, qlinear
 from mcuprune.graph import rewrite as lowering
-from mcuprune.graph.inference import MAX_ELEMENTS, array_of, first_line, infer, literals, live, opset_of, topological
+from mcuprune.graph.inference import array_of, declared, first_line, infer, literals, live, opset_of, topological
 from mcuprune.graph.node import Shape, Stored
 from mcuprune.graph.refusals import MAX_ACTIVATIONS, refuse_foreign_nodes, refuse_malformed
 from mcuprune.names import Names
+
+#: So many elements are computed of any file, and so many more for each element that it stores: weights that are dequantised,
+#: scaled, transposed. A file of a hundred bytes may ask for terabytes.
+_LEAST_WORK, _WORK_AN_ELEMENT = 2**26, 16
+#: So many products take the time of one element.
+_PRODUCTS_AN_ELEMENT = 64
 
 
 @dataclass
@@ -30,6 +37,7 @@ class Folding:
     inputs: shape and ONNX element type of each graph input. outputs: the graph's.
     constants: grow with every round. stored: the integers behind those of them that were dequantised.
     shapes, dtypes: of all tensors whose shape is static, as of the last round.
+    left: how many more elements may be computed before it is too much for what the file stores.
     """
 
     path: str
@@ -40,6 +48,10 @@ class Folding:
     stored: dict[str, Stored] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     dtypes: dict[str, int] = field(default_factory=dict)
+    left: int = _LEAST_WORK
+
+    def __post_init__(self) -> None:
+        self.left += _WORK_AN_ELEMENT * sum(value.size for value in self.constants.values())
 
     def fold(self, nodes: list[NodeProto]) -> list[NodeProto]:
         """The nodes that are left when constants are computed, decided Ifs followed, operators written as simpler ones.
@@ -102,6 +114,7 @@ class Folding:
                 elif node.op_type in ("Shape", "Size") and node.input[0] in self.shapes:
                     self.constants |= _evaluate(node, {node.input[0]: self._of_its_shape(node)}, self.header, self.path)
                 elif all(name in self.constants for name in node.input if name):
+                    self._spend(node)
                     self.constants |= _evaluate(node, self.constants, self.header, self.path)
                     if node.op_type == "DequantizeLinear":
                         self.stored |= symmetric(node, self.constants)
@@ -110,6 +123,18 @@ class Folding:
             if len(left) == len(nodes) and not recast:
                 return left
             nodes = left
+
+    def _spend(self, node: NodeProto) -> None:
+        """Raise ModelError before a constant is computed that takes more memory or time than a file of this size can mean."""
+        if node.op_type == "Constant":
+            return
+        work, shape = _work(node, self.constants, self.header)
+        self.left -= work
+        if self.left < 0:
+            raise ModelError(
+                f"{self.path}: node '{node.name or node.op_type}' makes a constant of shape {shape}, of more elements than "
+                "are computed of so small a file; a simplifier (onnxsim, onnxslim) may fold it, or the file is damaged"
+            )
 
     def _of_its_shape(self, node: NodeProto) -> np.ndarray:
         """An array of the shape of a node's input, which takes no memory."""
@@ -138,27 +163,13 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
         return {node.output[0]: array_of(node.attribute[0].t, path)}
     if node.op_type == "DequantizeLinear":
         return {node.output[0]: _dequantized(node, values, path)}
-    if node.op_type in ("ConstantOfShape", "Expand", "Tile"):
-        target = values[node.input[-1]] if node.input else np.zeros(0)
-        start = values[node.input[0]].size if node.op_type == "Tile" else 1
-        if start * float(np.prod(target.astype(float))) > MAX_ELEMENTS:
-            raise ModelError(
-                f"{path}: node '{node.name or node.op_type}' makes a constant of shape {target.tolist()}, of more than "
-                f"{MAX_ELEMENTS} elements; the file is damaged"
-            )
     if node.op_type == "Cast":
         _refuse_beyond_whole(node, values[node.input[0]], path)
     from onnx.reference import ReferenceEvaluator  # only files that need folding pay for the import
 
     names = [name for name in dict.fromkeys(node.input) if name]
-    graph = helper.make_graph(
-        [node],
-        "constant",
-        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(values[n].dtype), values[n].shape) for n in names],
-        [helper.make_empty_tensor_value_info(name) for name in node.output if name],
-    )
     try:
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset_of(header))])
+        model = _alone(node, {name: values[name] for name in names}, header)
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numbers too large for their type: runtimes say nothing either
             results = ReferenceEvaluator(model).run(None, {name: values[name] for name in names})
@@ -168,6 +179,47 @@ def _evaluate(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelPr
             "onnxslim) may fold it, else export it again"
         ) from None
     return dict(zip([name for name in node.output if name], map(np.asarray, results), strict=True))
+
+
+def _alone(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelProto) -> ModelProto:
+    """A model of one node. values: of its inputs."""
+    graph = helper.make_graph(
+        [node],
+        "constant",
+        [declared(name, value) for name, value in values.items()],
+        [helper.make_empty_tensor_value_info(name) for name in node.output if name],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset_of(header))])
+
+
+def _work(node: NodeProto, values: Mapping[str, np.ndarray], header: ModelProto) -> tuple[int, list[int]]:
+    """What a constant takes, in elements that are held or as many steps, and its shape; 0 where inference can't tell."""
+    read = {name: values[name] for name in node.input if name}
+    if node.op_type == "Range":  # inference counts its numbers in float32
+        with np.errstate(all="ignore"):
+            start, limit, step = (values[name].reshape(-1)[:1].astype(float) for name in node.input)
+            count = np.nan_to_num((limit - start) / step, nan=2.0**62, posinf=2.0**62, neginf=0.0).clip(0, 2.0**62)
+        return int(count.sum()), [int(count.sum())]
+    model = _alone(node, read, header)
+    small = [numpy_helper.from_array(np.asarray(value, order="C"), name) for name, value in read.items() if value.size <= 64]
+    model.graph.initializer.extend(small)
+    try:
+        inferred = infer_shapes(model, data_prop=True)
+    except Exception:  # InferenceError, and what the C++ side lets through: the evaluation finds out
+        return 0, []
+    sizes = [[dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in inferred.graph.output]
+    most = max(sizes, key=prod, default=[])
+    return sum(map(prod, sizes)) * _reach(node, read), most
+
+
+def _reach(node: NodeProto, read: Mapping[str, np.ndarray]) -> int:
+    """How many elements an element of the result takes while it is computed."""
+    shapes = [value.shape for value in read.values()]
+    if "Conv" in node.op_type and len(shapes) > 1:
+        return int(prod(shapes[1][1:]))
+    if node.op_type.endswith(("MatMul", "Gemm", "MatMulInteger")) and shapes[0]:
+        return int(1 + max(shapes[0]) // _PRODUCTS_AN_ELEMENT)
+    return int(prod(next((a.ints for a in node.attribute if a.name == "kernel_shape"), ())))
 
 
 def _refuse_beyond_whole(node: NodeProto, x: np.ndarray, path: str) -> None:

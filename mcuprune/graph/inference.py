@@ -16,6 +16,8 @@ from mcuprune.graph.node import Shape
 
 #: A constant of more elements than this is taken for a mistake or an attack, not for a weight.
 MAX_ELEMENTS = 2**28
+#: No shape is made of a longer list.
+_MOST_PROPAGATED = 2**16
 #: What slides a window over the data and may round the number of windows up.
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 
@@ -127,22 +129,31 @@ def infer(
         graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
     for name in outputs:
         graph.output.append(helper.make_empty_tensor_value_info(name))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True, strict_mode=True)
-    except Exception as error:  # InferenceError, and what the C++ side lets through for damaged graphs
-        raise ModelError(
-            f"{path}: shapes don't fit together ({first_line(error)}); give another --input-shape, or export it again"
-        ) from None
-    for value in [*inferred.graph.value_info, *inferred.graph.output]:
-        tensor = value.type.tensor_type
-        dtypes[value.name] = tensor.elem_type
-        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
-            shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
+    for data_prop in (False, True):
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=data_prop, strict_mode=True)
+        except Exception as error:  # InferenceError, and what the C++ side lets through for damaged graphs
+            raise ModelError(
+                f"{path}: shapes don't fit together ({first_line(error)}); give another --input-shape, or export it again"
+            ) from None
+        for value in [*inferred.graph.value_info, *inferred.graph.output]:
+            tensor = value.type.tensor_type
+            dtypes[value.name] = tensor.elem_type
+            if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+                shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
+        whole = all(name in shapes for node in nodes for name in node.output if name)
+        if whole or any(len(shape) == 1 and shape[0] > _MOST_PROPAGATED for shape in shapes.values()):
+            break  # with data_prop it takes lists for shapes, and writes each of their numbers out in 72 bytes
     return shapes, dtypes
 
 
 def _as_inferred(node: NodeProto) -> NodeProto:
-    """The node as shape inference takes it: it knows no GroupNormalization, which changes neither shape nor type."""
+    """The node as shape inference takes it: it knows no GroupNormalization, which changes neither shape nor type.
+
+    Of a Range it would write every number out, in 72 bytes each. How many there are is known once it is computed.
+    """
+    if node.op_type == "Range" and node.input:
+        return helper.make_node("Unique", node.input[:1], node.output[:1], name=node.name)
     if node.op_type == "GroupNormalization" and node.input:
         return helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name)
     return _as_pooled(node) if node.op_type in _POOLS else node
