@@ -138,7 +138,7 @@ def export(
         built = _project(kind, net, request, data_set)
         handiwork.refuse_theirs("--project", Path(folder), built)
     below = [Path(request.project[1]) / name for name in (*built, handiwork.LIST)] if request.project is not None else []
-    places.distinct([Output("--project", str(place)) for place in (*written, *below)], read)
+    places.distinct([*(Output("-o", str(p)) for p in written), *(Output("--project", str(p)) for p in below)], read)
     for place, content in written.items():
         places.write_bytes(content, place, make_folder=True)
     if request.project is not None:

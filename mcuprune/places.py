@@ -86,6 +86,7 @@ def distinct(outputs: Sequence[Output], sources: Iterable[Source]) -> None:
                     f"{output.flag} {output.path}: is the file that {before.flag} writes; name another file to write"
                 )
             if identity.is_inside(other) or other.is_inside(identity):
+                check_place((output if other.is_inside(identity) else before).path)
                 raise OutputError(
                     f"{output.flag} {output.path}: one path is inside the other's file, {before.flag} {before.path}; "
                     "name another file to write"

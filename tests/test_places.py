@@ -128,6 +128,12 @@ def test_no_flag_destroys_what_its_command_reads(command, source, way, capsys):
     assert {path: content for path, content in snapshot().items() if path != "answer.json"} == before
 
 
+@pytest.mark.parametrize("place", [".", "photos", "photos/../.", str(Path(os.sep))])
+def test_a_folder_in_the_place_of_a_file_is_called_one(place, capsys):
+    assert main([*PRUNE, "-o", place]) == 2
+    assert f"{place}: is a folder; name another place to write" in capsys.readouterr().err
+
+
 def test_what_was_written_into_a_folder_of_data_may_be_written_anew():
     """A network is no example: that of the last run is replaced. A new picture takes nobody's place. Links may lead back."""
     Path("photos/a/back").symlink_to("..")
