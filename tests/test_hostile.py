@@ -61,6 +61,27 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 Change = Callable[[onnx.GraphProto], object]
 
 
+def test_an_arena_is_planned_for_no_more_tensors_than_a_microcontroller_takes(capsys, tmp_path) -> None:
+    """A plan takes the square of them: of 20,000 some gigabytes and a minute."""
+
+    def split(parts: int) -> str:
+        names = [f"y{i}" for i in range(parts)]
+        nodes = [
+            helper.make_node("Split", ["x"], names, axis=1, num_outputs=parts),
+            helper.make_node("Concat", names, ["y"], axis=1),
+        ]
+        ports = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, parts, 2, 2])] for name in "xy"]
+        graph = helper.make_graph(nodes, "g", *ports)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "split.onnx")
+        return str(tmp_path / "split.onnx")
+
+    assert main(["profile", split(5000)]) == 2
+    message = capsys.readouterr().err
+    assert "5,001 tensors are needed at once; an arena is planned for 4,096 at most" in message
+    assert message.count("\n") == 1
+    assert main(["profile", split(200), "-q"]) == 0
+
+
 _DOUBLED = [("Concat", ["w" if i == 0 else f"d{i}"] * 2, f"d{i + 1}", {"axis": 2}) for i in range(23)]
 _MATRICES = [("MatMul", ["v" if i == 0 else f"d{i}"] * 2, f"d{i + 1}", {}) for i in range(3)]
 

@@ -41,6 +41,8 @@ from mcuprune.graph.network import Shape
 Array = np.ndarray[Any, Any]
 #: A kernel whose steps are so many times those of its output's int8 is off by more than ``verify`` takes for rounding.
 _COARSER = 3
+#: More tensors at once are no network for a microcontroller, whose runtime keeps a record of each; a plan takes their square.
+_MOST_TOGETHER = 4096
 #: For each dimension of a TFLite tensor the ONNX axis that it is; None for those of size 1.
 Axes = tuple[int | None, ...]
 #: Bytes of a pointer: 4 on a microcontroller, 8 where the interpreter runs on a computer.
@@ -455,6 +457,13 @@ class Program:
 
     @cached_property
     def _neighbours(self) -> tuple[tuple[int, ...], ...]:
+        """The buffers that are alive together with each. Raises UnsupportedOperator where they are too many at once."""
+        together = most_alive([1] * len(self._spans), self._spans)
+        if together > _MOST_TOGETHER:
+            raise UnsupportedOperator(
+                f"{self.path}: {together:,} tensors are needed at once; an arena is planned for {_MOST_TOGETHER:,} at most: "
+                "write the network with fewer parts side by side, or cut them off (--outputs)"
+            )
         return overlaps(self._spans)
 
     def _stack(self, buffers: Sequence[Buffer], head: int) -> tuple[int, ...]:
