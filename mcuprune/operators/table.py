@@ -1102,7 +1102,7 @@ _INT8_TEXT: dict[Int8, str] = {
 }
 
 
-def table(kernels: Collection[str]) -> str:
+def table(kernels: Collection[str] = ()) -> str:
     """The operators that mcuprune knows, as a page of markdown. kernels: those that TensorFlow Lite Micro runs in int8."""
     lines = [
         "# Operators",
