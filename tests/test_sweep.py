@@ -59,16 +59,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep with one run that is done."""
-    folder = tmp_path_factory.mktemp("begun")
+def with_one_run(folder: Path, *words: str) -> Path:
+    """A folder with a model, a data set and a sweep whose only run is done. words: more of the command."""
     (folder / "net.onnx").write_bytes(MODEL.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(MODEL.parents[1]))
-        assert main([*SWEEP, "--sram", "60%"]) == 0
-    return folder / "out"
+        small_set("set.npz", seed=0)
+        assert main([*SWEEP, *words, "--sram", "60%"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep with one run that is done."""
+    return with_one_run(tmp_path_factory.mktemp("begun")) / "out"
 
 
 @pytest.fixture
@@ -944,14 +949,7 @@ def damaged(value, draw):
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a sweep with one run, and beside it what its files held."""
-    folder = tmp_path_factory.mktemp("swept")
-    (folder / "net.onnx").write_bytes(MODEL.read_bytes())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("PYTHONPATH", str(MODEL.parents[1]))
-        small_set("set.npz", seed=0)
-        assert main([*SWEEP, "--data", "set.npz", "--sram", "60%"]) == 0
-    return folder
+    return with_one_run(tmp_path_factory.mktemp("swept"), "--data", "set.npz")
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "report.json"])
