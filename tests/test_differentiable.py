@@ -17,7 +17,9 @@ from mcuprune.costs import widths
 from mcuprune.costs.resources import Budget, CostModel, profile
 from mcuprune.data.sets import Data, Split
 from mcuprune.graph.network import Network
-from mcuprune.train.methods.differentiable import Differentiable, Widths, task_gradient
+from mcuprune.train.loop import Method
+from mcuprune.train.methods import METHODS
+from mcuprune.train.methods.differentiable import Widths, task_gradient
 from mcuprune.train.task import Schedule, Search, Task
 from mcuprune.train.trainer import Trainer, trainer_for
 
@@ -191,22 +193,23 @@ def test_a_limit_that_binds_nowhere_leaves_bystanders_whole() -> None:
 # ---------------------------------------------------------------------------------------------------------- narrow at once
 
 
-def narrow_start(channels: Channels, budget: Budget) -> tuple[Differentiable, Network]:
-    """The method as it begins a training whose every step belongs to the narrow network, and what it trains."""
+def narrow_start(channels: Channels, budget: Budget, name: str = "differentiable") -> tuple[Method, Network]:
+    """A method as it begins a training whose every step belongs to the narrow network, and what it trains."""
     schedule = Schedule(epochs=1, quant_epochs=0, batch=32, lr=0.01, prune_start=0.0, prune_stop=0.0)
     few = Data("few", Split(digits().train.x[:128], digits().train.y[:128]), digits().val, digits().test, 10)
     task = Task(channels, CostModel(channels), budget, few, schedule, seed=0)
-    method, one = Differentiable(task), trainer_for(task, channels)
+    method, one = METHODS[name].make(task), trainer_for(task, channels)
     method.start(one)
     assert budget.check(profile(one.module.network()).total).ok
     return method, one.module.network()
 
 
-def test_weights_that_are_narrow_from_the_first_step_fit_the_inputs_that_are_left() -> None:
+@pytest.mark.parametrize("name", ["differentiable", "at-init", "uniform"])
+def test_weights_that_are_narrow_from_the_first_step_fit_the_inputs_that_are_left(name: str) -> None:
     """Drawn at the gain that they had: as they were cut they would be too small for so few inputs."""
     channels = normal(RESIDUAL)
     model = CostModel(channels)
-    method, found = narrow_start(channels, Budget({"macs": model.at(model.full)["macs"] // 5}))
+    method, found = narrow_start(channels, Budget({"macs": model.at(model.full)["macs"] // 5}), name)
     cut = channels.cut(method.keep)
     layers = [node for node in found.nodes if node.op == "Conv" and found.constants[node.inputs[1]].size >= 300]
     assert len(layers) >= 3

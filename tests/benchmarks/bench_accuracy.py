@@ -294,8 +294,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         + ".",
         "Methods named `tp-` are Torch-Pruning, trained, budgeted and quantised as the others are; the first lines of",
         "`tests/benchmarks/torch_pruning_peer.py` give the setting. From a trained network the tool's methods learn from its",
-        "answers too, as they do by default; Torch-Pruning has no teacher. Training MACs are those of the training steps, as a",
-        "share of the same steps at full width; seconds are CPU time of the whole run, evaluation included.",
+        "answers too, as they do by default; Torch-Pruning has no teacher. Uniform scaling kept the weights that its channels",
+        "had among more inputs: its runs are from before it drew them anew. Training MACs are those of the training steps,",
+        "as a share of the same steps at full width; seconds are CPU time of the whole run, evaluation included.",
         "",
         "| task | from | budget | optimizer | method | seeds | held | int8 test | float test | int8 val + test "
         "| training MACs | CPU s |",

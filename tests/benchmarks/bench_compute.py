@@ -33,7 +33,7 @@ WIDE = {"magnitude": "magnitude", "tp-bn-local": "Torch-Pruning"}
 KEY = ("task", "budget", "compute", "method", "seed", "trained")
 #: What runs from trained files by default, and the optimizer that these were trained with: the tool's own.
 FROM_TRAINED, OPTIMIZER = ("differentiable", "tp-bn-local"), "muon"
-#: What marks runs that are older than the way in which the default begins narrow today.
+#: What marks runs of uniform scaling that kept the weights that its channels had, as it once did.
 _EARLIER = " †"
 #: Widths that both train from the first step on, and the parts of a run after which a look could choose between them.
 RIVALS, LOOKS = ("uniform", "at-init"), (1 / 5, 1 / 3, 1 / 2, 2 / 3)
@@ -53,12 +53,16 @@ def row(
             wishes |= UNTAUGHT
 
     def also(result: Result) -> dict[str, Any]:
-        """The share of a full run that it was, when it narrowed, and validation on the way: [share, accuracy]."""
+        """The share of a full run that it was, when it narrowed, and validation on the way: [share, accuracy].
+
+        drawn: that whatever is narrow from the first step on has weights drawn for its widths.
+        """
         assert result.training is not None
         whole = task.epochs * max(1, result.training.examples // task.batch) * task.batch * result.before.total["macs"]
         seen = [(line.training_macs / whole, line.accuracy) for line in result.history if line.accuracy is not None]
         schedule = result.training.schedule
         return {
+            "drawn": not trained,
             "machine": machine(),
             "spent": round(result.training_macs / whole, 4),
             "wide": [
@@ -122,8 +126,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "difference is of the same seeds, with its standard error. *Wide until* is the share of the compute by which the",
         "network has its final widths; where that is 0.00 the default spends no step wide: its widths lie between uniform",
         "ones, grown into what they leave, and those of at-init, its weights are drawn anew for the inputs that are left, and",
-        "it learns from smaller images first where they have colours (T1, T3). Uniform scaling keeps the weights that its",
-        "channels had, and all images as they are; what it would gain by either stands in the [Trials](studies.md). CPU is",
+        "it learns from smaller images first where they have colours (T1, T3). Weights of uniform scaling are drawn anew as",
+        "well; its images stay as they are, and what it would gain by smaller ones stands in the [Trials](studies.md). CPU is",
         "that of the whole run, evaluation included, as a share of a run at full width on the same machine, which others used",
         "too: a rough figure. *at-init* chooses widths in seconds by SynFlow, and trains at them from the first step.",
         "",
@@ -143,18 +147,13 @@ def page(rows: list[dict[str, Any]]) -> str:
             timed = [found for found in by[method] if (task, found.get("machine")) in whole]
             shares = [found["cpu_seconds"] / whole[task, found["machine"]] for found in timed]
             cpu.append(f"{mean(shares):.2f}" if shares else "")
-        earlier = _EARLIER if any(map(_grown, by["differentiable"])) else ""
-        cells = [task, budget, f"{compute:g}", means["differentiable"] + earlier, means["uniform"]]
+        earlier = "" if all(found.get("drawn") for found in by["uniform"]) else _EARLIER
+        cells = [task, budget, f"{compute:g}", means["differentiable"], means["uniform"] + earlier]
         cells += [_paired(by["differentiable"], by["uniform"]), str(len(seeds)), ", ".join(f"{share:.2f}" for share in wide)]
         lines.append(table_line([*cells, *cpu, means["at-init"], _paired(by["differentiable"], by["at-init"])]))
     if any(line.count(_EARLIER) for line in lines):
-        lines += ["", f"{_EARLIER.strip()} from before weights were drawn anew and at-init had a say: uniform widths, grown."]
+        lines += ["", f"{_EARLIER.strip()} weights that its channels had, among more inputs: from before they were drawn anew."]
     return "\n".join([*lines, *_wide_table(rows), *_trained_table(rows), *_early_table(rows)]) + "\n"
-
-
-def _grown(found: Mapping[str, Any]) -> bool:
-    """Whether a run of the default began narrow at uniform widths, grown, with the weights that its channels had."""
-    return found["wide"][1] == 0 and any(note.startswith("uniform widths") for note in found["notes"])
 
 
 def _wide_table(rows: list[dict[str, Any]]) -> list[str]:
