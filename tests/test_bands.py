@@ -203,10 +203,7 @@ def as_int8(net: Network, x: dict[str, np.ndarray]) -> Network:
     for tensor, quantizer in plan.quantizer.items():
         low[quantizer] = min(low.get(quantizer, 0.0), float(seen[tensor].min()))
         high[quantizer] = max(high.get(quantizer, 0.0), float(seen[tensor].max()))
-    quantizers = {
-        name: export.Quantizer(export.UNIT_SCALE, export.LOW) if name in plan.unit else export.quantizer(low[name], high[name])
-        for name in low
-    }
+    quantizers = {name: export.UNIT if name in plan.unit else export.quantizer(low[name], high[name]) for name in low}
     return export.quantized(net, plan, quantizers)
 
 

@@ -13,7 +13,7 @@ from test_export import MODELS, calibrated, digits, simulated
 from test_trainable import drawn, graph, inputs_of
 
 from mcuprune.channels.labelling import label
-from mcuprune.deploy.qdq import UNIT_SCALE, Quantizer
+from mcuprune.deploy.qdq import Quantizer
 from mcuprune.errors import UsageError
 from mcuprune.graph import network
 from mcuprune.train.fake_quant import QuantTrainable
@@ -102,7 +102,7 @@ def test_what_lies_between_zero_and_one_has_a_fixed_scale() -> None:
     module = module_of([_N("Gemm", ["x", "w"], ["a"], name="g"), _N("Sigmoid", ["a"], ["y"])], {"w": drawn(3, 4)}, (3,))
     module.simulating = False
     see(module, drawn(8, 3))
-    assert module.quantizers()["y"] == Quantizer(UNIT_SCALE, -128)
+    assert module.quantizers()["y"] == Quantizer(1 / 256, -128)
 
 
 def test_tensors_that_share_a_quantiser_do_not_pull_at_its_range() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from mcuprune.deploy.lowering import (
     QUANTISE_AGAIN,
-    UNIT,
     Array,
     Literal,
     Lower,
@@ -21,7 +20,7 @@ from mcuprune.deploy.lowering import (
     without_ones,
 )
 from mcuprune.deploy.program import Axes, Constant, Storage
-from mcuprune.deploy.qdq import HIGH, LOW, UNIT_SCALE, Quantizer
+from mcuprune.deploy.qdq import HIGH, LOW, UNIT, Quantizer
 from mcuprune.deploy.windows import affine, small
 from mcuprune.graph.network import Node, Shape, Stored
 from mcuprune.operators import attributes
@@ -241,22 +240,12 @@ def neg(w: Lowering, node: Node) -> None:
     _combine(w, "MUL", [w.data(node), _number(-127, 1 / 127)], w.target(node))
 
 
-def fixed(operator: str, quantizer: Quantizer) -> Lower:
-    """An activation whose kernel writes one quantiser alone."""
+def activation(operator: str) -> Lower:
+    """An operator of one input without options, in the quantiser that its kernel writes."""
 
     def lower(w: Lowering, node: Node) -> None:
         value, target = w.data(node), w.target(node)
-        w.finish(target, w.unary(operator, value, target, quantizer))
-
-    return lower
-
-
-def free(operator: str) -> Lower:
-    """An activation whose kernel writes any quantiser."""
-
-    def lower(w: Lowering, node: Node) -> None:
-        value, target = w.data(node), w.target(node)
-        w.finish(target, w.unary(operator, value, target, target.quantizer))
+        w.finish(target, w.unary(operator, value, target))
 
     return lower
 
@@ -265,14 +254,14 @@ def leaky_relu(w: Lowering, node: Node) -> None:
     """LEAKY_RELU, which writes any quantiser."""
     value, target = w.data(node), w.target(node)
     alpha = float(node.get("alpha"))
-    w.finish(target, w.unary("LEAKY_RELU", value, target, target.quantizer, alpha=alpha))
+    w.finish(target, w.unary("LEAKY_RELU", value, target, alpha=alpha))
 
 
 def elu(w: Lowering, node: Node) -> None:
     """ELU with an alpha of 1; raises UnsupportedOperator for any other."""
     if float(node.get("alpha")) != 1.0:
         w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro", "export it with alpha 1")
-    free("ELU")(w, node)
+    activation("ELU")(w, node)
 
 
 def prelu(w: Lowering, node: Node) -> None:
@@ -295,9 +284,9 @@ def softmax(w: Lowering, node: Node) -> None:
         value = w.arranged(value, without_ones((*order, axis), value.shape))
     target = w.target(node)
     if node.op == "Softmax":
-        w.finish(target, w.unary("SOFTMAX", value, target, UNIT, beta=1.0))
+        w.finish(target, w.unary("SOFTMAX", value, target, beta=1.0))
     else:
-        w.finish(target, w.unary("LOG_SOFTMAX", value, target, Quantizer(16 / 256, HIGH)))
+        w.finish(target, w.unary("LOG_SOFTMAX", value, target))
 
 
 def hard_sigmoid(w: Lowering, node: Node) -> None:
@@ -318,7 +307,7 @@ def hard_sigmoid(w: Lowering, node: Node) -> None:
         )
     first = f"{target.name}/0"
     if 0 <= beta <= 1:
-        between = Quantizer(UNIT_SCALE, int(np.clip(np.round(LOW + 256 * beta), LOW, HIGH)))
+        between = Quantizer(UNIT.scale, int(np.clip(np.round(LOW + 256 * beta), LOW, HIGH)))
         slope = _number(127 if alpha >= 0 else -127, size / 127) if size else _number(0, 1.0)
         product = binary(w, "MUL", [value, slope], target, between, fused=0, name=first if beta else "")
         w.finish(target, binary(w, "ADD", [product, _number(64, beta / 64)], target, UNIT, fused=0) if beta else product)
@@ -326,7 +315,7 @@ def hard_sigmoid(w: Lowering, node: Node) -> None:
     # No zero point of int8 lets the product reach from -beta to 1 - beta. The sum has to reach from 0 to 1 / alpha.
     falls, shift = alpha < 0, _number(64 if beta > 0 else -64, abs(beta) / size / 64)
     sum_of: list[Operand] = [shift, value] if falls else [value, shift]
-    total = binary(w, "SUB" if falls else "ADD", sum_of, target, Quantizer(UNIT_SCALE / size, LOW), fused=0, name=first)
+    total = binary(w, "SUB" if falls else "ADD", sum_of, target, Quantizer(UNIT.scale / size, LOW), fused=0, name=first)
     w.finish(target, binary(w, "MUL", [total, _number(127, size / 127)], target, UNIT, fused=0))
 
 
@@ -335,5 +324,5 @@ def swish(w: Lowering, node: Node) -> None:
     if float(node.get("alpha")) != 1.0:
         w.refuse("with an alpha other than 1 has no operator in TensorFlow Lite Micro", "write it as Mul, Sigmoid and Mul")
     value, target = w.data(node), w.target(node)
-    gate = w.unary("LOGISTIC", value, replace(target, name=f"{target.name}/gate"), UNIT)
+    gate = w.unary("LOGISTIC", value, replace(target, name=f"{target.name}/gate"))
     _combine(w, "MUL", [value, gate], target)

@@ -14,6 +14,7 @@ from math import prod
 from typing import Any, Literal, NamedTuple
 
 from mcuprune.deploy.planner import aligned
+from mcuprune.deploy.qdq import HIGH, UNIT, Quantizer
 from mcuprune.graph.network import Shape
 
 #: Which kernels run. cmsis-nn: Arm's, on a 32-bit core with DSP instructions (Cortex-M4, M7, M33). reference: TFLM's own.
@@ -164,7 +165,7 @@ class Kernel:
     """A row of the table.
 
     code, version: in the file's schema. table: name of its options there, without or with fields; "" where it has none.
-    keeps: whether its output has its input's quantiser, always.
+    keeps: whether its output has its input's quantiser, always. writes: the one quantiser that its output has, always.
     options: bytes of the options as TFLM parses them. data: bytes that the kernel keeps; ``optimised`` those of CMSIS-NN.
     lists: so many lists of a shape's sizes it keeps beside them, of the output's rank.
     scratch: what it asks for while it runs.
@@ -179,6 +180,7 @@ class Kernel:
     optimised: Bytes | None = None
     scratch: Rule = _no_scratch
     keeps: bool = False
+    writes: Quantizer | None = None
     lists: int = 0
     rank: int = 0
 
@@ -210,8 +212,8 @@ KERNELS: Mapping[str, Kernel] = {
     "GATHER": Kernel(36, 2, "Gather", _same(8), _same(20), keeps=True),
     "HARD_SWISH": Kernel(117, 1, "HardSwish", data=_same(20)),
     "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
-    "LOGISTIC": Kernel(14, 2, data=_same(16)),
-    "LOG_SOFTMAX": Kernel(50, 2, "LogSoftmax", data=Bytes(28, 40)),
+    "LOGISTIC": Kernel(14, 2, data=_same(16), writes=UNIT),
+    "LOG_SOFTMAX": Kernel(50, 2, "LogSoftmax", data=Bytes(28, 40), writes=Quantizer(16 / 256, HIGH)),
     "MAXIMUM": Kernel(55, 2, "MaximumMinimum", keeps=True),
     "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36), keeps=True),
     "MEAN": Kernel(40, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
@@ -229,19 +231,17 @@ KERNELS: Mapping[str, Kernel] = {
     "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(4), keeps=True),
     "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(4), keeps=True),
     "SLICE": Kernel(65, 2, "Slice", keeps=True, rank=5),
-    "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88)),
+    "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88), writes=UNIT),
     "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), _same(20), keeps=True),
     "SPLIT": Kernel(49, 2, "Split", _same(4), keeps=True),
     "SPLIT_V": Kernel(102, 2, "SplitV", _same(4), keeps=True),
     "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84), keeps=True, rank=4),
     "SUB": Kernel(41, 2, "Sub", Bytes(4, 8), _same(52)),
     "SUM": Kernel(74, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
-    "TANH": Kernel(28, 2, data=_same(16)),
+    "TANH": Kernel(28, 2, data=_same(16), writes=Quantizer(1 / 128, 0)),
     "TRANSPOSE": Kernel(39, 2, "Transpose", keeps=True),
     "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", Bytes(16, 20), Bytes(72, 88), Bytes(76, 96), _transpose_conv),
 }
-#: Operators whose output has one scale, always.
-FIXED_SCALE = frozenset({"LOGISTIC", "LOG_SOFTMAX", "SOFTMAX", "TANH"})
 #: What an operator that isn't in the table is taken for: larger than the largest that is but ELU's own.
 UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))
 

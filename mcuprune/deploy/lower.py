@@ -15,16 +15,16 @@ import numpy as np
 from onnx import TensorProto
 
 from mcuprune.deploy import elementwise, moves, windows
-from mcuprune.deploy.lowering import UNIT, Lower, Lowering, bounds
+from mcuprune.deploy.lowering import Lower, Lowering, bounds
 from mcuprune.deploy.program import Program
-from mcuprune.deploy.qdq import QDQ_OPSET, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
+from mcuprune.deploy.qdq import QDQ_OPSET, UNIT, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Stored, is_float
 from mcuprune.operators.table import OPS, Dim, Mixer
 from mcuprune.passes import batchnorm as folding
 
 LOWERINGS: Mapping[str, Lower] = {
-    "Abs": elementwise.free("ABS"),
+    "Abs": elementwise.activation("ABS"),
     "Add": elementwise.arithmetic,
     "AveragePool": windows.pool,
     "BatchNormalization": windows.batch_normalization,
@@ -44,7 +44,7 @@ LOWERINGS: Mapping[str, Lower] = {
     "GlobalAveragePool": windows.global_pool,
     "GlobalMaxPool": windows.global_pool,
     "HardSigmoid": elementwise.hard_sigmoid,
-    "HardSwish": elementwise.free("HARD_SWISH"),
+    "HardSwish": elementwise.activation("HARD_SWISH"),
     "Identity": moves.passing,
     "LeakyRelu": elementwise.leaky_relu,
     "LogSoftmax": elementwise.softmax,
@@ -65,7 +65,7 @@ LOWERINGS: Mapping[str, Lower] = {
     "Relu": moves.clamp,
     "Reshape": moves.reshape,
     "Resize": moves.resize,
-    "Sigmoid": elementwise.fixed("LOGISTIC", UNIT),
+    "Sigmoid": elementwise.activation("LOGISTIC"),
     "Slice": moves.slice_,
     "Softmax": elementwise.softmax,
     "SpaceToDepth": moves.depth_to_space,
@@ -74,7 +74,7 @@ LOWERINGS: Mapping[str, Lower] = {
     "Sub": elementwise.arithmetic,
     "Sum": elementwise.sum_,
     "Swish": elementwise.swish,
-    "Tanh": elementwise.fixed("TANH", Quantizer(1 / 128, 0)),
+    "Tanh": elementwise.activation("TANH"),
     "Transpose": moves.transpose,
     "Unsqueeze": moves.reshape,
 }

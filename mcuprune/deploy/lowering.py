@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.deploy.kernels import MAX_TRANSPOSED
+from mcuprune.deploy.kernels import KERNELS, MAX_TRANSPOSED
 from mcuprune.deploy.program import Axes, Constant, Operator, Port, Program, Storage, Tensor
-from mcuprune.deploy.qdq import HIGH, LOW, UNIT_SCALE, UNREAD, Quantizer
+from mcuprune.deploy.qdq import HIGH, LOW, UNREAD, Quantizer
 from mcuprune.errors import McupruneError, ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Shape, Stored
 from mcuprune.operators import attributes
@@ -33,7 +33,6 @@ Dims = tuple[Any, ...]
 SAME, VALID = 0, 1
 #: Fused activations, by the bounds that they hold.
 FUSED: Mapping[tuple[float, float], int] = {(-np.inf, np.inf): 0, (0.0, np.inf): 1, (-1.0, 1.0): 2, (0.0, 6.0): 3}
-UNIT = Quantizer(UNIT_SCALE, LOW)
 #: What stands for a quantiser where a file has none.
 _NO_QUANTIZER = Quantizer(1.0, 0)
 #: What a graph input must be so that it has one quantiser, and what to do otherwise.
@@ -424,9 +423,9 @@ class Lowering:
         self.emit("QUANTIZE", [value.tensor], [result.tensor], copy=why)
         return result
 
-    def unary(self, operator: str, value: Value, target: Target, quantizer: Quantizer, **options: Any) -> Value:
-        """An operator that works element by element and makes ``quantizer``."""
-        result = self.like(value, target.name, quantizer)
+    def unary(self, operator: str, value: Value, target: Target, **options: Any) -> Value:
+        """An operator of one input whose output has the same sizes, in the target's quantiser or the kernel's own."""
+        result = self.like(value, target.name, KERNELS[operator].writes or target.quantizer)
         self.emit(operator, [value.tensor], [result.tensor], **options)
         return result
 

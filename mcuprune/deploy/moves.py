@@ -56,7 +56,7 @@ def clamp(w: Lowering, node: Node) -> None:
     low, high = bounds(node)
     target = replace(w.target(node, same=value), low=low, high=high)
     if (low, high) == (0.0, np.inf):
-        w.finish(target, w.unary("RELU", value, target, target.quantizer), fused=target.fused)
+        w.finish(target, w.unary("RELU", value, target), fused=target.fused)
     else:
         w.finish(target, value)
 

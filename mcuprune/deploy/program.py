@@ -262,8 +262,12 @@ class Program:
 
     @cached_property
     def lost(self) -> tuple[str, ...]:
-        """What kernels of fixed scale can't store of what the network gives: a sentence for each node, with what to do."""
-        makers = {operator.outputs[0]: operator for operator in self.operators if operator.name in table.FIXED_SCALE}
+        """What kernels with a quantiser of their own can't store of what the network gives: for each, and what to do."""
+        makers = {
+            operator.outputs[0]: operator
+            for operator in self.operators
+            if operator.name in KERNELS and KERNELS[operator.name].writes is not None
+        }
         sentences = []
         for operator in self.operators:
             if operator.name != "QUANTIZE" or operator.inputs[0] not in makers:

@@ -32,8 +32,6 @@ LOW, HIGH = -128, 127
 WEIGHT_BITS = (7, 8)
 #: What the name of a tensor's integers ends in.
 _INTEGERS = "/int8"
-#: TensorFlow Lite's rule for what lies in [0, 1].
-UNIT_SCALE = 1 / 256
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,10 @@ class Quantizer:
     def range(self) -> tuple[float, float]:
         """The least and the largest number that it stores."""
         return (LOW - self.zero_point) * self.scale, (HIGH - self.zero_point) * self.scale
+
+
+#: TensorFlow Lite's rule for what lies in [0, 1].
+UNIT = Quantizer(1 / 256, LOW)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.deploy.qdq import (
     HIGH,
     LOW,
-    UNIT_SCALE,
+    UNIT,
     Quantizer,
     Scheme,
     mixer_scale,
@@ -51,7 +51,7 @@ class QuantTrainable(Trainable):
         self._ranges: dict[str, tuple[float, float]] = dict.fromkeys(self.scheme.unit, (0.0, 1.0))
         self._before: dict[str, tuple[float, float]] = {}  # the ranges at the start of this batch
         self._seen: dict[str, tuple[float, float]] = {}  # what this batch has shown so far
-        self._quantizers: dict[str, Quantizer] = {name: Quantizer(UNIT_SCALE, LOW) for name in self.scheme.unit}
+        self._quantizers: dict[str, Quantizer] = dict.fromkeys(self.scheme.unit, UNIT)
 
     def quantizers(self) -> dict[str, Quantizer]:
         """Every quantiser of the scheme as it stands."""
