@@ -228,15 +228,21 @@ def _on_vector_units(contents: Contents, how: str) -> str:
     )
 
 
-def _cmake(contents: Contents) -> Files:
-    name = contents.name
-    lists = f"""\
+def cmake_head(name: str) -> str:
+    """How a CMakeLists.txt of C begins: code is built as its flash is predicted, unless the user says otherwise."""
+    return f"""\
 cmake_minimum_required(VERSION 3.13)
 project({name} C)
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE RelWithDebInfo) # -O2, whose code takes the flash that is predicted
 endif()
-add_library({name} STATIC {name}.c)
+"""
+
+
+def _cmake(contents: Contents) -> Files:
+    name = contents.name
+    lists = f"""\
+{cmake_head(name)}add_library({name} STATIC {name}.c)
 set_target_properties({name} PROPERTIES C_STANDARD 99 C_EXTENSIONS OFF)
 target_compile_options({name} PRIVATE -Wall -Wextra)
 {_with_cmsis_nn(contents)}add_executable(run_one main.c)

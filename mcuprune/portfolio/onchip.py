@@ -17,7 +17,7 @@ import numpy as np
 from mcuprune import exporting, places
 from mcuprune.deploy import c, tflite
 from mcuprune.deploy.cplan import planned
-from mcuprune.deploy.project import name_of
+from mcuprune.deploy.project import cmake_head, name_of
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import MissingExtra
 from mcuprune.graph import network
@@ -235,12 +235,7 @@ int main(void) {
 def _lists(members: Sequence[_Member]) -> str:
     sources = " ".join(["mcuprune.c", *(f"{member.identifier}.c" for member in members)])
     return f"""\
-cmake_minimum_required(VERSION 3.13)
-project(portfolio C)
-if(NOT CMAKE_BUILD_TYPE)
-  set(CMAKE_BUILD_TYPE RelWithDebInfo) # -O2, whose code takes the flash that is predicted
-endif()
-add_library(portfolio STATIC {sources})
+{cmake_head("portfolio")}add_library(portfolio STATIC {sources})
 set_target_properties(portfolio PROPERTIES C_STANDARD 99 C_EXTENSIONS OFF)
 add_executable(run_all main.c)
 target_link_libraries(run_all portfolio)
