@@ -27,7 +27,7 @@ from typing import Any, get_args
 from mcuprune.costs.resources import RESOURCES, Basis, FlashModel, SramModel
 from mcuprune.deploy.boards import board, board_budget
 from mcuprune.deploy.codesize import Runtime
-from mcuprune.errors import UsageError
+from mcuprune.errors import UsageError, cause
 from mcuprune.graph.network import Shape
 from mcuprune.options import nearest
 from mcuprune.units import Limit, parse
@@ -146,8 +146,7 @@ def _content(source: Path) -> bytes:
         with open(source, "rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UsageError(f"{source}: can't be read ({reason})") from None
+        raise UsageError(f"{source}: can't be read ({cause(error)}); name a file that is there and may be read") from None
     if len(content) > _MAX_BYTES:
         raise UsageError(f"{source}: more than {_MAX_BYTES} bytes; no configuration is as long")
     return content

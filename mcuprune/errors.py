@@ -15,6 +15,11 @@ def short(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def cause(error: Exception) -> str:
+    """Why one can't be read or written, in the system's words. error: OSError, or ValueError for a path that none can have."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class McupruneError(Exception):
     """A user's mistake: one message, exit code 2. The class name is the ``kind`` in JSON output."""
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from mcuprune.errors import OutputError
+from mcuprune.errors import OutputError, cause
 
 try:
     import fcntl
@@ -106,7 +106,7 @@ class _Identity:
         try:
             place = os.path.realpath(path)
         except (OSError, ValueError) as error:  # no current folder, or a zero byte in the name
-            raise OutputError(f"{path}: no file can have this path ({_reason(error)}); choose another place") from None
+            raise OutputError(f"{path}: no file can have this path ({cause(error)}); choose another place") from None
         try:
             status = os.stat(place)
         except (OSError, ValueError):
@@ -221,11 +221,7 @@ def _message(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: can't be written ({_reason(error)}); choose another place") from None
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise OutputError(f"{path}: can't be written ({cause(error)}); choose another place") from None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from mcuprune.console import JSON_FORMAT
 from mcuprune.costs.resources import RESOURCES, Basis
 from mcuprune.data.feed import Feed
 from mcuprune.data.named import DATASETS
-from mcuprune.errors import UsageError
+from mcuprune.errors import UsageError, cause
 from mcuprune.graph.network import Shape
 from mcuprune.result import Result
 from mcuprune.train.request import Request
@@ -219,8 +219,7 @@ def stored(path: str | Path, *commands: str) -> dict[str, Any]:
     try:
         document = foreign.read(path)
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UsageError(f"{path}: can't be read as a report ({reason})") from None
+        raise UsageError(f"{path}: can't be read as a report ({cause(error)}); name one that mcuprune wrote") from None
     if not isinstance(document, dict) or document.get("command") not in commands:
         raise UsageError(f"{path}: is no report of {' or '.join(f'`mcuprune {name}`' for name in commands)}")
     if document.get("format") != JSON_FORMAT:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mcuprune.errors import McupruneError
+from mcuprune.errors import McupruneError, cause
 
 
 @contextlib.contextmanager
@@ -18,7 +18,7 @@ def from_here(flag: str, spec: str, error: type[McupruneError]) -> Iterator[str]
     try:
         here = os.getcwd()
     except OSError as gone:
-        raise error(f"{flag} {spec}: the current folder can't be entered ({gone.strerror}); change to another") from None
+        raise error(f"{flag} {spec}: the current folder can't be entered ({cause(gone)}); change to another") from None
     sys.path.insert(0, here)
     try:
         with contextlib.redirect_stdout(sys.stderr):

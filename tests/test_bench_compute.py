@@ -52,7 +52,7 @@ def test_uniform_runs_that_kept_their_channels_weights_are_marked() -> None:
     marked = bench_compute.page([*ROWS[:3], kept[3], *ROWS[4:]])
     assert " 59.0 ± 42.4 † |" in marked
     assert "\n† " in marked
-    assert bench_compute.page([*kept[:1], *ROWS[1:]]) == bench_compute.page(ROWS)  # the default always drew them
+    assert bench_compute.page([*kept[:1], *ROWS[1:]]) == bench_compute.page(ROWS)  # they say nothing of the default
 
 
 def test_runs_from_trained_files_stand_in_a_table_of_their_own() -> None:

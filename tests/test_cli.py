@@ -464,8 +464,12 @@ def unsupported() -> onnx.ModelProto:
 
 
 BAD_FILES = {
-    "missing": (None, "net.onnx: can't be read (No such file or directory)", "ModelError"),
-    "a folder": ("folder", "net.onnx: can't be read (Is a directory)", "ModelError"),
+    "missing": (
+        None,
+        "net.onnx: can't be read (No such file or directory); name a file that is there and may be read",
+        "ModelError",
+    ),
+    "a folder": ("folder", "net.onnx: can't be read (Is a directory); name a file that is there and may be read", "ModelError"),
     "empty": (b"", "net.onnx: not an ONNX file", "ModelError"),
     "not ONNX": (b"\x89PNG\r\n\x1a\n" + bytes(100), "net.onnx: not an ONNX file", "ModelError"),
     "truncated": (small_nets.residual().SerializeToString()[:1500], "net.onnx: not an ONNX file, or cut short", "ModelError"),

@@ -303,7 +303,7 @@ def test_a_configuration_that_cannot_be_read_is_one_message(name, monkeypatch, c
     flags = ["--config", name] if name == "given.toml" else []
     assert main(["check", "net.onnx", "--sram", "1KB", *flags]) == 2
     message = capsys.readouterr().err
-    assert message.endswith(f"{name}: can't be read (Permission denied)\n")
+    assert message.endswith(f"{name}: can't be read (Permission denied); name a file that is there and may be read\n")
     assert message.count("\n") == 1
 
 

@@ -15,7 +15,7 @@ from mcuprune.config import Wanted
 from mcuprune.costs.resources import RESOURCES, FlashModel, SramModel
 from mcuprune.deploy.boards import board_budget
 from mcuprune.deploy.codesize import Runtime
-from mcuprune.errors import UsageError
+from mcuprune.errors import UsageError, cause
 from mcuprune.graph.network import Shape
 from mcuprune.options import argument, flags_of, option
 from mcuprune.report import profile as report
@@ -234,7 +234,7 @@ def current_folder() -> Path:
     try:
         return Path.cwd()
     except OSError as error:
-        raise UsageError(f"the current folder can't be entered ({error.strerror}); change to one that exists") from None
+        raise UsageError(f"the current folder can't be entered ({cause(error)}); change to one that exists") from None
 
 
 def configuration(flags: Spoken) -> config.Config:

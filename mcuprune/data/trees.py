@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from mcuprune.errors import DataError
+from mcuprune.errors import DataError, cause
 
 #: What people call the parts of a data set, in small letters.
 SPELLINGS = {
@@ -63,7 +63,7 @@ def stamp(file: Path) -> tuple[str, int, int]:
     except (OSError, RuntimeError) as error:  # a loop of links is an OSError, or a RuntimeError
         if file.is_symlink():
             raise DataError(f"{file}: {_dead(file)}") from error
-        raise DataError(f"{file}: can't be read ({getattr(error, 'strerror', error)}); remove or repair it") from error
+        raise DataError(f"{file}: can't be read ({cause(error)}); remove or repair it") from error
     raise DataError(f"{file}: no regular file, but a device or a pipe; remove it")
 
 
@@ -75,7 +75,7 @@ def _unreadable(error: OSError) -> None:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return  # a folder that is gone holds nothing
     raise DataError(
-        f"{error.filename}: can't be read ({error.strerror}); change its permissions, or move it elsewhere"
+        f"{error.filename}: can't be read ({cause(error)}); change its permissions, or move it elsewhere"
     ) from error
 
 

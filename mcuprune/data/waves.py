@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune.data import trees
-from mcuprune.errors import DataError
+from mcuprune.errors import DataError, cause
 
 Array = np.ndarray[Any, Any]
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -44,7 +44,7 @@ def form_of(path: Path) -> Form:
         with path.open("rb") as file:
             return _form(path, file, size)
     except OSError as error:
-        raise _refusal(path, error.strerror or str(error)) from error
+        raise _refusal(path, cause(error)) from error
 
 
 def read(path: Path, first: int = 0, count: int | None = None) -> tuple[Array, int]:
@@ -60,7 +60,7 @@ def read(path: Path, first: int = 0, count: int | None = None) -> tuple[Array, i
             file.seek(form.start + first * form.channels * form.width)
             content = file.read(wanted * form.width)
     except OSError as error:
-        raise _refusal(path, error.strerror or str(error)) from error
+        raise _refusal(path, cause(error)) from error
     if len(content) < wanted * form.width:
         raise _refusal(path, "it became shorter while it was read")
     if form.floats:

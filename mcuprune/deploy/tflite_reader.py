@@ -21,7 +21,7 @@ from mcuprune.deploy.pieces import NUMBERS
 from mcuprune.deploy.program import Axes, Constant, Operator, Port, Program, Tensor
 from mcuprune.deploy.qdq import HIGH, LOW, Quantizer
 from mcuprune.deploy.tflite import Converted
-from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.errors import ModelError, UnsupportedOperator, cause
 from mcuprune.graph.network import Shape
 
 #: The largest file that is read: no microcontroller holds a tenth of it.
@@ -45,7 +45,7 @@ def read(path: str | Path) -> Converted:
         with open(path, "rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ModelError(f"{path}: can't be read ({error.strerror})") from None
+        raise ModelError(f"{path}: can't be read ({cause(error)}); name a file that is there and may be read") from None
     if len(content) > _MOST_BYTES:
         raise ModelError(f"{path}: has more than {_MOST_BYTES:,} bytes, which no microcontroller holds; name another file")
     return parsed(content, str(path))

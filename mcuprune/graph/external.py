@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from mcuprune.errors import ModelError
+from mcuprune.errors import ModelError, cause
 
 #: What all external tensors of a model may hold together: far more than any microcontroller's network.
 _MAX_BYTES = 2**32
@@ -52,7 +52,7 @@ def load(model: ModelProto, path: Path) -> None:
     except Exception as error:  # the C++ side has kinds of its own for what it won't open
         text = str(error).strip().splitlines()
         reason = text[0] if text else type(error).__name__
-        raise ModelError(f"{path}: its external data can't be read ({reason})") from None
+        raise ModelError(f"{path}: its external data can't be read ({reason}); export it again") from None
 
 
 def _checked(tensor: TensorProto, path: Path) -> int:
@@ -74,8 +74,9 @@ def _checked(tensor: TensorProto, path: Path) -> int:
         try:
             length = max(0, os.path.getsize(place) - (offset or 0))
         except (OSError, ValueError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise ModelError(f"{path}: its external data can't be read ({location}: {reason})") from None
+            raise ModelError(
+                f"{path}: its external data can't be read ({location}: {cause(error)}); put it there, or name another file"
+            ) from None
     if length > max(wanted, 0):
         raise ModelError(f"{what} has {length} bytes, its shape {list(tensor.dims)} takes {wanted}; export it again")
     return length

@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper, numpy_helper
 
-from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.errors import ModelError, UnsupportedOperator, cause
 from mcuprune.graph import external, intake, qlinear, tails
 from mcuprune.graph.folding import Folding
 from mcuprune.graph.inference import array_of, declared, first_line, infer, literals, live, opset_of, takes_part, topological
@@ -484,8 +484,7 @@ def _read(path: Path) -> ModelProto:
             raise ModelError(f"{path}: {status.st_size} bytes; an ONNX file has at most {external.MAX_FILE_BYTES}")
         content = path.read_bytes()
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ModelError(f"{path}: can't be read ({reason})") from None
+        raise ModelError(f"{path}: can't be read ({cause(error)}); name a file that is there and may be read") from None
     model = ModelProto()
     try:
         model.ParseFromString(content)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mcuprune import exporting, places, preparing, rerun
 from mcuprune.costs import resources
-from mcuprune.errors import UnsupportedOperator, UsageError
+from mcuprune.errors import UnsupportedOperator, UsageError, cause
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.places import Output, Source
@@ -134,7 +134,7 @@ def _settle(request: Request, folder: Path) -> None:
         try:
             held = os.listdir(folder)
         except OSError as error:
-            raise UsageError(f"-o {folder}: can't be read ({error.strerror}); name another folder") from None
+            raise UsageError(f"-o {folder}: can't be read ({cause(error)}); name another folder") from None
     earlier = any(name == manifest.DOCUMENT or name.endswith(".checkpoint") for name in held)
     if not (request.pruning.resume and earlier) and held:
         hint = "--resume goes on with it" if earlier else "name an empty one, or a new one"

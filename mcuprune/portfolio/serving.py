@@ -25,7 +25,7 @@ import numpy as np
 
 from mcuprune import foreign, rerun, units
 from mcuprune.costs.resources import RESOURCES
-from mcuprune.errors import BudgetError, DataError, ModelError, UsageError
+from mcuprune.errors import BudgetError, DataError, ModelError, UsageError, cause
 from mcuprune.options import nearest
 from mcuprune.portfolio import manifest
 from mcuprune.train import evaluate
@@ -355,7 +355,7 @@ def _variant(entry: Any, folder: Path, check: foreign.Values) -> Variant:
         opened = _File(folder / file, check.text_by_name(said["files"], "files").get(file, ""))
     except OSError as error:
         raise UsageError(
-            f"{folder / file}: can't be read ({error.strerror}), and {manifest.DOCUMENT} has it; make the portfolio again"
+            f"{folder / file}: can't be read ({cause(error)}), and {manifest.DOCUMENT} has it; make the portfolio again"
         ) from None
     accuracy = check.unless_none(check.number, said["accuracy_int8"], "accuracy_int8")
     metric = check.table(said["metric"], "metric", needs=("title", "unit", "better", "int8"))

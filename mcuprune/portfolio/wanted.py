@@ -10,7 +10,7 @@ from typing import Any
 
 from mcuprune import units
 from mcuprune.costs.resources import RESOURCES
-from mcuprune.errors import UsageError
+from mcuprune.errors import UsageError, cause
 from mcuprune.options import nearest
 
 #: More networks than this are taken for a slip of the pen.
@@ -55,7 +55,7 @@ def of_file(path: str) -> tuple[Variant, ...]:
         with open(path, "rb") as file:
             tables = tomllib.load(file)
     except OSError as error:
-        raise UsageError(f"--budgets {path}: can't be read ({error.strerror}); name a TOML file") from None
+        raise UsageError(f"--budgets {path}: can't be read ({cause(error)}); name a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--budgets {path}: is no TOML ({error})") from None
     return _checked([Variant(_name(name, f"--budgets {path}"), _limits(table, path, name)) for name, table in tables.items()])

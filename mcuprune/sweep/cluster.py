@@ -28,7 +28,7 @@ from typing import Any
 
 from mcuprune import places
 from mcuprune.console import INTERRUPTED, NO_ANSWER
-from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.errors import MissingExtra, UsageError, cause
 from mcuprune.sweep.executors import GOES_ON, KILLED, Ended, GoesOn, error_of, started, words_of
 from mcuprune.sweep.grid import LOG, NETWORK, STATE, Run
 from mcuprune.train import checkpoint
@@ -106,7 +106,7 @@ class Cluster:
             try:
                 content = Path(file).read_bytes()
             except OSError as error:
-                raise UsageError(f"{file}: can't be read ({error.strerror}), so no worker gets it; move it away") from None
+                raise UsageError(f"{file}: can't be read ({cause(error)}), so no worker gets it; move it away") from None
             digest = layout[_there(file)] = hashlib.sha256(content).hexdigest()
             if digest not in stored:
                 stored[digest] = ray.put(content)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from mcuprune import __version__, console, foreign, units
 from mcuprune.costs.resources import RESOURCES
-from mcuprune.errors import UsageError
+from mcuprune.errors import UsageError, cause
 from mcuprune.sweep.executors import KILLED, Ended
 from mcuprune.sweep.follow import RUNGS
 from mcuprune.sweep.grid import NETWORK, Cell, Run
@@ -265,8 +265,7 @@ def recorded(path: str | Path) -> tuple[tuple[Recorded, ...], Mapping[str, str |
     try:
         stored = foreign.read(path)
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise UsageError(f"{path}: is no record of a sweep ({reason}); {hint}") from None
+        raise UsageError(f"{path}: is no record of a sweep ({cause(error)}); {hint}") from None
     if not isinstance(stored, dict) or stored.get("command") != "sweep":
         raise UsageError(f"{path}: is no record of a sweep; {hint}")
     check = foreign.Values(path, hint=hint)

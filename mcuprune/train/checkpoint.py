@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mcuprune.errors import OutputError, UsageError
+from mcuprune.errors import OutputError, UsageError, cause
 from mcuprune.places import write_bytes
 from mcuprune.train import ranks
 
@@ -107,7 +107,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise UsageError(f"{self.path}: can't be read ({error.strerror}); {_ANEW}") from None
+            raise UsageError(f"{self.path}: can't be read ({cause(error)}); {_ANEW}") from None
 
     def _damaged(self, how: str) -> UsageError:
         return UsageError(f"{self.path}: is no whole state of a run ({how}); nothing of it is used: {_ANEW}")
@@ -137,8 +137,9 @@ def check(path: str | Path) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise OutputError(f"{path}: this run's state goes there, and what is there can't be read ({reason}); move it") from None
+        raise OutputError(
+            f"{path}: this run's state goes there, and what is there can't be read ({cause(error)}); move it"
+        ) from None
     if begin and not (begin.startswith(b"PK") and f"{_META}.npy".encode() in begin):
         raise OutputError(
             f"{path}: this run's state goes there, but a file of another kind is there; move it, or name another -o"

@@ -16,7 +16,7 @@ from mcuprune.data import pictures, trees
 from mcuprune.data.raw import Asked, Part, Raw, Reader
 from mcuprune.data.readers import images
 from mcuprune.data.sets import Boxes
-from mcuprune.errors import DataError, short
+from mcuprune.errors import DataError, cause, short
 
 _MOST_JSON = 2**30
 #: Corners of a box that are so many images away are a mistake; boxes that reach over the edge are none.
@@ -205,7 +205,7 @@ def _yolo_rows(index: int, image: Path) -> Iterable[Row]:
     try:
         lines = text.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise DataError(f"{text}: can't be read ({error.strerror}); repair or remove it") from error
+        raise DataError(f"{text}: can't be read ({cause(error)}); repair or remove it") from error
     for number, line in enumerate(lines, 1):
         try:
             kind, (x, y, width, height) = int(line.split()[0]), map(float, line.split()[1:5])

@@ -7,7 +7,7 @@ from pathlib import Path
 from mcuprune.data import trees
 from mcuprune.data.raw import Asked, Raw, Reader
 from mcuprune.data.readers import archives, arrow, cifar, detection, idx, images, npy, shards, sounds, tables
-from mcuprune.errors import DataError, short
+from mcuprune.errors import DataError, cause, short
 
 _PACKED = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 #: A format of files is a row.
@@ -55,4 +55,4 @@ def _reader_of(path: Path) -> Reader | None:
     try:
         return next((reader for reader in READERS if reader.matches(path)), None)
     except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror})") from error
+        raise DataError(f"{path}: can't be read ({cause(error)}); change its permissions, or move it elsewhere") from error
