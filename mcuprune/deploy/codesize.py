@@ -1,14 +1,16 @@
 """The code that a program needs on a microcontroller, from one measured table that names its toolchains.
 
-``codesize.json`` has a row for each runtime that was measured: the bytes of its core, and those that each kernel adds when it
-is linked alone. What kernels share is counted in each of them, so sums are upper bounds. Kernels of TensorFlow Lite Micro go by
-the names of operators. Those of generated C go by their own names, and each call takes ``call`` bytes; ``make code-size``
-measures them.
+``codesize.json`` has a row for each runtime that was measured: the bytes of its core, and those that each kernel adds. Kernels
+of TensorFlow Lite Micro go by the names of operators and were linked alone; what they share is counted in each of them, so sums
+are upper bounds. Those of generated C go by their own names, and are the most that they took in networks that were compiled:
+less where a network calls a kernel but ``once``, for then the compiler knows its arguments. Each call takes ``call`` bytes.
+``make code-size`` measures them.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,7 @@ from mcuprune.errors import UsageError
 
 if TYPE_CHECKING:  # every command names a runtime, and only generated C needs what makes its calls
     from mcuprune.deploy.program import Program
-    from mcuprune.deploy.steps.calls import Call
+    from mcuprune.deploy.steps.calls import Call, Constant
     from mcuprune.deploy.steps.selection import Selection
 
 #: tflm: TensorFlow Lite Micro with CMSIS-NN. tflm-ref: with its reference kernels. cube-ai: ST's X-CUBE-AI. microtvm: TVM's,
@@ -35,7 +37,7 @@ _WEIGHTED, _PER_CHANNEL = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONN
 
 @cache
 def table() -> Mapping[str, Any]:
-    """Runtime -> toolchain, source, ``core`` in bytes, ``operators`` -> bytes, ``call`` in bytes."""
+    """Runtime -> toolchain, source, ``core`` in bytes, ``operators`` -> bytes, ``once`` -> bytes, ``call`` in bytes."""
     sizes: Mapping[str, Any] = json.loads(Path(__file__).with_name("codesize.json").read_text())
     return sizes
 
@@ -51,15 +53,19 @@ def of_program(program: Program, runtime: Runtime) -> int:
         measured = ", ".join(table())
         raise UsageError(f"nobody measured the code of --runtime {runtime}; {measured} are known, or limit --flash-model file")
     own = runtime == "c"
-    return _code(rows, _c_kernels(program, _c_selection(program)) if own else [o.name for o in program.operators], runtime)
+    return _code(rows, c_kernels(program) if own else [o.name for o in program.operators], runtime)
 
 
 def _code(rows: Mapping[str, Any], kernels: Sequence[str], runtime: Runtime) -> int:
     missing = sorted({*kernels} - rows["operators"].keys())
     if missing:
         raise UsageError(f"nobody measured the code of {', '.join(missing)} in runtime {runtime}; limit --flash-model file")
-    code = rows["core"] + rows.get("call", 0) * len(kernels) + sum(rows["operators"][name] for name in {*kernels})
-    return int(code)
+    once = rows.get("once", {})
+    of_kernels = sum(
+        once.get(name, rows["operators"][name]) if count == 1 else rows["operators"][name]
+        for name, count in Counter(kernels).items()
+    )
+    return int(rows["core"] + rows.get("call", 0) * len(kernels) + of_kernels)
 
 
 def of_c(program: Program, *, known: bool, runs: bool) -> int:
@@ -69,11 +75,9 @@ def of_c(program: Program, *, known: bool, runs: bool) -> int:
     int8 yet only what follows from shapes is compared.
     Raises UnsupportedOperator, naming the node, for what generated C has no kernel for.
     """
-    from mcuprune.deploy.c import moved_by
     from mcuprune.deploy.steps.calls import Constant, Window
 
-    moves = [moved_by(port, into=into) for into, side in ((True, program.inputs), (False, program.outputs)) for port in side]
-    arrays: dict[Any, Constant] = {move: move for move in moves if move is not None}
+    arrays: dict[Any, Constant] = {move: move for move in _moves(program)}
     windows: dict[Any, Window] = {}
     selection = _c_selection(program)
     for call in _c_calls(selection):
@@ -86,7 +90,7 @@ def of_c(program: Program, *, known: bool, runs: bool) -> int:
                 parts = [argument] if isinstance(argument, Constant) else []
             arrays |= {part if compared else id(part): part for part in parts}
     constants = sum(array.bytes for array in arrays.values()) + sum(window.bytes for window in windows.values())
-    return constants + (_code(table()["c"], _c_kernels(program, selection), "c") if runs else 0)
+    return constants + (_code(table()["c"], c_kernels(program, selection), "c") if runs else 0)
 
 
 def c_arrays(program: Program) -> list[Any]:
@@ -122,9 +126,22 @@ def _c_calls(selection: Selection) -> list[Call]:
     return [each for call in calls for each in (call.calls if isinstance(call, Chain) else (call,))]
 
 
-def _c_kernels(program: Program, usual: Selection) -> list[str]:
-    """The kernels that generated C calls, in both forms that it may take: in which one it is depends on its memory plan."""
-    kernels = [call.kernel for call in _c_calls(usual)]
+def _moves(program: Program) -> list[Constant]:
+    """What brings inputs in and outputs out, where they lie in another order than the ONNX file's."""
+    from mcuprune.deploy.c import moved_by
+
+    sides = ((True, program.inputs), (False, program.outputs))
+    moves = [moved_by(port, into=into) for into, side in sides for port in side]
+    return [move for move in moves if move is not None]
+
+
+def c_kernels(program: Program, usual: Selection | None = None) -> list[str]:
+    """The kernels that generated C calls, in both forms that it may take: in which one it is depends on its memory plan.
+
+    usual: the steps of its usual form, where they are known.
+    """
+    usual = _c_selection(program) if usual is None else usual
+    kernels = ["move"] * len(_moves(program)) + [call.kernel for call in _c_calls(usual)]
     if usual.could_save:
         other = _c_selection(program, least=True)
         turns = {"turn"} if other.turned else set()

@@ -373,6 +373,8 @@ def main() -> None:
         except FileNotFoundError as absent:
             print(f"{name}: left out, {absent.filename} isn't there")
             continue
+        predicted = {"flash": total["flash"], "image": total["image"]}
+        rows |= {of: stored | predicted for of, stored in rows.items() if of[0] == name}
         sources = {bands: c.generate(converted.program, "net", bands=bands) for bands in BANDS}
         missing = [
             (core, bands)
@@ -383,11 +385,7 @@ def main() -> None:
         wanted = reference(converted, examples) if missing else np.zeros((0, 0), np.int8)
         for core, bands in missing:
             n = EXAMPLES if bands == "off" and (name in DIGITS or core is CORES[0]) else FEWER
-            found = (
-                row(name, sources[bands], examples[:n], wanted[:n], core)
-                | {"flash": total["flash"], "image": total["image"], "bands": bands}
-                | about
-            )
+            found = row(name, sources[bands], examples[:n], wanted[:n], core) | predicted | {"bands": bands} | about
             rows[name, core.name, bands] = found
             replace_all(ROWS, (rows[key] for key in sorted(rows)))
             print(found, flush=True)
@@ -399,6 +397,7 @@ def main() -> None:
             print(found, flush=True)
         if asked.peer:
             peer_bakenn.measure(asked.peer, name, converted, examples, CORES[0], PEERS, emulated)
+    replace_all(ROWS, (rows[key] for key in sorted(rows)))
     PAGE.write_text(page(rows.values()))
     failures = [failure for row in rows.values() for failure in broken(row)]
     failures += [f"{row['network']}: CMSIS-NN differs" for row in read(CALLED) if row["equal"] != row["examples"]]
