@@ -234,6 +234,7 @@ ROW_LOCAL = {
     "some rows": ("Slice", (np.array([1]), np.array([9]), np.array([2])), {}, True),
     "every other row": ("Slice", (np.array([1]), np.array([9]), np.array([2]), np.array([2])), {}, False),
     "a softmax over columns": ("Softmax", (), {"axis": 3}, True),
+    "logarithms of a softmax over columns": ("LogSoftmax", (), {"axis": 3}, True),
     "a softmax over rows": ("Softmax", (), {"axis": 2}, False),
     "between pixels": ("Resize", (np.array([], F), np.array([1, 1, 2, 2], F)), {"mode": "linear"}, True),
     "a transposed convolution": ("ConvTranspose", (np.ones((4, 2, 3, 3), F),), {"strides": [2, 2]}, True),

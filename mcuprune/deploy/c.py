@@ -51,6 +51,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "conv_short": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
     "conv_transpose": ("prelude", "base", "window", "dot"),
     "depthwise": ("prelude", "base", "window"),
+    "log_softmax": ("base", "inverse"),
     "matmul": ("base",),
     "mul": ("base",),
     "pointwise": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
@@ -59,12 +60,12 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "prelu": ("base",),
     "reduce": ("base",),
     "scale": ("prelude", "base", "window"),
-    "softmax": ("base",),
+    "softmax": ("base", "inverse"),
 }
 #: How many numbers the calls of a chain compute at a time.
 _FEW = 32
 #: The order in which pieces stand in the file; all other kernels follow.
-_FIRST = ("prelude", "base", "window", "dot", "finished_pairs", "dot_pairs", "dot_less")
+_FIRST = ("prelude", "base", "inverse", "window", "dot", "finished_pairs", "dot_pairs", "dot_less")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,8 @@ KERNEL void softmax(const int8_t *x, int8_t *y, int rows, int n, const int32_t *
     for (int i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
     for (int i = 0; i < n; i++) sum += (uint32_t)shift_right(e[most - x[i]], 12);
     while (!(sum << zeros & 0x80000000u)) zeros++;
-    /* 1 / sum by three of Newton's steps */
-    int32_t above = (int32_t)((sum << zeros) - 0x80000000u), half = (int32_t)(((int64_t)above + INT32_MAX + 1) / 2);
-    int32_t inverse = 1515870810 + high_product(half, -1010580540);
-    for (int k = 0; k < 3; k++) inverse += high_product(inverse, (1 << 29) - high_product(half, inverse)) * 4;
-    inverse = inverse >= 1 << 30 ? INT32_MAX : inverse * 2;
+    int32_t share = inverse((int32_t)((sum << zeros) - 0x80000000u));
     for (int i = 0; i < n; i++) /* where the sum is 512 or more, each has at most half a step */
-      y[i] = zeros < 4 ? -128 : clamped(shift_right(high_product(inverse, e[most - x[i]]), 35 - zeros) - 128, -128, 127);
+      y[i] = zeros < 4 ? -128 : clamped(shift_right(high_product(share, e[most - x[i]]), 35 - zeros) - 128, -128, 127);
   }
 }

@@ -13,8 +13,10 @@ from mcuprune.deploy.steps.movement import between, strides
 from mcuprune.deploy.steps.selection import Selection
 from mcuprune.deploy.tables import activation_range
 
-#: The sum of a softmax has so many integer bits, and a class adds at most 1.
-_MOST_CLASSES = 2**13 - 1
+#: A class adds at most 1 to the sum of a softmax, which has 13 integer bits, and 12 where its logarithm is taken.
+_MOST_CLASSES = {"SOFTMAX": 2**13 - 1, "LOG_SOFTMAX": 2**12 - 1}
+#: Differences between classes are computed with so many fractional bits, and 5 integer ones.
+_FRACTION = 26
 
 
 def _broadcast(s: Selection, operator: Operator, kernel: str, parameters: Sequence[int]) -> None:
@@ -149,19 +151,23 @@ def reduce(s: Selection, operator: Operator) -> None:
 
 
 def softmax(s: Selection, operator: Operator) -> None:
-    """Along the last axis, with a table of the powers that steps of the input make."""
+    """SOFTMAX and LOG_SOFTMAX along the last axis, with a table of the powers that steps of the input make."""
     source, output = operator.inputs[0], operator.outputs[0]
     n = s.shape(output)[-1]
-    if n > _MOST_CLASSES:
+    if n > _MOST_CLASSES[operator.name]:
         s.refuse(operator, f"over {n:,} classes has no kernel")
     beta = float(operator.options.get("beta", 1.0))
-    by = factor(min(beta * s.quantizer(source).scale * 2**26, 2.0**31 - 1))
-    radius = floor(31 * 2**26 / 2.0**by.shift)
+    by = factor(min(beta * s.quantizer(source).scale * 2**_FRACTION, 2.0**31 - 1))
+    radius = floor(31 * 2**_FRACTION / 2.0**by.shift)
     powers = [
-        exp_of_negative(high_product(-steps * (1 << by.shift), by.number), 26) if steps <= radius else 0 for steps in range(256)
+        exp_of_negative(high_product(-steps * (1 << by.shift), by.number), _FRACTION) if steps <= radius else 0
+        for steps in range(256)
     ]
-    arguments = (s.place(source), s.place(output), s.size(output) // n, n, words_of(powers))
-    s.add(operator, [Call("softmax", arguments)], in_place=(source,))
+    arguments = [s.place(source), s.place(output), s.size(output) // n, n, words_of(powers)]
+    if operator.name == "LOG_SOFTMAX":
+        back = factor(2.0 ** (31 - by.shift) / by.number)
+        arguments.append(words_of([*by, *back, -radius - 1]))
+    s.add(operator, [Call(operator.name.lower(), tuple(arguments))], in_place=(source,))
 
 
 def batch_matmul(s: Selection, operator: Operator) -> None:

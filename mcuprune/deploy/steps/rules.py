@@ -26,6 +26,7 @@ _RULES: Mapping[str, Callable[[Selection, Operator], None]] = {
     "DEPTH_TO_SPACE": movement.blocks,
     "FULLY_CONNECTED": sliding.fully_connected,
     "GATHER": movement.gather,
+    "LOG_SOFTMAX": arithmetic.softmax,
     "MAXIMUM": arithmetic.extremum,
     "MAX_POOL_2D": sliding.pool,
     "MEAN": arithmetic.reduce,
