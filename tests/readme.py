@@ -155,8 +155,8 @@ def results() -> str:
             f"optimiser: higher in {ahead} of {len(peers)} settings. The worst: {_told(peers[0])}; the best: "
             f"{_told(peers[-1])}. [All settings](docs/results.md)",
             "* **At equal training compute**, points ahead of uniform scaling, as narrow as which the default starts where "
-            "compute is scarce beside the data or images can be smaller, with weights drawn for these widths, and on smaller "
-            "images first where they have colours: "
+            "compute is scarce beside the data or images can be smaller, and on smaller images first where they have colours; "
+            "most of the uniform networks have weights that weren't drawn for their widths, as the default's are: "
             f"{bench_compute.summary(read(bench_compute.ROWS))}. [All runs](tests/benchmarks/compute.md)",
             f"* **Budgets**: {sum(held)} of {len(held)} random ones on {len({row['model'] for row in runs})} networks held "
             f"in the written file, {sum(refused)} of {len(refused)} impossible ones refused before any training ([all budgets]"
