@@ -507,6 +507,16 @@ def test_a_softmax_over_many_classes_alike_gives_each_its_share(classes: int, tm
         assert np.abs(found - np.clip(exact, -128, 127)).max() <= 0.51
 
 
+@pytest.mark.parametrize("scale", [1e-8, 5e-9, 1e-12, 1e-20])
+@pytest.mark.parametrize("name", ["SOFTMAX", "LOG_SOFTMAX"])
+def test_a_softmax_of_almost_nothing_takes_all_classes_for_alike(name: str, scale: float, tmp_path: Path) -> None:
+    """As of a file of somebody else: TensorFlow Lite Micro breaks off, and generating C ended in a traceback."""
+    net = on_sides(name, (Quantizer(scale, 0), Quantizer(1 / 256, -128)), [4] * 2, {"beta": 1.0} if name == "SOFTMAX" else {})
+    x = np.array([[-128, 0, 100, 127]], np.int8)
+    ((found,),) = answered(net, c.generate(net.program, "net"), tmp_path, [[x]], "-O1", *SANITIZED)
+    assert (found == (256 / 4 - 128 if name == "SOFTMAX" else 127 - round(16 * np.log(4)))).all()
+
+
 def test_where_a_runtime_breaks_off_the_node_that_may_be_why_is_named() -> None:
     net = on_sides("SOFTMAX", (Quantizer(0.01, 0), Quantizer(1 / 256, -128)), [512] * 2, {"beta": 1.0})
     alike = {"a": np.zeros((1, 512), np.float32)}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import floor, prod
 
 from mcuprune.deploy import sums
-from mcuprune.deploy.fixedpoint import Factor, clamped, exp_of_negative, factor, high_product, scaled
+from mcuprune.deploy.fixedpoint import Factor, clamped, exp_of_negative, factor, scaled
 from mcuprune.deploy.program import Operator
 from mcuprune.deploy.steps.calls import Call, Loop, words_of
 from mcuprune.deploy.steps.movement import between, strides
@@ -158,14 +158,12 @@ def softmax(s: Selection, operator: Operator) -> None:
         s.refuse(operator, f"over {n:,} classes has no kernel")
     beta = float(operator.options.get("beta", 1.0))
     by = factor(min(beta * s.quantizer(source).scale * 2**_FRACTION, 2.0**31 - 1))
-    radius = floor(31 * 2**_FRACTION / 2.0**by.shift)
-    powers = [
-        exp_of_negative(high_product(-steps * (1 << by.shift), by.number), _FRACTION) if steps <= radius else 0
-        for steps in range(256)
-    ]
+    radius = min(255, floor(31 * 2**_FRACTION / 2.0**by.shift))
+    powers = [exp_of_negative(scaled(-steps, by), _FRACTION) if steps <= radius else 0 for steps in range(256)]
     arguments = [s.place(source), s.place(output), s.size(output) // n, n, words_of(powers)]
     if operator.name == "LOG_SOFTMAX":
-        back = factor(2.0 ** (31 - by.shift) / by.number)
+        below_one = 1 - 2.0**-31  # which it is but for steps of almost nothing, of which all count
+        back = factor(min(below_one, 2.0 ** (31 - by.shift) / by.number) if by.number else below_one)
         arguments.append(words_of([*by, *back, -radius - 1]))
     s.add(operator, [Call(operator.name.lower(), tuple(arguments))], in_place=(source,))
 
