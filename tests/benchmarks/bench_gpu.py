@@ -62,6 +62,8 @@ METHODS = ("differentiable", "magnitude", "uniform")
 SHAPE = (3, 32, 32)
 #: What table 3 tells of a network.
 LIMITED = ("flash", "sram", "macs")
+#: What marks runs that began narrow with the weights that their channels had, as they once did.
+_EARLIER = " †"
 KEY = ("network", "budget", "method", "seed", "epochs", "precision")
 
 
@@ -171,7 +173,7 @@ def request(network: str, budget: str, method: str, seed: int, *, task: Task, da
 
 
 def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
-    """One run, from a file to a file."""
+    """One run, from a file to a file. drawn: what is narrow from the first step on has weights drawn for its widths."""
     result = pruning.prune(asked)
     assert result.accuracy_float is not None
     assert result.accuracy_int8 is not None
@@ -199,6 +201,7 @@ def row(network: str, budget: str, asked: pruning.Request) -> dict[str, Any]:
         "full_training_macs": result.full_training_macs,
         "seconds": round(result.seconds),
         "device": device,
+        "drawn": True,
         "versions": versions(torch),
     }
 
@@ -211,16 +214,19 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "Made by `make bench-gpu` (`tests/benchmarks/bench_gpu.py`, whose first lines say where the budgets come from) from",
         "`gpu.jsonl`, which has every run with its seed, widths and versions. Images: CIFAR-10; sounds: keywords.",
         "Training starts from random weights; the paper's accuracies are after a training whose length it doesn't give.",
-        "Minutes are of whole runs, several of which shared the machine.",
+        "Minutes are of whole runs, several of which shared the machine. The keywords have few test examples, so that a point",
+        "between methods says little.",
         "",
         "| network | budget | method | epochs | seeds | held | int8 test | float test | paper, int8 "
         "| flash of limit | SRAM of limit | MACs of limit | training MACs | minutes | on |",
         "|---|---|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
-    groups = grouped(rows, "network", "budget", "method", "trained_epochs", "device", "precision")
-    for (network, budget, method, epochs, device, precision), found in sorted(groups.items()):
+    for (network, budget, method, device, precision, _), found in sorted(
+        grouped(rows, "network", "budget", "method", "device", "precision", "epochs").items(), key=lambda group: str(group[0])
+    ):
         paper = NETWORKS[network][1][budget].paper
-        cells = [network, budget, method, f"{epochs:.0f}", str(len(found))]
+        cells = [network, budget, method, f"{mean(one['trained_epochs'] for one in found):.0f}", str(len(found))]
+        cells[2] += "" if all(one.get("drawn") for one in found) else _EARLIER
         cells.append("yes" if all(one["held"] for one in found) else "NO")
         cells += [spread([100 * one[name] for one in found]) for name in ("accuracy_int8", "accuracy_float")]
         cells.append("" if paper is None else f"{paper:.1f}")
@@ -232,6 +238,11 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
             device if precision == PRECISIONS[0] else f"{device}, {precision}",
         ]
         lines.append(table_line(cells))
+    if any(_EARLIER in line for line in lines):
+        lines += [
+            "",
+            f"{_EARLIER.strip()} some runs are from before weights were drawn anew for the widths they begin with.",
+        ]
     return "\n".join(lines) + "\n"
 
 
