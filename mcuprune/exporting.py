@@ -215,7 +215,7 @@ def refuse_early(request: Request, net: Network) -> None:
             f"{request.model}: {wanted}: {lacking[0].removeprefix(f'{net.path}: ')}, or name a file that ends in .onnx"
         )
     if suffix not in ("", ".onnx", *ROWS_OF_THEIR_OWN):
-        lower(net).check_ranks()
+        lower(net).check_forms()
     if (request.project is not None or suffix in ROWS_OF_THEIR_OWN) and _idle(
         rowreport.priced(lower(net), _c_bands(request)), request
     ):
@@ -342,7 +342,7 @@ def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[
 def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:
     """Bytes of memory by runtime, of those that take the network. rows: of generated C, where that is written."""
     converted = tflite.convert(net, offline=True)
-    for_tflm = not converted.program.too_many_dimensions()
+    for_tflm = not converted.program.only_c()
     arena = {"tflm": converted.program.arena(plan=converted.plan).total} if for_tflm else {}
     return arena if rows is None else {**arena, "c": rows.arena}
 

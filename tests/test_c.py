@@ -29,6 +29,8 @@ from mcuprune.deploy.fixedpoint import factor, high_product, scaled, shift_right
 from mcuprune.deploy.flatbuffer import serialised
 from mcuprune.deploy.program import Operator, Port, Program, Tensor
 from mcuprune.deploy.qdq import Quantizer
+from mcuprune.deploy.steps.arithmetic import WITH_ONE_CONSTANT
+from mcuprune.deploy.steps.rules import select
 from mcuprune.deploy.tables import TABLES, table
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import ModelError, UnsupportedOperator
@@ -135,18 +137,11 @@ def differing(
 
 
 #: TFLite operators that have no kernel in C, by the case of test_tflite that has them.
-WITHOUT_KERNEL = ("DIV",)
-
-
 @by_turns_in_either_code(CASES)
 def test_an_operator_computes_what_tensorflow_lite_micro_computes(
     name: str, code: Sequence[str], tmp_path: Path, once: Once
 ) -> None:
     _, net = case(once, name)
-    if {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
-        with pytest.raises(UnsupportedOperator, match=r"node '.*': DIV .*no kernel"):
-            c.generate(net.program, "net")
-        return
     wrong, source = differing(net, tmp_path, "-O0", *code, once=once)
     assert wrong == 0
     assert source.arena <= source.peak + 16
@@ -387,8 +382,7 @@ def test_every_kernel_compiles_without_a_warning(language: str, tmp_path: Path, 
 @by_turns_in_either_code(CASES)
 def test_no_operator_overflows_or_reads_beside_its_data(name: str, code: Sequence[str], tmp_path: Path, once: Once) -> None:
     _, net = case(once, name)
-    if not {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
-        assert differing(net, tmp_path, "-O1", *SANITIZED, *code, once=once)[0] == 0
+    assert differing(net, tmp_path, "-O1", *SANITIZED, *code, once=once)[0] == 0
 
 
 @pytest.mark.thorough
@@ -544,6 +538,68 @@ def test_logarithms_of_a_softmax_are_those_of_the_reference_kernel(classes: int,
     inputs = [[row[None]] for row in drawn]
     found = answered(net, c.generate(net.program, "net"), tmp_path, inputs, "-O1", *SANITIZED)
     assert np.array_equal(found, by_reference(net, inputs))
+
+
+#: Quantisers of a dividend, of what it is divided by and of the quotient, which the reference kernel computes with.
+QUOTIENTS = [
+    ((0.02, 3), (0.01, -128), (0.02, -7)),
+    ((0.02, -128), (0.01, -128), (0.015, -128)),
+    ((0.5, 127), (0.004, 127), (0.9, 10)),
+    ((1.0, 0), (0.02, -20), (0.001, 0)),
+    ((300.0, -60), (0.001, 60), (0.3, -128)),
+]
+#: The same where it shifts by more bits than there are.
+BEYOND = [((0.012, -128), (0.004, -128), (0.8, -128)), ((0.012, 3), (0.004, -5), (0.8, 9)), ((1e-4, 0), (1.0, 0), (1.0, 0))]
+#: Every pair of a dividend and a divisor.
+PAIRS = [numbers.reshape(1, -1).astype(np.int8) for numbers in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128))]
+
+
+def of_quotients(quantizers: Sequence[tuple[float, int]]) -> Converted:
+    known = [Quantizer(float(np.float32(scale)), zero) for scale, zero in quantizers]
+    return on_sides("DIV", known, [2**16] * 3, {})
+
+
+@pytest.mark.parametrize("quantizers", QUOTIENTS)
+def test_quotients_are_those_of_the_reference_kernel(quantizers: Sequence[tuple[float, int]], tmp_path: Path) -> None:
+    net = of_quotients(quantizers)
+    net.program.check_forms()
+    nothing = PAIRS[1] == quantizers[1][1]  # which that kernel can't divide by
+    inputs = [[PAIRS[0], np.where(nothing, np.int8(1 if quantizers[1][1] != 1 else 2), PAIRS[1])]]
+    found = answered(net, c.generate(net.program, "net"), tmp_path, inputs, "-O1", *SANITIZED)
+    assert np.array_equal(found, by_reference(net, inputs))
+
+
+@pytest.mark.parametrize("quantizers", [*QUOTIENTS, *BEYOND])
+def test_quotients_are_right_within_a_step_and_saturate_where_nothing_divides(
+    quantizers: Sequence[tuple[float, int]], tmp_path: Path
+) -> None:
+    net = of_quotients(quantizers)
+    ((found,),) = answered(net, c.generate(net.program, "net"), tmp_path, [PAIRS], "-O1", *SANITIZED)
+    (sa, za), (sb, zb), (sy, zy) = quantizers
+    a, b = (sa * (PAIRS[0].astype(float) - za), sb * (PAIRS[1].astype(float) - zb))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        right = np.clip(np.nan_to_num(a / b, nan=0.0, posinf=np.inf, neginf=-np.inf) / sy + zy, -128, 127)
+    right[b == 0] = np.select([a[b == 0] > 0, a[b == 0] < 0], [127, -128], zy)
+    assert np.abs(found - right).max() < 1
+
+
+@pytest.mark.parametrize("quantizers", BEYOND)
+def test_quotients_that_the_reference_kernel_gets_wrong_are_for_c_alone(quantizers: Sequence[tuple[float, int]]) -> None:
+    net = of_quotients(quantizers)
+    with pytest.raises(
+        UnsupportedOperator, match=r"node 'node': DIV of these ranges shifts .*: export \.c, or keep the divisor"
+    ):
+        _ = net.file
+    net.program.check()
+
+
+@pytest.mark.parametrize("quantizers", [*QUOTIENTS, *BEYOND])
+def test_a_table_of_quotients_holds_what_the_kernel_computes(quantizers: Sequence[tuple[float, int]], tmp_path: Path) -> None:
+    """Of a constant that is divided, by what the network computes."""
+    net = of_quotients(quantizers)
+    of_two = WITH_ONE_CONSTANT["DIV"](select(net.program), net.program.operators[0])
+    ((found,),) = answered(net, c.generate(net.program, "net"), tmp_path, [PAIRS])
+    assert [of_two(int(a), int(b)) for a, b in zip(*(side[0, ::7] for side in PAIRS), strict=True)] == found[0, ::7].tolist()
 
 
 @pytest.mark.parametrize("size", [2**15 - 1, 2**15])

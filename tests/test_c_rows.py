@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from test_bands import LAYERS, as_int8, loaded, stacks
-from test_c import CASES, SANITIZED, WITHOUT_KERNEL, converted, int8, invoked
+from test_c import CASES, SANITIZED, converted, int8, invoked
 from test_tflite import model_of
 
 from mcuprune import cli
@@ -156,8 +156,6 @@ def test_many_random_stacks_compute_the_same_row_by_row(tmp_path_factory, model,
 @pytest.mark.parametrize("name", CASES)
 def test_every_operator_computes_the_same_row_by_row(name: str, tmp_path: Path) -> None:
     net = converted(int8(CASES[name](), tmp_path / "net.onnx"))
-    if {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
-        pytest.skip("has no kernel in C")
     made = versions(net.program, random.Random(0))
     found = functions(made, tmp_path, *SANITIZED)
     assert alike(net.program, found.pop("plain"), list(found.values()))

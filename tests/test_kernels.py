@@ -20,7 +20,7 @@ from conftest import Once
 from graphs import Graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_c import CODES, DSP, SANITIZED, STRICT, WITHOUT_KERNEL, by_turns_in_either_code, differing
+from test_c import CODES, DSP, SANITIZED, STRICT, by_turns_in_either_code, differing
 from test_tflite import CASES, case, converted, int8, model_of
 
 from mcuprune.deploy import c, sums
@@ -160,8 +160,6 @@ def test_a_compiler_that_optimises_leaves_no_call_out(height: int, width: int, t
 @by_turns_in_either_code(CASES)
 def test_no_operator_reads_beside_its_weights_and_inputs(name: str, code: Sequence[str], tmp_path: Path, once: Once) -> None:
     _, net = case(once, name)
-    if {operator for operator, _ in net.operators} & set(WITHOUT_KERNEL):
-        pytest.skip("has no kernel in C")
     stays_inside(net, code, tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,13 @@ def with_constant(op: str, *shape: int, first: bool = False) -> Callable[[], onn
         return model_of(graph, graph.add(op, *((constant, "x") if first else ("x", constant))))
 
     return build
+
+
+def quotient(*shape: int, above: float = 1.0) -> onnx.ModelProto:
+    """A convolution over what another, or the second input, makes between ``above`` and 1 more."""
+    graph = Graph(*IMAGE)
+    gate = graph.add("Sigmoid", graph.input("z", *shape) if shape else graph.conv("x", 4, 4))
+    return model_of(graph, graph.add("Div", graph.conv("x", 4, 4, 3), graph.add("Add", gate, graph.value(np.float32([above])))))
 
 
 def gemm(**attrs: Any) -> Callable[[], onnx.ModelProto]:
@@ -309,6 +317,8 @@ CASES: dict[str, Callable[[], onnx.ModelProto]] = {
     **{f"{op}, constant": with_constant(op) for op in ("Add", "Sub", "Mul", "Div")},
     **{f"{op}, constant channels": with_constant(op, 4, 1, 1) for op in ("Add", "Sub", "Mul", "Div")},
     **{f"{op}, constant image": with_constant(op, 4, 9, 8) for op in ("Add", "Sub", "Mul", "Div")},
+    "Div of two": quotient,
+    "Div by channels": lambda: quotient(1, 4, 1, 1),
     "Sub from constant channels": with_constant("Sub", 4, 1, 1, first=True),
     "batch norm": batch_norm,
     "Relu": single("Relu"),
@@ -630,6 +640,24 @@ def test_more_dimensions_than_a_kernel_takes_are_for_c_alone(build: Any, most: i
     said = without_kernels(resources.profile(network.from_proto(build(), "net.onnx", accept=ops.accept("net.onnx"))))
     assert re.match(rf"no .tflite can be written: node '{node}'.* takes {most} at most: export .c", said)
     assert list(exporting.export(exporting.Request(path, str(tmp_path / "net.c"))).arena) == ["c"]
+
+
+def test_quotients_that_reach_far_are_for_c_alone(tmp_path: Path) -> None:
+    """Which is known as soon as their ranges are measured, and no sooner: nothing is said of the float network."""
+    path = int8(quotient(above=0.01), tmp_path / "net.onnx")
+    with pytest.raises(UnsupportedOperator, match=r"node 'div\d': DIV of these ranges shifts .*: export \.c, or keep"):
+        tflite.from_file(path)
+    found = verify.verify(path, Trial(examples=3))
+    assert [compared.key for compared in found.runtimes] == ["c"]
+    assert all(layer.max_lsb <= 1 for compared in found.runtimes for layer in compared.layers)
+    asked = exporting.Request(path, str(tmp_path / "net.tflite"))
+    with pytest.raises(UnsupportedOperator, match="DIV of these ranges"):
+        exporting.export(asked)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["net.onnx"]
+    assert list(exporting.export(replace(asked, output=str(tmp_path / "net.c"))).arena) == ["c"]
+    for model, known in ((quotient(above=0.01), False), (onnx.load(path), True)):
+        said = without_kernels(resources.profile(network.from_proto(model, "net.onnx", accept=ops.accept("net.onnx"))))
+        assert ("no .tflite can be written" in said) == known
 
 
 @pytest.mark.parametrize(

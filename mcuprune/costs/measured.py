@@ -66,8 +66,8 @@ class Memory:
     arena_tflm: what TensorFlow Lite Micro with CMSIS-NN needs on a 32-bit core for the file that export writes of the network.
     arena_head: of it, activations and scratch; tail: the rest, by cause.
     copies: tensors that the file for it makes for what the peak counts as free, each with its node and the reason.
-    unsupported: why the network can't run there as it is: nodes without an int8 kernel. only_c: the first node of more
-    dimensions than the kernel takes; generated C takes them. Empty where there is none.
+    unsupported: why the network can't run there as it is: nodes without an int8 kernel. only_c: the first node of a form
+    that the kernel there doesn't take and generated C does. Empty where there is none.
     """
 
     peak: int

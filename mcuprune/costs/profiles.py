@@ -164,7 +164,7 @@ def _memory(net: Network, seen: Buffers, schedule: search.Schedule, program: Pro
         tail=program.tail_by_cause(),
         copies=program.copies,
         unsupported=tuple(operator.why for operator in program.operators if operator.why),
-        only_c=program.too_many_dimensions(),
+        only_c=program.only_c(),
     )
 
 

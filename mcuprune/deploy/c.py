@@ -51,6 +51,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "conv_short": ("prelude", "base", "window", "finished_pairs", "dot_pairs"),
     "conv_transpose": ("prelude", "base", "window", "dot"),
     "depthwise": ("prelude", "base", "window"),
+    "divide": ("base", "inverse"),
     "log_softmax": ("base", "inverse"),
     "matmul": ("base",),
     "mul": ("base",),

@@ -18,6 +18,8 @@ LOW, HIGH = -128, 127
 INT32_MAX = 2**31 - 1
 #: By how many bits a factor shifts to the left at most.
 MOST_SHIFT = 31
+#: A factor of a quotient of this power of 2 takes all but 0 to the end of int8: the least quotient of integers is 1 / 255.
+MOST_QUOTIENT = 20
 
 #: e^(-2^k) for k = -2 ... 4, with 31 fractional bits.
 _POWERS_OF_E = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
@@ -77,6 +79,24 @@ def saturated(value: int, bits: int = 32) -> int:
     return clamped(value, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+def quotient_factor(dividend: float, divisor: float, quotient: float) -> Factor:
+    """What a quotient of integers of these scales is multiplied by."""
+    return factor(min(dividend / (divisor * quotient), 2.0**MOST_QUOTIENT))
+
+
+def quotient(dividend: int, divisor: int, by: Factor) -> int:
+    """dividend / divisor times a factor, for a divisor other than 0 and integers of 9 bits.
+
+    Where the kernel would shift to the right by more than 31 bits, which C leaves undefined, less than half a step is left: 0.
+    """
+    if divisor < 0:
+        dividend, divisor = -dividend, -divisor
+    whole, room = divisor.bit_length() - 1, 31 - (dividend ^ (dividend >> 31)).bit_length()
+    share = high_product(dividend << room, inverse((divisor << (31 - whole)) - 2**31))
+    bits = whole + room - by.shift
+    return shift_right(high_product(share, by.number), bits) if bits <= MOST_SHIFT else 0
+
+
 def exp_of_negative(value: int, fraction: int) -> int:
     """e^x for x <= 0 with ``fraction`` fractional bits; the result has 31."""
     if value == 0:
@@ -99,8 +119,7 @@ def logistic(value: int) -> int:
     """1 / (1 + e^-x) for x with 27 fractional bits; the result has 31."""
     if value == 0:
         return 1 << 30
-    _, inverse = _inverse_of_half_sum(exp_of_negative(-abs(value), 27))
-    positive = saturated(inverse << 1)
+    positive = inverse(exp_of_negative(-abs(value), 27))
     return positive if value > 0 else INT32_MAX - positive
 
 
@@ -109,16 +128,20 @@ def tanh(value: int) -> int:
     if value == 0:
         return 0
     # with one fractional bit less the same bits are 2x
-    _, inverse = _inverse_of_half_sum(exp_of_negative(-abs(value), 26))
-    positive = saturated((inverse - (1 << 29)) << 2)
+    positive = saturated((_inverse_of_half_sum(exp_of_negative(-abs(value), 26)) - (1 << 29)) << 2)
     return positive if value > 0 else -positive
 
 
-def _inverse_of_half_sum(value: int) -> tuple[int, int]:
-    """d = (1 + x) / 2 for x in [0, 1], both with 31 fractional bits, and 1 / d with 29, by three of Newton's steps."""
+def inverse(value: int) -> int:
+    """1 / (1 + x) for x in [0, 1], both with 31 fractional bits."""
+    return saturated(_inverse_of_half_sum(value) << 1)
+
+
+def _inverse_of_half_sum(value: int) -> int:
+    """2 / (1 + x) for x in [0, 1] with 31 fractional bits; the result has 29. By three of Newton's steps."""
     half = (value + INT32_MAX + 1) >> 1
-    inverse = saturated(_START + high_product(half, _SLOPE))
+    inverse_of_half = saturated(_START + high_product(half, _SLOPE))
     for _ in range(3):
-        error = (1 << 29) - high_product(half, inverse)
-        inverse = saturated(inverse + saturated(high_product(inverse, error) << 2))
-    return half, inverse
+        error = (1 << 29) - high_product(half, inverse_of_half)
+        inverse_of_half = saturated(inverse_of_half + saturated(high_product(inverse_of_half, error) << 2))
+    return inverse_of_half

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
 
+from mcuprune.deploy.fixedpoint import MOST_QUOTIENT, quotient_factor
 from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, UNIT, Quantizer
 from mcuprune.graph.network import Shape
@@ -61,6 +62,34 @@ Rule = Callable[[Form], Sequence[Scratch]]
 
 def _no_scratch(form: Form) -> Sequence[Scratch]:
     return ()
+
+
+class Integers(NamedTuple):
+    """What a tensor has: a quantiser and, less its zero point, the least and the greatest integer."""
+
+    quantizer: Quantizer
+    least: int
+    most: int
+
+
+#: Given an operator's inputs and outputs, what its kernel can't compute of such numbers and what to do; "" if it can.
+Limit = Callable[[Sequence[Integers]], str]
+
+
+def _quotient(numbers: Sequence[Integers]) -> str:
+    """DIV shifts to the right by the bits of the divisor and those that are free above the dividend, less the factor's.
+
+    What C makes of a shift by more than 31 bits, or by less than none, depends on the compiler and the processor.
+    """
+    a, b, _ = numbers
+    free = 31 if min(a.least, b.least) < 0 else 30  # above -1, which a sign of either gives, and above 1
+    by = quotient_factor(*(each.quantizer.scale for each in numbers))
+    if max(-b.least, b.most).bit_length() - 1 + free - by.shift <= 31 and by.shift <= MOST_QUOTIENT:
+        return ""
+    return (
+        "of these ranges shifts by more bits than a number has in TensorFlow Lite Micro, and what comes out depends on the "
+        "processor: export .c, or keep the divisor further from 0 (Clip, a larger epsilon)"
+    )
 
 
 def _size(dims: Sequence[Any]) -> Any:
@@ -170,6 +199,7 @@ class Kernel:
     lists: so many lists of a shape's sizes it keeps beside them, of the output's rank.
     scratch: what it asks for while it runs.
     rank: dimensions of its tensors that it takes at most in TFLM; 0 where nothing that is lowered has more.
+    limit: which numbers it takes in TFLM, if not all.
     """
 
     code: int
@@ -183,6 +213,7 @@ class Kernel:
     writes: Quantizer | None = None
     lists: int = 0
     rank: int = 0
+    limit: Limit | None = None
 
     def kept(self, kernels: Kernels, pointer: int, rank: int) -> int:
         """Bytes that the kernel keeps for an operator whose output has so many dimensions, each part as it is aligned."""
@@ -206,7 +237,7 @@ KERNELS: Mapping[str, Kernel] = {
     "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
     "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
     "DEPTH_TO_SPACE": Kernel(5, 1, "DepthToSpace", _same(4), _same(20), keeps=True),
-    "DIV": Kernel(42, 2, "Div", _same(4), _same(28)),
+    "DIV": Kernel(42, 2, "Div", _same(4), _same(28), limit=_quotient),
     "ELU": Kernel(111, 1, data=_same(256)),
     "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", Bytes(5, 32), Bytes(48, 72), Bytes(72, 104), _fully_connected),
     "GATHER": Kernel(36, 2, "Gather", _same(8), _same(20), keeps=True),

@@ -96,7 +96,7 @@ def lower(net: Network, *, order: Sequence[str] | None = None, dim: Dim | None =
     if any(node.op == "QuantizeLinear" for node in net.nodes):
         return Lowering(net, dim, LOWERINGS).run()
     quantised, origin = _with_stand_ins(net)
-    return Lowering(quantised, dim, LOWERINGS, origin).run()
+    return replace(Lowering(quantised, dim, LOWERINGS, origin).run(), measured=False)
 
 
 def _with_stand_ins(net: Network) -> tuple[Network, dict[str, str]]:

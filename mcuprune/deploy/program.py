@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mcuprune.deploy import kernels as table
-from mcuprune.deploy.kernels import KERNELS, Form, Kernels, Scratch
+from mcuprune.deploy.kernels import KERNELS, Form, Integers, Kernels, Scratch
 from mcuprune.deploy.planner import (
     Lifetime,
     aligned,
@@ -34,7 +34,7 @@ from mcuprune.deploy.planner import (
     overlaps,
     searched_layout,
 )
-from mcuprune.deploy.qdq import Quantizer
+from mcuprune.deploy.qdq import HIGH, LOW, Quantizer
 from mcuprune.errors import McupruneError, UnsupportedOperator
 from mcuprune.graph.network import Shape
 
@@ -60,6 +60,10 @@ class Constant:
     scales: Array
     zero_points: Array
     axis: int = 0
+
+    def quantizer(self) -> Quantizer:
+        """The first of its quantisers."""
+        return Quantizer(float(self.scales.reshape(-1)[0]), int(self.zero_points.reshape(-1)[0]))
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,19 @@ class Tensor:
         for size in self.dims:
             total = total * size
         return total
+
+    def only_quantizer(self) -> Quantizer:
+        """The quantiser of a tensor that has one; of a constant with several, its first."""
+        if self.content is None:
+            assert self.quantizer is not None
+            return self.quantizer
+        return self.content().quantizer()
+
+    def integers(self) -> Integers:
+        """What it may have: of a computed tensor all of int8, of a constant what it has."""
+        own = self.only_quantizer()
+        least, most = (LOW, HIGH) if self.content is None else ((data := self.content().data).min(), data.max())
+        return Integers(own, int(least) - own.zero_point, int(most) - own.zero_point)
 
 
 @dataclass(frozen=True)
@@ -219,6 +236,7 @@ class Program:
 
     tensors: computed ones and constants, in the order of the file; planners break ties by it.
     problems: what keeps this program from being written as a file, in order. It is priced all the same.
+    measured: whether its quantisers are those of the file, not what stands in for them until ranges are measured.
     """
 
     tensors: tuple[Tensor, ...]
@@ -227,6 +245,7 @@ class Program:
     outputs: tuple[Port, ...]
     problems: tuple[McupruneError, ...] = ()
     path: str = ""
+    measured: bool = True
 
     # ------------------------------------------------------------------------------------------------ what it consists of
 
@@ -240,24 +259,32 @@ class Program:
         for problem in self.problems:
             raise problem
 
-    def check_ranks(self) -> None:
-        """Raise UnsupportedOperator where no .tflite can be written for the ranks of an operator."""
-        if reason := self.too_many_dimensions():
+    def check_forms(self) -> None:
+        """Raise UnsupportedOperator where no .tflite can be written for the form of an operator."""
+        if reason := self.only_c():
             raise UnsupportedOperator(reason)
 
-    def too_many_dimensions(self) -> str:
-        """The first operator whose kernel in TensorFlow Lite Micro takes fewer dimensions, and what to do; empty without one.
+    def only_c(self) -> str:
+        """The first operator that the kernel of TensorFlow Lite Micro can't compute as it is, and what to do; "" without one.
 
-        Generated C has loops of its own for each, and takes them.
+        That is for want of dimensions or for its ranges, as far as these are known. Generated C computes both.
         """
         for operator in self.operators:
-            most = KERNELS[operator.name].rank if operator.name in KERNELS else 0
-            rank = max(len(self.tensors[tensor].shape) for tensor in (*operator.inputs, *operator.outputs) if tensor >= 0)
-            if most and rank > most:
-                return (
-                    f"{self.path}: node '{operator.node}': {operator.name} of {rank} dimensions; the one of TensorFlow Lite "
-                    f"Micro takes {most} at most: export .c, or write the node with fewer"
+            kernel = KERNELS.get(operator.name)
+            if kernel is None:
+                continue
+            seen = [self.tensors[tensor] for tensor in (*operator.inputs, *operator.outputs) if tensor >= 0]
+            rank = max(len(tensor.shape) for tensor in seen)
+            reason = ""
+            if kernel.rank and rank > kernel.rank:
+                reason = (
+                    f"of {rank} dimensions; the one of TensorFlow Lite Micro takes {kernel.rank} at most: export .c, or write "
+                    "the node with fewer"
                 )
+            elif kernel.limit is not None and self.measured and not self.problems:
+                reason = kernel.limit([tensor.integers() for tensor in seen])
+            if reason:
+                return f"{self.path}: node '{operator.node}': {operator.name} {reason}"
         return ""
 
     @cached_property

@@ -129,6 +129,7 @@ _REPEATED: Mapping[str, tuple[int, _Advances]] = {
     "extremum": (3, lambda a: (a[4], a[5], 1)),
     "fill": (1, lambda a: (1,)),
     "log_softmax": (2, lambda a: (a[3], a[3])),
+    "divide": (3, lambda a: (a[4], a[5], 1)),
     "mul": (3, lambda a: (a[4], a[5], 1)),
     "pick": (2, lambda a: (a[3] * a[4], a[6] * a[4])),
     "prelu": (3, lambda a: (a[4], a[5], 1)),

@@ -40,7 +40,7 @@ class Converted:
     @property
     def file(self) -> bytes:
         """``content`` to be written. Raises UnsupportedOperator where TensorFlow Lite Micro couldn't prepare it."""
-        self.program.check_ranks()
+        self.program.check_forms()
         return self.content
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import floor, prod
 
 from mcuprune.deploy import sums
-from mcuprune.deploy.fixedpoint import Factor, clamped, exp_of_negative, factor, scaled
+from mcuprune.deploy.fixedpoint import Factor, clamped, exp_of_negative, factor, quotient, quotient_factor, scaled
 from mcuprune.deploy.program import Operator
 from mcuprune.deploy.steps.calls import Call, Loop, words_of
 from mcuprune.deploy.steps.movement import between, strides
@@ -69,6 +69,13 @@ def _product_parameters(s: Selection, operator: Operator) -> list[int]:
     return [a.zero_point, b.zero_point, output.zero_point, *factor(a.scale * b.scale / output.scale), *bounds]
 
 
+def _quotient_parameters(s: Selection, operator: Operator) -> list[int]:
+    a, b = (s.quantizer(tensor) for tensor in operator.inputs[:2])
+    output = s.quantizer(operator.outputs[0])
+    bounds = activation_range(operator.options.get("fused", 0), output)
+    return [a.zero_point, b.zero_point, output.zero_point, *quotient_factor(a.scale, b.scale, output.scale), *bounds]
+
+
 def _prelu_parameters(s: Selection, operator: Operator) -> list[int]:
     a, b = (s.quantizer(tensor) for tensor in operator.inputs[:2])
     output = s.quantizer(operator.outputs[0])
@@ -95,6 +102,19 @@ def _product_of(s: Selection, operator: Operator) -> _Number:
     return lambda a, b: clamped(scaled((a - za) * (b - zb), Factor(number, shift)) + zo, low, high)
 
 
+def _quotient_of(s: Selection, operator: Operator) -> _Number:
+    za, zb, zo, *by, low, high = _quotient_parameters(s, operator)
+
+    def number(a: int, b: int) -> int:
+        if a == za:
+            return clamped(zo, low, high)
+        if b == zb:
+            return high if a > za else low
+        return clamped(quotient(a - za, b - zb, Factor(*by)) + zo, low, high)
+
+    return number
+
+
 def _prelu_of(s: Selection, operator: Operator) -> _Number:
     za, zb, zo, *rest = _prelu_parameters(s, operator)
     above, below = Factor(*rest[:2]), Factor(*rest[2:])
@@ -104,6 +124,7 @@ def _prelu_of(s: Selection, operator: Operator) -> _Number:
 #: Operators of two operands that are tables where one of them is a single constant: how they make a number of two.
 WITH_ONE_CONSTANT: Mapping[str, Callable[[Selection, Operator], _Number]] = {
     "ADD": _sum_of,
+    "DIV": _quotient_of,
     "MAXIMUM": lambda s, operator: max,
     "MINIMUM": lambda s, operator: min,
     "MUL": _product_of,
@@ -115,6 +136,11 @@ WITH_ONE_CONSTANT: Mapping[str, Callable[[Selection, Operator], _Number]] = {
 def mul(s: Selection, operator: Operator) -> None:
     """MUL, broadcast."""
     _broadcast(s, operator, "mul", _product_parameters(s, operator))
+
+
+def divide(s: Selection, operator: Operator) -> None:
+    """DIV, broadcast."""
+    _broadcast(s, operator, "divide", _quotient_parameters(s, operator))
 
 
 def prelu(s: Selection, operator: Operator) -> None:

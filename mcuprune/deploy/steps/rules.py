@@ -24,6 +24,7 @@ _RULES: Mapping[str, Callable[[Selection, Operator], None]] = {
     "CONV_2D": sliding.conv,
     "DEPTHWISE_CONV_2D": sliding.depthwise,
     "DEPTH_TO_SPACE": movement.blocks,
+    "DIV": arithmetic.divide,
     "FULLY_CONNECTED": sliding.fully_connected,
     "GATHER": movement.gather,
     "LOG_SOFTMAX": arithmetic.softmax,

@@ -160,11 +160,8 @@ class Selection:
 
     def quantizer(self, tensor: int) -> Quantizer:
         """Scale and zero point of a tensor that has one of each."""
-        own, content = self.program.tensors[tensor].quantizer, self.content(tensor)
-        if content is None:
-            assert own is not None
-            return own
-        return Quantizer(float(content.scales.reshape(-1)[0]), int(content.zero_points.reshape(-1)[0]))
+        content = self.content(tensor)
+        return self.program.tensors[tensor].only_quantizer() if content is None else content.quantizer()
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """Sizes of a tensor, channels last."""
