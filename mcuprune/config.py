@@ -85,7 +85,8 @@ class Wanted:
 class Config:
     """A configuration file as it was read, or the empty one.
 
-    source: the file. models: (path, what it wants over ``common``), globs resolved, in the file's order.
+    source: the file. models: (path, what it wants over ``common``), globs resolved, in the file's order; each file once, with
+    what all tables that match it say, later ones before earlier.
     prune: defaults of ``mcuprune prune``, by the names of its flags.
     """
 
@@ -119,7 +120,7 @@ def load(source: Path, prune_keys: Iterable[str]) -> Config:
     read = _Reader(source)
     read.known(document, "", [*_COMMON, "model", "prune"])
     common = read.wanted({key: value for key, value in document.items() if key in _COMMON}, "")
-    models: list[tuple[str, Wanted]] = []
+    models: dict[str, tuple[str, Wanted]] = {}
     entries = document.get("model", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError(f"{source}: 'model' must be a list of tables; write [[model]]")
@@ -127,11 +128,13 @@ def load(source: Path, prune_keys: Iterable[str]) -> Config:
         place = f"model {number}: "
         read.known(entry, place, ["path", *_COMMON])
         wanted = read.wanted({key: value for key, value in entry.items() if key != "path"}, place)
-        models += [(path, wanted) for path in read.paths(entry.get("path"), place)]
+        for path in read.paths(entry.get("path"), place):
+            first, earlier = models.get(os.path.abspath(path), (path, Wanted()))
+            models[os.path.abspath(path)] = first, wanted.over(earlier)
     prune = read.table(document.get("prune", {}), "prune")
     if prune:
         read.known(prune, "prune: ", prune_keys)
-    return Config(source, common, tuple(models), {key.replace("-", "_"): value for key, value in prune.items()})
+    return Config(source, common, tuple(models.values()), {key.replace("-", "_"): value for key, value in prune.items()})
 
 
 def _section(project: Path) -> dict[str, Any] | None:

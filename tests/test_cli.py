@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -402,6 +403,12 @@ def test_a_file_of_json_says_so_where_there_is_no_answer(net, capsys):
     assert f"mcuprune: {found['message']}\n" == err
 
 
+def test_a_format_whose_file_has_no_name_is_refused(net, capsys):
+    """As where a script's variable is empty."""
+    assert main(["check", net, "--sram", "1MB", "--format", "json="]) == 2
+    assert "--format json=: names no file" in capsys.readouterr().err
+
+
 def test_stdout_takes_one_format(net, capsys):
     assert main(["check", net, "--sram", "1KB", "--format", "json", "--format", "github"]) == 2
     assert "stdout takes one format" in capsys.readouterr().err
@@ -664,6 +671,27 @@ def test_one_refused_model_does_not_keep_the_others_from_their_answers(several, 
     refused = [model["error"] for model in found["models"] if "error" in model]
     assert [error["kind"] for error in refused] == ["ModelError", "ModelError", "UnsupportedOperator"]
     assert err == "".join(f"mcuprune: {error['message']}\n" for error in refused)
+
+
+@pytest.mark.parametrize("command", [["profile"], ["check", "--sram", "1MB"]], ids=" ".join)
+def test_every_file_of_an_answer_says_that_the_only_model_was_refused(several, command, capsys):
+    """What an earlier run left there would be taken for this one's answer."""
+    forms = ["text", "markdown", "html", "junit", "github", "json"]
+    for name in forms:
+        Path(f"out.{name}").write_text("of an earlier run")
+    flags = [f"--format={name}=out.{name}" for name in forms]
+    assert main([command[0], "odd.onnx", *command[1:], *flags]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"mcuprune: odd\.onnx: .*\n", err)
+    for name in forms:
+        text = Path(f"out.{name}").read_text()
+        assert "odd.onnx: " in text, name
+        assert "of an earlier run" not in text, name
+    assert len(ElementTree.parse("out.junit").findall(".//error")) == 1
+    assert Path("out.github").read_text().startswith("::error file=odd.onnx,")
+    assert main([command[0], "odd.onnx", *command[1:], "--format", "junit"]) == 2
+    assert len(ElementTree.fromstring(capsys.readouterr().out).findall(".//error")) == 1
 
 
 def test_every_format_reports_the_refused(several, capsys):

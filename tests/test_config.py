@@ -57,6 +57,18 @@ def test_globs_name_several_models():
     assert [path for path, _ in found.models] == ["models/a.onnx", "models/b.onnx"]
 
 
+@pytest.mark.parametrize("again", ["models/a.onnx", "./models/../models/a.onnx", "models/a*"])
+def test_a_file_that_several_tables_match_is_held_to_all_of_them_a_later_one_first(again):
+    found = read(
+        '[[model]]\npath = "models/*.onnx"\nbudget = { sram = "64KB", macs = "1M" }\nruntime = "c"\n'
+        f'[[model]]\npath = "{again}"\nbudget = {{ sram = "16KB", flash = "1KB" }}\n'
+    )
+    assert [path for path, _ in found.models] == ["models/a.onnx", "models/b.onnx"]
+    assert found.wanted("models/a.onnx").limits == {"sram": size(16384), "macs": size(10**6), "flash": size(1024)}
+    assert found.wanted("models/a.onnx").runtime == "c"
+    assert set(found.wanted("models/b.onnx").limits) == {"sram", "macs"}
+
+
 def test_paths_are_relative_to_the_file(here, monkeypatch):
     read('[[model]]\npath = "models/a.onnx"\n')
     (here / "sub").mkdir()

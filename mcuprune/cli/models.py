@@ -41,9 +41,7 @@ def measure(path: str, wanted: Wanted) -> resources.Profile:
 
 
 def answers(command: Literal["profile", "check"], paths: Sequence[str], answer: Callable[[str], Answer], view: View) -> Report:
-    """The answers of all models. Of several, one that is refused doesn't keep the others from theirs."""
-    if len(paths) == 1:
-        return Report(command, (answer(paths[0]),), view)
+    """The answers of all models. One that is refused doesn't keep the others from theirs, nor any format from saying so."""
     every: list[Answer | Refused] = []
     for path in paths:
         try:

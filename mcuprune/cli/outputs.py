@@ -34,9 +34,11 @@ def asked(formats: Sequence[str], *, no_color: bool | None) -> Outputs:
     """The outputs that ``--format`` names. Raises UsageError for an unknown format, or two for stdout."""
     named: list[tuple[str, str | None]] = []
     for text in formats:
-        name, _, file = text.partition("=")
+        name, equals, file = text.partition("=")
         if name not in report.FORMATS:
             raise UsageError(f"--format: unknown format '{name}'; {nearest(name, report.FORMATS)}")
+        if equals and not file:
+            raise UsageError(f"--format {text}: names no file; write --format {name}=FILE, or --format {name} for stdout")
         named.append((name, file if file not in ("", "-") else None))
     if sum(file is None for _, file in named) > 1:
         raise UsageError("--format: stdout takes one format; give the others a file, as in --format json=FILE")
@@ -50,8 +52,8 @@ def emit(result: Report, outputs: Outputs, *, quiet: bool = False) -> int:
     result = replace(result, view=replace(result.view, ascii=not console.can_encode(sys.stdout, "│└─▁█")))
     narrow = replace(result, view=replace(result.view, width=width()))
     for name, file in sorted(outputs.places, key=lambda place: place[1] is None):
-        if name == "text" and quiet and result.ok and file is None:
-            continue
+        if name == "text" and file is None and (result.refusal is not None or (quiet and result.ok)):
+            continue  # why there is no answer stands on stderr
         written = report.FORMATS[name](narrow if name == "text" and file is None else result)
         if file is not None:
             write(written.encode("utf-8", "backslashreplace"), file)

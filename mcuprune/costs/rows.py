@@ -109,9 +109,11 @@ class _Peak(Resource):
 
 @dataclass(frozen=True, kw_only=True)
 class _Arena(Resource):
-    """The arena of TensorFlow Lite Micro in the file's order."""
+    """The arena of TensorFlow Lite Micro in the file's order; unknown where no file can be written for it."""
 
     def measure(self, measured: Measured) -> int:
+        measured.program.check()
+        measured.program.check_forms()
         return measured.memory.arena_tflm
 
     def function(self, model: Model) -> CostFunction:

@@ -618,8 +618,9 @@ class Pad(Op):
         return Node(node.name, node.op, node.inputs, node.outputs, {**attrs, "pads": flat}, node.origins)
 
     def is_zero(self, node: Node, net: Network) -> bool:
-        """Whether it pads with zeros only, as a convolution's own padding would."""
-        return node.get("mode") == "constant" and not node.get("value")
+        """Whether it pads with zeros and crops nothing, as a convolution's own padding would."""
+        pads = attributes.pads_of_all_axes(node, len(net.shapes[node.inputs[0]]))
+        return node.get("mode") == "constant" and not node.get("value") and all(min(pair) >= 0 for pair in pads)
 
 
 class Expand(Op):

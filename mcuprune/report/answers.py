@@ -75,7 +75,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refused:
-    """What stands for one of several models that no answer could be given for. kind: the error's, as in the JSON."""
+    """What stands for a model that no answer could be given for. kind: the error's, as in the JSON."""
 
     path: str
     kind: str
@@ -112,6 +112,11 @@ class Report:
     def refused(self) -> tuple[Refused, ...]:
         """The models without an answer."""
         return tuple(answer for answer in self.answers if isinstance(answer, Refused))
+
+    @property
+    def refusal(self) -> Refused | None:
+        """That of the only model, where there is one: then there is no answer at all."""
+        return self.refused[0] if self.refused and len(self.answers) == 1 else None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ _LAYER_KEYS = {"sram": "live"}
 
 def json(report: Report) -> str:
     """One document, integers in base units only."""
+    if report.refusal is not None:
+        return console.json_error(report.refusal.kind, report.refusal.message)
     models = [
         {"path": answer.path, "ok": False, "error": {"kind": answer.kind, "message": answer.message}}
         if isinstance(answer, Refused)
