@@ -67,8 +67,8 @@ class Limited:
     )
     sram_model: SramModel | None = option(
         None,
-        help="What --sram limits: the peak of activations (without --board, or with --runtime c), TFLM's arena (on a board), or "
-        "the largest operator's inputs and outputs.",
+        help="What --sram limits: the peak of activations (without --board, or with --runtime c), TFLM's arena (on a board), "
+        "or the largest operator's inputs and outputs.",
         group="Limits",
     )
     flash_model: FlashModel | None = option(
