@@ -144,7 +144,7 @@ def results() -> str:
     _, _, *rows = (line.strip("| ").split(" | ") for line in accuracies().splitlines())
     peers = sorted((row for row in rows if row[4].strip()), key=_lead)
     ahead = sum(_lead(row) > 0 for row in peers)
-    runs = read(bench_budgets.ROWS)
+    runs, compute = read(bench_budgets.ROWS), read(bench_compute.ROWS)
     held = [row["held"] for row in runs if row["seed"] < bench_budgets.REFUSALS]
     refused = [row["right"] for row in runs if row["seed"] >= bench_budgets.REFUSALS]
     graphs = json.loads((ROOT / "tests" / "benchmarks" / "memory.json").read_text())["graphs"]
@@ -155,9 +155,8 @@ def results() -> str:
             f"optimiser: higher in {ahead} of {len(peers)} settings. The worst: {_told(peers[0])}; the best: "
             f"{_told(peers[-1])}. [All settings](docs/results.md)",
             "* **At equal training compute**, points ahead of uniform scaling, as narrow as which the default starts where "
-            "compute is scarce beside the data or images can be smaller, and on smaller images first where they have colours; "
-            "most of the uniform networks have weights that weren't drawn for their widths, as the default's are: "
-            f"{bench_compute.summary(read(bench_compute.ROWS))}. [All runs](tests/benchmarks/compute.md)",
+            "compute is scarce beside the data or images can be smaller, and on smaller images first where they have colours: "
+            f"{bench_compute.summary(compute)}{bench_compute.undrawn(compute)}. [All runs](tests/benchmarks/compute.md)",
             f"* **Budgets**: {sum(held)} of {len(held)} random ones on {len({row['model'] for row in runs})} networks held "
             f"in the written file, {sum(refused)} of {len(refused)} impossible ones refused before any training ([all budgets]"
             f"(tests/benchmarks/budgets.md)). **Schedule**: the least peak of SRAM proven for {proven} of {len(graphs)} "

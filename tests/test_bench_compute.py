@@ -52,6 +52,8 @@ def test_uniform_runs_that_kept_their_channels_weights_are_marked() -> None:
     marked = bench_compute.page([*ROWS[:3], kept[3], *ROWS[4:]])
     assert " 59.0 ± 42.4 † |" in marked
     assert "\n† " in marked
+    assert bench_compute.undrawn(ROWS) == ""
+    assert bench_compute.undrawn([*ROWS[:3], kept[3], *ROWS[4:]]).startswith("; 1 of 3 uniform networks ")
     assert bench_compute.page([*kept[:1], *ROWS[1:]]) == bench_compute.page(ROWS)  # they say nothing of the default
 
 

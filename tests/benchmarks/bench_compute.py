@@ -163,6 +163,14 @@ def _kept(found: Mapping[str, Any]) -> bool:
     return found["method"] == "uniform" or any(note.startswith("uniform widths") for note in found.get("notes", ()))
 
 
+def undrawn(rows: list[dict[str, Any]]) -> str:
+    """How many uniform networks have weights that weren't drawn for their widths, as the default's are; "" where all have."""
+    uniform = [found for _, by in _cells(rows) for found in by["uniform"]]
+    kept = sum(map(_kept, uniform))
+    said = f"; {kept} of {len(uniform)} uniform networks have weights that weren't drawn for their widths, as the default's are"
+    return said if kept else ""
+
+
 def _wide_table(rows: list[dict[str, Any]]) -> list[str]:
     """A section on the methods of ``WIDE``, where they were run."""
     heads = [head for name in WIDE.values() for head in (name, "seeds", f"default - {name}")]
