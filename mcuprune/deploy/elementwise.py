@@ -77,7 +77,7 @@ def arithmetic(w: Lowering, node: Node) -> None:
     """Add, Sub, Mul, Div of two operands, at most one of them constant."""
     constant = next((i for i, name in enumerate(node.inputs) if w.net.is_constant(name)), None)
     if node.op == "Div" and constant == 1 and (inverse := _factor(w, node)) is not None:
-        # DIV would round three times more, its kernel is larger, and LiteRT has none
+        # DIV would round three times more, and its kernels are larger and slower
         _combine(w, "MUL", [w.data(node), inverse], w.target(node))
         return
     if constant is not None and (node.op == "Div" or node.inputs[constant] not in w.net.stored):
