@@ -18,7 +18,7 @@ from conftest import Once
 from graphs import Graph
 from onnx import helper
 
-from mcuprune import exporting
+from mcuprune import cli, exporting
 from mcuprune.channels.labelling import label
 from mcuprune.costs import resources
 from mcuprune.deploy import kernels, tflite
@@ -658,6 +658,9 @@ def test_quotients_that_reach_far_are_for_c_alone(tmp_path: Path) -> None:
     for model, known in ((quotient(above=0.01), False), (onnx.load(path), True)):
         said = without_kernels(resources.profile(network.from_proto(model, "net.onnx", accept=ops.accept("net.onnx"))))
         assert ("no .tflite can be written" in said) == known
+    file = ["--flash-model", "file", "--flash", "1MB"]
+    assert cli.main(["check", path, "--sram-model", "tflm", "--sram", "1MB"]) == cli.main(["check", path, *file]) == 2
+    assert cli.main(["check", path, *file, "--runtime", "c"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ class _File(Resource):
         if runtime == "c":
             quantised = any(node.op == "QuantizeLinear" for node in measured.network.nodes)
             return codesize.of_c(program, known=quantised, runs=self.runs)
+        program.check_forms()
         return measured.file + (codesize.of_program(program, runtime) if self.runs else 0)
 
     def function(self, model: Model) -> CostFunction:
