@@ -479,25 +479,49 @@ def test_places_that_can_not_be_written_are_refused_before_ranges_are_measured(
     assert said in capsys.readouterr().err
 
 
+def save_with_data(model: onnx.ModelProto, folder: Path) -> None:
+    """A classifier of four classes, and eight images of nothing."""
+    onnx.save(model, folder / "net.onnx")
+    examples = {f"{kind}_{part}": np.zeros((8, 3, 8, 8), np.float32) for kind in "x" for part in ("train", "test")}
+    np.savez(folder / "data.npz", **examples, y_train=np.arange(8) % 4, y_test=np.arange(8) % 4)
+
+
+def test_a_float_network_that_divides_by_an_image_is_priced_and_written_as_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whose scales aren't known before its ranges are measured."""
+    g = Graph(1, 3, 8, 8)
+    x = g.add("Div", "x", g.value(np.full((3, 8, 8), 2.5, np.float32)))
+    save_with_data(g.model(g.classifier(g.conv(x, 3, 4), 4, 4)), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "net.onnx", "--runtime", "c", "--flash-model", "image", "--flash", "64KB"]) == 0
+    assert cli.main(["export", "net.onnx", "--data", "data.npz", "-o", "net.c"]) == 0
+    assert " divide(" in Path("net.c").read_text()
+
+
 @pytest.mark.parametrize("wanted", [["-o", "net.c"], ["--project", "cmake", "folder"]])
 def test_a_node_without_a_kernel_is_refused_before_ranges_are_measured(
     wanted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And where only the writer finds it, the message names the user's file."""
     g = Graph(1, 3, 8, 8)
-    x = g.add("Div", "x", g.value(np.full((3, 8, 8), 2.5, np.float32)))
-    onnx.save(g.model(g.classifier(g.conv(x, 3, 4), 4, 4)), tmp_path / "net.onnx")
-    examples = {f"{kind}_{part}": np.zeros((8, 3, 8, 8), np.float32) for kind in "x" for part in ("train", "test")}
-    np.savez(tmp_path / "data.npz", **examples, y_train=np.arange(8) % 4, y_test=np.arange(8) % 4)
+    turned = g.add("Transpose", g.conv("x", 3, 1), perm=[0, 1, 3, 2])
+    save_with_data(g.model(g.classifier(g.add("MatMul", g.conv("x", 3, 4), turned), 4, 4)), tmp_path)
     monkeypatch.chdir(tmp_path)
     command = ["export", "net.onnx", "--data", "data.npz", *wanted]
+    refusal = "mcuprune: net.onnx: node 'matmul3': BATCH_MATMUL that broadcasts or transposes has no kernel in C"
     with monkeypatch.context() as patched:
         patched.setattr(exporting, "_quantized", lambda *_: pytest.fail("the work had begun"))
         assert cli.main(command) == 2
-    assert capsys.readouterr().err.startswith("mcuprune: net.onnx: node 'div0': DIV has no kernel in C")
+    assert capsys.readouterr().err.startswith(
+        "mcuprune: net.onnx: node 'matmul3': BATCH_MATMUL that broadcasts or transposes has no kernel in C"
+    )
     monkeypatch.setattr(exporting, "refuse_early", lambda *_: None)
     assert cli.main(command) == 2
-    assert "mcuprune: net.onnx: node 'div0': DIV has no kernel in C" in capsys.readouterr().err
+    assert (
+        "mcuprune: net.onnx: node 'matmul3': BATCH_MATMUL that broadcasts or transposes has no kernel in C"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.usefixtures("in_process")

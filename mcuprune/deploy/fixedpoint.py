@@ -81,7 +81,8 @@ def saturated(value: int, bits: int = 32) -> int:
 
 def quotient_factor(dividend: float, divisor: float, quotient: float) -> Factor:
     """What a quotient of integers of these scales is multiplied by."""
-    return factor(min(dividend / (divisor * quotient), 2.0**MOST_QUOTIENT))
+    most, both = 2.0**MOST_QUOTIENT, divisor * quotient  # 0 of a constant that isn't known yet, and of scales of almost nothing
+    return factor(min(dividend / both, most) if both else most)
 
 
 def quotient(dividend: int, divisor: int, by: Factor) -> int:
