@@ -513,15 +513,10 @@ def test_a_node_without_a_kernel_is_refused_before_ranges_are_measured(
     with monkeypatch.context() as patched:
         patched.setattr(exporting, "_quantized", lambda *_: pytest.fail("the work had begun"))
         assert cli.main(command) == 2
-    assert capsys.readouterr().err.startswith(
-        "mcuprune: net.onnx: node 'matmul3': BATCH_MATMUL that broadcasts or transposes has no kernel in C"
-    )
+    assert capsys.readouterr().err.startswith(refusal)
     monkeypatch.setattr(exporting, "refuse_early", lambda *_: None)
     assert cli.main(command) == 2
-    assert (
-        "mcuprune: net.onnx: node 'matmul3': BATCH_MATMUL that broadcasts or transposes has no kernel in C"
-        in capsys.readouterr().err
-    )
+    assert refusal in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_process")
