@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -21,6 +21,7 @@ from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError
 from mcuprune.face import Budget, LimitLike, Net, budget_of, engine, file_for, path_of, refuse_read, shapes_of
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.options import nearest
 from mcuprune.train.request import Choices, Request
 
@@ -52,7 +53,7 @@ class Callback:
         """When the file has been written and measured."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Asked(Choices, Feed):
     """What a script asks of ``prune``, whose docstring says what each means; the options of the command line come first."""
 
@@ -167,7 +168,7 @@ def prune(asked: Asked) -> Result:
     return result
 
 
-@dataclass(frozen=True)
+@immutable
 class _Function(Callback):
     """A plain function as a callback."""
 

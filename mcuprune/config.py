@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +29,7 @@ from mcuprune.deploy.boards import board, board_budget
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError, cause
 from mcuprune.graph.network import Shape
+from mcuprune.immutable import immutable
 from mcuprune.options import nearest
 from mcuprune.units import Limit, parse
 
@@ -40,7 +41,7 @@ _MAX_BYTES = 2**22
 _DEEPEST = 100
 
 
-@dataclass(frozen=True)
+@immutable
 class Wanted:
     """What one model has to hold; None and empty mean that nobody said.
 
@@ -81,7 +82,7 @@ class Wanted:
         return replace(base, **{**said, **both})
 
 
-@dataclass(frozen=True)
+@immutable
 class Config:
     """A configuration file as it was read, or the empty one.
 

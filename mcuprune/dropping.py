@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from mcuprune.data.sets import Given
 from mcuprune.errors import BudgetError, OutputError, UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.pruning import OnStart
 from mcuprune.result import Bisection, GroupResult, Result, Stage, Start
@@ -78,7 +79,7 @@ def _pruned(
     return _Bisecting(request, on_step, on_stage, on_start, net, data_set).result()
 
 
-@dataclass(frozen=True)
+@immutable
 class _Tried:
     """A finished stage, and what the next can start from: the float network's file, and what is left of the groups."""
 

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +36,7 @@ from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import DataError, McupruneError, MissingExtra, OutputError, UnsupportedOperator, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network, Shape
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.options import AUTO
 from mcuprune.passes.inputs import with_float_inputs
@@ -50,7 +51,7 @@ _NOTHING_CUT = "nothing had to be cut"
 Files = Mapping[str, bytes]
 
 
-@dataclass(frozen=True)
+@immutable
 class Request:
     """What to export, and as what.
 
@@ -74,7 +75,7 @@ class Request:
     task: str = AUTO
 
 
-@dataclass(frozen=True)
+@immutable
 class Exported:
     """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from numbers import Integral
 from pathlib import Path
@@ -26,6 +26,7 @@ from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import McupruneError, MissingExtra, UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network, Shape
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.options import nearest
 from mcuprune.places import Output
@@ -136,7 +137,7 @@ def groups(net: Net) -> Groups:
     return Groups(resources.in_order(label(_read(net))))
 
 
-@dataclass(frozen=True, init=False, repr=False)
+@immutable(init=False, repr=False)
 class Budget:
     """Limits on what a network may cost, inclusive; resources that it doesn't name are free.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,6 +16,7 @@ from mcuprune.data.preprocessing import LAYOUTS
 from mcuprune.data.sets import Given
 from mcuprune.errors import MissingExtra
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.options import AUTO
 from mcuprune.passes.inputs import with_float_inputs
 from mcuprune.train import evaluate, feeding, head, preprocess
@@ -31,7 +31,7 @@ _ROWS, _COLUMNS, _LEAST = 12, 10, 48
 _GAP = 2
 
 
-@dataclass(frozen=True)
+@immutable
 class Range:
     """Of values, over at most so many examples; mean and std one for each channel where there are channels."""
 
@@ -41,7 +41,7 @@ class Range:
     std: tuple[float, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class Inspection:
     """A data set as one network takes it.
 

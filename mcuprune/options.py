@@ -1,6 +1,6 @@
 """Options: one field of a dataclass says all that is known about one of them.
 
-    @dataclass(frozen=True)
+    @immutable
     class Request:
         epochs: int | None = option(None, least=1, metavar="N", group="Training", help="Passes over the data.")
 
@@ -23,10 +23,11 @@ import os
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import MISSING, field, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 
 #: What an option says that leaves the choice to the network and the data.
 AUTO = "auto"
@@ -43,7 +44,7 @@ _TAKES: Mapping[tuple[type, bool], str] = {
 _NUMBERS: Mapping[type, type] = {int: numbers.Integral, float: numbers.Real}
 
 
-@dataclass(frozen=True)
+@immutable
 class Option:
     """One option: what is said where its field is declared, and what the field says itself.
 

@@ -17,11 +17,11 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from mcuprune.errors import OutputError, cause
+from mcuprune.immutable import immutable
 
 try:
     import fcntl
@@ -33,7 +33,7 @@ except ImportError:  # not a POSIX system: nothing is locked, and nothing that a
 _WRITTEN = (".onnx", ".tflite", ".checkpoint", ".c", ".h", ".html", ".md")
 
 
-@dataclass(frozen=True)
+@immutable
 class Output:
     """A file that a command is going to write.
 
@@ -47,7 +47,7 @@ class Output:
     make_folder: bool = False
 
 
-@dataclass(frozen=True)
+@immutable
 class Source:
     """A file that a command reads, or a folder of them. what: as a message calls it, such as ``the model``."""
 
@@ -94,7 +94,7 @@ def distinct(outputs: Sequence[Output], sources: Iterable[Source]) -> None:
         earlier.append((output, identity))
 
 
-@dataclass(frozen=True)
+@immutable
 class _Identity:
     """What tells a file from others. place: its path without links. number: device and index of the file, if it exists."""
 

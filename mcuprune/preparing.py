@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 _CALIBRATION = 512
 
 
-@dataclass(frozen=True)
+@immutable
 class Run:
     """All that is known before the work begins; whatever can be refused has been.
 

@@ -11,7 +11,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,6 +23,7 @@ from mcuprune.data.feed import Feed
 from mcuprune.data.named import DATASETS
 from mcuprune.errors import UsageError, cause
 from mcuprune.graph.network import Shape
+from mcuprune.immutable import immutable
 from mcuprune.result import Result
 from mcuprune.train.request import Request
 from mcuprune.units import Limit, Unit
@@ -176,7 +177,7 @@ def _plain(value: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------------- reading
 
 
-@dataclass(frozen=True)
+@immutable
 class Rerun:
     """What a report says of its run, checked. asked: values of options by the names of ``Request``'s fields."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from mcuprune.bands.rowgraph import Ending
 from mcuprune.bands.tape import Choice
@@ -13,6 +13,7 @@ from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy.rowreport import RowReport
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.notebook import Drawn
 from mcuprune.run.layer_noise import Int8Layers
 from mcuprune.train.request import Request
@@ -20,7 +21,7 @@ from mcuprune.train.task import Schedule, Search, Step
 from mcuprune.train.tasks.metrics import Metric
 
 
-@dataclass(frozen=True)
+@immutable
 class GroupResult:
     """A group before and after: widths, and the indices of the channels that stayed."""
 
@@ -30,7 +31,7 @@ class GroupResult:
     kept: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class Training:
     """How a network was trained, with all that the user left open filled in.
 
@@ -47,7 +48,7 @@ class Training:
     device: str
 
 
-@dataclass(frozen=True)
+@immutable
 class Bands:
     """How the written file runs in row bands.
 
@@ -66,7 +67,7 @@ class Bands:
     rows: RowReport | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class Figures:
     """How good a network is at its task: as it came, cut in floats, and as int8 in both sessions; None where not quantised.
 
@@ -88,7 +89,7 @@ class Figures:
         return self.int8 or self.floats
 
 
-@dataclass(frozen=True)
+@immutable
 class Start:
     """A network that was pruned before, as a place to go on from.
 
@@ -99,7 +100,7 @@ class Start:
     groups: tuple[GroupResult, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class Stage:
     """One budget that a bisection tried.
 
@@ -116,7 +117,7 @@ class Stage:
     path: str | None
 
 
-@dataclass(frozen=True)
+@immutable
 class Bisection:
     """How the smallest network above a floor was found.
 
@@ -132,7 +133,7 @@ class Bisection:
     best: int | None
 
 
-@dataclass(frozen=True)
+@immutable
 class Result(Drawn):
     """A finished prune. What is measured is measured on the test set in onnxruntime, and None where there was no data for it.
 

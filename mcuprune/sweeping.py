@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from mcuprune import places, rerun
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.places import Output, Source
 from mcuprune.report import sweep as report
 from mcuprune.sweep import outcome as outcomes
@@ -19,7 +20,7 @@ from mcuprune.sweep.outcome import Finished, OnRun, Outcome, Recorded
 from mcuprune.train import request as prunes
 
 
-@dataclass(frozen=True)
+@immutable
 class Request:
     """What the user asked for.
 

@@ -8,12 +8,12 @@ time is microseconds: ``"40ms"`` <-> 40,000.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 from typing import Literal
 
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 
 Unit = Literal["bytes", "count", "time"]
 
@@ -40,7 +40,7 @@ _DURATION = re.compile(r"\s*" + "".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,9}})?){unit})
 _MOST = 2**62
 
 
-@dataclass(frozen=True)
+@immutable
 class Limit:
     """What a user asked for: an absolute number, or a share of the model's own cost.
 

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "mcuprune"
 
 #: From the ground up. Rooms of one floor don't import each other. A room is a folder, or a module beside the folders.
 FLOORS = (
+    ("immutable",),
     ("errors", "names", "escape", "notebook", "schedule"),
     ("units", "places", "options", "console", "usercode", "foreign"),
     ("graph", "data", "handiwork"),

@@ -112,7 +112,10 @@ def silent(tree: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[str]:
     for node in tree.body:
         if isinstance(node, Definition) and not node.name.startswith("_"):
             inherited = isinstance(tree, ast.ClassDef) and inherits(tree, node.name)
-            if not ast.get_docstring(node) and not inherited:
+            overload = any(
+                ast.unparse(decorator) == "overload" for decorator in node.decorator_list
+            )  # types of one that has it
+            if not ast.get_docstring(node) and not inherited and not overload:
                 yield f"{prefix}{node.name}"
             if isinstance(node, ast.ClassDef):
                 yield from silent(node, f"{node.name}.")

@@ -7,7 +7,7 @@ import json
 import pkgutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from mcuprune import cli, options, pruning
 from mcuprune.cli import COMMANDS, main
 from mcuprune.costs.resources import Basis
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import Option, option
 from mcuprune.train import request, tracking
 from mcuprune.train.course import course
@@ -65,7 +66,7 @@ def asked(monkeypatch, *words: str) -> Any:
 # ----------------------------------------------------------------------------------------------- one field, and everywhere
 
 
-@dataclass(frozen=True)
+@immutable
 class Longer(Request):
     """A request with one option more, which is said here and nowhere else."""
 
@@ -268,7 +269,7 @@ def test_the_last_of_a_flag_counts_and_a_repeatable_one_gathers(monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- the fields
 
 
-@dataclass(frozen=True)
+@immutable
 class Kinds:
     word: str = option("a", help="")
     words: Sequence[str] = option((), help="")
@@ -291,7 +292,7 @@ def test_a_field_says_its_name_type_and_default_itself():
 
 
 def test_a_type_that_no_text_can_mean_is_refused():
-    @dataclass(frozen=True)
+    @immutable
     class Odd:
         shapes: dict[str, int] = option(None, help="")
 

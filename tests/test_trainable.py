@@ -625,7 +625,7 @@ def test_the_gradient_of_a_gate_is_what_the_loss_feels() -> None:
         up, down = (gates.detach().clone() for _ in range(2))
         up[component] += step
         down[component] -= step
-        measured = float(loss(up) - loss(down)) / (2 * step)
+        measured = float((loss(up) - loss(down)).detach()) / (2 * step)
         assert measured == pytest.approx(float(slope[component]), rel=1e-4, abs=1e-7)
 
 

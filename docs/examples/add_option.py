@@ -1,14 +1,14 @@
 """An option: one field of a dataclass, with all that is known about it."""
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 from mcuprune import options
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import option
 
 
-@dataclass(frozen=True)
+@immutable
 class Wishes:
     """A group of options; those of ``prune`` are the fields of its Request."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -18,6 +18,7 @@ from mcuprune.bands.rewrite import banded, without_pads
 from mcuprune.bands.rowgraph import RowGraph
 from mcuprune.bands.tape import Choice, Mode, Region, least_peak
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.units import show
 
 #: How many bands a region may have.
@@ -32,7 +33,7 @@ Cost = tuple[int, int]
 _STEP = 0.9
 
 
-@dataclass(frozen=True)
+@immutable
 class Plan:
     """A way to run a network. peak: bytes at most; macs, operators: more than as it is. No choices: as it is."""
 
@@ -47,7 +48,7 @@ class Plan:
         return max(0, self.macs), self.operators
 
 
-@dataclass(frozen=True)
+@immutable
 class _Look:
     """A region that is still to be looked at. start, end: its cuts. place: of the number of bands among all numbers."""
 

@@ -13,6 +13,7 @@ from math import prod
 
 from mcuprune.bands.rowlocal import Locality, NotLocal, locality
 from mcuprune.graph.network import Network, Node
+from mcuprune.immutable import immutable
 from mcuprune.operators.fusion import Buffers, buffers
 from mcuprune.operators.table import OPS, Memory, Quantization
 from mcuprune.schedule import search as memory
@@ -41,7 +42,7 @@ class Value:
     twins: list[Node] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@immutable
 class Stretch:
     """A run of row-local operators. cuts: the values at which it may be entered and left, in order, names of ``Value``.
 
@@ -54,7 +55,7 @@ class Stretch:
     axes: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@immutable
 class Ending:
     """An operator that no region can contain, why, and the SRAM in bytes that it and its surroundings need as they are."""
 

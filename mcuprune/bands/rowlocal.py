@@ -11,10 +11,11 @@ Intervals of rows are half open, (first, end).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from mcuprune.graph.network import Network, Node
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.operators.table import (
     OPS,
@@ -41,7 +42,7 @@ class NotLocal(Exception):
     """Why an operator isn't row-local, as the end of a sentence that begins with its name."""
 
 
-@dataclass(frozen=True)
+@immutable
 class Locality:
     """How rows of a node's outputs follow from rows of its inputs.
 

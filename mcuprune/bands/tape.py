@@ -16,13 +16,13 @@ same numbers but for the order in which a runtime may add.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from mcuprune.bands.rowgraph import RowGraph, Stretch
 from mcuprune.bands.rowlocal import Interval, Locality
 from mcuprune.graph.network import Node
+from mcuprune.immutable import immutable
 from mcuprune.operators.table import OPS, Memory
 
 Mode = Literal["cache", "recompute", "rim"]
@@ -31,7 +31,7 @@ MODES: tuple[Mode, ...] = ("cache", "recompute", "rim")
 MOST_JOINED = 10
 
 
-@dataclass(frozen=True)
+@immutable
 class Step:
     """One operator of a region in bands. Tensors are numbered from 0, which is the region's first tensor.
 
@@ -52,7 +52,7 @@ class Step:
     spoiled: bool = False
 
 
-@dataclass(frozen=True)
+@immutable
 class _Piece:
     """Rows of a value in one tensor."""
 
@@ -327,7 +327,7 @@ class Tape:
 # --------------------------------------------------------------------------------------------------------------- costs
 
 
-@dataclass(frozen=True)
+@immutable
 class Price:
     """What a region costs in bands. peak: bytes in the order of the tape. macs, operators: more than in one piece."""
 
@@ -404,7 +404,7 @@ def _moves_nothing(step: Step) -> bool:
     return step.out_rows[1] - step.out_rows[0] == step.in_rows[1] - step.in_rows[0]
 
 
-@dataclass(frozen=True)
+@immutable
 class Choice:
     """A region of a plan, with how it is to run."""
 

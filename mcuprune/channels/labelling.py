@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -22,13 +22,14 @@ import numpy as np
 from mcuprune.channels.disjoint import DisjointSets
 from mcuprune.errors import ModelError
 from mcuprune.graph.network import Network, Node, Shape, Stored
+from mcuprune.immutable import immutable
 from mcuprune.operators.table import FIXED, OPS, Along, Mixer
 
 #: More channels than this along one axis is taken for a mistake or an attack.
 MAX_CHANNELS = 2**20
 
 
-@dataclass(frozen=True)
+@immutable
 class Slot:
     """An axis of a constant that channels cut.
 
@@ -66,7 +67,7 @@ class Slot:
         return np.concatenate([part.take(where, axis=1) for part, where in zip(parts, kept, strict=True)], axis=0)
 
 
-@dataclass(frozen=True)
+@immutable
 class Group:
     """Interchangeable components: one width.
 
@@ -92,7 +93,7 @@ class Group:
         return self.why is None
 
 
-@dataclass(frozen=True)
+@immutable
 class Channels:
     """The labelled network.
 

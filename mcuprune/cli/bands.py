@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,13 +15,14 @@ from mcuprune.console import NO, YES
 from mcuprune.costs.banding import MOST_BANDS
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import option
 from mcuprune.places import Output
 from mcuprune.report import bands as banding
 from mcuprune.report import profile as report
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Spoken, Shaped, TextOrJson, OneModel):
     """Options of ``bands``."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 from mcuprune import config, face
@@ -13,11 +12,12 @@ from mcuprune.config import Wanted
 from mcuprune.costs import resources
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import option
 from mcuprune.report.profile import Answer, View
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Spoken, Shaped, Reported, Compared, Limited, Models):
     """Options of ``check``."""
 
@@ -32,7 +32,6 @@ def check(flags: Flags) -> int:
     places_of_answer = outputs.asked(flags.format, no_color=flags.no_color)
     settings = configuration(flags)
     paths = models.paths(flags.models, settings)
-    models.refuse_several("--against", flags.against, paths)
     repeated = (("--input-shape", flags.input_shape), ("--outputs", flags.outputs))
     same_flags = tuple(word for flag, texts in repeated for text in texts for word in (flag, text))
     asked = wanted(flags, flags.limits)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal
 
@@ -11,10 +10,11 @@ from mcuprune import options
 from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import YES
+from mcuprune.immutable import immutable
 from mcuprune.options import Option, option
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags:
     """Options of ``completion``."""
 

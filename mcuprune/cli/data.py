@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from mcuprune import face
@@ -15,11 +14,12 @@ from mcuprune.console import NO, YES
 from mcuprune.data.feed import Feed
 from mcuprune.data.loading import sources
 from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Shaped, Feed):
     """Options of ``data``."""
 

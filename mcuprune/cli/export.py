@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mcuprune import escape, exporting, options
 from mcuprune.cli.flags import Shaped, TextOrJson, current_folder, shapes
@@ -13,11 +12,12 @@ from mcuprune.console import YES
 from mcuprune.costs import banding
 from mcuprune.deploy.project import PROJECTS
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import argument, option
 from mcuprune.report import profile as report
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Shaped, TextOrJson):
     """Options of ``export``."""
 

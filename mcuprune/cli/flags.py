@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -17,34 +17,35 @@ from mcuprune.deploy.boards import board_budget
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.errors import UsageError, cause
 from mcuprune.graph.network import Shape
+from mcuprune.immutable import immutable
 from mcuprune.options import argument, flags_of, option
 from mcuprune.report import profile as report
 
 _RUNTIME: Any = option(None, help="Whose code and speed are counted; tflm, with CMSIS-NN, by default.", group="Limits")
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Run:
     """The runtime that a profile is made for."""
 
     runtime: Runtime | None = _RUNTIME
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class OneModel:
     """The argument of a command about one model."""
 
     model: str = argument("MODEL.onnx", help="The model.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Models:
     """The arguments of a command about several models."""
 
     models: Sequence[str] = argument("MODEL.onnx", default=(), help="Models; else those of the configuration.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Limited:
     """Limits: one flag for each resource, or a board."""
 
@@ -92,7 +93,7 @@ def several(text: str, read: Callable[[str], object] = str) -> tuple[str, ...]:
     return values
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class ManyLimited:
     """Several limits of each resource, with commas between them, or a board; kept as they were typed."""
 
@@ -113,14 +114,14 @@ class ManyLimited:
     runtime: Runtime | None = option(None, help="Whose code and speed are counted, as for prune.", group="Limits")
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Compared:
     """What a model is compared with."""
 
     against: str | None = option(None, help="What the model was: show changes from it.", group="Model", metavar="OLD.onnx")
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Shaped:
     """What of a file's network is read."""
 
@@ -135,7 +136,7 @@ class Shaped:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Reported:
     """Where the report of ``profile`` and ``check`` goes."""
 
@@ -148,14 +149,14 @@ class Reported:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class TextOrJson:
     """The answer as a text or as JSON, on stdout."""
 
     format: Literal["text", "json"] = option("text", help="How the answer is written.", group="Output")
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Spoken:
     """What a command reads and says besides."""
 

@@ -6,11 +6,12 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mcuprune import console, places
 from mcuprune.console import NO, NO_ANSWER, YES
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import nearest
 from mcuprune.places import Output
 from mcuprune.report import profile as report
@@ -18,7 +19,7 @@ from mcuprune.report.profile import Report
 from mcuprune.report.width import fitted
 
 
-@dataclass(frozen=True)
+@immutable
 class Outputs:
     """Where each format goes; a path of None is stdout."""
 

@@ -1,6 +1,6 @@
 """Commands out of dataclasses: fields that are options (``mcuprune.options``) -> flags -> values.
 
-    @dataclass(frozen=True, kw_only=True)
+    @immutable(kw_only=True)
     class Flags(OneModel):
         rows: int = option(20, short="-n", metavar="N", least=0, help="Rows to show.")
 

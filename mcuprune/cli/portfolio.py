@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from mcuprune import console, face, options, rerun
@@ -26,6 +26,7 @@ from mcuprune.cli.progress import Progress
 from mcuprune.console import NO, YES
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import option
 from mcuprune.places import Source
 from mcuprune.train import ranks
@@ -40,7 +41,7 @@ _OWN = (
 RunOptions = options.without(Request, *_OWN)
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
     """Options of ``portfolio`` beside those of its training."""
 

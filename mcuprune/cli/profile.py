@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 
 from mcuprune import console, face, places
 from mcuprune.cli import models, outputs
 from mcuprune.cli.flags import Compared, Models, Reported, Run, Shaped, Spoken, configuration, wanted
 from mcuprune.cli.parser import command
 from mcuprune.costs import resources
+from mcuprune.immutable import immutable
 from mcuprune.options import option
 from mcuprune.passes.reorder import reordered
 from mcuprune.places import Output
@@ -17,7 +17,7 @@ from mcuprune.report import profile as report
 from mcuprune.report.profile import Answer, View, device
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Spoken, Shaped, Compared, Run, Reported, Models):
     """Options of ``profile``."""
 
@@ -44,7 +44,6 @@ def profile(flags: Flags) -> int:
     places_of_answer = outputs.asked(flags.format, no_color=flags.no_color)
     settings = configuration(flags)
     paths = models.paths(flags.models, settings)
-    models.refuse_several("--against", flags.against, paths)
     models.refuse_several("--write-order", flags.write_order, paths)
     view = View(by=flags.by, sort=flags.sort, rows=flags.rows, groups=flags.groups)
     asked = wanted(flags)

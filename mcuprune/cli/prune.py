@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.data.spelling import refuse_unknown
 from mcuprune.errors import McupruneError, UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.train import ranks
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # what makes one imports torch
     from mcuprune.result import Result
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Spoken, TextOrJson, Shaped, Limited):
     """Options of ``prune`` that no configuration sets, or in a place of its own; those of a run are ``Request``'s."""
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from mcuprune import places
 from mcuprune.cli.outputs import show, write
 from mcuprune.cli.parser import command
 from mcuprune.console import YES
+from mcuprune.immutable import immutable
 from mcuprune.options import argument, option
 from mcuprune.places import Output, Source
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags:
     """Options of ``report``."""
 

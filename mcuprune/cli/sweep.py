@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from mcuprune.cli.parser import command
 from mcuprune.console import NO, NO_ANSWER, YES
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import BudgetError, UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import option
 from mcuprune.places import Source
 from mcuprune.sweep import grid
@@ -41,7 +42,7 @@ _OWN = ("output", "report", "method", "seed", "resume")
 RunOptions = options.without(Request, *_OWN)
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Spoken, TextOrJson, Shaped, ManyLimited, OneModel):
     """Options of ``sweep`` beside those that every run gets."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from mcuprune import config, face, places
 from mcuprune.cli import models
 from mcuprune.cli.flags import Shaped, TextOrJson, current_folder, shapes
@@ -12,6 +10,7 @@ from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.data.loading import sources
+from mcuprune.immutable import immutable
 from mcuprune.options import argument, option
 from mcuprune.places import Output
 from mcuprune.report import profile as report
@@ -19,7 +18,7 @@ from mcuprune.run.trial import Draw, Trial
 from mcuprune.train.tasks.choice import NAMES
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Flags(Draw, Shaped, TextOrJson):
     """Options of ``verify``."""
 

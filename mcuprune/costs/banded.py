@@ -11,7 +11,7 @@ them, and takes one of the recipes only where nothing cheaper holds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 
@@ -26,6 +26,7 @@ from mcuprune.costs.functions import CostFunction, Regrouped
 from mcuprune.costs.resources import CostModel, Terms
 from mcuprune.deploy.lower import lower
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.schedule import search as memory
 
 #: Shares of all full widths for which plans are made before anything is cut.
@@ -132,7 +133,7 @@ def _same_groups(plain: Channels, banded: Channels) -> np.ndarray:
     return np.array(order, dtype=np.int64)
 
 
-@dataclass(frozen=True)
+@immutable
 class _OfPicked:
     """A cost other than SRAM in the bands that the rule picks at the widths. Other widths may be run otherwise."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import count, product
 from typing import Literal, NamedTuple, NoReturn
 
@@ -24,6 +24,7 @@ from mcuprune.deploy.lower import lower
 from mcuprune.deploy.program import Arena
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.operators.fusion import buffers
 from mcuprune.operators.table import OPS, Quantization
 from mcuprune.schedule import search as memory
@@ -84,7 +85,7 @@ def parsed(bands: str | int) -> int | Literal[False] | None:
     raise UsageError(f"--bands {text}: write auto, off, or a number of bands from 2 to {MOST_BANDS}, as in --bands 4")
 
 
-@dataclass(frozen=True)
+@immutable
 class Banding:
     """How row bands may be used.
 
@@ -213,7 +214,7 @@ def operators(net: Network) -> int:
     return sum(not isinstance(OPS[node.op], Quantization) for node in net.nodes)
 
 
-@dataclass(frozen=True)
+@immutable
 class Measured:
     """A network in numbers: bytes of peak and arena, multiply-accumulates, operators without quantisers."""
 
@@ -234,7 +235,7 @@ def measured(net: Network, profile: Profile | None = None) -> Measured:
 # ------------------------------------------------------------------------------------------------- a network, in bands
 
 
-@dataclass(frozen=True)
+@immutable
 class Run:
     """A network as it runs in bands.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from mcuprune.deploy.codesize import Runtime
+from mcuprune.immutable import immutable
 
 #: What ``sram`` may mean: the peak of the best schedule, the arena of TensorFlow Lite Micro, or, to see what exactness is
 #: worth, the largest inputs and outputs of one operator.
@@ -14,7 +14,7 @@ SramModel = Literal["peak", "tflm", "max-in-out"]
 FlashModel = Literal["paper", "file", "image"]
 
 
-@dataclass(frozen=True)
+@immutable
 class Basis:
     """What a limit of SRAM and of flash means, the runtime whose code is linked, and the board's name that time is counted on.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from mcuprune.costs.model import CostModel
 from mcuprune.costs.rows import RESOURCES
 from mcuprune.errors import BudgetError
+from mcuprune.immutable import immutable
 from mcuprune.notebook import Drawn
 from mcuprune.units import Limit
 
 
-@dataclass(frozen=True)
+@immutable
 class Verdict(Drawn):
     """Used and limit of every limited resource, in base units. Limits are inclusive."""
 
@@ -38,7 +38,7 @@ class Verdict(Drawn):
         return {name: self.used[name] - limit for name, limit in self.limits.items() if self.used[name] > limit}
 
 
-@dataclass(frozen=True)
+@immutable
 class Budget:
     """Resource -> limit in base units. Resources that it doesn't name are free."""
 

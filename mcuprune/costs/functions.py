@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import ceil
 from typing import Protocol
@@ -18,6 +17,7 @@ from mcuprune.deploy.latency import CLASSES, macs_by_class
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.program import Program
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.operators.fusion import buffers, elements
 from mcuprune.operators.table import Dim
 from mcuprune.schedule import search as memory
@@ -161,7 +161,7 @@ class Time(CostFunction):
         return self.value(self._model.least)
 
 
-@dataclass(frozen=True)
+@immutable
 class Regrouped(CostFunction):
     """A cost as a function of another network's widths. groups: for each of its own groups the other's; count: of these."""
 

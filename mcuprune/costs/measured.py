@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,9 +10,10 @@ from mcuprune.costs.basis import Basis
 from mcuprune.deploy.flatbuffer import file_size
 from mcuprune.deploy.program import Copy, Program, Tail
 from mcuprune.graph.network import Network, Shape
+from mcuprune.immutable import immutable
 
 
-@dataclass(frozen=True)
+@immutable
 class Layer:
     """One node's row of a profile. costs: its share of each resource that has shares, by the resource's name.
 
@@ -56,7 +56,7 @@ class Moment(NamedTuple):
     tensors: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class Memory:
     """Peak SRAM in bytes. ``peak`` is achieved by ``order``; ``lower_bound`` holds for every order; equal where ``exact``.
 
@@ -87,7 +87,7 @@ class Memory:
     tail: Tail | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class Measured:
     """What the resources of one network are measured on.
 

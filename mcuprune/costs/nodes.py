@@ -8,18 +8,18 @@ BatchNormalizations are folded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from mcuprune.graph.network import Network, Node
+from mcuprune.immutable import immutable
 from mcuprune.operators.fusion import channel_axis, elements, folded_into
 from mcuprune.operators.table import OPS, Dim, Quantization
 
 WEIGHT_BYTES, BIAS_BYTES, SCALE_BYTES, DATA_BYTES = 1, 4, 4, 1
 
 
-@dataclass(frozen=True)
+@immutable
 class NodeCost:
     """What one node costs, in integers or polynomials. Constants count at the first node that reads them."""
 

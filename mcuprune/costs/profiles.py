@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from mcuprune.channels.labelling import Channels, Group, label
 from mcuprune.costs.basis import Basis, SramModel
@@ -14,12 +14,13 @@ from mcuprune.deploy.lower import lower
 from mcuprune.deploy.program import Program
 from mcuprune.errors import BudgetError, McupruneError
 from mcuprune.graph.network import Network, Node, Shape
+from mcuprune.immutable import immutable
 from mcuprune.notebook import Drawn
 from mcuprune.operators.fusion import Buffers, buffers
 from mcuprune.schedule import search
 
 
-@dataclass(frozen=True)
+@immutable
 class Profile(Drawn):
     """What a network costs and where. ``total`` has sram, flash, macs and params, whose rows sum to it (sram: their maximum),
     and what is known of file, image and latency.

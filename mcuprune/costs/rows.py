@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import ceil
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -17,6 +17,7 @@ from mcuprune.costs.nodes import Terms
 from mcuprune.deploy import codesize
 from mcuprune.deploy.boards import board
 from mcuprune.deploy.latency import CLASSES, coefficients, macs_by_class
+from mcuprune.immutable import immutable
 from mcuprune.schedule import search as memory
 from mcuprune.units import Unit
 
@@ -33,7 +34,7 @@ class Model(Cuts, Protocol):
         """The function of one of the resources that add up."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Resource(ABC):
     """Something that a network costs: what it is called, how it is measured, and how it follows from the widths.
 
@@ -76,7 +77,7 @@ class Resource(ABC):
         """What the cuts of a network cost."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Additive(Resource):
     """A resource that adds up over nodes.
 
@@ -94,7 +95,7 @@ class Additive(Resource):
         return model.sum_of(self)
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class _Peak(Resource):
     """The peak of the best schedule."""
 
@@ -107,7 +108,7 @@ class _Peak(Resource):
         return LargestStep(model, lambda structure, widths: model.schedule(widths).peak_steps)
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class _Arena(Resource):
     """The arena of TensorFlow Lite Micro in the file's order; unknown where no file can be written for it."""
 
@@ -120,7 +121,7 @@ class _Arena(Resource):
         return ArenaSize(model)
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class _MaxInOut(Resource):
     """The largest inputs and outputs of one operator."""
 
@@ -131,7 +132,7 @@ class _MaxInOut(Resource):
         return LargestStep(model, lambda at, widths: memory.widest(at.graph, at.sizes.values(widths).tolist()))
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class _File(Resource):
     """What export writes for the runtime: the .tflite file, or the constants of generated C; with ``runs`` the code too.
 
@@ -155,7 +156,7 @@ class _File(Resource):
         return FileBytes(model, model.basis.runtime if self.runs else None)
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class _Latency(Resource):
     """The upper end of the estimate of time, in microseconds. It needs a board, and data for the runtime on its core."""
 

@@ -8,13 +8,13 @@ behind the other, what is left is the product.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
+from mcuprune.immutable import immutable
 
 #: The shares of a group's channels that a curve has points for.
 SHARES = tuple(k / 8 for k in range(1, 8))
@@ -29,7 +29,7 @@ def removed(channels: int) -> list[int]:
     return [min(channels - 1, round(share * channels)) for share in SHARES]
 
 
-@dataclass(frozen=True)
+@immutable
 class Curve:
     """One group. lost: the share of the signal that is lost at each of ``SHARES``, from 0 to 1."""
 
@@ -50,7 +50,7 @@ class Curve:
         return np.asarray(losses)
 
 
-@dataclass(frozen=True)
+@immutable
 class Sensitivity:
     """The curves of all groups, in their order.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from mcuprune.data.preprocessing import layout_of
 from mcuprune.data.sets import Augment
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 
@@ -210,7 +210,7 @@ def _masked(most: float) -> Augment:
 _MOST = 999
 
 
-@dataclass(frozen=True)
+@immutable
 class Kind:
     """One kind of variation. takes: "" for none, "N" for a whole number after the name, "X" for any; most: the largest.
 

@@ -6,7 +6,7 @@ import ast
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mcuprune.data import frontend
 from mcuprune.data.preprocessing import COLOURS, LAYOUTS, RANGES, Preprocessing, from_metadata, layout_of
 from mcuprune.data.trees import read_list
 from mcuprune.errors import DataError, UsageError
+from mcuprune.immutable import immutable
 from mcuprune.options import option
 
 _LAYOUTS = tuple(dict.fromkeys(name for pair in LAYOUTS.values() for name in pair))
@@ -61,7 +62,7 @@ def scale_and_mean(text: str) -> tuple[float, float]:
     return scale, 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Feed:
     """How raw values become the network's input, x = (raw * scale - mean) / std, as far as somebody says so."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from mcuprune.data.raw import Part, Raw
 from mcuprune.data.sets import Data, Split
 from mcuprune.data.splitting import stratified
 from mcuprune.errors import DataError
+from mcuprune.immutable import immutable
 
 _MAX_HELD_OUT = 2000  # more validation examples cost time at every epoch and hardly sharpen the estimate
 #: A test set that nobody brings is the same for every seed, so that accuracies compare.
@@ -24,7 +25,7 @@ _TEST_SEED, _TEST_SHARE = 0, 0.2
 TargetCheck = Callable[[str, str, Any], np.ndarray[Any, Any]]
 
 
-@dataclass(frozen=True)
+@immutable
 class Wanted:
     """What a model takes and answers.
 

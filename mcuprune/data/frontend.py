@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from math import gcd
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune.errors import DataError, UsageError
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 KINDS = ("mfcc", "logmel", "raw")
@@ -39,7 +40,7 @@ _FRAMES = (
 _MOST_COEFFICIENTS = 20
 
 
-@dataclass(frozen=True)
+@immutable
 class Settings:
     """How sound becomes features.
 

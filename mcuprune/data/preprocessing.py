@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
+
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 #: The key of a model's metadata under which its preprocessing stands, as JSON.
@@ -35,7 +37,7 @@ IMAGE_CHANNELS = (1, 3, 4)
 _LONGEST = 2**16
 
 
-@dataclass(frozen=True)
+@immutable
 class Preprocessing:
     """How raw values are fed. scale, mean, std: as above. layout: of the network's input, such as NCHW.
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from mcuprune.data.sets import Boxes
+from mcuprune.immutable import immutable
 
 #: The parts of a data set in their order.
 PARTS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@immutable
 class Part:
     """Examples that come together. inputs: a column, or what becomes an array, for each input. targets: for each output.
 
@@ -24,7 +25,7 @@ class Part:
     targets: tuple[Any, ...] | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class Raw:
     """A data set as it is stored.
 
@@ -53,7 +54,7 @@ class Raw:
         return all(part.targets is not None for part in self.parts.values())
 
 
-@dataclass(frozen=True)
+@immutable
 class Asked:
     """What a reader may know of the model and of what the user asked for.
 
@@ -69,7 +70,7 @@ class Asked:
     frontend: str = ""
 
 
-@dataclass(frozen=True)
+@immutable
 class Reader:
     """One format. what: in words, for messages and docs. matches: whether a path holds it, by names alone.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mcuprune.data.preprocessing import Preprocessing
+from mcuprune.immutable import immutable
 
 #: Examples float32 (batch, ...) and a source of chance -> varied examples of the same shape.
 Augment = Callable[[np.ndarray[Any, Any], np.random.Generator], np.ndarray[Any, Any]]
@@ -44,7 +45,7 @@ def _columns(given: Any) -> tuple[Column, ...]:
     return tuple(given) if isinstance(given, (tuple, list)) else (given,)
 
 
-@dataclass(frozen=True, init=False)
+@immutable(init=False)
 class Split:
     """Examples that belong together.
 
@@ -76,7 +77,7 @@ class Split:
         return column if isinstance(column, np.ndarray) else column[:]
 
 
-@dataclass(frozen=True)
+@immutable
 class Boxes:
     """Objects in images: image and kind int64 (k,), the numbers of example and class; corners float32 (k, 4), left, top,
     right and bottom as shares of the image's width and height."""
@@ -86,7 +87,7 @@ class Boxes:
     corners: np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@immutable
 class Data:
     """A data set that fits one model: every split is non-empty, finite, and of the model's input shapes.
 

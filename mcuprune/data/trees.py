@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
 from mcuprune.errors import DataError, cause
+from mcuprune.immutable import immutable
 
 #: What people call the parts of a data set, in small letters.
 SPELLINGS = {
@@ -24,7 +24,7 @@ _MOST_FILES = 10**7
 _LEFT_BEHIND = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
-@dataclass(frozen=True)
+@immutable
 class Tree:
     """Files and labels by part. labels is None for a part whose files are in no class's folder."""
 

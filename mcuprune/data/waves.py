@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from mcuprune.data import trees
 from mcuprune.errors import DataError, cause
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -25,7 +25,7 @@ _LONG_NAME = b"\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71"
 _LOUDEST = 64.0
 
 
-@dataclass(frozen=True)
+@immutable
 class Form:
     """What a file holds. floats: or whole numbers. width: bytes of a number. start: of the samples. total: how many."""
 

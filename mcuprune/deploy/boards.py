@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.units import Limit
 
 _KB = 1024
 
 
-@dataclass(frozen=True)
+@immutable
 class Board:
     """A development board. Memory in bytes.
 

@@ -41,6 +41,7 @@ from mcuprune.deploy.rowreport import RowReport, row_report
 from mcuprune.deploy.steps.calls import Between, Call, Chain, Constant, Few, Place, Step, Window
 from mcuprune.deploy.steps.movement import merged_axes
 from mcuprune.deploy.steps.selection import Selection
+from mcuprune.immutable import immutable
 
 #: Kernel -> the pieces of C that it stands on, in order.
 _NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -69,7 +70,7 @@ _FEW = 32
 _FIRST = ("prelude", "base", "inverse", "window", "dot", "finished_pairs", "dot_pairs", "dot_less")
 
 
-@dataclass(frozen=True)
+@immutable
 class Source:
     """Generated C.
 

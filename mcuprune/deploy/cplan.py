@@ -7,7 +7,7 @@ that makes the arena smaller.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from mcuprune.deploy.layout import TRIES, Body, laid_out, most_alive
@@ -18,6 +18,7 @@ from mcuprune.deploy.rowcalls import RowForm, row_form, rows_of
 from mcuprune.deploy.steps.calls import Step
 from mcuprune.deploy.steps.rules import select, thrifty
 from mcuprune.deploy.steps.selection import Selection
+from mcuprune.immutable import immutable
 from mcuprune.schedule import search as memory
 
 #: Whether parts of a network run row by row: where that needs least, nowhere, or in this many bands.
@@ -27,7 +28,7 @@ Bands = Literal["auto", "off"] | int
 MAX_ABOVE_PEAK = 16
 
 
-@dataclass(frozen=True)
+@immutable
 class Plan:
     """How a program runs.
 

@@ -8,7 +8,6 @@ so the file of a float network has its size before any range is measured, and th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from mcuprune.deploy.kernels import KERNELS, OPTIONS
 from mcuprune.deploy.pieces import Pieces, Reference
 from mcuprune.deploy.program import Operator, Program, Tensor
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +44,7 @@ def version_of(operator: Operator) -> int:
     return KERNELS[operator.name].version
 
 
-@dataclass(frozen=True)
+@immutable
 class FileSize:
     """The size of the file that a program is written as, as a function of what depends on widths.
 

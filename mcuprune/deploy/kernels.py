@@ -9,7 +9,6 @@ is memory that a kernel asks for while it runs; which and how much depends on th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +16,7 @@ from mcuprune.deploy.fixedpoint import MOST_QUOTIENT, quotient_factor
 from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, UNIT, Quantizer
 from mcuprune.graph.network import Shape
+from mcuprune.immutable import immutable
 
 #: Which kernels run. cmsis-nn: Arm's, on a 32-bit core with DSP instructions (Cortex-M4, M7, M33). reference: TFLM's own.
 Kernels = Literal["cmsis-nn", "reference"]
@@ -43,7 +43,7 @@ class Scratch(NamedTuple):
     only: Kernels | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class Form:
     """What a scratch rule may look at.
 
@@ -189,7 +189,7 @@ _NOTHING = Bytes(0, 0)
 _LENGTH, _SIZE = 4, 4
 
 
-@dataclass(frozen=True)
+@immutable
 class Kernel:
     """A row of the table.
 

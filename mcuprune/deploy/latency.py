@@ -12,7 +12,7 @@ Nothing of it was measured here. Operators without multiply-accumulates are in i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from math import ceil, floor
@@ -23,6 +23,7 @@ import numpy as np
 from mcuprune.deploy.boards import Board
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.operators.table import OPS, Conv, Dim
 
@@ -35,7 +36,7 @@ _VWW, _AD = (6_690_816, 798_336, 512), (0, 0, 264_192)
 _PAPER_VGG, _PAPER_MOBILENET = (22_380_000, 0, 0), (2_843_000, 495_000, 4_000)
 
 
-@dataclass(frozen=True)
+@immutable
 class Anchor:
     """A published measurement. macs: by class. cycles: of one inference. nanojoules: of one inference, where they are told.
 
@@ -157,7 +158,7 @@ ANCHORS: tuple[Anchor, ...] = (
 )
 
 
-@dataclass(frozen=True)
+@immutable
 class _Scaled:
     """A runtime on a core, as far as it is known from another: its range times what lies between two factors."""
 
@@ -185,7 +186,7 @@ SCALED: Mapping[tuple[Runtime, str], _Scaled] = {
 }
 
 
-@dataclass(frozen=True)
+@immutable
 class Range:
     """An estimate, not a measurement: ``likely``, and between ``low`` and ``high``, for the reasons in ``sources``.
 
@@ -207,7 +208,7 @@ class Range:
         return Range(self.low * low, self.high * high, self.sources, self.likely * likely)
 
 
-@dataclass(frozen=True)
+@immutable
 class Coefficients:
     """Cycles for one multiply-accumulate of each of CLASSES; None for one that no anchor has any of.
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, groupby
+
+from mcuprune.immutable import immutable
 
 Span = tuple[int, int]
 #: How many placements are tried at most for an arena of the wanted size, and meetings of two bodies that are looked at.
@@ -19,7 +20,7 @@ TRIES, _WORK = 2000, 2_000_000
 _DRAWN = 200
 
 
-@dataclass(frozen=True)
+@immutable
 class Part:
     """Bytes of a body from ``offset`` on, and when they are needed."""
 
@@ -28,7 +29,7 @@ class Part:
     spans: tuple[Span, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class Body:
     """Parts that move together."""
 

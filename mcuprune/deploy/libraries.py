@@ -19,7 +19,7 @@ product of few rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from mcuprune.deploy.fixedpoint import Factor
 from mcuprune.deploy.rowcalls import Ring, RowArgument, RowCall, RowPlace
 from mcuprune.deploy.steps.calls import Call, Constant, Place, Window, upright, words_of
 from mcuprune.deploy.sums import Sums
+from mcuprune.immutable import immutable
 
 _Argument = Place | RowArgument
 #: Kernels of ours whose bias has the input's zero point in it.
@@ -52,7 +53,7 @@ class LibraryCall(NamedTuple):
     aligned: bool = False
 
 
-@dataclass(frozen=True)
+@immutable
 class Library:
     """macro: what is defined to have it. head: the piece of C that all of its kernels stand on.
 

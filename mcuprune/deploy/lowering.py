@@ -24,6 +24,7 @@ from mcuprune.deploy.program import Axes, Constant, Operator, Port, Program, Sto
 from mcuprune.deploy.qdq import HIGH, LOW, UNREAD, Quantizer
 from mcuprune.errors import McupruneError, ModelError, UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Shape, Stored
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.operators.table import OPS, Dim, MatMul
 
@@ -72,7 +73,7 @@ def image(shape: Shape) -> Axes:
     return without_ones(order, shape)
 
 
-@dataclass(frozen=True)
+@immutable
 class Value:
     """A computed ONNX tensor in the program.
 
@@ -89,7 +90,7 @@ class Value:
     pads: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True)
+@immutable
 class Literal:
     """A constant operand as symmetric int8 with one scale. shape, dims: ONNX's, as numbers and as functions of widths."""
 
@@ -98,7 +99,7 @@ class Literal:
     stored: Callable[[], Stored]
 
 
-@dataclass(frozen=True)
+@immutable
 class Target:
     """What an operator must make: a tensor of this name and quantiser, clamped to [low, high]."""
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+
+from mcuprune.immutable import immutable
 
 #: The kinds of numbers in tables and vectors: struct's letter, which says their size.
 NUMBERS: Mapping[str, str] = {
@@ -39,7 +40,7 @@ class Reference(int):
 _Places = Sequence[int]
 
 
-@dataclass(frozen=True)
+@immutable
 class _Piece:
     """lead: bytes before what ``align`` holds for. count, width: of the elements; a piece of fixed size has bytes as such.
 

@@ -17,7 +17,7 @@ Sizes may be integers, or functions of widths (``ops.Dim``): then one program st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ from mcuprune.deploy.planner import (
 from mcuprune.deploy.qdq import HIGH, LOW, Quantizer
 from mcuprune.errors import McupruneError, UnsupportedOperator
 from mcuprune.graph.network import Shape
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 #: A kernel whose steps are so many times those of its output's int8 is off by more than ``verify`` takes for rounding.
@@ -49,7 +50,7 @@ Axes = tuple[int | None, ...]
 Pointer = Literal[4, 8]
 
 
-@dataclass(frozen=True)
+@immutable
 class Constant:
     """The content of a constant tensor.
 
@@ -66,7 +67,7 @@ class Constant:
         return Quantizer(float(self.scales.reshape(-1)[0]), int(self.zero_points.reshape(-1)[0]))
 
 
-@dataclass(frozen=True)
+@immutable
 class Storage:
     """How a constant is quantised, as far as that is known without its numbers.
 
@@ -79,7 +80,7 @@ class Storage:
     axis: int = 0
 
 
-@dataclass(frozen=True)
+@immutable
 class Tensor:
     """A tensor of the program.
 
@@ -117,7 +118,7 @@ class Tensor:
         return Integers(own, int(least) - own.zero_point, int(most) - own.zero_point)
 
 
-@dataclass(frozen=True)
+@immutable
 class Operator:
     """One operator. inputs, outputs: indices of tensors. node: the ONNX node that it is written for.
 
@@ -132,7 +133,7 @@ class Operator:
     why: str = ""
 
 
-@dataclass(frozen=True)
+@immutable
 class Port:
     """An input or output of the program: an ONNX tensor, and how TFLite holds it.
 
@@ -159,7 +160,7 @@ class Port:
         return x.reshape([self.shape[axis] for axis in kept]).transpose(np.argsort(kept)).reshape(self.shape)
 
 
-@dataclass(frozen=True)
+@immutable
 class Buffer:
     """A buffer of the head as it was laid out, all in bytes; ``name`` is the tensor, or the node for scratch."""
 
@@ -170,7 +171,7 @@ class Buffer:
     last: int
 
 
-@dataclass(frozen=True)
+@immutable
 class Tail:
     """What lives as long as the interpreter, in bytes by cause.
 
@@ -192,7 +193,7 @@ class Tail:
         return self.operators + self.tensors + self.channels + self.ports + self.interpreter
 
 
-@dataclass(frozen=True)
+@immutable
 class Arena:
     """The arena of TFLM, in bytes. total = head + tail.
 
@@ -213,7 +214,7 @@ class Arena:
         return self.head + self.tail
 
 
-@dataclass(frozen=True)
+@immutable
 class Copy:
     """A tensor that the written file makes and that the peak of the network counts as free, with the reason."""
 
@@ -224,13 +225,13 @@ class Copy:
     reason: str
 
 
-@dataclass(frozen=True)
+@immutable
 class _Scratch:
     op: int
     wanted: Scratch
 
 
-@dataclass(frozen=True)
+@immutable
 class Program:
     """A network as TensorFlow Lite operators, in the order in which they run.
 

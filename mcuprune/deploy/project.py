@@ -7,7 +7,6 @@ Each kind of project is one entry of PROJECTS, a function that gives the text of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,12 +18,13 @@ from mcuprune.deploy.libraries import CMSIS_NN, ESP_NN
 from mcuprune.deploy.program import Port
 from mcuprune.deploy.qdq import Quantizer
 from mcuprune.deploy.rowreport import RowReport
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 Files = dict[str, str]
 
 
-@dataclass(frozen=True)
+@immutable
 class Example:
     """One input and what the network answers: int8 arrays in the order in which the generated C takes and gives them.
 
@@ -37,7 +37,7 @@ class Example:
     label: int | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class Contents:
     """What goes into a project.
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
 
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Stored
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.operators.fusion import is_bias
 from mcuprune.operators.table import OPS, Int8, MatMul, Mixer
@@ -34,7 +35,7 @@ WEIGHT_BITS = (7, 8)
 _INTEGERS = "/int8"
 
 
-@dataclass(frozen=True)
+@immutable
 class Quantizer:
     """real = scale * (stored - zero_point), stored in [-128, 127]."""
 
@@ -51,7 +52,7 @@ class Quantizer:
 UNIT = Quantizer(1 / 256, LOW)
 
 
-@dataclass(frozen=True)
+@immutable
 class Scheme:
     """Which tensors are quantised, and with whose range.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 
 from mcuprune.deploy.rings import RowOp, Tape, extent, tape
+from mcuprune.immutable import immutable
 from mcuprune.schedule import search as memory
 
 #: Rows that may be simulated while one plan is looked for, some five microseconds each.
@@ -24,7 +24,7 @@ _LOOP, _CASE = 30, 15
 MOST = 256
 
 
-@dataclass(frozen=True)
+@immutable
 class Region:
     """Steps ``first`` to before ``end`` of a schedule, row by row. bytes: of memory while it runs, an upper bound.
 

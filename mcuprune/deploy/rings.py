@@ -13,11 +13,13 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mcuprune.immutable import immutable
+
 #: Rows from the first to the one before the end; empty where both are the same.
 Interval = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@immutable
 class RowOp:
     """An operator that makes one row of its output at a time.
 
@@ -44,7 +46,7 @@ class RowOp:
         return RowOp(self.reads, needs, self.write, self.in_place)
 
 
-@dataclass(frozen=True)
+@immutable
 class Tape:
     """How a region runs. Times count from 0, one for each row that is made.
 

@@ -10,7 +10,7 @@ Nothing is assumed of what an operator means.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mcuprune.deploy.rings import Interval, RowOp
 from mcuprune.deploy.steps.calls import (
@@ -27,12 +27,13 @@ from mcuprune.deploy.steps.calls import (
     upright,
 )
 from mcuprune.deploy.steps.selection import Selection
+from mcuprune.immutable import immutable
 
 #: Kernels that make any rows of their output from rows in a ring.
 _SLIDING = ("conv", "conv_grouped", "conv_short", "conv_transpose", "depthwise", "pointwise", "pool", "pool_counting", "scale")
 
 
-@dataclass(frozen=True)
+@immutable
 class RowPlace:
     """A row of a tensor, from ``offset`` of its bytes on. repeats: to make row r it is row r // repeats; 0: the only row.
 
@@ -45,28 +46,28 @@ class RowPlace:
     first: int = 0
 
 
-@dataclass(frozen=True)
+@immutable
 class Ring:
     """The place of a computed tensor's rows."""
 
     tensor: int
 
 
-@dataclass(frozen=True)
+@immutable
 class RingRows:
     """How many rows of a computed tensor are in memory."""
 
     tensor: int
 
 
-@dataclass(frozen=True)
+@immutable
 class RowNumber:
     """The number of the row that is made, ``more`` rows on."""
 
     more: int = 0
 
 
-@dataclass(frozen=True)
+@immutable
 class RingTable:
     """Three numbers for each row that is made: two rows of a computed tensor, by their places in its ring, and one more."""
 
@@ -77,7 +78,7 @@ class RingTable:
 RowArgument = RowPlace | Ring | RingRows | RingTable | RowNumber | Constant | Window | Between | Few | int
 
 
-@dataclass(frozen=True)
+@immutable
 class RowForm:
     """How a step makes row r. The buffers of ``op`` are tensors that have bytes of their own."""
 
@@ -85,7 +86,7 @@ class RowForm:
     calls: tuple[RowCall | RowChain, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class RowCall:
     """A call of a kernel for one row."""
 
@@ -94,7 +95,7 @@ class RowCall:
     loops: tuple[Loop, ...] = ()
 
 
-@dataclass(frozen=True)
+@immutable
 class RowChain:
     """A chain for the numbers of one row."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from mcuprune.deploy.program import Program
 from mcuprune.deploy.regions import Region
 from mcuprune.deploy.rowcalls import rows_of
 from mcuprune.deploy.steps.selection import Selection
+from mcuprune.immutable import immutable
 from mcuprune.units import show
 
 
-@dataclass(frozen=True)
+@immutable
 class Ring:
     """The rows that are in memory of a tensor inside a region. node: what makes it. kept: rows; of: rows that it has."""
 
@@ -27,7 +28,7 @@ class Ring:
     bytes: int
 
 
-@dataclass(frozen=True)
+@immutable
 class Banded:
     """A region. nodes: of its operators. rows: of its last tensor. sequence: bytes of flash that say which one goes on."""
 
@@ -37,7 +38,7 @@ class Banded:
     rings: tuple[Ring, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class RowReport:
     """The regions of a plan, the bytes of its arena, and those of the arena without regions."""
 

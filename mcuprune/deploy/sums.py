@@ -7,12 +7,13 @@ factors alone; a channel outside of them that gives the same output for all inpu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mcuprune.deploy.fixedpoint import Factor, clamped, scaled
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 #: A byte less any zero point is at most this far from 0; so is the sum of the largest byte and the largest zero point.
@@ -25,7 +26,7 @@ _SHIFTS = range(-22, 0)
 _QUARTER = Factor(2**30, -1)
 
 
-@dataclass(frozen=True)
+@immutable
 class Sums:
     """weights: int8, output channels along ``axis``. bias: int64 (channels,), in steps of the sum.
 

@@ -7,7 +7,7 @@ are kept, so that runtimes differ by the rounding of their kernels alone. What T
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ from mcuprune.errors import ModelError
 from mcuprune.graph import network
 from mcuprune.graph.folding import symmetric
 from mcuprune.graph.network import Network, Shape, Stored
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 
 __all__ = ["Converted", "Port", "Stored", "convert", "from_file", "stored_constants"]
 
 
-@dataclass(frozen=True)
+@immutable
 class Converted:
     """A .tflite file. operators: TFLite operators with the ONNX node that each is written for, in the order they run.
 

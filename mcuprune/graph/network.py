@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from mcuprune.graph.inference import array_of, declared, first_line, infer, lite
 from mcuprune.graph.node import Node, Shape, Stored, is_float
 from mcuprune.graph.parameters import batch_free, node_protos, nodes_of, of_all_axes, read_alone
 from mcuprune.graph.refusals import refuse_foreign, refuse_heavy, refuse_malformed, refuse_unsound
+from mcuprune.immutable import immutable
 from mcuprune.names import Names
 from mcuprune.notebook import Drawn
 from mcuprune.places import write_bytes
@@ -43,7 +44,7 @@ from mcuprune.places import write_bytes
 __all__ = ["Network", "Node", "Shape", "Stored", "from_proto", "is_float", "load", "shapes_at_batch", "write_model"]
 
 
-@dataclass(frozen=True)
+@immutable
 class Network(Drawn):
     """A feed-forward graph with static shapes at batch 1, nodes in a topological order (the file's, where it is one).
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
+
+from mcuprune.immutable import immutable
 
 Shape = tuple[int, ...]
 
@@ -78,7 +80,7 @@ def default(op: str, name: str) -> Any:
     return _DEFAULTS_OF_OPERATORS[name][op] if name in _DEFAULTS_OF_OPERATORS else _DEFAULTS[name]
 
 
-@dataclass(frozen=True)
+@immutable
 class Node:
     """One operator of the graph.
 
@@ -103,7 +105,7 @@ class Node:
         return replace(self, attrs={**self.attrs, **attrs})
 
 
-@dataclass(frozen=True)
+@immutable
 class Stored:
     """A constant as a file stores it: value = scale * integers, one scale or one for each index along ``axis``.
 

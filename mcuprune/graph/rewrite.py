@@ -16,6 +16,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from mcuprune.errors import UnsupportedOperator
+from mcuprune.immutable import immutable
 
 Shape = tuple[int, ...]
 
@@ -29,7 +30,7 @@ _BROADCASTING = frozenset(
 _PASSING = frozenset(("QuantizeLinear", "DequantizeLinear", "Identity"))
 
 
-@dataclass(frozen=True)
+@immutable
 class Known:
     """What is known of a graph: constants, the shapes of tensors, all names that are taken, the opset."""
 
@@ -154,7 +155,7 @@ class _Steps:
 # ------------------------------------------------------------------------------------------------------------- Einsum
 
 
-@dataclass(frozen=True)
+@immutable
 class _Term:
     """A tensor and the index of each of its axes, one letter each."""
 

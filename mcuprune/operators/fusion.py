@@ -8,11 +8,11 @@ quantised file counts as the float file that it was made from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from mcuprune.graph.network import Network, Node
+from mcuprune.immutable import immutable
 from mcuprune.operators.table import OPS, Dim, Mixer, Pad, Quantization
 from mcuprune.schedule import search as memory
 
@@ -90,7 +90,7 @@ def elements(net: Network, tensor: str, dim: Dim) -> Any:
     return total
 
 
-@dataclass(frozen=True)
+@immutable
 class Buffers:
     """The network as the schedule search sees it.
 

@@ -17,7 +17,6 @@ them and bear new ones. Operators that mix channels without weights freeze what 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, Protocol
 
@@ -26,6 +25,7 @@ import numpy as np
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Shape, is_float
 from mcuprune.graph.refusals import OLDEST_OPSET
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 
 FIXED = 0
@@ -37,7 +37,7 @@ Role = Literal["weight", "bias", "data"]
 Int8 = Literal["own", "same", "clamp", "unit"]
 
 
-@dataclass(frozen=True)
+@immutable
 class Along:
     """The labels of a tensor's channels: ``labels[i]`` names the i-th slice along ``axis``."""
 

@@ -10,7 +10,7 @@ declared inputs and outputs are kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from mcuprune.errors import ModelError
 from mcuprune.graph.network import Network, Node, is_float, shapes_at_batch
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.passes.inputs import with_float_inputs
 
@@ -290,7 +291,7 @@ def _rebuilt(net: Network, nodes: Sequence[Node], constants: Mapping[str, np.nda
         return None
 
 
-@dataclass(frozen=True)
+@immutable
 class _Pass:
     """tolerance: by how much, relative to an output's largest value, it may change outputs, rounding being all it changes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from mcuprune import exporting, places, preparing, rerun
 from mcuprune.costs import resources
 from mcuprune.errors import UnsupportedOperator, UsageError, cause
 from mcuprune.graph import network
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.places import Output, Source
 from mcuprune.portfolio import independent, manifest, nested, onchip, sparse
@@ -29,7 +30,7 @@ Mode = Literal["nested", "sparse", "independent"]
 EXPORTS = ("tflite", "c")
 
 
-@dataclass(frozen=True)
+@immutable
 class Request:
     """What the user asked for.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from mcuprune import console
 from mcuprune.costs import resources
 from mcuprune.costs.resources import RESOURCES, Basis, Budget, Profile
 from mcuprune.graph import network
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.report import profile as report
 from mcuprune.train import evaluate
@@ -22,7 +22,7 @@ from mcuprune.train.tasks.metrics import Metric
 DOCUMENT = "portfolio.json"
 
 
-@dataclass(frozen=True)
+@immutable
 class Networks:
     """A portfolio's networks, and what making them took. variants: entries of the document, as ``measured`` gives them.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.data.sets import Data
 from mcuprune.errors import BudgetError, UsageError
 from mcuprune.graph import network
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
 from mcuprune.passes.canonical import canonical
@@ -29,7 +30,7 @@ from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.goal import Goal
 from mcuprune.train.origin import learned_nothing
 from mcuprune.train.request import Request, long_as_asked
-from mcuprune.train.schedules import Narrow, schedule_for
+from mcuprune.train.schedules import schedule_for
 from mcuprune.train.task import Candidate, OnStep, Schedule, Task
 
 #: What the training of a family may cost, where nobody says: so many times as much as one training of the whole network.
@@ -38,7 +39,7 @@ _COST = 1.4
 TRAINING = "training"
 
 
-@dataclass(frozen=True)
+@immutable
 class Family:
     """All that is known before the work begins; whatever can be refused has been.
 
@@ -153,7 +154,7 @@ def _schedule(run: preparing.Run) -> tuple[Schedule, int | None]:
     """How long to train the family, and the cost of one training of the whole network that is as long."""
     assert run.data is not None
     request, n = run.request, len(run.data.train)
-    schedule = schedule_for(request, n, warm=run.warm, narrow=Narrow())
+    schedule = schedule_for(request, n, warm=run.warm)
     epoch = max(1, n // schedule.batch) * schedule.batch * run.before.total["macs"]
     if schedule.train_compute is not None:
         plain = schedule.train_compute

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mcuprune.deploy.project import cmake_head, name_of
 from mcuprune.deploy.tflite import Converted
 from mcuprune.errors import MissingExtra
 from mcuprune.graph import network
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.run import runners
 from mcuprune.train.request import Request
@@ -33,7 +33,7 @@ _COMMON = ("mcuprune", "example")
 _COUNTS = ("h", "variants", "arena_bytes", "inputs", "outputs")
 
 
-@dataclass(frozen=True)
+@immutable
 class _Member:
     """A variant as C. name: as the portfolio has it. inputs, outputs: the stored example and its answer, as text of C."""
 

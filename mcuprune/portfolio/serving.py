@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -26,6 +26,7 @@ import numpy as np
 from mcuprune import foreign, rerun, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import BudgetError, DataError, ModelError, UsageError, cause
+from mcuprune.immutable import immutable
 from mcuprune.options import nearest
 from mcuprune.portfolio import manifest
 from mcuprune.train import evaluate
@@ -59,7 +60,7 @@ class _File:
         return content
 
 
-@dataclass(frozen=True)
+@immutable
 class Variant:
     """A network of a portfolio.
 

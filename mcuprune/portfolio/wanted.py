@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mcuprune import units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError, cause
+from mcuprune.immutable import immutable
 from mcuprune.options import nearest
 
 #: More networks than this are taken for a slip of the pen.
@@ -19,7 +19,7 @@ MAX_VARIANTS = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
-@dataclass(frozen=True)
+@immutable
 class Variant:
     """A network that is wanted. limits: by resource."""
 

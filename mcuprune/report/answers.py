@@ -7,7 +7,7 @@ them. A TOTAL is the sum of the rows above it (for SRAM their maximum).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, NamedTuple
 
 from mcuprune.channels.labelling import Group
@@ -16,12 +16,13 @@ from mcuprune.deploy.boards import Board, board
 from mcuprune.deploy.codesize import Runtime
 from mcuprune.deploy.latency import Range, energy, latency, macs_by_class
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 
 #: What a row of a cost table may stand for.
 BY = ("node", "op", "group")
 
 
-@dataclass(frozen=True)
+@immutable
 class Device:
     """Estimates for one board: milliseconds and microjoules of an inference; None where nobody has measured its like."""
 
@@ -49,7 +50,7 @@ class Section(NamedTuple):
     html: str = ""
 
 
-@dataclass(frozen=True)
+@immutable
 class Answer:
     """What is known about one model.
 
@@ -73,7 +74,7 @@ class Answer:
         return all(verdict.ok for verdict in (self.verdict, self.growth) if verdict is not None)
 
 
-@dataclass(frozen=True)
+@immutable
 class Refused:
     """What stands for a model that no answer could be given for. kind: the error's, as in the JSON."""
 
@@ -83,7 +84,7 @@ class Refused:
     ok: bool = False
 
 
-@dataclass(frozen=True)
+@immutable
 class View:
     """How much of a profile to show. rows: how many, 0 for all. sort: ``graph``, or the resource to have worst first."""
 
@@ -95,7 +96,7 @@ class View:
     width: int | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class Report:
     """The answers of one command, in the order of its models."""
 
@@ -119,7 +120,7 @@ class Report:
         return self.refused[0] if self.refused and len(self.answers) == 1 else None
 
 
-@dataclass(frozen=True)
+@immutable
 class Row:
     """One line of a table: what a node, an operator or a group costs, by the names of ``columns``, and what it cost before.
 
@@ -140,7 +141,7 @@ class Row:
         return {key: self.used[key] - self.was[key] for key in columns()} if self.was is not None else {}
 
 
-@dataclass(frozen=True)
+@immutable
 class Table:
     """rows: those that are shown. others: the rest in one line, if any. total: of all."""
 

@@ -7,7 +7,7 @@ nodes are written in the order of least peak; on the arena of TensorFlow Lite Mi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import onnx
@@ -22,12 +22,13 @@ from mcuprune.deploy import rowreport
 from mcuprune.deploy.lower import lower
 from mcuprune.errors import UnsupportedOperator, UsageError
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.report.answers import Section
 from mcuprune.report.tables import align
 from mcuprune.units import Limit, show
 
 
-@dataclass(frozen=True)
+@immutable
 class Banded:
     """The answer of the command.
 

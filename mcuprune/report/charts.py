@@ -6,10 +6,10 @@ Each is 360 wide, so that its letters are readable on a phone; what one hovers s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mcuprune import escape
+from mcuprune.immutable import immutable
 from mcuprune.report.page import COLOURS, padded, ticks
 from mcuprune.report.width import elided
 from mcuprune.units import show
@@ -25,7 +25,7 @@ _NAME = 26
 _BOX, _TALLEST, _NARROWEST, _WIDEST = 13, 30, 10, 130
 
 
-@dataclass(frozen=True)
+@immutable
 class Curve:
     """A line of a chart. points: (x, y). tips: what hovering a point shows; empty for none. thin: one of many."""
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mcuprune import console, escape, foreign, rerun, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.report import charts, page
 from mcuprune.report.charts import Curve
 from mcuprune.report.documents import dumped
@@ -29,7 +29,7 @@ _MOST = 1000
 _SHORT = 40
 
 
-@dataclass(frozen=True)
+@immutable
 class Compared:
     """What is compared of one run.
 

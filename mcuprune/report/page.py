@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from math import floor, log10
 
 from mcuprune import escape, units
+from mcuprune.immutable import immutable
 from mcuprune.report.tables import html_table
 from mcuprune.report.width import LONGEST, elided
 
@@ -101,7 +101,7 @@ def named(name: str, most: int = 40) -> str:
     return escape.markup(name) if short == name else f'<span title="{escape.markup(name)}">{escape.markup(short)}</span>'
 
 
-@dataclass(frozen=True)
+@immutable
 class Point:
     """A point of a drawing. y: a figure of a task. kind: what has a colour and a shape of its own. label: for who hovers."""
 

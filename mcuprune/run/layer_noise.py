@@ -9,7 +9,7 @@ weights and of what it makes, and the layer that spoils a network has a name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from onnx import ModelProto
 
 from mcuprune.data.sets import Split
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.run import layerwise
 from mcuprune.train import evaluate
 from mcuprune.train.tasks.metrics import Noise
@@ -31,7 +32,7 @@ _EXAMPLES = 128
 _BYTES, _MOST = 64 * 2**20, 64
 
 
-@dataclass(frozen=True)
+@immutable
 class LayerNoise:
     """node: the first of the layer. tensor: what it makes.
 
@@ -44,7 +45,7 @@ class LayerNoise:
     own_snr_db: float | None
 
 
-@dataclass(frozen=True)
+@immutable
 class Int8Layers:
     """The layers of an int8 file in its order, and how many examples they were measured on.
 

@@ -10,7 +10,6 @@ name.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from mcuprune.deploy.tflite import Port
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.run import runners
 from mcuprune.train import evaluate
 
@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 MAX_LSB = 2
 
 
-@dataclass(frozen=True)
+@immutable
 class Layer:
     """How far one layer is from onnxruntime's, given the same inputs.
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from mcuprune.deploy.kernels import CLASSES_ALIKE
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import MissingExtra, ModelError
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 #: The outputs of each example, in the order of the model.
@@ -44,7 +45,7 @@ _MODEL, _SOURCE, _HEADER, _NAME = "model.tflite", "net.c", "net.h", "net"
 POINTER_BYTES: Literal[4, 8] = 8 if struct.calcsize("P") == 8 else 4
 
 
-@dataclass(frozen=True)
+@immutable
 class Runner:
     """A runtime. needs: what makes it available, for the person. version: None where it isn't.
 
@@ -64,7 +65,7 @@ class Runner:
         return self.files is _tflite_file
 
 
-@dataclass(frozen=True)
+@immutable
 class Ran:
     """What a run gave.
 

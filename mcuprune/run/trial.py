@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mcuprune.immutable import immutable
 from mcuprune.options import AUTO, option
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mcuprune.graph.network import Shape
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Draw:
     """How much a file is run with. Random inputs are drawn evenly from what the input's quantiser can store."""
 
@@ -31,7 +31,7 @@ class Draw:
         return np.sort(np.random.default_rng(self.seed).permutation(count)[: self.examples])
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Trial(Draw):
     """What a file is run with, and where its network begins and ends.
 

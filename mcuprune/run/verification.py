@@ -7,11 +7,11 @@ within two steps, or else, where there is data, where both name the same class o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import sqrt
 
 from mcuprune.deploy.cplan import MAX_ABOVE_PEAK
 from mcuprune.deploy.tflite import Converted
+from mcuprune.immutable import immutable
 from mcuprune.notebook import Drawn
 from mcuprune.run.layerwise import Layer
 from mcuprune.train.tasks.metrics import Metric
@@ -24,7 +24,7 @@ MIN_AGREEMENT = 0.99
 _Z = 1.96
 
 
-@dataclass(frozen=True)
+@immutable
 class Difference:
     """How far one output is from onnxruntime's.
 
@@ -56,7 +56,7 @@ class Difference:
         return self.interval[1] >= MIN_AGREEMENT
 
 
-@dataclass(frozen=True)
+@immutable
 class Taken:
     """Bytes of arena in generated C, and the peak of the network, which it should be."""
 
@@ -69,7 +69,7 @@ class Taken:
         return self.arena <= self.peak + MAX_ABOVE_PEAK
 
 
-@dataclass(frozen=True)
+@immutable
 class Compared:
     """What one runtime computed, against onnxruntime.
 
@@ -105,7 +105,7 @@ class Compared:
         return outputs and self.diverges_at is None and self.steady is not False
 
 
-@dataclass(frozen=True)
+@immutable
 class Memory:
     """Bytes of arena. predicted: on a 32-bit core with CMSIS-NN. measured: by the runtime here, None where it doesn't tell.
 
@@ -127,7 +127,7 @@ class Memory:
         return self.measured is None or self.measured <= self.same_pointers
 
 
-@dataclass(frozen=True)
+@immutable
 class Verification(Drawn):
     """What running the file showed. examples: how many, by where they come from: "random", or the name of a data set."""
 

@@ -16,7 +16,7 @@ what an early layer differs by. No bound on the outputs tells such rounding from
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -39,6 +39,7 @@ from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.graph import intake, network, qlinear, tails
 from mcuprune.graph.network import Network, Shape
+from mcuprune.immutable import immutable
 from mcuprune.names import Names
 from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
@@ -141,7 +142,7 @@ def data_name(data: Given) -> str:
     return str(data) if isinstance(data, (str, PathLike)) else IN_MEMORY
 
 
-@dataclass(frozen=True)
+@immutable
 class _Real:
     """Real examples, where they come from, and what their targets are held against; None without targets."""
 
@@ -224,7 +225,7 @@ def _with_float_inputs(model: onnx.ModelProto, ports: Sequence[Port]) -> onnx.Mo
     return model
 
 
-@dataclass(frozen=True)
+@immutable
 class _Case:
     """A file, its converted form and its inputs: ``n_random`` random ones, then those of ``real``.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mcuprune.immutable import immutable
+
 
 @dataclass(frozen=True, slots=True)
 class Op:
@@ -19,7 +21,7 @@ class Op:
     in_place: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@immutable
 class Graph:
     """Operators over numbered buffers.
 
@@ -35,7 +37,7 @@ class Graph:
     outputs: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class Step:
     """What is alive while one operator of an order runs. An output written in place isn't listed, its partner is."""
 
@@ -44,7 +46,7 @@ class Step:
     buffers: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class Schedule:
     """An order, the peak it really has, and a proven lower bound on the peak of every order, all in bytes."""
 

@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from mcuprune import console
 from mcuprune.console import INTERRUPTED, NO_ANSWER
+from mcuprune.immutable import immutable
 from mcuprune.sweep.grid import LOG, STATE, Run
 from mcuprune.train import checkpoint
 
@@ -36,7 +36,7 @@ History = Sequence[Mapping[str, Any]]
 GoesOn = Callable[[Run, History], bool]
 
 
-@dataclass(frozen=True)
+@immutable
 class Ended:
     """How a run ended.
 

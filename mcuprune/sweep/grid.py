@@ -10,11 +10,11 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from mcuprune import units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.train import tracking
 
 #: More runs than this are taken for a slip of the pen.
@@ -23,7 +23,7 @@ MAX_RUNS = 10_000
 NETWORK, STATE, LOG = "net.onnx", "net.onnx.checkpoint", "log.txt"
 
 
-@dataclass(frozen=True)
+@immutable
 class Cell:
     """What is compared with its like: a budget and a method, whatever the seed. limits: by resource, as they are typed."""
 
@@ -31,7 +31,7 @@ class Cell:
     method: str
 
 
-@dataclass(frozen=True)
+@immutable
 class Run:
     """One prune.
 
@@ -51,7 +51,7 @@ class Run:
         return f"{self.folder}/{name}"
 
 
-@dataclass(frozen=True)
+@immutable
 class Grid:
     """What the runs of a sweep have in common, and what they differ in.
 

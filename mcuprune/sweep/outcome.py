@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from mcuprune import __version__, console, foreign, units
 from mcuprune.costs.resources import RESOURCES
 from mcuprune.errors import UsageError, cause
+from mcuprune.immutable import immutable
 from mcuprune.sweep.executors import KILLED, Ended
 from mcuprune.sweep.follow import RUNGS
 from mcuprune.sweep.grid import NETWORK, Cell, Run
@@ -22,7 +23,7 @@ from mcuprune.train.request import Request
 State = Literal["waiting", "done", "stopped", "refused", "killed"]
 
 
-@dataclass(frozen=True)
+@immutable
 class Figure:
     """What runs of a sweep are compared by. name: as in JSON. title, unit: for people. better: higher or lower figures."""
 
@@ -40,7 +41,7 @@ class Figure:
         return value if self.better == "higher" else -value
 
 
-@dataclass(frozen=True)
+@immutable
 class Finished:
     """A run and what is known of it.
 
@@ -107,7 +108,7 @@ class Finished:
 OnRun = Callable[[Finished, int], None]
 
 
-@dataclass(frozen=True)
+@immutable
 class Outcome:
     """All runs of a sweep, in the order of its grid.
 
@@ -182,7 +183,7 @@ class Outcome:
         return tuple(front)
 
 
-@dataclass(frozen=True)
+@immutable
 class Spread:
     """Mean and standard deviation of a number over ``n`` seeds; the deviation is None where one seed alone has it."""
 
@@ -247,7 +248,7 @@ def _check_metric(check: foreign.Values, value: Any, key: str) -> None:
             check.unless_none(check.number, figure, f"{key}.{when}.{name}")
 
 
-@dataclass(frozen=True)
+@immutable
 class Recorded:
     """A run as ``sweep.json`` has it. words: of its command line. rungs: as ``Finished`` has them."""
 

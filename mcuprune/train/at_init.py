@@ -11,8 +11,6 @@ What is left of the budget in the end is grown back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mcuprune.channels.labelling import Channels
@@ -20,6 +18,7 @@ from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.costs.sensitivity import Curve, Descent, Sensitivity, most_violated, step_of
 from mcuprune.data.sets import Split
+from mcuprune.immutable import immutable
 from mcuprune.train.flow import Flow
 from mcuprune.train.scores import RATINGS, refuse_without_examples
 
@@ -35,7 +34,7 @@ def refuse(channels: Channels, score: str, examples: Split | None) -> None:
     Flow(channels).scores()
 
 
-@dataclass(frozen=True)
+@immutable
 class Plan:
     """What to cut. keep: bool (components + 1,)."""
 

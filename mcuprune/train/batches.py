@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from mcuprune.data.augmenting import mixed
 from mcuprune.data.columns import Lazy
 from mcuprune.data.sets import Augment, Split
+from mcuprune.immutable import immutable
 from mcuprune.train import ranks
 
 #: Batches that wait to be taken at most.
@@ -25,7 +25,7 @@ _AHEAD = 3
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@immutable
 class Batch:
     """This rank's part of a batch.
 

@@ -8,12 +8,12 @@ operands follow the batch that comes in. ``batchproof`` tells whether the result
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 
 from torch import Tensor
 
 from mcuprune.graph.network import Network, Node, Shape
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.operators.table import OPS, Elementwise
 
@@ -21,7 +21,7 @@ from mcuprune.operators.table import OPS, Elementwise
 VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 
-@dataclass(frozen=True)
+@immutable
 class Place:
     """Which axis of a tensor the batch multiplies. Its parts, outermost first: ``outer``, the batch, the rest."""
 

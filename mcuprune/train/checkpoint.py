@@ -13,13 +13,14 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mcuprune.errors import OutputError, UsageError, cause
+from mcuprune.immutable import immutable
 from mcuprune.places import write_bytes
 from mcuprune.train import ranks
 
@@ -28,7 +29,7 @@ _META = "meta"
 _ANEW = "remove it or leave --resume out to start anew"
 
 
-@dataclass(frozen=True)
+@immutable
 class Saved:
     """What was stored: named arrays, JSON values beside them, and what went along with every state."""
 
@@ -37,7 +38,7 @@ class Saved:
     also: Any
 
 
-@dataclass(frozen=True)
+@immutable
 class Checkpoint:
     """Where a run's state is kept.
 

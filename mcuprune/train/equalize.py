@@ -19,7 +19,6 @@ last bit unless a number leaves the range of floats.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor
 from mcuprune.channels.disjoint import DisjointSets
 from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network, Node
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.operators.table import FIXED, OPS, Along, Mixer, Pad
 from mcuprune.train.fake_quant import QuantTrainable, calibrate
@@ -57,7 +57,7 @@ _LARGEST = 12
 _SAME = 1e-5
 
 
-@dataclass(frozen=True)
+@immutable
 class _Slot:
     """An axis of a constant that scales go into: the label of each element, broadcastable to it, and the scale's power."""
 

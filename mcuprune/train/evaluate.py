@@ -11,7 +11,6 @@ A session option cures it (``REMEDIES``), and so do weights of 7 bits (``export.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod, sqrt
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ import numpy as np
 
 from mcuprune.data.sets import Column, Split
 from mcuprune.errors import MissingExtra, ModelError
+from mcuprune.immutable import immutable
 from mcuprune.train.tasks.metrics import Metric, Tally
 from mcuprune.train.tasks.objective import Objective
 
@@ -195,7 +195,7 @@ def tallied(
     return tallies
 
 
-@dataclass(frozen=True)
+@immutable
 class Int8Metric:
     """Figures of an int8 file.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from mcuprune.data.sets import Split
 from mcuprune.graph.network import Network
 from mcuprune.graph.node import Node
+from mcuprune.immutable import immutable
 
 #: The level of the tests: one untrained network in a thousand is taken for one that has learned something.
 LEVEL = 1e-3
@@ -79,7 +80,7 @@ def learned(right: int, n: int, frequent: float) -> bool:
     return tail(right, n, frequent) < LEVEL
 
 
-@dataclass(frozen=True)
+@immutable
 class Confusion:
     """counts: int64 (classes, classes), how many examples of each label (row) got each answer (column)."""
 
@@ -178,7 +179,7 @@ def _drawn_by_torch(net: Network, layers: Sequence[Node]) -> bool:
 # -------------------------------------------------------------------------------------------------------- explanations
 
 
-@dataclass(frozen=True)
+@immutable
 class Change:
     """One thing that may be wrong with data. cause: in words. fix: the Python that mends an array. apply: does it to inputs.
 
@@ -194,7 +195,7 @@ class Change:
     colours: bool = False
 
 
-@dataclass(frozen=True)
+@immutable
 class Explanation:
     """Under these causes the network is right on a share ``accuracy`` of ``examples`` that were not used to find them.
 
@@ -286,7 +287,7 @@ def _ranged(split: Split) -> int:
     return max(_FIRST, min(2000, 2**24 // math.prod(split.x.shape[1:])))
 
 
-@dataclass(frozen=True)
+@immutable
 class Renumbered:
     """number: what each label is to the network. accuracy: with labels numbered so; as_given: as they are; frequent: of the
     commonest class, each on ``examples`` that were not used to find the numbers."""

@@ -6,7 +6,7 @@ Without targets the network as it came gives them: what it answers to the exampl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -17,6 +17,7 @@ from mcuprune.data.fitting import TargetCheck
 from mcuprune.data.sets import Data, Split
 from mcuprune.errors import DataError, UsageError
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.options import AUTO
 from mcuprune.train import evaluate
 from mcuprune.train.tasks.choice import chosen, distilled
@@ -29,7 +30,7 @@ from mcuprune.train.tasks.own import OwnLoss
 _LOOKED_AT = 32
 
 
-@dataclass(frozen=True)
+@immutable
 class Goal:
     """data: with the targets that losses and figures take; those to train on are missing where the network teaches itself.
 

@@ -14,7 +14,7 @@ drawn at random point anywhere, and how seldom they come near a given direction 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from onnx import ModelProto, helper
 
 from mcuprune.graph.network import Network
 from mcuprune.graph.node import Node
+from mcuprune.immutable import immutable
 from mcuprune.train import evaluate
 from mcuprune.train.feeding import LEVEL, NAMED
 
@@ -104,7 +105,7 @@ def log_chance(cosine: float, dimensions: int) -> float:
     return (dimensions - 1) / 2 * math.log(left) - math.log(2 * cosine * math.sqrt(dimensions))
 
 
-@dataclass(frozen=True)
+@immutable
 class _Head:
     """The last layer with weights. tensor: what it reads. weights: float64 (classes, inputs, *kernel)."""
 

@@ -6,8 +6,9 @@ layers count alike where steps are counted; where multiply-accumulates are, a st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from mcuprune.immutable import immutable
 
 Unit = Literal["steps", "macs", "milliseconds"]
 
@@ -15,7 +16,7 @@ Unit = Literal["steps", "macs", "milliseconds"]
 _EVALUATIONS = 20
 
 
-@dataclass(frozen=True)
+@immutable
 class Length:
     """So much of a unit; "macs" are forward multiply-accumulates of training steps, at the widths that each step had."""
 

@@ -15,7 +15,7 @@ each are measured when training is over.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -28,6 +28,7 @@ from mcuprune.costs import resources
 from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.errors import BudgetError
+from mcuprune.immutable import immutable
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Hooks, State
 from mcuprune.train.methods.differentiable import Widths, task_gradient
@@ -41,7 +42,7 @@ ORDERED, JOINED = 0.07, 0.3
 _BATCHES, _UPDATES = 4, 8
 
 
-@dataclass(frozen=True)
+@immutable
 class _Part:
     """A part of the whole that trains with it.
 
@@ -105,7 +106,7 @@ class FamilyTrainer(Trainer):
         return self.objective.answers(outputs)
 
 
-@dataclass(frozen=True)
+@immutable
 class Plan:
     """What a training of a family is to come to, beside its task.
 

@@ -8,8 +8,9 @@ Options name the optimisers, so the table imports torch where one is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from mcuprune.immutable import immutable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +48,7 @@ def _muon(parameters: ByBlocks, weight_decay: float, lr: float) -> Optimizer:
     return Muon(_groups(parameters, weight_decay), lr, MOMENTUM)
 
 
-@dataclass(frozen=True)
+@immutable
 class Kind:
     """A way to train. lr: the peak learning rate that suits an untrained network."""
 

@@ -11,7 +11,7 @@ nothing, they are fed as they are stored, and a note says that this is a guess.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -25,6 +25,7 @@ from mcuprune.data.preprocessing import IMAGE_CHANNELS, RANGES, Preprocessing, l
 from mcuprune.data.sets import Data, Given, Split
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.train import evaluate, feeding, head
 from mcuprune.train.feeding import Change, Explanation
 
@@ -40,7 +41,7 @@ _SMALL = 1 / 100
 _FRESH = "-1-1"
 
 
-@dataclass(frozen=True)
+@immutable
 class Tried:
     """A way of feeding, and how often the network was right on these examples. cause: in words, for people."""
 
@@ -50,7 +51,7 @@ class Tried:
     preprocessing: Preprocessing
 
 
-@dataclass(frozen=True)
+@immutable
 class Fed:
     """A data set as it reaches the network. tried: ways, best first, where several were. labels: where labels are numbered
     otherwise than the network's answers; notes: for the user."""

@@ -6,7 +6,7 @@ Fake-quant training is hooks on the one training loop, as pruning methods are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,7 @@ from mcuprune.data.sets import Data
 from mcuprune.deploy.qdq import Scheme, quantized
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.passes.canonical import stored_ranges
 from mcuprune.train import schooling
 from mcuprune.train.checkpoint import Checkpoint, Saved
@@ -47,7 +48,7 @@ _OBSERVING = 0.7
 _OWN_RANGES = "no data: int8 ranges are those of the file's own quantisers; where it has none, they come from random inputs"
 
 
-@dataclass(frozen=True)
+@immutable
 class Calibration:
     """What int8 ranges are measured on.
 
@@ -75,7 +76,7 @@ def calibration(whole: Channels, original: Network, data: Data | None, seed: int
     return Calibration(inputs.batches, known, _OWN_RANGES if known else inputs.note)
 
 
-@dataclass(frozen=True)
+@immutable
 class Quantization:
     """All that quantisation may know of the run that it ends.
 
@@ -102,7 +103,7 @@ class Quantization:
     checkpoint: Checkpoint | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class Quantized:
     """network: int8. floats: the same before anything was rounded: equalised, with the weights that fake-quant training left.
 

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ import numpy as np
 
 from mcuprune import console
 from mcuprune.errors import McupruneError, MissingExtra, RankLost, UsageError
+from mcuprune.immutable import immutable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +42,7 @@ _SILENCE = 10.0
 _LAST_WORDS = 5.0
 
 
-@dataclass(frozen=True)
+@immutable
 class _Group:
     """This process among all: its rank of ``size``, its number on its machine, and where ranks leave notes for each other."""
 

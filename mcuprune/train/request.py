@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from mcuprune.data.feed import Feed
 from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
+from mcuprune.immutable import immutable
 from mcuprune.options import AUTO, option, unasked
 from mcuprune.train.methods import METHODS
 from mcuprune.train.optimizers import OPTIMIZERS
@@ -97,7 +98,7 @@ def _learning_rate(rate: float, flag: str = "--lr") -> None:
         raise UsageError(f"{flag}: {rate} is not a learning rate; write one above 0, such as 0.05")
 
 
-@dataclass(frozen=True)
+@immutable
 class Repeats:
     """The run that a request repeats. report: the path of its report.
 
@@ -108,7 +109,7 @@ class Repeats:
     contents: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@immutable
 class Subject:
     """What is pruned, on what data, to which limits, and where it goes: what a script says with objects of its own.
 
@@ -132,7 +133,7 @@ class Subject:
     repeats: Repeats | None = unasked(None, changes_run=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@immutable(kw_only=True)
 class Choices:
     """The options of a ``prune`` that mean the same on the command line and in a script.
 
@@ -421,7 +422,7 @@ class Choices:
     )
 
 
-@dataclass(frozen=True)
+@immutable
 class Request(Choices, Subject, Feed):
     """What the user asked for. Options left None are derived from the data and the model."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from mcuprune import units
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.train.request import Request, by_recipe, search_for
 from mcuprune.train.task import Schedule, Search
 
@@ -35,7 +36,7 @@ _LONG, _SMALL, _WHOLE = 0.5, 0.5, 0.5
 _SMALL_IMAGES = 0.5
 
 
-@dataclass(frozen=True)
+@immutable
 class Narrow:
     """A network that fits. macs: as a share of the whole one's. weights: about how many it has."""
 
@@ -43,12 +44,15 @@ class Narrow:
     weights: int = 1
 
 
+_FULL = Narrow()
+
+
 def schedule_for(
     request: Request,
     examples: int,
     *,
     warm: bool,
-    narrow: Narrow = Narrow(),
+    narrow: Narrow = _FULL,
     teachable: bool = False,
     shrinkable: bool = False,
 ) -> Schedule:

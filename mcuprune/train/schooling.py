@@ -7,7 +7,7 @@ stay, for every example, at the price of running it once over the data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto
@@ -16,6 +16,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.data.sets import Data
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.train import loop
 from mcuprune.train.checkpoint import Saved
 from mcuprune.train.loop import Hooks, State
@@ -66,7 +67,7 @@ class Whole(Hooks):
         trainer.restore(saved.arrays, self._task.channels)
 
 
-@dataclass(frozen=True)
+@immutable
 class Schooled:
     """A network that was trained whole, labelled, and the steps and forward multiply-accumulates that this took.
 

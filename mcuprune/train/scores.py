@@ -9,7 +9,6 @@ constant once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from mcuprune.channels.labelling import Channels
 from mcuprune.data.sets import Split
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.train.flow import Flow
 from mcuprune.train.module import Trainable, as_inputs
 
@@ -28,7 +28,7 @@ _EXAMPLES, _BATCH = 256, 128
 _TEMPERATURE = 200.0
 
 
-@dataclass(frozen=True)
+@immutable
 class Rating:
     """A way to score channels. iterations: how often they are scored anew on the way to a budget.
 

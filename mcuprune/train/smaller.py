@@ -8,7 +8,7 @@ network does is found by inferring its shapes anew and by running it once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -18,6 +18,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import macs
 from mcuprune.errors import McupruneError
 from mcuprune.graph.network import Network, is_float
+from mcuprune.immutable import immutable
 from mcuprune.train.module import Trainable
 
 #: Sides that images shrink to are the largest multiples of this within three quarters: most strides still divide them.
@@ -28,7 +29,7 @@ LEAST = 24
 _PLACES = ((2, 3), (1, 2))
 
 
-@dataclass(frozen=True)
+@immutable
 class Smaller:
     """Images that a network answers for less. axes: of the input, batch included, which are resized to ``size``.
 

@@ -10,7 +10,6 @@ left first holds it. It stands here to be compared with ``nested``: channels die
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from mcuprune.costs import resources
 from mcuprune.costs.resources import Budget
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.operators.table import OPS
 from mcuprune.passes import batchnorm as folding
 from mcuprune.train.checkpoint import Saved
@@ -37,7 +37,7 @@ _START, _STOP, _FINAL, _EVENTS = 0.1, 0.9, 0.998, 60
 _LOOKED_AT = 64
 
 
-@dataclass(frozen=True)
+@immutable
 class Snapshot:
     """A cut network and the moment that it is of.
 

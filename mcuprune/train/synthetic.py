@@ -10,7 +10,6 @@ truth values, says itself what it takes: all of its type's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Shape, is_float
+from mcuprune.immutable import immutable
 from mcuprune.train.module import Trainable
 
 #: How many examples there are at most.
@@ -36,7 +36,7 @@ _WHOLE = {TensorProto.UINT8: (0, 255), TensorProto.INT8: (-128, 127), TensorProt
 _TRIED = 8
 
 
-@dataclass(frozen=True)
+@immutable
 class Synthetic:
     """batches: of each, one float32 array (1, ...) for every input: a file may have its batch of one written into shapes.
 

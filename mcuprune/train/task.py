@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.data.sets import Data
+from mcuprune.immutable import immutable
 from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.length import Length
 from mcuprune.train.tasks.objective import Objective
@@ -26,7 +27,7 @@ Stage = Literal["whole", "float", "quantize"]
 UPDATES = 20
 
 
-@dataclass(frozen=True)
+@immutable
 class Schedule:
     """How long and how fast to train.
 
@@ -104,7 +105,7 @@ SLACKS = ("grow", "leave")
 CUTS = ("on-the-way", "at-end")
 
 
-@dataclass(frozen=True)
+@immutable
 class Search:
     """What leads the widths.
 
@@ -146,7 +147,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@immutable
 class Step:
     """One line of a run's history. score, on the validation examples, is None between evaluations.
 
@@ -178,7 +179,7 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
-@dataclass(frozen=True)
+@immutable
 class Task:
     """All that a method may know.
 
@@ -210,7 +211,7 @@ class Task:
     precision: str = PRECISIONS[0]
 
 
-@dataclass(frozen=True)
+@immutable
 class Candidate:
     """A pruned and trained float network.
 

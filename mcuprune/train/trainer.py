@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.costs.resources import macs
 from mcuprune.data.sets import Augment, Split
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.operators.table import OPS
 from mcuprune.train import ranks, revival
 from mcuprune.train.batches import Batch, Batches
@@ -50,7 +50,7 @@ def cosine(step: int, total: int, *, peak: float, warm_up: float = 0.1, stride: 
     return peak * 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, total - first)))
 
 
-@dataclass(frozen=True)
+@immutable
 class Lesson:
     """What a batch's answers are held against.
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from mcuprune.immutable import immutable
+
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@immutable
 class Constant:
     """An array that goes to flash. ctype: its element type in C."""
 
@@ -24,7 +26,7 @@ class Constant:
         return len(self.values) * {"int8_t": 1, "int16_t": 2, "int32_t": 4}[self.ctype]
 
 
-@dataclass(frozen=True)
+@immutable
 class Place:
     """A computed tensor's bytes from ``offset`` on."""
 
@@ -32,7 +34,7 @@ class Place:
     offset: int = 0
 
 
-@dataclass(frozen=True)
+@immutable
 class Window:
     """The description of a sliding operator, as the C struct ``window_t`` has it: three arrays and the numbers after them."""
 
@@ -47,7 +49,7 @@ class Window:
         return 3 * 4 + 2 * len(self.numbers)
 
 
-@dataclass(frozen=True)
+@immutable
 class Loop:
     """How often a call is repeated, and by how many bytes each of its places advances from one to the next."""
 
@@ -55,19 +57,19 @@ class Loop:
     steps: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@immutable
 class Between:
     """A few numbers on the stack, which one call of a chain leaves for the next."""
 
     number: int
 
 
-@dataclass(frozen=True)
+@immutable
 class Few:
     """How many numbers a call of a chain computes at a time."""
 
 
-@dataclass(frozen=True)
+@immutable
 class Call:
     """One call of a kernel. arguments: places first, in the order of ``Loop.steps``."""
 
@@ -76,7 +78,7 @@ class Call:
     loops: tuple[Loop, ...] = ()
 
 
-@dataclass(frozen=True)
+@immutable
 class Chain:
     """Calls that compute ``count`` numbers one by one, a few at a time: what lies between them takes no place in the arena.
 
@@ -91,7 +93,7 @@ class Chain:
 ONE_BY_ONE: Mapping[str, int] = {"add": 3, "add_proven": 3, "extremum": 3, "table": 2}
 
 
-@dataclass(frozen=True)
+@immutable
 class Step:
     """What one operator does.
 

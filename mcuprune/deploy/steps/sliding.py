@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from mcuprune.deploy.steps.movement import between, move, strides
 from mcuprune.deploy.steps.selection import Padded, Selection
 from mcuprune.deploy.sums import Sums
 from mcuprune.deploy.tables import activation_range
+from mcuprune.immutable import immutable
 
 #: TensorFlow Lite's number for this padding.
 _SAME = 0
@@ -29,7 +30,7 @@ def _padding(size: int, out: int, kernel: int, stride: int, dilation: int) -> in
     return max(0, (out - 1) * stride + (kernel - 1) * dilation + 1 - size) // 2
 
 
-@dataclass(frozen=True)
+@immutable
 class _Frame:
     """Sizes of a sliding operator: image and output (height, width, channels), and where it starts."""
 

@@ -6,15 +6,16 @@ Options name the methods, so the table imports no torch: a row imports its class
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from mcuprune.immutable import immutable
 
 if TYPE_CHECKING:
     from mcuprune.train.loop import Method
     from mcuprune.train.task import Task
 
 
-@dataclass(frozen=True)
+@immutable
 class Kind:
     """A pruning method. about: a few words for ``--help``. make: the hooks of one run.
 

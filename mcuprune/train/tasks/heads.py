@@ -6,7 +6,7 @@ output is what a last Softmax, LogSoftmax or Sigmoid gives, the logits are what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from mcuprune.graph.network import Network, Shape
 from mcuprune.graph.node import Node
+from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.operators.table import OPS
 
@@ -28,7 +29,7 @@ _KEEP_PLACES = frozenset({"Identity", "Dropout", "QuantizeLinear", "DequantizeLi
 _SUM = 1e-3
 
 
-@dataclass(frozen=True)
+@immutable
 class Head:
     """One output of a network.
 
@@ -98,7 +99,7 @@ def _by_values(head: Head, values: np.ndarray[Any, Any]) -> Head:
     return replace(head, ending="units")
 
 
-@dataclass(frozen=True)
+@immutable
 class LastLayer:
     """The convolution or matrix product that gives an output as it is. weight, bias: constants that nothing else reads.
 

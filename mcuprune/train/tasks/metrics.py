@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
 
 from mcuprune import units
+from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 
@@ -18,7 +19,7 @@ Array = np.ndarray[Any, Any]
 _UNEVEN = 1.5
 
 
-@dataclass(frozen=True)
+@immutable
 class Answers:
     """What a classifier answered.
 
@@ -32,7 +33,7 @@ class Answers:
     targets: Array | None = None
 
 
-@dataclass(frozen=True)
+@immutable
 class Metric:
     """A figure, and others beside it.
 

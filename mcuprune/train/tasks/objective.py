@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from mcuprune.data.sets import Column
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
+from mcuprune.immutable import immutable
 from mcuprune.train.tasks.classify import Classify
 from mcuprune.train.tasks.heads import heads
 from mcuprune.train.tasks.kind import Array, Kind
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@immutable
 class Objective:
     """kinds: one for each output of the network. own: a loss of the user's in place of the kinds'."""
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from mcuprune.errors import UsageError
+from mcuprune.immutable import immutable
 from mcuprune.usercode import from_here, named_function
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@immutable
 class OwnLoss:
     """spec: as it was given. function: what it names."""
 
