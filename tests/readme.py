@@ -156,7 +156,7 @@ def results() -> str:
             f"{_told(peers[-1])}. [All settings](docs/results.md)",
             "* **At equal training compute**, points ahead of uniform scaling, as narrow as which the default starts where "
             "compute is scarce beside the data or images can be smaller, and on smaller images first where they have colours: "
-            f"{bench_compute.summary(compute)}{bench_compute.undrawn(compute)}. [All runs](tests/benchmarks/compute.md)",
+            f"{bench_compute.summary(compute)}. [All runs](tests/benchmarks/compute.md)",
             f"* **Budgets**: {sum(held)} of {len(held)} random ones on {len({row['model'] for row in runs})} networks held "
             f"in the written file, {sum(refused)} of {len(refused)} impossible ones refused before any training ([all budgets]"
             f"(tests/benchmarks/budgets.md)). **Schedule**: the least peak of SRAM proven for {proven} of {len(graphs)} "

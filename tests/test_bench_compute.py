@@ -23,7 +23,6 @@ def row(method: str, seed: int, accuracy: float, budget: str = "B2", cpu: int = 
         "method": method,
         "seed": seed,
         "trained": False,
-        "drawn": True,
     }
     return {**of, "pooled_int8": accuracy, "cpu_seconds": cpu, "wide": [0.1, 0.6], "curve": [[0.1, 0.2], [0.5, accuracy]]}
 
@@ -44,17 +43,6 @@ def test_differences_are_of_the_seeds_that_both_have() -> None:
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         *("T2", "B2", "0.5", "85.5 ± 0.7", "59.0 ± 42.4", "+2.0 ± 1.0", "2", "0.60", "0.50", "0.50", "85.0", "+1.0"),
     ]
-
-
-def test_uniform_runs_that_kept_their_channels_weights_are_marked() -> None:
-    assert "†" not in bench_compute.page(ROWS)
-    kept = [{name: value for name, value in found.items() if name != "drawn"} for found in ROWS]
-    marked = bench_compute.page([*ROWS[:3], kept[3], *ROWS[4:]])
-    assert " 59.0 ± 42.4 † |" in marked
-    assert "\n† " in marked
-    assert bench_compute.undrawn(ROWS) == ""
-    assert bench_compute.undrawn([*ROWS[:3], kept[3], *ROWS[4:]]).startswith("; 1 of 3 uniform networks ")
-    assert bench_compute.page([*kept[:1], *ROWS[1:]]) == bench_compute.page(ROWS)  # they say nothing of the default
 
 
 def test_runs_from_trained_files_stand_in_a_table_of_their_own() -> None:

@@ -33,8 +33,6 @@ WIDE = {"magnitude": "magnitude", "tp-bn-local": "Torch-Pruning"}
 KEY = ("task", "budget", "compute", "method", "seed", "trained")
 #: What runs from trained files by default, and the optimizer that these were trained with: the tool's own.
 FROM_TRAINED, OPTIMIZER = ("differentiable", "tp-bn-local"), "muon"
-#: What marks runs that began narrow with the weights that their channels had, as both methods once did.
-_EARLIER = " †"
 #: Widths that both train from the first step on, and the parts of a run after which a look could choose between them.
 RIVALS, LOOKS = ("uniform", "at-init"), (1 / 5, 1 / 3, 1 / 2, 2 / 3)
 
@@ -53,16 +51,12 @@ def row(
             wishes |= UNTAUGHT
 
     def also(result: Result) -> dict[str, Any]:
-        """The share of a full run that it was, when it narrowed, and validation on the way: [share, accuracy].
-
-        drawn: that whatever is narrow from the first step on has weights drawn for its widths.
-        """
+        """The share of a full run that it was, when it narrowed, and validation on the way: [share, accuracy]."""
         assert result.training is not None
         whole = task.epochs * max(1, result.training.examples // task.batch) * task.batch * result.before.total["macs"]
         seen = [(line.training_macs / whole, line.accuracy) for line in result.history if line.accuracy is not None]
         schedule = result.training.schedule
         return {
-            "drawn": not trained,
             "machine": machine(),
             "spent": round(result.training_macs / whole, 4),
             "wide": [
@@ -147,28 +141,10 @@ def page(rows: list[dict[str, Any]]) -> str:
             timed = [found for found in by[method] if (task, found.get("machine")) in whole]
             shares = [found["cpu_seconds"] / whole[task, found["machine"]] for found in timed]
             cpu.append(f"{mean(shares):.2f}" if shares else "")
-        marked = [means[method] + (_EARLIER if any(map(_kept, by[method])) else "") for method in ("differentiable", "uniform")]
-        cells = [task, budget, f"{compute:g}", *marked]
+        cells = [task, budget, f"{compute:g}", means["differentiable"], means["uniform"]]
         cells += [_paired(by["differentiable"], by["uniform"]), str(len(seeds)), ", ".join(f"{share:.2f}" for share in wide)]
         lines.append(table_line([*cells, *cpu, means["at-init"], _paired(by["differentiable"], by["at-init"])]))
-    if any(line.count(_EARLIER) for line in lines):
-        lines += ["", f"{_EARLIER.strip()} some with weights that their channels had: from before these were drawn anew."]
     return "\n".join([*lines, *_wide_table(rows), *_trained_table(rows), *_early_table(rows)]) + "\n"
-
-
-def _kept(found: Mapping[str, Any]) -> bool:
-    """Whether a run began narrow with the weights that its channels had."""
-    if found.get("drawn"):
-        return False
-    return found["method"] == "uniform" or any(note.startswith("uniform widths") for note in found.get("notes", ()))
-
-
-def undrawn(rows: list[dict[str, Any]]) -> str:
-    """How many uniform networks have weights that weren't drawn for their widths, as the default's are; "" where all have."""
-    uniform = [found for _, by in _cells(rows) for found in by["uniform"]]
-    kept = sum(map(_kept, uniform))
-    said = f"; {kept} of {len(uniform)} uniform networks have weights that weren't drawn for their widths, as the default's are"
-    return said if kept else ""
 
 
 def _wide_table(rows: list[dict[str, Any]]) -> list[str]:
