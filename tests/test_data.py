@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 
 from mcuprune.data import loading as data
+from mcuprune.data.fitting import Wanted, classifier, fitted
 from mcuprune.data.loading import load
+from mcuprune.data.raw import Part, Raw
 from mcuprune.data.sets import Data
 from mcuprune.errors import DataError, MissingExtra
 
@@ -237,6 +239,26 @@ def held_out(path: Path, n: int, *, seed: int = 0, y: np.ndarray | None = None) 
 @pytest.mark.parametrize(("n", "n_held"), [(6, 3), (30, 3), (50, 5), (1000, 100), (20_000, 2000), (25_000, 2000)])
 def test_a_tenth_is_held_out_at_least_the_classes_and_at_most_2000(tmp_path: Path, n: int, n_held: int) -> None:
     assert len(held_out(tmp_path / "d.npz", n).val.y) == n_held
+
+
+@pytest.mark.parametrize("targets", ["none", "one number", "another example"])
+@pytest.mark.parametrize("answers", [1, 12, 100_000])
+def test_a_tenth_and_a_fifth_are_held_out_however_many_numbers_the_model_answers(answers: int, targets: str) -> None:
+    """What isn't told apart by labels has no classes: an autoencoder of 576 numbers kept one example to learn from."""
+    x = np.arange(200, dtype=np.float32).reshape(200, 1)
+    y = {"none": None, "one number": (x[:, 0],), "another example": (x[::-1],)}[targets]
+    wanted = Wanted(((1,),), () if y is None else (lambda where, name, values: values,), answers, 0, unlabelled=y is None)
+    both = fitted(Raw("d", {name: Part((x,), y) for name in ("train", "test")}), wanted)
+    assert [len(part) for part in (both.train, both.val, both.test)] == [180, 20, 200]
+    alone = fitted(Raw("d", {"train": Part((x,), y)}), wanted)
+    assert [len(part) for part in (alone.train, alone.val, alone.test)] == [144, 16, 40]
+
+
+def test_of_classes_that_the_data_has_each_is_held_out(tmp_path: Path) -> None:
+    """A model may know a thousand; those that no example shows take none away from the others."""
+    x, y = np.arange(60, dtype=np.float32).reshape(60, 1), np.arange(60) % 7
+    of_many = fitted(Raw("d", {name: Part((x,), (y,)) for name in ("train", "test")}), classifier((1,), 1000, 0))
+    assert sorted(of_many.val.y) == list(range(7))
 
 
 def test_held_out_and_kept_examples_are_the_training_set(tmp_path: Path) -> None:

@@ -62,11 +62,11 @@ def fitted(raw: Raw, wanted: Wanted) -> Data:
     splits = {name: _split(raw, name, part, wanted) for name, part in raw.parts.items()}
     notes = list(raw.notes)
     if "test" not in splits:
-        size = max(wanted.n_classes, round(len(splits["train"]) * _TEST_SHARE))
+        size = round(len(splits["train"]) * _TEST_SHARE)
         splits["train"], splits["test"] = _hold_out(raw.where, splits["train"], size, _TEST_SEED, "test")
         notes.append(f"no test set: {len(splits['test'])} examples, the same for every seed, were held out of {raw.where}")
     if "val" not in splits:
-        size = max(wanted.n_classes, min(len(splits["train"]) // 10, _MAX_HELD_OUT))
+        size = min(len(splits["train"]) // 10, _MAX_HELD_OUT)
         splits["train"], splits["val"] = _hold_out(raw.where, splits["train"], size, wanted.seed, "validation")
     return Data(
         raw.where,
@@ -184,9 +184,9 @@ def _input(raw: Raw, name: str, values: Any, shape: tuple[int, ...], preprocessi
 
 
 def _hold_out(where: str, train: Split, size: int, seed: int, what: str) -> tuple[Split, Split]:
-    """(train, held): ``size`` of the training examples, each class by its share."""
+    """(train, held): ``size`` of the training examples or one for each class that they have, each class by its share."""
     groups = _groups(train)
-    held = stratified(groups, size, np.random.default_rng(seed))
+    held = stratified(groups, max(size, len(np.unique(groups))), np.random.default_rng(seed))
     if not held.any():
         raise DataError(
             f"{where}: x_train has {len(train)} examples, too few to hold out any for {what} without "

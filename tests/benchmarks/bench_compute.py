@@ -6,7 +6,8 @@ Tasks, budgets and data are those of ``bench_accuracy.py``. A compute of 1.0 is 
 training included; runs are ``mcuprune prune --train-compute`` with all else as it is by default, from an untrained file or,
 with --trained, from one that was trained at full width for a compute of 1.0, which is in no number. ``--budgets full`` is the
 whole network, trained: what the others' time is a share of. Magnitude pruning and Torch-Pruning, in its setting that did best
-at equal epochs, run with a compute of 1.0 alone from untrained files. Finished runs are appended to ``compute.jsonl`` and not
+at equal epochs, run with a compute of 1.0 alone from untrained files. ``bands`` is the default with ``--bands auto``, at B3
+alone, where SRAM binds. Finished runs are appended to ``compute.jsonl`` and not
 run again; ``compute.md``, ``docs/images/compute.svg`` and ``docs/images/compute-cpu.svg`` are drawn from it.
 """
 
@@ -30,6 +31,8 @@ IMAGES = HERE.parents[1] / "docs" / "images"
 METHODS = ("differentiable", "uniform", "at-init")
 #: What starts wide and ends narrow, by the names in the table: run where there is compute for both.
 WIDE = {"magnitude": "magnitude", "tp-bn-local": "Torch-Pruning"}
+#: The default with the first layers in bands of rows, by its name in the rows, and the budget where SRAM binds.
+BANDED, SRAM_BINDS = "bands", "B3"
 KEY = ("task", "budget", "compute", "method", "seed", "trained")
 #: What runs from trained files by default, and the optimizer that these were trained with: the tool's own.
 FROM_TRAINED, OPTIMIZER = ("differentiable", "tp-bn-local"), "muon"
@@ -50,6 +53,9 @@ def row(
         if method.startswith(PEER):
             wishes |= UNTAUGHT
 
+    if method == BANDED:
+        wishes["bands"] = "auto"
+
     def also(result: Result) -> dict[str, Any]:
         """The share of a full run that it was, when it narrowed, and validation on the way: [share, accuracy]."""
         assert result.training is not None
@@ -65,7 +71,8 @@ def row(
             "curve": [[round(share, 4), round(accuracy, 4)] for share, accuracy in seen],
         }
 
-    found = measured(start, archive, work, limits, seed, also, method=method, **wishes)
+    own = "differentiable" if method == BANDED else method
+    found = measured(start, archive, work, limits, seed, also, method=own, **wishes)
     return {**dict(zip(KEY, (task_name, budget, compute, method, seed, trained), strict=True)), **found}
 
 
@@ -76,7 +83,7 @@ def _cells(
     rows = [found for found in rows if found["trained"] == trained and found["budget"] in BUDGETS]
     for of in sorted({(found["task"], found["budget"], found["compute"]) for found in rows}):
         here = [found for found in rows if (found["task"], found["budget"], found["compute"]) == of]
-        yield of, {method: [found for found in here if found["method"] == method] for method in (*METHODS, *WIDE)}
+        yield of, {method: [found for found in here if found["method"] == method] for method in (*METHODS, *WIDE, BANDED)}
 
 
 def _paired(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> str:
@@ -144,7 +151,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         cells = [task, budget, f"{compute:g}", means["differentiable"], means["uniform"]]
         cells += [_paired(by["differentiable"], by["uniform"]), str(len(seeds)), ", ".join(f"{share:.2f}" for share in wide)]
         lines.append(table_line([*cells, *cpu, means["at-init"], _paired(by["differentiable"], by["at-init"])]))
-    return "\n".join([*lines, *_wide_table(rows), *_trained_table(rows), *_early_table(rows)]) + "\n"
+    return "\n".join([*lines, *_wide_table(rows), *_bands_table(rows), *_trained_table(rows), *_early_table(rows)]) + "\n"
 
 
 def _wide_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -169,6 +176,27 @@ def _wide_table(rows: list[dict[str, Any]]) -> list[str]:
             cells += [_spread(by[method]), str(len(by[method]) or ""), _paired(by["differentiable"], by[method])]
         lines.append(table_line(cells))
     return lines
+
+
+def _bands_table(rows: list[dict[str, Any]]) -> list[str]:
+    """A section on row bands where SRAM binds, where they were run."""
+    lines = []
+    for (task, budget, compute), by in _cells(rows):
+        banded, plain, uniform = (by[method] for method in (BANDED, "differentiable", "uniform"))
+        if banded:
+            cells = [task, budget, f"{compute:g}", _spread(banded), _paired(banded, plain), _paired(banded, uniform)]
+            lines.append(table_line([*cells, str(len(banded))]))
+    head = [
+        "",
+        "## In bands of rows",
+        "",
+        "The default with `--bands auto`, at the budget where SRAM binds: what the first layers' tensors no longer need leaves",
+        "them wide, and rows that are computed twice count as MACs. Uniform scaling is that of the first table, without bands.",
+        "",
+        "| task | budget | compute | in bands | in bands - default | in bands - uniform | seeds |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    return [*head, *lines] if lines else []
 
 
 def _trained_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -346,13 +374,13 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--budgets", nargs="+", default=["B1", "B2"], choices=[*BUDGETS, "full"])
     parser.add_argument("--compute", nargs="+", type=float, default=[0.3, 1.0])
-    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *WIDE])
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *WIDE, BANDED])
     parser.add_argument("--trained", action="store_true", help="prune a network that was trained at full width")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.methods is None:
-        given.methods = FROM_TRAINED if given.trained else (*METHODS, *WIDE)
+        given.methods = FROM_TRAINED if given.trained else (*METHODS, *WIDE, BANDED)
     if not given.table and any(method.startswith(PEER) for method in given.methods):
         add_peers(trained=given.trained)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -364,6 +392,7 @@ def main() -> int:
         for budget in given.budgets
         for method in given.methods
         if (budget in BUDGETS or method == "uniform") and (method not in WIDE or given.trained or compute >= 1)
+        if method != BANDED or budget == SRAM_BINDS
     ]
     done = {key(found, KEY): found for found in read(ROWS)}
     for one in wanted if not given.table else ():
