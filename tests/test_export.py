@@ -321,6 +321,11 @@ SMALL: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], tuple[int, ...]]] =
         {"w": drawn(4, 1, 3, 3), "b": drawn(4)},
         (4, 6, 6),
     ),
+    "ConvTranspose with several inputs and one output a group": (
+        [_N("ConvTranspose", ["x", "w", "b"], ["y"], name="t", group=2)],
+        {"w": drawn(4, 1, 3, 3), "b": drawn(2)},
+        (4, 6, 6),
+    ),
     "shared weights behind different ranges": (
         [
             _N("Conv", ["x", "w", "b"], ["a"], name="one"),

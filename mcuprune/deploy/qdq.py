@@ -182,7 +182,7 @@ def _own_weight_axis(node: Node, net: Network) -> int | None:
     assert isinstance(entry, Mixer)
     shape = net.shapes[node.inputs[1]]
     if node.op == "ConvTranspose" and node.get("group") > 1:
-        return 0 if shape[1] == 1 else None
+        return 0 if shape[0] == node.get("group") and shape[1] == 1 else None  # else inputs share an output, and its scale
     if node.op == "Gemm" or isinstance(entry, MatMul):
         return None  # kernels of fully connected layers keep two factors in RAM for each output of a weight of several scales
     return entry.weight_axes(node)[1] if len(shape) > 1 else None
