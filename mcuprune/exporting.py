@@ -128,6 +128,8 @@ def export(
         notes += (above,) if above else ()
     if request.project is not None or Path(request.output or "").suffix != ".onnx":
         notes += lower(net).lost
+    elif lacking := resources.profile(net).memory.unsupported:
+        notes += (f"it has no arena, and no C can be written of it: {lacking[0].removeprefix(f'{net.path}: ')}",)
     written: dict[Path, bytes] = {}
     built: Files = {}
     if request.output is not None:
@@ -342,6 +344,8 @@ def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[
 
 def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:
     """Bytes of memory by runtime, of those that take the network. rows: of generated C, where that is written."""
+    if resources.profile(net).memory.unsupported:
+        return {}  # an ONNX file is for other runtimes too
     converted = tflite.convert(net, offline=True)
     for_tflm = not converted.program.only_c()
     arena = {"tflm": converted.program.arena(plan=converted.plan).total} if for_tflm else {}

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import pytest
 import small_nets
+from conftest import run
 from graphs import Graph
 from hypothesis import given
 from hypothesis import strategies as st
@@ -371,6 +372,22 @@ def test_labels_that_do_not_go_with_the_model_keep_no_ranges_from_being_measured
     np.savez(data, **{**arrays, "x_train": x[:, :2]})
     with pytest.raises(DataError, match="x_train"):
         exporting.export(exporting.Request(str(tmp_path / "net.onnx"), str(out), str(data)))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("op", ["Softplus", "Exp", "Erf"])
+def test_what_only_onnxruntime_computes_is_exported_for_it(op: str, tmp_path: Path) -> None:
+    """As `prune` writes it where nothing is cut. Without an arena, which no other format has either, and it says why."""
+    graph = Graph(1, 3, 6, 6)
+    model = tmp_path / "net.onnx"
+    onnx.save(model_of(graph, graph.classifier(graph.add(op, graph.conv("x", 3, 4)), 4, 3)), model)
+    x = np.random.default_rng(0).normal(size=(24, 3, 6, 6)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x_train=x, x_test=x)
+    exported = exporting.export(exporting.Request(str(model), str(tmp_path / "int8.onnx"), str(tmp_path / "d.npz")))
+    assert exported.arena == {}
+    assert any(f"no arena, and no C can be written of it: node '{op.lower()}1': {op} has no int8" in n for n in exported.notes)
+    (exact,), (near,) = (run(onnx.load(place), {"x": x[:1]}) for place in (model, tmp_path / "int8.onnx"))
+    assert np.abs(exact - near).max() <= 0.1 * np.abs(exact).max()
 
 
 @pytest.mark.usefixtures("in_process")
