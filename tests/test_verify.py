@@ -451,6 +451,18 @@ def test_litert_computes_what_its_reference_kernels_lack(tmp_path: Path) -> None
     assert found["litert"].ok
 
 
+@pytest.mark.parametrize(("axes", "keepdims"), [([2, 3], 0), ([2, 3], 1), ([1], 1), ([2], 1)])
+def test_litert_computes_what_its_reference_kernel_gets_wrong(axes: list[int], keepdims: int, tmp_path: Path) -> None:
+    """Its reference kernel of SUM answers -1 for whatever comes."""
+    pytest.importorskip("ai_edge_litert")
+    graph = Graph(1, 1, 12, 12)
+    y = graph.add("ReduceSum", graph.conv("x", 1, 8), graph.value(np.array(axes, np.int64)), keepdims=keepdims)
+    path = int8(model_of(graph, y), tmp_path / "net.onnx")
+    compared = {side.key: side for side in verify.verify(path, Trial(examples=5)).runtimes}
+    assert compared["litert"].ok
+    assert compared["litert"].differences[0].max_lsb <= 1
+
+
 @pytest.mark.usefixtures("in_process")
 def test_the_last_line_tells_a_large_arena_from_another_answer(dscnn: str) -> None:
     found = verify.verify(dscnn, Trial(examples=2))

@@ -24,6 +24,7 @@ from mcuprune.costs import banding
 from mcuprune.deploy import tflite, tflite_reader
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph import network
+from mcuprune.report.verified import document, text
 
 pytest.importorskip("tflite_micro")
 
@@ -53,6 +54,30 @@ def test_a_file_alone_runs_in_the_arena_that_is_predicted_for_it(written: Path, 
     own = mcuprune.profile(written / "net.onnx")
     assert found["arena"]["predicted"] == own.arena
     assert mcuprune.verify(path, examples=4).ok
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_last_line_of_a_file_alone_says_which_of_its_two_faults_it_has(written: Path) -> None:
+    verified = mcuprune.verify(written / "alone" / "net.tflite", examples=2)
+    larger = replace(verified, memory=replace(verified.memory, measured=verified.memory.same_pointers + 1))
+    assert text(document(larger)).endswith(
+        "TOO LARGE: its arena is larger than predicted, though all runtimes compute the same\n"
+    )
+    other = replace(verified, runtimes=(replace(verified.runtimes[0], steady=False), *verified.runtimes[1:]))
+    assert text(document(other)).endswith("held against the net.onnx that it was written from\n")
+
+
+def test_a_file_alone_says_what_would_do_for_data_without_labels(
+    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.zeros((30, 1, 16, 16), np.float32)
+    np.savez(tmp_path / "x.npz", x_train=x, x_test=x)
+    assert main(["verify", str(written / "alone" / "net.tflite"), "--data", str(tmp_path / "x.npz")]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "have no labels; a .tflite alone is taken for a classifier: put the net.onnx that it was exported from beside" in said
+    )
+    assert main(["verify", str(written / "net.onnx"), "--data", str(tmp_path / "x.npz"), "--examples", "2"]) == 0
 
 
 @pytest.mark.usefixtures("in_process")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mcuprune import console, escape
@@ -152,15 +153,22 @@ def html(verified: Verification) -> str:
 
 def _verdict(content: Mapping[str, Any]) -> str:
     """The last line."""
-    if content["runtimes"]["onnxruntime"] is not None:
-        equal = "EQUAL: as onnxruntime computes it, but for rounding"
-        if not content["ok"] and all(side["ok"] for side in content["runtimes"].values() if side and "ok" in side):
-            of_c = (content["runtimes"].get("c") or {}).get("arena")
-            above = "larger than predicted" if of_c is None or of_c["ok"] else "in generated C above the network's peak"
-            return f"TOO LARGE: its arena is {above}, though what it computes is what onnxruntime does"
-        return equal if content["ok"] else "DIFFERS: not what onnxruntime computes"
+    held = content["runtimes"]["onnxruntime"] is not None
+    sides = [side for side in content["runtimes"].values() if side and "ok" in side]
+    if not content["ok"] and all(side["ok"] for side in sides):
+        of_c = (content["runtimes"].get("c") or {}).get("arena")
+        above = "larger than predicted" if of_c is None or of_c["ok"] else "in generated C above the network's peak"
+        right = "what it computes is what onnxruntime does" if held else "all runtimes compute the same"
+        return f"TOO LARGE: its arena is {above}, though {right}"
+    if held:
+        return (
+            "EQUAL: as onnxruntime computes it, but for rounding" if content["ok"] else "DIFFERS: not what onnxruntime computes"
+        )
     if not content["ok"]:
-        return "DIFFERS: runtimes don't agree, or its arena is larger than predicted"
+        beside = Path(content["path"]).with_suffix(".onnx").name
+        return (
+            f"DIFFERS: the runtimes don't agree; layer by layer they can be held against the {beside} that it was written from"
+        )
     several = sum(runtime is not None for runtime in content["runtimes"].values()) > 1
     return f"RUNS: in the arena that is predicted{', equally in all runtimes' if several else ''}"
 

@@ -23,7 +23,7 @@ from mcuprune.deploy import tflite_reader
 from mcuprune.deploy.program import Program
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port, convert
-from mcuprune.errors import DataError, McupruneError, ModelError
+from mcuprune.errors import DataError, McupruneError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.options import AUTO
@@ -178,7 +178,11 @@ def _split(path: str, read: Converted, trial: Trial) -> tuple[Split | None, Conv
             continue
         some = trial.chosen(len(data.test))
         return Split(data.test.x[some], data.test.y[some]), _with_input(read, port)
-    raise refused or ModelError(f"{path}: its input has no examples")
+    beside = Path(path).with_suffix(".onnx").name
+    raise DataError(
+        f"{refused}; a .tflite alone is taken for a classifier: put the {beside} that it was exported from beside it, or leave "
+        "--data out"
+    )
 
 
 def _with_input(read: Converted, port: Port) -> Converted:
