@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -106,6 +107,44 @@ def test_predicted_is_written_is_measured(path: Path) -> None:
         arena = found.program.arena(kernels="reference", pointer=8, plan=found.plan)
         assert arena.head == head
         assert total <= arena.total <= total + 64  # buffers of the tail start at multiples of 16, one behind the other
+
+
+#: Layers that keep the shape (1, 4, 8, 8), by the kernel that they become.
+LAYERS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "ABS": ("Abs", {}),
+    "AVERAGE_POOL_2D": ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+    "ELU": ("Elu", {}),
+    "HARD_SWISH": ("HardSwish", {}),
+    "LEAKY_RELU": ("LeakyRelu", {}),
+    "LOGISTIC": ("Sigmoid", {}),
+    "LOG_SOFTMAX": ("LogSoftmax", {"axis": 1}),
+    "MAX_POOL_2D": ("MaxPool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+    "MUL": ("Neg", {}),
+    "SOFTMAX": ("Softmax", {"axis": 1}),
+    "TANH": ("Tanh", {}),
+}
+
+
+@pytest.mark.parametrize("kernel", LAYERS)
+def test_what_a_kernel_keeps_is_what_eight_of_it_take_more(kernel: str) -> None:
+    """So that the bytes of one kernel don't hide in what others leave over."""
+    op, attrs = LAYERS[kernel]
+    files = []
+    for count in (0, 8):
+        graph = Graph(1, 4, 8, 8)
+        x = "x"
+        for at in range(8):
+            x = graph.conv(x, 4, 4)
+            x = graph.add(op, x, **attrs) if at < count else x
+        files.append(tflite.convert(int8(graph.net(x))))
+    assert [operator.name for operator in files[1].program.operators].count(kernel) == 8
+    over = []
+    for file, (total, head) in zip(files, measured([file.content for file in files]), strict=True):
+        arena = file.program.arena(kernels="reference", pointer=8)
+        assert arena.head == head
+        over.append(arena.total - total)
+    assert min(over) >= 0
+    assert over[1] <= over[0] + 16  # the alignment of the whole
 
 
 def test_a_network_in_memory_is_what_its_file_is(tmp_path: Path) -> None:

@@ -227,9 +227,11 @@ def _same(size: int) -> Bytes:
 
 _REDUCED, _POOLED = _same(44), _same(32)
 _CONVOLVED = Bytes(56, 80)
+#: TFLM's OpDataAbsRsqrt: four int32, a bool and two enums. There is no pointer in it, so every core has the same bytes.
+_ELEMENTWISE = _same(28)
 
 KERNELS: Mapping[str, Kernel] = {
-    "ABS": Kernel(101, 1, "Abs", data=Bytes(32, 48)),
+    "ABS": Kernel(101, 1, "Abs", data=_ELEMENTWISE),
     "ADD": Kernel(0, 2, "Add", Bytes(4, 8), _same(60)),
     "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool, keeps=True),
     "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(64, 96), Bytes(96, 128), lists=2, rank=5),

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from mcuprune.deploy import elementwise, moves, windows
 from mcuprune.deploy.lowering import Lower, Lowering, bounds
 from mcuprune.deploy.program import Program
-from mcuprune.deploy.qdq import QDQ_OPSET, UNIT, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
+from mcuprune.deploy.qdq import PICKING, QDQ_OPSET, UNIT, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Stored, is_float
 from mcuprune.operators.table import OPS, Dim, Mixer
@@ -79,6 +79,9 @@ LOWERINGS: Mapping[str, Lower] = {
     "Unsqueeze": moves.reshape,
 }
 
+#: Operators whose outputs lie between numbers of their input, or between these and 0.
+_AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+
 
 def lower(net: Network, *, order: Sequence[str] | None = None, dim: Dim | None = None) -> Program:
     """The operators of TensorFlow Lite that a network becomes, batch 1, int8, channels last.
@@ -112,27 +115,54 @@ def _with_stand_ins(net: Network) -> tuple[Network, dict[str, str]]:
 def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:
     """A quantiser for each name of the scheme, no two alike but those that are fixed.
 
-    Each holds the bounds of the Relu or Clip behind it, so that what these leave to be clamped is what calibration leaves.
+    Each holds what its tensors are known to lie between, so that what a Relu or Clip leaves to be clamped is what calibration
+    leaves. Where one of them knows no limit, it reaches beyond the limits of the others, as its range may.
     """
-    low = dict.fromkeys(plan.quantizer.values(), 0.0)
-    high = dict(low)
-    free = set(low)
-    for node in net.nodes:
-        name = plan.quantizer.get(node.outputs[0])
-        if name is None or OPS[node.op].scale(node, net) == "same":
-            continue
-        least, most = bounds(node) if OPS[node.op].scale(node, net) == "clamp" else (-np.inf, np.inf)
-        low[name] = min(low[name], least if np.isfinite(least) else -1.0)
-        high[name] = max(high[name], most if np.isfinite(most) else 1.0)
-        free.discard(name)
+    known = _limits(net)
+    members: dict[str, list[tuple[float, float]]] = {}
+    for tensor, name in plan.quantizer.items():
+        members.setdefault(name, []).append(known[tensor])
     quantizers = {}
-    for index, name in enumerate(low):
+    for index, (name, limits) in enumerate(members.items()):
         if name in plan.unit:
             quantizers[name] = UNIT
             continue
-        q = quantizer(*((-1.0, 1.0) if name in free else (low[name], high[name])))
+        ends = [end for pair in limits for end in pair if np.isfinite(end)]
+        beyond = 2 * max(map(abs, ends), default=0.0) + 1
+        low, high = min(least for least, _ in limits), max(most for _, most in limits)
+        q = quantizer(low if np.isfinite(low) else -beyond, high if np.isfinite(high) else beyond)
         quantizers[name] = Quantizer(q.scale * (1 + 1e-6 * index), q.zero_point)
     return quantizers
+
+
+def _limits(net: Network) -> dict[str, tuple[float, float]]:
+    """What each tensor is known to lie between whatever the data, but for zeros that are padded."""
+    known = dict.fromkeys(net.inputs, (-np.inf, np.inf))
+    for node in net.nodes:
+        kind = OPS[node.op].scale(node, net)
+        read = [_ends(net, known, name) for name in node.inputs if name]
+        low, high = -np.inf, np.inf
+        if kind == "unit":
+            low, high = 0.0, 1.0
+        elif kind == "same" and read:
+            low, high = read[0]
+            if node.op == "Pad":
+                low, high = min(low, float(node.get("value") or 0)), max(high, float(node.get("value") or 0))
+        elif kind == "clamp":
+            least, most = bounds(node)
+            low, high = (float(min(max(end, least), most)) for end in read[0])
+        elif node.op in PICKING or node.op in _AVERAGES:
+            low, high = min(end for end, _ in read), max(end for _, end in read)
+        known.update((name, (low, high)) for name in node.outputs if name)
+    return known
+
+
+def _ends(net: Network, known: Mapping[str, tuple[float, float]], name: str) -> tuple[float, float]:
+    """The limits of a tensor, or the extremes of a constant."""
+    if name in known:
+        return known[name]
+    value = net.constants.get(name)
+    return (-np.inf, np.inf) if value is None or not value.size else (float(value.min()), float(value.max()))
 
 
 def _stand_in_constants(net: Network, node: Node, plan: Scheme) -> dict[int, Stored]:

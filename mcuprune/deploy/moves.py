@@ -279,7 +279,7 @@ def resize(w: Lowering, node: Node) -> None:
         pairs = list(zip(value.shape[2:], target.shape[2:], strict=True))
         for align, half in ((False, False), (False, True), (True, False)):
             picked = [_nearest_tflite(align, half, *pair) for pair in pairs]
-            if picked == [_nearest_onnx(node, w.net, axis, *pair) for axis, pair in enumerate(pairs, 2)]:
+            if picked == [_nearest_onnx(node, w.net, axis, size) for axis, (size, _) in enumerate(pairs, 2)]:
                 options = {"align_corners": align, "half_pixel_centers": half}
                 break
     elif mode == "linear" and not node.get("antialias"):
@@ -299,26 +299,16 @@ def resize(w: Lowering, node: Node) -> None:
     w.finish(target, result)
 
 
-def _nearest_onnx(node: Node, net: Network, axis: int, size: int, out: int) -> list[int]:
-    """The index that each output takes along an axis of space, by ONNX's definition of Resize."""
+def _nearest_onnx(node: Node, net: Network, axis: int, size: int) -> list[int]:
+    """The index that each output takes along an axis of space, by ONNX's definition of Resize. size: of the input."""
     scale = float(np.float32(attributes.scales(node, net)[axis]))
-    mode = attributes.coordinates(node, net)
-    x = np.arange(out, dtype=np.float64)
-    if mode == "asymmetric":
-        x = x / scale
-    elif mode == "align_corners":
-        x = x * (size - 1) / max(1, out - 1)
-    elif mode == "tf_half_pixel_for_nn":
-        x = (x + 0.5) / scale
-    else:
-        x = (x + 0.5) / scale - 0.5 if mode == "half_pixel" or out > 1 else x * 0
     rounding: Mapping[str, Callable[[Array], Array]] = {
         "floor": np.floor,
         "ceil": np.ceil,
         "round_prefer_ceil": lambda value: np.floor(value + 0.5),
         "round_prefer_floor": lambda value: np.ceil(value - 0.5),
     }
-    picked = rounding[attributes.rounding(node, net, scale)](x)
+    picked = rounding[attributes.rounding(node, net, scale)](attributes.samples(node, net, axis))
     return [int(i) for i in np.clip(picked, 0, size - 1)]
 
 

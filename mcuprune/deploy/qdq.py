@@ -12,7 +12,7 @@ dequantised value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +68,8 @@ class Scheme:
     largest: int = HIGH
 
 
+#: Operators whose outputs have no numbers but those of their inputs.
+PICKING = frozenset({"Concat", "Max", "Min"})
 #: What is said of an input that an int8 file has no use for.
 UNREAD = "no node reads it, so no int8 file can say how it is stored; take it off the graph's inputs and export again"
 
@@ -78,7 +80,8 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
     What a clamp (Relu, Clip) alone reads has no quantiser of its own: the clamp's does the work. Movements and max pools share
     their input's. A Concat shares its range with those of its inputs that nothing else reads: they are rounded to it anyway,
     and so only once. It shares it with all where all come out of clamps, or all have the scale of what lies in
-    [0, 1]. Others would lose steps for their other readers.
+    [0, 1]. Others would lose steps for their other readers. What only picks among numbers of one quantiser (a Concat of a
+    tensor with itself, the Max of two that share) has no number that this one doesn't store, and shares it.
     """
     parent: dict[str, str] = {}
 
@@ -109,6 +112,12 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             unit |= {node.outputs[0]} if origins == {"unit"} else set()
             for name in node.inputs if origins in ({"unit"}, {"clamp"}) else ():
                 parent[root(name)] = root(node.outputs[0])
+    picking: set[str] = set()
+    for node in net.nodes:
+        picked = {root(name) if name in parent else "" for name in node.inputs} if _picks(node) else set()
+        if len(picked) == 1 and "" not in picked and node.outputs[0] in parent:
+            parent[root(node.outputs[0])] = picked.pop()
+            picking.add(node.name)
     fixed = {root(tensor) for tensor in unit}
     classes: dict[str, list[str]] = {}
     for tensor in parent:
@@ -118,7 +127,7 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             own, joined = (root(tensor) if tensor in parent else "" for tensor in (name, node.outputs[0]))
             if own in ("", joined) or fixed & {own, joined}:
                 continue
-            if all(_moved_or(node, net, tensor) for tensor in classes[own]):
+            if all(_moved_or(node, net, tensor, picking) for tensor in classes[own]):
                 parent[own] = joined
                 classes[joined] += classes.pop(own)
     data = frozenset(
@@ -133,11 +142,16 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
     return Scheme({tensor: root(tensor) for tensor in parent}, units, data, 2 ** (weight_bits - 1) - 1)
 
 
-def _moved_or(node: Node, net: Network, tensor: str) -> bool:
-    """Whether all that reads the tensor is ``node``, or moves it within one scale."""
+def _picks(node: Node) -> bool:
+    """Whether the numbers of the output are some of those of the inputs; a sum of one term is that term."""
+    return node.op in PICKING or (node.op == "Sum" and len(node.inputs) == 1)
+
+
+def _moved_or(node: Node, net: Network, tensor: str, picking: Collection[str]) -> bool:
+    """Whether all that reads the tensor is ``node``, or moves it within one scale, as those named in ``picking`` do."""
     readers = net.consumers.get(tensor, ())
     return tensor not in net.outputs and all(
-        reader is node or OPS[reader.op].scale(reader, net) == "same" for reader in readers
+        reader is node or reader.name in picking or OPS[reader.op].scale(reader, net) == "same" for reader in readers
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mcuprune.deploy.kernels import KERNELS
 from mcuprune.deploy.lowering import (
     QUANTISE_AGAIN,
     SAME,
@@ -435,12 +436,14 @@ def pool(w: Lowering, node: Node) -> None:
 def _max_pool(w: Lowering, node: Node, kernel: tuple[int, int], strides: tuple[int, int]) -> None:
     """Padding never is a maximum: TFLite's own leaves it out, a PAD writes the lowest number.
 
-    The zeros of a Pad in front count; they are the lowest number themselves where the data has none below zero.
+    The zeros of a Pad in front count; they are the lowest number themselves where the data has none below zero, and a PAD
+    then takes one constant less.
     """
     value = w.data(node)
-    if any(map(any, value.pads)) and w.quantizer(value).zero_point != LOW:
+    lowest_is_zero = w.quantizer(value).zero_point == LOW
+    if any(map(any, value.pads)) and not lowest_is_zero:
         w.values[node.inputs[0]] = w.padding_done(value)
-    value, window = _windowed(w, node, LOW)
+    value, window = _windowed(w, node, None if lowest_is_zero else LOW)
     slide(w, "MAX_POOL_2D", value, w.target(node, same=value), kernel, strides, window.padding)
 
 
@@ -507,7 +510,9 @@ def reduce(w: Lowering, node: Node) -> None:
     value = w.ordered(w.data(node))
     rank = len(value.shape)
     axes = attributes.reduced_axes(node, rank)
-    target = w.target(node)
+    operator = _REDUCTIONS[node.op]
+    keeps = KERNELS[operator].keeps
+    target = w.target(node, same=value if keeps else None)
     places = [place for place, axis in enumerate(value.axes) if axis in axes]
     left = [a for a in range(rank) if a not in axes]
     renamed = {a: a if node.get("keepdims") else left.index(a) for a in left}
@@ -515,8 +520,6 @@ def reduce(w: Lowering, node: Node) -> None:
     if not places:
         w.finish(target, replace(value, shape=target.shape, dims=target.dims, axes=after))
         return
-    operator = _REDUCTIONS[node.op]
-    keeps = operator.startswith("REDUCE")
     result = w.make(target, after, w.quantizer(value) if keeps else None)
     w.emit(operator, [value.tensor, w.integers(*places)], [result.tensor], keep_dims=True)
     w.finish(target, result)

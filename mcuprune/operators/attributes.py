@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from mcuprune.graph.network import Network, Node, Shape
 
 Pads = list[tuple[int, int]]
@@ -164,6 +166,21 @@ def scales(node: Node, net: Network) -> list[float]:
 def coordinates(node: Node, net: Network) -> str:
     """How a Resize or Upsample places its samples."""
     return str(node.get("coordinate_transformation_mode")) if net.opset >= 11 else "asymmetric"
+
+
+def samples(node: Node, net: Network, axis: int) -> np.ndarray:
+    """Where along an axis of its input a Resize or Upsample takes each output from, by ONNX's definition, in float64."""
+    size, out = (net.shapes[name][axis] for name in (node.inputs[0], node.outputs[0]))
+    scale = float(np.float32(scales(node, net)[axis]))
+    mode = coordinates(node, net)
+    x = np.arange(out, dtype=np.float64)
+    if mode == "asymmetric":
+        return x / scale
+    if mode == "align_corners":
+        return x * (size - 1) / max(1, out - 1)
+    if mode == "tf_half_pixel_for_nn":
+        return (x + 0.5) / scale
+    return (x + 0.5) / scale - 0.5 if mode == "half_pixel" or out > 1 else x * 0
 
 
 def rounding(node: Node, net: Network, scale: float) -> str:

@@ -348,10 +348,12 @@ class AveragePool(PerChannel):
     """The mean of each window.
 
     Where windows have different numbers of cells that count, kernels round it in the input's scale. A finer one of its own
-    behind that would only show how coarse it is.
+    behind that would only show how coarse it is. Windows of one cell hand it on.
     """
 
     def scale(self, node: Node, net: Network) -> Int8:
+        if prod(attributes.kernel(node, net)) == 1:
+            return "same"
         kernel, counted = attributes.kernel(node, net), node.get("count_include_pad")
         sizes, outs = (net.shapes[name][2:] for name in (node.inputs[0], node.outputs[0]))
         strides, dilations = attributes.strides(node, len(kernel)), attributes.dilations(node, len(kernel))
@@ -361,6 +363,13 @@ class AveragePool(PerChannel):
             if beyond > (after if counted else 0) or (before and not counted):
                 return "same"
         return self.int8
+
+
+class GlobalAveragePool(PerChannel):
+    """The mean of each channel; of one cell, that cell."""
+
+    def scale(self, node: Node, net: Network) -> Int8:
+        return "same" if prod(net.shapes[node.inputs[0]][2:]) == 1 else self.int8
 
 
 class Barrier(Op):
@@ -385,6 +394,14 @@ class Barrier(Op):
         for output in node.outputs:
             if output:
                 flow.put(output, along)
+
+
+class Total(Barrier):
+    """A sum, mean or product over axes; over axes of size 1 it hands its input on."""
+
+    def scale(self, node: Node, net: Network) -> Int8:
+        sizes = net.shapes[node.inputs[0]]
+        return "same" if all(sizes[axis] == 1 for axis in self.mixed(node, net)) else self.int8
 
 
 def _axis(node: Node, net: Network) -> Sequence[int]:
@@ -660,10 +677,15 @@ class Tile(Op):
         flow.put(node.outputs[0], along and Along(along.axis, np.tile(along.labels, node.attrs["repeats"][along.axis])))
 
 
+#: How far from a place of the input a sample may lie and be meant to lie there: scales are float32.
+_NO_DISTANCE = 1e-4
+
+
 class Resize(Op):
     """Resize and Upsample: changes space, never channels. Picking the nearest place makes no new numbers.
 
-    Linear interpolation has a range of its own: in its input's scale it would meet half a step all the time, which torch and
+    Linear interpolation makes numbers between others, but where all numbers of its input are among those that it makes, their
+    range is its own. Elsewhere it has another: in its input's scale it would meet half a step all the time, which torch and
     onnxruntime round differently.
     """
 
@@ -671,7 +693,22 @@ class Resize(Op):
     int8: Int8 = "same"
 
     def scale(self, node: Node, net: Network) -> Int8:
-        return self.int8 if node.get("mode") == "nearest" else "own"
+        if node.get("mode") == "nearest" or self._hands_on_all(node, net):
+            return self.int8
+        return "own"
+
+    @staticmethod
+    def _hands_on_all(node: Node, net: Network) -> bool:
+        """Whether every number of the input is in the output of a linear interpolation, as it is."""
+        known = "asymmetric", "align_corners", "half_pixel", "pytorch_half_pixel"
+        if node.get("mode") != "linear" or node.get("antialias") or attributes.coordinates(node, net) not in known:
+            return False
+        for axis, size in enumerate(net.shapes[node.inputs[0]]):
+            at = attributes.samples(node, net, axis).clip(0, size - 1)
+            met = at.round()[abs(at - at.round()) < _NO_DISTANCE]
+            if len(np.unique(met)) < size:
+                return False
+        return True
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -986,6 +1023,8 @@ def _reshaped(flow: Flow, along: Along | None, before: Shape, after: Shape, mixe
 _elementwise, _clamp, _unit, _per_channel, _reshaping = Elementwise(), Clamp(), Unit(), PerChannel(), Reshaping()
 _resize, _quantization, _passing = Resize(), Quantization(), Passing()
 _reduction = Barrier(_reduced_axes, reduces=True)
+_total = Total(_reduced_axes, reduces=True)
+_extremum = Barrier(_reduced_axes, int8="same", reduces=True)  # it picks among its input's numbers, and adds nothing up
 
 OPS: dict[str, Op] = {
     "Abs": _elementwise,
@@ -1017,7 +1056,7 @@ OPS: dict[str, Op] = {
     "Gather": Gather(),
     "Gelu": _elementwise,
     "Gemm": Gemm(),
-    "GlobalAveragePool": _per_channel,
+    "GlobalAveragePool": GlobalAveragePool(),
     "GlobalLpPool": _per_channel,
     "GlobalMaxPool": MaxPool(),
     "Greater": _elementwise,
@@ -1057,11 +1096,11 @@ OPS: dict[str, Op] = {
     "ReduceL2": _reduction,
     "ReduceLogSum": _reduction,
     "ReduceLogSumExp": _reduction,
-    "ReduceMax": _reduction,
-    "ReduceMean": _reduction,
-    "ReduceMin": _reduction,
-    "ReduceProd": _reduction,
-    "ReduceSum": _reduction,
+    "ReduceMax": _extremum,
+    "ReduceMean": _total,
+    "ReduceMin": _extremum,
+    "ReduceProd": _total,
+    "ReduceSum": _total,
     "ReduceSumSquare": _reduction,
     "Relu": _clamp,
     "Reshape": _reshaping,

@@ -68,7 +68,7 @@ def _head(net: Network, name: str) -> Head:
     shape = net.shapes[name][1:]
     is_row = prod(shape) == max(shape, default=1)
     tensor = name
-    while (node := net.producer.get(tensor)) is not None and OPS[node.op].scale(node, net) == "same":
+    while (node := net.producer.get(tensor)) is not None and _moves(node, net):
         if not is_row and node.op not in _KEEP_PLACES:
             break  # logits would lie in another order than the answers of the data
         tensor = node.inputs[0]
@@ -134,6 +134,11 @@ def last_layer(net: Network, output: str) -> LastLayer | None:
 
 def _maker(net: Network, tensor: str) -> Node | None:
     """The node that makes a tensor's numbers, moves of its elements aside; None for an input of the network."""
-    while (node := net.producer.get(tensor)) is not None and OPS[node.op].scale(node, net) == "same":
+    while (node := net.producer.get(tensor)) is not None and _moves(node, net):
         tensor = node.inputs[0]
     return node
+
+
+def _moves(node: Node, net: Network) -> bool:
+    """Whether a node hands numbers on one by one; the extremum over an axis keeps their scale and is none of them by itself."""
+    return OPS[node.op].scale(node, net) == "same" and not OPS[node.op].mixes(node, net)
