@@ -127,7 +127,7 @@ def export(
         above = cplan.above_peak(lower(net), rows.arena, resources.profile(net).memory.peak)
         notes += (above,) if above else ()
     if request.project is not None or Path(request.output or "").suffix != ".onnx":
-        notes += lower(net).lost
+        notes += lower(net).remarks
     written: dict[Path, bytes] = {}
     built: Files = {}
     if request.output is not None:

@@ -12,13 +12,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from graphs import Graph
 from onnx import TensorProto, helper, numpy_helper
-from test_tflite import converted, int8, single
+from test_tflite import converted, int8, model_of, single
 
+from mcuprune import exporting
+from mcuprune.deploy import sampling
 from mcuprune.deploy.lower import lower
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.operators import attributes
+from mcuprune.report import verified
+from mcuprune.run import layerwise
 from mcuprune.run.trial import Trial
 
 verify = import_module("mcuprune.run.verify")
@@ -121,3 +126,70 @@ def test_one_sample_of_an_axis_is_taken_where_it_is_the_same(
     found = verify.verify(int8(resized(before, after, "linear", way)(), tmp_path / "net.onnx"), Trial(examples=8))
     assert found.ok
     assert found.differences[0].max_lsb <= 1
+
+
+FORMS = {"asymmetric": (False, False), "half_pixel": (False, True), "align_corners": (True, False)}
+
+
+@pytest.mark.parametrize("way", FORMS)
+def test_how_far_interpolation_goes_astray_is_what_its_kernel_takes_from_elsewhere(way: str) -> None:
+    """Images of one bright pixel each: what onnxruntime makes of them is the share of each pixel in each answer."""
+    pairs = [(12, 24), (12, 48), (12, 96), (12, 37), (12, 53), (24, 12), (37, 12), (5, 9), (7, 1), (1, 9), (30, 45)]
+    constants: dict[str, np.ndarray] = {}
+    nodes = []
+    for before, after in pairs:
+        constants |= {f"x{before}": np.eye(before, dtype=np.float32), f"to{before}/{after}": np.array([before, after])}
+        attrs = {"mode": "linear", "coordinate_transformation_mode": way}
+        nodes.append(helper.make_node("Resize", [f"x{before}", "", "", f"to{before}/{after}"], [f"y{len(nodes)}"], **attrs))
+    for (before, after), right in zip(pairs, answers(nodes, constants), strict=True):
+        low, high, place = np.array(sampling.between(*FORMS[way], before, after)).reshape(after, 3).T
+        kernel = np.zeros((before, after))
+        np.add.at(kernel, (low, range(after)), 1 - place / 1024)
+        np.add.at(kernel, (high, range(after)), place / 1024)
+        elsewhere = np.abs(kernel - right).sum(axis=0).max() / 2
+        assert sampling.astray(*FORMS[way], before, after) == pytest.approx(elsewhere, abs=1e-5), (before, after)
+
+
+@pytest.mark.parametrize("way", ["asymmetric", "half_pixel"])
+def test_by_a_power_of_two_nothing_goes_astray(way: str) -> None:
+    """What the note about other Resizes proposes."""
+    for size, factor in itertools.product(range(1, 60), (2, 4, 8)):
+        assert sampling.stays_inside(*FORMS[way], size, size * factor)
+        assert sampling.astray(*FORMS[way], size, size * factor) == 0
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_resize_that_drifts_is_named_and_is_no_other_computation(tmp_path: Path) -> None:
+    """The places of its kernel are off by up to 20 steps at twelve pixels in eight times as many; by no more, all the same."""
+    path = int8(resized((12, 12), (96, 96), "linear", "align_corners")(), tmp_path / "net.onnx")
+    found = verify.verify(path, Trial(examples=8))
+    said = "node 'resize0': from 12 x 12 to 96 x 96 pixels RESIZE_BILINEAR is off by up to 20 of 255 steps"
+    assert any(note.startswith(said) and "half_pixel or asymmetric" in note for note in found.notes)
+    assert found.ok, verified.text(verified.document(found))
+    (layer,) = found.runtimes[0].layers[-1:]
+    assert layerwise.MAX_LSB < layer.max_lsb <= layer.drift + 1
+    for suffix, told in ((".tflite", True), (".c", True), (".onnx", False)):
+        notes = exporting.export(exporting.Request(path, str(tmp_path / f"out{suffix}"))).notes
+        assert any(note.startswith(said) for note in notes) is told
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("way", "drifting"), [("half_pixel", []), ("align_corners", ["resize0"])])
+def test_what_does_not_drift_is_held_to_rounding(way: str, drifting: list[str], tmp_path: Path) -> None:
+    """Neither a Resize by a factor of two has more room than others, nor a layer behind one that drifts."""
+    graph = Graph(1, 2, 6, 6)
+    sizes = graph.value(np.array([1, 2, 24, 24]))
+    y = graph.add("Resize", "x", "", "", sizes, mode="linear", coordinate_transformation_mode=way)
+    y = graph.add("AveragePool", graph.add("Relu", y), kernel_shape=[2, 2], strides=[2, 2])
+    found = verify.verify(int8(model_of(graph, graph.conv(y, 2, 3)), tmp_path / "net.onnx"), Trial(examples=8))
+    assert found.ok
+    assert [note for note in found.notes if "RESIZE_BILINEAR" in note] == [] or drifting
+    for side in found.runtimes:
+        assert [layer.node for layer in side.layers if layer.drift] == drifting
+        assert len(side.layers) == 3
+
+
+def test_a_layer_may_be_off_by_its_own_drift_alone() -> None:
+    assert layerwise.Layer("node", "y", layerwise.MAX_LSB + 4, 4).ok
+    assert not layerwise.Layer("node", "y", layerwise.MAX_LSB + 5, 4).ok
+    assert not layerwise.Layer("node", "y", layerwise.MAX_LSB + 1).ok
