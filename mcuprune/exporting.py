@@ -127,7 +127,7 @@ def export(
         above = cplan.above_peak(lower(net), rows.arena, resources.profile(net).memory.peak)
         notes += (above,) if above else ()
     if request.project is not None or Path(request.output or "").suffix != ".onnx":
-        notes += lower(net).lost
+        notes += lower(net).remarks
     elif lacking := resources.profile(net).memory.unsupported:
         notes += (f"it has no arena, and no C can be written of it: {lacking[0].removeprefix(f'{net.path}: ')}",)
     written: dict[Path, bytes] = {}

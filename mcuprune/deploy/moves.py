@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import numpy as np
 
+from mcuprune.deploy import sampling
 from mcuprune.deploy.kernels import MAX_TRANSPOSED
 from mcuprune.deploy.lowering import (
     Array,
@@ -256,7 +256,7 @@ def pad(w: Lowering, node: Node) -> None:
     w.finish(target, result)
 
 
-#: A scale says the same as two sizes where what it makes of one lies this near to the other: scales are float32.
+#: Places that lie this near to each other, in pixels, are the same: scales are float32.
 _NO_PIXEL = 1e-3
 
 
@@ -264,59 +264,70 @@ def resize(w: Lowering, node: Node) -> None:
     """RESIZE_NEAREST_NEIGHBOR or RESIZE_BILINEAR; raises UnsupportedOperator for a form that has no kernel."""
     value = w.data(node)
     target = w.target(node, same=value)
-    if value.shape == target.shape:
+    if value.shape == target.shape:  # onnxruntime hands it on then, whatever the scales
         w.finish(target, value)
         return
     value = w.spatial(value)
     if value.shape[:2] != target.shape[:2]:
         w.refuse("resizes channels", "resize height and width alone, and repeat channels by a Concat or a Gather")
-    mode = node.get("mode")
-    coordinates = attributes.coordinates(node, w.net)
-    outs = (1, *target.shape[2:])[-2:] if len(target.shape) == 3 else target.shape[2:]
-    options: dict[str, Any] | None = None
-    if mode == "nearest":
-        operator = "RESIZE_NEAREST_NEIGHBOR"
-        pairs = list(zip(value.shape[2:], target.shape[2:], strict=True))
-        for align, half in ((False, False), (False, True), (True, False)):
-            picked = [_nearest_tflite(align, half, *pair) for pair in pairs]
-            if picked == [_nearest_onnx(node, w.net, axis, size) for axis, (size, _) in enumerate(pairs, 2)]:
-                options = {"align_corners": align, "half_pixel_centers": half}
-                break
-    elif mode == "linear" and not node.get("antialias"):
-        operator = "RESIZE_BILINEAR"
-        sizes = zip(value.shape, target.shape, attributes.scales(node, w.net), strict=True)
-        by_size = all(abs(size * scale - out) < _NO_PIXEL for size, out, scale in sizes)
-        if coordinates == "align_corners" or (by_size and coordinates in ("half_pixel", "asymmetric", "pytorch_half_pixel")):
-            options = {"align_corners": coordinates == "align_corners", "half_pixel_centers": "half_pixel" in coordinates}
-    if options is None:
+    mode, way = node.get("mode"), attributes.coordinates(node, w.net)
+    pairs = list(zip(value.shape, target.shape, strict=True))
+    taken = _taken(node, w.net, value.shape, target.shape)
+    forms = [] if taken is None else _forms(node, way, taken, pairs)
+    if not forms:
         w.refuse(
-            f"in mode {mode} ({coordinates}) picks other pixels than TensorFlow Lite's",
+            f"in mode {mode} ({way}) picks other pixels than TensorFlow Lite's",
             "export it in mode nearest (asymmetric, rounded down) or linear (half_pixel), without antialiasing",
         )
         return
+    operator, form = ("RESIZE_NEAREST_NEIGHBOR" if mode == "nearest" else "RESIZE_BILINEAR"), forms[0]
+    if mode == "linear":
+        inside = [form for form in forms if all(sampling.stays_inside(*form, *pair) for pair in pairs[2:])]
+        if not inside:
+            w.refuse(
+                "reads beyond the last pixel in TensorFlow Lite: it counts places in 1/1024 of one, and what it rounds adds up",
+                "resize by a factor of 2, 4 or 8, which needs no rounding, once or several times",
+            )
+        form = inside[0]
+    outs = (1, *target.shape[2:])[-2:] if len(target.shape) == 3 else target.shape[2:]
     result = w.make(target, image(target.shape), w.quantizer(value))
+    options = {"align_corners": form[0], "half_pixel_centers": form[1]}
     w.emit(operator, [value.tensor, w.integers(*outs)], [result.tensor], **options)
     w.finish(target, result)
 
 
-def _nearest_onnx(node: Node, net: Network, axis: int, size: int) -> list[int]:
-    """The index that each output takes along an axis of space, by ONNX's definition of Resize. size: of the input."""
-    scale = float(np.float32(attributes.scales(node, net)[axis]))
-    rounding: Mapping[str, Callable[[Array], Array]] = {
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round_prefer_ceil": lambda value: np.floor(value + 0.5),
-        "round_prefer_floor": lambda value: np.ceil(value - 0.5),
-    }
-    picked = rounding[attributes.rounding(node, net, scale)](attributes.samples(node, net, axis))
-    return [int(i) for i in np.clip(picked, 0, size - 1)]
+def _taken(node: Node, net: Network, before: Shape, after: Shape) -> list[Array] | None:
+    """Where along each axis a Resize takes its samples: indices of the nearest, or places. None where that isn't sure."""
+    way, taken = attributes.coordinates(node, net), []
+    if way == "half_pixel_symmetric":  # onnxruntime rounds these places in an order of its own
+        return None
+    for size, out, scale in zip(before, after, attributes.scales(node, net), strict=True):
+        places = attributes.places(way, scale, size, out)
+        if places is None:
+            return None
+        if node.get("mode") == "nearest":
+            taken.append(attributes.nearest(attributes.rounding(node, net, scale), places, size))
+        else:
+            taken.append(np.clip(places, 0, size - 1))
+    return taken
 
 
-def _nearest_tflite(align: bool, half: bool, size: int, out: int) -> list[int]:
-    scale = np.float32((size - 1) / (out - 1) if align and out > 1 else size / out)
-    x = (np.arange(out, dtype=np.float32) + np.float32(0.5 if half else 0.0)) * scale
-    picked = np.floor(x + 0.5) if align else np.floor(x)
-    return [int(i) for i in np.clip(picked, 0, size - 1)]
+def _forms(node: Node, way: str, taken: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list[tuple[bool, bool]]:
+    """The options (align_corners, half_pixel_centers) with which a kernel takes the same samples, the first choice first.
+
+    way: the coordinates by their name. taken: as ``_taken`` returns it. pairs: sizes of each axis before and after.
+    """
+    axes = list(zip(taken, pairs, strict=True))
+    if node.get("mode") == "nearest":
+        return [form for form in sampling.FORMS if all(list(x) == sampling.nearest(*form, *pair) for x, pair in axes)]
+    if node.get("mode") != "linear" or node.get("antialias"):
+        return []
+    meant = (way == "align_corners", "half_pixel" in way)
+    return [
+        form
+        for form in sorted(sampling.FORMS, key=lambda form: form != meant)
+        if all(np.abs(x - sampling.exact(*form, *pair)).max() < _NO_PIXEL for x, pair in axes)
+    ]
 
 
 def depth_to_space(w: Lowering, node: Node) -> None:

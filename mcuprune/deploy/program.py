@@ -19,11 +19,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import ceil, prod
 from typing import Any, Literal
 
 import numpy as np
 
 from mcuprune.deploy import kernels as table
+from mcuprune.deploy import sampling
 from mcuprune.deploy.kernels import KERNELS, Form, Integers, Kernels, Scratch
 from mcuprune.deploy.planner import (
     Lifetime,
@@ -318,6 +320,50 @@ class Program:
                     "whose numbers there take more of the operator's range loses less"
                 )
         return tuple(sentences)
+
+    @cached_property
+    def adrift(self) -> Mapping[int, float]:
+        """Tensors that RESIZE_BILINEAR makes -> by how many of their steps they can be off, as the kernel rounds places.
+
+        What the same node makes of such a tensor, with another scale or clamped, is in it too. What doesn't drift is not.
+        """
+        steps: dict[int, float] = {}
+        makers: dict[int, str] = {}
+        for operator in self.operators:
+            if operator.why:
+                continue
+            source, output = operator.inputs[0], operator.outputs[0]
+            if operator.name == "RESIZE_BILINEAR":
+                options = operator.options["align_corners"], operator.options["half_pixel_centers"]
+                pairs = zip(self.tensors[source].shape[1:3], self.tensors[output].shape[1:3], strict=True)
+                right = prod(1 - sampling.astray(*options, *pair) for pair in pairs)
+                if right < 1:
+                    steps[output], makers[output] = (HIGH - LOW) * (1 - right), operator.node
+            elif makers.get(source) == operator.node:
+                before, after = (self.tensors[tensor].only_quantizer().scale for tensor in (source, output))
+                steps[output], makers[output] = steps[source] * before / after, operator.node
+        return steps
+
+    @cached_property
+    def drifts(self) -> tuple[str, ...]:
+        """For each Resize that can be off by more than a step for the places that its kernel rounds: that, and what to do."""
+        sentences = []
+        for operator in self.operators:
+            if operator.name == "RESIZE_BILINEAR" and (steps := self.adrift.get(operator.outputs[0], 0.0)) > 1:
+                before, after = (
+                    " x ".join(map(str, self.tensors[index].shape[1:3])) for index in (operator.inputs[0], operator.outputs[0])
+                )
+                sentences.append(
+                    f"node '{operator.node}': from {before} to {after} pixels RESIZE_BILINEAR is off by up to {ceil(steps)} "
+                    "of 255 steps where neighbours lie far apart: it counts places in 1/1024 of a pixel, and what it rounds "
+                    "adds up. Nothing adds up with coordinates half_pixel or asymmetric and a factor of 2, 4 or 8"
+                )
+        return tuple(sentences)
+
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """What the written file doesn't compute as the network does, by the nature of its kernels; for the user."""
+        return self.lost + self.drifts
 
     @cached_property
     def computed(self) -> tuple[int, ...]:

@@ -9,12 +9,16 @@ here, so that they agree.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from mcuprune.graph.network import Network, Node, Shape
 
+Array = np.ndarray[Any, Any]
 Pads = list[tuple[int, int]]
+#: A place this near to the middle of two samples lies in the middle: places are float32, and onnxruntime takes them so.
+_MIDDLE = 1e-6
 
 
 def kernel(node: Node, net: Network) -> Shape:
@@ -168,21 +172,6 @@ def coordinates(node: Node, net: Network) -> str:
     return str(node.get("coordinate_transformation_mode")) if net.opset >= 11 else "asymmetric"
 
 
-def samples(node: Node, net: Network, axis: int) -> np.ndarray:
-    """Where along an axis of its input a Resize or Upsample takes each output from, by ONNX's definition, in float64."""
-    size, out = (net.shapes[name][axis] for name in (node.inputs[0], node.outputs[0]))
-    scale = float(np.float32(scales(node, net)[axis]))
-    mode = coordinates(node, net)
-    x = np.arange(out, dtype=np.float64)
-    if mode == "asymmetric":
-        return x / scale
-    if mode == "align_corners":
-        return x * (size - 1) / max(1, out - 1)
-    if mode == "tf_half_pixel_for_nn":
-        return (x + 0.5) / scale
-    return (x + 0.5) / scale - 0.5 if mode == "half_pixel" or out > 1 else x * 0
-
-
 def rounding(node: Node, net: Network, scale: float) -> str:
     """How a Resize or Upsample of one axis by ``scale`` picks the nearest sample.
 
@@ -191,6 +180,44 @@ def rounding(node: Node, net: Network, scale: float) -> str:
     if net.opset < 11:
         return "ceil" if scale < 1 else "floor"
     return str(node.get("nearest_mode"))
+
+
+def places(way: str, scale: float, before: int, after: int) -> Array | None:
+    """float32: where along an axis of ``before`` samples a Resize by ``scale`` takes its ``after`` ones, outside of it too.
+
+    To the bit what onnxruntime computes, but for ``half_pixel_symmetric``: ties between two samples hang on it. None for
+    ``tf_crop_and_resize``, which looks at a part of the axis.
+    """
+    index, size, middle = np.arange(after, dtype=np.float32), np.float32(scale), np.float32(0.5)
+    if way == "align_corners":
+        return index * np.float32(before - 1) / np.float32(max(after - 1, 1))
+    if size == 1 and way != "tf_crop_and_resize":
+        return index
+    centre = (index + middle) / size
+    if way == "half_pixel":
+        return centre - middle
+    if way == "pytorch_half_pixel":
+        return centre - middle if after > 1 else 0 * index
+    if way == "half_pixel_symmetric":
+        kept = np.float32(after) / (size * np.float32(before))
+        return np.float32(before) / np.float32(2) * (1 - kept) + centre - middle
+    if way == "tf_half_pixel_for_nn":
+        return centre
+    return index / size if way == "asymmetric" else None
+
+
+def nearest(rounding: str, where: Array, before: int) -> Array:
+    """int64: the samples, of ``before``, that a Resize picks at places; ``rounding`` as ``nearest_mode`` has it."""
+    exact = where.astype(np.float64)
+    low = np.floor(exact)
+    tie = np.abs(exact - low - 0.5) <= _MIDDLE
+    if rounding == "ceil":
+        picked = np.ceil(exact)
+    elif rounding == "floor":
+        picked = low
+    else:
+        picked = np.where(tie, low + (rounding == "round_prefer_ceil"), np.floor(exact + 0.5))
+    return np.clip(picked, 0, before - 1).astype(np.int64)
 
 
 def flat(pads: Pads) -> tuple[int, ...]:

@@ -700,11 +700,14 @@ class Resize(Op):
     @staticmethod
     def _hands_on_all(node: Node, net: Network) -> bool:
         """Whether every number of the input is in the output of a linear interpolation, as it is."""
-        known = "asymmetric", "align_corners", "half_pixel", "pytorch_half_pixel"
-        if node.get("mode") != "linear" or node.get("antialias") or attributes.coordinates(node, net) not in known:
+        if node.get("mode") != "linear" or node.get("antialias"):
             return False
-        for axis, size in enumerate(net.shapes[node.inputs[0]]):
-            at = attributes.samples(node, net, axis).clip(0, size - 1)
+        way, (before, after) = attributes.coordinates(node, net), map(net.shapes.__getitem__, (node.inputs[0], node.outputs[0]))
+        for size, out, scale in zip(before, after, attributes.scales(node, net), strict=True):
+            places = attributes.places(way, scale, size, out)
+            if places is None:
+                return False
+            at = places.clip(0, size - 1)
             met = at.round()[abs(at - at.round()) < _NO_DISTANCE]
             if len(np.unique(met)) < size:
                 return False

@@ -10,6 +10,7 @@ name.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -31,17 +32,19 @@ MAX_LSB = 2
 class Layer:
     """How far one layer is from onnxruntime's, given the same inputs.
 
-    node: its first. tensor: what it makes. max_lsb: the largest difference in steps of the tensor's quantiser.
+    node: its first. tensor: what it makes. max_lsb: the largest difference in steps of the tensor's quantiser. drift: as many
+    steps more are what a Resize's kernel is off for the places that it rounds.
     """
 
     node: str
     tensor: str
     max_lsb: int
+    drift: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether it differs by no more than rounding."""
-        return self.max_lsb <= MAX_LSB
+        """Whether it differs by no more than rounding, of numbers and of places."""
+        return self.max_lsb <= MAX_LSB + self.drift
 
 
 def quantised(model: ModelProto, net: Network) -> dict[str, str]:
@@ -99,10 +102,11 @@ def given(tensor: str) -> str:
 class Layers:
     """The layers of an int8 file, each computed by onnxruntime from given inputs.
 
-    model: as ``watched`` returns it. ports: of its outputs, by their names.
+    model: as ``watched`` returns it. ports: of its outputs, by their names. adrift: what ``Program.adrift`` says of the program
+    that they belong to.
     """
 
-    def __init__(self, model: ModelProto, net: Network, ports: Mapping[str, Port]) -> None:
+    def __init__(self, model: ModelProto, net: Network, ports: Mapping[str, Port], adrift: Mapping[int, float]) -> None:
         self._nodes = {name: node for name, node in quantised(model, net).items() if name in ports}
         self._ports = ports
         self._session = evaluate.session(severed(model, self._nodes).SerializeToString(), name=net.path)
@@ -114,6 +118,7 @@ class Layers:
         fixed = [size // net.shapes[name][0] for name, size in leading.items() if isinstance(size, int)]
         self._times = max(1, *fixed) if fixed else 1  # a larger batch that the file fixes; a leading axis may be no batch, too
         self._most = dict.fromkeys(self._nodes, 0)
+        self._drift = {name: ceil(adrift.get(ports[name].tensor, 0.0)) for name in self._nodes}
 
     def compare(self, inputs: Mapping[str, Array], computed: Mapping[str, Array]) -> None:
         """Take in one example. inputs: reals, as the file takes them. computed: the integers that the runtime made of it."""
@@ -128,4 +133,4 @@ class Layers:
 
     def differences(self) -> Sequence[Layer]:
         """The layers in the order of the file, with the largest differences of all examples so far."""
-        return [Layer(node, name, self._most[name]) for name, node in self._nodes.items()]
+        return [Layer(node, name, self._most[name], self._drift[name]) for name, node in self._nodes.items()]

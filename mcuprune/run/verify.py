@@ -79,7 +79,7 @@ def verify(path: str | Path, trial: Trial | None = None, *, banded: Converted | 
     """
     trial, keys, notes = trial or Trial(), runners.available(), list[str]()
     case = _case(str(path), trial, notes, banded)
-    notes += case.converted.program.lost
+    notes += case.converted.program.remarks
     figures = None
     if case.real is not None and case.real.objective is not None:
         figures = evaluate.int8_metric(case.proto.SerializeToString(), case.real.split, case.real.objective)
@@ -332,7 +332,8 @@ class _Case:
             net = network.from_proto(model, self.path, input_shapes=shapes, accept=ops.accept(self.path))
             converted = tflite.convert(net, tflite.stored_constants(model))
             watched = runners.run(key, converted, examples, self.path, limit=self.limit)
-            layers = layerwise.Layers(model, self.net, {port.name: port for port in converted.outputs})
+            ports = {port.name: port for port in converted.outputs}
+            layers = layerwise.Layers(model, self.net, ports, converted.program.adrift)
         except (ModelError, UnsupportedOperator) as error:
             notes.append(f"layers weren't compared one by one: {error}")
             return (), None
@@ -348,18 +349,20 @@ def _remarks(compared: Compared, *, banded: bool) -> list[str]:
     if compared.diverges_at is not None:
         worst = next(layer for layer in compared.layers if not layer.ok)
         said = f"node '{worst.node}' is off by {worst.max_lsb} steps in {title}, given the same inputs"
-        return [f"{said}; {layerwise.MAX_LSB} are rounding"]
+        own = f", {worst.drift} more the places that its kernel rounds" if worst.drift else ""
+        return [f"{said}; {layerwise.MAX_LSB} are rounding{own}"]
     if compared.steady is False and banded:
         return [f"outputs in {title} aren't those of the network without row bands: a band computes something else"]
     if compared.steady is False:
         return [f"outputs in {title} change with the memory plan: a tensor is overwritten while it is needed"]
     most = max(difference.max_lsb for difference in compared.differences)
-    if most > MAX_LSB and compared.layers:
-        layer = max(layer.max_lsb for layer in compared.layers)
+    layer = max((layer.max_lsb for layer in compared.layers), default=0)
+    if most > max(MAX_LSB, layer) and compared.layers:
         said = f"outputs in {title} differ by up to {most} steps, no layer by more than {layer} given the same inputs: "
         unjudged = any(difference.ok is None for difference in compared.differences)
         then = "; see what it does to real examples: --data" if unjudged else ""
-        return [f"{said}the network enlarges differences of rounding{then}"]
+        small = "rounding" if layer <= layerwise.MAX_LSB else "rounding and of a Resize's places"
+        return [f"{said}the network enlarges differences of {small}{then}"]
     return []
 
 

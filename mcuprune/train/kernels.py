@@ -228,28 +228,11 @@ def _resize(node: Node, net: Network) -> Kernel:
 def _samples(node: Node, net: Network, scale: float, before: int, after: int) -> Tensor:
     """Where the ``after`` samples of an axis come from: their indices, int64 (after,), or weights, float32 (after, before)."""
     mode, way = node.get("mode"), attributes.coordinates(node, net)
-    i, size = np.arange(after, dtype=np.float32), np.float32(scale)  # in onnxruntime's precision: ties must fall alike
-    half = (i + np.float32(0.5)) / size - np.float32(0.5)
-    if way == "half_pixel" or (way == "pytorch_half_pixel" and after > 1):
-        x = half
-    elif way == "half_pixel_symmetric":
-        x = half + np.float32(before / 2 * (1 - after / (scale * before)))
-    elif way == "tf_half_pixel_for_nn":
-        x = (i + np.float32(0.5)) / size
-    elif way == "asymmetric":
-        x = i / size
-    elif way in ("align_corners", "pytorch_half_pixel"):
-        x = i * np.float32(before - 1) / np.float32(max(after - 1, 1)) if way == "align_corners" else 0 * i
-    else:
+    x = attributes.places(way, scale, before, after)
+    if x is None:
         raise untrainable(node, net, f"by {way}")
     if mode == "nearest":
-        nearest = {
-            "floor": np.floor(x),
-            "ceil": np.ceil(x),
-            "round_prefer_floor": np.ceil(x - np.float32(0.5)),
-            "round_prefer_ceil": np.floor(x + np.float32(0.5)),
-        }[attributes.rounding(node, net, scale)]
-        return torch.from_numpy(np.clip(nearest, 0, before - 1).astype(np.int64))
+        return torch.from_numpy(attributes.nearest(attributes.rounding(node, net, scale), x, before))
     first = np.floor(x)
     part = (x - first).astype(np.float64)
     if mode == "linear":

@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from mcuprune.deploy import sampling
 from mcuprune.deploy.program import Operator
 from mcuprune.deploy.steps.calls import Array, Call, Constant, Loop, Place, bytes_of, words_of
 from mcuprune.deploy.steps.selection import Selection
@@ -206,7 +207,7 @@ def resize_nearest(s: Selection, operator: Operator) -> None:
     source, output = operator.inputs[0], operator.outputs[0]
     _, height, width, channels = s.shape(source)
     _, out_height, out_width, _ = s.shape(output)
-    rows, columns = nearest(align, half, height, out_height), nearest(align, half, width, out_width)
+    rows, columns = sampling.nearest(align, half, height, out_height), sampling.nearest(align, half, width, out_width)
     listed = Constant("int16_t", s.short(operator, columns))
     calls = _picked_rows(s, operator, rows, listed)
     ratio = out_height // height  # 0 where the image gets lower
@@ -217,41 +218,16 @@ def resize_nearest(s: Selection, operator: Operator) -> None:
     s.add(operator, calls)
 
 
-def nearest(align: bool, half: bool, size: int, out: int) -> list[int]:
-    """The index that each output takes along an axis of RESIZE_NEAREST_NEIGHBOR."""
-    scale = np.float32((size - 1) / (out - 1) if align and out > 1 else size / out)
-    x = (np.arange(out, dtype=np.float32) + np.float32(0.5 if half else 0.0)) * scale
-    picked = np.floor(x + np.float32(0.5)) if align else np.floor(x)
-    return [int(i) for i in np.clip(picked, 0, size - 1)]
-
-
 def resize_bilinear(s: Selection, operator: Operator) -> None:
     """Each output lies between two rows and two columns; where is listed for rows and for columns."""
     align, half = operator.options["align_corners"], operator.options["half_pixel_centers"]
     source, output = operator.inputs[0], operator.outputs[0]
     _, height, width, channels = s.shape(source)
     _, out_height, out_width, _ = s.shape(output)
-    between = (_between(align, half, *pair) for pair in ((height, out_height), (width, out_width)))
+    between = (sampling.between(align, half, *pair) for pair in ((height, out_height), (width, out_width)))
     rows, columns = (Constant("int16_t", s.short(operator, numbers)) for numbers in between)
     arguments = (channels, width, rows, out_height, columns, out_width)
     s.add(operator, [Call("bilinear", (s.place(source), s.place(output), *arguments))])
-
-
-def _between(align: bool, half: bool, size: int, out: int) -> list[int]:
-    """For each output index of RESIZE_BILINEAR the two inputs that it lies between, and where, in steps of 1/1024."""
-    scale = (1024 * size + out // 2) // out
-    if align and out > 1:
-        scale = (1024 * (size - 1) + (out - 1) // 2) // (out - 1)
-    numbers = []
-    for index in range(out):
-        place = index * scale + (scale // 2 - 512 if half else 0)
-        low = max(0, _towards_zero(place))
-        numbers += [low, min(_towards_zero(place + 1023), size - 1), place - 1024 * low]
-    return numbers
-
-
-def _towards_zero(value: int) -> int:
-    return value // 1024 if value >= 0 else -(-value // 1024)
 
 
 def mirror_pad(s: Selection, operator: Operator) -> None:
