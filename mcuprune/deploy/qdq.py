@@ -130,7 +130,13 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             if all(_moved_or(node, net, tensor, picking) for tensor in classes[own]):
                 parent[own] = joined
                 classes[joined] += classes.pop(own)
-    data = frozenset(
+    units = frozenset(root(tensor) for tensor in unit)
+    return Scheme({tensor: root(tensor) for tensor in parent}, units, _data(net), 2 ** (weight_bits - 1) - 1)
+
+
+def _data(net: Network) -> frozenset[tuple[str, int]]:
+    """``Scheme.data``."""
+    return frozenset(
         (node.name, index)
         for node in net.nodes
         if OPS[node.op].memory_kind == "in place" and node.op != "BatchNormalization"
@@ -138,8 +144,6 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
         if net.is_constant(name) and net.constants[name].size > 1 and net.constants[name].dtype == np.float32
         if not any(is_bias(node, other, net.producer[other], net) for other in node.inputs if _is_product(net, other))
     )
-    units = frozenset(root(tensor) for tensor in unit)
-    return Scheme({tensor: root(tensor) for tensor in parent}, units, data, 2 ** (weight_bits - 1) - 1)
 
 
 def _picks(node: Node) -> bool:
