@@ -17,7 +17,7 @@ from onnx import TensorProto
 from mcuprune.deploy import elementwise, moves, windows
 from mcuprune.deploy.lowering import Lower, Lowering, bounds
 from mcuprune.deploy.program import Program
-from mcuprune.deploy.qdq import PICKING, QDQ_OPSET, UNIT, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
+from mcuprune.deploy.qdq import QDQ_OPSET, UNIT, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Stored, is_float
 from mcuprune.operators.table import OPS, Dim, Mixer
@@ -78,9 +78,6 @@ LOWERINGS: Mapping[str, Lower] = {
     "Transpose": moves.transpose,
     "Unsqueeze": moves.reshape,
 }
-
-#: Operators whose outputs lie between numbers of their input, or between these and 0.
-_AVERAGES = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
 
 
 def lower(net: Network, *, order: Sequence[str] | None = None, dim: Dim | None = None) -> Program:
@@ -151,7 +148,7 @@ def _limits(net: Network) -> dict[str, tuple[float, float]]:
         elif kind == "clamp":
             least, most = bounds(node)
             low, high = (float(min(max(end, least), most)) for end in read[0])
-        elif node.op in PICKING or node.op in _AVERAGES:
+        elif OPS[node.op].numbers(node) != "new":
             low, high = min(end for end, _ in read), max(end for _, end in read)
         known.update((name, (low, high)) for name in node.outputs if name)
     return known

@@ -68,8 +68,6 @@ class Scheme:
     largest: int = HIGH
 
 
-#: Operators whose outputs have no numbers but those of their inputs.
-PICKING = frozenset({"Concat", "Max", "Min"})
 #: What is said of an input that an int8 file has no use for.
 UNREAD = "no node reads it, so no int8 file can say how it is stored; take it off the graph's inputs and export again"
 
@@ -114,7 +112,9 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
                 parent[root(name)] = root(node.outputs[0])
     picking: set[str] = set()
     for node in net.nodes:
-        picked = {root(name) if name in parent else "" for name in node.inputs} if _picks(node) else set()
+        picked = (
+            {root(name) if name in parent else "" for name in node.inputs} if OPS[node.op].numbers(node) == "picked" else set()
+        )
         if len(picked) == 1 and "" not in picked and node.outputs[0] in parent:
             parent[root(node.outputs[0])] = picked.pop()
             picking.add(node.name)
@@ -144,11 +144,6 @@ def _data(net: Network) -> frozenset[tuple[str, int]]:
         if net.is_constant(name) and net.constants[name].size > 1 and net.constants[name].dtype == np.float32
         if not any(is_bias(node, other, net.producer[other], net) for other in node.inputs if _is_product(net, other))
     )
-
-
-def _picks(node: Node) -> bool:
-    """Whether the numbers of the output are some of those of the inputs; a sum of one term is that term."""
-    return node.op in PICKING or (node.op == "Sum" and len(node.inputs) == 1)
 
 
 def _moved_or(node: Node, net: Network, tensor: str, picking: Collection[str]) -> bool:

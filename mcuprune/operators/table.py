@@ -35,6 +35,9 @@ Role = Literal["weight", "bias", "data"]
 #: How an output is quantised. own: by its own range; same: with its input's scale; clamp: it bounds its input, which then
 #: needs no quantiser of its own; unit: it lies in [0, 1], with TensorFlow Lite's fixed scale of 1/256.
 Int8 = Literal["own", "same", "clamp", "unit"]
+#: Where the numbers of an output come from. picked: each is a number of an input; between: it lies between some of these, or
+#: between these and a padded zero; new: nothing is known.
+Answers = Literal["picked", "between", "new"]
 
 
 @immutable
@@ -98,6 +101,7 @@ class Op:
 
     memory_kind: Memory = "new"
     int8: Int8 = "own"
+    answers: Answers = "new"
     channels: str = "move"  # what it does to them, for the docs
 
     def check(self, node: Node, net: Network) -> None:
@@ -126,6 +130,10 @@ class Op:
     def scale(self, node: Node, net: Network) -> Int8:
         """What the operator does to scales in this form."""
         return self.int8
+
+    def numbers(self, node: Node) -> Answers:
+        """Where the numbers of the output come from."""
+        return self.answers
 
     def cut(self, node: Node, cut: Cut) -> Node:
         """The node with its attributes fitted to the shapes after a cut."""
@@ -322,6 +330,19 @@ class Quantization(Op):
 # ----------------------------------------------------------------------------------------------------- channels pass
 
 
+class Extremum(Elementwise):
+    """The largest or the smallest of what meets."""
+
+    answers: Answers = "picked"
+
+
+class Sum(Elementwise):
+    """All that meets, added up; one term is that term."""
+
+    def numbers(self, node: Node) -> Answers:
+        return "picked" if len(node.inputs) == 1 else "new"
+
+
 class PerChannel(Op):
     """Acts on each channel's space alone: the labels of axis 1 pass, others would lose their place."""
 
@@ -351,6 +372,8 @@ class AveragePool(PerChannel):
     behind that would only show how coarse it is. Windows of one cell hand it on.
     """
 
+    answers: Answers = "between"
+
     def scale(self, node: Node, net: Network) -> Int8:
         if prod(attributes.kernel(node, net)) == 1:
             return "same"
@@ -367,6 +390,8 @@ class AveragePool(PerChannel):
 
 class GlobalAveragePool(PerChannel):
     """The mean of each channel; of one cell, that cell."""
+
+    answers: Answers = "between"
 
     def scale(self, node: Node, net: Network) -> Int8:
         return "same" if prod(net.shapes[node.inputs[0]][2:]) == 1 else self.int8
@@ -402,6 +427,12 @@ class Total(Barrier):
     def scale(self, node: Node, net: Network) -> Int8:
         sizes = net.shapes[node.inputs[0]]
         return "same" if all(sizes[axis] == 1 for axis in self.mixed(node, net)) else self.int8
+
+
+class Mean(Total):
+    """The mean over axes."""
+
+    answers: Answers = "between"
 
 
 def _axis(node: Node, net: Network) -> Sequence[int]:
@@ -476,6 +507,8 @@ class Transpose(Op):
 
 class Concat(Op):
     """Inputs one after the other along an axis; so are their labels."""
+
+    answers: Answers = "picked"
 
     def label(self, node: Node, flow: Flow) -> None:
         shapes = [flow.net.shapes[name] for name in node.inputs]
@@ -1080,10 +1113,10 @@ OPS: dict[str, Op] = {
     "LpNormalization": Barrier(_axis),
     "LpPool": _per_channel,
     "MatMul": MatMul(),
-    "Max": _elementwise,
+    "Max": Extremum(),
     "MaxPool": MaxPool(),
     "Mean": _elementwise,
-    "Min": _elementwise,
+    "Min": Extremum(),
     "Mish": _elementwise,
     "Mod": _elementwise,
     "Mul": _elementwise,
@@ -1100,7 +1133,7 @@ OPS: dict[str, Op] = {
     "ReduceLogSum": _reduction,
     "ReduceLogSumExp": _reduction,
     "ReduceMax": _extremum,
-    "ReduceMean": _total,
+    "ReduceMean": Mean(_reduced_axes, reduces=True),
     "ReduceMin": _extremum,
     "ReduceProd": _total,
     "ReduceSum": _total,
@@ -1123,7 +1156,7 @@ OPS: dict[str, Op] = {
     "Sqrt": _elementwise,
     "Squeeze": _reshaping,
     "Sub": _elementwise,
-    "Sum": _elementwise,
+    "Sum": Sum(),
     "Swish": _elementwise,
     "Tanh": _elementwise,
     "ThresholdedRelu": _elementwise,
