@@ -212,6 +212,41 @@ def conv(w: Lowering, node: Node) -> None:
     w.finish(target, result, fused=target.fused)
 
 
+class Transposed(NamedTuple):
+    """How TRANSPOSE_CONV computes a ConvTranspose, rows and columns each. kernel: with zeros behind it. whole: what it makes.
+
+    same: whether it makes the picture as TFLite's padding SAME has it; else the whole, without padding.
+    """
+
+    kernel: tuple[int, int]
+    whole: tuple[int, int]
+    same: bool
+
+
+def transposed(
+    kernel: tuple[int, int], strides: tuple[int, int], sizes: tuple[int, int], picture: tuple[int, int], before: tuple[int, int]
+) -> Transposed:
+    """The form that the kernel of CMSIS-NN computes within its bounds, too. sizes: of its input; before: cropped in front.
+
+    It writes a stride of rows for each row that it reads, so that the output has to have these. It makes nothing beyond the
+    last window, so that this has to reach as far as the output. And it makes room for a row by the kernel and the stride of the
+    other axis, so that the stride along the row must not be above both.
+    """
+    high, wide = (o + b for o, b in zip(picture, before, strict=True))
+    rows, columns = (o - (i - 1) * s for o, i, s in zip((high, wide), sizes, strides, strict=True))
+    taps = (
+        rows if rows > max(kernel[0], strides[0]) else kernel[0],
+        columns if columns > max(kernel[1], strides[1]) else kernel[1],
+    )
+    if strides[1] > max(taps[1], strides[0]):
+        taps = taps[0], strides[1]
+    same = sizes[0] * strides[0] <= high and all(
+        -(-o // s) == i and max(0, (i - 1) * s + k - o) // 2 == b
+        for i, s, k, o, b in zip(sizes, strides, taps, picture, before, strict=True)
+    )
+    return Transposed(taps, picture if same else (max(high, sizes[0] * strides[0]), wide), same)
+
+
 def conv_transpose(w: Lowering, node: Node) -> None:
     """TRANSPOSE_CONV, which crops nothing in front by itself: what ONNX crops there is a SLICE behind it."""
     stored = _weights(w, node)
@@ -220,33 +255,31 @@ def conv_transpose(w: Lowering, node: Node) -> None:
         w.refuse("in groups or dilated has no operator in TensorFlow Lite Micro", "write it as a Resize and a Conv")
     value, target = w.spatial(w.padding_done(w.data(node))), w.target(node)
     outs = stored.integers.shape[1]
-    kernel, strides = _two(stored.integers.shape[2:]), _two(attributes.strides(node, rank - 2))
-    picture, sizes = _two(target.shape[2:]), _two(value.shape[2:])
+    taps, strides = _two(stored.integers.shape[2:]), _two(attributes.strides(node, rank - 2))
+    picture = _two(target.shape[2:])
     before = _two([pair[0] for pair in attributes.transposed_pads(node, w.net)], 0)
-    same = all(-(-o // s) == i for o, s, i in zip(picture, strides, sizes, strict=True)) and all(
-        max(0, (i - 1) * s + k - o) // 2 == b for i, s, k, o, b in zip(sizes, strides, kernel, picture, before, strict=True)
-    )
+    kernel, whole, same = transposed(taps, strides, _two(value.shape[2:]), picture, before)
 
     def order(integers: Array) -> Array:
-        return (integers if rank == 4 else integers[:, :, None, :]).transpose(1, 2, 3, 0)
+        zeros = [(0, 0), (0, 0), *((0, k - known) for k, known in zip(kernel, taps, strict=True))]
+        return np.pad(integers if rank == 4 else integers[:, :, None, :], zeros).transpose(1, 2, 3, 0)
 
     outs_of, ins_of = (outs, target.dims[1]), (stored.integers.shape[0], value.dims[1])
     weights = _weight(w, node.inputs[1], "TRANSPOSE_CONV", stored, [outs_of, *((k, k) for k in kernel), ins_of], order, 0)
     inputs = [weights, value.tensor, _bias(w, node, value, lambda: _per_channel(stored, outs), outs_of)]
     options = {"stride_h": strides[0], "stride_w": strides[1], "fused": target.fused}
-    if same or not any(before):
+    if whole == picture:
         result = w.make(target, image(target.shape))
         options["padding"] = SAME if same else VALID
         w.emit("TRANSPOSE_CONV", [w.integers(1, *picture, outs), *inputs], [result.tensor], **options)
     else:  # without padding of its own it makes the whole; what ONNX cuts off in front is cut off behind it
-        larger = tuple(o + b for o, b in zip(picture, before, strict=True))
-        space = larger[4 - rank :]
+        space = whole[4 - rank :]
         full = (1, outs, *space)
-        whole = w.computed(f"{target.name}/whole", full, (1, target.dims[1], *space), image(full), target.quantizer)
-        w.emit("TRANSPOSE_CONV", [w.integers(1, *larger, outs), *inputs], [whole.tensor], padding=VALID, **options)
+        uncut = w.computed(f"{target.name}/whole", full, (1, target.dims[1], *space), image(full), target.quantizer)
+        w.emit("TRANSPOSE_CONV", [w.integers(1, *whole, outs), *inputs], [uncut.tensor], padding=VALID, **options)
         result = w.make(target, image(target.shape))
         cut = [w.integers(0, *before, 0), w.integers(1, *picture, outs)]
-        w.emit("SLICE", [whole.tensor, *cut], [result.tensor], copy="rows that the kernel makes and ONNX crops")
+        w.emit("SLICE", [uncut.tensor, *cut], [result.tensor], copy="rows that the kernel makes and ONNX crops")
     w.finish(target, result, fused=target.fused)
 
 
