@@ -148,8 +148,8 @@ def export(
         handiwork.write(Path(request.project[1]), built)
     files = tuple(map(str, (*written, *below)))
     size = sum(map(len, (*written.values(), *built.values())))
-    arena = _arena(net if run is None else run.network, rows)
-    return Exported(request, files, size, arena, notes, run, None if request.bands == "off" else rows)
+    arena, to_start = _memory(net if run is None else run.network, rows, request)
+    return Exported(request, files, size, arena, notes + to_start, run, None if request.bands == "off" else rows)
 
 
 def document(exported: Exported) -> dict[str, Any]:
@@ -342,14 +342,25 @@ def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[
         return int8, (*notes, *(note for note in result.notes if not note.startswith(_NOTHING_CUT)))
 
 
-def _arena(net: Network, rows: RowReport | None) -> dict[str, int]:
-    """Bytes of memory by runtime, of those that take the network. rows: of generated C, where that is written."""
+def _memory(net: Network, rows: RowReport | None, request: Request) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Bytes of memory by runtime, of those that take the network, and what is to be said where one needs more to start.
+
+    rows: of generated C, where that is written.
+    """
+    of_c = {} if rows is None else {"c": rows.arena}
     if resources.profile(net).memory.unsupported:
-        return {}  # an ONNX file is for other runtimes too
+        return of_c, ()  # an ONNX file is for other runtimes too
     converted = tflite.convert(net, offline=True)
-    for_tflm = not converted.program.only_c()
-    arena = {"tflm": converted.program.arena(plan=converted.plan).total} if for_tflm else {}
-    return arena if rows is None else {**arena, "c": rows.arena}
+    if converted.program.only_c():
+        return of_c, ()
+    arena = converted.program.arena(plan=converted.plan)
+    notes: tuple[str, ...] = ()
+    if arena.start > arena.total and Path(request.output or "").suffix == ".tflite":
+        notes = (
+            f"TensorFlow Lite Micro keeps {arena.total:,} bytes of arena, but needs up to {arena.start:,} to start: give its "
+            "interpreter those",
+        )
+    return {"tflm": arena.total, **of_c}, notes
 
 
 def _rows(net: Network, request: Request) -> RowReport | None:
@@ -391,7 +402,7 @@ def _tflite(net: Network, stem: str, request: Request) -> Files:
 def _array(net: Network, stem: str, request: Request) -> Files:
     """The .tflite as a C++ header: the bytes, the size of the arena, and the operators to register."""
     converted, name = tflite.convert(net, offline=True, names=request.names), c.identifier(stem)
-    arena = converted.program.arena(plan=converted.plan).total
+    arena = converted.program.arena(plan=converted.plan).enough
     operators = sorted({operator for operator, _ in converted.operators})
     numbers = ",".join(map(str, converted.file))
     lines = [

@@ -220,7 +220,9 @@ def test_no_name_is_more_than_text_in_what_prune_and_verify_write(
                 "diverges_at": name,
             },
         },
-        "arena": dict.fromkeys(("predicted", "head_on_device", "measured", "head_measured", "predicted_same_pointers"), 1)
+        "arena": dict.fromkeys(
+            ("predicted", "head_on_device", "start_on_device", "measured", "head_measured", "predicted_same_pointers"), 1
+        )
         | {"pointer_bytes": 8},
         "tflite": {"bytes": 1, "operators": {name: 1}},
         "diverges_at": name,

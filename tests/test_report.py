@@ -227,6 +227,7 @@ def test_json_keeps_the_promised_keys(narrow):
         "peak_tensors",
         "arena_tflm",
         "arena_head",
+        "arena_start",
         "arena_tail",
         "arena_extra",
         "unsupported",

@@ -35,19 +35,19 @@ def head(sizes: list[int], spans: list[tuple[int, int]], fixed: dict[int, int] |
     ("make", "reference", "cmsis", "arena"),
     [
         (autoencoder, 768, 768, 2_580),
-        (dscnn, 16_000, 16_000, 22_820),
-        (resnet8, 49_152, 49_728, 54_996),
-        (mobilenet, 73_728, 73_728, 100_708),
+        (dscnn, 16_000, 16_000, 22_804),
+        (resnet8, 49_152, 49_728, 54_964),
+        (mobilenet, 73_728, 73_728, 100_692),
     ],
     ids=["autoencoder", "ds-cnn", "resnet8", "mobilenet"],
 )
 def test_arenas_measured_on_cortex_m4_code(make, reference, cmsis, arena):
-    """Heads are exact. Totals are upper bounds, and close: TFLM 90b983c2 with CMSIS-NN in QEMU's mps2-an386."""
+    """Of the files that we write for them; totals are rounded up: TFLM 90b983c2 with CMSIS-NN in QEMU's mps2-an386."""
     net = make()
     assert lower(net).arena(kernels="reference").head == reference
     found = lower(net).arena()
     assert found.head == cmsis
-    assert arena <= found.total <= arena * 1.02
+    assert arena <= found.total < arena + 16
 
 
 @pytest.mark.parametrize("name", ["ad01_fp32", "kws_ref_model_float32", "pretrainedResnet", "vww_96_float"])

@@ -64,7 +64,8 @@ class Memory:
     under-estimates. peak_tensors: what is alive at the first step that needs the peak.
     timeline: for each step of ``order`` that runs at all its node, the bytes alive, and the tensors that they belong to.
     arena_tflm: what TensorFlow Lite Micro with CMSIS-NN needs on a 32-bit core for the file that export writes of the network.
-    arena_head: of it, activations and scratch; tail: the rest, by cause.
+    arena_head: of it, activations and scratch; tail: the rest, by cause. arena_start: what its interpreter needs to start, an
+    upper bound, which is more where activations are few.
     copies: tensors that the file for it makes for what the peak counts as free, each with its node and the reason.
     unsupported: why the network can't run there as it is: nodes without an int8 kernel. only_c: the first node of a form
     that the kernel there doesn't take and generated C does. Empty where there is none.
@@ -84,6 +85,7 @@ class Memory:
     unsupported: tuple[str, ...] = ()
     only_c: str = ""
     arena_head: int = 0
+    arena_start: int = 0
     tail: Tail | None = None
 
 

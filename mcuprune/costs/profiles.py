@@ -162,6 +162,7 @@ def _memory(net: Network, seen: Buffers, schedule: search.Schedule, program: Pro
         timeline=timeline,
         arena_tflm=arena.total,
         arena_head=arena.head,
+        arena_start=arena.start,
         tail=program.tail_by_cause(),
         copies=program.copies,
         unsupported=tuple(operator.why for operator in program.operators if operator.why),

@@ -13,7 +13,6 @@ from math import prod
 from typing import Any, Literal, NamedTuple
 
 from mcuprune.deploy.fixedpoint import MOST_QUOTIENT, quotient_factor
-from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, UNIT, Quantizer
 from mcuprune.graph.network import Shape
 from mcuprune.immutable import immutable
@@ -170,23 +169,30 @@ def _transpose_conv(form: Form) -> Sequence[Scratch]:
         columns = Scratch(form.inputs[2][3], _COLUMNS * prod(kernel), "cmsis-nn")
         return reference, columns, Scratch(form.inputs[2][3] * form.outputs[0][3], prod(kernel), "cmsis-nn")
     rows = max(kernel[0], strides[0]) * ((sizes[1] - 1) * strides[1] + max(kernel[1], strides[0]))
-    return reference, Scratch(form.outputs[0][3], 4 * rows, "cmsis-nn")
+    return reference, Scratch(form.outputs[0][3], 4 * rows, "cmsis-nn"), Scratch(1, 0, "cmsis-nn")  # asks for two, always
 
 
 class Bytes(NamedTuple):
-    """A structure of TFLM in bytes, where pointers have 4 bytes and where they have 8."""
+    """A structure of TFLM in bytes, where pointers have 4 bytes and where they have 8. whole: if it has one there."""
 
     narrow: int
     wide: int
+    whole: bool = False
 
     def at(self, pointer: int) -> int:
         """The bytes where pointers have so many bytes, 4 or 8."""
         return self.narrow if pointer == 4 else self.wide
 
+    def after(self, at: int, pointer: int) -> int:
+        """Where it ends if it follows on ``at``: with a pointer or a number in it it is aligned as that, else not at all."""
+        size = self.at(pointer)
+        alignment = 1 if size % _WORD else 8 if self.whole and pointer == 8 else _WORD
+        return -(-(at + size) // alignment) * alignment if size else at
+
 
 _NOTHING = Bytes(0, 0)
-#: A list of sizes in TFLM: how many there are, and an int32 each.
-_LENGTH, _SIZE = 4, 4
+#: A number in TFLM; a list of sizes is how many there are, and an int32 each.
+_WORD = 4
 
 
 @immutable
@@ -215,10 +221,14 @@ class Kernel:
     rank: int = 0
     limit: Limit | None = None
 
-    def kept(self, kernels: Kernels, pointer: int, rank: int) -> int:
-        """Bytes that the kernel keeps for an operator whose output has so many dimensions, each part as it is aligned."""
+    def kept(self, kernels: Kernels, pointer: int) -> int:
+        """Bytes that the kernel keeps for an operator from the start; 0 where nothing."""
         data = self.optimised if kernels == "cmsis-nn" and self.optimised is not None else self.data
-        return aligned(data.at(pointer)) + self.lists * aligned(_LENGTH + _SIZE * rank)
+        return data.at(pointer)
+
+    def listed(self, rank: int) -> list[int]:
+        """Bytes of each list that it keeps once shapes are known, for an output of so many dimensions."""
+        return [_WORD * (1 + rank)] * self.lists
 
 
 def _same(size: int) -> Bytes:
@@ -226,51 +236,51 @@ def _same(size: int) -> Bytes:
 
 
 _REDUCED, _POOLED = _same(44), _same(32)
-_CONVOLVED = Bytes(56, 80)
+_CONVOLVED, _CONNECTED = Bytes(56, 80), Bytes(5, 32, whole=True)
 #: TFLM's OpDataAbsRsqrt: four int32, a bool and two enums. There is no pointer in it, so every core has the same bytes.
 _ELEMENTWISE = _same(28)
 
 KERNELS: Mapping[str, Kernel] = {
     "ABS": Kernel(101, 1, "Abs", data=_ELEMENTWISE),
-    "ADD": Kernel(0, 2, "Add", Bytes(4, 8), _same(60)),
+    "ADD": Kernel(0, 2, "Add", Bytes(2, 8), _same(60)),
     "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool, keeps=True),
-    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(4), Bytes(64, 96), Bytes(96, 128), lists=2, rank=5),
+    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(3), Bytes(64, 96), Bytes(96, 128), lists=2, rank=5),
     "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80), keeps=True),
     "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
     "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
-    "DEPTH_TO_SPACE": Kernel(5, 1, "DepthToSpace", _same(4), _same(20), keeps=True),
-    "DIV": Kernel(42, 2, "Div", _same(4), _same(28), limit=_quotient),
+    "DEPTH_TO_SPACE": Kernel(5, 1, "DepthToSpace", _same(4), lists=1, keeps=True),
+    "DIV": Kernel(42, 2, "Div", Bytes(1, 4), _same(28), limit=_quotient),
     "ELU": Kernel(111, 1, data=_same(256)),
-    "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", Bytes(5, 32), Bytes(48, 72), Bytes(72, 104), _fully_connected),
-    "GATHER": Kernel(36, 2, "Gather", _same(8), _same(20), keeps=True),
+    "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", _CONNECTED, Bytes(48, 72), Bytes(72, 104), _fully_connected),
+    "GATHER": Kernel(36, 2, "Gather", _same(8), lists=1, keeps=True),
     "HARD_SWISH": Kernel(117, 1, "HardSwish", data=_same(20)),
     "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
     "LOGISTIC": Kernel(14, 2, data=_same(16), writes=UNIT),
     "LOG_SOFTMAX": Kernel(50, 2, "LogSoftmax", data=Bytes(28, 40), writes=Quantizer(16 / 256, HIGH)),
     "MAXIMUM": Kernel(55, 2, "MaximumMinimum", keeps=True),
     "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36), keeps=True),
-    "MEAN": Kernel(40, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
+    "MEAN": Kernel(40, 2, "Reducer", _same(1), _REDUCED, scratch=_sum),
     "MINIMUM": Kernel(57, 2, "MaximumMinimum", keeps=True),
-    "MIRROR_PAD": Kernel(100, 2, "MirrorPad", _same(4), _same(20), scratch=_mirror_pad, keeps=True),
-    "MUL": Kernel(18, 2, "Mul", _same(4), _same(36)),
+    "MIRROR_PAD": Kernel(100, 2, "MirrorPad", Bytes(1, 4), _same(20), scratch=_mirror_pad, keeps=True),
+    "MUL": Kernel(18, 2, "Mul", Bytes(1, 4), _same(36)),
     "PAD": Kernel(34, 2, "Pad", data=_same(56), keeps=True, rank=5),
     "PADV2": Kernel(60, 2, "PadV2", data=_same(56), keeps=True, rank=5),
     "PRELU": Kernel(54, 1, data=_same(28)),
     "QUANTIZE": Kernel(114, 2, "Quantize", data=_same(32)),
-    "REDUCE_MAX": Kernel(82, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum, keeps=True),
-    "REDUCE_MIN": Kernel(89, 2, "Reducer", _same(4), _REDUCED, scratch=_extremum, keeps=True),
+    "REDUCE_MAX": Kernel(82, 2, "Reducer", _same(1), _REDUCED, scratch=_extremum, keeps=True),
+    "REDUCE_MIN": Kernel(89, 2, "Reducer", _same(1), _REDUCED, scratch=_extremum, keeps=True),
     "RELU": Kernel(19, 2, data=_same(28)),
     "RESHAPE": Kernel(22, 1, "Reshape", _same(36), keeps=True),
-    "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(4), keeps=True),
-    "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(4), keeps=True),
+    "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(2), keeps=True),
+    "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(2), keeps=True),
     "SLICE": Kernel(65, 2, "Slice", keeps=True, rank=5),
     "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88), writes=UNIT),
-    "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), _same(20), keeps=True),
+    "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), lists=1, keeps=True),
     "SPLIT": Kernel(49, 2, "Split", _same(4), keeps=True),
     "SPLIT_V": Kernel(102, 2, "SplitV", _same(4), keeps=True),
     "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84), keeps=True, rank=4),
-    "SUB": Kernel(41, 2, "Sub", Bytes(4, 8), _same(52)),
-    "SUM": Kernel(74, 2, "Reducer", _same(4), _REDUCED, scratch=_sum),
+    "SUB": Kernel(41, 2, "Sub", Bytes(2, 8), _same(52)),
+    "SUM": Kernel(74, 2, "Reducer", _same(1), _REDUCED, scratch=_sum),
     "TANH": Kernel(28, 2, data=_same(16), writes=Quantizer(1 / 128, 0)),
     "TRANSPOSE": Kernel(39, 2, "Transpose", keeps=True),
     "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", Bytes(16, 20), Bytes(72, 88), Bytes(76, 96), _transpose_conv),
@@ -281,7 +291,13 @@ UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))
 #: A handle of each tensor, weights included; node and registration of each operator; a handle of each scratch buffer.
 EVAL_TENSOR, NODE, SCRATCH_HANDLE = Bytes(12, 24), Bytes(32, 64), Bytes(4, 8)
 #: The interpreter with its allocators and planner, and a handle of each input and output of the graph.
-INTERPRETER, PORT = Bytes(164, 505), Bytes(52, 96)
+INTERPRETER, PORT = Bytes(132, 488), Bytes(52, 96)
+#: On the way to a plan: a request for each scratch buffer, with room for those of one more operator; what is known of each
+#: tensor and scratch buffer; what the planner notes of each that it places.
+REQUEST, MOST_REQUESTS, KNOWN, PLACED = Bytes(12, 16), 12, Bytes(24, 32), 40
+#: While a kernel is prepared: a handle of each of its tensors, and of its quantiser with a number for each scale. Kernels take
+#: them twice at most.
+HANDLE, QUANTISED, TAKEN = Bytes(32, 64), Bytes(12, 24), 2
 #: Multiplier and shift of each output channel of a convolution, an int32 array each.
 PER_CHANNEL = 4
 

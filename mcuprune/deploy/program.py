@@ -4,7 +4,9 @@
 
 * the *head*: activations and kernel scratch, placed by TFLM's greedy planner or by a plan in the file;
 * the *tail*: what lives as long as the interpreter, by cause: handles of tensors, nodes of operators, what kernels keep,
-  two factors for each channel of a convolution, and the interpreter itself; an upper bound.
+  two factors for each channel of a convolution, and the interpreter itself.
+
+On the way there it needs memory of other kinds, which is free again once tensors are placed: ``Arena.start``.
 
 Kernels are those of CMSIS-NN on a 32-bit core with DSP instructions (Cortex-M4, M7, M33) unless others are asked for. The
 planner may leave gaps: up to a third over the peak of the same schedule. Nothing was measured on silicon: heads are checked
@@ -200,20 +202,27 @@ class Arena:
     """The arena of TFLM, in bytes. total = head + tail.
 
     head: activations and scratch, exactly as the planner lays them out. tail: see ``Program.tail``.
+    start: what AllocateTensors needs on its way, more than the total where activations are few; an upper bound.
     busiest: what is alive at the worst operator, which no layout can undercut.
     stack: the buffers on top of each other that make up the head.
     """
 
     head: int
     tail: int
+    start: int
     busiest: int
     buffers: tuple[Buffer, ...]
     stack: tuple[int, ...]
 
     @property
     def total(self) -> int:
-        """Bytes of the arena: head and tail."""
+        """Bytes of the arena: head and tail. What the interpreter says that it uses once tensors are allocated."""
         return self.head + self.tail
+
+    @property
+    def enough(self) -> int:
+        """Bytes with which the interpreter starts and runs."""
+        return max(self.total, self.start)
 
 
 @immutable
@@ -453,8 +462,9 @@ class Program:
             for name, offset, size, span in zip(names, offsets, sizes, self._spans, strict=True)
         )
         head = head_of(sizes, offsets)
-        tail = self.tail(values, kernels=kernels, pointer=pointer)
-        return Arena(head, tail, most_alive(sizes, self._spans), buffers, self._stack(buffers, head))
+        tail = self.tail_by_cause(values, kernels=kernels, pointer=pointer)
+        start = aligned(tail.total - tail.ports) + self._passing(kernels, pointer)
+        return Arena(head, tail.total, start, most_alive(sizes, self._spans), buffers, self._stack(buffers, head))
 
     def planned(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn") -> tuple[int, ...]:
         """A memory plan for the file (TFLM's OfflineMemoryAllocation): an offset in bytes for every tensor, -1 for constants.
@@ -470,9 +480,9 @@ class Program:
         return tuple(place.get(index, -1) for index in range(len(self.tensors)))
 
     def tail(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn", pointer: Pointer = 4) -> int:
-        """What lives as long as the interpreter, in bytes: an upper bound, within three alignments of what was measured.
+        """What lives as long as the interpreter, in bytes: piece by piece as TFLM takes it, from the end of an aligned arena.
 
-        TFLM takes it piece by piece, and what a large alignment leaves free a small one may use; here each piece is rounded up.
+        Structures are those of a compiler for bare Arm, whose enumerations have a byte.
         """
         return self.tail_by_cause(quantities, kernels=kernels, pointer=pointer).total
 
@@ -493,17 +503,58 @@ class Program:
         return {}
 
     def _fixed_tail(self, kernels: Kernels, pointer: Pointer) -> Tail:
-        asked = sum(scratch.wanted.only in (None, kernels) for scratch in self.scratch)
-        kept = 0
-        for operator in self.operators:
-            kernel = table.UNKNOWN if operator.why else KERNELS[operator.name]
-            kept += kernel.options.at(pointer) + kernel.kept(kernels, pointer, len(self.tensors[operator.outputs[0]].shape))
-        nodes = table.NODE.at(pointer) * len(self.operators) + table.SCRATCH_HANDLE.at(pointer) * asked
-        handles = table.EVAL_TENSOR.at(pointer) * len(self.tensors)
-        ports = sum(aligned(pointer * len(side)) + table.PORT.at(pointer) * len(side) for side in (self.inputs, self.outputs))
-        interpreter = table.INTERPRETER.at(pointer)
-        whole = aligned(nodes + kept + handles + ports + interpreter)  # TFLM leaves what an arena has beyond a multiple of 16
-        return Tail(nodes + kept, handles, 0, ports, whole - (nodes + kept + handles + ports))
+        """All but the arrays of channels, which have whole alignments and shift nothing."""
+        rows = [
+            (table.UNKNOWN if operator.why else KERNELS[operator.name], self.tensors[operator.outputs[0]])
+            for operator in self.operators
+        ]
+        interpreter, handles = table.INTERPRETER.at(pointer), table.EVAL_TENSOR.at(pointer) * len(self.tensors)
+        at = interpreter + handles + table.NODE.at(pointer) * len(rows)
+        for kernel, _ in rows:
+            at = kernel.options.after(at, pointer)
+        kept = [kernel.kept(kernels, pointer) for kernel, _ in rows]
+        kept += [size for kernel, output in rows for size in kernel.listed(len(output.shape))]
+        for size in filter(None, kept):
+            at = aligned(at + size)
+        at += table.SCRATCH_HANDLE.at(pointer) * self._asked(kernels)
+        operators = at - interpreter - handles
+        for side in (self.inputs, self.outputs):
+            at = aligned(at + pointer * len(side)) + table.PORT.at(pointer) * len(side)
+        ports = at - interpreter - handles - operators
+        return Tail(operators, handles, 0, ports, interpreter + aligned(at) - at)
+
+    def _asked(self, kernels: Kernels) -> int:
+        """How many scratch buffers these kernels ask for."""
+        return sum(scratch.wanted.only in (None, kernels) for scratch in self.scratch)
+
+    @cached_property
+    def _passings(self) -> dict[tuple[Kernels, Pointer], int]:
+        return {}
+
+    def _passing(self, kernels: Kernels, pointer: Pointer) -> int:
+        """Bytes that pass: what AllocateTensors needs beside the tail while it prepares kernels or makes its plan."""
+        key = (kernels, pointer)
+        if key not in self._passings:
+            asked = self._asked(kernels)
+            requests = table.REQUEST.at(pointer) * (asked + table.MOST_REQUESTS)
+            known = table.KNOWN.at(pointer) * (len(self.tensors) + asked) + pointer
+            planning = aligned(requests + known) + table.PLACED * (len(self.computed) + asked)
+            self._passings[key] = aligned(max(planning, requests + self._prepared(pointer)))
+        return self._passings[key]
+
+    def _prepared(self, pointer: Pointer) -> int:
+        """Bytes of handles that the greediest kernel takes while it is prepared."""
+
+        def handle(tensor: Tensor) -> int:
+            scales = 1 if tensor.content is None else tensor.stored.scales
+            if scales is None:
+                return table.HANDLE.at(pointer)
+            most = scales if isinstance(scales, int) else tensor.shape[tensor.stored.axis]  # fewer once channels are cut
+            return table.HANDLE.at(pointer) + table.QUANTISED.at(pointer) + pointer * -(-4 * (1 + most) // pointer)
+
+        seen = ([*operator.inputs, *operator.outputs] for operator in self.operators)
+        sizes = (sum(handle(self.tensors[tensor]) for tensor in each if tensor >= 0) for each in seen)
+        return table.TAKEN * max(sizes, default=0)
 
     def bound(self, quantities: Sequence[int]) -> int:
         """Bytes that no layout of these tensors can undercut, tail included; grows with every quantity."""

@@ -84,6 +84,7 @@ def profile_document(profile: Profile) -> dict[str, Any]:
             "peak_tensors": _json_tensors(memory.peak_tensors),
             "arena_tflm": memory.arena_tflm,
             "arena_head": memory.arena_head,
+            "arena_start": memory.arena_start,
             "arena_tail": asdict(memory.tail) if memory.tail else None,
             "arena_extra": [
                 {"node": copy.node, "operator": copy.operator, "bytes": int(copy.bytes), "reason": copy.reason}

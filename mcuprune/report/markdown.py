@@ -6,7 +6,7 @@ from mcuprune import escape
 from mcuprune.report.answers import Answer, Refused, Report, table
 from mcuprune.report.pictures import chart, svg
 from mcuprune.report.tables import markdown_table
-from mcuprune.report.wording import cells, hint, kib, proof, sram_limit, summary, without_kernels
+from mcuprune.report.wording import arena, cells, hint, kib, proof, sram_limit, summary, without_kernels
 
 
 def markdown(report: Report) -> str:
@@ -31,7 +31,7 @@ def _markdown(answer: Answer, report: Report) -> str:
             "",
             f"Peak of {kib(memory.peak)} at {escape.code(memory.peak_node)}, alive there: {alive}. {proof(profile)}",
         ]
-    lines += ["", f"Arena of TensorFlow Lite Micro in the file's order: {kib(memory.arena_tflm)}."]
+    lines += ["", f"Arena of TensorFlow Lite Micro in the file's order: {arena(memory)}."]
     if lacking := without_kernels(profile):
         lines += ["", f"**Note**: {escape.inline(lacking)}"]
     if hint(answer):

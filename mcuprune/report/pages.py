@@ -7,7 +7,7 @@ from mcuprune.report import page
 from mcuprune.report.answers import Answer, Refused, Report, table
 from mcuprune.report.pictures import svg
 from mcuprune.report.tables import html_table
-from mcuprune.report.wording import cells, hint, kib, proof, sram_limit, summary, without_kernels
+from mcuprune.report.wording import arena, cells, hint, kib, proof, sram_limit, summary, without_kernels
 
 
 def html(report: Report) -> str:
@@ -33,7 +33,7 @@ def _html(answer: Answer, report: Report) -> str:
         alive = ", ".join(f"{escape.markup(name)} {kib(size)}" for name, size in memory.peak_tensors)
         said = f"Peak of {kib(memory.peak)} at <b>{escape.markup(memory.peak_node)}</b>, alive there: {alive}. {proof(profile)}"
         parts.append(f"<p>{said}</p>")
-    parts.append(f"<p>Arena of TensorFlow Lite Micro in the file's order: {kib(memory.arena_tflm)}.</p>")
+    parts.append(f"<p>Arena of TensorFlow Lite Micro in the file's order: {arena(memory)}.</p>")
     if lacking := without_kernels(profile):
         parts.append(f"<p>{escape.markup(lacking)}.</p>")
     if profile.memory.timeline:

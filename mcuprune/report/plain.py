@@ -13,7 +13,19 @@ from mcuprune.report.answers import Answer, Device, Refused, Report, Table, View
 from mcuprune.report.pictures import chart
 from mcuprune.report.tables import align
 from mcuprune.report.width import elided
-from mcuprune.report.wording import both, dimensions, exact, hint, kib, known, limit_title, limited, signed, without_kernels
+from mcuprune.report.wording import (
+    arena,
+    both,
+    dimensions,
+    exact,
+    hint,
+    kib,
+    known,
+    limit_title,
+    limited,
+    signed,
+    without_kernels,
+)
 from mcuprune.units import Unit, show
 
 #: Characters that a table leaves for the names at its end, on a narrow terminal.
@@ -88,7 +100,7 @@ def _peak_text(profile: Profile) -> list[str]:
     proof = "no order needs less" if memory.exact else f"the best order found; every order needs {kib(memory.lower_bound)}"
     lines = [f"{RESOURCES['sram'].title} of {kib(memory.peak)}: {proof}"]
     lines.append(f"  the file's own order {kib(memory.file_order)}; one operator's inputs and outputs {kib(memory.max_in_out)}")
-    lines.append(f"  arena of TensorFlow Lite Micro in the file's order {kib(memory.arena_tflm)}{_tail(memory)}")
+    lines.append(f"  arena of TensorFlow Lite Micro in the file's order {arena(memory)}{_tail(memory)}")
     if lacking := without_kernels(profile):
         lines.append(f"  {escape.plain(lacking)}")
     if memory.peak_node is not None:

@@ -41,6 +41,7 @@ def document(verified: Verification) -> dict[str, Any]:
             "measured": memory.measured,
             "head_predicted": memory.head_predicted,
             "head_on_device": memory.head_on_device,
+            "start_on_device": memory.start_on_device,
             "head_measured": memory.head_measured,
             "pointer_bytes": memory.pointer_bytes,
             "predicted_same_pointers": memory.same_pointers,
@@ -179,11 +180,13 @@ def _memory_lines(content: Mapping[str, Any]) -> list[str]:
         f"{arena['predicted']:>9,} bytes of arena predicted on a device (32-bit, CMSIS-NN), "
         f"{arena['head_on_device']:,} of them activations and scratch"
     ]
+    if arena["start_on_device"] > arena["predicted"]:
+        lines.append(f"{arena['start_on_device']:>9,} bytes at most that its interpreter needs there to start")
     if arena["measured"] is not None:
         lines.insert(
             0,
             f"{arena['measured']:>9,} bytes of arena measured here ({8 * arena['pointer_bytes']}-bit, reference kernels; "
-            f"at most {arena['predicted_same_pointers']:,} predicted), {arena['head_measured']:,} of them activations",
+            f"{arena['predicted_same_pointers']:,} predicted), {arena['head_measured']:,} of them activations",
         )
     if own is not None:
         lines.append(f"{own['measured']:>9,} bytes of arena in generated C; the peak of the network is {own['predicted']:,}")

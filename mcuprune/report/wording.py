@@ -38,9 +38,15 @@ def in_words(used: int, limit: int, unit: Unit) -> str:
     return f"over by {exact(used - limit, unit) if hidden else show(used - limit, unit)}"
 
 
+def arena(memory: Memory) -> str:
+    """The arena of TensorFlow Lite Micro, and what its interpreter needs to start where that is more."""
+    more = f" (up to {kib(memory.arena_start)} while it starts)" if memory.arena_start > memory.arena_tflm else ""
+    return kib(memory.arena_tflm) + more
+
+
 def both(memory: Memory) -> str:
     """The two sizes of memory that people mean, side by side: what any runtime needs at least, and what one needs."""
-    return f"peak of activations {kib(memory.peak)}, arena of TensorFlow Lite Micro {kib(memory.arena_tflm)}"
+    return f"peak of activations {kib(memory.peak)}, arena of TensorFlow Lite Micro {arena(memory)}"
 
 
 def without_kernels(profile: Profile) -> str:

@@ -111,6 +111,7 @@ class Memory:
 
     same_pointers: predicted for the runtime here: reference kernels, pointers of ``pointer_bytes``. The heads are activations
     and scratch of kernels; the one predicted is that of the runtime here too, for a device's look at ``head_on_device``.
+    start_on_device: what the interpreter there needs to start, an upper bound; more than predicted where activations are few.
     """
 
     predicted: int
@@ -120,6 +121,7 @@ class Memory:
     measured: int | None = None
     head_measured: int | None = None
     head_on_device: int = 0
+    start_on_device: int = 0
 
     @property
     def ok(self) -> bool:

@@ -127,7 +127,8 @@ def predicted(converted: Converted) -> Memory:
     """What the arena should be, on a device and here."""
     program, plan = converted.program, converted.plan
     device, here = program.arena(plan=plan), program.arena(kernels="reference", pointer=runners.POINTER_BYTES, plan=plan)
-    return Memory(device.total, here.head, here.total, runners.POINTER_BYTES, head_on_device=device.head)
+    bits = runners.POINTER_BYTES
+    return Memory(device.total, here.head, here.total, bits, head_on_device=device.head, start_on_device=device.start)
 
 
 # -------------------------------------------------------------------------------------------------------------- examples
