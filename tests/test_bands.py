@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import CORPUS_SHAPES, corpus, difference, feed, run, runtimes_here
-from graphs import resnet8
+from graphs import Graph, resnet8
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -650,6 +650,39 @@ def test_a_limit_that_bands_hold(model_file, tmp_path, capsys):
     assert found["after"]["operators"] - found["before"]["operators"] == sum(r["operators_added"] for r in found["regions"])
     x = example(wide_then_narrow())
     assert difference(run(onnx.load(tmp_path / "out.onnx"), x), run(wide_then_narrow(), x)) < 1e-5
+
+
+def dilated() -> onnx.ModelProto:
+    """A network whose bands are so many steps that the search for their best order stops before it has proved any."""
+    graph = Graph(1, 3, 30, 20)
+    x = graph.add("Relu", graph.conv("x", 3, 6, 3, pads=[2] * 4, dilations=[2, 2]))
+    x = graph.add("HardSwish", graph.conv(x, 6, 6, 3, pads=[4, 1, 4, 1], dilations=[4, 1]))
+    x = graph.add("MaxPool", graph.conv(x, 6, 4, 5, pads=[2] * 4), kernel_shape=[2, 2], strides=[2, 2])
+    return graph.model(graph.conv(x, 4, 4))
+
+
+@pytest.mark.parametrize("limit", ["4720", "4600"])
+def test_the_order_in_the_file_is_the_best_that_profile_finds_of_it(limit, tmp_path, capsys):
+    path = str(tmp_path / "dilated.onnx")
+    onnx.save(dilated(), path)
+    _, found = answer(capsys, path, "--sram", limit, "-o", str(tmp_path / "out.onnx"))
+    assert found["regions"]
+    assert not found["after"]["exact"]
+    assert found["after"]["file_order"] == found["after"]["peak"]
+
+
+def test_a_configuration_says_how_the_model_is_read(tmp_path, capsys, monkeypatch):
+    model = wide_then_narrow()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    shape = [1, *(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:])]
+    for at in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[at].dim_param = f"free{at}"
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "free.onnx")
+    (tmp_path / "mcuprune.toml").write_text(f'[[model]]\npath = "free.onnx"\ninput-shape = {{ x = {shape} }}\n')
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["profile", "free.onnx", "-q"]) == 0, "the configuration is right"
+    assert cli.main(["bands", "free.onnx", "--bands", "2", "-o", "out.onnx"]) == 0
 
 
 def test_a_limit_out_of_reach_writes_the_best_there_is(model_file, tmp_path, capsys):

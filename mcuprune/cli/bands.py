@@ -43,8 +43,9 @@ class Flags(Spoken, Shaped, TextOrJson, OneModel):
 @command(Flags)
 def bands(flags: Flags) -> int:
     """Write the same network in bands of rows: less SRAM, the same integers."""
-    reads = wanted(flags)
-    models.settle([Output("-o", flags.output)], {flags.model: reads}, configuration(flags))
+    settings = configuration(flags)
+    reads = wanted(flags).over(settings.wanted(flags.model))
+    models.settle([Output("-o", flags.output)], {flags.model: reads}, settings)
     if Path(flags.output).suffix not in ("", ".onnx"):
         raise UsageError(
             f"-o {flags.output}: bands are written as ONNX; name a file that ends in .onnx, and give that to mcuprune export"

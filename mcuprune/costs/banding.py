@@ -259,7 +259,7 @@ def in_bands(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> 
     best = _chosen(net, banding, recipes)
     if banding.model == "tflm" or best.network is net:
         return best
-    return replace(best, network=_in_best_order(best.network))
+    return replace(best, network=in_best_order(best.network))
 
 
 def _chosen(net: Network, banding: Banding, recipes: Iterable[Recipe] = ()) -> Run:
@@ -448,8 +448,19 @@ def sram_of(net: Network, model: Model) -> int:
     return min(in_file_order, memory.known(plan.graph, _ORDERING).peak)
 
 
-def _in_best_order(net: Network, cpu_seconds: float = 2.0) -> Network:
-    """The same network, its nodes in the order of least peak where their own needs more."""
+def in_best_order(net: Network) -> Network:
+    """The same network, its nodes in the order of least peak that ``profile`` will find of it as well.
+
+    Where a search has to stop early, it may find still less from the order that it found before.
+    """
+    better = _in_better_order(net, 2.0)
+    while better is not net:
+        net, better = better, _in_better_order(better, 2.0)
+    return net
+
+
+def _in_better_order(net: Network, cpu_seconds: float) -> Network:
+    """The same network, its nodes in the order of least peak found from their own; as it is where that needs no more."""
     plan = buffers(net)
     in_file_order = max((step.bytes for step in plan.file_steps()), default=0)
     best = memory.known(plan.graph, cpu_seconds)
@@ -460,7 +471,7 @@ def _in_best_order(net: Network, cpu_seconds: float = 2.0) -> Network:
 
 def _reordered(net: Network, arena: int) -> tuple[int, Network]:
     """The same network in the order of least peak, and its arena in bytes; as it is where that isn't less than ``arena``."""
-    other = _in_best_order(net, _REORDERING)
+    other = _in_better_order(net, _REORDERING)
     size = arena if other is net else sram_of(other, "tflm")
     return (size, other) if size < arena else (arena, net)
 

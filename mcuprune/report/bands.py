@@ -17,7 +17,7 @@ from mcuprune.bands.integers import stored_again
 from mcuprune.bands.plan import BandPlanner, Plan, embedded_line, region_document
 from mcuprune.bands.rowgraph import Ending
 from mcuprune.bands.tape import Choice
-from mcuprune.costs.banding import Banding, Measured, Model, in_bands, in_order, measured, refuse_count
+from mcuprune.costs.banding import Banding, Measured, Model, in_bands, in_best_order, measured, refuse_count
 from mcuprune.deploy import rowreport
 from mcuprune.deploy.lower import lower
 from mcuprune.errors import UnsupportedOperator, UsageError
@@ -69,7 +69,7 @@ def run(net: Network, output: str, *, limit: Limit | None, bands: int | None, mo
         refuse_count(best.planner, bands)
     after = before if best.network is net else measured(best.network)
     if model == "peak" and best.network is net and after.profile.memory.file_order > after.profile.memory.peak:
-        best = replace(best, network=in_order(net, after.profile.memory.order))
+        best = replace(best, network=in_best_order(net))
         after = measured(best.network)
     endings = best.planner.graph.endings()
     return Banded(net.path, output, model, most, best.choices, before, after, endings, best.network, best.embedded)
@@ -170,7 +170,7 @@ def _without_bands(banded: Banded) -> str:
 
 
 def _regions(choices: Sequence[Choice]) -> list[str]:
-    head = ["bands", "rows each", "how", "SRAM", "MACs", "operators", "from, to"]
+    head = ["bands", "rows each", "how", "SRAM up to", "MACs", "operators", "from, to"]
     rows = []
     for choice in choices:
         sizes = sorted({end - first for first, end in choice.tape.bands})
