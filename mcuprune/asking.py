@@ -125,7 +125,7 @@ def prune(asked: Asked) -> Result:
     data: what to train and test on: the name of an embedded set, the path of an ``.npz`` archive, ``"module:function"``,
     ``Arrays`` or any mapping like them, or an object with these attributes (``Dataset``). Arrays reach the network as they are.
     sram_model, flash_model, runtime: what limits are held against, as for ``check``.
-    output: where the file goes; without it nothing is left on disk.
+    output: where the ONNX file goes; without it nothing is left on disk. Other formats: give ``result.network`` to ``export``.
     callbacks: ``Callback`` objects, or functions, which get what ``Callback.on_step`` gets.
     All other options are the flags of ``mcuprune prune``, with underscores: ``method``, ``epochs``, ``seed``, ``keep`` and so
     on; ``train=False`` for ``--no-train``, ``int8=False`` for ``--float``. With a path, ``input_shapes`` and ``outputs`` are
@@ -154,6 +154,11 @@ def prune(asked: Asked) -> Result:
 
     name = f"{Path(asked.model).stem}-pruned.onnx"
     with file_for(asked.output, name) as path:
+        if (suffix := Path(path).suffix) not in ("", ".onnx"):
+            raise UsageError(
+                f"prune: output = {path!r}: what is written is ONNX; name a file that ends in .onnx, and for {suffix} give "
+                "result.network to mcuprune.export"
+            )
         request = asked.request(path)
         options.check(request)  # before trackers are opened for what may be no list of names
         in_memory = None if request.data is not None else asked.data_set

@@ -193,7 +193,23 @@ class Budget:
     ) -> dict[str, int]:
         """The limits for one network, in bytes and counts. Raises BudgetError where a share comes to nothing."""
         basis = self.basis(sram_model, flash_model, runtime)
-        return dict(resources.budget(self.limits, _measured(net, basis).used(basis)).limits)
+        return dict(resources.budget(self.limits, self.measured(net, basis, runtime).used(basis)).limits)
+
+    def measured(self, net: Net | Profile, basis: Basis, runtime: Runtime | None) -> Profile:
+        """The profile of a network in this sense. Raises UsageError where one was made for another runtime or board."""
+        if not isinstance(net, Profile):
+            return resources.profile(_read(net), basis)
+        if runtime is not None and runtime != net.basis.runtime:
+            raise UsageError(
+                f"runtime = {runtime!r}: the profile was made for {net.basis.runtime!r}; make it with runtime={runtime!r}, or "
+                "give the network"
+            )
+        if "latency" in self.limits and self.board is not None and self.board != net.basis.board:
+            raise UsageError(
+                f"Budget: latency on {self.board}: the profile estimates {net.basis.board or 'no board'}; make it with "
+                f"board={self.board!r}, or give the network"
+            )
+        return net
 
 
 def _limit(name: str, value: LimitLike) -> units.Limit:
@@ -223,8 +239,9 @@ def check(
     default the peak, and with a board the arena.
     flash_model: what a limit of flash is held against: constants as the ``paper`` counts them, the ``file`` that is written, or
     the ``image``, that and code; by default the paper's, and with a board the image.
-    runtime: whose code that is, and whose speed; ``tflm`` by default. A profile has been made for one already.
-    Raises UsageError for a budget without any limit, which would hold whatever a network costs.
+    runtime: whose code that is, and whose speed; ``tflm`` by default, and of a profile what it was made for.
+    Raises UsageError for a budget without any limit, which would hold whatever a network costs, and for a profile that was made
+    for another runtime, or for time on another board.
 
     >>> verdict = check("models/resnet8_digits.onnx", Budget(sram="12KB", flash="64KB"))
     >>> verdict.ok, verdict.excess
@@ -234,7 +251,7 @@ def check(
     if not limits.limits:
         raise UsageError("check: the budget has no limit; name one, as in Budget(sram='64KB')")
     basis = limits.basis(sram_model, flash_model, runtime)
-    used = _measured(net, basis).used(basis)
+    used = limits.measured(net, basis, runtime).used(basis)
     return resources.budget(limits.limits, used).check(used)
 
 
@@ -252,10 +269,6 @@ def budget_of(budget: Budget | Mapping[str, LimitLike]) -> Budget:
 def _known(name: str, word: str | None, known: Sequence[str]) -> None:
     if word is not None and word not in known:
         raise UsageError(f"{name} = {word!r} is not known; {nearest(str(word), known)}")
-
-
-def _measured(net: Net | Profile, basis: Basis) -> Profile:
-    return net if isinstance(net, Profile) else resources.profile(_read(net), basis)
 
 
 def _read(net: Net) -> Network:

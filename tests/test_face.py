@@ -83,6 +83,26 @@ def test_every_public_name_is_there_and_documented() -> None:
         _ = mcuprune.nothing
 
 
+@pytest.mark.parametrize("name", ["small.tflite", "small.c", "small.foo"])
+def test_prune_writes_onnx_under_no_other_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(mcuprune.UsageError, match=r"what is written is ONNX.*mcuprune\.export"):
+        mcuprune.prune(DSCNN, {"macs": "60%"}, train=False, output=tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_is_not_checked_for_what_it_was_not_made_for() -> None:
+    small = {"flash": "100KB"}
+    of_c = mcuprune.profile(RESNET, runtime="c")
+    assert mcuprune.check(of_c, small, flash_model="image").ok
+    assert not mcuprune.check(RESNET, small, flash_model="image", runtime="tflm").ok
+    with pytest.raises(mcuprune.UsageError, match="the profile was made for 'c'; make it with runtime='tflm'"):
+        mcuprune.check(of_c, small, flash_model="image", runtime="tflm")
+    fast = mcuprune.Budget(board="nucleo-f446re", latency="4ms")
+    with pytest.raises(mcuprune.UsageError, match="the profile estimates no board; make it with board='nucleo-f446re'"):
+        mcuprune.check(mcuprune.profile(RESNET), fast)
+    assert "latency" in mcuprune.check(mcuprune.profile(RESNET, board="nucleo-f446re"), fast).used
+
+
 def test_type_checkers_see_every_public_name() -> None:
     (block,) = (
         node
