@@ -349,10 +349,29 @@ def sources(request: Request) -> list[Source]:
 
 
 def cost_model(net: Network, request: Request, budget: Budget, wanted: Banding | None) -> CostModel:
-    """The costs of a network's cuts within the bounds that were asked for. Raises BudgetError where no cut holds the budget.
+    """The costs of a network's cuts within the bounds that were asked for.
 
     wanted: the row bands that the file may run in.
+    Raises BudgetError where no cut holds the budget, with the flags that are the reason where it is theirs.
     """
+    free = replace(request, keep=(), min_channels=1, multiple_of=1)
+    bounds = [name for name in ("keep", "min_channels", "multiple_of") if getattr(request, name) != getattr(free, name)]
+    try:
+        return _within_bounds(net, request, budget, wanted)
+    except BudgetError as error:
+        if not bounds:
+            raise
+        try:
+            _within_bounds(net, free, budget, wanted)
+        except BudgetError:
+            raise error from None
+        flags = " and ".join(options.of_name(Request, name).flag for name in bounds)
+        them = "it" if len(bounds) == 1 else "them"
+        raise BudgetError(f"{error}, or ask for less by {flags}: without {them} it holds") from None
+
+
+def _within_bounds(net: Network, request: Request, budget: Budget, wanted: Banding | None) -> CostModel:
+    """``cost_model``. Raises BudgetError where no cut holds the budget, with bands where these do."""
     feasible = partial(widths.feasible, label(net), keep=request.keep, least=request.min_channels, multiple=request.multiple_of)
     if wanted is not None:
         return feasible(budget, make=partial(BandedCosts, banding=wanted))

@@ -271,3 +271,19 @@ def test_each_word_that_a_command_needs_is_asked_for(command: str, capsys: pytes
         assert (option.metavar if option.positional else option.flag) in said
         value = given.get(option.placeholder, "somewhere")
         typed += [value] if option.positional else [option.flag, value]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--multiple-of", "1000"], "ask for less by --multiple-of: without it it holds"),
+        (["--min-channels", "60", "--keep", "stage*"], "ask for less by --keep and --min-channels: without them it holds"),
+    ],
+)
+def test_a_budget_that_flags_keep_out_of_reach_names_them(flags, named, tmp_path, capsys):
+    model = str(MODELS / "resnet8_digits.onnx")
+    command = ["prune", model, "--no-train", "--float", "--macs", "30%", *flags, "-o", str(tmp_path / "out.onnx")]
+    assert main(command) == 2
+    assert named in capsys.readouterr().err
+    assert main([*command[:5], "0.001%", *flags, "-o", str(tmp_path / "out.onnx")]) == 2
+    assert "ask for less" not in capsys.readouterr().err, "nothing holds this one"
