@@ -360,8 +360,11 @@ def test_a_dequantizer_with_another_scale_means_it(tmp_path: Path) -> None:
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data())
-def test_a_transposed_convolution_stays_within_what_cmsis_nn_makes_room_for(data: Any) -> None:
-    """As its arm_transpose_conv_s8 is written: rows that it writes, where its windows end, and its room for a row."""
+def test_a_transposed_convolution_is_one_that_every_runtime_computes(data: Any) -> None:
+    """As its arm_transpose_conv_s8 is written: rows that it writes, where its windows end, and its room for a row.
+
+    And as LiteRT counts the windows of an output.
+    """
 
     def pair(least: int, most: int) -> tuple[int, int]:
         return data.draw(st.tuples(*[st.integers(least, most)] * 2))
@@ -375,6 +378,8 @@ def test_a_transposed_convolution_stays_within_what_cmsis_nn_makes_room_for(data
     ends = [o + pad for o, pad in zip(whole, pads, strict=True)]
     assert all(n <= (i - 1) * s + max(k, s) for n, i, s, k in zip(ends, sizes, strides, taps, strict=True))
     assert strides[1] <= max(taps[1], strides[0])
+    counted = [-(-o // s) if same else (o - k + s) // s for o, s, k in zip(whole, strides, taps, strict=True)]
+    assert tuple(counted) == sizes
     assert all(k <= t for k, t in zip(kernel, taps, strict=True))
     assert (
         (tuple(pads), whole) == (before, picture)

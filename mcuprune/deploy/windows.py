@@ -226,11 +226,11 @@ class Transposed(NamedTuple):
 def transposed(
     kernel: tuple[int, int], strides: tuple[int, int], sizes: tuple[int, int], picture: tuple[int, int], before: tuple[int, int]
 ) -> Transposed:
-    """The form that the kernel of CMSIS-NN computes within its bounds, too. sizes: of its input; before: cropped in front.
+    """The form that every runtime computes. sizes: of its input; before: cropped in front.
 
-    It writes a stride of rows for each row that it reads, so that the output has to have these. It makes nothing beyond the
-    last window, so that this has to reach as far as the output. And it makes room for a row by the kernel and the stride of the
-    other axis, so that the stride along the row must not be above both.
+    The kernel of CMSIS-NN writes a stride of rows for each row that it reads, so that the output has to have these. It makes
+    nothing beyond the last window, so that this has to reach as far as the output. And it makes room for a row by the kernel
+    and the stride of the other axis, so that the stride along the row must not be above both. LiteRT wants whole windows.
     """
     high, wide = (o + b for o, b in zip(picture, before, strict=True))
     rows, columns = (o - (i - 1) * s for o, i, s in zip((high, wide), sizes, strides, strict=True))
@@ -244,7 +244,11 @@ def transposed(
         -(-o // s) == i and max(0, (i - 1) * s + k - o) // 2 == b
         for i, s, k, o, b in zip(sizes, strides, taps, picture, before, strict=True)
     )
-    return Transposed(taps, picture if same else (max(high, sizes[0] * strides[0]), wide), same)
+    if same:
+        return Transposed(taps, picture, same)
+    ends = ((i - 1) * s + k for i, s, k in zip(sizes, strides, taps, strict=True))
+    high, wide = (max(o, end) for o, end in zip((high, wide), ends, strict=True))
+    return Transposed(taps, (max(high, sizes[0] * strides[0]), wide), same)
 
 
 def conv_transpose(w: Lowering, node: Node) -> None:
