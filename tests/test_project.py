@@ -148,36 +148,51 @@ def test_an_esp_idf_project_has_its_files(stem: str, quantised: bytes, tmp_path:
     assert re.search(r"^void app_main\(void\)", (folder / "main" / "main.c").read_text(), re.MULTILINE)
 
 
-@pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("stem", ["string", "example"])
-@pytest.mark.parametrize("kind", PROJECTS)
-def test_the_code_of_a_project_compiles_and_gives_the_stored_answer(
-    kind: str, stem: str, quantised: bytes, tmp_path: Path
-) -> None:
-    """As the kind's tools call the compiler: with the folder of the sources on the path for headers."""
-    folder = written(kind, stem, quantised, tmp_path)
+def said_by(kind: str, folder: Path, work: Path) -> str:
+    """What a project prints, compiled in ``work`` as the kind's tools do: with the folder of the sources on the path."""
     place = {"arduino": "src", "cmake": ".", "esp-idf": "main", "zephyr": "src"}[kind]
     sources = [str(path) for path in (folder / place).glob("*.c")]
     build = [*(runners.compiler() or []), *FLAGS, "-I", str(folder / place)]
     if kind == "arduino":
         if shutil.which("g++") is None:
             pytest.skip("no C++ compiler here")
-        (tmp_path / "Arduino.h").write_text(
+        (work / "Arduino.h").write_text(
             "#include <stdlib.h>\n#include <stdio.h>\nstruct Port {\n  void begin(long) {}\n"
             "  explicit operator bool() { return true; }\n  void print(const char *s) { fputs(s, stdout); }\n} Serial;\n"
             "static void delay(int) { exit(0); }\nvoid setup(void);\nvoid loop(void);\n"
             "int main(void) { setup(); loop(); }\n"
         )
-        subprocess.run([*build, "-c", *sources, "-o", "net.o"], cwd=tmp_path, check=True)
+        subprocess.run([*build, "-c", *sources, "-o", "net.o"], cwd=work, check=True)
         sketch = str(folder / "examples" / "run_one" / "run_one.ino")
         build = ["g++", "-Wall", "-Wextra", "-Werror", "-I", str(folder / place), "-include", "Arduino.h"]
         sources = ["net.o", "-x", "c++", sketch]
     if kind == "esp-idf":
-        (tmp_path / "entry.c").write_text("void app_main(void);\nint main(void) { app_main(); return 0; }\n")
+        (work / "entry.c").write_text("void app_main(void);\nint main(void) { app_main(); return 0; }\n")
         sources.append("entry.c")
-    subprocess.run([*build, *sources, "-o", "run"], cwd=tmp_path, check=True)
-    ran = subprocess.run(["./run"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"\w+: class \d+, as stored\n", ran.stdout)
+    subprocess.run([*build, *sources, "-o", "run"], cwd=work, check=True)
+    return subprocess.run(["./run"], cwd=work, capture_output=True, check=True).stdout.decode()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("stem", ["string", "example"])
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_the_code_of_a_project_compiles_and_gives_the_stored_answer(
+    kind: str, stem: str, quantised: bytes, tmp_path: Path
+) -> None:
+    folder = written(kind, stem, quantised, tmp_path)
+    assert re.fullmatch(r"\w+: class \d+, as stored\n", said_by(kind, folder, tmp_path))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_a_project_says_the_name_of_a_class_whole_however_long_it_is(kind: str, tmp_path: Path) -> None:
+    """And the verdict behind it, which Arduino's cut off after 128 bytes."""
+    graph, longest = Graph(1, 3, 8, 8), [f"{letter} %s " * 40 for letter in "abcd"]
+    model = onnx.load(int8(model_of(graph, graph.classifier(graph.conv("x", 3, 4), 4, 4)), tmp_path / "net.onnx"))
+    model.metadata_props.add(key=preprocessing.KEY, value=json.dumps(Preprocessing(classes=longest).document()))
+    onnx.save(model, tmp_path / "net.onnx")
+    exporting.export(exporting.Request(str(tmp_path / "net.onnx"), project=(kind, str(tmp_path / "out"))))
+    assert said_by(kind, tmp_path / "out", tmp_path) in [f"net: {name}, as stored\n" for name in longest]
 
 
 @pytest.mark.usefixtures("in_process")
