@@ -258,6 +258,20 @@ def _check(request: Request) -> None:
         check_name(Path(request.output))
     if request.project is not None and request.project[0] not in PROJECTS:
         raise UsageError(f"--project {request.project[0]}: unknown; choose one of {', '.join(PROJECTS)}")
+    _refuse_idle_flags(request)
+
+
+def _refuse_idle_flags(request: Request) -> None:
+    """Raise UsageError for a flag that nothing which is written takes: the user would believe that it had been heeded."""
+    written = {} if request.output is None else {f"-o {request.output}": Path(request.output).suffix}
+    written |= {} if request.project is None else {f"--project {request.project[0]}": ".c"}
+    asked = {"--names": request.names, "--channels-last": request.channels_last}
+    for flag in (flag for flag in asked if asked[flag] and TAKEN_BY[flag].isdisjoint(written.values())):
+        kinds = " or ".join(sorted(TAKEN_BY[flag]))
+        raise UsageError(
+            f"{flag}: is about files that end in {kinds}, and none is written by {' and '.join(written)}: leave {flag} out, or "
+            "write such a file"
+        )
 
 
 #: What no ``#include "..."`` can say: the end of the name, the end of the line, what C says differently, a trigraph.
@@ -481,6 +495,8 @@ def _with_lines(header: str, lines: list[str]) -> str:
 
 #: Suffixes of formats whose writer runs rows in a loop, and gets the network as it is.
 ROWS_OF_THEIR_OWN = frozenset({".c"})
+#: Flags of some formats alone -> the suffixes of these. A project is its generated C.
+TAKEN_BY: Mapping[str, frozenset[str]] = {"--names": frozenset({".tflite", ".h"}), "--channels-last": frozenset({".c"})}
 #: The suffix of an output -> what makes its files.
 EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
     ".onnx": _onnx,
@@ -497,14 +513,20 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
     name = name_of(Path(request.model).stem)
-    source = c.generate(converted.program, name, bands=_c_bands(request))
+    source = c.generate(converted.program, name, channels_last=request.channels_last, bands=_c_bands(request))
     example, where, label = example_of(net, request, data_set)
     ran = runners.run("c", converted, [example], request.model, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]
     outputs = [ran.outputs[port.name][0] for port in converted.outputs]
+    if request.channels_last:
+        inputs, outputs = (
+            [port.to_tflite(array) for port, array in zip(ports, arrays, strict=True)]
+            for ports, arrays in ((converted.inputs, inputs), (converted.outputs, outputs))
+        )
     how = from_metadata(net.metadata)
     classes = () if how is None else how.classes
-    contents = Contents(name, source, converted.inputs, converted.outputs, Example(inputs, outputs, where, label), classes)
+    stored = Example(inputs, outputs, where, label)
+    contents = Contents(name, source, converted.inputs, converted.outputs, stored, classes, request.channels_last)
     return {path: text.encode() for path, text in project(kind, contents).items()}
 
 

@@ -195,6 +195,62 @@ def test_a_project_says_the_name_of_a_class_whole_however_long_it_is(kind: str, 
     assert said_by(kind, tmp_path / "out", tmp_path) in [f"net: {name}, as stored\n" for name in longest]
 
 
+def numbers(text: str, name: str) -> list[int]:
+    """Those of an array in C."""
+    (listed,) = re.findall(rf"{name}\[\d*\] = {{([^}}]*)}}", text)
+    return [int(number) for number in listed.split(",")]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_a_project_takes_and_gives_channels_last_where_that_is_asked_for(kind: str, tmp_path: Path) -> None:
+    """It was ignored without a word. The example and its answer are the same ones, pixel by pixel."""
+    graph = Graph(1, 3, 6, 8)
+    model = int8(model_of(graph, graph.conv("x", 3, 5)), tmp_path / "net.onnx")
+    for asked, folder in ((False, tmp_path / "first"), (True, tmp_path / "last")):
+        exporting.export(exporting.Request(model, project=(kind, str(folder)), channels_last=asked))
+        assert said_by(kind, folder, tmp_path) == "net: as stored\n"
+    first, last = (next((tmp_path / name).rglob("example.h")).read_text() for name in ("first", "last"))
+    for array, channels in (("example_input_0", 3), ("example_output_0", 5)):
+        by_planes = np.reshape(numbers(first, array), (channels, 6, 8))
+        assert numbers(last, array) == by_planes.transpose(1, 2, 0).reshape(-1).tolist() != numbers(first, array)
+    (header,) = (tmp_path / "last").rglob("net.h")
+    assert "6 x 8 x 3; real" in header.read_text()
+    assert "channels last" in (tmp_path / "last" / "README.md").read_text()
+    assert "channels last" not in (tmp_path / "first" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (["-o", "net.c", "--names"], "--names: "),
+        (["-o", "net.onnx", "--names"], "--names: "),
+        (["--project", "cmake", "folder", "--names"], "--names: "),
+        (["-o", "net.tflite", "--channels-last"], "--channels-last: "),
+        (["-o", "net.h", "--channels-last"], "--channels-last: "),
+        (["-o", "out.onnx", "--channels-last"], "--channels-last: "),
+    ],
+)
+def test_a_flag_that_nothing_which_is_written_takes_is_refused_before_the_work(
+    wanted: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(b"not read so far")
+    assert cli.main(["export", "net.onnx", *wanted]) == 2
+    refusal = capsys.readouterr().err
+    assert refusal.startswith(f"mcuprune: {said}")
+    assert refusal.count("\n") == 1
+    assert f"none is written by {wanted[0]} {wanted[1]}: leave {wanted[-1]} out, or write such a file" in refusal
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_flag_that_one_of_two_results_takes_is_no_mistake(quantised: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(quantised)
+    wanted = ["--names", "--channels-last", "-o", str(tmp_path / "net.tflite"), "--project", "cmake", str(tmp_path / "p")]
+    assert cli.main(["export", str(tmp_path / "net.onnx"), *wanted]) == 0
+
+
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", PROJECTS)
 def test_a_project_whose_network_gives_a_map_names_no_classes(kind: str, tmp_path: Path) -> None:

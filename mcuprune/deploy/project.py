@@ -42,6 +42,7 @@ class Contents:
     """What goes into a project.
 
     name: a C identifier, the stem of the generated files. classes: names of the first output's numbers, where they are known.
+    channels_last: whether the source takes and gives its data so, and the example's arrays are so.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Contents:
     outputs: Sequence[Port]
     example: Example
     classes: Sequence[str] = ()
+    channels_last: bool = False
 
 
 #: What the files and targets of a project are called already, what CMake keeps for itself, and headers of C's library, which an
@@ -176,7 +178,8 @@ def _main(contents: Contents, *, includes: Sequence[str] = ("stdio.h",), signatu
 def _readme(contents: Contents, build: str) -> str:
     return (
         f"# {contents.name}\n\nMade by mcuprune. `{contents.name}_invoke` runs the network once; it needs "
-        f"{contents.source.arena} bytes of static RAM, some 400 bytes of stack, and no heap.\n\n{build}\n\n"
+        f"{contents.source.arena} bytes of static RAM, some 400 bytes of stack, and no heap."
+        f"{' Its inputs and outputs have their channels last.' if contents.channels_last else ''}\n\n{build}\n\n"
         "The program runs one stored example and says whether the answer is the one that it had when this folder was made.\n"
     )
 
