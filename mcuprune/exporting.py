@@ -252,7 +252,7 @@ def _refuse_places(request: Request) -> None:
 def _check(request: Request) -> None:
     if request.output is None and request.project is None:
         raise UsageError(f"{request.model}: say what to write: -o OUT{{{','.join(EXPORTS)}}}, or --project KIND DIR")
-    if request.output is not None and Path(request.output).suffix not in EXPORTS:
+    if request.output and Path(request.output).suffix not in EXPORTS:
         raise UsageError(f"-o {request.output}: the suffix says the format; it is one of {', '.join(EXPORTS)}")
     if request.output is not None:
         check_name(Path(request.output))

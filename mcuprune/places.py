@@ -182,7 +182,12 @@ def probe(output: Output) -> None:
 
 
 def check_folder(flag: str, path: str) -> None:
-    """Raise OutputError where no folder can be made: something else is there or on the way, or nothing may be written there."""
+    """Raise OutputError where no folder can be made: something else is there or on the way, or nothing may be written there.
+
+    Nor may ``path`` be empty, which would be the current folder, and nobody said so.
+    """
+    if not path:
+        raise OutputError(f"{flag}: names no folder; name one to write")
     with _message(path):
         nearest = next(place for place in (Path(path), *Path(os.path.abspath(path)).parents) if os.path.lexists(place))
         if not nearest.is_dir():

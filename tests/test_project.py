@@ -244,6 +244,20 @@ def test_a_flag_that_nothing_which_is_written_takes_is_refused_before_the_work(
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "said"), [(["-o", ""], "-o: names no file"), (["--project", "cmake", ""], "--project: names no folder")]
+)
+def test_a_place_without_a_name_is_a_mistake(
+    wanted: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty folder was the current one, and filled."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(b"not read so far")
+    assert cli.main(["export", "net.onnx", *wanted]) == 2
+    assert capsys.readouterr().err == f"mcuprune: {said}; name one to write\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
 @pytest.mark.usefixtures("in_process")
 def test_a_flag_that_one_of_two_results_takes_is_no_mistake(quantised: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(quantised)
