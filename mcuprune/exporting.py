@@ -145,11 +145,20 @@ def export(
     for place, content in written.items():
         places.write_bytes(content, place, make_folder=True)
     if request.project is not None:
-        handiwork.write(Path(request.project[1]), built)
+        keeping = [*written, *(Path(source.path) for source in read)]
+        notes += _of_an_earlier_project(handiwork.write(Path(request.project[1]), built, keeping=keeping))
     files = tuple(map(str, (*written, *below)))
     size = sum(map(len, (*written.values(), *built.values())))
     arena, to_start = _memory(net if run is None else run.network, rows, request)
     return Exported(request, files, size, arena, notes + to_start, run, None if request.bands == "off" else rows)
+
+
+def _of_an_earlier_project(replaced: handiwork.Replaced) -> tuple[str, ...]:
+    """What became of its files, for the user."""
+    notes = [f"removed what was left of an earlier project: {handiwork.few(replaced.removed)}"] if replaced.removed else []
+    for name in replaced.changed:
+        notes.append(f"{name} of an earlier project stays, for it isn't as mcuprune wrote it: remove it where nothing needs it")
+    return tuple(notes)
 
 
 def document(exported: Exported) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def probe(output: Output) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         check_place(output.path)
         place = Path(os.path.realpath(output.path))
-        _remove_leftovers(place)
+        remove_leftovers(place)
         with _partial(place):
             pass
 
@@ -293,8 +293,9 @@ def _lock(number: int) -> bool:
     return True
 
 
-def _remove_leftovers(place: Path) -> None:
-    """Remove what killed runs left beside ``place``: files under our own kind of name that no process holds."""
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed runs left beside the file at ``path``: files under our own kind of name that no process holds."""
+    place = Path(os.path.realpath(path))
     ours = re.compile(re.escape(place.name) + r"\.mcuprune-[0-9a-f]{8}\.partial")
     with suppress(OSError):
         for name in [entry.name for entry in os.scandir(place.parent) if ours.fullmatch(entry.name)]:
