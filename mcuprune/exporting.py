@@ -145,11 +145,20 @@ def export(
     for place, content in written.items():
         places.write_bytes(content, place, make_folder=True)
     if request.project is not None:
-        handiwork.write(Path(request.project[1]), built)
+        keeping = [*written, *(Path(source.path) for source in read)]
+        notes += _of_an_earlier_project(handiwork.write(Path(request.project[1]), built, keeping=keeping))
     files = tuple(map(str, (*written, *below)))
     size = sum(map(len, (*written.values(), *built.values())))
     arena, to_start = _memory(net if run is None else run.network, rows, request)
     return Exported(request, files, size, arena, notes + to_start, run, None if request.bands == "off" else rows)
+
+
+def _of_an_earlier_project(replaced: handiwork.Replaced) -> tuple[str, ...]:
+    """What became of its files, for the user."""
+    notes = [f"removed what was left of an earlier project: {handiwork.few(replaced.removed)}"] if replaced.removed else []
+    for name in replaced.changed:
+        notes.append(f"{name} of an earlier project stays, for it isn't as mcuprune wrote it: remove it where nothing needs it")
+    return tuple(notes)
 
 
 def document(exported: Exported) -> dict[str, Any]:
@@ -252,12 +261,26 @@ def _refuse_places(request: Request) -> None:
 def _check(request: Request) -> None:
     if request.output is None and request.project is None:
         raise UsageError(f"{request.model}: say what to write: -o OUT{{{','.join(EXPORTS)}}}, or --project KIND DIR")
-    if request.output is not None and Path(request.output).suffix not in EXPORTS:
+    if request.output and Path(request.output).suffix not in EXPORTS:
         raise UsageError(f"-o {request.output}: the suffix says the format; it is one of {', '.join(EXPORTS)}")
     if request.output is not None:
         check_name(Path(request.output))
     if request.project is not None and request.project[0] not in PROJECTS:
         raise UsageError(f"--project {request.project[0]}: unknown; choose one of {', '.join(PROJECTS)}")
+    _refuse_idle_flags(request)
+
+
+def _refuse_idle_flags(request: Request) -> None:
+    """Raise UsageError for a flag that nothing which is written takes: the user would believe that it had been heeded."""
+    written = {} if request.output is None else {f"-o {request.output}": Path(request.output).suffix}
+    written |= {} if request.project is None else {f"--project {request.project[0]}": ".c"}
+    asked = {"--names": request.names, "--channels-last": request.channels_last}
+    for flag in (flag for flag in asked if asked[flag] and TAKEN_BY[flag].isdisjoint(written.values())):
+        kinds = " or ".join(sorted(TAKEN_BY[flag]))
+        raise UsageError(
+            f"{flag}: is about files that end in {kinds}, and none is written by {' and '.join(written)}: leave {flag} out, or "
+            "write such a file"
+        )
 
 
 #: What no ``#include "..."`` can say: the end of the name, the end of the line, what C says differently, a trigraph.
@@ -481,6 +504,8 @@ def _with_lines(header: str, lines: list[str]) -> str:
 
 #: Suffixes of formats whose writer runs rows in a loop, and gets the network as it is.
 ROWS_OF_THEIR_OWN = frozenset({".c"})
+#: Flags of some formats alone -> the suffixes of these. A project is its generated C.
+TAKEN_BY: Mapping[str, frozenset[str]] = {"--names": frozenset({".tflite", ".h"}), "--channels-last": frozenset({".c"})}
 #: The suffix of an output -> what makes its files.
 EXPORTS: Mapping[str, Callable[[Network, str, Request], Files]] = {
     ".onnx": _onnx,
@@ -497,14 +522,20 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
     name = name_of(Path(request.model).stem)
-    source = c.generate(converted.program, name, bands=_c_bands(request))
+    source = c.generate(converted.program, name, channels_last=request.channels_last, bands=_c_bands(request))
     example, where, label = example_of(net, request, data_set)
     ran = runners.run("c", converted, [example], request.model, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]
     outputs = [ran.outputs[port.name][0] for port in converted.outputs]
+    if request.channels_last:
+        inputs, outputs = (
+            [port.to_tflite(array) for port, array in zip(ports, arrays, strict=True)]
+            for ports, arrays in ((converted.inputs, inputs), (converted.outputs, outputs))
+        )
     how = from_metadata(net.metadata)
     classes = () if how is None else how.classes
-    contents = Contents(name, source, converted.inputs, converted.outputs, Example(inputs, outputs, where, label), classes)
+    stored = Example(inputs, outputs, where, label)
+    contents = Contents(name, source, converted.inputs, converted.outputs, stored, classes, request.channels_last)
     return {path: text.encode() for path, text in project(kind, contents).items()}
 
 

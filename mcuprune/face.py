@@ -347,8 +347,10 @@ def verify(
     it. Any other is run: in its predicted arena, and alike in all runtimes.
     data: real examples, as for ``prune``: the accuracy in each runtime, and equal classes. task: what targets are for, as for
     ``prune``. examples: how many of them, and how many random inputs. seed: which of them, and which numbers.
-    input_shapes, outputs: of a path, as for ``load``. ``ok`` is whether all computed the same.
-    Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8.
+    input_shapes, outputs: of a path, as for ``load``; of the ONNX file beside a ``.tflite``. ``ok`` is whether all computed the
+    same.
+    Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8, UsageError for shapes and
+    outputs of a ``.tflite`` that has no ONNX file beside it.
     """
     from mcuprune.run.verify_tflite import verify_file as run
     from mcuprune.train.tasks.choice import NAMES

@@ -176,13 +176,18 @@ def probe(output: Output) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         check_place(output.path)
         place = Path(os.path.realpath(output.path))
-        _remove_leftovers(place)
+        remove_leftovers(place)
         with _partial(place):
             pass
 
 
 def check_folder(flag: str, path: str) -> None:
-    """Raise OutputError where no folder can be made: something else is there or on the way, or nothing may be written there."""
+    """Raise OutputError where no folder can be made: something else is there or on the way, or nothing may be written there.
+
+    Nor may ``path`` be empty, which would be the current folder, and nobody said so.
+    """
+    if not path:
+        raise OutputError(f"{flag}: names no folder; name one to write")
     with _message(path):
         nearest = next(place for place in (Path(path), *Path(os.path.abspath(path)).parents) if os.path.lexists(place))
         if not nearest.is_dir():
@@ -288,8 +293,9 @@ def _lock(number: int) -> bool:
     return True
 
 
-def _remove_leftovers(place: Path) -> None:
-    """Remove what killed runs left beside ``place``: files under our own kind of name that no process holds."""
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed runs left beside the file at ``path``: files under our own kind of name that no process holds."""
+    place = Path(os.path.realpath(path))
     ours = re.compile(re.escape(place.name) + r"\.mcuprune-[0-9a-f]{8}\.partial")
     with suppress(OSError):
         for name in [entry.name for entry in os.scandir(place.parent) if ours.fullmatch(entry.name)]:

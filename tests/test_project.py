@@ -148,36 +148,121 @@ def test_an_esp_idf_project_has_its_files(stem: str, quantised: bytes, tmp_path:
     assert re.search(r"^void app_main\(void\)", (folder / "main" / "main.c").read_text(), re.MULTILINE)
 
 
-@pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("stem", ["string", "example"])
-@pytest.mark.parametrize("kind", PROJECTS)
-def test_the_code_of_a_project_compiles_and_gives_the_stored_answer(
-    kind: str, stem: str, quantised: bytes, tmp_path: Path
-) -> None:
-    """As the kind's tools call the compiler: with the folder of the sources on the path for headers."""
-    folder = written(kind, stem, quantised, tmp_path)
+def said_by(kind: str, folder: Path, work: Path) -> str:
+    """What a project prints, compiled in ``work`` as the kind's tools do: with the folder of the sources on the path."""
     place = {"arduino": "src", "cmake": ".", "esp-idf": "main", "zephyr": "src"}[kind]
     sources = [str(path) for path in (folder / place).glob("*.c")]
     build = [*(runners.compiler() or []), *FLAGS, "-I", str(folder / place)]
     if kind == "arduino":
         if shutil.which("g++") is None:
             pytest.skip("no C++ compiler here")
-        (tmp_path / "Arduino.h").write_text(
+        (work / "Arduino.h").write_text(
             "#include <stdlib.h>\n#include <stdio.h>\nstruct Port {\n  void begin(long) {}\n"
             "  explicit operator bool() { return true; }\n  void print(const char *s) { fputs(s, stdout); }\n} Serial;\n"
             "static void delay(int) { exit(0); }\nvoid setup(void);\nvoid loop(void);\n"
             "int main(void) { setup(); loop(); }\n"
         )
-        subprocess.run([*build, "-c", *sources, "-o", "net.o"], cwd=tmp_path, check=True)
+        subprocess.run([*build, "-c", *sources, "-o", "net.o"], cwd=work, check=True)
         sketch = str(folder / "examples" / "run_one" / "run_one.ino")
         build = ["g++", "-Wall", "-Wextra", "-Werror", "-I", str(folder / place), "-include", "Arduino.h"]
         sources = ["net.o", "-x", "c++", sketch]
     if kind == "esp-idf":
-        (tmp_path / "entry.c").write_text("void app_main(void);\nint main(void) { app_main(); return 0; }\n")
+        (work / "entry.c").write_text("void app_main(void);\nint main(void) { app_main(); return 0; }\n")
         sources.append("entry.c")
-    subprocess.run([*build, *sources, "-o", "run"], cwd=tmp_path, check=True)
-    ran = subprocess.run(["./run"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"\w+: class \d+, as stored\n", ran.stdout)
+    subprocess.run([*build, *sources, "-o", "run"], cwd=work, check=True)
+    return subprocess.run(["./run"], cwd=work, capture_output=True, check=True).stdout.decode()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("stem", ["string", "example"])
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_the_code_of_a_project_compiles_and_gives_the_stored_answer(
+    kind: str, stem: str, quantised: bytes, tmp_path: Path
+) -> None:
+    folder = written(kind, stem, quantised, tmp_path)
+    assert re.fullmatch(r"\w+: class \d+, as stored\n", said_by(kind, folder, tmp_path))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_a_project_says_the_name_of_a_class_whole_however_long_it_is(kind: str, tmp_path: Path) -> None:
+    """And the verdict behind it, which Arduino's cut off after 128 bytes."""
+    graph, longest = Graph(1, 3, 8, 8), [f"{letter} %s " * 40 for letter in "abcd"]
+    model = onnx.load(int8(model_of(graph, graph.classifier(graph.conv("x", 3, 4), 4, 4)), tmp_path / "net.onnx"))
+    model.metadata_props.add(key=preprocessing.KEY, value=json.dumps(Preprocessing(classes=longest).document()))
+    onnx.save(model, tmp_path / "net.onnx")
+    exporting.export(exporting.Request(str(tmp_path / "net.onnx"), project=(kind, str(tmp_path / "out"))))
+    assert said_by(kind, tmp_path / "out", tmp_path) in [f"net: {name}, as stored\n" for name in longest]
+
+
+def numbers(text: str, name: str) -> list[int]:
+    """Those of an array in C."""
+    (listed,) = re.findall(rf"{name}\[\d*\] = {{([^}}]*)}}", text)
+    return [int(number) for number in listed.split(",")]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_a_project_takes_and_gives_channels_last_where_that_is_asked_for(kind: str, tmp_path: Path) -> None:
+    """It was ignored without a word. The example and its answer are the same ones, pixel by pixel."""
+    graph = Graph(1, 3, 6, 8)
+    model = int8(model_of(graph, graph.conv("x", 3, 5)), tmp_path / "net.onnx")
+    for asked, folder in ((False, tmp_path / "first"), (True, tmp_path / "last")):
+        exporting.export(exporting.Request(model, project=(kind, str(folder)), channels_last=asked))
+        assert said_by(kind, folder, tmp_path) == "net: as stored\n"
+    first, last = (next((tmp_path / name).rglob("example.h")).read_text() for name in ("first", "last"))
+    for array, channels in (("example_input_0", 3), ("example_output_0", 5)):
+        by_planes = np.reshape(numbers(first, array), (channels, 6, 8))
+        assert numbers(last, array) == by_planes.transpose(1, 2, 0).reshape(-1).tolist() != numbers(first, array)
+    (header,) = (tmp_path / "last").rglob("net.h")
+    assert "6 x 8 x 3; real" in header.read_text()
+    assert "channels last" in (tmp_path / "last" / "README.md").read_text()
+    assert "channels last" not in (tmp_path / "first" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (["-o", "net.c", "--names"], "--names: "),
+        (["-o", "net.onnx", "--names"], "--names: "),
+        (["--project", "cmake", "folder", "--names"], "--names: "),
+        (["-o", "net.tflite", "--channels-last"], "--channels-last: "),
+        (["-o", "net.h", "--channels-last"], "--channels-last: "),
+        (["-o", "out.onnx", "--channels-last"], "--channels-last: "),
+    ],
+)
+def test_a_flag_that_nothing_which_is_written_takes_is_refused_before_the_work(
+    wanted: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(b"not read so far")
+    assert cli.main(["export", "net.onnx", *wanted]) == 2
+    refusal = capsys.readouterr().err
+    assert refusal.startswith(f"mcuprune: {said}")
+    assert refusal.count("\n") == 1
+    assert f"none is written by {wanted[0]} {wanted[1]}: leave {wanted[-1]} out, or write such a file" in refusal
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"), [(["-o", ""], "-o: names no file"), (["--project", "cmake", ""], "--project: names no folder")]
+)
+def test_a_place_without_a_name_is_a_mistake(
+    wanted: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty folder was the current one, and filled."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(b"not read so far")
+    assert cli.main(["export", "net.onnx", *wanted]) == 2
+    assert capsys.readouterr().err == f"mcuprune: {said}; name one to write\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_flag_that_one_of_two_results_takes_is_no_mistake(quantised: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(quantised)
+    wanted = ["--names", "--channels-last", "-o", str(tmp_path / "net.tflite"), "--project", "cmake", str(tmp_path / "p")]
+    assert cli.main(["export", str(tmp_path / "net.onnx"), *wanted]) == 0
 
 
 @pytest.mark.usefixtures("in_process")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -101,6 +102,71 @@ def test_beside_its_onnx_file_it_is_compared_with_onnxruntime(written: Path, tmp
     assert found.path.endswith("net.tflite")
     shutil.copy(MODELS / "dscnn_digits.onnx", tmp_path / "net.onnx")  # another model under the same name vouches for nothing
     assert mcuprune.verify(tmp_path / "net.tflite", examples=4).onnxruntime is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--outputs", "nope"], ["net.onnx: --outputs names 'nope', which no node computes", "{output}"]),
+        (["--input-shape", "nope=1,1,16,16"], ["net.onnx: --input-shape names 'nope'; the inputs are {input}"]),
+        (
+            ["--input-shape", "{input}=1,1,8,8"],
+            ["net.onnx: --input-shape {input}=1,1,8,8 doesn't fit the file's [", "1, 16, 16]"],
+        ),
+    ],
+)
+def test_flags_that_the_file_beside_it_can_not_follow_are_refused(
+    flags: list[str], said: list[str], written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were taken for those of another model, and nothing was compared, with 0 as the exit code."""
+    for file in (written / "net.onnx", written / "alone" / "net.tflite"):
+        shutil.copy(file, tmp_path)
+    net = network.load(tmp_path / "net.onnx")
+    names = {"input": net.inputs[0], "output": net.outputs[0]}
+    asked = ["verify", str(tmp_path / "net.tflite"), "--examples", "2", *(word.format(**names) for word in flags)]
+    assert main(asked) == 2
+    refusal = capsys.readouterr().err
+    assert refusal.count("\n") == 1
+    assert all(words.format(**names) in refusal for words in said)
+    (tmp_path / "net.onnx").unlink()
+    assert main(asked) == 2
+    refusal = capsys.readouterr().err
+    assert f"net.tflite: {flags[0]} would be about the ONNX file" in refusal
+    assert f"no net.onnx lies beside it: put it there, or leave {flags[0]} out" in refusal
+
+
+@pytest.mark.usefixtures("in_process")
+def test_flags_that_the_file_beside_it_follows_lead_to_a_comparison(written: Path, tmp_path: Path) -> None:
+    """As the file was exported with them; without them the same .onnx gives other bytes, and the note says so."""
+    source = shutil.copy(written / "net.onnx", tmp_path / "net.onnx")
+    net = network.load(source)
+    inner = next(node.inputs[0] for node in reversed(net.nodes) if node.op == "Gemm")
+    exporting.export(exporting.Request(str(source), str(tmp_path / "net.tflite"), outputs=(inner,)))
+    assert mcuprune.verify(tmp_path / "net.tflite", examples=2, outputs=[inner]).onnxruntime is not None
+    bare = mcuprune.verify(tmp_path / "net.tflite", examples=2)
+    assert bare.notes[0] == "not compared with onnxruntime: net.onnx beside it gives other bytes"
+    other = mcuprune.verify(shutil.copy(written / "alone" / "net.tflite", tmp_path), examples=2, outputs=[inner])
+    assert other.notes[0] == "not compared with onnxruntime: net.onnx beside it gives other bytes with --outputs"
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("beside", "why"),
+    [
+        (None, "no net.onnx lies beside it"),
+        (b"ONNX", "the file beside it can't be read: .*net.onnx: "),
+        ("branchy_digits.onnx", "the file beside it can't be what it was exported from: .*net.onnx: is a float model"),
+    ],
+)
+def test_a_file_that_is_compared_with_nothing_says_why(
+    beside: str | bytes | None, why: str, written: Path, tmp_path: Path
+) -> None:
+    shutil.copy(written / "alone" / "net.tflite", tmp_path)
+    if beside is not None:
+        (tmp_path / "net.onnx").write_bytes(beside if isinstance(beside, bytes) else (MODELS / beside).read_bytes())
+    verified = mcuprune.verify(tmp_path / "net.tflite", examples=2)
+    assert re.match(f"not compared with onnxruntime: {why}", verified.notes[0])
+    assert f"note: {verified.notes[0]}" in text(document(verified))
 
 
 @pytest.mark.usefixtures("in_process")

@@ -50,9 +50,11 @@ class Flags(Shaped, TextOrJson):
         check=banding.parsed,
     )
     channels_last: bool = option(
-        False, help="Generated C takes and gives data with channels last, as its kernels have them.", group="Output"
+        False,
+        help="Generated C (.c, --project) takes and gives data with channels last, as its kernels have them.",
+        group="Output",
     )
-    names: bool = option(False, help="Keep the names of tensors in .tflite, which no runtime needs.", group="Output")
+    names: bool = option(False, help="Keep the names of tensors in .tflite and .h, which no runtime needs.", group="Output")
 
 
 @command(Flags)

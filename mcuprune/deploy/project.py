@@ -42,6 +42,7 @@ class Contents:
     """What goes into a project.
 
     name: a C identifier, the stem of the generated files. classes: names of the first output's numbers, where they are known.
+    channels_last: whether the source takes and gives its data so, and the example's arrays are so.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Contents:
     outputs: Sequence[Port]
     example: Example
     classes: Sequence[str] = ()
+    channels_last: bool = False
 
 
 #: What the files and targets of a project are called already, what CMake keeps for itself, and headers of C's library, which an
@@ -123,15 +125,28 @@ def _plain(text: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in " _.,:;()+-") else "_" for c in text)[:100]
 
 
-def _check(contents: Contents, say: str) -> str:
-    """The body of a function that runs the example. say: how this platform prints, a printf-like name."""
+def _printf(pieces: Sequence[str]) -> str:
+    """A statement that prints strings, which are literals or other expressions of C. No literal holds a percent sign."""
+    line = "".join(piece[1:-1] if piece.startswith('"') else "%s" for piece in pieces)
+    others = ", ".join(piece for piece in pieces if not piece.startswith('"'))
+    return f'printf("{line}", {others});'
+
+
+def _serial(pieces: Sequence[str]) -> str:
+    """The same for Arduino's port, one string after the other: names of classes are of any length, and no line is cut."""
+    return "\n  ".join(f"Serial.print({piece});" for piece in pieces)
+
+
+def _check(contents: Contents, say: Callable[[Sequence[str]], str]) -> str:
+    """The body of a function that runs the example. say: expressions of C -> how this platform prints these strings."""
     name, upper = contents.name, contents.name.upper()
     outputs = range(len(contents.outputs))
-    declared, best, told = "wrong = 0", list[str](), ""
+    declared, best, told = "wrong = 0", list[str](), list[str]()
     if _is_classes(contents):
         declared = "best = 0, wrong = 0"
         best = [f"  for (int i = 1; i < {upper}_OUTPUT_0_BYTES; i++) if (output_0[i] > output_0[best]) best = i;"]
-        told = "example_classes[best], "
+        told = ["example_classes[best]", '", "']
+    said = say([f'"{name}: "', *told, 'wrong ? "NOT the stored answer" : "as stored"', '"\\n"'])
     lines = [
         *(f"static int8_t output_{index}[{upper}_OUTPUT_{index}_BYTES];" for index in outputs),
         "",
@@ -143,7 +158,7 @@ def _check(contents: Contents, say: str) -> str:
         f"  {name}_invoke(inputs, outputs);",
         *best,
         *(f"  wrong |= memcmp(output_{i}, example_output_{i}, sizeof output_{i}) != 0;" for i in outputs),
-        f'  {say}("{name}: {"%s, " if told else ""}%s\\n", {told}wrong ? "NOT the stored answer" : "as stored");',
+        f"  {said}",
         "  return wrong;",
         "}",
     ]
@@ -157,13 +172,14 @@ def _main(contents: Contents, *, includes: Sequence[str] = ("stdio.h",), signatu
         f'#include "{contents.name}.h"',
     ]
     ending = "return run_example();" if signature.startswith("int") else "(void)run_example();"
-    return "\n".join([*heads, "", _check(contents, "printf"), "", f"{signature} {{ {ending} }}", ""])
+    return "\n".join([*heads, "", _check(contents, _printf), "", f"{signature} {{ {ending} }}", ""])
 
 
 def _readme(contents: Contents, build: str) -> str:
     return (
         f"# {contents.name}\n\nMade by mcuprune. `{contents.name}_invoke` runs the network once; it needs "
-        f"{contents.source.arena} bytes of static RAM, some 400 bytes of stack, and no heap.\n\n{build}\n\n"
+        f"{contents.source.arena} bytes of static RAM, some 400 bytes of stack, and no heap."
+        f"{' Its inputs and outputs have their channels last.' if contents.channels_last else ''}\n\n{build}\n\n"
         "The program runs one stored example and says whether the answer is the one that it had when this folder was made.\n"
     )
 
@@ -284,18 +300,7 @@ architectures=*
 includes={name}.h
 """
     sketch = "\n".join(
-        [
-            '#include "example.h"',
-            f'#include "{name}.h"',
-            "",
-            _check(contents, "say"),
-            "",
-        ]
-    )
-    say = (
-        "#include <stdarg.h>\n#include <stdio.h>\n#include <string.h>\n\n"
-        "static void say(const char *format, ...) {\n  char line[128];\n  va_list list;\n  va_start(list, format);\n"
-        "  vsnprintf(line, sizeof line, format, list);\n  va_end(list);\n  Serial.print(line);\n}\n"
+        ["#include <string.h>", '#include "example.h"', f'#include "{name}.h"', "", _check(contents, _serial), ""]
     )
     ends = (
         "\nvoid setup() {\n  Serial.begin(115200);\n  while (!Serial) {}\n}\n"
@@ -305,7 +310,7 @@ includes={name}.h
     return {
         **_sources(contents, "src/"),
         "library.properties": properties,
-        "examples/run_one/run_one.ino": say + sketch + ends,
+        "examples/run_one/run_one.ino": sketch + ends,
         "README.md": _readme(contents, build),
     }
 

@@ -2,7 +2,7 @@
 
 The file says what it computes and where its inputs are, so no ONNX file is needed. Where the one that it was exported from lies
 beside it, under the same stem, and gives the same bytes, or the same network without row bands, the verdict is that of
-``verify`` on it: a comparison with onnxruntime.
+``verify`` on it: a comparison with onnxruntime. Where there is none, a note says why.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mcuprune.deploy import tflite_reader
 from mcuprune.deploy.program import Program
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port, convert
-from mcuprune.errors import DataError, McupruneError
+from mcuprune.errors import DataError, McupruneError, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.options import AUTO
@@ -43,14 +43,17 @@ _IMAGES = 4
 
 
 def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
-    """``verify`` of whichever file it is, .onnx or .tflite. Arguments and errors are those of ``verify``."""
+    """``verify`` of whichever file it is, .onnx or .tflite. Arguments and errors are those of ``verify``.
+
+    Also raises UsageError for shapes and outputs of a .tflite file without an ONNX file beside it, as both are about that one.
+    """
     trial = trial or Trial()
     options.check(Draw(examples=trial.examples, seed=trial.seed))
     if Path(path).suffix != ".tflite":
         return verify(path, trial)
     read = tflite_reader.read(path)
     source = _source(Path(path), read, trial)
-    if source is not None:
+    if not isinstance(source, str):
         beside, banded = source
         verified = verify(beside, trial, banded=read if banded else None)
         whose = "which has the same network without row bands" if banded else "which gives the same bytes"
@@ -58,22 +61,39 @@ def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
     if trial.data is not None and trial.task not in (AUTO, "classify"):
         needed = f"--task {trial.task} needs the ONNX file that it was exported from beside it"
         raise DataError(f"{path}: {needed}; or leave --data out")
-    return _alone(str(path), read, trial)
+    return _alone(str(path), read, trial, source)
 
 
-def _source(path: Path, read: Converted, trial: Trial) -> tuple[Path, bool] | None:
-    """The ONNX file beside it that it was exported from, and whether in row bands; None where there is none."""
+def _source(path: Path, read: Converted, trial: Trial) -> tuple[Path, bool] | str:
+    """The ONNX file beside it that it was exported from, and whether in row bands; where there is none, why.
+
+    Raises UsageError and what loading raises for shapes and outputs that the file beside it doesn't have.
+    """
     beside = path.with_suffix(".onnx")
+    flags = [flag for flag, given in (("--input-shape", trial.input_shapes), ("--outputs", trial.outputs)) if given]
     if not beside.is_file():
-        return None
+        if flags:
+            both = " and ".join(flags)
+            raise UsageError(
+                f"{path}: {both} would be about the ONNX file that it was exported from, and no {beside.name} lies beside it: "
+                f"put it there, or leave {both} out"
+            )
+        return f"no {beside.name} lies beside it"
     try:
         net = network.load(beside, input_shapes=trial.input_shapes, outputs=trial.outputs, accept=ops.accept(str(beside)))
+    except McupruneError as error:
+        if flags:  # they are about this file, so it can't be another model that lies there by chance
+            raise
+        return f"the file beside it can't be read: {error}"
+    try:
         written = [convert(net, offline=True, names=names) for names in (False, True)]
-    except McupruneError:  # another model, and nothing that this file depends on
-        return None
+    except McupruneError as error:  # a float model, for one
+        return f"the file beside it can't be what it was exported from: {error}"
     if any(converted.content == read.content for converted in written):
         return beside, False
-    return (beside, True) if _in_bands(written[0], read) else None
+    if _in_bands(written[0], read):
+        return beside, True
+    return f"{beside.name} beside it gives other bytes{' with ' if flags else ''}{' and '.join(flags)}"
 
 
 def _in_bands(plain: Converted, read: Converted) -> bool:
@@ -103,8 +123,8 @@ def _kernels(program: Program) -> Counter[bytes]:
     return kernels
 
 
-def _alone(path: str, read: Converted, trial: Trial) -> Verification:
-    """The file in the runtimes that read it, against each other."""
+def _alone(path: str, read: Converted, trial: Trial, why: str) -> Verification:
+    """The file in the runtimes that read it, against each other. why: it isn't compared with onnxruntime."""
     keys = runners.available(of_tflite=True)
     split, read = _split(path, read, trial)
     random = np.random.default_rng(trial.seed)
@@ -144,7 +164,7 @@ def _alone(path: str, read: Converted, trial: Trial) -> Verification:
         metric=None,
         default_session_metric=None,
         memory=memory,
-        notes=_notes(path, keys, memory.ok),
+        notes=_notes(why, keys, memory.ok),
     )
 
 
@@ -156,8 +176,8 @@ def _of_classes(outputs: Array, labels: Array) -> Metric:
     return tally.metric()
 
 
-def _notes(path: str, keys: Sequence[str], arena_ok: bool) -> tuple[str, ...]:
-    notes = [f"not compared with onnxruntime: no {Path(path).with_suffix('.onnx').name} that gives these bytes lies beside it"]
+def _notes(why: str, keys: Sequence[str], arena_ok: bool) -> tuple[str, ...]:
+    notes = [f"not compared with onnxruntime: {why}"]
     if len(keys) == 1:
         notes.append(f"{runners.RUNNERS[keys[0]].title} is the only runtime here that reads it: nothing to compare it with")
     return (*notes, *([] if arena_ok else ["the arena measured is above what is predicted for pointers of this size"]))
