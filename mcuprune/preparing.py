@@ -290,6 +290,8 @@ def _shrinkable(request: Request, channels: Channels) -> bool:
 def _check_flags(request: Request) -> None:
     """Refuse what makes no sense for any model, as far as that is known without the packages that train."""
     check_request(request)
+    if request.teacher is not None and not os.path.isfile(request.teacher):
+        raise UsageError(f"--teacher {request.teacher}: is no file; name a trained network that is there")
     for default in WINDOWS.values():
         window(request, default)
 

@@ -355,3 +355,13 @@ def test_what_is_typed_goes_before_what_the_configuration_says_of_the_same_quest
 def test_an_option_displaces_options_alone():
     names = {one.name for one in options.of(Request)}
     assert all({*one.displaces} <= names - {one.name} for one in options.of(Request))
+
+
+UNTRAINED = ("prune", "net.onnx", "--macs", "50%", "--no-train", "--float", "-q", "-o", "small.onnx")
+
+
+def test_a_teacher_that_is_not_there_is_one_message(capsys):
+    configure('teacher = "nope"')
+    for words in (UNTRAINED, ("prune", "net.onnx", "--macs", "100%", "--data", "digits", "-o", "small.onnx")):
+        assert main([*words]) == 2
+        assert capsys.readouterr().err == "mcuprune: --teacher nope: is no file; name a trained network that is there\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 from mcuprune import __version__, options
 from mcuprune.data.columns import identify
 from mcuprune.data.sets import Data
-from mcuprune.errors import UsageError
+from mcuprune.errors import ModelError, UsageError, cause
 from mcuprune.graph import external
 from mcuprune.graph.network import Network
 from mcuprune.train.request import Request
@@ -39,14 +39,24 @@ def course(request: Request, net: Network | None, data: Data | None = None) -> d
 
 
 def model_digest(request: Request, net: Network | None) -> str:
-    """A hash of the network that is pruned and of its teacher's file, external data included, in hexadecimal."""
+    """A hash of the network that is pruned and of its teacher's file, external data included, in hexadecimal.
+
+    Raises ModelError where a file can't be read.
+    """
     model = hashlib.sha256()
     networks = [*([request.model] if net is None else []), *([request.teacher] if request.teacher else [])]
     for file in [file for path in networks for file in (path, *external.files(path))]:
-        model.update(hashlib.sha256(Path(file).read_bytes()).digest())
+        model.update(hashlib.sha256(_content(file)).digest())
     if net is not None:
         model.update(net.to_proto().SerializeToString(deterministic=True))
     return model.hexdigest()
+
+
+def _content(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: can't be read ({cause(error)}); name a file that is there and may be read") from None
 
 
 def data_digest(data: Data | None) -> str:
