@@ -55,7 +55,8 @@ class Option:
     least, most: the first and the last number that is taken. below: the first one that isn't. choices: the only values.
     parse: turns the text of the flag into the value; raises UsageError, which gets the flag's name.
     check: raises UsageError, naming the flag, for a value of which range and choices don't say enough.
-    needs: what has to run for it to have an effect: "training", the "gradients" that lead the widths, or "scores" of channels.
+    needs: what has to be there for it to have an effect: "training", the "gradients" that lead the widths, "scores" of
+        channels, "data" that is read, or a "start" that depends on whether the model counts as trained.
     displaces: names of options that contradict it, or answer the same question: where it is typed, what a configuration or a
         repeated run says of those is not heard.
     in_config: whether ``[prune]`` of the configuration may set it. changes_run: whether another value may give other results.
@@ -77,7 +78,7 @@ class Option:
     choices: tuple[Any, ...] = ()
     parse: Callable[[str], Any] | None = None
     check: Callable[[Any], object] | None = None
-    needs: Literal["", "training", "gradients", "scores"] = ""
+    needs: Literal["", "training", "gradients", "scores", "data", "start"] = ""
     displaces: tuple[str, ...] = ()
     in_config: bool = True
     changes_run: bool = True
@@ -102,6 +103,10 @@ class Option:
     def opposite(self) -> str:
         """The flag that takes a bool back, whatever a configuration or a repeated run says: ``--no-float``, ``--train``."""
         return f"--{self.key.removeprefix('no-')}" if self.key.startswith("no-") else f"--no-{self.key}"
+
+    def typed(self, value: Any) -> str:
+        """The flag that one types for a value: of a bool, itself or its opposite."""
+        return self.opposite if self.kind is bool and value == self.switches_off else self.flag
 
     @property
     def spellings(self) -> list[str]:
@@ -221,9 +226,9 @@ def flags_of(entries: Mapping[str, Any]) -> Any:
     return field(default_factory=dict, metadata={_KEY: whole})
 
 
-def unasked(default: Any, *, changes_run: bool) -> Any:
-    """A field that no flag sets. changes_run: whether another value may give other results."""
-    return field(default=default, metadata={"changes_run": changes_run})
+def unasked(default: Any, *, changes_run: bool, compare: bool = True) -> Any:
+    """A field that no flag sets. changes_run: whether another value may give other results. compare: as for ``field``."""
+    return field(default=default, compare=compare, metadata={"changes_run": changes_run})
 
 
 def without(kind: type, *names: str) -> type:
@@ -348,11 +353,9 @@ def document(asked: Any) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in values.items()}
 
 
-def without_effect(asked: Any, *needs: str) -> list[str]:
-    """The flags of those options that need what doesn't run and were set to something else than by default."""
-    return [
-        option.flag for option in of(type(asked)) if option.needs in needs and getattr(asked, option.name) != option.default
-    ]
+def without_effect(asked: Any, *needs: str) -> list[Option]:
+    """Those options that need what isn't there and were set to something else than by default."""
+    return [option for option in of(type(asked)) if option.needs in needs and getattr(asked, option.name) != option.default]
 
 
 def words(kind: type, values: Mapping[str, Any]) -> list[str]:
@@ -363,7 +366,7 @@ def words(kind: type, values: Mapping[str, Any]) -> list[str]:
         if value is None:
             continue
         if option.kind is bool:
-            typed += [option.flag if value != option.switches_off else option.opposite]
+            typed += [option.typed(value)]
         else:
             for item in value if option.repeated else [value]:
                 typed += [option.flag, f"{item}"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcuprune import console, options, places, usercode
+from mcuprune import console, places, usercode
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import banding, resources, widths
 from mcuprune.costs.banded import BandedCosts
@@ -42,7 +42,7 @@ from mcuprune.train.goal import Goal, goal, try_loss
 from mcuprune.train.methods import METHODS
 from mcuprune.train.origin import comes_trained
 from mcuprune.train.rehearsal import rehearse
-from mcuprune.train.request import Request, long_as_asked, search_for
+from mcuprune.train.request import Request, long_as_asked, search_for, without_effect
 from mcuprune.train.request import check as check_request
 from mcuprune.train.schedules import WINDOWS, Narrow, schedule_for, window
 from mcuprune.train.task import Schedule, Task
@@ -131,7 +131,8 @@ def prepared(request: Request, net: Network | None, given: Given | None, start: 
     refuse_changed(request, net, None if aim is None else aim.data)
     metric, learned = (None, False) if aim is None else figure(original, aim, request.model)
     warm, unfit = _comes_trained(request, original, aim, metric, learned=learned)
-    notes = (*retyped, *notes, *(data.notes if data else ()), *unfit, *_needless(request, labelled, fits=fits, warm=warm))
+    needless = _needless(request, labelled, fits=fits, warm=warm, has_data=data is not None)
+    notes = (*retyped, *notes, *(data.notes if data else ()), *unfit, *needless)
     if fits and _spares_training(request, warm=warm):
         request = replace(request, train=False)
     if request.train and aim is not None:
@@ -309,8 +310,8 @@ def _spares_training(request: Request, *, warm: bool) -> bool:
     return request.train and warm and not long_as_asked(request)
 
 
-def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -> list[str]:
-    """What of a prune there was nothing to do for."""
+def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool, has_data: bool) -> list[str]:
+    """What of a prune there was nothing to do for. has_data: whether data was read."""
     notes = []
     if fits:
         why = "" if channels.groups else f"; nothing could be: {widths.why_none(channels)}"
@@ -318,11 +319,10 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool) -
     spared = fits and _spares_training(request, warm=warm)
     if spared:
         notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
-    idle = options.without_effect(request, "training", "gradients")
-    if METHODS[request.method].before_training:
-        idle.remove("--method")
-    if idle and (spared or not request.train):
-        notes.append(f"no effect without training: {', '.join(idle)}")
+    idle = without_effect(replace(request, train=request.train and not spared), has_data=has_data)
+    if idle:
+        flags = [option.typed(getattr(request, name)) for name, (option, _) in idle.items()]
+        notes.append(f"no effect without training: {', '.join(flags)}")
     return notes
 
 

@@ -334,4 +334,5 @@ def _train(run: Run, checkpoint: Checkpoint, on_step: OnStep) -> Candidate:
 def _idle(request: Request) -> list[str]:
     """The flags that were given and lead the widths of a method that doesn't run."""
     led_by = METHODS[request.method].led_by
-    return [flag for need in ("gradients", "scores") if need != led_by for flag in options.without_effect(request, need)]
+    idle = [option for need in ("gradients", "scores") if need != led_by for option in options.without_effect(request, need)]
+    return [option.typed(getattr(request, option.name)) for option in idle]

@@ -72,17 +72,27 @@ class Feed:
         group="Data",
         metavar=f"{'|'.join(RANGES)}|X",
         check=scale_and_mean,
+        needs="data",
     )
     mean: str | None = option(
-        None, help="Subtracted after scaling; one number, or one a channel.", group="Data", metavar="X,...", check=_mean
+        None,
+        help="Subtracted after scaling; one number, or one a channel.",
+        group="Data",
+        metavar="X,...",
+        check=_mean,
+        needs="data",
     )
-    std: str | None = option(None, help="Divided by at last; as --mean.", group="Data", metavar="X,...", check=_std)
+    std: str | None = option(
+        None, help="Divided by at last; as --mean.", group="Data", metavar="X,...", check=_std, needs="data"
+    )
     layout: str | None = option(
-        None, help="Of the model's input, where its shape doesn't tell.", group="Data", choices=_LAYOUTS
+        None, help="Of the model's input, where its shape doesn't tell.", group="Data", choices=_LAYOUTS, needs="data"
     )
-    colours: str | None = option(None, help="The order that the model takes colours in.", group="Data", choices=COLOURS)
+    colours: str | None = option(
+        None, help="The order that the model takes colours in.", group="Data", choices=COLOURS, needs="data"
+    )
     classes: str | None = option(
-        None, help="Names of the model's classes in their order, one a line.", group="Data", metavar="FILE"
+        None, help="Names of the model's classes in their order, one a line.", group="Data", metavar="FILE", needs="data"
     )
     frontend: str | None = option(
         None,
@@ -90,6 +100,7 @@ class Feed:
         group="Data",
         metavar="mfcc,NAME=N,...",
         check=frontend.parsed,
+        needs="data",
     )
 
 
