@@ -247,6 +247,19 @@ def _partial(place: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def leaving_none_empty(folder: str | Path) -> Iterator[None]:
+    """Remove at the end, of a folder and of those above it, the ones that weren't there before and hold nothing."""
+    path = Path(os.path.abspath(folder))
+    fresh = [place for place in (path, *path.parents) if not os.path.lexists(place)]
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):  # it holds something now, or was never made
+            for place in fresh:
+                place.rmdir()
+
+
+@contextmanager
 def alone_in(folder: str | Path) -> Iterator[None]:
     """Work in a folder as the only process of those that ask for it so. It is made where it isn't there, and gone again where
     nothing was put into it.

@@ -344,7 +344,28 @@ def test_sparse_networks_are_measured_against_the_same_budgets(tmp_path, few_dig
 def test_what_makes_no_sense_is_refused_before_the_work(tmp_path, capsys, flags, said):
     assert main(["portfolio", str(MODEL), "--data", "digits", *flags, "-o", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "out" / "portfolio.json").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--input-shape", "image=1,3,5,5"], "image"),
+        (["--input-shape", "nobody=1,1,16,16"], "nobody"),
+        (["--teacher", "nope"], "--teacher nope: is no file"),
+        (["--outputs", "nobody"], "nobody"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(tmp_path, capsys, flags, said):
+    """Not even those above it."""
+    words = ["portfolio", str(MODEL), "--data", "digits", "--macs", "10%,50%"]
+    for more in ([], ["--independent"]):
+        assert main([*words, *flags, *more, "-o", str(tmp_path / "new" / "out")]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    assert main([*words, *flags, "-o", str(tmp_path / "there" / "out")]) == 2
+    assert [*tmp_path.iterdir()] == [tmp_path / "there"]
 
 
 @pytest.mark.thorough

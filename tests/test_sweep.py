@@ -550,12 +550,13 @@ def test_a_sweep_takes_no_place_of_the_users_files(here, capsys, prepare, said):
 )
 def test_a_mistake_is_one_message(here, capsys, words, said):
     """And leaves nothing behind that the right command would stumble over."""
-    assert main(["sweep", "net.onnx", *words]) == 2
+    before = sorted(here.iterdir())
+    assert main(["sweep", "net.onnx", *[word.replace("out", "new/out") for word in words]]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert said in captured.err
     assert captured.err.count("\n") == 1
-    assert not Path("out").exists()
+    assert sorted(here.iterdir()) == before
 
 
 @pytest.mark.parametrize("resume", [(), ("--resume",)])

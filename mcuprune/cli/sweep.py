@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from mcuprune import console, face, options, rerun, units
+from mcuprune import console, face, options, places, rerun, units
 from mcuprune.cli.flags import (
     ManyLimited,
     OneModel,
@@ -144,10 +144,9 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
     for method in runs.methods:
         refuse_unknown_method(method)
     folder = Path(runs.folder)
-    fresh = not os.path.lexists(folder)
-    if not fresh and not os.path.isdir(folder):
+    if os.path.lexists(folder) and not os.path.isdir(folder):
         return {}  # the sweep refuses what is no folder, and says more
-    try:
+    with places.leaving_none_empty(folder):
         for budget in runs.budgets():
             run_of = runs.run(grid.Cell(budget, runs.methods[0]), first.seed)
             asked = replace(_asked(first, run_of), output=first.output, report=None)
@@ -155,10 +154,6 @@ def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:
                 run = preparing.prepared(asked, None, first.data, None)
                 return course.contents(course.course(run.request, None, run.data), run.data)
         return {"model": course.model_digest(first, None), "data": None}
-    finally:
-        if fresh:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def _executor(flags: Flags, asked: Request, inputs: Sequence[str]) -> Executor:

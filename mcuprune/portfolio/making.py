@@ -51,10 +51,15 @@ class Request:
 def make(request: Request, on_step: OnStep = lambda step: None, on_run: OnRun = lambda run, left: None) -> Mapping[str, Any]:
     """Make the networks, write all files into the folder, and return what ``portfolio.json`` says.
 
-    Raises a McupruneError where no answer is possible: what ``pruning.prune`` raises; UsageError for a folder that holds
-    something else. A portfolio that was finished by the same request is kept as it is, and one by another refused.
+    Raises a McupruneError where no answer is possible, and leaves no new folder then that holds nothing: what ``pruning.prune``
+    raises; UsageError for a folder that holds something else. A portfolio that was finished by the same request is kept as it
+    is, and one by another refused.
     """
-    folder = Path(request.folder)
+    with places.leaving_none_empty(request.folder):
+        return _make(request, Path(request.folder), on_step, on_run)
+
+
+def _make(request: Request, folder: Path, on_step: OnStep, on_run: OnRun) -> Mapping[str, Any]:
     tracking.refuse_lacking(request.pruning.track)
     _settle(request, folder)
     if request.pruning.resume and os.path.exists(folder / manifest.DOCUMENT):
