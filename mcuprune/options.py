@@ -163,7 +163,7 @@ class Option:
         """Raise UsageError, naming the flag, for a value that the option doesn't take."""
         if not (refusal := self._refusal(value)):
             return
-        if not self.choices:
+        if not self.choices or self._is_quoted(value):
             raise UsageError(f"invalid value for '{self.flag}': {value!r} {refusal}")
         if self.kind is str:
             raise UsageError(f"{self.flag}: {value!r} {refusal}")
@@ -171,6 +171,10 @@ class Option:
 
     def _refusal(self, value: Any) -> str | None:
         """What follows on the value in a message about one that isn't taken, None for one that is."""
+        if self._is_quoted(value):
+            return f"is a string, where {self.takes} is wanted; write it without quotes"
+        if self.choices and self.kind in _NUMBERS and isinstance(value, str):
+            return f"is a string, where {self.takes} is wanted; there are {', '.join(map(str, self.choices))}"
         if self.choices and value not in self.choices:
             return f"is not known; {nearest(str(value), map(str, self.choices))}"
         if self.repeated:
@@ -180,6 +184,12 @@ class Option:
         else:
             fits = isinstance(value, _NUMBERS.get(self.kind, self.kind)) and self._in_range(value)
         return None if fits else f"is not {self.takes}"
+
+    def _is_quoted(self, value: Any) -> bool:
+        """Whether a text is a number that would be taken if it weren't a text."""
+        if not isinstance(value, str) or self.kind not in _NUMBERS or self.repeated:
+            return False
+        return not isinstance(number := _number(self.kind, value), str) and self._refusal(number) is None
 
     def _in_range(self, value: Any) -> bool:
         return (

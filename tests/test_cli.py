@@ -523,6 +523,7 @@ def test_a_bad_file_is_one_message(kind, command, capsys):
         (["--sram", "0.0001%"], "the limit of SRAM comes to 0"),
         (["--srm", "64KB"], "no such option: --srm"),
         (["--sram"], "option '--sram' requires an argument"),
+        (["--board", ""], "--board: the name of the board is empty; `mcuprune boards` lists those that there are"),
         (["--board", "nucleo-f767"], "--board: no board 'nucleo-f767'; did you mean nucleo-f767zi?"),
         (["--sram-model", "tflite"], "--sram-model: 'tflite' is not known; did you mean 'tflm'?"),
         (["--sram", "1KB", "--format", "jsn"], "--format: unknown format 'jsn'; did you mean 'json'?"),

@@ -136,6 +136,7 @@ def test_no_file_is_an_empty_configuration(tmp_path_factory):
         ("budget = { sram = true }", "budget: sram = True is neither"),
         ("sram-model = 'tflite'", "sram-model: 'tflite' is not known; did you mean 'tflm'?"),
         ("sram-model = ['peak']", "sram-model: ['peak'] is not known"),
+        ("board = ''", "board: the name of the board is empty; `mcuprune boards` lists those that there are"),
         ("board = 'nucleo-f767'", "board: no board 'nucleo-f767'; did you mean nucleo-f767zi?"),
         ("board = 7", "board: 7 is not a string"),
         ("max-growth = '2'", "max-growth: '2' is not a share"),

@@ -106,6 +106,30 @@ def test_a_flag_takes_what_its_field_takes(one_more, words, capsys):
     assert message.endswith("is not a whole number from 1\n")
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ('weight-bits = "7"', "weight-bits = '7' is a string, where a whole number is wanted; write it without quotes"),
+        (
+            'epochs = "3"',
+            "epochs = '3' is a string, where a whole number from 1 to 2147483647 is wanted; write it without quotes",
+        ),
+        ('lr = "0.1"', "lr = '0.1' is a string, where a number is wanted; write it without quotes"),
+        ("weight-bits = 9", "weight-bits = 9 is not known; there are 7, 8"),
+        ('weight-bits = "9"', "weight-bits = '9' is a string, where a whole number is wanted; there are 7, 8"),
+    ],
+)
+def test_a_number_in_quotes_is_told_to_be_a_string(capsys, said, wanted):
+    configure(said)
+    assert main(["prune", "net.onnx", "--macs", "50%"]) == 2
+    assert capsys.readouterr().err == f"mcuprune: {Path.cwd()}/mcuprune.toml: prune: {wanted}\n"
+
+
+def test_a_number_as_text_in_a_script_is_told_to_be_a_string():
+    with pytest.raises(UsageError, match="'--weight-bits': '7' is a string, where a whole number is wanted"):
+        mcuprune.prune("net.onnx", {"macs": "50%"}, train=False, weight_bits="7")  # type: ignore[arg-type]
+
+
 def test_a_misspelt_flag_is_told_the_nearest(one_more, capsys):
     assert main(["prune", "net.onnx", "--patienc", "3"]) == 2
     assert "did you mean '--patience'?" in capsys.readouterr().err

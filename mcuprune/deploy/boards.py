@@ -95,7 +95,9 @@ BOARDS: dict[str, Board] = {
 
 
 def board(name: str) -> Board:
-    """The board of that name, in any case. Raises UsageError that lists the nearest names."""
+    """The board of that name, in any case. Raises UsageError that lists the nearest names, and for an empty one."""
+    if not name.strip():
+        raise UsageError("the name of the board is empty; `mcuprune boards` lists those that there are")
     known = BOARDS.get(name.lower())
     if known is None:
         part = [known for known in BOARDS if name.lower() in known]
