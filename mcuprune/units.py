@@ -27,6 +27,7 @@ _EXAMPLES: dict[Unit, tuple[str, str]] = {
     "count": ("count", "10M, 500k, 10000000 or 50%"),
     "time": ("time", "40ms, 1.5s, 800us or 50%"),
 }
+_LEAST: dict[Unit, str] = {"bytes": "1 byte", "count": "1", "time": "1us"}
 _QUANTITY = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*|%)\s*", re.ASCII)
 #: The larger units that numbers are shown in, and what stands behind one that is smaller than all of them.
 _STEPS: dict[Unit, tuple[tuple[str, int], ...]] = {
@@ -66,8 +67,12 @@ def parse(text: str, unit: Unit) -> Limit:
         if factor and number * factor >= 1:
             return Limit(number * factor, relative=False)
     what, examples = _EXAMPLES[unit]
-    if quantity and Fraction(quantity[1]) > 0 and (close := _meant(quantity[2], unit)):
-        raise UsageError(f"{text!r} is not a {what}; did you mean {quantity[1]}{close}?")
+    if quantity and number > 0:
+        close = suffix if factor else _meant(suffix, unit)
+        if close is not None and number * _FACTORS[unit][close] < 1:
+            raise UsageError(f"{text!r} is less than {_LEAST[unit]}, the least {what}; write it like {examples}")
+        if close:
+            raise UsageError(f"{text!r} is not a {what}; did you mean {quantity[1]}{close}?")
     raise UsageError(f"{text!r} is not a {what}; write it like {examples}")
 
 

@@ -86,6 +86,24 @@ def test_a_unit_that_is_none_is_told_which_was_meant(text: str, unit: units.Unit
     assert units.parse(meant, unit).value > 0
 
 
+@pytest.mark.parametrize(
+    ("text", "unit", "least"),
+    [
+        ("0.1us", "time", "1us, the least time"),
+        ("0.5", "time", "1us, the least time"),
+        ("0.0001ms", "time", "1us, the least time"),
+        ("0.0001k", "count", "1, the least count"),
+        ("0.0001K", "count", "1, the least count"),
+        ("0.0001KB", "bytes", "1 byte, the least size"),
+        ("0.0001kb", "bytes", "1 byte, the least size"),
+        ("0.9", "bytes", "1 byte, the least size"),
+    ],
+)
+def test_less_than_the_smallest_unit_is_told_as_that(text: str, unit: units.Unit, least: str) -> None:
+    with pytest.raises(UsageError, match=f"{re.escape(text)}' is less than {least}; write it like"):
+        units.parse(text, unit)
+
+
 @pytest.mark.parametrize("text", ["0kb", "64 apples", "K", "1.5.2K"])
 def test_what_is_no_size_at_all_gets_examples(text: str) -> None:
     with pytest.raises(UsageError, match="write it like"):
