@@ -772,8 +772,24 @@ def test_inputs_that_the_network_does_not_take_are_named(made):
         family.run({"image": np.zeros((1, 3, 16, 16))})
     with pytest.raises(DataError, match=r"by the names of inputs, \{'image': \.\.\.\}, not a ndarray"):
         family.run(np.zeros((1, 1, 16, 16)))
-    with pytest.raises(UsageError, match="no variant"):
-        family.switch("macs-21pct")
+    for strange in ("abc", [[1], [1, 2]], object(), {"a": 1}):
+        with pytest.raises(
+            DataError, match=r"run: what is given for input 'image', an object of type .*; give an array \(batch"
+        ):
+            family.run({"image": strange})
+    for strange in ("macs-21pct", 5, None, ["macs-20pct"]):
+        for ask in (family.switch, family.latency, lambda name: mcuprune.Portfolio(made, active=name or 7)):
+            with pytest.raises(UsageError, match="no variant"):
+                ask(strange)
+    for strange in ([2], object(), True, float("nan")):
+        with pytest.raises(UsageError, match=r"pick: latency: .* is no time"):
+            family.pick(latency=strange)
+
+
+@pytest.mark.parametrize("place", [5, None, ["folder"]])
+def test_what_is_no_path_is_no_portfolio(place):
+    with pytest.raises(UsageError, match=r"Portfolio: .* is no path; give that of a folder"):
+        mcuprune.Portfolio(place)
 
 
 def test_a_changed_file_is_refused(made, tmp_path):

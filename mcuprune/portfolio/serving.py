@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import re
 import sys
 import threading
@@ -17,6 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
+from numbers import Real
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -30,6 +32,7 @@ from mcuprune.immutable import immutable
 from mcuprune.options import nearest
 from mcuprune.portfolio import manifest
 from mcuprune.train import evaluate
+from mcuprune.usercode import one_line
 
 Array = np.ndarray[Any, Any]
 #: Which variants have a session: ``all`` of them, or the ``active`` one alone.
@@ -114,7 +117,7 @@ class _Served:
             raise DataError(f"run: takes arrays by the names of inputs, {{{example}}}, not a {type(inputs).__name__}")
         if inputs.keys() != self.inputs.keys():
             raise DataError(f"run: the networks take {', '.join(self.inputs)}, not {', '.join(map(str, inputs)) or 'nothing'}")
-        fed = {name: np.asarray(value, np.float32) for name, value in inputs.items()}
+        fed = {name: _numbers(name, value) for name, value in inputs.items()}
         try:
             outputs = self.session.run(self.outputs, fed)
         except Exception as error:  # onnxruntime raises its own kinds, none of them public
@@ -124,6 +127,14 @@ class _Served:
                 f"run: {self.variant.name} takes arrays of shape {shapes}, not {given} ({str(error).splitlines()[0]})"
             ) from None
         return Answer(self.variant.name, dict(zip(self.outputs, outputs, strict=True)))
+
+
+def _numbers(name: str, value: Any) -> Array:
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:  # text, lists of several lengths, objects
+        said = f"an object of type {type(value).__name__}, is no array of numbers ({one_line(error)})"
+        raise DataError(f"run: what is given for input '{name}', {said}; give an array (batch, ...)") from None
 
 
 def _give_back() -> None:
@@ -143,18 +154,21 @@ class Portfolio:
     variants: by their names, in the order in which they were asked for.
     """
 
-    def __init__(self, path: str | Path, *, active: str | None = None, resident: Resident = "all") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, active: str | None = None, resident: Resident = "all") -> None:
         """Read a portfolio from its folder, or from ``portfolio.json`` in it. Files may go afterwards.
 
         active: the variant that answers first; by default the most accurate one.
         resident: ``all`` variants have a session ready, so that a switch takes no time; with ``active`` only the one that
         answers has, the others are open files, and a switch builds a session.
-        Raises UsageError for a folder without a portfolio, ModelError for a file that isn't what it was.
+        Raises UsageError for what is no path, for a folder without a portfolio and for a name that no variant has, ModelError
+        for a file that isn't what it was.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"Portfolio: {path!r} is no path; give that of a folder that `mcuprune portfolio` has written")
         if resident not in ("all", "active"):
             raise UsageError(f"Portfolio: resident is {resident!r}; choose all or active")
         self.variants: Mapping[str, Variant]
-        self.variants, self._whole = _read(Path(path))
+        self.variants, self._whole = _read(Path(os.fsdecode(path)))
         self._resident = resident
         self._switching = threading.Lock()
         self._ready: dict[str, _Served] = {}
@@ -184,7 +198,7 @@ class Portfolio:
 
         Raises UsageError for a name that no variant has.
         """
-        if name == self.active:
+        if self._known(name).name == self.active:
             return
         with self._switching:  # of two that switch at once, the later one counts; nobody who runs waits for either
             self._active = self._served(name)
@@ -197,7 +211,7 @@ class Portfolio:
         this machine, measured when it is first asked for.
         accuracy: the least, as a share of 1 or as ``"98%"``; the variant of fewest multiply-accumulates is then picked. Of what
         is no classifier the figure of its task counts: the least, or, of errors, the most that is allowed.
-        Raises BudgetError where no variant is within them, UsageError for a limit that isn't known.
+        Raises BudgetError where no variant is within them, UsageError for a limit that isn't known or makes no sense.
         """
         within = [variant for variant in self.variants.values() if self._holds(variant, limits)]
         if latency is not None:
@@ -229,9 +243,13 @@ class Portfolio:
         return variant.used["latency"] / 1e6 if "latency" in variant.used else self.latency(variant.name)
 
     def latency(self, name: str) -> float:
-        """Seconds that a variant takes for one answer on this machine: the median of some, measured once."""
+        """Seconds that a variant takes for one answer on this machine: the median of some, measured once.
+
+        Raises UsageError for a name that no variant has.
+        """
+        variant = self._known(name)
         if name not in self._latency:
-            served = self._ready.get(name) or _Served(self._known(name))
+            served = self._ready.get(name) or _Served(variant)
             inputs = {
                 port.name: np.zeros([size if isinstance(size, int) else 1 for size in port.shape], np.float32)
                 for port in served.inputs.values()
@@ -277,8 +295,8 @@ class Portfolio:
             raise errors[0]
 
     def _known(self, name: str) -> Variant:
-        if name not in self.variants:
-            raise UsageError(f"no variant {name!r}; {nearest(name, self.variants)}")
+        if not isinstance(name, str) or name not in self.variants:
+            raise UsageError(f"no variant {name!r}; {nearest(str(name), self.variants)}")
         return self.variants[name]
 
     def _served(self, name: str) -> _Served:
@@ -308,6 +326,8 @@ def _seconds(latency: str | float) -> float:
         if limit.relative:
             raise UsageError(f"pick: latency: {latency!r} is a share; write a time, like 2ms")
         return float(limit.value) / 1e6
+    if isinstance(latency, bool) or not isinstance(latency, Real) or math.isnan(latency):
+        raise UsageError(f"pick: latency: {latency!r} is no time; write it like 2ms, or as a number of seconds")
     return float(latency)
 
 
