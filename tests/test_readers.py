@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import shutil
 import struct
 import tarfile
@@ -270,10 +271,12 @@ def test_json_lines_with_several_columns_give_several_outputs(tmp_path: Path) ->
     [
         ("", "no rows"),
         ("name,label\nx.png,1\n", "no column of files"),
-        ("file,label\nx.png,1,2\n", "row 1 has 3 columns, the head 2"),
-        ("file,label\nx.png,\n", "row 1 has no label"),
+        ("file,label\nx.png,1,2\n", "row 1 has 3 columns, the head 2; give every row one value for each of file, label"),
+        ("file,label\nx.png\n", "row 1 has 1 columns, the head 2; give every row one value for each of file, label"),
+        ("file,label\nx.png,\n", "row 1 has no label; write a class or a number there, or leave the row out"),
         ("file,label\n../../etc/passwd,1\n", "is no image or WAV file"),
-        ("file,file\nx.png,1\n", "two columns of one name"),
+        ("file,file\nx.png,1\n", "two columns of one name among file, file; give each column of the head a name of its own"),
+        ("file,label,split\nx.png,1,test\n", "no row is of split train; write train into column split"),
         ("file,label,split\nx.png,1,maybe\n", "split is 'maybe'"),
     ],
 )
@@ -285,6 +288,41 @@ def test_tables_that_make_no_sense_are_refused(tmp_path: Path, text: str, says: 
 
 
 # -------------------------------------------------------------------------------------------------------------- arrays
+
+
+class Trap:
+    """What writes a file when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("unpickled"),))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda place: np.save(place, np.array([Trap()] * 8), allow_pickle=True),
+            r"holds pickled Python objects, which are never",
+        ),
+        (
+            lambda place: place.write_bytes(pickle.dumps(Trap())),
+            r"not a readable \.npy of plain numbers \(.*write it with numpy",
+        ),
+        (lambda place: os.truncate(place, 400), r"claims shape \(20, 4\) of float32, 320 bytes, but has 272; write it again"),
+        (lambda place: os.truncate(place, 3), r"not a readable \.npy of plain numbers \(.*\); write it with numpy.save"),
+        (lambda place: place.write_bytes(place.read_bytes() + b"more"), r"320 bytes, but has 324; write it again"),
+    ],
+)
+def test_an_npy_file_of_no_plain_numbers_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "x.npy"
+    np.save(place, np.zeros((20, 4), np.float32))
+    change(place)
+    with pytest.raises(DataError, match=rf"x\.npy: .*{says}"):
+        opened(place, shape=(4,))
+    assert not Path("unpickled").exists()
 
 
 def arrays(n: int = 30, shape: tuple[int, ...] = (3, *SIZE)) -> dict[str, np.ndarray]:

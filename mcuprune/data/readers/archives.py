@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -62,22 +62,29 @@ def read(path: str) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _header(path: str, archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of one array, held against the member's size: reading allocates what the header claims."""
+    """Shape and type of one array."""
     with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-        else:
-            raise DataError(f"{path}: {key} is stored in .npy format {version}; it must hold plain numbers")
-        if dtype.hasobject:
-            raise DataError(f"{path}: {key} holds pickled Python objects, which are never read; save plain numbers")
-        n_bytes, expected = info.file_size - file.tell(), math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or n_bytes != expected:
-            raise DataError(
-                f"{path}: {key} claims shape {shape} of {dtype}, {expected} bytes, but has {n_bytes}; write it again"
-            )
+        return header(f"{path}: {key}", file, info.file_size)
+
+
+def header(what: str, file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array in .npy format, held against the bytes that are there: reading allocates what is claimed.
+
+    what: how a message begins. size: bytes of the whole file. Raises DataError for other than plain numbers, and for another
+    size; what numpy raises where there is no header.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise DataError(f"{what} is stored in .npy format {version}; it must hold plain numbers")
+    if dtype.hasobject:
+        raise DataError(f"{what} holds pickled Python objects, which are never read; save plain numbers")
+    n_bytes, expected = size - file.tell(), math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or n_bytes != expected:
+        raise DataError(f"{what} claims shape {shape} of {dtype}, {expected} bytes, but has {n_bytes}; write it again")
     return tuple(shape), np.dtype(dtype)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from mcuprune.data import trees
 from mcuprune.data.arrays import known
 from mcuprune.data.raw import Asked, Part, Raw, Reader
-from mcuprune.data.readers.archives import of_arrays
+from mcuprune.data.readers.archives import header, of_arrays
 from mcuprune.errors import DataError
 
 _LETTERS = {"images": "x", "data": "x", "x": "x", "inputs": "x", "labels": "y", "targets": "y", "y": "y"}
@@ -28,9 +30,12 @@ def read(path: Path, asked: Asked) -> Raw:
 def mapped(path: Path) -> np.ndarray:
     """An array of a ``.npy`` file, which is not read before it is used. Raises DataError for pickled and damaged ones."""
     try:
+        with path.open("rb") as file:
+            header(f"{path}: the array", file, os.fstat(file.fileno()).st_size)
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: not a readable .npy of plain numbers ({' '.join(str(error).split())[:200]})") from error
+    except (OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, OverflowError, tokenize.TokenError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: not a readable .npy of plain numbers ({said}); write it with numpy.save") from error
     return array
 
 

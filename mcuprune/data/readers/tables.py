@@ -34,14 +34,16 @@ def read(path: Path, asked: Asked) -> Raw:
     by_part: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for number, row in enumerate(rows, 1):
         if row.keys() != rows[0].keys():
-            raise DataError(f"{path}: row {number} has columns {', '.join(row)}; the first has {', '.join(rows[0])}")
+            raise DataError(
+                f"{path}: row {number} has columns {', '.join(row)}; the first has {', '.join(rows[0])}; give all the same"
+            )
         named = "train" if split_key is None else str(row[split_key])
         part = trees.part_named(named)
         if part is None:
             raise DataError(f"{path}: row {number}: {split_key} is {named!r}; write train, val or test")
         by_part.setdefault(part, []).append((number, row))
     if "train" not in by_part:
-        raise DataError(f"{path}: no row is of split train")
+        raise DataError(f"{path}: no row is of split train; write train into column {split_key} of the rows to learn from")
     alone = len(label_keys) == 1
     columns = [_targets(path, key, rows, asked.classes if index == 0 else (), alone) for index, key in enumerate(label_keys)]
     parts = {}
@@ -104,14 +106,14 @@ def _targets(
     values = [row[key] for row in rows]
     if any(value is None or value == "" for value in values):
         row = next(index for index, value in enumerate(values, 1) if value is None or value == "")
-        raise DataError(f"{path}: row {row} has no {key}")
+        raise DataError(f"{path}: row {row} has no {key}; write a class or a number there, or leave the row out")
     _refuse_missing(path, key, values)
     if any(isinstance(value, (list, dict)) for value in values):
         return (lambda some: _lists(path, key, some)), (), ()
     try:
         numbers = [float(value) for value in values]
     except OverflowError as error:
-        raise DataError(f"{path}: {key} has a number that no float can hold") from error
+        raise DataError(f"{path}: {key} has a number that no float can hold; write numbers below 1e308") from error
     except (TypeError, ValueError):
         names = {str(value) for value in values}
         classes, notes = trees.ordered(path.parent, names, known, whole=alone)
@@ -142,7 +144,9 @@ def _lists(path: Path, key: str, values: Sequence[Any]) -> np.ndarray[Any, Any]:
     try:
         numbers = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: {key} holds lists of several lengths, or not of numbers alone") from error
+        raise DataError(
+            f"{path}: {key} holds lists of several lengths, or not of numbers alone; give every row as many numbers"
+        ) from error
     return numbers.astype(np.int64) if _are_whole(numbers) else numbers
 
 
@@ -162,7 +166,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: not a readable table ({error}); write it as CSV in UTF-8") from error
     lines = [line for line in lines if line]
     if len(lines) > _MOST_ROWS:
-        raise DataError(f"{path}: more than {_MOST_ROWS} rows")
+        raise DataError(f"{path}: more than {_MOST_ROWS} rows; give fewer")
     if not lines:
         return []
     head = [name.strip() for name in lines[0]]
@@ -171,10 +175,15 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     else:
         lines = lines[1:]
     if len(set(head)) < len(head):
-        raise DataError(f"{path}: two columns of one name among {', '.join(head)[:200]}")
+        raise DataError(
+            f"{path}: two columns of one name among {', '.join(head)[:200]}; give each column of the head a name of its own"
+        )
     for number, line in enumerate(lines, 1):
         if len(line) != len(head):
-            raise DataError(f"{path}: row {number} has {len(line)} columns, the head {len(head)}")
+            raise DataError(
+                f"{path}: row {number} has {len(line)} columns, the head {len(head)}; give every row one value for each of "
+                f"{', '.join(head)[:200]}"
+            )
     return [dict(zip(head, line, strict=True)) for line in lines]
 
 
