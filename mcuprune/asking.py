@@ -86,7 +86,6 @@ class Asked(Choices, Feed):
         refuse_read("prune", self.net, self.input_shapes, self.outputs)
         budget, data = budget_of(self.budget), self.data_set
         choices = {option.name: getattr(self, option.name) for kind in (Choices, Feed) for option in fields(kind)}
-        own = [option.name for kind in (Choices, Feed) for option in options.of(kind) if choices[option.name] != option.default]
         choices |= {"bands": str(self.bands), "input_shapes": shapes_of(self.input_shapes)}
         return Request(
             model=self.model,
@@ -94,7 +93,6 @@ class Asked(Choices, Feed):
             output=output,
             basis=budget.basis(self.sram_model, self.flash_model, self.runtime),
             data=data if isinstance(data, str) else None,
-            given=(*own, *(["data"] if data is not None else [])),
             **{**choices, **options.plain(Request, choices)},
         )
 

@@ -236,9 +236,9 @@ def flags_of(entries: Mapping[str, Any]) -> Any:
     return field(default_factory=dict, metadata={_KEY: whole})
 
 
-def unasked(default: Any, *, changes_run: bool, compare: bool = True) -> Any:
-    """A field that no flag sets. changes_run: whether another value may give other results. compare: as for ``field``."""
-    return field(default=default, compare=compare, metadata={"changes_run": changes_run})
+def unasked(default: Any, *, changes_run: bool) -> Any:
+    """A field that no flag sets. changes_run: whether another value may give other results."""
+    return field(default=default, metadata={"changes_run": changes_run})
 
 
 def without(kind: type, *names: str) -> type:

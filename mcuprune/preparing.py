@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcuprune import console, places, usercode
+from mcuprune import console, options, places, usercode
 from mcuprune.channels.labelling import Channels, label
 from mcuprune.costs import banding, resources, widths
 from mcuprune.costs.banded import BandedCosts
@@ -320,9 +320,8 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool, h
     if spared:
         notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
     idle = without_effect(replace(request, train=request.train and not spared), has_data=has_data)
-    if idle:
-        flags = [option.typed(getattr(request, name)) for name, (option, _) in idle.items()]
-        notes.append(f"no effect without training: {', '.join(flags)}")
+    for need in dict.fromkeys(idle.values()):
+        notes.append(f"no effect without {need}: {', '.join(flag for flag, lacks in idle.items() if lacks == need)}")
     return notes
 
 

@@ -25,7 +25,7 @@ from mcuprune.errors import UsageError, cause
 from mcuprune.graph.network import Shape
 from mcuprune.immutable import immutable
 from mcuprune.result import Result
-from mcuprune.train.request import Request, without_effect
+from mcuprune.train.request import Request
 from mcuprune.units import Limit, Unit
 
 #: The key of a report, and the packages whose versions it has.
@@ -78,7 +78,7 @@ def differences(run: Mapping[str, Any], request: Request) -> list[str]:
 
     run: of a stranger's report; what isn't there counts as another value. The contents of files are not looked at.
     """
-    anywhere = {option.name for option in options.of(Request) if not option.changes_run}
+    without_effect = {option.name for option in options.of(Request) if not option.changes_run}
     model = run.get("model")
     pairs: list[tuple[str, Any, Any]] = [("model", model.get("path") if isinstance(model, dict) else model, request.model)]
     for part, asked in _asked(request).items():
@@ -86,7 +86,7 @@ def differences(run: Mapping[str, Any], request: Request) -> list[str]:
         if not isinstance(asked, dict) or not isinstance(stored, dict):
             pairs.append((part, stored, asked))
             continue
-        names = [name for name in {**asked, **stored} if part != "options" or name not in anywhere]
+        names = [name for name in {**asked, **stored} if part != "options" or name not in without_effect]
         pairs += [(f"{part}.{name}", stored.get(name), asked.get(name)) for name in names]
     return [f"{name} was {then!r:.60}, is {now!r:.60}" for name, then, now in pairs if then != now]
 
@@ -101,7 +101,7 @@ def refuse_other(path: str, report: Mapping[str, Any], request: Request) -> None
 
 
 def command(request: Request) -> list[str]:
-    """The words to type for a request, without what is as by default or has no effect, which is refused where it is typed."""
+    """The words to type for a request, without what is as by default."""
     words = ["mcuprune", "prune", request.model, *(NO_CONFIGURATION if request.configuration is not None else ())]
     for name, shape in request.input_shapes.items():
         words += ["--input-shape", f"{name}={','.join(map(str, shape))}"]
@@ -114,11 +114,10 @@ def command(request: Request) -> list[str]:
     words += ["--flash-model", request.basis.flash] if request.basis.flash != usual.flash or request.basis.board else []
     words += ["--runtime", request.basis.runtime] if request.basis.runtime != usual.runtime else []
     words += ["--board", request.basis.board] if request.basis.board else []
-    left_out = {"resume", *without_effect(request, has_data=request.data is not None)}
     given = {
         option.name: getattr(request, option.name)
         for option in options.of(Request)
-        if option.name not in left_out and _plain(getattr(request, option.name)) != _plain(option.default)
+        if option.name != "resume" and _plain(getattr(request, option.name)) != _plain(option.default)
     }
     return [*words, *options.words(Request, given)]
 

@@ -112,7 +112,6 @@ def _configured(flags: Flags, asked: Mapping[str, Any]) -> Request:
         outputs=held.outputs,
         basis=held.gate,
         configuration=None if settings.source is None else str(settings.source),
-        given=tuple(asked),
         **{"output": _pruned(flags.model), **run_settings(settings, asked, own=())},
     )
 
@@ -140,7 +139,6 @@ def _repeated(flags: Flags, report: str, asked: Mapping[str, Any]) -> Request:
         outputs=held.outputs,
         basis=held.gate,
         repeats=Repeats(report, expected),
-        given=tuple(asked),
         **options.over(Request, asked, stored.asked),
     )
 

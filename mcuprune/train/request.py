@@ -22,8 +22,8 @@ from mcuprune.deploy.qdq import WEIGHT_BITS
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Shape
 from mcuprune.immutable import immutable
-from mcuprune.options import AUTO, Option, option, unasked
-from mcuprune.train.methods import METHODS, trains
+from mcuprune.options import AUTO, option, unasked
+from mcuprune.train.methods import METHODS
 from mcuprune.train.optimizers import OPTIMIZERS
 from mcuprune.train.task import (
     CUTS,
@@ -45,8 +45,6 @@ from mcuprune.units import Limit, milliseconds
 
 #: No count that a flag gives is larger: it fits every integer on the way.
 _MOST = 2**31 - 1
-#: What to do about an option that says how to train.
-_TRAIN = "nothing is trained; say --train"
 #: The largest seed that every generator of random numbers takes.
 _LARGEST_SEED = 2**63 - 1
 
@@ -117,8 +115,7 @@ class Subject:
 
     model: the path of its file. limits: by resource. basis: what limits are held against. output: the path of the file to
     write. data: as ``data.load`` takes it. configuration: the file that some of it was read from, which no result may replace.
-    repeats: the run that this one repeats, if it does. given: names of the fields that the user set for this run alone,
-    ``data`` among them where it is in memory; what else was set comes from a configuration or a report, for many runs.
+    repeats: the run that this one repeats, if it does.
     """
 
     model: str
@@ -134,7 +131,6 @@ class Subject:
     basis: Basis = field(default_factory=Basis)
     configuration: str | None = unasked(None, changes_run=False)
     repeats: Repeats | None = unasked(None, changes_run=False)
-    given: Sequence[str] = unasked((), changes_run=False, compare=False)
 
 
 @immutable(kw_only=True)
@@ -455,32 +451,24 @@ def long_as_asked(request: Request) -> bool:
     return any(value is not None for value in (request.epochs, request.train_compute, request.time))
 
 
-def without_effect(request: Request, *, has_data: bool) -> dict[str, tuple[Option, str]]:
-    """Options that were set and have no effect, as nothing is trained: by their names, with what to do. Empty for a training.
+def without_effect(request: Request, *, has_data: bool) -> dict[str, str]:
+    """The flags that were given and have no effect where nothing is trained -> what they need. Empty for a training.
 
     has_data: whether data is read.
     """
     if request.train:
         return {}
     method = METHODS[request.method]
-    missing = {"training": _TRAIN, "gradients": _TRAIN}
-    missing |= {} if method.led_by == "scores" else {"scores": "--method at-init alone ranks channels by a score; name it too"}
-    missing |= {} if has_data else {"data": "no data is read; give --data too"}
-    missing |= {} if has_data or method.before_training else {"start": "no weights are drawn anew; say --train"}
-    idle = {option.name: (option, missing[option.needs]) for option in options.without_effect(request, *missing)}
-    return {name: why for name, why in idle.items() if name != "method" or trains(request.method)}
-
-
-def _refuse_without_effect(request: Request) -> None:
-    """Raise UsageError for what was given for this run and has no effect on it."""
-    idle = without_effect(request, has_data=request.data is not None or "data" in request.given)
-    idle = {name: why for name, why in idle.items() if name in request.given}
-    if not idle:
-        return
-    what_to_do = next(what for _, what in idle.values())
-    flags = [option.typed(getattr(request, name)) for name, (option, what) in idle.items() if what == what_to_do]
-    them, have = ("it", "has") if len(flags) == 1 else ("them", "have")
-    raise UsageError(f"{', '.join(flags)}: {have} no effect with --no-train: {what_to_do}, or leave {them} out")
+    missing = {"training": "training", "gradients": "training"}
+    missing |= {} if method.led_by == "scores" else {"scores": "--method at-init"}
+    missing |= {} if has_data else {"data": "data"}
+    missing |= {} if has_data or method.before_training else {"start": "training"}
+    idle = options.without_effect(request, *missing)
+    return {
+        option.typed(getattr(request, option.name)): missing[option.needs]
+        for option in idle
+        if option.name != "method" or not method.before_training
+    }
 
 
 def check(request: Request) -> None:
@@ -506,4 +494,3 @@ def check(request: Request) -> None:
         raise UsageError("--report: names no folder; name one, or leave it out")
     if request.from_scratch and request.keep_weights:
         raise UsageError("--from-scratch, --keep-weights: they contradict each other; give one of them")
-    _refuse_without_effect(request)

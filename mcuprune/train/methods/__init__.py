@@ -59,11 +59,3 @@ METHODS: dict[str, Kind] = {
     "magnitude": Kind("a baseline, the smallest weights on the way", _magnitude),
     "uniform": Kind("a baseline, one share of all widths", _uniform),
 }
-
-#: The method that chooses channels where nothing is trained, unless the one that was asked for does so before training.
-UNTRAINED = "magnitude"
-
-
-def trains(name: str) -> bool:
-    """Whether a method has no effect where nothing is trained: it is UNTRAINED that chooses channels then."""
-    return name != UNTRAINED and not METHODS[name].before_training
