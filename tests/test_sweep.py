@@ -1334,3 +1334,17 @@ def test_without_ray_the_message_says_what_to_install(here, capsys, monkeypatch)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["sweep", "net.onnx", *FAST, "--sram", "60%", "--executor", "ray", "-o", "out"]) == 2
     assert "pip install 'mcuprune[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--method", "uniform,magnitude"], "no effect without training: --method, as uniform and magnitude cut alike"),
+        (["--method", "uniform,at-init", "--halving"], "no effect without training: --halving"),
+        (["--method", "at-init,magnitude"], None),
+    ],
+)
+def test_a_sweep_without_training_says_what_has_no_effect(flags, said, here, capsys):
+    assert main([*SWEEP, "--macs", "60%", *flags]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert told == ([] if said is None else [f"mcuprune: {said}"])

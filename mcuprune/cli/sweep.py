@@ -104,6 +104,7 @@ def sweep(flags: Flags, asked: Mapping[str, Any]) -> int:
     from mcuprune.report import sweep as report
 
     contents = _try_first(first, runs)
+    _say_idle(first, runs, halving=flags.halving)
     request = sweeping.Request(runs, partial(_asked, first), sources, contents, flags.halving, flags.resume)
     try:
         anew = f"-o {flags.output}: --resume found no sweep there; this one begins anew"
@@ -130,6 +131,17 @@ def _asked(first: Request, run: grid.Run) -> Request:
         output=run.file(grid.NETWORK),
         report=run.folder,
     )
+
+
+def _say_idle(first: Request, runs: grid.Grid, *, halving: bool) -> None:
+    """Say what of a sweep that trains nothing has no effect: each run's report does for the rest."""
+    from mcuprune.train.request import alike_untrained
+
+    alike = alike_untrained(runs.methods)
+    if first.train or not (halving or len(alike) > 1):
+        return
+    idle = ["--halving"] * halving + [f"--method, as {' and '.join(alike)} cut alike"] * (len(alike) > 1)
+    console.say(f"no effect without training: {', '.join(idle)}")
 
 
 def _try_first(first: Request, runs: grid.Grid) -> dict[str, str | None]:

@@ -451,6 +451,11 @@ def long_as_asked(request: Request) -> bool:
     return any(value is not None for value in (request.epochs, request.train_compute, request.time))
 
 
+def alike_untrained(methods: Sequence[str]) -> list[str]:
+    """Those of some methods that cut as magnitude does where nothing is trained."""
+    return [name for name in methods if not METHODS[name].before_training]
+
+
 def without_effect(request: Request, *, has_data: bool) -> dict[str, str]:
     """The flags that were given and have no effect where nothing is trained -> what they need. Empty for a training.
 
