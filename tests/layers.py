@@ -320,3 +320,9 @@ KINDS = (
     *("split", "concat", "together", "with_constant", "gate", "activation", "norm", "resize", "gather", "blocks"),
     *("reduction", "dense", "reshaped", "transposed", "bands_of_rows", "padded_channels"),
 )
+
+
+def layers_of(seed: int, kind: str, count: int) -> onnx.ModelProto:
+    """A network of layers of which every other one is of a kind."""
+    chance = random.Random(seed)
+    return Layers(seed).model([kind if at % 2 == seed % 2 else chance.choice(KINDS) for at in range(count)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from conftest import feed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from layers import KINDS, Layers
+from layers import KINDS, Layers, layers_of
 from test_bands import as_int8, loaded
 from test_c import DSP, SANITIZED, answered, by_reference, drawn
 
@@ -39,12 +38,6 @@ def in_the_peak(model: onnx.ModelProto) -> Converted | None:
         return None
     assert source.arena <= resources.profile(net).memory.peak + 16
     return made
-
-
-def layers_of(seed: int, kind: str, count: int) -> onnx.ModelProto:
-    """A network of layers of which every other one is of a kind."""
-    chance = random.Random(seed)
-    return Layers(seed).model([kind if at % 2 == seed % 2 else chance.choice(KINDS) for at in range(count)])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from conftest import CORPUS_SHAPES, corpus
 from graphs import Graph, autoencoder, mobilenet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import KINDS, Layers
+from layers import KINDS, layers_of
 from test_resources import MODELS
 
 from mcuprune.costs.resources import profile
@@ -115,10 +114,7 @@ def test_predicted_is_written_is_measured(path: Path) -> None:
 
 
 def of_layers(seed: int, kind: str, layers: int) -> tflite.Converted:
-    """A network of layers of which every other one is of a kind."""
-    chance = random.Random(seed)
-    model = Layers(seed).model([kind if at % 2 == seed % 2 else chance.choice(KINDS) for at in range(layers)])
-    return tflite.convert(int8(network.from_proto(model, f"{kind}.onnx")))
+    return tflite.convert(int8(network.from_proto(layers_of(seed, kind, layers), f"{kind}.onnx")))
 
 
 def starts(contents: Sequence[tuple[bytes, int]]) -> None:

@@ -290,16 +290,24 @@ UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))
 
 #: A handle of each tensor, weights included; node and registration of each operator; a handle of each scratch buffer.
 EVAL_TENSOR, NODE, SCRATCH_HANDLE = Bytes(12, 24), Bytes(32, 64), Bytes(4, 8)
-#: The interpreter with its allocators and planner, and a handle of each input and output of the graph.
-INTERPRETER, PORT = Bytes(132, 488), Bytes(52, 96)
+#: The interpreter with its allocators and planner.
+INTERPRETER = Bytes(132, 488)
 #: On the way to a plan: a request for each scratch buffer, with room for those of one more operator; what is known of each
 #: tensor and scratch buffer; what the planner notes of each that it places.
 REQUEST, MOST_REQUESTS, KNOWN, PLACED = Bytes(12, 16), 12, Bytes(24, 32), 40
-#: While a kernel is prepared: a handle of each of its tensors, and of its quantiser with a number for each scale. Kernels take
-#: them twice at most.
-HANDLE, QUANTISED, TAKEN = Bytes(32, 64), Bytes(12, 24), 2
+#: A tensor as kernels see it while they are prepared, twice at most, and its quantiser beside a list of zero points.
+_TENSOR, _QUANTISED, TAKEN = Bytes(32, 64), Bytes(12, 24), 2
 #: Multiplier and shift of each output channel of a convolution, an int32 array each.
 PER_CHANNEL = 4
+
+
+def handle(pointer: int, scales: int) -> int:
+    """Bytes of a tensor with so many scales, none of plain numbers, as kernels see it and as inputs and outputs are kept."""
+    if not scales:
+        return _TENSOR.at(pointer)
+    points = -(-_WORD * (1 + scales) // pointer) * pointer
+    return _TENSOR.at(pointer) + _QUANTISED.at(pointer) + points
+
 
 _FUSED = {"fused": (0, "int8")}
 _POOL_FIELDS = {"padding": (0, "int8"), "stride_w": (1, "int32"), "stride_h": (2, "int32")}

@@ -519,7 +519,7 @@ class Program:
         at += table.SCRATCH_HANDLE.at(pointer) * self._asked(kernels)
         operators = at - interpreter - handles
         for side in (self.inputs, self.outputs):
-            at = aligned(at + pointer * len(side)) + table.PORT.at(pointer) * len(side)
+            at = aligned(at + pointer * len(side)) + table.handle(pointer, 1) * len(side)
         ports = at - interpreter - handles - operators
         return Tail(operators, handles, 0, ports, interpreter + aligned(at) - at)
 
@@ -547,10 +547,9 @@ class Program:
 
         def handle(tensor: Tensor) -> int:
             scales = 1 if tensor.content is None else tensor.stored.scales
-            if scales is None:
-                return table.HANDLE.at(pointer)
-            most = scales if isinstance(scales, int) else tensor.shape[tensor.stored.axis]  # fewer once channels are cut
-            return table.HANDLE.at(pointer) + table.QUANTISED.at(pointer) + pointer * -(-4 * (1 + most) // pointer)
+            if scales is not None and not isinstance(scales, int):
+                scales = tensor.shape[tensor.stored.axis]  # fewer once channels are cut
+            return table.handle(pointer, scales or 0)
 
         seen = ([*operator.inputs, *operator.outputs] for operator in self.operators)
         sizes = (sum(handle(self.tensors[tensor]) for tensor in each if tensor >= 0) for each in seen)
