@@ -434,7 +434,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
         "#include <cstdint>",
         '#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"',
         "",
-        f"constexpr int k{_camel(name)}TensorArenaSize = {_rounded(arena)};  // on a 32-bit core with CMSIS-NN",
+        f"constexpr int k{_camel(name)}TensorArenaSize = {arena};  // on a 32-bit core with CMSIS-NN",
         *(f"constexpr {line};" for line in _ports(converted, name)),
         *_constants(net, stem),
         f"alignas(16) constexpr unsigned char {name}_model[] = {{{numbers}}};",
@@ -449,10 +449,6 @@ def _array(net: Network, stem: str, request: Request) -> Files:
         "",
     ]
     return {f"{stem}.h": "\n".join(lines).encode()}
-
-
-def _rounded(size: int, step: int = 16) -> int:
-    return -(-size // step) * step
 
 
 def _camel(name: str) -> str:

@@ -221,7 +221,7 @@ class Arena:
 
     @property
     def enough(self) -> int:
-        """Bytes with which the interpreter starts and runs."""
+        """Bytes with which the interpreter starts and runs, a multiple of the alignment."""
         return max(self.total, self.start)
 
 
