@@ -26,6 +26,8 @@ from mcuprune.deploy import tflite, tflite_reader
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.report.verified import document, text
+from mcuprune.run import runners
+from mcuprune.run.verify import predicted
 
 pytest.importorskip("tflite_micro")
 
@@ -55,6 +57,41 @@ def test_a_file_alone_runs_in_the_arena_that_is_predicted_for_it(written: Path, 
     own = mcuprune.profile(written / "net.onnx")
     assert found["arena"]["predicted"] == own.arena
     assert mcuprune.verify(path, examples=4).ok
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("beyond", [1, 8, 15])
+def test_what_is_measured_depends_on_no_limit(written: Path, beyond: int) -> None:
+    """TensorFlow Lite Micro takes what lies behind the last whole multiple of 16 for used."""
+    read = tflite_reader.read(written / "alone" / "net.tflite")
+    inputs = [{port.name: np.zeros(port.shape, np.float32) for port in read.inputs}]
+    arenas = [runners.run("tflm", read, inputs, "net", limit=2**21 + more).arena["total"] for more in (0, beyond)]
+    assert arenas[0] == arenas[1] <= predicted(read).same_pointers
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_file_of_other_bytes_is_held_against_the_onnx_file_beside_it(written: Path, tmp_path: Path, turned: bool) -> None:
+    """Turned: the kernel of a convolution has its sign changed. Else names are the only other bytes, and it is as good."""
+    shutil.copy(written / "net.onnx", tmp_path)
+    place = tmp_path / "net.tflite"
+    content = (written / "alone" / "net.tflite").read_bytes()
+    if turned:
+        program = tflite_reader.read(written / "alone" / "net.tflite").program
+        kernels = [program.tensors[op.inputs[1]].content for op in program.operators if op.name == "CONV_2D"]
+        assert kernels[0] is not None
+        kernel = kernels[0]().data.astype(np.int8)
+        assert content.count(kernel.tobytes()) == 1
+        content = content.replace(kernel.tobytes(), (-kernel).tobytes())
+    else:
+        assert content.count(b"mcuprune") == 1
+        content = content.replace(b"mcuprune", b"Mcuprune")
+    place.write_bytes(content)
+    found = mcuprune.verify(place, examples=4)
+    assert found.onnxruntime is not None
+    assert "gives other bytes" in found.notes[0]
+    assert found.ok is not turned
+    assert any("it is damaged, or of another network; export it again" in note for note in found.notes) is turned
 
 
 @pytest.mark.usefixtures("in_process")

@@ -32,6 +32,7 @@ import numpy as np
 from mcuprune import __version__
 from mcuprune.deploy import c
 from mcuprune.deploy.kernels import CLASSES_ALIKE
+from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import MissingExtra, ModelError
@@ -112,7 +113,8 @@ def run(key: str, converted: Converted, inputs: Sequence[Mapping[str, Array]], p
     """Run a .tflite file on examples.
 
     key: of ``RUNNERS``. inputs: reals in ONNX's order for each example. path: what messages call the model.
-    limit: bytes of arena that it may use.
+    limit: bytes of arena that it may use. It gets the next whole multiple of its alignment: what is left behind that counts as
+        taken in TFLM.
     Raises ModelError where the runtime refuses the file or breaks off.
     """
     runner = RUNNERS[key]
@@ -125,7 +127,7 @@ def run(key: str, converted: Converted, inputs: Sequence[Mapping[str, Array]], p
             np.save(place / f"in{index}.npy", np.stack(integers))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
         sizes = ",".join(str(prod(port.shape)) for port in converted.outputs)
-        command = _command(key, folder, sizes, str(limit))
+        command = _command(key, folder, sizes, str(aligned(limit)))
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
         if done.returncode:
             suspected = _suspected(converted) if done.returncode < 0 and runner.reads_tflite else ""

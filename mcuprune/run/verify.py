@@ -33,7 +33,6 @@ from mcuprune.data.feed import Feed
 from mcuprune.data.sets import IN_MEMORY, Given, Split
 from mcuprune.deploy import cplan, tflite
 from mcuprune.deploy.lower import lower
-from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
@@ -67,18 +66,29 @@ _RANDOM = "random"
 _MOST_ARENA = 64 * 2**20
 
 
-def verify(path: str | Path, trial: Trial | None = None, *, banded: Converted | None = None) -> Verification:
+@immutable
+class Instead:
+    """A .tflite file that runs in place of the one that an ONNX file gives.
+
+    Layers are those of the one that the ONNX file gives. banded: whether this one is the same network in row bands, which has
+    to give the same outputs to the bit. Else it is damaged, or of another writer, whose outputs may be ``MAX_LSB`` steps away.
+    """
+
+    file: Converted
+    banded: bool
+
+
+def verify(path: str | Path, trial: Trial | None = None, *, instead: Instead | None = None) -> Verification:
     """Run an int8 ONNX file, as it is exported, in the runtimes that are installed and compare them with onnxruntime.
 
-    trial: what it is run with; by default ``Trial()``. banded: the same network as a .tflite file in row bands, which runs in
-    place of the one without, and has to give that one's outputs to the bit. Layers are those of the one without.
+    trial: what it is run with; by default ``Trial()``. instead: the .tflite file that runs, where it isn't the one it gives.
 
     Raises MissingExtra where no runtime is installed, ModelError for a file that isn't int8 or that a runtime refuses,
     UnsupportedOperator for a node that has no int8 operator there, or for a network far above what any device has memory for,
     DataError for data that doesn't fit.
     """
     trial, keys, notes = trial or Trial(), runners.available(), list[str]()
-    case = _case(str(path), trial, notes, banded)
+    case = _case(str(path), trial, notes, instead)
     notes += case.converted.program.remarks
     figures = None
     if case.real is not None and case.real.objective is not None:
@@ -181,7 +191,7 @@ def _real(net: Network, trial: Trial, notes: list[str]) -> _Real | None:
 # ------------------------------------------------------------------------------------------------------------ comparison
 
 
-def _case(path: str, trial: Trial, notes: list[str], banded: Converted | None) -> _Case:
+def _case(path: str, trial: Trial, notes: list[str], instead: Instead | None) -> _Case:
     """Read and convert a file, and collect its inputs."""
     net = network.load(path, input_shapes=trial.input_shapes, outputs=trial.outputs, accept=ops.accept(path))
     proto = onnx.load(path)
@@ -190,7 +200,7 @@ def _case(path: str, trial: Trial, notes: list[str], banded: Converted | None) -
         proto = tails.cut(proto, trial.outputs, path)
     converted = tflite.convert(net, net.stored, offline=True)
     proto = _with_float_inputs(proto, converted.inputs)
-    written = converted if banded is None else with_ports_of(converted, banded)
+    written = converted if instead is None else with_ports_of(converted, instead.file)
     if (arena := predicted(written).predicted) > _MOST_ARENA:
         raise UnsupportedOperator(
             f"{path}: would need an arena of {show(arena, 'bytes')}, and no device has more than {show(_MOST_ARENA, 'bytes')}: "
@@ -204,7 +214,7 @@ def _case(path: str, trial: Trial, notes: list[str], banded: Converted | None) -
             dict(zip(net.inputs, (np.asarray(x[i : i + 1]) for x in real.split.inputs), strict=True))
             for i in range(len(real.split))
         ]
-    return _Case(path, net, proto, converted, written, inputs, trial.examples, real)
+    return _Case(path, net, proto, converted, written, inputs, trial.examples, real, instead)
 
 
 def _with_float_inputs(model: onnx.ModelProto, ports: Sequence[Port]) -> onnx.ModelProto:
@@ -230,7 +240,7 @@ def _with_float_inputs(model: onnx.ModelProto, ports: Sequence[Port]) -> onnx.Mo
 class _Case:
     """A file, its converted form and its inputs: ``n_random`` random ones, then those of ``real``.
 
-    written: what runtimes of .tflite files run: the converted form, or the same network in row bands.
+    written: what runtimes of .tflite files run: the converted form, or the file ``instead``.
     """
 
     path: str
@@ -241,6 +251,7 @@ class _Case:
     inputs: Sequence[Mapping[str, Array]]
     n_random: int
     real: _Real | None
+    instead: Instead | None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -251,7 +262,7 @@ class _Case:
     def limit(self) -> int:
         """Bytes of arena that suffice, also where every tensor is kept to the end; what TFLM uses all of."""
         most = max(lower(self.net).arena().total, predicted(self.written).predicted)
-        return aligned(8 * most + 2 * sum(prod(s) for s in self.net.shapes.values()) + 2**21)
+        return 8 * most + 2 * sum(prod(s) for s in self.net.shapes.values()) + 2**21
 
     def in_runtimes(self, keys: Sequence[str], notes: list[str]) -> tuple[tuple[Compared, ...], Memory]:
         """Each runtime against onnxruntime, and the arena. Raises UnsupportedOperator where the only one lacks a kernel."""
@@ -271,8 +282,8 @@ class _Case:
 
     def compare(self, key: str, notes: list[str]) -> tuple[Compared, Ran]:
         """One runtime against onnxruntime."""
-        banded = self.written is not self.converted and runners.RUNNERS[key].reads_tflite
-        ran = runners.run(key, self.written if banded else self.converted, self.inputs, self.path, limit=self.limit)
+        instead = self.instead if runners.RUNNERS[key].reads_tflite else None
+        ran = runners.run(key, self.converted if instead is None else self.written, self.inputs, self.path, limit=self.limit)
         reference = _Reference(self.proto, self.path)
         tallies = [Tally(port) for port in self.converted.outputs]
         for index, example in enumerate(self.inputs):
@@ -280,7 +291,8 @@ class _Case:
             for tally in tallies:
                 name = tally.port.name
                 tally.add(ran.outputs[name][index], expected[name], judged=index >= self.n_random)
-        layers, steady = self._layers(key, ran, notes)
+        given = ran if instead is None or instead.banded else self._given(key, ran, notes)
+        layers, steady = ((), False) if given is None else self._layers(key, given, notes)
         compared = Compared(
             key,
             runners.RUNNERS[key].version() or "",
@@ -290,16 +302,28 @@ class _Case:
             self._metric(ran),
             self._taken(key, ran, notes),
         )
-        notes += _remarks(compared, banded=banded)
+        notes += _remarks(compared, instead)
         return compared, ran
+
+    def _given(self, key: str, ran: Ran, notes: list[str]) -> Ran | None:
+        """What the file that the ONNX file gives computes; None, and a note, where another computes something else.
+
+        Both run the same kernels, so that how far these are from onnxruntime doesn't matter.
+        """
+        given = runners.run(key, self.converted, self.inputs, self.path, limit=self.limit)
+        apart = max(int(np.abs(x.astype(np.int64) - given.outputs[name]).max()) for name, x in ran.outputs.items())
+        if apart <= MAX_LSB:
+            return given
+        found = f"outputs in {runners.RUNNERS[key].title} are up to {apart} steps from those of the file that {self.path} gives"
+        notes.append(f"{found}: it is damaged, or of another network; export it again")
+        return None
 
     def _taken(self, key: str, ran: Ran, notes: list[str]) -> Taken | None:
         """The arena of generated C and what it should be.
 
-        None of other runtimes, whose arena is predicted otherwise, and of a file in row bands, which is for these: C runs the
-        rows of the file without.
+        None of other runtimes, whose arena is predicted otherwise, and where another file runs in these: C is the ONNX file's.
         """
-        if runners.RUNNERS[key].reads_tflite or self.written is not self.converted or is_banded(self.net):
+        if runners.RUNNERS[key].reads_tflite or self.instead is not None or is_banded(self.net):
             return None
         taken = Taken(ran.arena["total"], resources.profile(self.net).memory.peak)
         if above := cplan.above_peak(self.converted.program, taken.arena, taken.peak):
@@ -344,7 +368,7 @@ class _Case:
         return tuple(layers.differences()), steady
 
 
-def _remarks(compared: Compared, *, banded: bool) -> list[str]:
+def _remarks(compared: Compared, instead: Instead | None) -> list[str]:
     """What needs saying about a comparison."""
     title = runners.RUNNERS[compared.key].title
     if compared.diverges_at is not None:
@@ -352,7 +376,9 @@ def _remarks(compared: Compared, *, banded: bool) -> list[str]:
         said = f"node '{worst.node}' is off by {worst.max_lsb} steps in {title}, given the same inputs"
         own = f", {worst.drift} more the places that its kernel rounds" if worst.drift else ""
         return [f"{said}; {layerwise.MAX_LSB} are rounding{own}"]
-    if compared.steady is False and banded:
+    if compared.steady is False and instead is not None and not instead.banded:
+        return []  # it was said how far it is from what the ONNX file gives
+    if compared.steady is False and instead is not None:
         return [f"outputs in {title} aren't those of the network without row bands: a band computes something else"]
     if compared.steady is False:
         return [f"outputs in {title} change with the memory plan: a tensor is overwritten while it is needed"]

@@ -2,7 +2,8 @@
 
 The file says what it computes and where its inputs are, so no ONNX file is needed. Where the one that it was exported from lies
 beside it, under the same stem, and gives the same bytes, or the same network without row bands, the verdict is that of
-``verify`` on it: a comparison with onnxruntime. Where there is none, a note says why.
+``verify`` on it: a comparison with onnxruntime. One that takes and gives the same integers but has other bytes is damaged,
+older or somebody else's: its outputs are compared too. Where there is no such file, a note says why.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port, convert
 from mcuprune.errors import DataError, McupruneError, UsageError
 from mcuprune.graph import network
+from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
 from mcuprune.options import AUTO
 from mcuprune.run import runners
 from mcuprune.run.trial import Draw, Trial
 from mcuprune.run.verification import Compared, Verification
-from mcuprune.run.verify import Tally, data_name, is_class, measured, predicted, verify
+from mcuprune.run.verify import Instead, Tally, data_name, is_class, measured, predicted, verify
 from mcuprune.train.tasks.metrics import Classes, Metric
 
 Array = np.ndarray[Any, Any]
@@ -54,18 +56,25 @@ def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
     read = tflite_reader.read(path)
     source = _source(Path(path), read, trial)
     if not isinstance(source, str):
-        beside, banded = source
-        verified = verify(beside, trial, banded=read if banded else None)
-        whose = "which has the same network without row bands" if banded else "which gives the same bytes"
-        return replace(verified, path=str(path), notes=(f"exported from {beside}, {whose}", *verified.notes))
+        verified = verify(source.file, trial, instead=source.instead)
+        return replace(verified, path=str(path), notes=(source.note, *verified.notes))
     if trial.data is not None and trial.task not in (AUTO, "classify"):
         needed = f"--task {trial.task} needs the ONNX file that it was exported from beside it"
         raise DataError(f"{path}: {needed}; or leave --data out")
     return _alone(str(path), read, trial, source)
 
 
-def _source(path: Path, read: Converted, trial: Trial) -> tuple[Path, bool] | str:
-    """The ONNX file beside it that it was exported from, and whether in row bands; where there is none, why.
+@immutable
+class _Source:
+    """The ONNX file that a .tflite is compared with. instead: the .tflite, where that one gives another. note: about both."""
+
+    file: Path
+    instead: Instead | None
+    note: str
+
+
+def _source(path: Path, read: Converted, trial: Trial) -> _Source | str:
+    """The ONNX file beside it that it was, or may have been, exported from; where there is none, why.
 
     Raises UsageError and what loading raises for shapes and outputs that the file beside it doesn't have.
     """
@@ -90,19 +99,28 @@ def _source(path: Path, read: Converted, trial: Trial) -> tuple[Path, bool] | st
     except McupruneError as error:  # a float model, for one
         return f"the file beside it can't be what it was exported from: {error}"
     if any(converted.content == read.content for converted in written):
-        return beside, False
+        return _Source(beside, None, f"exported from {beside}, which gives the same bytes")
     if _in_bands(written[0], read):
-        return beside, True
+        note = f"exported from {beside}, which has the same network without row bands"
+        return _Source(beside, Instead(read, banded=True), note)
+    if _is_fed_alike(written[0], read):
+        note = f"{beside} beside it gives other bytes for the same inputs and outputs: what both compute is compared"
+        return _Source(beside, Instead(read, banded=False), note)
     return f"{beside.name} beside it gives other bytes{' with ' if flags else ''}{' and '.join(flags)}"
 
 
 def _in_bands(plain: Converted, read: Converted) -> bool:
     """Whether a file is this network in row bands: its inputs, outputs and kernels, and more operators for some of these."""
-    ports, theirs = ([*converted.inputs, *converted.outputs] for converted in (plain, read))
-    if len(plain.inputs) != len(read.inputs) or list(map(_held, ports)) != list(map(_held, theirs)):
+    if not _is_fed_alike(plain, read):
         return False
     own, written = _kernels(plain.program), _kernels(read.program)
     return own.keys() == written.keys() and own <= written and len(plain.operators) < len(read.operators)
+
+
+def _is_fed_alike(plain: Converted, read: Converted) -> bool:
+    """Whether both take and give the same integers: as many inputs and outputs, of the same shapes, scales and zero points."""
+    ports, theirs = ([*converted.inputs, *converted.outputs] for converted in (plain, read))
+    return len(plain.inputs) == len(read.inputs) and list(map(_held, ports)) == list(map(_held, theirs))
 
 
 def _held(port: Port) -> tuple[Any, ...]:
