@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-thorough test-slow test-torch check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-runtimes bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu bench-data bench-sweep device-test clean
+.PHONY: help demo test test-thorough test-slow test-torch test-oldest check lint types models readme docs docs-site golden code-size bench bench-compute bench-memory bench-budgets bench-mutations bench-runtimes bench-studies bench-weight-bits bench-quant bench-bands bench-at-init bench-portfolio bench-gpu bench-data bench-sweep device-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,12 @@ TRAINS := $(addprefix tests/test_,$(addsuffix .py,trainable batching conv_gradie
 test-torch: ## the tests of all that trains, in an environment of their own with another torch: TORCH=2.9.1
 	$(MAKE) VENV=$(VENV)-torch-$(TORCH) $(VENV)-torch-$(TORCH)/bin/.dev
 	$(VENV)-torch-$(TORCH)/bin/python -m pytest -m 'not slow' $(TRAINS)
+
+OLDEST := $(VENV)-oldest
+test-oldest: ## the quick tests, with the oldest release of every library that pyproject.toml allows
+	$(PYTHON) tests/oldest.py prune verify arrow ray > $(OLDEST).txt
+	PIP_CONSTRAINT=$(OLDEST).txt $(MAKE) VENV=$(OLDEST) TORCH=$$(sed -n 's/^torch==//p' $(OLDEST).txt) $(OLDEST)/bin/.dev
+	$(OLDEST)/bin/python -m pytest -n 2 -m 'not slow and not thorough'
 
 lint: $(BIN)/.dev ## ruff
 	$(BIN)/ruff check .

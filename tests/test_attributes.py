@@ -15,6 +15,9 @@ from mcuprune.graph.parameters import PARAMETERS
 from mcuprune.graph.refusals import NEWEST_OPSET, OLDEST_OPSET
 from mcuprune.operators.table import OPS
 
+#: The opset that brought the newest attribute of our table.
+_NEWEST_OF_TABLE = 28
+
 
 def raw_reads(text: str) -> list[str]:
     """Reads of a node's attributes that have a default of their own; what only takes an attribute away is none."""
@@ -84,8 +87,9 @@ def test_defaults_are_those_of_onnx() -> None:
                     assert ours is None
                 else:
                     assert ours == (pytest.approx(theirs, rel=1e-7) if isinstance(theirs, float) else theirs), (op, name, opset)
-    assert {(op, name) for name, of in _DEFAULTS_OF_OPERATORS.items() for op in of} <= met
-    assert set(_DEFAULTS) <= met
+    if NEWEST_OPSET >= _NEWEST_OF_TABLE:  # an older onnx can't tell what came after it, and no file of these opsets is read
+        assert {(op, name) for name, of in _DEFAULTS_OF_OPERATORS.items() for op in of} <= met
+        assert set(_DEFAULTS) <= met
 
 
 def test_what_a_node_says_comes_first() -> None:
