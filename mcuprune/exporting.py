@@ -123,13 +123,7 @@ def export(
         if refuse_idle:
             _refuse_idle(request)
         notes += (f"--bands {request.bands}: the network as it was cut gains nothing from them in C, and is written without",)
-    if rows is not None and not rows.regions and not is_banded(net):
-        above = cplan.above_peak(lower(net), rows.arena, resources.profile(net).memory.peak)
-        notes += (above,) if above else ()
-    if request.project is not None or Path(request.output or "").suffix != ".onnx":
-        notes += lower(net).remarks
-    elif lacking := resources.profile(net).memory.unsupported:
-        notes += (f"it has no arena, and no C can be written of it: {lacking[0].removeprefix(f'{net.path}: ')}",)
+    notes += _remarks(net, request, rows)
     written: dict[Path, bytes] = {}
     built: Files = {}
     if request.output is not None:
@@ -151,6 +145,19 @@ def export(
     size = sum(map(len, (*written.values(), *built.values())))
     arena, to_start = _memory(net if run is None else run.network, rows, request)
     return Exported(request, files, size, arena, notes + to_start, run, None if request.bands == "off" else rows)
+
+
+def _remarks(net: Network, request: Request, rows: RowReport | None) -> tuple[str, ...]:
+    """What the user should know of the int8 network in the forms that are written, and of what these replace."""
+    remarks: tuple[str, ...] = ()
+    if rows is not None and not rows.regions and not is_banded(net):
+        above = cplan.above_peak(lower(net), rows.arena, resources.profile(net).memory.peak)
+        remarks += (above,) if above else ()
+    if request.project is not None or Path(request.output or "").suffix != ".onnx":
+        remarks += lower(net).remarks
+    elif lacking := resources.profile(net).memory.unsupported:
+        remarks += (f"it has no arena, and no C can be written of it: {lacking[0].removeprefix(f'{net.path}: ')}",)
+    return remarks + _replaced_array(request)
 
 
 def _of_an_earlier_project(replaced: handiwork.Replaced) -> tuple[str, ...]:
@@ -283,6 +290,8 @@ def _refuse_idle_flags(request: Request) -> None:
         )
 
 
+#: How the first line of a C array ends, by which a later export knows it.
+_ARRAY = "made by mcuprune for TensorFlow Lite Micro."
 #: What no ``#include "..."`` can say: the end of the name, the end of the line, what C says differently, a trigraph.
 _NOT_IN_INCLUDES = re.compile(r'["\\\x00-\x1f\x7f]|\?\?[=/\'()!<>-]')
 
@@ -298,7 +307,7 @@ def check_name(output: Path) -> None:
 def refuse_loss(named: str, beside: str | Path) -> None:
     """Raise OutputError where a file that is written unasked, beside the one that is named, would replace somebody else's.
 
-    Ours are int8 networks whose tensors are called as mcuprune calls them, and headers of generated C.
+    Ours are int8 networks whose tensors are called as mcuprune calls them, headers of generated C, and C arrays.
     """
     place = Path(beside)
     if os.path.lexists(place) and not _OURS[place.suffix](place):
@@ -317,14 +326,37 @@ def _is_our_int8(place: Path) -> bool:
 
 
 def _is_our_header(place: Path) -> bool:
-    arena = rf"^#define {c.identifier(place.stem).upper()}_ARENA_BYTES "
+    """Of generated C."""
+    return re.search(rf"^#define {c.identifier(place.stem).upper()}_ARENA_BYTES ", _text(place), re.MULTILINE) is not None
+
+
+def _is_our_array(place: Path) -> bool:
+    """A .tflite file as a C array."""
+    return _text(place).partition("\n")[0].endswith(_ARRAY)
+
+
+def _text(place: Path) -> str:
+    """What a file says; nothing where it can't be read."""
     try:
-        return re.search(arena, place.read_text(encoding="utf-8"), re.MULTILINE) is not None
+        return place.read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return False
+        return ""
 
 
-_OURS = {".onnx": _is_our_int8, ".h": _is_our_header}
+def _is_our_h(place: Path) -> bool:
+    return _is_our_header(place) or _is_our_array(place)
+
+
+_OURS = {".onnx": _is_our_int8, ".h": _is_our_h}
+
+
+def _replaced_array(request: Request) -> tuple[str, ...]:
+    """What becomes of the C array of an earlier export where the header of generated C takes its name, for the user."""
+    if request.output is None or Path(request.output).suffix != ".c":
+        return ()
+    header = Path(request.output).with_suffix(".h")
+    replaced = f"{header} was the C array of an earlier export, and is the header of {request.output} now"
+    return (replaced,) if _is_our_array(header) else ()
 
 
 def _refuse_header_of_c(place: Path) -> None:
@@ -429,7 +461,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
     operators = sorted({operator for operator, _ in converted.operators})
     numbers = ",".join(map(str, converted.file))
     lines = [
-        f"// {name}: made by mcuprune for TensorFlow Lite Micro.",
+        f"// {name}: {_ARRAY}",
         "#pragma once",
         "#include <cstdint>",
         '#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"',

@@ -359,6 +359,11 @@ def test_growth_is_limited(net, tmp_path, capsys):
     assert "FAIL  SRAM growth   1.5 KiB, was 1.3 KiB (+192 B)" in capsys.readouterr().out
     assert main(["check", net, "--against", old, "--max-growth", "40%"]) == 0
     assert main(["check", net, "--against", net, "--max-growth", "0%"]) == 0
+    capsys.readouterr()
+    assert main(["check", net, "--against", net, "--max-growth", "0%", "--format", "json"]) == 0
+    (model,) = answer(capsys)["models"]
+    assert model["limits"] == {}
+    assert model["growth"]["sram"]["ok"]
 
 
 def test_growth_needs_something_to_grow_from(net, capsys):

@@ -223,6 +223,21 @@ def test_what_is_written_beside_a_named_file_replaces_nothing_but_its_own_kind(c
         assert snapshot() == before
     assert main(["export", "own.onnx", "-o", "own.c"]) == 0
     assert main(["export", "own.onnx", "-o", "mine.h"]) == 0, "the one that is named is replaced"
+    capsys.readouterr()
+    assert main(["export", "own.onnx", "-o", "mine.c"]) == 0, "and is ours now"
+    assert "mine.h was the C array of an earlier export, and is the header of mine.c now" in capsys.readouterr().out
+    assert main(["export", "own.onnx", "-o", "mine.c"]) == 0
+    assert "an earlier export" not in capsys.readouterr().out
+
+
+def test_verify_keeps_its_file_under_a_name_that_says_what_it_is(capsys):
+    """Under .onnx or .bin it would end a model, or the weights of one, that the command doesn't read."""
+    shutil.copy("weights.bin", "others.bin")
+    before = snapshot()
+    for name in ("others.bin", "other.onnx"):
+        assert main(["verify", "net.onnx", "--tflite", name]) == 2
+        assert f"--tflite {name}: would be a .tflite file under another name; end it in .tflite" in capsys.readouterr().err
+        assert snapshot() == before
 
 
 def test_devices_take_any_number_of_results(capfd):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mcuprune import config, face, places
 from mcuprune.cli import models
 from mcuprune.cli.flags import Shaped, TextOrJson, current_folder, shapes
@@ -10,6 +12,7 @@ from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
 from mcuprune.data.loading import sources
+from mcuprune.errors import UsageError
 from mcuprune.immutable import immutable
 from mcuprune.options import argument, option
 from mcuprune.places import Output
@@ -41,6 +44,8 @@ def verify(flags: Flags) -> int:
 
     if flags.tflite is not None:
         models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config(), sources(flags.data))
+        if Path(flags.tflite).suffix != ".tflite":
+            raise UsageError(f"--tflite {flags.tflite}: would be a .tflite file under another name; end it in .tflite")
     verified = face.verify(
         flags.model,
         data=flags.data,

@@ -38,9 +38,9 @@ def models(basis: Basis) -> dict[str, str]:
 
 def _json(answer: Answer, report: Report) -> dict[str, Any]:
     document: dict[str, Any] = {"path": answer.profile.path, "opset": answer.profile.opset, "ok": answer.ok}
-    if answer.verdict is not None:
+    if answer.verdict is not None or answer.growth is not None:
         document |= models(answer.basis)
-        document["limits"] = _json_verdict(answer.verdict)
+        document["limits"] = {} if answer.verdict is None else _json_verdict(answer.verdict)
         document["hint"] = hint(answer) or None
     document |= profile_document(answer.profile)
     if answer.device:
