@@ -128,7 +128,8 @@ NORMAL = {"s": floats(8), "h": floats(8), "m": floats(8), "v": np.abs(floats(8))
 EXAMPLES: dict[str, list[Example]] = {
     **{op: [one(op)] for op in ("Abs", "Ceil", "Cos", "Elu", "Erf", "Exp", "Floor", "HardSigmoid", "HardSwish", "Identity")},
     **{op: [one(op)] for op in ("LeakyRelu", "Neg", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign")},
-    **{op: [one(op)] for op in ("Tanh", "ThresholdedRelu", "Celu")},
+    **{op: [one(op)] for op in ("Tanh", "ThresholdedRelu", "Celu", "Asinh", "Atan", "Cosh", "Sinh", "Tan")},
+    **{op: [one(op)] for op in ("Acos", "Acosh", "Asin", "Atanh")},
     **{op: [one(op, positive=True)] for op in ("Log", "Reciprocal", "Sqrt")},
     **{
         op: [one(op, "a,k", constants={"k": floats(8, 1, 1)}), one(op, "a,k", constants={"k": np.float32(2)})]

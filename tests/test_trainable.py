@@ -272,6 +272,7 @@ CASES: dict[str, Any] = {
         op: functools.partial(one, op, {})
         for op in ("Ceil", "Round", "Sign", "Softplus", "Softsign", "Elu", "Selu", "LeakyRelu")
     },
+    **{op: functools.partial(one, op, {}) for op in ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan")},
     **{op: functools.partial(one, op, {}) for op in ("HardSigmoid", "HardSwish", "Celu", "ThresholdedRelu", "Identity")},
     "Mish": lambda: one("Mish", {}, opset=18),
     "Elu alpha": lambda: one("Elu", {"alpha": 0.3}),

@@ -342,8 +342,12 @@ def _fake_int8(node: Node, net: Network) -> Kernel:
 
 #: Kernels for what onnx2torch lacks, or gets wrong on some opset.
 OWN: Mapping[str, Callable[[Node, Network], Kernel]] = {
+    "Acosh": lambda node, net: torch.acosh,
+    "Asinh": lambda node, net: torch.asinh,
+    "Atanh": lambda node, net: torch.atanh,
     "AveragePool": _average_pool,
     "Clip": _clip,
+    "Cosh": lambda node, net: torch.cosh,
     "DepthToSpace": _depth_to_space,
     "DequantizeLinear": _fake_int8,
     "Dropout": _identity,
@@ -360,6 +364,7 @@ OWN: Mapping[str, Callable[[Node, Network], Kernel]] = {
     "QuantizeLinear": _fake_int8,
     "Resize": _resize,
     "Selu": _selu,
+    "Sinh": lambda node, net: torch.sinh,
     "Slice": _slice,
     "Softmax": _softmax,
     "SpaceToDepth": _space_to_depth,
