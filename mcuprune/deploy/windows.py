@@ -485,7 +485,10 @@ def _max_pool(w: Lowering, node: Node, kernel: tuple[int, int], strides: tuple[i
 
 
 def average(w: Lowering, node: Node, value: Value, kernel: tuple[int, int], strides: tuple[int, int], padding: int) -> None:
-    """An average in its input's steps where the output has the same; else rounded once, to the output's."""
+    """An average in its input's steps where the output has the same; else rounded once, to the output's.
+
+    A GlobalAveragePool is a MEAN either way: which steps its output has, the data decide, and the price is told before.
+    """
     target = w.target(node, same=value)
     q = w.quantizer(value)
     if padding == SAME and q.scale > FINER * target.quantizer.scale:
@@ -494,7 +497,7 @@ def average(w: Lowering, node: Node, value: Value, kernel: tuple[int, int], stri
             f"{q.scale / target.quantizer.scale:.3g} times those of the output",
             "quantise both with one scale",
         )
-    if q == target.quantizer or padding == SAME:
+    if (q == target.quantizer and node.op != "GlobalAveragePool") or padding == SAME:
         slide(w, "AVERAGE_POOL_2D", value, target, kernel, strides, padding)
     elif kernel == _two(value.shape[2:]):  # over all of space: MEAN writes any quantiser
         result = w.make(target, image(target.shape))
