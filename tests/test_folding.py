@@ -11,12 +11,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import CORPUS_SHAPES, corpus, difference, run
+from conftest import CORPUS_SHAPES, corpus, difference, random_selection, run
+from graphs import Graph
 from onnx import helper
 from test_trainable import drawn, graph, inputs_of, outputs_of
 
 from mcuprune.channels.labelling import label
-from mcuprune.costs.resources import profile
+from mcuprune.costs.resources import CostModel, profile
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
@@ -65,6 +66,18 @@ def conv_add_norm() -> Network:
     return net_of(nodes, {**constants, "w": drawn(6, 4, 3, 3), "bias": drawn(6, 1, 1)}, (4, 8, 8))
 
 
+def with_norms(op: str, weight: np.ndarray, channels: int, shape: tuple[int, ...], **attrs: object) -> Network:
+    """``op``, three BatchNormalizations with an Add of channels between the last two, and Relu."""
+    pairs = [norm(out, data, channels, tag) for out, data, tag in (("b", "a", "1"), ("c", "b", "2"), ("e", "d", "3"))]
+    constants = {"w": weight, "bias": drawn(channels, *[1] * (len(shape) - 1), seed=9)}
+    for _, values in pairs:
+        constants |= values
+    first, second, third = (node for node, _ in pairs)
+    add = _N("Add", ["c", "bias"], ["d"], name="add")
+    nodes = [_N(op, ["x", "w"], ["a"], name="mixer", **attrs), first, second, add, third, _N("Relu", ["e"], ["y"], name="act")]
+    return net_of(nodes, constants, shape)
+
+
 def product_add(shape: tuple[int, ...]) -> Network:
     nodes = [
         _N("MatMul", ["x", "w"], ["a"], name="mixer"),
@@ -100,6 +113,13 @@ FOLDABLE: dict[str, tuple[Callable[[], Network], list[str]]] = {
         ["Gemm", "Relu"],
     ),
     "MatMul": (lambda: with_norm("MatMul", drawn(7, 5), 5, (7,)), ["Gemm", "Relu"]),
+    "Conv, norms": (lambda: with_norms("Conv", drawn(6, 4, 3, 3), 6, (4, 8, 8)), ["Conv", "Relu"]),
+    "ConvTranspose, norms": (
+        lambda: with_norms("ConvTranspose", drawn(4, 3, 3, 3), 6, (4, 8, 8), group=2),
+        ["ConvTranspose", "Relu"],
+    ),
+    "Gemm, norms": (lambda: with_norms("Gemm", drawn(7, 5), 5, (7,), alpha=0.5), ["Gemm", "Relu"]),
+    "MatMul, norms": (lambda: with_norms("MatMul", drawn(7, 5), 5, (7,)), ["Gemm", "Relu"]),
     "MatMul, Add": (lambda: product_add((7,)), ["Gemm", "Tanh"]),
     "MatMul over the last axis, Add": (lambda: product_add((3, 7)), ["MatMul", "Add", "Tanh"]),
 }
@@ -201,6 +221,20 @@ def test_a_bias_that_two_convolutions_share_is_folded_into_both_apart() -> None:
     assert [node.op for node in after.nodes] == ["Conv", "Conv", "Relu"]
     inputs = inputs_of(net, 2)
     assert difference(run(after, inputs), run(net, inputs)) <= TOLERANCE
+
+
+def test_cuts_of_chains_of_norms_are_priced_as_they_are_folded() -> None:
+    g = Graph(1, 3, 8, 8)
+    x = g.add("Relu", g.norm(g.norm(g.conv("x", 3, 12, bias=False), 12), 12))
+    x = g.norm(g.add("Add", g.norm(g.conv(x, 12, 8), 8), g.constant(8, 1, 1)), 8)
+    y = g.norm(g.conv(x, 8, 8, bias=False), 8)
+    channels = label(g.net(g.classifier(g.add("Relu", g.add("Add", g.norm(y, 8), y)), 8, 4)))
+    peak, arena = CostModel(channels), CostModel(channels, "tflm")
+    for seed, share in enumerate((0.0, 0.3, 0.6, 0.9)):
+        keep = random_selection(channels, share, seed)
+        written, widths = profile(folded(channels.cut(keep))), channels.widths(keep)
+        assert peak.at(widths) == {name: written.total[name] for name in ("sram", "flash", "macs")}
+        assert arena.at(widths)["sram"] == written.memory.arena_tflm
 
 
 # ------------------------------------------------------------------------------------------------------------- restoring

@@ -95,6 +95,24 @@ def pooled_in_zeros(pool: str) -> Build:
     return build
 
 
+def mean_of(make: Callable[[Graph, str], str]) -> Build:
+    """A mean over space of a map of one value, whose range is the map's."""
+    return lambda graph, x: (
+        graph.conv(graph.add("GlobalAveragePool", make(graph, x)), CHANNELS, 2, 1),
+        graph.conv(x, CHANNELS, 3),
+    )
+
+
+def of_one_cell(graph: Graph, x: str) -> str:
+    cell = graph.conv(graph.add("GlobalAveragePool", x), CHANNELS, CHANNELS, 1)
+    return graph.add("Resize", cell, "", graph.value(np.array([1, 1, 3, 3], np.float32)), mode="nearest")
+
+
+def unheard(graph: Graph, x: str) -> str:
+    """What no data gets through a Relu."""
+    return graph.add("Relu", graph.add("Sub", graph.add("Sigmoid", x), graph.value(np.float32(2))))
+
+
 CASES: Mapping[str, Build] = {
     "concat itself": joined(2, 1),
     "concat itself twice": joined(2, 1, rounds=2),
@@ -121,6 +139,9 @@ CASES: Mapping[str, Build] = {
     "resize linear to corners": corners,
     "slice": keeping("Slice", np.array([1]), np.array([3]), np.array([1]), channels=2),
     "transpose": keeping("Transpose", perm=[0, 1, 3, 2]),
+    "mean of one cell": mean_of(of_one_cell),
+    "mean of nothing": mean_of(lambda graph, x: graph.add("Sub", x, x)),
+    "mean of the unheard": mean_of(unheard),
     "max of joined": of_two("Max"),
     "min of joined": of_two("Min"),
     "clips and joined": of_two("Max", (0.0, 4.0), (0.0, 4.0)),

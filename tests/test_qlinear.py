@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from conftest import difference, feed, run
+from graphs import Graph
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from mcuprune.costs.resources import profile
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -178,6 +182,68 @@ def test_a_form_that_would_compute_otherwise_is_refused_by_name(op: str, inputs:
         model.graph.node[1].attribute.append(helper.make_attribute("opset", 12))
     with pytest.raises(ModelError, match=rf"'integer'.*{said}"):
         loaded(model)
+
+
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8], ids=["int8", "uint8"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_dynamically_quantised_file_is_its_float_model_but_for_rounding(
+    per_channel: bool, kind: QuantType, tmp_path: Path
+) -> None:
+    """Scales stood between layers and their biases and norms, so that neither was folded in any price or file."""
+    g = Graph(1, 3, 8, 8)
+    x = g.add("Relu", g.conv("x", 3, 6))
+    x = g.add("Relu", g.norm(g.conv(x, 6, 8, bias=False), 8))
+    x = g.add("Flatten", g.add("GlobalAveragePool", x))
+    model = g.model(g.add("Add", g.add("MatMul", x, g.constant(8, 5)), g.constant(5)))
+    onnx.save(model, tmp_path / "float.onnx")
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "dynamic.onnx", per_channel=per_channel, weight_type=kind)
+    dynamic = onnx.load(tmp_path / "dynamic.onnx")
+    assert {"ConvInteger", "MatMulInteger"} <= {node.op_type for node in dynamic.graph.node}
+    net, plain = loaded(dynamic), loaded(model)
+    one, other = profile(net), profile(plain)
+    assert (one.total, one.arena) == (other.total, other.arena)
+    (found,), (wanted,) = (run(each, feed(model, seed=1)) for each in (net, plain))
+    assert np.abs(found - wanted).max() <= 0.03 * np.abs(wanted).max()
+
+
+def integer_product(scale: np.ndarray, *outputs: str, to: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """y = float(x times integers) * (x's scale * ``scale``) in MatMulInteger; c is what is cast."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "zero"]),
+        helper.make_node("MatMulInteger", ["q", "w", "zero"], ["r"], "integer"),
+        helper.make_node("Cast", ["r"], ["c"], to=to),
+        helper.make_node("Mul", ["xs", "s"], ["both"]),
+        helper.make_node("Mul", ["c", "both"], ["y"]),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])]
+    declared = [helper.make_tensor_value_info(name, to, None) for name in outputs]
+    stored = [value("w", np.arange(-20, 20).astype(np.int8).reshape(8, 5)), value("s", scale)]
+    graph = helper.make_graph(nodes, "g", inputs, declared, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("scale", "outputs", "gone"),
+    [
+        (np.float32(0.25), ["y"], True),
+        (np.full(1, 0.25, np.float32), ["y"], True),
+        (np.arange(1, 6).astype(np.float32), ["y"], True),
+        (np.arange(1, 6).astype(np.float32).reshape(1, 5), ["y"], False),
+        (np.float32(0.25), ["c", "y"], False),
+        (np.float32(0.25), ["r", "y"], False),
+    ],
+    ids=["number", "one", "columns", "two axes", "the cast is asked for", "the product is asked for"],
+)
+def test_a_scale_goes_into_the_weights_where_nothing_else_sees_what_it_scales(
+    scale: np.ndarray, outputs: list[str], gone: bool
+) -> None:
+    net = loaded(integer_product(scale, *outputs))
+    assert ("Mul" not in [node.op for node in net.nodes]) is gone
+    x = DRAW.normal(size=(1, 8)).astype(np.float32)
+    product = x @ np.arange(-20, 20).astype(np.float32).reshape(8, 5)
+    for name, found in zip(outputs, run(net, {"x": x}), strict=True):
+        wanted = product * scale if name == "y" else product
+        assert np.allclose(found, wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_a_zero_point_of_integer_products_is_refused_where_it_counts() -> None:

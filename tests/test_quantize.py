@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper
@@ -13,7 +14,7 @@ from test_export import MODELS, calibrated, digits, simulated
 from test_trainable import drawn, graph, inputs_of
 
 from mcuprune.channels.labelling import label
-from mcuprune.deploy.qdq import Quantizer
+from mcuprune.deploy.qdq import Quantizer, held, quantized, scheme
 from mcuprune.errors import UsageError
 from mcuprune.graph import network
 from mcuprune.train.fake_quant import QuantTrainable
@@ -160,3 +161,53 @@ def test_gates_and_quantisers_go_together() -> None:
     x = {"x": drawn(4, 3, 6, 6)}
     step = module.quantizers()["y"].scale
     assert np.abs(simulated(module, x)[0] - simulated(cut.eval(), x)[0]).max() <= 1.01 * step
+
+
+MEANS: dict[str, tuple[str, dict[str, Any]]] = {
+    "GlobalAveragePool": ("GlobalAveragePool", {}),
+    "AveragePool": ("AveragePool", {"kernel_shape": [6, 5]}),
+    "ReduceMean": ("ReduceMean", {"axes": [2, 3]}),
+}
+
+
+@pytest.mark.parametrize("behind", ["", "Relu"])
+@pytest.mark.parametrize("mean", MEANS)
+def test_a_mean_of_next_to_nothing_runs_in_an_ordinary_session(mean: str, behind: str) -> None:
+    """A map without its mean has one of about 0, whose steps would be a millionth of the map's: onnxruntime refuses them."""
+    op, attrs = MEANS[mean]
+    nodes = [
+        _N("Conv", ["x", "w"], ["a"]),
+        _N("ReduceMean", ["a"], ["m"], axes=[2, 3], keepdims=1),
+        _N("Sub", ["a", "m"], ["centred"]),
+        _N(op, ["centred"], ["mean"], **attrs),
+        *([_N(behind, ["mean"], ["held"])] if behind else []),
+        _N("Conv", ["held" if behind else "mean", "v"], ["y"]),
+    ]
+    net = network.from_proto(graph(nodes, {"w": drawn(4, 3, 1, 1), "v": drawn(2, 4, 1, 1)}, (3, 6, 5)), "net.onnx")
+    module = calibrated(net, [inputs_of(net, 8)])
+    scales = {tensor: module.quantizers()[name].scale for tensor, name in module.scheme.quantizer.items()}
+    if mean != "ReduceMean":
+        assert scales["centred"] / scales["held" if behind else "mean"] == pytest.approx(128 * 30)
+    written = quantized(*module.quantized_network())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(written.to_proto().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x = inputs_of(net, 1, seed=1)
+    (found,), (want,) = session.run(None, x), simulated(module, x)
+    assert np.abs(found - want).max() <= 2 * scales["y"]
+
+
+def test_only_what_kernels_round_first_is_held_to_coarser_steps() -> None:
+    """A mean of zeros and of ordinary numbers keeps its range, however it is made."""
+    nodes = [_N("Conv", ["x", "w"], ["a"]), _N("GlobalAveragePool", ["a"], ["mean"]), _N("Conv", ["mean", "v"], ["y"])]
+    net = network.from_proto(graph(nodes, {"w": drawn(4, 3, 1, 1), "v": drawn(2, 4, 1, 1)}, (3, 6, 5)), "net.onnx")
+    quantizers = calibrated(net, [inputs_of(net, 8)]).quantizers()
+    plan = scheme(net)
+    assert plan.finest == {"mean": {"a": 128 * 30}}
+    for scale in (1e-3, quantizers["a"].scale / (128 * 30)):
+        known = {**quantizers, "mean": Quantizer(scale, 5)}
+        assert held(plan, "mean", known) is known["mean"]
+    low, high = (Quantizer(1e-7, 5)).range
+    coarse = held(plan, "mean", {**quantizers, "mean": Quantizer(1e-7, 5)})
+    assert coarse.scale == pytest.approx(quantizers["a"].scale / (128 * 30))
+    assert coarse.range[0] - coarse.scale <= low < high <= coarse.range[1]  # the end is a whole number of steps

@@ -189,6 +189,42 @@ def test_what_does_not_drift_is_held_to_rounding(way: str, drifting: list[str], 
         assert len(side.layers) == 3
 
 
+def flat(graph: Graph, op: str, channels: int = 40) -> str:
+    """Numbers of about 1/40 that hardly differ, in the fixed scale of what makes them."""
+    weight = graph.value(np.random.default_rng(1).normal(size=(channels, 3, 1, 1)).astype(np.float32) / 10)
+    bias = graph.value(np.full(channels, -3.7 if op == "Sigmoid" else 0, np.float32))
+    return graph.add(op, graph.add("Conv", "x", weight, bias), **({} if op == "Sigmoid" else {"axis": 1}))
+
+
+#: What hands a scale on, the padding of a pool or a movement.
+HANDING_ON: dict[str, Callable[[Graph, str], str]] = {
+    "nothing": lambda graph, y: y,
+    "MaxPool": lambda graph, y: graph.add("MaxPool", y, kernel_shape=[2, 2]),
+    "AveragePool": lambda graph, y: graph.add("AveragePool", y, kernel_shape=[3, 3], pads=[1] * 4),
+    "Pad": lambda graph, y: graph.add("Pad", y, graph.value(np.array([0, 0, 1, 0, 0, 0, 0, 1]))),
+    "Concat": lambda graph, y: graph.add("Concat", y, y, axis=2),
+    "Slice": lambda graph, y: graph.add("Slice", y, *(graph.value(np.array([end])) for end in (3, 30, 1))),
+    "another Resize": lambda graph, y: by_four(graph, y),
+}
+
+
+def by_four(graph: Graph, y: str) -> str:
+    by = graph.value(np.array([1, 1, 4, 4], np.float32))
+    return graph.add("Resize", y, "", by, mode="linear", coordinate_transformation_mode="half_pixel")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("between", HANDING_ON)
+@pytest.mark.parametrize("op", ["Softmax", "Sigmoid"])
+def test_a_resize_of_flat_numbers_in_a_fixed_scale_stays_within_rounding(op: str, between: str, tmp_path: Path) -> None:
+    """The kernel interpolates in steps of 1/256, and a range of its own behind it had many times finer ones."""
+    graph = Graph(1, 3, 5, 4)
+    path = int8(model_of(graph, by_four(graph, HANDING_ON[between](graph, flat(graph, op)))), tmp_path / "net.onnx")
+    found = verify.verify(path, Trial(examples=6))
+    assert found.ok, verified.text(verified.document(found))
+    assert all(layer.max_lsb <= layerwise.MAX_LSB for side in found.runtimes for layer in side.layers)
+
+
 def test_a_layer_may_be_off_by_its_own_drift_alone() -> None:
     assert layerwise.Layer("node", "y", layerwise.MAX_LSB + 4, 4).ok
     assert not layerwise.Layer("node", "y", layerwise.MAX_LSB + 5, 4).ok

@@ -60,6 +60,11 @@ def one_conv(then: Callable[[Graph, str], str], *, bias: bool = False, channels:
     return dict(profile(g.net(then(g, g.conv("x", 3, channels, bias=bias)))).total)
 
 
+def between(g: Graph, y: str, channels: int) -> str:
+    """A batch norm of what something else reads too."""
+    return g.add("Add", g.norm(y, channels), y)
+
+
 WEIGHTS, SCALES, BIAS = 3 * 9 * 8, 4 * 8, 4 * 8
 
 
@@ -73,7 +78,13 @@ WEIGHTS, SCALES, BIAS = 3 * 9 * 8, 4 * 8, 4 * 8
         pytest.param(lambda g, y: g.add("Add", g.constant(8, 1, 1), y), BIAS, 8, id="on either side"),
         pytest.param(lambda g, y: g.norm(g.add("Add", y, g.constant(8, 1, 1)), 8), BIAS, 8, id="bias then batch norm"),
         pytest.param(lambda g, y: g.norm(g.add("Relu", y), 8), 2 * 8, 0, id="batch norm behind an activation stays"),
-        pytest.param(lambda g, y: g.norm(g.norm(y, 8), 8), BIAS + 2 * 8, 8, id="a second batch norm stays"),
+        pytest.param(lambda g, y: g.norm(g.norm(y, 8), 8), BIAS, 8, id="a second batch norm is folded too"),
+        pytest.param(lambda g, y: g.norm(g.norm(g.norm(y, 8), 8), 8), BIAS, 8, id="and a third"),
+        pytest.param(lambda g, y: g.add("Add", g.norm(y, 8), g.constant(8, 1, 1)), BIAS, 8, id="an Add behind it as well"),
+        pytest.param(lambda g, y: between(g, g.norm(y, 8), 8), BIAS + 2 * 8, 8, id="a branch between two keeps the second"),
+        pytest.param(
+            lambda g, y: g.norm(g.add("Relu", g.norm(y, 8)), 8), BIAS + 2 * 8, 8, id="an activation between two keeps it"
+        ),
         pytest.param(lambda g, y: g.add("Add", g.norm(y, 8), y), 2 * 8, 0, id="a second reader keeps the batch norm"),
         pytest.param(lambda g, y: g.add("Mul", y, g.constant(8, 1, 1)), 8, 0, id="a Mul of channels is data"),
         pytest.param(lambda g, y: g.add("Add", y, g.constant(1, 8, 8, 8)), 8 * 64, 0, id="an Add of an image is data"),

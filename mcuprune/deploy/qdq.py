@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import field, replace
+from math import prod
 
 import numpy as np
 from onnx import TensorProto
@@ -31,6 +32,12 @@ LOW, HIGH = -128, 127
 #: Bits that weights may take. With 7 the sum of two products with a uint8 fits 16 bits (2 x 255 x 63 < 2^15), so that no kernel
 #: for x86 processors without VNNI saturates.
 WEIGHT_BITS = (7, 8)
+#: By how much an output's steps may be finer than those of the input to which a kernel rounds first: half a step of the input
+#: and the output's own rounding then make two steps, the most that one layer may differ by.
+FINER = 4
+#: By how much the steps of a mean over space may be finer than those that its cells add up to; from 256 on onnxruntime's
+#: kernel refuses them. Nothing but noise is told apart by them.
+_FINEST_MEAN = 128
 #: What the name of a tensor's integers ends in.
 _INTEGERS = "/int8"
 
@@ -60,12 +67,14 @@ class Scheme:
     unit: quantisers that are fixed to [0, 1).
     data: (node, input index) of constants other than weights and biases that are stored as int8.
     largest: the largest integer of a weight, and without its sign the smallest.
+    finest: quantiser -> another one -> by how many times its steps may be finer than that one's.
     """
 
     quantizer: Mapping[str, str]
     unit: frozenset[str]
     data: frozenset[tuple[str, int]]
     largest: int = HIGH
+    finest: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 #: What is said of an input that an int8 file has no use for.
@@ -88,7 +97,7 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             tensor = parent[tensor]
         return tensor
 
-    unit: set[str] = set()
+    unit, picking = set[str](), set[str]()
     for name in net.inputs:
         if net.dtypes[name] == TensorProto.FLOAT:
             parent[name] = name
@@ -110,7 +119,6 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             unit |= {node.outputs[0]} if origins == {"unit"} else set()
             for name in node.inputs if origins in ({"unit"}, {"clamp"}) else ():
                 parent[root(name)] = root(node.outputs[0])
-    picking: set[str] = set()
     for node in net.nodes:
         picked = (
             {root(name) if name in parent else "" for name in node.inputs} if OPS[node.op].numbers(node) == "picked" else set()
@@ -130,8 +138,9 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             if all(_moved_or(node, net, tensor, picking) for tensor in classes[own]):
                 parent[own] = joined
                 classes[joined] += classes.pop(own)
-    units = frozenset(root(tensor) for tensor in unit)
-    return Scheme({tensor: root(tensor) for tensor in parent}, units, _data(net), 2 ** (weight_bits - 1) - 1)
+    names = {tensor: root(tensor) for tensor in parent}
+    units = frozenset(names[tensor] for tensor in unit)
+    return Scheme(names, units, _data(net), 2 ** (weight_bits - 1) - 1, _finest(net, names, units))
 
 
 def _data(net: Network) -> frozenset[tuple[str, int]]:
@@ -144,6 +153,39 @@ def _data(net: Network) -> frozenset[tuple[str, int]]:
         if net.is_constant(name) and net.constants[name].size > 1 and net.constants[name].dtype == np.float32
         if not any(is_bias(node, other, net.producer[other], net) for other in node.inputs if _is_product(net, other))
     )
+
+
+def _finest(net: Network, names: Mapping[str, str], units: frozenset[str]) -> dict[str, dict[str, float]]:
+    """``Scheme.finest``. names: tensor -> its quantiser; units: of these, the fixed ones."""
+    finest: dict[str, dict[str, float]] = {}
+    for node in net.nodes:
+        times = _finer(node, net)
+        source, target = names.get(node.inputs[0]), None if times is None else _ends_in(node, net, names)
+        if times is not None and source is not None and target not in (None, source) and target not in units:
+            known = finest.setdefault(target, {})
+            known[source] = min(times, known.get(source, times))
+    return finest
+
+
+def _finer(node: Node, net: Network) -> float | None:
+    """By how many times a node's steps may be finer than its input's; None where its kernels take any."""
+    if OPS[node.op].scale(node, net) != "own":
+        return None
+    if node.op in ("Resize", "Upsample"):  # the kernel interpolates in the steps of what it reads
+        return FINER
+    if node.op in ("AveragePool", "GlobalAveragePool"):
+        sizes = net.shapes[node.inputs[0]][2:]
+        taps = sizes if node.op == "GlobalAveragePool" else attributes.kernel(node, net)
+        return _FINEST_MEAN * prod(sizes) if taps == sizes else None
+    return None
+
+
+def held(plan: Scheme, name: str, quantizers: Mapping[str, Quantizer]) -> Quantizer:
+    """The quantiser of a name, with steps no finer than kernels take beside those of the others."""
+    q = quantizers[name]
+    others = plan.finest.get(name, {}).items()
+    least = max((quantizers[other].scale / times for other, times in others if other in quantizers), default=0.0)
+    return q if q.scale >= least else quantizer(*q.range, least)
 
 
 def _moved_or(node: Node, net: Network, tensor: str, picking: Collection[str]) -> bool:
@@ -166,15 +208,15 @@ def _is_product(net: Network, tensor: str) -> bool:
     return tensor in net.producer and isinstance(OPS[net.producer[tensor].op], Mixer)
 
 
-def quantizer(low: float, high: float) -> Quantizer:
+def quantizer(low: float, high: float, least: float = 1e-8) -> Quantizer:
     """The int8 quantiser of a range; zero is always represented exactly. What is always 0 has that of [0, 1].
 
-    Kernels can't multiply from the scales of other tensors to one of next to nothing.
+    least: its steps are no finer. Kernels can't multiply from the scales of other tensors to one of next to nothing.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
         high = 1.0
-    scale = np.float32(max((high - low) / (HIGH - LOW), 1e-8))
+    scale = np.float32(max((high - low) / (HIGH - LOW), least))
     return Quantizer(float(scale), int(np.clip(np.round(LOW - low / scale), LOW, HIGH)))
 
 
@@ -241,30 +283,37 @@ def mixer_scale(
     axis = weight_axis(node, net)
     scales = []
     for user in weight_users(node, net):
-        input_scale, ends = quantizers[plan.quantizer[user.inputs[0]]].scale, _ends_in(user, net, plan)
+        input_scale, ends = quantizers[plan.quantizer[user.inputs[0]]].scale, _ends_in(user, net, plan.quantizer)
         # None also in training, which asks before it has seen the range of the output
         output_scale = quantizers[ends].scale if ends and ends in quantizers else None
         scales.append(weight_scale(weight, axis, bias(user), input_scale, plan.largest, output_scale))
     return np.asarray(np.max(scales, axis=0))
 
 
-def _ends_in(node: Node, net: Network, plan: Scheme) -> str | None:
-    """The quantiser of the tensor that a mixer's results are rounded in: its own, or that of the clamp behind it."""
+def _ends_in(node: Node, net: Network, names: Mapping[str, str]) -> str | None:
+    """The quantiser of the tensor that a node's results are rounded in: its own, or that of the clamp behind it.
+
+    names: tensor -> its quantiser.
+    """
     tensor = node.outputs[0]
-    while tensor not in plan.quantizer:
+    while tensor not in names:
         reader = net.sole_consumer(tensor)
         if reader is None:
             return None
         tensor = reader.outputs[0]
-    return plan.quantizer[tensor]
+    return names[tensor]
 
 
 def quantized(net: Network, plan: Scheme, quantizers: Mapping[str, Quantizer]) -> Network:
     """The network with QuantizeLinear and DequantizeLinear nodes, in its own opset or 13 if that is newer.
 
-    quantizers: for each quantiser name of the scheme.
+    quantizers: for each quantiser name of the scheme; steps finer than kernels take are made coarser.
     Raises UnsupportedOperator for a mixer whose input has no quantiser.
     """
+    quantizers = dict(quantizers)
+    for tensor in plan.quantizer:  # in the order in which they are computed: one may hold the next
+        name = plan.quantizer[tensor]
+        quantizers[name] = held(plan, name, quantizers)
 
     def integers(net: Network, node: Node) -> dict[int, Stored]:
         if isinstance(OPS[node.op], Mixer) and net.is_constant(node.inputs[1]):

@@ -28,7 +28,7 @@ from mcuprune.deploy.lowering import (
     without_ones,
 )
 from mcuprune.deploy.program import Constant, Storage
-from mcuprune.deploy.qdq import LOW, Quantizer, weight_axis
+from mcuprune.deploy.qdq import FINER, LOW, Quantizer, weight_axis
 from mcuprune.graph.network import Network, Node, Shape, Stored
 from mcuprune.operators import attributes
 
@@ -484,22 +484,20 @@ def _max_pool(w: Lowering, node: Node, kernel: tuple[int, int], strides: tuple[i
     slide(w, "MAX_POOL_2D", value, w.target(node, same=value), kernel, strides, window.padding)
 
 
-#: By how much an output's steps may be finer than those of the input to which a kernel rounds an average: half a step of the
-#: input and the output's own rounding then make two steps, the most that one layer may differ by.
-_FINER = 4
-
-
 def average(w: Lowering, node: Node, value: Value, kernel: tuple[int, int], strides: tuple[int, int], padding: int) -> None:
-    """An average in its input's steps where the output has the same; else rounded once, to the output's."""
+    """An average in its input's steps where the output has the same; else rounded once, to the output's.
+
+    A GlobalAveragePool is a MEAN either way: which steps its output has, the data decide, and the price is told before.
+    """
     target = w.target(node, same=value)
     q = w.quantizer(value)
-    if padding == SAME and q.scale > _FINER * target.quantizer.scale:
+    if padding == SAME and q.scale > FINER * target.quantizer.scale:
         w.refuse(
             "averages without counting its padding, which its kernel rounds to steps of the input that are "
             f"{q.scale / target.quantizer.scale:.3g} times those of the output",
             "quantise both with one scale",
         )
-    if q == target.quantizer or padding == SAME:
+    if (q == target.quantizer and node.op != "GlobalAveragePool") or padding == SAME:
         slide(w, "AVERAGE_POOL_2D", value, target, kernel, strides, padding)
     elif kernel == _two(value.shape[2:]):  # over all of space: MEAN writes any quantiser
         result = w.make(target, image(target.shape))

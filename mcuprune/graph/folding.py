@@ -89,7 +89,8 @@ class Folding:
         self.constants |= {tensor.name: array_of(tensor, self.path) for tensor in tensors}
         names = Names(taken | set(self.constants))
         opset = opset_of(self.header)
-        rest, added = qlinear.floated(rest, {**self.constants, **literals(body, self.path)}, opset, names, self.path)
+        known = {**self.constants, **literals(body, self.path)}
+        rest, added = qlinear.floated(rest, known, opset, names, self.path, self.outputs)
         refuse_malformed(body, opset, self.header.ir_version, self.path)
         self.constants |= added
         return rest

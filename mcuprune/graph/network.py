@@ -438,7 +438,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
 
     known = {**constants, **literals(graph.node, path)}
     protos = topological(graph.node, set(inputs) | set(constants), path)
-    protos, added = qlinear.floated(protos, known, opset_of(header), Names(_all_names(model)), path)
+    protos, added = qlinear.floated(protos, known, opset_of(header), Names(_all_names(model)), path, outputs)
     constants |= added
     protos = topological(protos, set(inputs) | set(constants), path)
     protos = live(protos, outputs)

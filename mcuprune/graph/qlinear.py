@@ -9,12 +9,13 @@ It works on protos, before anything is folded, and asks for constant scales and 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from mcuprune.errors import UnsupportedOperator
+from mcuprune.graph import branches
 from mcuprune.names import Names
 
 Array = np.ndarray
@@ -23,11 +24,14 @@ DEQUANTIZE_OPSET, AXIS_OPSET = 10, 13
 
 
 class _Rewriter:
-    """Collects the nodes and constants that take one integer node's place."""
+    """Collects the nodes and constants that take one integer node's place. scale: of its weights, where one was found."""
 
-    def __init__(self, node: NodeProto, constants: Mapping[str, Array], where: str, opset: int, names: Names) -> None:
+    def __init__(
+        self, node: NodeProto, constants: Mapping[str, Array], where: str, opset: int, names: Names, scale: Array | None = None
+    ) -> None:
         self.node, self.where, self.opset, self.names = node, where, opset, names
         self.known = constants
+        self.scale = scale
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, Array] = {}
         self.name = node.name or node.output[0]
@@ -199,7 +203,8 @@ def _integer(op: str) -> Callable[[_Rewriter], None]:
             raise q.refusal("subtracts a zero point from its data", "use QLinearConv or QLinearMatMul, or Q/DQ nodes")
         zero = q.parameter(3) if q.input(3) else np.zeros(1, np.uint8)
         axis = 0 if op == "Conv" else -1
-        weight = q.constant("weight", dequantized(q.known[weight], np.ones(zero.shape or (1,), np.float32), zero, axis))
+        value = dequantized(q.known[weight], np.ones(zero.shape or (1,), np.float32), zero, axis)
+        weight = q.constant("weight", value if q.scale is None else value * q.scale.astype(np.float32))
         operator = helper.make_node(op, [q.input(0), weight], [q.node.output[0]], name=q.node.name)
         operator.attribute.extend(q.node.attribute)
         q.nodes.append(operator)
@@ -233,6 +238,8 @@ _REWRITES: Mapping[tuple[str, str], Callable[[_Rewriter], None]] = {
     ("com.microsoft", "QLinearConcat"): _concat,
 }
 
+#: What multiplies integers and leaves their scales to others.
+_PRODUCTS = (("", "ConvInteger"), ("", "MatMulInteger"))
 #: ``com.microsoft``'s copies of ONNX's own quantisers, which allow more types.
 _SAME = ("QuantizeLinear", "DequantizeLinear")
 
@@ -242,22 +249,89 @@ def is_known(domain: str, op: str) -> bool:
     return (domain, op) in _REWRITES or (domain == "com.microsoft" and op in _SAME)
 
 
+def _scaled(
+    nodes: Sequence[NodeProto], constants: Mapping[str, Array], held: Collection[str]
+) -> tuple[list[NodeProto], dict[str, Array]]:
+    """Integer products that give reals at once, and of these, by the name of what they give, the scale of their weights.
+
+    In a file of ``quantize_dynamic`` a Cast makes floats of them and a Mul multiplies these by the scales of data and weights.
+    The data's is 1 here, so that the weights can have theirs: a bias or BatchNormalization then stands right behind its layer.
+    """
+    products = [node for node in nodes if (node.domain, node.op_type) in _PRODUCTS and node.output]
+    if not products:
+        return [*nodes], {}
+    makers = {name: node for node in nodes for name in node.output if name}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in nodes:
+        for name in branches.reads(node):
+            readers.setdefault(name, []).append(node)
+
+    def then(op: str, tensor: str) -> NodeProto | None:
+        reading = readers.get(tensor, [])
+        alone = len(reading) == 1 and tensor not in held and bool(reading[0].output)
+        return reading[0] if alone and reading[0].op_type == op else None
+
+    def scale_of(name: str) -> Array | None:
+        maker = makers.get(name)
+        if name in constants or maker is None or maker.op_type != "Mul":
+            return constants.get(name)
+        stored = [constants[part] for part in maker.input if part in constants]
+        data = [makers[part] for part in maker.input if part in makers and [part] == [*makers[part].output[1:2]]]
+        return stored[0] if len(stored) == 1 and [node.op_type for node in data] == ["DynamicQuantizeLinear"] else None
+
+    scales: dict[str, Array] = {}
+    gone: set[str] = set()
+    renamed: dict[str, str] = {}
+    for node in products:
+        cast = then("Cast", node.output[0])
+        product = then("Mul", cast.output[0]) if cast is not None else None
+        if cast is None or product is None:
+            continue
+        others = [name for name in product.input if name != cast.output[0]]
+        scale, to = scale_of(others[0]) if len(others) == 1 else None, next((a.i for a in cast.attribute if a.name == "to"), 0)
+        weight = constants.get(node.input[1]) if len(node.input) > 1 else None
+        if scale is None or weight is None or scale.dtype != np.float32 or to != TensorProto.FLOAT or scale.ndim > 1:
+            continue
+        columns = node.op_type == "MatMulInteger" and weight.ndim > 1 and scale.size == weight.shape[-1]
+        if scale.size == 1 or columns:
+            scales[product.output[0]] = scale if columns else scale.reshape(())
+            renamed[node.output[0]] = product.output[0]
+            gone |= {cast.output[0], product.output[0]}
+    kept = [node for node in nodes if not gone & set(node.output)]
+    return [_giving(node, renamed) for node in kept], scales
+
+
+def _giving(node: NodeProto, renamed: Mapping[str, str]) -> NodeProto:
+    if not any(name in renamed for name in node.output):
+        return node
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.output[:] = [renamed.get(name, name) for name in node.output]
+    return copy
+
+
 def floated(
-    nodes: Sequence[NodeProto], constants: Mapping[str, Array], opset: int, names: Names, path: str
+    nodes: Sequence[NodeProto],
+    constants: Mapping[str, Array],
+    opset: int,
+    names: Names,
+    path: str,
+    held: Collection[str],
 ) -> tuple[list[NodeProto], dict[str, Array]]:
     """The nodes with every integer operator written as a float one, and the constants that this adds.
 
-    constants: all that is known before folding. opset: the file's. names: all of the graph.
+    constants: all that is known before folding. opset: the file's. names: all of the graph. held: tensors that stay.
     Raises UnsupportedOperator where a scale isn't constant.
     """
     rewritten: list[NodeProto] = []
     added: dict[str, Array] = {}
     known = ChainMap(added, {**constants})
+    nodes, scales = _scaled(nodes, constants, held)
     for index, node in enumerate(nodes):
         rewrite = _REWRITES.get((node.domain, node.op_type))
         if rewrite is not None:
             where = f"{path}: node '{node.name or f'{node.op_type}_{index}'}': {node.op_type}"
-            rewriter = _Rewriter(node, known, where, opset, names)
+            rewriter = _Rewriter(node, known, where, opset, names, scales.get(node.output[0]))
             try:
                 rewrite(rewriter)
             except (ValueError, IndexError) as error:  # scales or weights whose shapes don't fit each other

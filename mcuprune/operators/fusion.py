@@ -55,7 +55,10 @@ def is_bias(add: Node, data: str, mixer: Node, net: Network) -> bool:
 
 
 def folded_into(net: Network) -> dict[str, str]:
-    """Node -> the mixer that it is folded into: a BatchNormalization or constant bias that alone reads what the mixer gives."""
+    """Node -> the mixer that it is folded into: a BatchNormalization or constant bias that alone reads what the mixer gives.
+
+    What alone reads such a node is folded likewise: behind a folded one it stands right behind the mixer.
+    """
     folded: dict[str, str] = {}
     for mixer in net.nodes:
         if not is_mixer(mixer, net):
@@ -68,8 +71,6 @@ def folded_into(net: Network) -> dict[str, str]:
                 break
             folded[tail.name] = mixer.name
             tensor = tail.outputs[0]
-            if normalises:
-                break
     return folded
 
 

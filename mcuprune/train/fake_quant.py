@@ -20,6 +20,7 @@ from mcuprune.deploy.qdq import (
     UNIT,
     Quantizer,
     Scheme,
+    held,
     mixer_scale,
     quantizer,
     scheme,
@@ -69,6 +70,7 @@ class QuantTrainable(Trainable):
             if name not in self.scheme.unit:
                 self._ranges[name] = (float(bounds[0]), float(bounds[1]))
                 self._quantizers[name] = quantizer(*self._ranges[name])
+                self._quantizers[name] = held(self.scheme, name, self._quantizers)
 
     def computed(self, tensor: str, value: Tensor) -> Tensor:
         name = self.scheme.quantizer.get(tensor)
@@ -105,6 +107,7 @@ class QuantTrainable(Trainable):
                 low, high = min(low, old_low), max(high, old_high)
         self._ranges[name] = (low, high)
         self._quantizers[name] = quantizer(low, high)
+        self._quantizers[name] = held(self.scheme, name, self._quantizers)
 
     def _extremes(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """The smallest and the largest number of a tensor, in training those of all ranks' parts of the batch."""
