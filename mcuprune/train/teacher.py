@@ -34,7 +34,7 @@ class Teacher:
     def __init__(self, channels: Channels, train: Split, objective: Objective, *, varied: bool, device: str = "cpu") -> None:
         """varied: whether examples are varied before they are fed."""
         self._module = Trainable(channels).to(device).eval()
-        self._module.want(objective.tensors)
+        self._module.want_answers(objective.heads)
         self._objective, self._device = objective, device
         self._stored: list[np.ndarray] | None = None
         self.misses = 0.0

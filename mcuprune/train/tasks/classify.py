@@ -49,7 +49,11 @@ class Classify(Kind):
         if head.is_single:
             if not _zero_or_one(targets) or prod(targets.shape[1:]) != 1:
                 return f"output '{head.output}' is a single number, and targets aren't all 0 or 1"
-            return None if head.ending in ("sigmoid", "units") or targets.dtype.kind in "bui" else "targets are fractions"
+            return (
+                None
+                if head.ending in ("sigmoid", "units", "scores") or targets.dtype.kind in "bui"
+                else "targets are fractions"
+            )
         if targets.ndim == 1 or prod(targets.shape[1:]) == 1:
             return None if _whole(targets) else "targets are fractions"
         wide = targets.shape[1:]
