@@ -12,12 +12,14 @@ import tasks_data
 import torch
 from conftest import thorough_but
 from graphs import Graph
+from onnx import TensorProto, helper, numpy_helper
 from tasks_data import Layers
 from test_pruning import limits
 
 from mcuprune import pruning
 from mcuprune.channels.labelling import label
 from mcuprune.data.sets import Split
+from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.pruning import Request
 from mcuprune.train import evaluate
@@ -366,3 +368,54 @@ def test_a_layer_behind_which_numbers_are_made_gives_no_output() -> None:
     net = graph.net(graph.add("Pad", graph.dense("x", 6, 3), ints(graph, 0, 1, 0, 0)))
     assert last_layer(net, net.outputs[0]) is None
     assert Regress(heads(net)[0]).units(net) == {}
+
+
+# ------------------------------------------------------------------------------------- outputs without an axis for the batch
+
+
+def flat_ending(kind: str, *, shape: tuple[int, ...]) -> Network:
+    """A network for one example alone, whose output has no axis for the batch, or no other."""
+    layers = Layers()
+    y = layers.dense(layers.dense("x", 8, 24, relu=True), 24, 4 if shape == (4,) else 1)
+    y = layers.add("Squeeze", [y] if shape == () else [y, whole(layers, 0)] if shape == (4,) else [y, whole(layers, 1)])
+    y = layers.add(kind, [y]) if kind else y
+    nodes = [*layers.nodes, helper.make_node("Identity", [y], ["y"], "to_y")]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [*shape])],
+        [numpy_helper.from_array(value, name) for name, value in layers.weights.items()],
+    )
+    return network.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "net.onnx")
+
+
+FLAT = [("", ()), ("Sigmoid", ()), ("Sigmoid", (1,)), ("Softmax", (1,)), ("", (4,)), ("Sigmoid", (4,)), ("Softmax", (4,))]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize(("kind", "shape"), FLAT)
+def test_an_output_without_an_axis_for_the_batch_is_measured(
+    kind: str, shape: tuple[int, ...], labelled: bool, tmp_path: Path
+) -> None:
+    net = flat_ending(kind, shape=shape)
+    arrays = tasks_data.split(four_classes if shape == (4,) else tasks_data.yes_or_no, 64, 32)
+    if not labelled:
+        arrays = {key: x for key, x in arrays.items() if key.startswith("x")}
+    result = run(net, arrays, tmp_path, "100%", train=False)
+    each = [evaluate.run(evaluate.session(tmp_path / "o.onnx"), {"x": x[None]})[0] for x in arrays["x_test"]]
+    outputs = evaluate.Model(tmp_path / "o.onnx")(arrays["x_test"])
+    assert outputs.shape == (32, *(() if shape == (1,) else shape))
+    np.testing.assert_array_equal(outputs.reshape(32, -1), np.stack(each).reshape(32, -1))
+    assert result.figures is not None
+    if labelled:
+        named = outputs.argmax(1) if shape == (4,) else (outputs > (0.5 if kind else 0)).astype(int)
+        assert result.figures.after.accuracy == pytest.approx((named == arrays["y_test"]).mean())
+    elif (kind, shape) != ("Softmax", (1,)):  # of one number that is always 1 nothing varies
+        assert result.figures.after.value > 0.9
+
+
+def test_a_row_without_an_axis_for_the_batch_is_learned(tmp_path: Path) -> None:
+    run(flat_ending("", shape=(4,)), tasks_data.split(four_classes, 512, 256), tmp_path, "80%", epochs=10)
+    x, y = four_classes(256, 3)
+    assert (evaluate.Model(tmp_path / "o.onnx")(x).argmax(1) == y).mean() > 0.82

@@ -156,7 +156,7 @@ class Classify(Kind):
         return _ByRow(self.classes) if self.form == "labels" else Classes(self.classes)
 
     def shaped(self, answer: Tensor) -> Tensor:
-        return answer.flatten(1) if self.head.is_row else answer.reshape(len(answer), *self.head.shape)
+        return answer.reshape(-1, max(self.head.shape)) if self.head.is_row else super().shaped(answer)
 
 
 class _ByRow(Labels):
@@ -201,7 +201,7 @@ class Segment(Classify):
         return self.head.shape[: self.axis] + self.head.shape[self.axis + 1 :]
 
     def shaped(self, answer: Tensor) -> Tensor:
-        return answer.reshape(len(answer), *self.head.shape)
+        return answer.reshape(-1, *self.head.shape)
 
     def tally(self) -> Tally:
         return _Masks(self.head.shape[self.axis], self.axis) if self.form == "labels" else Overlap(self.classes)

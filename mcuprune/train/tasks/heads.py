@@ -61,6 +61,12 @@ class Head:
         return prod(self.shape) == 1
 
 
+def answer_shape(net: Network, output: str) -> Shape:
+    """The shape of an output for one example, without the batch; a file made for one example may leave that axis out."""
+    shape = net.shapes[output]
+    return shape[1:] if shape[:1] == (1,) else shape
+
+
 def heads(net: Network) -> tuple[Head, ...]:
     """The outputs of a network, in its order, by its nodes alone (``recognised`` adds what their values tell)."""
     return tuple(_head(net, name) for name in net.outputs)
@@ -79,7 +85,7 @@ def tail(net: Network, head: Head) -> tuple[tuple[Node, str], ...]:
 
 
 def _head(net: Network, name: str) -> Head:
-    shape = net.shapes[name][1:]
+    shape = answer_shape(net, name)
     tensor, behind = name, list[tuple[Node, str]]()
     while (node := net.producer.get(tensor)) is not None and (picks(node, net) or node.op in _EXTREMA):
         behind.append((node, tensor))
@@ -110,7 +116,7 @@ def _shared_out(net: Network, node: Node, behind: Sequence[tuple[Node, str]], sh
         lines, ids = (np.moveaxis(array.reshape(shape), axis, -1).reshape(-1, size) for array in (groups, places))
         if size == members and (lines == lines[:, :1]).all() and (np.diff(np.sort(ids, 1), axis=1) > 0).all():
             return axis
-    return 0 if members == prod(shape) == 1 else None
+    return None
 
 
 def _has_scores(net: Network, name: str) -> bool:

@@ -91,7 +91,7 @@ class Kind(ABC):
 
     def shaped(self, answer: Tensor) -> Tensor:
         """An answer of ``head.tensor`` in the output's own shape, (batch, ...)."""
-        return answer.reshape(len(answer), *self.head.shape)
+        return answer.reshape(-1, *self.head.shape)
 
     def described(self, metric: Metric) -> Metric:
         """The metric with what only the kind knows."""
