@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from mcuprune import escape
-from mcuprune.errors import MissingExtra
+from mcuprune.errors import lacking
 from mcuprune.graph.network import Network
 from mcuprune.passes.canonical import canonical
 from mcuprune.report.answers import Section
@@ -28,8 +28,8 @@ def section(net: Network, *, ascii: bool = False) -> Section:
     """
     try:
         from mcuprune.train import at_init
-    except ImportError as error:
-        raise MissingExtra(f"--sensitivity needs {error.name}, which isn't installed; pip install 'mcuprune[prune]'") from None
+    except (ImportError, OSError) as error:
+        raise lacking("--sensitivity", error, "pip install 'mcuprune[prune]'") from None
     from mcuprune.channels.labelling import label
 
     document = at_init.sensitivity(label(canonical(net)[0])).document()

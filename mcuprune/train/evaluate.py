@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mcuprune.data.sets import Column, Split
-from mcuprune.errors import MissingExtra, ModelError
+from mcuprune.errors import ModelError, lacking
 from mcuprune.immutable import immutable
 from mcuprune.train.tasks.metrics import Metric, Tally
 from mcuprune.train.tasks.objective import Objective
@@ -75,8 +75,8 @@ def session(source: str | Path | bytes, mode: Mode = "exact", *, name: str | Non
     """
     try:
         import onnxruntime
-    except ImportError:
-        raise MissingExtra("onnxruntime isn't installed; pip install 'mcuprune[prune]'") from None
+    except (ImportError, OSError) as error:
+        raise lacking("running a model", error, "pip install 'mcuprune[prune]'") from None
     options = onnxruntime.SessionOptions()
     if mode == "exact":
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
