@@ -61,6 +61,17 @@ class MissingExtra(McupruneError):
     """A command needs packages that only an extra installs."""
 
 
+def lacking(who: str, error: ImportError | OSError, then: str) -> MissingExtra:
+    """What to raise where a package can't be imported: it is missing, or something is wrong with it, such as a lost library.
+
+    who: what needs it. then: what to do, from "pip install" on.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return MissingExtra(f"{who} needs {error.name}, which isn't installed; {then}")
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return MissingExtra(f"{who} can't import a package that is installed ({said}); install that one again, or {then}")
+
+
 class RankLost(McupruneError):
     """Another process of a training on several has ended or doesn't answer, so that this one can't go on."""
 

@@ -22,6 +22,7 @@ from mcuprune.passes.inputs import with_float_inputs
 from mcuprune.train import evaluate, feeding, head, preprocess
 from mcuprune.train.goal import goal, is_one_class, target_checks
 from mcuprune.train.preprocess import Fed
+from mcuprune.train.tasks.heads import answer_shape
 
 Array = np.ndarray[Any, Any]
 #: Examples that ranges are taken of, and that the network is asked about.
@@ -80,7 +81,7 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
     shape = net.shapes[net.inputs[0]][1:]
     classes = _classes(net)
     inputs = tuple(net.shapes[name][1:] for name in net.inputs)
-    wanted = Wanted(inputs, target_checks(net, AUTO), classes or prod(net.shapes[net.outputs[0]][1:]), seed, unlabelled=True)
+    wanted = Wanted(inputs, target_checks(net, AUTO), classes or prod(answer_shape(net, net.outputs[0])), seed, unlabelled=True)
     opened = preprocess.opened(net, given, wanted, feed, seed)
     data = opened.data
     task = None
@@ -116,9 +117,9 @@ def inspect(net: Network, given: Given, feed: Feed, seed: int = 0) -> Inspection
 
 def _classes(net: Network) -> int:
     """How many classes the only output names; 0 where outputs are something else."""
-    shape = net.shapes[net.outputs[0]]
-    count = prod(shape[1:])
-    return count if len(net.outputs) == 1 and count > 1 and max(shape[1:]) == count else 0
+    shape = answer_shape(net, net.outputs[0])
+    count = prod(shape)
+    return count if len(net.outputs) == 1 and count > 1 and max(shape) == count else 0
 
 
 def _raw(column: Any) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ from mcuprune.costs.resources import Budget, CostModel, Profile
 from mcuprune.data import loading as datasets
 from mcuprune.data.sets import Data, Given
 from mcuprune.data.spelling import refuse_unknown
-from mcuprune.errors import BudgetError, UsageError
+from mcuprune.errors import BudgetError, ModelError, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network
 from mcuprune.immutable import immutable
@@ -173,7 +173,7 @@ def _data_and_goal(
         unlabelled=request.unlabelled,
     )
     if request.train:
-        _check_batch(labelled)
+        _check_trainable(labelled)
     if METHODS[request.method].led_by == "scores":
         _check_scores(request, labelled, data)
     if data is None:
@@ -200,11 +200,14 @@ def _with_engine(request: Request, macs: int) -> Request:
     return request
 
 
-def _check_batch(channels: Channels) -> None:
-    """Raise ModelError for a network that mixes the examples of a batch, or that is made for one at a time."""
+def _check_trainable(channels: Channels) -> None:
+    """Raise ModelError for a network that mixes the examples of a batch, that is made for one at a time, or has no weights."""
     from mcuprune.train.batchproof import prove
+    from mcuprune.train.module import Trainable
 
     prove(channels, several_inputs=len(channels.network.inputs) > 1)
+    if next(iter(Trainable(channels).named_weights()), None) is None:
+        raise ModelError(f"{channels.network.path}: has no weights, so there is nothing to train; add --no-train")
 
 
 def _check_scores(request: Request, channels: Channels, data: Data | None) -> None:

@@ -106,7 +106,8 @@ class MaskedModule(Trainable):
         copy.load_state_dict(self.state_dict())
         for (_, ours), (_, theirs) in zip(self.named_parameters(), copy.named_parameters(), strict=True):
             theirs.requires_grad_(ours.requires_grad)
-        copy.wanted, copy._last_use, copy.norm_momentum = self.wanted, self._last_use, self.norm_momentum
+        copy.want_as(self)
+        copy.norm_momentum = self.norm_momentum
         copy.watching, copy._original = False, self._original or (self,)
         return copy.train(self.training)
 

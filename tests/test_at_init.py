@@ -391,3 +391,28 @@ def test_profile_shows_sensitivity_when_asked(kind: str, capsys: pytest.CaptureF
     else:
         assert "-1/8" in said
         assert "/stage3/conv2/conv/Conv" in said
+
+
+def nothing_to_prune(*, weights: bool = True) -> Network:
+    graph = Graph(1, 3, 8, 8)
+    return graph.net(graph.add("GlobalAveragePool", graph.conv("x", 3, 5) if weights else graph.add("Relu", "x")))
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("score", ["synflow", "magnitude", "random"])
+def test_a_network_without_a_channel_to_remove_is_written_as_it_is(score: str, weights: bool, tmp_path: Path) -> None:
+    net = nothing_to_prune(weights=weights)
+    for name, wishes in {"plain": {"method": "differentiable"}, "scored": {"score": score}}.items():
+        asked = request(tmp_path, f"{name}.onnx", limits=limits(sram="100%"), int8=True, **wishes)
+        assert pruning.prune(asked, net=net).ok
+    assert (tmp_path / "scored.onnx").read_bytes() == (tmp_path / "plain.onnx").read_bytes()
+    assert at_init.sensitivity(label(net)) == Sensitivity(())
+
+
+@pytest.mark.parametrize("kind", ["text", "markdown", "html"])
+def test_of_a_network_without_a_channel_to_remove_no_sensitivity_is_shown(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(nothing_to_prune().to_proto().SerializeToString())
+    assert main(["profile", str(tmp_path / "m.onnx"), "--sensitivity", "--format", kind]) == 0
+    assert "No channel can be removed" in capsys.readouterr().out

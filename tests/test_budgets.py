@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import CORPUS_SHAPES
+from graphs import Graph
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
@@ -82,3 +85,41 @@ def test_large_networks_are_refused_in_seconds_too(
     name: str, corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refusal(corpus_folder / f"{name}.onnx", ["--no-train"], tmp_path, capsys)
+
+
+@pytest.fixture
+def weightless(tmp_path: Path) -> Path:
+    """A network without weights, and so without multiply-accumulates."""
+    graph = Graph(1, 3, 8, 8)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(graph.net(graph.add("GlobalAveragePool", graph.add("Relu", "x"))).to_proto().SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("name", ["macs", "flash"])
+@pytest.mark.parametrize("share", ["100%", "250%"])
+def test_all_of_nothing_holds(weightless: Path, share: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(weightless), f"--{name}", share, "--format", "json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)["models"]
+    assert answer["limits"][name] == {"used": 0, "limit": 0, "over": 0, "ok": True}
+    for method in ("differentiable", "uniform", "magnitude", "at-init"):
+        written = ["-o", str(weightless.parent / "o.onnx"), "--report", str(weightless.parent / "r")]
+        flags = ["--method", method, "--no-train", *written]
+        assert main(["prune", str(weightless), f"--{name}", share, "--sram", "100%", *flags]) == 0
+
+
+@pytest.mark.parametrize("command", ["check", "prune"])
+@pytest.mark.parametrize("name", ["macs", "flash"])
+def test_a_part_of_nothing_is_no_limit(weightless: Path, name: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--no-train", "-o", str(weightless.parent / "o.onnx")] if command == "prune" else []
+    assert main([command, str(weightless), f"--{name}", "99%", *flags]) == 2
+    assert "comes to 0; give a larger one" in capsys.readouterr().err
+
+
+def test_a_network_without_weights_is_not_trained(weightless: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    np.savez(weightless.parent / "d.npz", **{f"x_{part}": draw.random((20, 3, 8, 8), np.float32) for part in ("train", "test")})
+    flags = ["--data", str(weightless.parent / "d.npz"), "-o", str(weightless.parent / "o.onnx")]
+    assert main(["prune", str(weightless), "--sram", "100%", *flags]) == 2
+    assert "has no weights, so there is nothing to train; add --no-train" in capsys.readouterr().err
+    assert not (weightless.parent / "o.onnx").exists()

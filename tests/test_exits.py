@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_nets
@@ -340,3 +342,40 @@ def test_what_is_no_file_is_no_data(kind, capsys):
     message = capsys.readouterr().err
     assert name[:100] in message
     assert message.count("\n") == 1
+
+
+#: Why a package can't be imported, and what is said of it.
+LACKING = [
+    (ModuleNotFoundError("No module named 'torch'", name="torch"), "needs torch, which isn't installed; pip install"),
+    (ImportError("libtorch_cpu.so: cannot open shared object file"), "(libtorch_cpu.so: cannot open shared object file)"),
+    (ImportError("cannot import name 'fx' from 'torch'", name="torch"), "(cannot import name 'fx' from 'torch')"),
+    (ImportError(), "(ImportError)"),
+    (OSError("libcudart.so.13: no such file\nand more"), "(libcudart.so.13: no such file)"),  # as torch loads libraries
+]
+#: By command, what can't be imported.
+NEEDED = {
+    "prune net.onnx --sram 90% --no-train": "mcuprune.train.fake_quant",
+    "profile net.onnx --sensitivity": "mcuprune.train.at_init",
+    "prune net.onnx --sram 90% --no-train --float --data digits": "onnxruntime",
+}
+
+
+@pytest.mark.parametrize(("error", "said"), LACKING)
+@pytest.mark.parametrize("command", NEEDED)
+def test_a_package_that_cannot_be_imported_is_told_in_its_own_words(
+    command: str, error: Exception, said: str, monkeypatch, capsys
+):
+    usual, hidden = builtins.__import__, NEEDED[command]
+    if hidden == "onnxruntime" and isinstance(error, OSError):
+        pytest.skip("its libraries are those of one extension module")
+
+    def imported(name: str, *rest: Any) -> Any:
+        if hidden in (name, *(f"{name}.{part}" for part in (rest[2] if len(rest) > 2 else None) or ())):
+            raise error
+        return usual(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", imported)
+    assert main(command.split()) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "None" not in told

@@ -554,3 +554,60 @@ def test_a_leading_size_of_nothing_is_a_free_one() -> None:
     assert profile(net).total == profile(network.from_proto(small_nets.residual(), "net.onnx")).total
     x = np.zeros((3, *net.shapes[net.inputs[0]][1:]), np.float32)
     assert len(run(written, {net.inputs[0]: x})[0]) == 3
+
+
+def sized(*dims: int | str | None) -> onnx.ModelProto:
+    """A network whose input declares these sizes: numbers, names, or None for one that is only free."""
+    model = graph([helper.make_node("Relu", ["x"], ["y"])])
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, dims))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("dims", "said"),
+    [
+        (("N", 3, "H", "W"), "free sizes [N, 3, H, W]; fix them with --input-shape x=1,3,H,W, a number in place of H and W"),
+        (("N", 3, "S", "S"), "free sizes [N, 3, S, S]; fix them with --input-shape x=1,3,S,S, a number in place of S"),
+        (("N", 3, None, "W"), "free sizes [N, 3, ?, W]; fix them with --input-shape x=1,3,?,W, a number in place of ? and W"),
+        (("b", 3, "a b", "x;y"), "free sizes [b, 3, a b, x;y]; fix them with --input-shape x=1,3,?,?, a number in place of ?"),
+        (
+            (1, 3, 0, 8),
+            "'x' [1, 3, 0, 8] has a size of 0, which no data has; say which size is meant with --input-shape x=1,3,?,8, "
+            "a number in place of ?",
+        ),
+        (("N", 0, 8, "W"), "'x' [N, 0, 8, W] has a size of 0, which no data has; say which size is meant with --input-shape"),
+    ],
+)
+def test_of_missing_sizes_the_message_has_what_the_file_calls_them(dims: tuple[int | str | None, ...], said: str) -> None:
+    with pytest.raises(ModelError) as refused:
+        loaded(sized(*dims))
+    assert said in str(refused.value)
+    assert loaded(sized(*dims), input_shapes={"x": (1, 3, 8, 8)}).shapes["y"] == (1, 3, 8, 8)
+
+
+def test_a_batch_of_0_is_a_free_one() -> None:
+    net = loaded(sized(0, 3, 8, 8))
+    assert net.shapes["x"] == (1, 3, 8, 8)
+    assert not net.to_proto().graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([helper.make_node("Slice", ["x", "at", "at", "axis"], ["y"])], "(Slice) has shape [1, 3, 0, 8], which holds nothing"),
+        (
+            [helper.make_node("Conv", ["x", "none"], ["y"])],
+            "'none' of an initializer has shape [0, 3, 1, 1], which holds",
+        ),
+        (
+            [helper.make_node("Conv", ["x", "wide"], ["y"])],
+            "(Conv) has shape [1, 4, -1, -1], which holds nothing; give a larger",
+        ),
+    ],
+)
+def test_a_tensor_that_holds_nothing_is_said_to(nodes: list, said: str) -> None:
+    constants = {"at": np.int64([3]), "axis": np.int64([2]), "none": np.zeros((0, 3, 1, 1), np.float32)}
+    with pytest.raises(ModelError) as refused:
+        loaded(graph(nodes, constants | {"wide": np.ones((4, 3, 10, 10), np.float32)}))
+    assert said in str(refused.value)

@@ -50,21 +50,31 @@ class Budget:
 
     def ratios(self, used: Mapping[str, int]) -> dict[str, float]:
         """used / limit of every limited resource."""
-        return {name: used[name] / limit for name, limit in self.limits.items()}
+        return {name: ratio(used[name], limit) for name, limit in self.limits.items()}
 
     def approached(self, start: Mapping[str, int], share: float) -> Budget:
         """The budget a part of the way there: each limit falls geometrically from what ``start`` costs to its own.
 
         share: from 0, nothing of the way, to 1, the budget itself. What holds its limit at the start has it all the way.
         """
-        return Budget({name: int(limit * max(1.0, start[name] / limit) ** (1 - share)) for name, limit in self.limits.items()})
+        parts = {name: max(1.0, ratio(start[name], limit)) ** (1 - share) for name, limit in self.limits.items()}
+        return Budget({name: int(limit * parts[name]) for name, limit in self.limits.items()})
+
+
+def ratio(used: float, limit: int) -> float:
+    """used / limit; of a limit of nothing 0 where nothing is used."""
+    return used / limit if limit or used else 0.0
 
 
 def budget(wanted: Mapping[str, Limit], own: Mapping[str, int]) -> Budget:
-    """Limits in base units for a network that costs ``own``. Raises BudgetError where a share comes to nothing."""
+    """Limits in base units for a network that costs ``own``.
+
+    Raises BudgetError where a limit comes to nothing, but for all of what is nothing.
+    """
     limits = {name: limit.of(own[name]) for name, limit in wanted.items()}
     for name, value in limits.items():
-        if value < 1:
+        holds = own[name] == 0 and wanted[name].relative and wanted[name].value >= 1
+        if value < 1 and not holds:
             raise BudgetError(f"the limit of {RESOURCES[name].title} comes to {value}; give a larger one")
     return Budget(limits)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mcuprune.costs import widths as allocation
+from mcuprune.costs.budgets import ratio
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.immutable import immutable
 
@@ -118,9 +119,10 @@ def most_violated(model: CostModel, widths: np.ndarray, goal: Budget) -> tuple[s
     Resources that add up are asked first: others need a search, and only where all of these hold is it made.
     """
     sums = model.sums(widths)
-    ratios = {name: sums[name] / limit for name, limit in goal.limits.items() if name in sums}
+    ratios = {name: ratio(sums[name], limit) for name, limit in goal.limits.items() if name in sums}
     if max(ratios.values(), default=0.0) <= 1:
         functions = model.functions
-        ratios |= {name: functions[name].value(widths) / limit for name, limit in goal.limits.items() if name not in sums}
+        others = {name: limit for name, limit in goal.limits.items() if name not in sums}
+        ratios |= {name: ratio(functions[name].value(widths), limit) for name, limit in others.items()}
     worst = max(ratios, key=lambda name: ratios[name])
     return worst, model.gradient(worst, widths)

@@ -18,6 +18,7 @@ It knows nothing of what operators mean for channels, costs or training; that is
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
@@ -427,14 +428,14 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     real_inputs = [value for value in graph.input if value.name not in constants]
     del header.graph.input[:]
     header.graph.input.extend(real_inputs)
-    for value in (*header.graph.input, *header.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.HasField("dim_value") and dim.dim_value == 0:  # a free one, as some exporters write it; runtimes refuse it
-                dim.ClearField("dim_value")
     outputs = tuple(value.name for value in graph.output)
     if not outputs:
         raise ModelError(f"{path}: the graph has no outputs; export it again, or name some with --outputs")
     inputs = _static_inputs(header.graph.input, input_shapes, path)
+    for value in (*header.graph.input, *header.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if _is_zero(dim):  # a free one, as some exporters write it; runtimes refuse it
+                dim.ClearField("dim_value")
 
     known = {**constants, **literals(graph.node, path)}
     protos = topological(graph.node, set(inputs) | set(constants), path)
@@ -456,14 +457,17 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     nodes = nodes_of(protos, constants, opset_of(header), path)
     for node in nodes:
         accept(node)
-    used = {name for node in nodes for name in node.inputs}
+    used = dict.fromkeys(name for node in nodes for name in node.inputs)
     for name in [*used, *outputs]:
         if name and any(size < 1 for size in shapes.get(name, (0,))):
-            maker = next((f"node '{node.name}' ({node.op})" for node in nodes if name in node.outputs), "an input")
-            shown = f"shape {list(shapes[name])}" if name in shapes else "no static shape"
-            raise ModelError(
-                f"{path}: tensor '{name}' of {maker} has {shown}; export with static shapes, or give --input-shape"
+            maker = next((f"node '{node.name}' ({node.op})" for node in nodes if name in node.outputs), None)
+            maker = maker or ("an initializer" if name in constants else "an input")
+            what = (
+                f"shape {list(shapes[name])}, which holds nothing; give a larger --input-shape, or export it again"
+                if name in shapes
+                else "no static shape; export with static shapes, or give --input-shape"
             )
+            raise ModelError(f"{path}: tensor '{name}' of {maker} has {what}")
     for node in nodes:
         refuse_unsound(node, shapes, path)
         if any(dtypes.get(name) == TensorProto.STRING for name in (*node.inputs, *node.outputs)):
@@ -526,11 +530,7 @@ def _static_inputs(values: Sequence[ValueInfoProto], wanted: Mapping[str, Shape]
         elif shape and shape[0] is None:
             shape[0] = 1
         if None in shape or not (value.name in wanted or tensor.HasField("shape")):
-            example = _dims(["N" if size is None else size for size in shape]) or "1,3,96,96"
-            raise ModelError(
-                f"{path}: input '{value.name}' has free sizes [{_free(tensor)}]; "
-                f"fix them with --input-shape {value.name}={example}"
-            )
+            raise ModelError(f"{path}: input '{value.name}' {_unfixed(value.name, tensor, shape)}")
         inputs[value.name] = (tuple(size for size in shape if size is not None), tensor.elem_type)
         if value.name in wanted:
             _declare(value, inputs[value.name][0])
@@ -550,7 +550,25 @@ def _declare(value: ValueInfoProto, shape: Shape) -> None:
 
 
 def _free(tensor: Any) -> str:
-    return ", ".join(str(dim.dim_value) if dim.dim_value > 0 else dim.dim_param or "?" for dim in tensor.shape.dim)
+    dims = tensor.shape.dim
+    return ", ".join(str(dim.dim_value) if dim.dim_value > 0 or _is_zero(dim) else dim.dim_param or "?" for dim in dims)
+
+
+def _is_zero(dim: Any) -> bool:
+    return bool(dim.HasField("dim_value") and dim.dim_value == 0)
+
+
+def _unfixed(name: str, tensor: Any, shape: Sequence[int | None]) -> str:
+    """What is to be said of an input without all its sizes. shape: None for each that is missing."""
+    if not shape:
+        return f"has free sizes []; fix them with --input-shape {name}=1,3,96,96, your numbers in place of these"
+    dims = [dim.dim_param if re.fullmatch(r"[A-Za-z_]\w{0,19}", dim.dim_param) else "?" for dim in tensor.shape.dim]
+    missing = list(dict.fromkeys(dim for dim, size in zip(dims, shape, strict=True) if size is None))
+    filled = _dims([dim if size is None else size for dim, size in zip(dims, shape, strict=True)])
+    example = f"--input-shape {name}={filled}, a number in place of {' and '.join(missing)}"
+    if any(_is_zero(dim) and size is None for dim, size in zip(tensor.shape.dim, shape, strict=True)):
+        return f"[{_free(tensor)}] has a size of 0, which no data has; say which size is meant with {example}"
+    return f"has free sizes [{_free(tensor)}]; fix them with {example}"
 
 
 def _dims(shape: Sequence[object]) -> str:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from mcuprune import escape
-from mcuprune.errors import MissingExtra
+from mcuprune.errors import lacking
 from mcuprune.graph.network import Network
 from mcuprune.passes.canonical import canonical
 from mcuprune.report.answers import Section
@@ -17,6 +17,7 @@ BARS = "▁▂▃▄▅▆▇█"
 _ASCII_BARS = "_.:-=+*#"
 #: The picture: a square for each group, so many beside each other.
 _SIDE, _GAP, _ROW = 84, 8, 8
+_NOTHING = "No channel can be removed: there is no sensitivity to measure."
 _MEANING = "Share of the signal that is lost when so many of a group's lowest channels go, all other groups whole:"
 
 
@@ -27,8 +28,8 @@ def section(net: Network, *, ascii: bool = False) -> Section:
     """
     try:
         from mcuprune.train import at_init
-    except ImportError as error:
-        raise MissingExtra(f"--sensitivity needs {error.name}, which isn't installed; pip install 'mcuprune[prune]'") from None
+    except (ImportError, OSError) as error:
+        raise lacking("--sensitivity", error, "pip install 'mcuprune[prune]'") from None
     from mcuprune.channels.labelling import label
 
     document = at_init.sensitivity(label(canonical(net)[0])).document()
@@ -37,6 +38,8 @@ def section(net: Network, *, ascii: bool = False) -> Section:
 
 def text(document: Mapping[str, Any], *, ascii: bool = False) -> list[str]:
     """Lines of plain text. document: what ``Sensitivity.document`` gives."""
+    if not document["groups"]:
+        return [_NOTHING]
     rows = _rows(document, _ASCII_BARS if ascii else BARS)
     rows = [[row[0], escape.plain(row[1]), *row[2:]] for row in rows]
     return [_MEANING, *align([_head(document), *rows], [">", "<", *[">"] * len(document["shares"]), "<"])]
@@ -44,6 +47,8 @@ def text(document: Mapping[str, Any], *, ascii: bool = False) -> list[str]:
 
 def markdown(document: Mapping[str, Any]) -> list[str]:
     """Lines of markdown: the table, and the picture as inline SVG."""
+    if not document["groups"]:
+        return [_NOTHING]
     rows = [[row[0], escape.code(row[1]), *row[2:]] for row in _rows(document, BARS)]
     return [
         _MEANING,
@@ -56,6 +61,8 @@ def markdown(document: Mapping[str, Any]) -> list[str]:
 
 def html(document: Mapping[str, Any]) -> str:
     """The table and the picture."""
+    if not document["groups"]:
+        return f"<p>{_NOTHING}</p>"
     table = html_table(_head(document), [">", "<", *[">"] * len(document["shares"]), "<"], _rows(document, BARS))
     return f"<p>{_MEANING}</p>\n{table}\n<figure>{svg(document)}</figure>"
 

@@ -31,7 +31,8 @@ _REBUILT_AT = 0.8
 def refuse(channels: Channels, score: str, examples: Split | None) -> None:
     """Raise what ``plan`` raises, at once."""
     refuse_without_examples(score, examples)
-    Flow(channels).scores()
+    if channels.groups:
+        Flow(channels).scores()
 
 
 @immutable
@@ -44,6 +45,8 @@ class Plan:
 
 def sensitivity(channels: Channels) -> Sensitivity:
     """The curves of a network's groups alone. Raises UnsupportedOperator where flow can't be followed."""
+    if not channels.groups:
+        return Sensitivity(())
     flow = Flow(channels)
     return Sensitivity(flow.curves(flow.scores()))
 
@@ -62,6 +65,8 @@ def plan(
     score: of ``task.SCORES``. examples: labelled ones, for scores that need them. seed: of what is left to chance.
     Raises UnsupportedOperator where flow can't be followed.
     """
+    if not model.channels.groups:
+        return Plan(model.channels.keep_all(), Sensitivity(()))
     scorer = _Scorer(model, score, examples, seed)
     curves = scorer.curves(scorer(model.channels.keep_all()))
     whole = Descent(model, curves)

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 from torch import nn
 
-from mcuprune.errors import MissingExtra
+from mcuprune.errors import lacking
 from mcuprune.graph.network import Network, Node
 from mcuprune.graph.parameters import node_protos
 from mcuprune.operators import attributes
@@ -47,8 +47,8 @@ def converter() -> Callable[[Any], nn.Module]:
     sys.modules.update(placeholders)
     try:
         from onnx2torch import convert
-    except ImportError as error:
-        raise MissingExtra(f"training needs {error.name}, which isn't installed; pip install 'mcuprune[prune]'") from None
+    except (ImportError, OSError) as error:
+        raise lacking("training", error, "pip install 'mcuprune[prune]'") from None
     finally:
         for name in placeholders:
             del sys.modules[name]

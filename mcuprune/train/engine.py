@@ -9,7 +9,7 @@ import ctypes
 import os
 import warnings
 
-from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.errors import UsageError, lacking
 from mcuprune.train import ranks
 from mcuprune.train.request import device_asked
 
@@ -25,11 +25,8 @@ def need() -> None:
     """Raise MissingExtra unless everything that trains and quantises is installed. Only here does torch get imported first."""
     try:
         import mcuprune.train.fake_quant  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(
-            f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' "
-            "(--no-train --float works without it)"
-        ) from None
+    except (ImportError, OSError) as error:
+        raise lacking("prune", error, "pip install 'mcuprune[prune]' (--no-train --float works without it)") from None
 
 
 def choose_threads(macs: int) -> None:

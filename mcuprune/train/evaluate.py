@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mcuprune.data.sets import Column, Split
-from mcuprune.errors import MissingExtra, ModelError
+from mcuprune.errors import ModelError, lacking
 from mcuprune.immutable import immutable
 from mcuprune.train.tasks.metrics import Metric, Tally
 from mcuprune.train.tasks.objective import Objective
@@ -75,8 +75,8 @@ def session(source: str | Path | bytes, mode: Mode = "exact", *, name: str | Non
     """
     try:
         import onnxruntime
-    except ImportError:
-        raise MissingExtra("onnxruntime isn't installed; pip install 'mcuprune[prune]'") from None
+    except (ImportError, OSError) as error:
+        raise lacking("running a model", error, "pip install 'mcuprune[prune]'") from None
     options = onnxruntime.SessionOptions()
     if mode == "exact":
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -135,7 +135,7 @@ class Model:
         except Exception:  # onnxruntime raises its own kinds; a file that can't run at all says so at its first example
             return False
         for both, *each in zip(together, *alone, strict=True):
-            if any(len(answer) != 1 for answer in each) or len(both) != 2:
+            if any(answer.shape[:1] != (1,) for answer in each) or both.shape[:1] != (2,):
                 return False
             if not np.abs(both - np.concatenate(each)).max(initial=0) <= 1e-2 * np.abs(both).max(initial=0):
                 return False
@@ -164,14 +164,29 @@ class Model:
             if self._fixed and len(whole) < self._batch:
                 whole = np.concatenate([whole, np.zeros((self._batch - len(whole), *whole.shape[1:]), whole.dtype)])
             fed[given.name] = whole
+        count = len(next(iter(fed.values())))
         try:
-            return run(self._session, fed)
+            return [self._by_example(output, count) for output in run(self._session, fed)]
+        except ModelError:
+            raise
         except Exception as error:
             shapes = ", ".join(str(list(x.shape)) for x in fed.values())
             raise ModelError(
                 f"{self._called}: onnxruntime can't run it on examples of shape {shapes} "
                 f"({str(error).splitlines()[0]}); export the model again, with a free batch or another opset"
             ) from None
+
+    def _by_example(self, output: Array, count: int) -> Array:
+        """An output with an axis of so many examples in front; a file made for one example may give it none of its own."""
+        if output.shape[:1] == (count,):
+            return output
+        if output.size % count or (output.ndim == 0 and count > 1):
+            raise ModelError(
+                f"{self._called}: an output of shape {list(output.shape)} isn't made of as much for each of {count} examples; "
+                "export the model again, with a free batch"
+            )
+        each = output.shape[:1] if count == 1 else (-1,)
+        return output.reshape(count, *each, *output.shape[1:])
 
 
 def accuracy(logits: Array, labels: Array) -> float:

@@ -11,7 +11,8 @@ function (a removed channel has no other reader), costs next to nothing, and its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial, reduce
 from itertools import chain
 from typing import Any
 
@@ -24,12 +25,13 @@ from torch import Tensor, nn
 from mcuprune.channels.labelling import Channels
 from mcuprune.graph.network import Network, Node, is_float
 from mcuprune.operators.fusion import is_bias, is_mixer
+from mcuprune.operators.picking import KEEP_PLACES
 from mcuprune.operators.table import OPS, Mixer
 from mcuprune.train import batch_norm, ranks
 from mcuprune.train.batching import VIEWS, drops_axis, places, spreader, view
 from mcuprune.train.converted import converted
 from mcuprune.train.kernels import MIXERS, OWN, Kernel
-from mcuprune.train.tasks.heads import logits
+from mcuprune.train.tasks.heads import Head, heads, tail
 
 
 class Trainable(nn.Module):
@@ -75,8 +77,7 @@ class Trainable(nn.Module):
         self._whole = {name: dtype for name, dtype in whole.items() if dtype.kind in "biu"}
         self._places = places(self.source)
         self._steps = [(node, self._kernel(node)) for node in self.source.nodes]
-        self.wanted = self.source.outputs
-        self._last_use = _last_uses(self.source)
+        self.want(self.source.outputs)
 
     @property
     def device(self) -> torch.device:
@@ -153,7 +154,10 @@ class Trainable(nn.Module):
                     values[name] = self.computed(name, value)
             for name in self._last_use.get(position, ()):
                 values.pop(name, None)  # a mask or running mean that older opsets declare is never made
-        return tuple(values[name] for name in self.wanted)
+        return tuple(
+            reduce(lambda value, hand_on: hand_on(value), tail, values[name])
+            for name, tail in zip(self.wanted, self._tails, strict=True)
+        )
 
     def _typed(self, name: str, value: Tensor) -> Tensor:
         """Reals as what an input of truth values or whole numbers holds, as ``evaluate.run`` makes them."""
@@ -165,13 +169,31 @@ class Trainable(nn.Module):
     def want(self, tensors: Sequence[str]) -> None:
         """Return these tensors instead of the outputs; several may be the same."""
         self.wanted = tuple(tensors)
+        self._tails: tuple[tuple[Callable[[Tensor], Tensor], ...], ...] = ((),) * len(self.wanted)
         self._last_use = {
             position: [name for name in names if name not in self.wanted] for position, names in _last_uses(self.source).items()
         }
 
+    def want_answers(self, heads: Sequence[Head]) -> None:
+        """Return, instead of each output, what losses are taken of, in the output's own shape."""
+        self.want([head.tensor for head in heads])
+        kernels = {node.name: kernel for node, kernel in self._steps}
+        self._tails = tuple(
+            tuple(
+                partial(_handed_on, node, node.outputs.index(output), kernels[node.name])
+                for node, output in tail(self.source, head)
+                if node.op not in KEEP_PLACES
+            )
+            for head in heads
+        )
+
+    def want_as(self, other: Trainable) -> None:
+        """Return what another module of the same network returns."""
+        self.wanted, self._last_use, self._tails = other.wanted, other._last_use, other._tails
+
     def want_logits(self) -> None:
         """Return, instead of an output, the logits it is made of: what a last Softmax, LogSoftmax or Sigmoid reads."""
-        self.want(logits(self.source))
+        self.want_answers(heads(self.source))
 
     def extra_state_arrays(self) -> dict[str, np.ndarray]:
         """State beyond weights that training changes; a plain network has none."""
@@ -229,6 +251,12 @@ class Trainable(nn.Module):
             return F.batch_norm(x, *known, *learned, eps=epsilon)
 
         return kernel
+
+
+def _handed_on(node: Node, index: int, kernel: Kernel, value: Tensor) -> Tensor:
+    """An output of a node that reads this value alone."""
+    results = kernel({node.inputs[0]: value})
+    return results if isinstance(results, Tensor) else results[index]
 
 
 def _last_uses(net: Network) -> dict[int, list[str]]:

@@ -68,7 +68,7 @@ class FamilyTrainer(Trainer):
     def _part(self, whole: Channels, keep: np.ndarray) -> _Part:
         channels = whole.cut_channels(keep)
         module = Trainable(channels).to(self._device)
-        module.want(self.objective.tensors)
+        module.want_answers(self.objective.heads)
         indices = {}
         for name, _ in module.named_weights():
             shape = whole.network.constants[name].shape

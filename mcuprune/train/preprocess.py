@@ -28,6 +28,7 @@ from mcuprune.graph.network import Network
 from mcuprune.immutable import immutable
 from mcuprune.train import evaluate, feeding, head
 from mcuprune.train.feeding import Change, Explanation
+from mcuprune.train.tasks.heads import answer_shape
 
 #: Examples of the play-off between the best ways, and how far from the best one those lie that take part.
 _PLAY_OFF, _NEAR = 1500, 0.06
@@ -102,7 +103,7 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
 
 def _rows(net: Network) -> int:
     """How many numbers the only output gives for an example, as a row; 0 where it gives something else."""
-    sizes = [size for size in net.shapes[net.outputs[0]][1:] if size > 1]
+    sizes = [size for size in answer_shape(net, net.outputs[0]) if size > 1]
     return 0 if len(net.outputs) > 1 or len(sizes) > 1 else prod(sizes)
 
 
@@ -159,7 +160,7 @@ def names_classes(net: Network, split: Split) -> bool:
     if split.targets is None or len(split.targets) != 1 or len(split.inputs) != 1 or len(net.outputs) != 1:
         return False
     y = split.targets[0]
-    row = sum(size > 1 for size in net.shapes[net.outputs[0]][1:]) == 1
+    row = sum(size > 1 for size in answer_shape(net, net.outputs[0])) == 1
     return row and y.dtype.kind in "iu" and len(y.shape) == 1
 
 

@@ -18,11 +18,13 @@ from mcuprune.costs.resources import Basis
 from mcuprune.costs.sensitivity import Sensitivity
 from mcuprune.data.sets import Data
 from mcuprune.deploy.qdq import Scheme, quantized
+from mcuprune.errors import ModelError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.immutable import immutable
 from mcuprune.passes.canonical import stored_ranges
 from mcuprune.train import schooling
+from mcuprune.train.batchproof import prove
 from mcuprune.train.checkpoint import Checkpoint, Saved
 from mcuprune.train.equalize import equalized
 from mcuprune.train.fake_quant import QuantTrainable, calibrate
@@ -69,11 +71,21 @@ def calibration(whole: Channels, original: Network, data: Data | None, seed: int
     """
     if data is not None:
         examples = first(data.train.inputs, _EXAMPLES)
-        starts = range(0, len(examples[0]), _BATCH)
-        return Calibration([tuple(x[start : start + _BATCH] for x in examples) for start in starts], {}, None)
+        size = _BATCH if _takes_batches(whole) else 1
+        starts = range(0, len(examples[0]), size)
+        return Calibration([tuple(x[start : start + size] for x in examples) for start in starts], {}, None)
     known = stored_ranges(original)
     inputs = synthetic(whole, seed, known)
     return Calibration(inputs.batches, known, _OWN_RANGES if known else inputs.note)
+
+
+def _takes_batches(channels: Channels) -> bool:
+    """Whether examples may be run together; a network that isn't trained need not let them."""
+    try:
+        prove(channels, several_inputs=True)
+    except ModelError:
+        return False
+    return True
 
 
 @immutable

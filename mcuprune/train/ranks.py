@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcuprune import console
-from mcuprune.errors import McupruneError, MissingExtra, RankLost, UsageError
+from mcuprune.errors import McupruneError, RankLost, UsageError, lacking
 from mcuprune.immutable import immutable
 
 if TYPE_CHECKING:
@@ -128,10 +128,8 @@ def _met(told: _Group, patience: float) -> _Group:
         import torch
         import torch.distributed as dist
         from torch.distributed.rendezvous import rendezvous
-    except ImportError as error:
-        raise MissingExtra(
-            f"prune needs {error.name}, which isn't installed; pip install 'mcuprune[prune]' on every machine"
-        ) from None
+    except (ImportError, OSError) as error:
+        raise lacking("prune", error, "pip install 'mcuprune[prune]' on every machine") from None
     wait = timedelta(seconds=patience)
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # so that a lost rank is an error there too, later
     try:

@@ -21,6 +21,8 @@ from mcuprune.errors import UsageError
 from mcuprune.immutable import immutable
 from mcuprune.train.flow import Flow
 from mcuprune.train.module import Trainable, as_inputs
+from mcuprune.train.tasks.heads import heads
+from mcuprune.train.tasks.kind import log_shares
 
 #: Labelled examples that SNIP and GraSP see, and how many at a time.
 _EXAMPLES, _BATCH = 256, 128
@@ -73,7 +75,8 @@ class _Learner:
         assert examples is not None
         self.module = Trainable(channels).train()
         self.module.norm_momentum = 0.0
-        self.module.want_logits()
+        self._heads = heads(self.module.source)
+        self.module.want_answers(self._heads)
         self.weights = dict(self.module.named_weights())
         few = np.random.default_rng(seed).permutation(len(examples.y))[:_EXAMPLES]
         self.batches = [few[start : start + _BATCH] for start in range(0, len(few), _BATCH)]
@@ -81,8 +84,9 @@ class _Learner:
 
     def loss(self, batch: np.ndarray, temperature: float = 1.0) -> Tensor:
         """The cross-entropy of some examples."""
-        (logits, *_) = self.module(*as_inputs(self.module.source, self._examples.x[batch]))
-        return F.cross_entropy(logits.flatten(1) / temperature, torch.from_numpy(self._examples.y[batch]))
+        (answers, *_) = self.module(*as_inputs(self.module.source, self._examples.x[batch]))
+        logits = log_shares(self._heads[0], answers).flatten(1)
+        return F.cross_entropy(logits / temperature, torch.from_numpy(self._examples.y[batch]))
 
     def gradients(self, loss: Tensor, *, again: bool = False) -> list[Tensor]:
         """By every weight, zeros where it has none. again: whether they are to be differentiated once more."""

@@ -16,6 +16,7 @@ from mcuprune.graph import network
 from mcuprune.train import evaluate
 from mcuprune.train.goal import Goal, is_one_class
 from mcuprune.train.module import Trainable, as_inputs
+from mcuprune.train.tasks.heads import answer_shape
 from mcuprune.train.tasks.objective import Objective
 
 #: Bytes of answers that are kept; a teacher with more to say is asked anew at every step.
@@ -34,7 +35,7 @@ class Teacher:
     def __init__(self, channels: Channels, train: Split, objective: Objective, *, varied: bool, device: str = "cpu") -> None:
         """varied: whether examples are varied before they are fed."""
         self._module = Trainable(channels).to(device).eval()
-        self._module.want(objective.tensors)
+        self._module.want_answers(objective.heads)
         self._objective, self._device = objective, device
         self._stored: list[np.ndarray] | None = None
         self.misses = 0.0
@@ -109,7 +110,7 @@ def of_file(path: str, aim: Goal) -> Teacher:
     net = network.load(path)
     if len(net.inputs) != 1 or not net.outputs:
         raise DataError(f"--teacher {path}: a teacher takes one input and answers with classes; its inputs: {net.inputs}")
-    shape, answered = net.shapes[net.inputs[0]][1:], prod(net.shapes[net.outputs[0]][1:])
+    shape, answered = net.shapes[net.inputs[0]][1:], prod(answer_shape(net, net.outputs[0]))
     if shape != tuple(data.train.x.shape[1:]) or answered != data.n_classes:
         raise DataError(
             f"--teacher {path}: takes examples of {list(shape)} and knows {answered} classes; the data has examples of "

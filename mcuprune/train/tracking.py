@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Protocol
 
 from mcuprune import console, options
-from mcuprune.errors import MissingExtra, UsageError
+from mcuprune.errors import MissingExtra, UsageError, lacking
 from mcuprune.options import nearest
 from mcuprune.train.task import OnStep, Step
 
@@ -170,13 +170,13 @@ def refuse_lacking(track: Sequence[str]) -> None:
             raise UsageError(f"--track {name}: unknown; {nearest(name, TRACKERS)}")
         try:
             if importlib.util.find_spec(TRACKERS[name].package) is None:
-                raise _lacking(name, TRACKERS[name].package)
+                raise MissingExtra(f"--track {name} needs {TRACKERS[name].package}, which isn't installed; {_install(name)}")
         except ValueError:  # it is imported already, and doesn't say from where
             continue
 
 
-def _lacking(name: str, package: str) -> MissingExtra:
-    return MissingExtra(f"--track {name} needs {package}, which isn't installed; pip install 'mcuprune[{name}]'")
+def _install(name: str) -> str:
+    return f"pip install 'mcuprune[{name}]'"
 
 
 def refuse_forgetful(track: Sequence[str], where: str) -> None:
@@ -218,7 +218,7 @@ def _opened(name: str, place: str | None, settings: Mapping[str, Any]) -> Tracke
     try:
         return TRACKERS[name](place, settings)
     except ImportError as error:
-        raise _lacking(name, error.name or name) from None
+        raise lacking(f"--track {name}", error, _install(name)) from None
     except Exception as error:  # of a package of others: a server that can't be reached, a project that may not be written
         raise UsageError(f"--track {name}: can't be begun ({_line(error)})") from None
 

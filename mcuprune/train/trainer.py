@@ -210,7 +210,7 @@ class Trainer:
         self.module.measure(self.objective.units(channels.network))
         self.module.to(self._device)
         self.module.over_ranks = True
-        self.module.want(self.objective.tensors)
+        self.module.want_answers(self.objective.heads)
         net = channels.network
         self._macs = macs(net)
         self._smaller = smaller(net) if self._small_until else None

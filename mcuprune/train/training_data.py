@@ -17,6 +17,7 @@ from mcuprune.graph.network import Network
 from mcuprune.options import AUTO
 from mcuprune.train import preprocess
 from mcuprune.train.goal import refuse_augmenting_several, target_checks, varied_by_default
+from mcuprune.train.tasks.heads import answer_shape
 
 _UNSAID = Feed()
 
@@ -80,7 +81,7 @@ def wanted_of(net: Network, *, seed: int, task: str = AUTO) -> Wanted:
     return Wanted(
         inputs=tuple(net.shapes[name][1:] for name in net.inputs),
         targets=target_checks(net, task),
-        n_classes=int(np.prod(net.shapes[net.outputs[0]][1:])),
+        n_classes=int(np.prod(answer_shape(net, net.outputs[0]))),
         seed=seed,
         unlabelled=True,
     )

@@ -49,7 +49,11 @@ class Classify(Kind):
         if head.is_single:
             if not _zero_or_one(targets) or prod(targets.shape[1:]) != 1:
                 return f"output '{head.output}' is a single number, and targets aren't all 0 or 1"
-            return None if head.ending in ("sigmoid", "units") or targets.dtype.kind in "bui" else "targets are fractions"
+            return (
+                None
+                if head.ending in ("sigmoid", "units", "scores") or targets.dtype.kind in "bui"
+                else "targets are fractions"
+            )
         if targets.ndim == 1 or prod(targets.shape[1:]) == 1:
             return None if _whole(targets) else "targets are fractions"
         wide = targets.shape[1:]
@@ -152,7 +156,7 @@ class Classify(Kind):
         return _ByRow(self.classes) if self.form == "labels" else Classes(self.classes)
 
     def shaped(self, answer: Tensor) -> Tensor:
-        return answer.flatten(1) if self.head.is_row else answer.reshape(len(answer), *self.head.shape)
+        return answer.reshape(-1, max(self.head.shape)) if self.head.is_row else super().shaped(answer)
 
 
 class _ByRow(Labels):
@@ -197,7 +201,7 @@ class Segment(Classify):
         return self.head.shape[: self.axis] + self.head.shape[self.axis + 1 :]
 
     def shaped(self, answer: Tensor) -> Tensor:
-        return answer.reshape(len(answer), *self.head.shape)
+        return answer.reshape(-1, *self.head.shape)
 
     def tally(self) -> Tally:
         return _Masks(self.head.shape[self.axis], self.axis) if self.form == "labels" else Overlap(self.classes)

@@ -42,7 +42,7 @@ class Distill(Kind):
         self._unit = 1.0
         if head.ending in ("softmax", "log_softmax", "shares"):
             self.form = "classes"
-        elif head.ending in ("sigmoid", "units"):
+        elif head.ending in ("sigmoid", "units", "scores"):
             self.form = "scores"
         elif task == "segment" and len(head.shape) > 1:
             self.axis = Segment(head).axis
@@ -65,7 +65,7 @@ class Distill(Kind):
         """targets: answers of the teacher, of ``head.tensor``."""
         wide = targets.astype(np.float64)
         if self.form == "scores":
-            p = wide if self.head.ending == "units" else 1 / (1 + np.exp(-np.clip(wide, -60, 60)))
+            p = wide if self.head.ending in ("units", "scores") else 1 / (1 + np.exp(-np.clip(wide, -60, 60)))
             self._unit = max(_LEAST, float(_entropy(p.mean(keepdims=True)).mean() - _entropy(p).mean()))
         else:
             self._unit = max(_LEAST, float(wide.var()))

@@ -1,11 +1,14 @@
 """How a network ends: what each of its outputs is, and which tensor losses are taken of.
 
 Losses of classes and scores are taken of logits: their gradient doesn't vanish where an answer is sure and wrong. Where an
-output is what a last Softmax, LogSoftmax or Sigmoid gives, the logits are what that node reads.
+output is what a last Softmax, LogSoftmax or Sigmoid gives, the logits are what that node reads. What stands behind it then
+works on the logits (``tail``), so that they lie as the output's elements do. That must be the same as behind it: a Softmax
+shares out among all that it reads, and where some of these are dropped or join others, the output has no logits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, Literal
@@ -16,15 +19,19 @@ from mcuprune.graph.network import Network, Shape
 from mcuprune.graph.node import Node
 from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
+from mcuprune.operators.picking import picked, picks
 from mcuprune.operators.table import OPS
 
+Array = np.ndarray[Any, Any]
+
 #: What the values of an output are. "shares": probabilities of classes by nodes that no rule here knows; "units": numbers from
-#: 0 to 1, each by itself, by such nodes.
-Ending = Literal["softmax", "log_softmax", "sigmoid", "shares", "units", "none"]
+#: 0 to 1, each by itself, by such nodes; "scores": numbers from 0 to 1 that a Softmax or Sigmoid has made, and others picked
+#: from, averaged or padded.
+Ending = Literal["softmax", "log_softmax", "sigmoid", "shares", "units", "scores", "none"]
 
 _ENDINGS: dict[str, Ending] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
-#: Operators after which every element is where it was.
-_KEEP_PLACES = frozenset({"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"})
+#: The largest of what rises with x is what rises with the largest x.
+_EXTREMA = frozenset({"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"})
 #: By how much a sum of probabilities may miss 1.
 _SUM = 1e-3
 
@@ -33,8 +40,8 @@ _SUM = 1e-3
 class Head:
     """One output of a network.
 
-    shape: of one example, without the batch. tensor: what the ending reads, the logits; the output itself where it has no
-    ending that is known. axis: of ``shape``, along which a Softmax shares out; 0 without one.
+    shape: of one example, without the batch. tensor: what the ending reads, the logits before ``tail``; the output itself where
+    it has no ending that is known. axis: of ``shape``, along which a Softmax shares out; 0 without one.
     """
 
     output: str
@@ -54,35 +61,77 @@ class Head:
         return prod(self.shape) == 1
 
 
+def answer_shape(net: Network, output: str) -> Shape:
+    """The shape of an output for one example, without the batch; a file made for one example may leave that axis out."""
+    shape = net.shapes[output]
+    return shape[1:] if shape[:1] == (1,) else shape
+
+
 def heads(net: Network) -> tuple[Head, ...]:
     """The outputs of a network, in its order, by its nodes alone (``recognised`` adds what their values tell)."""
     return tuple(_head(net, name) for name in net.outputs)
 
 
-def logits(net: Network) -> tuple[str, ...]:
-    """For each output the tensor that losses are taken of."""
-    return tuple(head.tensor for head in heads(net))
+def tail(net: Network, head: Head) -> tuple[tuple[Node, str], ...]:
+    """What stands behind the ending of an output, with the tensor of each that goes on.
+
+    Fed with ``head.tensor`` in place of what the ending gives, these nodes give the logits of the output.
+    """
+    behind, tensor = list[tuple[Node, str]](), head.output
+    while tensor != head.tensor:
+        behind.append((net.producer[tensor], tensor))
+        tensor = behind[-1][0].inputs[0]
+    return tuple(reversed(behind[:-1]))
 
 
 def _head(net: Network, name: str) -> Head:
-    shape = net.shapes[name][1:]
-    is_row = prod(shape) == max(shape, default=1)
-    tensor = name
-    while (node := net.producer.get(tensor)) is not None and _moves(node, net):
-        if not is_row and node.op not in _KEEP_PLACES:
-            break  # logits would lie in another order than the answers of the data
+    shape = answer_shape(net, name)
+    tensor, behind = name, list[tuple[Node, str]]()
+    while (node := net.producer.get(tensor)) is not None and (picks(node, net) or node.op in _EXTREMA):
+        behind.append((node, tensor))
         tensor = node.inputs[0]
-    if node is None or node.op not in _ENDINGS:
-        return Head(name, shape, name, "none")
-    axis = 0
-    if is_row:
-        axis = int(np.argmax(shape)) if shape else 0
-    elif node.op != "Sigmoid":
-        axis = max(0, attributes.softmax_axes(node, net)[0] - 1)
-    return Head(name, shape, node.inputs[0], _ENDINGS[node.op], axis)
+    if node is not None and node.op == "Sigmoid":
+        is_row = prod(shape) == max(shape, default=1)
+        return Head(name, shape, node.inputs[0], "sigmoid", int(np.argmax(shape)) if is_row and shape else 0)
+    if node is not None and node.op in _ENDINGS and (axis := _shared_out(net, node, behind[::-1], shape)) is not None:
+        return Head(name, shape, node.inputs[0], _ENDINGS[node.op], axis)
+    return Head(name, shape, name, "scores" if _has_scores(net, name) else "none")
 
 
-def recognised(heads: tuple[Head, ...], outputs: list[np.ndarray[Any, Any]]) -> tuple[Head, ...]:
+def _shared_out(net: Network, node: Node, behind: Sequence[tuple[Node, str]], shape: Shape) -> int | None:
+    """The axis of an output, without the batch, along which it has all that a Softmax shares out among, and nothing else.
+
+    behind: what stands between, with the tensor of each that goes on. shape: of the output. None where there is no such axis.
+    """
+    before = net.shapes[node.outputs[0]]
+    mixed = attributes.softmax_axes(node, net)
+    groups = np.arange(prod(size for axis, size in enumerate(before) if axis not in mixed))
+    groups = np.broadcast_to(groups.reshape([1 if axis in mixed else size for axis, size in enumerate(before)]), before)
+    members, places = prod(before[axis] for axis in mixed), np.arange(prod(before)).reshape(before)
+    for each, output in behind:
+        if each.op in _EXTREMA:
+            return None
+        groups, places = (picked(each, net, output, array) for array in (groups, places))
+    for axis, size in enumerate(shape):
+        lines, ids = (np.moveaxis(array.reshape(shape), axis, -1).reshape(-1, size) for array in (groups, places))
+        if size == members and (lines == lines[:, :1]).all() and (np.diff(np.sort(ids, 1), axis=1) > 0).all():
+            return axis
+    return None
+
+
+def _has_scores(net: Network, name: str) -> bool:
+    """Whether every number of a tensor is one that a Softmax or Sigmoid has made, or lies between some, or 0 and 1."""
+    while (node := net.producer.get(name)) is not None:
+        if node.op in ("Softmax", "Sigmoid"):
+            return True
+        padded = node.op == "Pad" and node.get("mode") == "constant" and not 0 <= float(node.get("value") or 0) <= 1
+        if padded or (OPS[node.op].scale(node, net) != "same" and OPS[node.op].numbers(node) != "between"):
+            return False
+        name = node.inputs[0]
+    return False
+
+
+def recognised(heads: tuple[Head, ...], outputs: list[Array]) -> tuple[Head, ...]:
     """The same heads; one whose values are probabilities, by whatever nodes, says so.
 
     outputs: what the network answers to some examples: of each output one array (examples, ...).
@@ -90,55 +139,76 @@ def recognised(heads: tuple[Head, ...], outputs: list[np.ndarray[Any, Any]]) -> 
     return tuple(_by_values(head, values) for head, values in zip(heads, outputs, strict=True))
 
 
-def _by_values(head: Head, values: np.ndarray[Any, Any]) -> Head:
-    if head.ending != "none" or not values.size or values.min() < 0 or values.max() > 1 + _SUM:
+def _by_values(head: Head, values: Array) -> Head:
+    if head.ending not in ("none", "scores") or not values.size or values.min() < 0 or values.max() > 1 + _SUM:
         return head
     for axis, size in enumerate(head.shape):
         if size > 1 and np.abs(values.sum(axis + 1) - 1).max() < _SUM:
             return replace(head, ending="shares", axis=axis)
-    return replace(head, ending="units")
+    return head if head.ending == "scores" else replace(head, ending="units")
 
 
 @immutable
 class LastLayer:
-    """The convolution or matrix product that gives an output as it is. weight, bias: constants that nothing else reads.
+    """The convolution or matrix product that gives an output as it is, places aside. weight, bias: constants of its own.
 
-    outs: how many numbers it gives at a place. axis: of the weight, along which these lie.
+    axis: of the weight, along which its numbers at a place lie. of_weight, of_bias: for every element of the output, in its
+    order, which of these numbers, and of the bias's, it is made with.
     """
 
     weight: str
     bias: str | None
-    outs: int
     axis: int
+    of_weight: Array
+    of_bias: Array
 
 
 def last_layer(net: Network, output: str) -> LastLayer | None:
-    """The layer that gives an output, moves of its elements aside; None where something else does."""
-    node, bias = _maker(net, output), None
+    """The layer that gives an output; None where something else does, or something makes new numbers of its numbers."""
+    node, behind = _maker(net, output)
+    bias, of_bias, between = None, None, list[tuple[Node, str]]()
     if node is not None and node.op == "Add":
         stored = [name for name in node.inputs if net.is_constant(name)]
         computed = [name for name in node.inputs if not net.is_constant(name)]
         if len(stored) != 1 or len(computed) != 1:
             return None
-        node, bias = _maker(net, computed[0]), stored[0]
+        bias, joined = stored[0], node.outputs[0]
+        numbered = np.arange(net.constants[bias].size).reshape(net.shapes[bias])
+        of_bias = _moved(net, behind, np.broadcast_to(numbered, net.shapes[joined]))
+        node, between = _maker(net, computed[0])
+        if net.shapes[computed[0]] != net.shapes[joined]:
+            return None
     if node is None or node.op not in ("Conv", "Gemm", "MatMul") or not net.is_constant(node.inputs[1]):
         return None
+    weight, axis = node.inputs[1], 0 if node.op == "Conv" or node.get("transB") else 1
     if bias is None and len(node.inputs) > 2 and node.inputs[2]:
         bias = node.inputs[2]
-    axis = 0 if node.op == "Conv" or node.get("transB") else 1
-    weight, outs = node.inputs[1], net.shapes[node.inputs[1]][axis]
     own = all(len(net.consumers[name]) == 1 for name in (weight, bias) if name is not None)
-    fits = bias is None or (net.is_constant(bias) and net.constants[bias].size == outs)
-    return LastLayer(weight, bias, outs, axis) if own and fits and net.constants[weight].ndim > 1 else None
+    if not own or net.constants[weight].ndim < 2:
+        return None
+    outs = net.shapes[weight][axis]
+    if bias is not None and not (net.is_constant(bias) and net.constants[bias].size == outs):
+        return None
+    shape = net.shapes[node.outputs[0]]
+    along = [-1 if at == (1 if node.op == "Conv" else len(shape) - 1) else 1 for at in range(len(shape))]
+    of_weight = _moved(net, [*between, *behind], np.broadcast_to(np.arange(outs).reshape(along), shape))
+    return LastLayer(weight, bias, axis, of_weight, of_weight if of_bias is None else of_bias)
 
 
-def _maker(net: Network, tensor: str) -> Node | None:
-    """The node that makes a tensor's numbers, moves of its elements aside; None for an input of the network."""
-    while (node := net.producer.get(tensor)) is not None and _moves(node, net):
+def _maker(net: Network, tensor: str) -> tuple[Node | None, list[tuple[Node, str]]]:
+    """The node that makes a tensor's numbers, and what stands behind it and only picks, with the tensor of each that goes on.
+
+    No node for an input of the network.
+    """
+    behind = list[tuple[Node, str]]()
+    while (node := net.producer.get(tensor)) is not None and picks(node, net):
+        behind.append((node, tensor))
         tensor = node.inputs[0]
-    return node
+    return node, behind[::-1]
 
 
-def _moves(node: Node, net: Network) -> bool:
-    """Whether a node hands numbers on one by one; the extremum over an axis keeps their scale and is none of them by itself."""
-    return OPS[node.op].scale(node, net) == "same" and not OPS[node.op].mixes(node, net)
+def _moved(net: Network, behind: Sequence[tuple[Node, str]], given: Array) -> Array:
+    """The elements of an array as nodes that pick leave them, flat."""
+    for node, output in behind:
+        given = picked(node, net, output, given)
+    return given.ravel()

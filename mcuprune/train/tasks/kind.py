@@ -91,7 +91,7 @@ class Kind(ABC):
 
     def shaped(self, answer: Tensor) -> Tensor:
         """An answer of ``head.tensor`` in the output's own shape, (batch, ...)."""
-        return answer.reshape(len(answer), *self.head.shape)
+        return answer.reshape(-1, *self.head.shape)
 
     def described(self, metric: Metric) -> Metric:
         """The metric with what only the kind knows."""
@@ -100,12 +100,14 @@ class Kind(ABC):
 
 def log_shares(head: Head, answer: Tensor) -> Tensor:
     """Logits of classes: what comes before a Softmax; of probabilities their logarithms, which a Softmax turns into them."""
-    return answer.clamp_min(_LEAST).log() if head.ending == "shares" else answer
+    if head.ending == "shares":
+        return answer.clamp_min(_LEAST).log()
+    return log_odds(head, answer) if head.ending == "scores" else answer
 
 
 def log_odds(head: Head, answer: Tensor) -> Tensor:
     """Logits of scores, each by itself; of numbers from 0 to 1 the logarithm of their odds."""
-    if head.ending not in ("shares", "units"):
+    if head.ending not in ("shares", "units", "scores"):
         return answer
     p = answer.clamp(_LEAST, 1 - _LEAST)
     return (p / (1 - p)).log()

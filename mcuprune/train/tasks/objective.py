@@ -12,7 +12,7 @@ from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network
 from mcuprune.immutable import immutable
 from mcuprune.train.tasks.classify import Classify
-from mcuprune.train.tasks.heads import heads
+from mcuprune.train.tasks.heads import Head, heads
 from mcuprune.train.tasks.kind import Array, Kind
 from mcuprune.train.tasks.metrics import Metric, Tally, several
 from mcuprune.train.tasks.own import OwnLoss
@@ -57,16 +57,19 @@ class Objective:
 
     def units(self, net: Network) -> dict[str, Array]:
         """By name of a constant what is 1 to its training; 1 for all others."""
-        return {name: unit for kind in self.kinds for name, unit in kind.units(net).items()}
+        units = dict[str, Array]()
+        for kind in self.kinds:  # of several outputs of one layer each has the units of its own
+            units |= {name: unit * units.get(name, 1) for name, unit in kind.units(net).items()}
+        return units
 
     def answers(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """What a module that was told to give ``tensors`` gave, each in the shape that losses take."""
+        """What a module that wants the answers of ``heads`` gave, each in the shape that losses take."""
         return tuple(kind.shaped(output) for kind, output in zip(self.kinds, outputs, strict=True))
 
     @property
-    def tensors(self) -> tuple[str, ...]:
-        """What losses are taken of: a tensor for each output."""
-        return tuple(kind.head.tensor for kind in self.kinds)
+    def heads(self) -> tuple[Head, ...]:
+        """The outputs, as losses are taken of them."""
+        return tuple(kind.head for kind in self.kinds)
 
     def loss(self, answers: Sequence[Tensor], targets: Sequence[Tensor], smoothing: float = 0.0) -> Tensor:
         """The mean loss of a batch over outputs."""

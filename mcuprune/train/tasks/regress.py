@@ -61,7 +61,7 @@ class Regress(Kind):
         values = {name: net.constants[name] * unit for name, unit in units.items()}
         if layer is not None and layer.bias is not None:
             bias = values[layer.bias]
-            values[layer.bias] = bias + _of_outputs(self._middle, layer.outs).reshape(bias.shape)
+            values[layer.bias] = bias + _of_layer(self._middle, layer.of_bias, bias.size, 0.0).reshape(bias.shape)
         return net.with_constants({name: value.astype(net.constants[name].dtype) for name, value in values.items()})
 
     def units(self, net: Network) -> dict[str, Array]:
@@ -73,10 +73,12 @@ class Regress(Kind):
         layer = last_layer(net, self.head.output)
         if layer is None:
             return {}
-        whole = _of_outputs(self._spread, layer.outs)
-        along = [-1 if axis == layer.axis else 1 for axis in range(net.constants[layer.weight].ndim)]
-        units = {layer.weight: whole.reshape(along)}
-        return units if layer.bias is None else {**units, layer.bias: whole.reshape(net.constants[layer.bias].shape)}
+        outs, rank = net.shapes[layer.weight][layer.axis], len(net.shapes[layer.weight])
+        along = [-1 if axis == layer.axis else 1 for axis in range(rank)]
+        units = {layer.weight: _of_layer(self._spread, layer.of_weight, outs, 1.0).reshape(along)}
+        if layer.bias is not None:
+            units[layer.bias] = _of_layer(self._spread, layer.of_bias, outs, 1.0).reshape(net.shapes[layer.bias])
+        return units
 
     def loss(self, answer: Tensor, target: Tensor, smoothing: float) -> Tensor:
         return ((answer - target) / answer.new_tensor(self._spread)).square().mean()
@@ -97,7 +99,11 @@ class Regress(Kind):
         return Errors(self._middle)
 
 
-def _of_outputs(numbers_of_targets: Array, outs: int) -> Array:
-    """Numbers of the targets, (outs,): each output's own where there are as many, else their mean for all."""
-    own = numbers_of_targets.ravel()
-    return np.broadcast_to(own if own.size in (1, outs) else own.mean(), outs)
+def _of_layer(of_targets: Array, which: Array, outs: int, others: float) -> Array:
+    """Numbers of the targets as those of a layer, float32 (outs,): the mean of the elements that each is in.
+
+    of_targets: of every element of the output, or one for all. which: of ``LastLayer``. others: for what is in none.
+    """
+    numbers, count = of_targets.ravel(), np.bincount(which, minlength=outs)
+    total = count * numbers if numbers.size == 1 else np.bincount(which, numbers, outs)
+    return np.where(count > 0, total / np.maximum(count, 1), others).astype(np.float32)
