@@ -458,6 +458,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
     """The .tflite as a C++ header: the bytes, the size of the arena, and the operators to register."""
     converted, name = tflite.convert(net, offline=True, names=request.names), c.identifier(stem)
     arena = converted.program.arena(plan=converted.plan).enough
+    on_vectors = converted.program.enough_on_vectors(converted.plan)
     operators = sorted({operator for operator, _ in converted.operators})
     numbers = ",".join(map(str, converted.file))
     lines = [
@@ -466,7 +467,11 @@ def _array(net: Network, stem: str, request: Request) -> Files:
         "#include <cstdint>",
         '#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"',
         "",
+        "#if defined(__ARM_FEATURE_MVE)",
+        f"constexpr int k{_camel(name)}TensorArenaSize = {on_vectors};  // at most, with vector units (Cortex-M55, M85)",
+        "#else",
         f"constexpr int k{_camel(name)}TensorArenaSize = {arena};  // on a 32-bit core with CMSIS-NN",
+        "#endif",
         *(f"constexpr {line};" for line in _ports(converted, name)),
         *_constants(net, stem),
         f"alignas(16) constexpr unsigned char {name}_model[] = {{{numbers}}};",

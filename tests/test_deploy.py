@@ -147,6 +147,7 @@ def test_the_arena_is_what_a_cortex_m4_measures(row: Mapping[str, Any]) -> None:
     arena = program.arena()
     assert row["used"] <= arena.total < row["used"] + 16
     assert row["least"] <= arena.enough
+    assert row["least_on_vectors"] <= program.enough_on_vectors()
 
 
 #: Layers that keep the shape (1, 4, 8, 8), by the kernel that they become.

@@ -172,6 +172,44 @@ def _transpose_conv(form: Form) -> Sequence[Scratch]:
     return reference, Scratch(form.outputs[0][3], 4 * rows, "cmsis-nn"), Scratch(1, 0, "cmsis-nn")  # asks for two, always
 
 
+class OnVectors(NamedTuple):
+    """Bytes that a kernel of CMSIS-NN takes at most on a core with vector units (Cortex-M55, M85), beside those without.
+
+    scratch: while it runs. kept: from the start, for the sums of a kernel and for asking for scratch.
+    """
+
+    scratch: int
+    kept: int
+
+
+def _conv_on_vectors(form: Form) -> OnVectors:
+    """arm_convolve_s8_get_buffer_size_mve, whichever way the convolution runs."""
+    return OnVectors(most_of_conv(prod(form.input_shapes[1][1:])), _asked())
+
+
+def _depthwise_on_vectors(form: Form) -> OnVectors:
+    """arm_depthwise_conv_wrapper_s8_get_buffer_size_mve: of one input channel it is a convolution, with its weights turned."""
+    taps, weights = prod(form.input_shapes[1][1:3]), prod(form.input_shapes[1])
+    turned = most_of_conv(taps) + weights if form.options["multiplier"] != 1 else 0
+    return OnVectors(max(most_of_depthwise(taps, form.input_shapes[0][3]), turned), _asked())
+
+
+def _transpose_conv_on_vectors(form: Form) -> OnVectors:
+    """arm_transpose_conv_s8_get_buffer_size_mve and the turned weights; rows of the output are in ``_transpose_conv``."""
+    weights = form.input_shapes[1]
+    return OnVectors(most_of_conv(prod(weights[1:])) + prod(weights), 2 * _asked())
+
+
+def _fully_connected_on_vectors(form: Form) -> OnVectors:
+    """arm_fully_connected_s8_get_buffer_size_mve: an int32 sum of each row of weights, kept."""
+    return OnVectors(0, _WORD * form.output_shapes[0][-1] + _asked())
+
+
+def _asked() -> int:
+    """Bytes at most for asking for one scratch buffer."""
+    return SCRATCH_HANDLE.narrow + REQUEST.narrow + KNOWN.narrow + PLACED
+
+
 class Bytes(NamedTuple):
     """A structure of TFLM in bytes, where pointers have 4 bytes and where they have 8. whole: if it has one there."""
 
@@ -203,7 +241,7 @@ class Kernel:
     keeps: whether its output has its input's quantiser, always. writes: the one quantiser that its output has, always.
     options: bytes of the options as TFLM parses them. data: bytes that the kernel keeps; ``optimised`` those of CMSIS-NN.
     lists: so many lists of a shape's sizes it keeps beside them, of the output's rank.
-    scratch: what it asks for while it runs.
+    scratch: what it asks for while it runs. on_vectors: what else, and what it keeps, on a core with vector units.
     rank: dimensions of its tensors that it takes at most in TFLM; 0 where nothing that is lowered has more.
     limit: which numbers it takes in TFLM, if not all.
     """
@@ -220,6 +258,7 @@ class Kernel:
     lists: int = 0
     rank: int = 0
     limit: Limit | None = None
+    on_vectors: Callable[[Form], OnVectors] | None = None
 
     def kept(self, kernels: Kernels, pointer: int) -> int:
         """Bytes that the kernel keeps for an operator from the start; 0 where nothing."""
@@ -246,12 +285,23 @@ KERNELS: Mapping[str, Kernel] = {
     "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool, keeps=True),
     "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(3), Bytes(64, 96), Bytes(96, 128), lists=2, rank=5),
     "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80), keeps=True),
-    "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv),
-    "DEPTHWISE_CONV_2D": Kernel(4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise),
+    "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv, on_vectors=_conv_on_vectors),
+    "DEPTHWISE_CONV_2D": Kernel(
+        4, 3, "DepthwiseConv2D", _same(28), _CONVOLVED, Bytes(60, 88), _depthwise, on_vectors=_depthwise_on_vectors
+    ),
     "DEPTH_TO_SPACE": Kernel(5, 1, "DepthToSpace", _same(4), lists=1, keeps=True),
     "DIV": Kernel(42, 2, "Div", Bytes(1, 4), _same(28), limit=_quotient),
     "ELU": Kernel(111, 1, data=_same(256)),
-    "FULLY_CONNECTED": Kernel(9, 4, "FullyConnected", _CONNECTED, Bytes(48, 72), Bytes(72, 104), _fully_connected),
+    "FULLY_CONNECTED": Kernel(
+        9,
+        4,
+        "FullyConnected",
+        _CONNECTED,
+        Bytes(48, 72),
+        Bytes(72, 104),
+        _fully_connected,
+        on_vectors=_fully_connected_on_vectors,
+    ),
     "GATHER": Kernel(36, 2, "Gather", _same(8), lists=1, keeps=True),
     "HARD_SWISH": Kernel(117, 1, "HardSwish", data=_same(20)),
     "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
@@ -283,7 +333,16 @@ KERNELS: Mapping[str, Kernel] = {
     "SUM": Kernel(74, 2, "Reducer", _same(1), _REDUCED, scratch=_sum),
     "TANH": Kernel(28, 2, data=_same(16), writes=Quantizer(1 / 128, 0)),
     "TRANSPOSE": Kernel(39, 2, "Transpose", keeps=True),
-    "TRANSPOSE_CONV": Kernel(67, 3, "TransposeConv", Bytes(16, 20), Bytes(72, 88), Bytes(76, 96), _transpose_conv),
+    "TRANSPOSE_CONV": Kernel(
+        67,
+        3,
+        "TransposeConv",
+        Bytes(16, 20),
+        Bytes(72, 88),
+        Bytes(76, 96),
+        _transpose_conv,
+        on_vectors=_transpose_conv_on_vectors,
+    ),
 }
 #: What an operator that isn't in the table is taken for: larger than the largest that is but ELU's own.
 UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))

@@ -18,7 +18,7 @@ Sizes may be integers, or functions of widths (``ops.Dim``): then one program st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import ceil, prod
@@ -28,8 +28,9 @@ import numpy as np
 
 from mcuprune.deploy import kernels as table
 from mcuprune.deploy import sampling
-from mcuprune.deploy.kernels import KERNELS, Form, Integers, Kernels, Scratch
+from mcuprune.deploy.kernels import KERNELS, Form, Integers, Kernel, Kernels, Scratch
 from mcuprune.deploy.planner import (
+    ALIGNMENT,
     Lifetime,
     aligned,
     greedy_layout,
@@ -394,19 +395,24 @@ class Program:
     @cached_property
     def scratch(self) -> tuple[_Scratch, ...]:
         """What kernels ask for while they run; ``op`` counts from 1."""
-        scratches = []
+        return tuple(_Scratch(time, wanted) for time, kernel, form in self._forms() for wanted in kernel.scratch(form))
+
+    def _forms(self) -> Iterator[tuple[int, Kernel, Form]]:
+        """Each operator that has a kernel, by when it runs, counted from 1, and what a rule may look at."""
         for time, operator in enumerate(self.operators, 1):
             kernel = KERNELS.get(operator.name)
             if kernel is None or operator.why:
                 continue
             ins, outs = ([self.tensors[index] for index in part] for part in (operator.inputs, operator.outputs))
-            form = Form(
-                operator.options,
-                *(([t.dims for t in part]) for part in (ins, outs)),
-                *([t.shape for t in part] for part in (ins, outs)),
+            yield (
+                time,
+                kernel,
+                Form(
+                    operator.options,
+                    *(([t.dims for t in part]) for part in (ins, outs)),
+                    *([t.shape for t in part] for part in (ins, outs)),
+                ),
             )
-            scratches += [_Scratch(time, wanted) for wanted in kernel.scratch(form)]
-        return tuple(scratches)
 
     @cached_property
     def persistent(self) -> tuple[tuple[Any, int], ...]:
@@ -450,9 +456,7 @@ class Program:
         values = self.quantities if quantities is None else quantities
         sizes = self._sizes(values, kernels)
         offsets_of = plan or (self.planned(values, kernels=kernels) if offline else ())
-        places = [(i, offsets_of[tensor]) for i, tensor in enumerate(self.computed)] if offsets_of else []
-        fixed = {i: offset for i, offset in places if offset >= 0}  # the rest is left to the runtime
-        offsets = greedy_layout(sizes, self._neighbours, fixed)
+        offsets = greedy_layout(sizes, self._neighbours, self._fixed(offsets_of))
         names = (
             *(self.tensors[index].name for index in self.computed),
             *(self.operators[scratch.op - 1].node for scratch in self.scratch),
@@ -465,6 +469,26 @@ class Program:
         tail = self.tail_by_cause(values, kernels=kernels, pointer=pointer)
         start = aligned(tail.total - tail.ports) + self._passing(kernels, pointer)
         return Arena(head, tail.total, start, most_alive(sizes, self._spans), buffers, self._stack(buffers, head))
+
+    def enough_on_vectors(self, plan: Sequence[int] = ()) -> int:
+        """Bytes of arena that are enough where CMSIS-NN uses vector units, with this plan in the file: an upper bound."""
+        arena, sizes = self.arena(plan=plan), self._sizes(self.quantities, "cmsis-nn")
+        asked = {time: kernel.on_vectors(form) for time, kernel, form in self._forms() if kernel.on_vectors is not None}
+        most = {time: aligned(each.scratch) for time, each in asked.items()}
+        for index, scratch in enumerate(self.scratch, len(self.computed)):
+            if scratch.op in most:
+                most[scratch.op] = max(most[scratch.op], sizes[index])
+                sizes[index] = 0
+        spans = (*self._spans, *(Lifetime(time, time) for time in most))
+        sizes += most.values()
+        offsets = greedy_layout(sizes, overlaps(spans), self._fixed(plan))
+        # every piece that is kept begins and ends at a whole alignment
+        kept = sum(aligned(each.kept) + 2 * ALIGNMENT for each in asked.values())
+        return aligned(max(arena.enough, arena.total - arena.head + head_of(sizes, offsets))) + kept
+
+    def _fixed(self, plan: Sequence[int]) -> dict[int, int]:
+        """Buffer -> where a plan places it; the rest is left to the runtime."""
+        return {i: plan[tensor] for i, tensor in enumerate(self.computed) if plan[tensor] >= 0} if plan else {}
 
     def planned(self, quantities: Sequence[int] | None = None, *, kernels: Kernels = "cmsis-nn") -> tuple[int, ...]:
         """A memory plan for the file (TFLM's OfflineMemoryAllocation): an offset in bytes for every tensor, -1 for constants.

@@ -458,16 +458,7 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
     for node in nodes:
         accept(node)
     used = dict.fromkeys(name for node in nodes for name in node.inputs)
-    for name in [*used, *outputs]:
-        if name and any(size < 1 for size in shapes.get(name, (0,))):
-            maker = next((f"node '{node.name}' ({node.op})" for node in nodes if name in node.outputs), None)
-            maker = maker or ("an initializer" if name in constants else "an input")
-            what = (
-                f"shape {list(shapes[name])}, which holds nothing; give a larger --input-shape, or export it again"
-                if name in shapes
-                else "no static shape; export with static shapes, or give --input-shape"
-            )
-            raise ModelError(f"{path}: tensor '{name}' of {maker} has {what}")
+    _refuse_unsized([name for name in (*used, *outputs) if name], shapes, nodes, constants, path)
     for node in nodes:
         refuse_unsound(node, shapes, path)
         if any(dtypes.get(name) == TensorProto.STRING for name in (*node.inputs, *node.outputs)):
@@ -478,6 +469,23 @@ def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], ac
         if not value.type.tensor_type.elem_type:  # an output that the user chose, of whose type the file says nothing
             value.type.tensor_type.elem_type = dtypes[value.name]
     return Network(nodes, kept, shapes, dtypes, header, path, folding.stored)
+
+
+def _refuse_unsized(
+    names: Sequence[str], shapes: Mapping[str, Shape], nodes: Sequence[Node], constants: Mapping[str, np.ndarray], path: str
+) -> None:
+    """Raise ModelError for a tensor of no static shape, or of one that holds nothing."""
+    for name in names:
+        if all(size >= 1 for size in shapes.get(name, (0,))):
+            continue
+        maker = next((f"node '{node.name}' ({node.op})" for node in nodes if name in node.outputs), None)
+        maker = maker or ("an initializer" if name in constants else "an input")
+        what = (
+            f"shape {list(shapes[name])}, which holds nothing; give a larger --input-shape, or export it again"
+            if name in shapes
+            else "no static shape; export with static shapes, or give --input-shape"
+        )
+        raise ModelError(f"{path}: tensor '{name}' of {maker} has {what}")
 
 
 def _read(path: Path) -> ModelProto:

@@ -314,8 +314,8 @@ class _Case:
         apart = max(int(np.abs(x.astype(np.int64) - given.outputs[name]).max()) for name, x in ran.outputs.items())
         if apart <= MAX_LSB:
             return given
-        found = f"outputs in {runners.RUNNERS[key].title} are up to {apart} steps from those of the file that {self.path} gives"
-        notes.append(f"{found}: it is damaged, or of another network; export it again")
+        said = f"outputs in {runners.RUNNERS[key].title} are up to {apart} steps from those of the file that {self.path} gives"
+        notes.append(f"{said}: it is damaged, or of another network; export it again")
         return None
 
     def _taken(self, key: str, ran: Ran, notes: list[str]) -> Taken | None:
