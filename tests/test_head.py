@@ -152,6 +152,29 @@ def test_a_trained_network_is_fed_as_it_was_trained(
     assert not any("luck" in note for note in how.notes)
 
 
+@pytest.mark.parametrize(("ending", "dropped"), [(None, False), ("Softmax", False), (None, True)])
+def test_classes_that_change_places_behind_the_last_layer_are_still_known(ending: str | None, dropped: bool) -> None:
+    """The last layer's rows are those of other classes than the labels say; of some rows there may be no class at all."""
+    data = squares(2, n=600, places=UNLIKE)
+    arrays = trained(weights(2, 1), data, 5)
+    if dropped:
+        arrays[4], arrays[5] = (np.concatenate([array, array[:1] * 0]) for array in arrays[4:])
+    g = Graph("batch", 1, 16, 16)  # type: ignore[arg-type]
+    y = "x"
+    for weight, bias in (arrays[:2], arrays[2:4]):
+        y = g.add("Relu", g.add("Conv", y, g.value(weight), g.value(bias), pads=[1] * 4))
+        y = g.add("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2])
+    y = g.add("Gemm", g.add("Flatten", y), g.value(arrays[4]), g.value(arrays[5]), transB=1)
+    if ending:
+        y = g.add(ending, y)
+    net = g.net(g.add("Gather", y, g.value(np.array([1, 0])), axis=1))
+    x, y_test = data["x_test"].astype(np.float32) / 255, 1 - data["y_test"]
+    model = evaluate.Model(bytes(net.to_proto().SerializeToString()))
+    assert evaluate.accuracy(model(x), y_test) > 0.95
+    assert head.shows(net, x, y_test, 2)
+    assert not head.shows(net, x, 1 - y_test, 2)
+
+
 @pytest.mark.parametrize(("cosine", "dimensions"), list(itertools.product((0.1, 0.4, 0.9, 0.999), (2, 8, 30, 200))))
 def test_the_chance_of_a_direction_is_a_bound_and_near_the_truth(cosine: float, dimensions: int) -> None:
     """By the distribution of Student's t that the cosine of a random direction has."""

@@ -23,7 +23,7 @@ from mcuprune.pruning import Request
 from mcuprune.report import prune as outcome
 from mcuprune.run.trial import Trial
 from mcuprune.run.verify import verify
-from mcuprune.train import evaluate
+from mcuprune.train import evaluate, teacher
 from mcuprune.train.goal import goal, target_checks
 from mcuprune.train.tasks.choice import chosen, distilled
 from mcuprune.train.tasks.classify import Classify, Segment
@@ -116,6 +116,26 @@ def test_the_loss_of_places_counts_each_known_place_once() -> None:
     known = target.flatten() >= 0
     by_hand = -rows[known, target.flatten()[known]].mean()
     assert float(kind.loss(logits, target, 0.0)) == pytest.approx(float(by_hand), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4, 5)])
+def test_scores_of_classes_count_each_by_itself_as_well(shape: tuple[int, ...]) -> None:
+    """A Sigmoid is no Softmax: where all scores are nearly 1, int8 scores don't say which is the largest."""
+    make = Segment if len(shape) > 1 else Classify
+    shared, kind = (make(Head("y", shape, "y", ending)) for ending in ("none", "sigmoid"))
+    logits = torch.randn(2, *shape, dtype=torch.float64)
+    target = torch.randint(0, 3, (2, *shape[1:]))
+    by_hand = []
+    for at in np.ndindex(*target.shape):
+        own = logits[(at[0], slice(None), *at[1:])].sigmoid()
+        by_hand.append(-sum(float((p if c == target[at] else 1 - p).log()) for c, p in enumerate(own)))
+    expected = (float(shared.loss(logits, target, 0.0)) + np.mean(by_hand)) / 2
+    assert float(kind.loss(logits, target, 0.0)) == pytest.approx(expected, rel=1e-9)
+    assert float(kind.loss(logits + 20, target, 0.0)) > float(kind.loss(logits, target, 0.0)) + 10
+    # the mean of labels that are smoothed is that of labels of all classes
+    every = np.mean([float(kind.loss(logits, torch.full_like(target, c), 0.0)) for c in range(3)])
+    smooth = 0.9 * float(kind.loss(logits, target, 0.0)) + 0.1 * every
+    assert float(kind.loss(logits, target, 0.1)) == pytest.approx(smooth, rel=1e-6)
 
 
 def test_classes_of_places_may_lie_on_the_last_axis() -> None:
@@ -444,6 +464,82 @@ def test_several_outputs_have_a_task_each(tmp_path: Path) -> None:
     assert result.figures.task == "several"
     assert result.figures.after.more["side/accuracy"] > 0.8  # type: ignore[operator]
     assert result.figures.after.more["size/mae"] < 0.5  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("ending", [None, "Softmax", "Sigmoid"])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 1, 4), (1, 4, 1), (4, 1, 1)])
+def test_classes_are_told_apart_wherever_axes_of_one_number_lie(
+    shape: tuple[int, ...], ending: str | None, tmp_path: Path
+) -> None:
+    layers = tasks_data.Layers()
+    y = layers.dense(layers.dense("x", 8, 24, relu=True), 24, 4)
+    y = layers.add("Reshape", [y, layers.constant(np.array([-1, *shape]))])
+    if ending:
+        y = layers.add(ending, [y], **({"axis": shape.index(4) + 1} if ending == "Softmax" else {}))
+    net = layers.net({"x": [8]}, {"y": (y, [*shape])})
+    arrays = tasks_data.split(_blobs, 256, 128)
+    result = pruned(net, arrays, tmp_path, epochs=3, batch=16)
+    named = evaluate.Model(tmp_path / "o.onnx").outputs([arrays["x_test"]])[0].reshape(128, 4).argmax(1)
+    assert outcome.document(result)["after"]["accuracy_int8"] == pytest.approx((named == arrays["y_test"]).mean())
+    assert (named == arrays["y_test"]).mean() > 0.9
+
+
+def _centres() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((4, 8)) * 2
+
+
+def _blobs(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points around four centres, and which centre it is."""
+    draw = np.random.default_rng(seed)
+    y = draw.integers(0, 4, n)
+    x = _centres()[y] + draw.standard_normal((n, 8)) * 0.5
+    return x.astype(np.float32), y
+
+
+def _nearest(ending: str | None) -> Network:
+    """Which centre of ``_blobs`` is nearest: right without any training. "shares": a Softmax that no rule knows."""
+    centres = _centres().astype(np.float32)
+    layers = tasks_data.Layers()
+    bias = layers.constant((-(centres**2).sum(1) / 10).astype(np.float32))
+    y = layers.add("Gemm", ["x", layers.constant(centres.T / 5), bias])
+    if ending == "shares":
+        up = layers.add("Exp", [y])
+        y = layers.add("Div", [up, layers.add("ReduceSum", [up, layers.constant(np.array([1]))])])
+    elif ending:
+        y = layers.add(ending, [y])
+    return layers.net({"x": [8]}, {"y": (y, [4])})
+
+
+@pytest.mark.parametrize("pupil", [None, "Softmax", "Sigmoid", "shares"])
+@pytest.mark.parametrize("ending", ["Softmax", "LogSoftmax", "Sigmoid", "shares"])
+def test_what_a_file_teaches_does_not_depend_on_its_ending(ending: str, pupil: str | None, tmp_path: Path) -> None:
+    """Probabilities taken for logits differ by 1 at most: every class would seem nearly as likely as the right one."""
+    net, parts = _nearest(pupil), tasks_data.split(_blobs, 64, 64)
+    wanted = Wanted(((8,),), target_checks(net, "auto"), 2, 0, unlabelled=True)
+    aim = goal(net, loading.opened(parts, wanted), task="auto", unlabelled=False)
+    taught = []
+    for each in (None, ending):
+        path = tmp_path / f"{each}.onnx"
+        path.write_bytes(_nearest(each).to_proto().SerializeToString())
+        taught.append(torch.from_numpy(teacher.of_file(str(path), aim).sample(aim.data.train, 64)[0]))
+    answers = torch.from_numpy(DRAW.random((64, 4)).astype(np.float32))
+    if pupil == "shares":
+        answers = answers / answers.sum(1, keepdim=True)
+    losses = [float(aim.objective.teach([answers], [each])) for each in taught]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_scores_that_have_all_risen_to_one_come_apart_again(tmp_path: Path) -> None:
+    """As int8 numbers they were the same, and which class is right was told by the float file alone."""
+    layers = tasks_data.Layers()
+    hidden = layers.dense("x", 8, 24, relu=True)
+    w = layers.constant((layers.draw.standard_normal((24, 4)) * 0.3).astype(np.float32))
+    y = layers.add("Sigmoid", [layers.add("Gemm", [hidden, w, layers.constant(np.full(4, 14, np.float32))])])
+    net = layers.net({"x": [8]}, {"y": (y, [4])})
+    result = pruned(net, tasks_data.split(_blobs, 256, 128), tmp_path, epochs=12, batch=16)
+    after = outcome.document(result)["after"]
+    assert after["accuracy_float"] > 0.9
+    assert after["accuracy_int8"] > after["accuracy_float"] - 0.03
 
 
 def test_distillation_needs_no_idea_of_what_outputs_mean() -> None:

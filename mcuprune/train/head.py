@@ -23,8 +23,10 @@ from onnx import ModelProto, helper
 from mcuprune.graph.network import Network
 from mcuprune.graph.node import Node
 from mcuprune.immutable import immutable
+from mcuprune.operators.picking import picked, picks
 from mcuprune.train import evaluate
 from mcuprune.train.feeding import LEVEL, NAMED
+from mcuprune.train.tasks.heads import heads, last_layer, tail
 
 Array = np.ndarray[Any, Any]
 #: With fewer numbers than these, those of the classes' mean taken out, a trained layer often looks like a random one.
@@ -140,12 +142,30 @@ def _head(net: Network, n_classes: int) -> _Head | None:
     ]
     if not layers or not net.is_constant(layers[-1].inputs[1]) or net.is_constant(layers[-1].inputs[0]):
         return None
-    weights = _by_class(layers[-1], np.asarray(net.constants[layers[-1].inputs[1]], np.float64))
+    weights = _by_row(layers[-1], np.asarray(net.constants[layers[-1].inputs[1]], np.float64))
+    if weights is not None and (rows := _rows(net, layers[-1], n_classes)) is not None:
+        weights = weights[rows]
     return None if weights is None or len(weights) != n_classes else _Head(layers[-1].inputs[0], weights)
 
 
-def _by_class(node: Node, weights: Array) -> Array | None:
-    """Weights with the axis of classes first; None where there is none."""
+def _rows(net: Network, node: Node, n_classes: int) -> Array | None:
+    """Of each class, the row of the last layer's weights that makes its number, where nodes behind it put them in an order.
+
+    None where each class has no number of its own there, as where classes are means over places: rows are classes then.
+    """
+    first = heads(net)[0]
+    made = last_layer(net, first.tensor)
+    behind = tail(net, first)
+    if made is None or made.weight != node.inputs[1] or not all(picks(each, net) for each, _ in behind):
+        return None
+    rows = made.of_weight.reshape(net.shapes[first.tensor])
+    for each, output in behind:
+        rows = picked(each, net, output, rows)
+    return rows.ravel() if rows.size == n_classes else None
+
+
+def _by_row(node: Node, weights: Array) -> Array | None:
+    """Weights with the axis of the numbers that the layer makes first; None where there is none."""
     if node.op == "Conv":
         return weights if node.get("group") == 1 else None
     if weights.ndim != 2 or node.get("transA"):

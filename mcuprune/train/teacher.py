@@ -16,11 +16,13 @@ from mcuprune.graph import network
 from mcuprune.train import evaluate
 from mcuprune.train.goal import Goal, is_one_class
 from mcuprune.train.module import Trainable, as_inputs
-from mcuprune.train.tasks.heads import answer_shape
+from mcuprune.train.tasks.heads import Head, answer_shape, heads, recognised
 from mcuprune.train.tasks.objective import Objective
 
 #: Bytes of answers that are kept; a teacher with more to say is asked anew at every step.
 _KEPT = 2**30
+#: The smallest positive number of float32 with all its digits, and its step below 1: no logarithm is taken nearer to 0.
+_TINY, _EPSILON = np.finfo(np.float32).tiny, np.finfo(np.float32).epsneg
 
 
 class Teacher:
@@ -126,4 +128,23 @@ def of_file(path: str, aim: Goal) -> Teacher:
             f"--teacher {path}: right on {right / len(answers):.1%} of the training examples, no more than naming the most "
             "frequent class; name a trained network, made for data that is scaled and ordered as yours is"
         )
-    return Teacher.of_answers([answers], data.train, aim.objective)
+    (head,) = recognised(heads(net)[:1], [answers.reshape(len(answers), *answer_shape(net, net.outputs[0]))])
+    return Teacher.of_answers([_as_answers(aim.objective.heads[0], _logits(head, answers))], data.train, aim.objective)
+
+
+def _logits(head: Head, outputs: np.ndarray) -> np.ndarray:
+    """Logits of classes, (examples, classes), from what a network's output gives, as far as float32 kept them apart."""
+    if head.ending in ("softmax", "shares"):
+        return np.asarray(np.log(np.maximum(outputs, _TINY)))
+    if head.ending in ("sigmoid", "units", "scores"):
+        scores = np.clip(outputs, _TINY, 1 - _EPSILON)
+        return np.asarray(np.log(scores) - np.log1p(-scores))
+    return outputs
+
+
+def _as_answers(head: Head, logits: np.ndarray) -> np.ndarray:
+    """What a network with such an ending would answer, of the tensor that losses are taken of, with these logits."""
+    if head.ending in ("shares", "scores", "units"):
+        rows = torch.from_numpy(logits)
+        return (rows.softmax(1) if head.ending == "shares" else rows.sigmoid()).numpy()
+    return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -34,6 +35,8 @@ class Classify(Kind):
     _smallest = 0
 
     def __init__(self, head: Head) -> None:
+        if head.is_row:  # wherever axes of one number lie beside that of classes
+            head = replace(head, shape=(prod(head.shape),), axis=0)
         super().__init__(head)
         self.axis = self._class_axis(head)
         self.form = "one" if head.shape and head.shape[self.axis] > 1 else "binary"
@@ -107,17 +110,41 @@ class Classify(Kind):
 
         if self.form == "one":
             logits = log_shares(self.head, answer)
-            if self._smallest == 0 and logits.ndim == 2:
-                return F.cross_entropy(logits, target, label_smoothing=smoothing)
-            # the divisor is at least 1: in a batch no place at all may have a known class
-            scores, known = logits.movedim(1 + self.axis, 1), (target >= 0).sum().clamp_min(1)
-            return F.cross_entropy(scores, target, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / known
+            if self.head.ending == "sigmoid":
+                return (self._shared_out(logits, target, smoothing) + self._by_itself(logits, target, smoothing)) / 2
+            return self._shared_out(logits, target, smoothing)
         logits = log_odds(self.head, answer)
         known = target.reshape(logits.shape).to(logits.dtype)
         weight = (known >= 0).to(logits.dtype)
         wanted = known.clamp_min(0) * (1 - smoothing) + smoothing / 2
         apart = F.binary_cross_entropy_with_logits(logits, wanted, weight=weight, reduction="sum")
         return apart / weight.sum().clamp_min(1)
+
+    def _shared_out(self, logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        """The mean cross entropy of probabilities that are shared out among classes."""
+        import torch.nn.functional as F  # noqa: N812
+
+        if self._smallest == 0 and logits.ndim == 2:
+            return F.cross_entropy(logits, target, label_smoothing=smoothing)
+        # the divisor is at least 1: in a batch no place at all may have a known class
+        scores, known = logits.movedim(1 + self.axis, 1), (target >= 0).sum().clamp_min(1)
+        return F.cross_entropy(scores, target, ignore_index=-1, label_smoothing=smoothing, reduction="sum") / known
+
+    def _by_itself(self, logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        """The binary cross entropies of classes, each by itself, summed over classes; the mean.
+
+        A Sigmoid is no Softmax: it differs where all logits rise alike. Where only what is shared out counts, they rise until
+        every class has a score of nearly 1, and int8 scores, in steps of 1/256, no longer say which is the largest.
+        """
+        import torch
+        import torch.nn.functional as F  # noqa: N812
+
+        scores, known = logits.movedim(1 + self.axis, -1), target.reshape(logits.select(1 + self.axis, 0).shape) >= 0
+        numbers = torch.arange(scores.shape[-1], device=scores.device)
+        hot = (target.reshape(known.shape).unsqueeze(-1) == numbers).to(scores.dtype)
+        wanted = hot * (1 - smoothing) + smoothing / scores.shape[-1]
+        apart = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none").sum(-1)
+        return (apart * known).sum() / known.sum().clamp_min(1)
 
     def teach(self, answer: Tensor, teacher: Tensor) -> Tensor:
         if self.form == "one":
@@ -154,9 +181,6 @@ class Classify(Kind):
 
     def tally(self) -> Tally:
         return _ByRow(self.classes) if self.form == "labels" else Classes(self.classes)
-
-    def shaped(self, answer: Tensor) -> Tensor:
-        return answer.reshape(-1, max(self.head.shape)) if self.head.is_row else super().shaped(answer)
 
 
 class _ByRow(Labels):
@@ -199,9 +223,6 @@ class Segment(Classify):
     @property
     def _places(self) -> tuple[int, ...]:
         return self.head.shape[: self.axis] + self.head.shape[self.axis + 1 :]
-
-    def shaped(self, answer: Tensor) -> Tensor:
-        return answer.reshape(-1, *self.head.shape)
 
     def tally(self) -> Tally:
         return _Masks(self.head.shape[self.axis], self.axis) if self.form == "labels" else Overlap(self.classes)
