@@ -671,9 +671,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     )
 
 
+@pytest.mark.parametrize(
+    ("stem", "name"), [("my-net 2", "my_net_2"), ("é", "net"), ("_", "net"), ("__a", "a"), ("_Net", "Net"), ("1_", "net_1")]
+)
+def test_names_in_c_are_no_names_of_the_compiler(stem: str, name: str) -> None:
+    assert c.identifier(stem) == name
+
+
 def test_the_header_says_how_data_come_and_go(small: Converted) -> None:
     source = c.generate(small.program, "my-net 2")
-    assert c.identifier("my-net 2") == "my_net_2"
     port = small.inputs[0]
     for line in (
         f"#define MY_NET_2_ARENA_BYTES {source.arena}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from mcuprune import pruning, units
 from mcuprune.channels.labelling import label
 from mcuprune.cli import main
 from mcuprune.costs.resources import profile
-from mcuprune.errors import McupruneError
+from mcuprune.errors import McupruneError, ModelError
 from mcuprune.graph import network
 from mcuprune.graph.external import files
 from mcuprune.operators import table as ops
@@ -278,6 +279,21 @@ def test_external_data_are_read_within_the_bounds_of_their_shape(fields: dict[st
     with open(tmp_path / "holes.bin", "wb") as file:
         file.truncate(2**40)
     assert "external data" in refused(tmp_path, external("holes.bin", **fields))
+
+
+def test_links_are_told_with_the_way_out(tmp_path: Path) -> None:
+    """Stores of downloaded models keep files under names of their own, and links to them elsewhere."""
+    for folder in ("real", "links"):
+        (tmp_path / folder).mkdir()
+    model = onnx.load_from_string(content())
+    onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, tmp_path / "real" / "net.onnx")
+    (tmp_path / "links" / "net.onnx").symlink_to("../real/net.onnx")
+    with pytest.raises(ModelError, match=re.escape(f"name the model itself, {tmp_path / 'real' / 'net.onnx'}")):
+        network.load(tmp_path / "links" / "net.onnx")
+    (tmp_path / "links" / "weights.bin").symlink_to("../real/weights.bin")
+    with pytest.raises(ModelError, match=r"weights\.bin is a symbolic link, which isn't followed; name the model where"):
+        network.load(tmp_path / "links" / "net.onnx")
 
 
 def test_what_external_data_say_beside_is_not_shown(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

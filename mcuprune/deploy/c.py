@@ -198,9 +198,12 @@ STANDARD_HEADERS = frozenset(
 
 
 def identifier(stem: str) -> str:
-    """A file's stem as a C identifier."""
-    cleaned = re.sub(r"\W", "_", PurePath(stem).name, flags=re.ASCII)
-    return cleaned if re.match(r"[A-Za-z_]", cleaned) else f"net_{cleaned}"
+    """A file's stem as a C identifier; ``net`` where none of its letters may stand in one.
+
+    It begins with a letter: most names that begin with an underscore are the compiler's (C99, 7.1.3).
+    """
+    cleaned = re.sub(r"\W", "_", PurePath(stem).name, flags=re.ASCII).lstrip("_")
+    return cleaned if cleaned[:1].isalpha() else f"net_{cleaned}".rstrip("_")
 
 
 def _signature(name: str) -> str:

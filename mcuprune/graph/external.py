@@ -70,6 +70,7 @@ def _checked(tensor: TensorProto, path: Path) -> int:
         raise ModelError(f"{what} has a negative offset or length; export it again")
     wanted = math.prod(tensor.dims) * _item_bytes(tensor, what)
     place = path.parent / location
+    _refuse_links(path, place, location)
     if length is None:
         try:
             length = max(0, os.path.getsize(place) - (offset or 0))
@@ -80,6 +81,18 @@ def _checked(tensor: TensorProto, path: Path) -> int:
     if length > max(wanted, 0):
         raise ModelError(f"{what} has {length} bytes, its shape {list(tensor.dims)} takes {wanted}; export it again")
     return length
+
+
+def _refuse_links(path: Path, place: Path, location: str) -> None:
+    """Raise ModelError where a link stands in the way: a folder of somebody else's could read any file of the user's by it."""
+    if os.path.islink(place):
+        raise ModelError(
+            f"{path}: its external data {location} is a symbolic link, which isn't followed; name the model where the files "
+            "themselves lie, or put a copy in the link's place"
+        )
+    real = Path(os.path.realpath(path))
+    if os.path.islink(path) and not os.path.lexists(place) and os.path.exists(real.parent / location):
+        raise ModelError(f"{path}: its external data {location} isn't beside this link; name the model itself, {real}")
 
 
 def _item_bytes(tensor: TensorProto, what: str) -> int:

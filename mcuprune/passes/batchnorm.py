@@ -122,7 +122,8 @@ def _foldable(net: Network, node: Node, reader: Node) -> tuple[Node, np.ndarray,
 def _affine(net: Network, norm: Node) -> tuple[np.ndarray, np.ndarray]:
     """A BatchNormalization at inference as scale and shift, each (channels,)."""
     scale, shift, mean, variance = (net.constants[name].astype(np.float64) for name in norm.inputs[1:5])
-    factor = scale / np.sqrt(variance + norm.get("epsilon"))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a negative variance gives no number, here as in any runtime
+        factor = scale / np.sqrt(variance + norm.get("epsilon"))
     return factor, shift - mean * factor
 
 
