@@ -686,6 +686,7 @@ def test_one_refused_model_does_not_keep_the_others_from_their_answers(several, 
         own = alone[model["path"]]
         assert model == (own["models"][0] if "models" in own else {"path": model["path"], "ok": False, "error": own["error"]})
     refused = [model["error"] for model in found["models"] if "error" in model]
+    assert found.get("error") == (refused[0] if refused else None)
     assert [error["kind"] for error in refused] == ["ModelError", "ModelError", "UnsupportedOperator"]
     assert err == "".join(f"mcuprune: {error['message']}\n" for error in refused)
 

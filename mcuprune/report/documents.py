@@ -23,12 +23,17 @@ def json(report: Report) -> str:
     if report.refusal is not None:
         return console.json_error(report.refusal.kind, report.refusal.message)
     models = [
-        {"path": answer.path, "ok": False, "error": {"kind": answer.kind, "message": answer.message}}
-        if isinstance(answer, Refused)
-        else _json(answer, report)
+        {"path": answer.path, "ok": False, "error": _error(answer)} if isinstance(answer, Refused) else _json(answer, report)
         for answer in report.answers
     ]
-    return dumped(console.document(report.command, ok=report.ok, models=models))
+    refused = [_error(answer) for answer in report.answers if isinstance(answer, Refused)]
+    # whoever only asks whether there was an answer to everything finds it where it is in any other document of exit code 2
+    error = {"error": refused[0]} if refused else {}
+    return dumped(console.document(report.command, ok=report.ok, models=models, **error))
+
+
+def _error(answer: Refused) -> dict[str, str]:
+    return {"kind": answer.kind, "message": answer.message}
 
 
 def models(basis: Basis) -> dict[str, str]:
