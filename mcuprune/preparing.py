@@ -178,7 +178,15 @@ def _data_and_goal(
         _check_scores(request, labelled, data)
     if data is None:
         return None, None
-    return data, goal(original, data, task=request.task, unlabelled=request.unlabelled, augment=request.augment, own=own)
+    return data, goal(
+        original,
+        data,
+        task=request.task,
+        unlabelled=request.unlabelled,
+        training=request.train,
+        augment=request.augment,
+        own=own,
+    )
 
 
 def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:

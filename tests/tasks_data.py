@@ -44,15 +44,17 @@ class Layers:
         scales = self.constant(np.array([1, 1, 2, 2], np.float32))
         return self.add("Resize", [x, "", scales], mode="nearest")
 
-    def net(self, inputs: dict[str, list[int]], outputs: dict[str, tuple[str, list[int]]]) -> Network:
-        """outputs: name -> the tensor that it is, and its shape without the batch."""
+    def net(
+        self, inputs: dict[str, list[int]], outputs: dict[str, tuple[str, list[int]]], dtype: int = TensorProto.FLOAT
+    ) -> Network:
+        """outputs: name -> the tensor that it is, and its shape without the batch. dtype: of all outputs."""
         for name, (tensor, _) in outputs.items():
             self.nodes.append(helper.make_node("Identity", [tensor], [name], f"to_{name}"))
         graph = helper.make_graph(
             self.nodes,
             "net",
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape]) for name, shape in inputs.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape]) for name, (_, shape) in outputs.items()],
+            [helper.make_tensor_value_info(name, dtype, ["n", *shape]) for name, (_, shape) in outputs.items()],
             [numpy_helper.from_array(value, name) for name, value in self.weights.items()],
         )
         proto: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

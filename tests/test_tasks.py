@@ -63,6 +63,7 @@ def kind_of(net: Network, task: str, targets: np.ndarray) -> Kind:
         (tasks_data.vector_net(4, "Sigmoid"), (DRAW.random((8, 4)) > 0.4).astype(int), "classify", "labels"),
         (tasks_data.vector_net(1, "Sigmoid"), np.arange(8) % 2, "classify", "binary"),
         (tasks_data.vector_net(1), np.arange(8) % 2, "classify", "binary"),
+        (tasks_data.vector_net(1), np.arange(8.0) % 2, "classify", "binary"),
         (tasks_data.vector_net(1), np.linspace(0, 1, 8), "regress", None),
         (tasks_data.vector_net(3), DRAW.random((8, 3)), "regress", None),
         (tasks_data.unet(), tasks_data.shapes(8)[1], "segment", "one"),
@@ -92,6 +93,43 @@ def test_probabilities_are_recognised_by_their_values_whatever_makes_them(ending
     values = {"softmax": shares, "sigmoid": 1 / (1 + np.exp(-logits)), "none": logits}[ending]
     (head,) = recognised((Head("y", (5,), "y", "none"),), [values.astype(np.float32)])
     assert head.ending == {"softmax": "shares", "sigmoid": "units", "none": "none"}[ending]
+
+
+#: What a last layer gives as it is, and what can't leave 0...1, by nodes that no rule has by name.
+OPEN: dict[str, Any] = {
+    "bare": lambda layers, y: y,
+    "halved": lambda layers, y: layers.add("Div", [y, layers.constant(np.full(1, 2, np.float32))]),
+    "Swish": lambda layers, y: layers.add("Mul", [y, layers.add("Sigmoid", [y])]),
+    "Relu": lambda layers, y: layers.add("Relu", [y]),
+    "shifted": lambda layers, y: layers.add("Add", [layers.constant(np.full(1, 0.1, np.float32)), y]),
+}
+CLOSED: dict[str, Any] = {
+    "HardSigmoid": lambda layers, y: layers.add("HardSigmoid", [y]),
+    "Clip": lambda layers, y: layers.add("Clip", [y, *(layers.constant(np.float32(x)) for x in (0, 1))]),
+    "1 - Sigmoid": lambda layers, y: layers.add("Sub", [layers.constant(np.ones(1, np.float32)), layers.add("Sigmoid", [y])]),
+    "by hand": lambda layers, y: layers.add("Mul", [layers.add("Tanh", [y]), layers.constant(np.full(1, 0.5, np.float32))]),
+}
+
+
+@pytest.mark.parametrize("name", [*OPEN, *CLOSED])
+def test_logits_that_lie_between_0_and_1_by_chance_are_no_probabilities(name: str) -> None:
+    """An untrained network gives nearly the same to all examples; where that is 0.1, its loss had no gradient."""
+    layers = tasks_data.Layers()
+    y = layers.dense("x", 8, 1)
+    layers.weights = {key: value * 0.01 + 0.1 * (value.ndim == 1) for key, value in layers.weights.items()}
+    net = layers.net({"x": [8]}, {"y": ({**OPEN, **CLOSED}[name](layers, y), [1])})
+    answers = evaluate.Model(bytes(net.to_proto().SerializeToString())).outputs([np.eye(8, dtype=np.float32)])
+    assert 0 < answers[0].min() < answers[0].max() < 1
+    (head,) = recognised(heads(net), answers)
+    assert head.ending == ("none" if name in OPEN else "units")
+
+
+def test_a_chain_of_sums_that_closes_on_itself_is_looked_at_once() -> None:
+    layers = tasks_data.Layers()
+    y = layers.add("Sigmoid", ["x"])
+    for _ in range(1500):
+        y = layers.add("Add", [y, y])
+    assert not heads(layers.net({"x": [1]}, {"y": (y, [1])}))[0].free
 
 
 def test_a_loss_of_probabilities_is_that_of_the_logits_behind_them() -> None:
@@ -142,6 +180,91 @@ def test_classes_of_places_may_lie_on_the_last_axis() -> None:
     first, last = Segment(Head("y", (3, 8, 9), "y", "none")), Segment(Head("y", (8, 9, 3), "y", "none"))
     logits, target = torch.randn(2, 3, 8, 9), torch.randint(0, 3, (2, 8, 9))
     assert torch.allclose(first.loss(logits, target, 0.0), last.loss(logits.permute(0, 2, 3, 1), target, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "places", "axis"),
+    [((10, 6, 6), (6, 6), 0), ((6, 6, 10), (6, 6), 2), ((36, 10), (36,), 1), ((10, 36), (36,), 0), ((6, 6, 6), (6, 6), 0)],
+)
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("task", ["auto", "segment"])
+def test_classes_of_places_lie_where_the_targets_say(
+    shape: tuple[int, ...], places: tuple[int, ...], axis: int, one_hot: bool, task: str
+) -> None:
+    """With more classes than columns the smaller axis isn't that of classes."""
+    layers = tasks_data.Layers()
+    net = layers.net({"x": [*shape]}, {"y": (layers.add("Neg", ["x"]), [*shape])})
+    numbers = np.random.default_rng(0).integers(0, shape[axis], (20, *places))
+    targets = np.moveaxis(np.eye(shape[axis])[numbers], -1, 1 + axis) if one_hot else numbers
+    objective, taken = chosen(net, heads(net), task, "data", {"train": [targets]})
+    (kind,) = objective.kinds
+    assert isinstance(kind, Segment)
+    assert (kind.axis, kind.form) == (axis, "one")
+    np.testing.assert_array_equal(taken["train"][0], numbers)
+
+
+def test_masks_of_0_and_255_are_no_background_that_nobody_knows() -> None:
+    """As pictures have them, where 255 means that nobody knows: all that was left to learn was right from the beginning."""
+    net = tasks_data.unet(classes=1, ending="Sigmoid")
+    masks = (tasks_data.shapes(8)[1] > 0).astype(np.uint8)
+    with pytest.raises(DataError, match=r"know only the background.*a mask of 0 and 255 divided by 255"):
+        kind_of(net, "auto", masks * np.uint8(255))
+    ignored = masks.copy()
+    ignored[:, :2] = 255
+    assert kind_of(net, "auto", ignored).name == "segment"
+    splits = {"train": [ignored], "val": [np.where(masks, 255, 0)]}  # by chance one split may know no more
+    assert chosen(net, heads(net), "auto", "data", splits)[0].task == "segment"
+
+
+#: Outputs that don't move with what they are made of, and the tensor before.
+STEPPED: dict[str, Any] = {
+    "ArgMax": lambda layers, y: layers.add("ArgMax", [y], axis=1, keepdims=0),
+    "threshold": lambda layers, y: layers.add("Greater", [y, layers.constant(np.float32(0))]),
+    "as numbers": lambda layers, y: layers.add("Cast", [layers.add("Greater", [y, layers.constant(np.float32(0))])], to=1),
+    "whole": lambda layers, y: layers.add("Cast", [y], to=2),
+    "rounded": lambda layers, y: layers.add("Round", [y]),
+}
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_outputs_that_go_in_steps_are_refused_before_the_work_with_the_tensor_before_them(name: str, tmp_path: Path) -> None:
+    """Deployed networks end so. Training ended in a traceback, or in the advice of a lower learning rate."""
+    net, before = _stepped(name)
+    arrays = tasks_data.split(_blobs, 64, 64)
+    inputs = {key: value for key, value in arrays.items() if key.startswith("x")}
+    advice = rf"output 'y' goes in steps .*--outputs {before}$"
+    for wishes in ({}, {"task": "classify"}, {"keep_weights": True, "unlabelled": True}):
+        with pytest.raises(DataError, match=advice):
+            pruned(net, arrays, tmp_path, epochs=1, **wishes)
+    with pytest.raises(DataError, match=advice):
+        pruned(net, inputs, tmp_path, epochs=1, keep_weights=True)
+    with pytest.raises(DataError, match=r"--outputs \w+, or leave the targets aside with --unlabelled"):
+        pruned(net, arrays, tmp_path, train=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", STEPPED)
+@pytest.mark.parametrize("data", [False, True])
+def test_what_goes_in_steps_is_cut_and_compared_without_training(name: str, data: bool, tmp_path: Path) -> None:
+    net, _ = _stepped(name)
+    x = _blobs(64, 1)[0]
+    if not data:
+        pruning.prune(Request("net.onnx", limits(macs="90%"), str(tmp_path / "o.onnx"), train=False), net=net)
+        return
+    result = pruned(net, {f"x_{part}": x for part in ("train", "val", "test")}, tmp_path, "90%", train=False)
+    document = outcome.document(result)
+    answers = [evaluate.Model(bytes(net.to_proto().SerializeToString())), evaluate.Model(tmp_path / "o.onnx")]
+    same = np.mean(np.equal(*(model.outputs([x])[0] for model in answers)))
+    assert document["metric"]["shown_as"] == "same value as the original"
+    assert document["metric"]["after_int8"]["value"] == pytest.approx(same)
+
+
+def _stepped(name: str) -> tuple[Network, str]:
+    layers = tasks_data.Layers()
+    y = layers.dense(layers.dense("x", 8, 24, relu=True), 24, 4)
+    output = STEPPED[name](layers, y)
+    dtype = {"ArgMax": 7, "threshold": 9, "whole": 2}.get(name, 1)
+    return layers.net({"x": [8]}, {"y": (output, [] if name == "ArgMax" else [4])}, dtype=dtype), y
 
 
 def test_an_error_is_measured_in_units_of_the_targets_own_spread() -> None:

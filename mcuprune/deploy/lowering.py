@@ -163,12 +163,7 @@ class Lowering:
         before = len(self.tensors), len(self.operators), len(self.done)
         try:
             if node.op not in self.lowerings:
-                self.refuse(
-                    "has no int8 operator in TensorFlow Lite Micro",
-                    _TRAIN_OTHERWISE
-                    if node.op in _NORMALISATIONS
-                    else f"write it with some of the {len(self.lowerings)} that do, which docs/operators.md marks",
-                )
+                self.refuse("has no int8 operator in TensorFlow Lite Micro", self._instead_of(node))
             OPS[node.op].check(node, self.net)
             self.lowerings[node.op](self, node)
         except UnsupportedOperator as error:
@@ -179,6 +174,15 @@ class Lowering:
             self.reshapes = {key: value for key, value in self.reshapes.items() if key < before[0]}
             self.problems.append(error)
             self.placeholder(node, str(error))
+
+    def _instead_of(self, node: Node) -> str:
+        """What to do about a node without an operator."""
+        if node.op in _NORMALISATIONS:
+            return _TRAIN_OTHERWISE
+        others = f"write it with some of the {len(self.lowerings)} that do, which docs/operators.md marks"
+        if all(name in self.net.outputs or not self.net.consumers[name] for name in node.outputs) and node.inputs[0]:
+            return f"end the network before it and do the rest in your own code, --outputs {node.inputs[0]}, or {others}"
+        return others
 
     def placeholder(self, node: Node, why: str) -> None:
         """One operator that stands for a node without a kernel: it reads and writes the node's tensors. why: of its refusal."""

@@ -48,6 +48,7 @@ from mcuprune.run.trial import Trial
 from mcuprune.run.verification import MAX_LSB, Compared, Difference, Memory, Taken, Verification
 from mcuprune.train import evaluate, preprocess
 from mcuprune.train.goal import goal
+from mcuprune.train.tasks.heads import heads
 from mcuprune.train.tasks.metrics import Metric
 from mcuprune.train.tasks.objective import Objective
 from mcuprune.train.training_data import wanted_of
@@ -172,7 +173,8 @@ def _real(net: Network, trial: Trial, notes: list[str]) -> _Real | None:
     try:
         fed = preprocess.opened(net, source, wanted_of(net, seed=trial.seed, task=trial.task), Feed(), trial.seed)
         data = fed.data
-        labelled = data.test.targets is not None and trial.task != "distill"
+        scored = trial.task != "distill" and not any(head.ending == "steps" for head in heads(net))
+        labelled = data.test.targets is not None and scored
         aim = goal(net, data, task=trial.task, unlabelled=False) if labelled else None
     except (DataError, MissingExtra) as error:
         if trial.data is not None:

@@ -354,7 +354,8 @@ def _outputs(module: Trainable, batches: Sequence[tuple[np.ndarray, ...]]) -> li
     module.want_logits()
     module.eval()
     outputs = [module(*(torch.from_numpy(x).to(module.device) for x in batch)) for batch in batches]
-    return [np.concatenate([value.cpu().numpy().ravel() for value in values]) for values in zip(*outputs, strict=True)]
+    parts = zip(*outputs, strict=True)
+    return [np.concatenate([value.float().cpu().numpy().ravel() for value in values]) for values in parts]  # truth values, too
 
 
 def _error(module: QuantTrainable, batches: Sequence[tuple[np.ndarray, ...]], exact: Sequence[np.ndarray]) -> float:

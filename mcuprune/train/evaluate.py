@@ -59,6 +59,11 @@ def run(session: Any, fed: Mapping[str, Array], options: Any = None) -> list[Arr
     return [np.asarray(x).astype(np.float32) if np.asarray(x).dtype in _FLOATS.values() else np.asarray(x) for x in outputs]
 
 
+def _signed(output: Array) -> Array:
+    """Truth values and numbers without a sign as int64: those of two files can be subtracted."""
+    return output.astype(np.int64) if output.dtype.kind in "bu" else output
+
+
 def _typed(x: Array, dtype: np.dtype[Any]) -> Array:
     """Reals as another type; whole numbers no larger than doubles are exact for."""
     if dtype.kind not in "iu":
@@ -130,8 +135,10 @@ class Model:
             given.name: draw.standard_normal((2, *shape), np.float32) for given, shape in zip(self._given, shapes, strict=True)
         }
         try:
-            together = run(self._session, pairs, quiet)
-            alone = [run(self._session, {name: x[i : i + 1] for name, x in pairs.items()}, quiet) for i in range(2)]
+            together, *alone = (
+                [_signed(answer) for answer in run(self._session, {name: x[part] for name, x in pairs.items()}, quiet)]
+                for part in (slice(2), slice(1), slice(1, 2))
+            )
         except Exception:  # onnxruntime raises its own kinds; a file that can't run at all says so at its first example
             return False
         for both, *each in zip(together, *alone, strict=True):
@@ -166,7 +173,7 @@ class Model:
             fed[given.name] = whole
         count = len(next(iter(fed.values())))
         try:
-            return [self._by_example(output, count) for output in run(self._session, fed)]
+            return [self._by_example(_signed(output), count) for output in run(self._session, fed)]
         except ModelError:
             raise
         except Exception as error:

@@ -22,7 +22,7 @@ from mcuprune.options import AUTO
 from mcuprune.train import evaluate
 from mcuprune.train.tasks.choice import chosen, distilled
 from mcuprune.train.tasks.classify import Classify
-from mcuprune.train.tasks.heads import Head, heads, recognised
+from mcuprune.train.tasks.heads import Head, before_steps, heads, recognised
 from mcuprune.train.tasks.objective import Objective, first, refuse_moving
 from mcuprune.train.tasks.own import OwnLoss
 
@@ -68,14 +68,26 @@ def _several_or_numbers(head: Head, targets: np.ndarray[Any, Any], task: str) ->
 
 
 def goal(
-    net: Network, data: Data, *, task: str, unlabelled: bool, augment: str | None = None, own: OwnLoss | None = None
+    net: Network,
+    data: Data,
+    *,
+    task: str,
+    unlabelled: bool,
+    training: bool = True,
+    augment: str | None = None,
+    own: OwnLoss | None = None,
 ) -> Goal:
-    """What a network is to do with a data set. Raises DataError where its targets don't go with the outputs."""
+    """What a network is to do with a data set. Raises DataError where its targets don't go with the outputs.
+
+    training: whether it is to be trained, so that its outputs must move with what they are made of.
+    """
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()), "default", name=net.path)
     few = model.outputs(first(data.val.inputs, _LOOKED_AT))
     kinds = recognised(heads(net), few)
     splits = {"train": data.train, "val": data.val, "test": data.test}
     bare = [name for name, split in splits.items() if split.targets is None]
+    if training or not (unlabelled or task == "distill" or len(bare) == len(splits)):
+        _refuse_steps(net, kinds, training=training)
     if not (unlabelled or task == "distill"):
         _refuse_missing(data.name, bare, [name for name in splits if name not in bare], task)
     if bare or unlabelled or task == "distill":
@@ -92,6 +104,20 @@ def goal(
     _refuse_miscounted(data, _classes(objective))
     train, val, test = (Split(split.inputs, taken[name]) for name, split in splits.items())
     return Goal(replace(data, train=train, val=val, test=test, n_classes=_classes(objective)), objective, True)
+
+
+def _refuse_steps(net: Network, kinds: Sequence[Head], *, training: bool) -> None:
+    """Raise DataError for outputs of whole numbers or truth values: no loss of them has a gradient."""
+    stepped = [head.output for head in kinds if head.ending == "steps"]
+    if not stepped:
+        return
+    before = dict.fromkeys(before_steps(net, head.output) for head in kinds)
+    names = ",".join(name for name in before if name is not None)
+    others = "" if training else ", or leave the targets aside with --unlabelled"
+    raise DataError(
+        f"{net.path}: output '{stepped[0]}' goes in steps (whole numbers, truth values or a threshold), so that nothing can be "
+        f"learned through it and no score is measured by it; end the network before it: --outputs {names or 'NAME,...'}{others}"
+    )
 
 
 def _refuse_missing(where: str, bare: Sequence[str], others: Sequence[str], task: str) -> None:

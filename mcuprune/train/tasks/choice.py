@@ -50,7 +50,9 @@ def chosen(
         of_output = {split: np.asarray(arrays[index]) for split, arrays in targets.items()}
         label = "" if len(heads) == 1 else f" of output '{head.output}'"
         kind = _kind(net, head, task, f"{where}: the targets{label}", of_output)
-        for split, array in _taken(kind, where, label, of_output).items():
+        every = _taken(kind, where, label, of_output)
+        kind.check(f"{where}: the targets{label}", list(every.values()))
+        for split, array in every.items():
             taken[split].append(array)
         kind.prepare(taken["train"][-1] if "train" in taken else next(iter(taken.values()))[-1])
         kinds.append(kind)
@@ -77,12 +79,12 @@ def _kind(net: Network, head: Head, task: str, where: str, targets: Mapping[str,
             raise DataError(f"{where}: --task {task} doesn't fit {net.path}: {reasons[0]}")
         if reasons and not (head.is_row or head.is_single) and task == "classify":
             raise DataError(f"{where}: --task {task} doesn't fit {net.path}: {reasons[0]}; --task segment, perhaps")
-        return TASKS[task](head)
+        return TASKS[task].made(head, everything)
     reasons = []
     for name, kind in TASKS.items():
         why = next((reason for array in everything if (reason := kind.fits(head, array)) is not None), None)
         if why is None and name != "distill":
-            return kind(head)
+            return kind.made(head, everything)
         if name != "distill":
             reasons.append(f"{name}: {why}")
     if head.is_row and all(np.asarray(array).ndim <= 2 for array in everything):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Form = Literal["one", "binary", "labels"]
 #: What stands for "no class is known here" in masks of other tools; -1 does in ours.
 _VOID = 255
+#: Endings that say along which axis classes lie.
+_ALONG = ("softmax", "log_softmax", "shares")
 
 
 class Classify(Kind):
@@ -52,11 +55,7 @@ class Classify(Kind):
         if head.is_single:
             if not _zero_or_one(targets) or prod(targets.shape[1:]) != 1:
                 return f"output '{head.output}' is a single number, and targets aren't all 0 or 1"
-            return (
-                None
-                if head.ending in ("sigmoid", "units", "scores") or targets.dtype.kind in "bui"
-                else "targets are fractions"
-            )
+            return None
         if targets.ndim == 1 or prod(targets.shape[1:]) == 1:
             return None if _whole(targets) else "targets are fractions"
         wide = targets.shape[1:]
@@ -198,9 +197,24 @@ class Segment(Classify):
     moves = True
     _smallest = -1
 
+    def __init__(self, head: Head, axis: int | None = None) -> None:
+        """axis: of the output without the batch, along which classes lie, where that is known."""
+        super().__init__(head)
+        if axis is not None:
+            self.axis = axis
+            self.form = "one" if head.shape[axis] > 1 else "binary"
+
+    @classmethod
+    def made(cls, head: Head, targets: Sequence[Array]) -> Self:
+        usual = cls._class_axis(head)
+        if head.ending in _ALONG:
+            return cls(head)
+        axes = [axis for axis in range(len(head.shape)) if all(_lie_along(head.shape, axis, array) for array in targets)]
+        return cls(head, usual if usual in axes or not axes else axes[0])
+
     @classmethod
     def _class_axis(cls, head: Head) -> int:
-        if head.ending in ("softmax", "log_softmax", "shares"):
+        if head.ending in _ALONG:
             return head.axis
         # as the field has it: channels lie first, unless the last axis alone is as small as channels are
         first, last = head.shape[0], head.shape[-1]
@@ -212,7 +226,7 @@ class Segment(Classify):
             return f"output '{head.output}' {list(head.shape)} is an answer for the example, not for every place"
         if len(head.shape) < 2:
             return f"output '{head.output}' {list(head.shape)} has no axis of classes"
-        kind = cls(head)
+        kind = cls.made(head, [targets])
         places = matches(targets.shape[1:], kind._places)
         if not (places and _whole(targets)) and not (matches(targets.shape[1:], head.shape) and _zero_or_one(targets)):
             return f"targets of shape {targets.shape} and dtype {targets.dtype} aren't classes of places {list(kind._places)}"
@@ -222,7 +236,15 @@ class Segment(Classify):
 
     @property
     def _places(self) -> tuple[int, ...]:
-        return self.head.shape[: self.axis] + self.head.shape[self.axis + 1 :]
+        return _beside(self.head.shape, self.axis)
+
+    def check(self, where: str, targets: Sequence[Array]) -> None:
+        known = {int(value) for array in targets for value in np.unique(array)} if self.form != "labels" else {0, 1}
+        if known == {-1, 0}:
+            raise DataError(
+                f"{where} know only the background: all other places are {_VOID} or -1, which are places that nobody knows; "
+                f"number classes from 0 on (a mask of 0 and {_VOID} divided by {_VOID})"
+            )
 
     def tally(self) -> Tally:
         return _Masks(self.head.shape[self.axis], self.axis) if self.form == "labels" else Overlap(self.classes)
@@ -241,6 +263,20 @@ class _Masks(Labels):
     def add(self, outputs: Array, targets: Array) -> None:
         n = len(self.true)
         super().add(*(np.moveaxis(x, 1 + self._axis, -1).reshape(-1, n) for x in (outputs, targets)))
+
+
+def _beside(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """A shape without one axis."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _lie_along(shape: tuple[int, ...], axis: int, targets: Array) -> bool:
+    """Whether targets may be classes along this axis of an output: numbers of the places beside it, or one-hot."""
+    if prod(targets.shape[1:]) == prod(shape) and _zero_or_one(targets):
+        return bool((targets.reshape(len(targets), *shape).sum(1 + axis, dtype=np.int64) == 1).all())
+    if not matches(targets.shape[1:], _beside(shape, axis)) or not _whole(targets):
+        return False
+    return bool((targets < max(2, shape[axis])).all() or (targets[targets >= max(2, shape[axis])] == _VOID).all())
 
 
 def _whole(targets: Array) -> bool:

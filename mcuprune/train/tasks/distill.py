@@ -27,12 +27,12 @@ class Distill(Kind):
     """The answers of the network as it came; targets are its outputs.
 
     form: what a loss takes the output for. "row" is one row of bare numbers, which may be logits or not: it gets the losses of
-    both, which are both least where the answers are the same.
+    both, which are both least where the answers are the same. "steps" have no loss, and are only compared.
     """
 
     name = "distill"
     title = "distillation from the network as it came"
-    form: Literal["classes", "row", "scores", "numbers"]
+    form: Literal["classes", "row", "scores", "numbers", "steps"]
 
     def __init__(self, head: Head, *, alone: bool = True, task: str = "distill") -> None:
         """alone: whether the network has no other output. task: what the user says the output is, if anything."""
@@ -40,7 +40,9 @@ class Distill(Kind):
         self.moves = not (head.is_row or head.is_single)
         self.axis = head.axis
         self._unit = 1.0
-        if head.ending in ("softmax", "log_softmax", "shares"):
+        if head.ending == "steps":
+            self.form = "steps"
+        elif head.ending in ("softmax", "log_softmax", "shares"):
             self.form = "classes"
         elif head.ending in ("sigmoid", "units", "scores"):
             self.form = "scores"
@@ -109,13 +111,15 @@ class Distill(Kind):
         return answer.sigmoid() if self.head.ending == "sigmoid" else answer
 
     def measured(self, outputs: Array) -> Array:
-        return outputs.reshape(len(outputs), *self.head.shape)
+        values = outputs.reshape(len(outputs), *self.head.shape)
+        return values.astype(np.float64) if self.form == "steps" else values
 
     def truth(self, target: Array) -> Array:
-        return target.reshape(len(target), *self.head.shape)
+        return self.measured(target)
 
     def tally(self) -> Tally:
-        return Agreement(1 + self.axis if self.form in ("classes", "row") else None, scores=self.form == "scores")
+        axis = 1 + self.axis if self.form in ("classes", "row") else None
+        return Agreement(axis, scores=self.form == "scores", steps=self.form == "steps")
 
 
 def _entropy(p: Array) -> Array:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mcuprune.graph.network import Network, Shape
+from mcuprune.graph.network import Network, Shape, is_float
 from mcuprune.graph.node import Node
 from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
@@ -26,12 +26,40 @@ Array = np.ndarray[Any, Any]
 
 #: What the values of an output are. "shares": probabilities of classes by nodes that no rule here knows; "units": numbers from
 #: 0 to 1, each by itself, by such nodes; "scores": numbers from 0 to 1 that a Softmax or Sigmoid has made, and others picked
-#: from, averaged or padded.
-Ending = Literal["softmax", "log_softmax", "sigmoid", "shares", "units", "scores", "none"]
+#: from, averaged or padded; "steps": whole numbers, truth values and thresholds, which don't move with what they are made of.
+Ending = Literal["softmax", "log_softmax", "sigmoid", "shares", "units", "scores", "steps", "none"]
 
 _ENDINGS: dict[str, Ending] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 #: The largest of what rises with x is what rises with the largest x.
 _EXTREMA = frozenset({"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"})
+#: What makes steps of numbers that move, and floating-point numbers where no dtype says so.
+_STEPS = frozenset({"ArgMax", "ArgMin", "Cast", "Ceil", "Floor", "Round", "Sign"})
+#: Sums of products with weights, or of what has been normalised: training may move them anywhere.
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_NORMALISED = frozenset({"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"})
+#: They pass on that a number may be any, upwards at least.
+_OPEN = frozenset(
+    {
+        *(
+            "Abs",
+            "Add",
+            "Concat",
+            "Div",
+            "Elu",
+            "Exp",
+            "Gelu",
+            "HardSwish",
+            "LeakyRelu",
+            "Mish",
+            "Mul",
+            "Neg",
+            "PRelu",
+            "Relu",
+            "Selu",
+        ),
+        *("Softplus", "Sub", "Sum", "Swish"),
+    }
+)
 #: By how much a sum of probabilities may miss 1.
 _SUM = 1e-3
 
@@ -42,6 +70,7 @@ class Head:
 
     shape: of one example, without the batch. tensor: what the ending reads, the logits before ``tail``; the output itself where
     it has no ending that is known. axis: of ``shape``, along which a Softmax shares out; 0 without one.
+    free: whether its numbers may be any, by the nodes that make them, whatever they are on some examples.
     """
 
     output: str
@@ -49,6 +78,7 @@ class Head:
     tensor: str
     ending: Ending
     axis: int = 0
+    free: bool = False
 
     @property
     def is_row(self) -> bool:
@@ -95,7 +125,9 @@ def _head(net: Network, name: str) -> Head:
         return Head(name, shape, node.inputs[0], "sigmoid", int(np.argmax(shape)) if is_row and shape else 0)
     if node is not None and node.op in _ENDINGS and (axis := _shared_out(net, node, behind[::-1], shape)) is not None:
         return Head(name, shape, node.inputs[0], _ENDINGS[node.op], axis)
-    return Head(name, shape, name, "scores" if _has_scores(net, name) else "none")
+    if _is_stepped(net, name):
+        return Head(name, shape, name, "steps")
+    return Head(name, shape, name, "scores" if _has_scores(net, name) else "none", free=_is_free(net, name))
 
 
 def _shared_out(net: Network, node: Node, behind: Sequence[tuple[Node, str]], shape: Shape) -> int | None:
@@ -131,6 +163,42 @@ def _has_scores(net: Network, name: str) -> bool:
     return False
 
 
+def _is_stepped(net: Network, tensor: str) -> bool:
+    """Whether a tensor's numbers go in steps, so that nothing can be learned through them."""
+    while (node := net.producer.get(tensor)) is not None and picks(node, net):
+        tensor = node.inputs[0]
+    if node is None:
+        return False
+    chosen = node.op == "Where" and all(map(net.is_constant, node.inputs[1:]))
+    return chosen or node.op in _STEPS or not is_float(net.dtypes[tensor])
+
+
+def before_steps(net: Network, output: str) -> str | None:
+    """The last tensor on the way to an output whose numbers don't go in steps; None where that is an input."""
+    while _is_stepped(net, output):
+        node = net.producer[output]
+        output = next((name for name in node.inputs if not net.is_constant(name)), node.inputs[0])
+    return output if output in net.producer else None
+
+
+def _is_free(net: Network, tensor: str) -> bool:
+    """Whether a tensor's numbers may be any: weighted sums, and what passes them on. What other nodes make, values tell."""
+    todo, seen = [tensor], set[str]()
+    while todo:
+        name = todo.pop()
+        node = net.producer.get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op in _WEIGHTED or node.op in _NORMALISED:
+            return True
+        if picks(node, net) or OPS[node.op].scale(node, net) == "same" or OPS[node.op].numbers(node) == "between":
+            todo.append(node.inputs[0])
+        elif node.op in _OPEN and not (node.op == "Div" and not net.is_constant(node.inputs[1])):
+            todo += [other for other in node.inputs if other and not net.is_constant(other)]
+    return False
+
+
 def recognised(heads: tuple[Head, ...], outputs: list[Array]) -> tuple[Head, ...]:
     """The same heads; one whose values are probabilities, by whatever nodes, says so.
 
@@ -140,7 +208,7 @@ def recognised(heads: tuple[Head, ...], outputs: list[Array]) -> tuple[Head, ...
 
 
 def _by_values(head: Head, values: Array) -> Head:
-    if head.ending not in ("none", "scores") or not values.size or values.min() < 0 or values.max() > 1 + _SUM:
+    if head.free or head.ending not in ("none", "scores") or not values.size or values.min() < 0 or values.max() > 1 + _SUM:
         return head
     for axis, size in enumerate(head.shape):
         if size > 1 and np.abs(values.sum(axis + 1) - 1).max() < _SUM:

@@ -7,7 +7,8 @@ an answer is, and by what the output is measured. Nothing here imports torch at 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -46,9 +47,17 @@ class Kind(ABC):
     def fits(cls, head: Head, targets: Array) -> str | None:
         """Why these targets aren't of this kind for this output; None where they are. Decides what ``--task auto`` takes."""
 
+    @classmethod
+    def made(cls, head: Head, targets: Sequence[Array]) -> Self:
+        """The kind for this output, by what targets that fit say of it. targets: of every split."""
+        return cls(head)
+
     @abstractmethod
     def taken(self, where: str, targets: Array) -> Array:
         """Targets (examples, ...) as the loss takes them. Raises DataError, beginning with ``where``, for what it can't."""
+
+    def check(self, where: str, targets: Sequence[Array]) -> None:  # noqa: B027 (most kinds have nothing to doubt)
+        """Raise DataError, beginning with ``where``, for targets of all splits, as taken, that can't be meant so."""
 
     def prepare(self, targets: Array) -> None:  # noqa: B027 (most kinds need not look)
         """See all targets to train on, once, before any loss is taken."""

@@ -247,13 +247,14 @@ class Noise:
 class Agreement(Tally):
     """Outputs against those of the network as it came: signal-to-noise ratio, and what the task makes of both.
 
-    The figure is the share of equal classes where the output has classes; else the explained share of its variance, which is
-    1 - 10^(-SNR/10). Of scores the F1 of what reaches one half goes along.
+    The figure is the share of equal classes where the output has classes, and of equal values where these go in steps; else
+    the explained share of its variance, which is 1 - 10^(-SNR/10). Of scores the F1 of what reaches one half goes along.
     classes: the axis, the batch's included, of classes; None without. scores: whether values are scores from 0 to 1.
+    steps: whether they are whole numbers or truth values.
     """
 
-    def __init__(self, classes: int | None, *, scores: bool) -> None:
-        self._classes, self._scores = classes, scores
+    def __init__(self, classes: int | None, *, scores: bool, steps: bool = False) -> None:
+        self._classes, self._scores, self._steps = classes, scores, steps
         self._same = self._places = self._hits = self._named = 0
         self._noise = Noise()
 
@@ -262,6 +263,9 @@ class Agreement(Tally):
             same = outputs.argmax(self._classes) == targets.argmax(self._classes)
             self._same += int(same.sum())
             self._places += same.size
+        if self._steps:
+            self._same += int((outputs == targets).sum())
+            self._places += outputs.size
         if self._scores:
             named, other = outputs >= 0.5, targets >= 0.5
             self._hits += int((named & other).sum())
@@ -273,9 +277,9 @@ class Agreement(Tally):
         more: dict[str, float | None] = {"explained": explained, "snr_db": self._noise.snr_db}
         if self._scores:
             more["f1"] = 2 * self._hits / self._named if self._named else None
-        if self._classes is not None:
+        if self._classes is not None or self._steps:
             same = self._same / max(1, self._places)
-            return Metric("agreement", "same class as the original", same, more=more)
+            return Metric("agreement", f"same {'value' if self._steps else 'class'} as the original", same, more=more)
         return Metric("agreement", "agreement with the original", explained, more=more)
 
 
