@@ -154,11 +154,11 @@ def _rows(net: Network, node: Node, n_classes: int) -> Array | None:
     None where each class has no number of its own there, as where classes are means over places: rows are classes then.
     """
     first = heads(net)[0]
-    made = last_layer(net, first.tensor)
+    layer = last_layer(net, first.tensor)
     behind = tail(net, first)
-    if made is None or made.weight != node.inputs[1] or not all(picks(each, net) for each, _ in behind):
+    if layer is None or layer.weight != node.inputs[1] or not all(picks(each, net) for each, _ in behind):
         return None
-    rows = made.of_weight.reshape(net.shapes[first.tensor])
+    rows = layer.of_weight.reshape(net.shapes[first.tensor])
     for each, output in behind:
         rows = picked(each, net, output, rows)
     return rows.ravel() if rows.size == n_classes else None
