@@ -79,12 +79,12 @@ def _kind(net: Network, head: Head, task: str, where: str, targets: Mapping[str,
             raise DataError(f"{where}: --task {task} doesn't fit {net.path}: {reasons[0]}")
         if reasons and not (head.is_row or head.is_single) and task == "classify":
             raise DataError(f"{where}: --task {task} doesn't fit {net.path}: {reasons[0]}; --task segment, perhaps")
-        return TASKS[task].made(head, everything)
+        return TASKS[task].for_targets(head, everything)
     reasons = []
     for name, kind in TASKS.items():
         why = next((reason for array in everything if (reason := kind.fits(head, array)) is not None), None)
         if why is None and name != "distill":
-            return kind.made(head, everything)
+            return kind.for_targets(head, everything)
         if name != "distill":
             reasons.append(f"{name}: {why}")
     if head.is_row and all(np.asarray(array).ndim <= 2 for array in everything):

@@ -205,7 +205,7 @@ class Segment(Classify):
             self.form = "one" if head.shape[axis] > 1 else "binary"
 
     @classmethod
-    def made(cls, head: Head, targets: Sequence[Array]) -> Self:
+    def for_targets(cls, head: Head, targets: Sequence[Array]) -> Self:
         usual = cls._class_axis(head)
         if head.ending in _ALONG:
             return cls(head)
@@ -226,7 +226,7 @@ class Segment(Classify):
             return f"output '{head.output}' {list(head.shape)} is an answer for the example, not for every place"
         if len(head.shape) < 2:
             return f"output '{head.output}' {list(head.shape)} has no axis of classes"
-        kind = cls.made(head, [targets])
+        kind = cls.for_targets(head, [targets])
         places = matches(targets.shape[1:], kind._places)
         if not (places and _whole(targets)) and not (matches(targets.shape[1:], head.shape) and _zero_or_one(targets)):
             return f"targets of shape {targets.shape} and dtype {targets.dtype} aren't classes of places {list(kind._places)}"

@@ -48,7 +48,7 @@ class Kind(ABC):
         """Why these targets aren't of this kind for this output; None where they are. Decides what ``--task auto`` takes."""
 
     @classmethod
-    def made(cls, head: Head, targets: Sequence[Array]) -> Self:
+    def for_targets(cls, head: Head, targets: Sequence[Array]) -> Self:
         """The kind for this output, by what targets that fit say of it. targets: of every split."""
         return cls(head)
 
