@@ -515,7 +515,7 @@ _INT8_REGISTRATIONS = {
 
 def _registered(operator: str) -> str:
     words = (word.capitalize() if not word[:1].isdigit() else word.upper() for word in operator.split("_"))
-    return _INT8_REGISTRATIONS.get(operator, "".join(words).replace("Padv2", "PadV2").replace("SplitV", "SplitV") + "()")
+    return _INT8_REGISTRATIONS.get(operator, "".join(words).replace("Padv2", "PadV2").replace("Matmul", "MatMul") + "()")
 
 
 def _c(net: Network, stem: str, request: Request) -> Files:

@@ -671,6 +671,75 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     )
 
 
+def _whole_resize(g: Graph, y: str, mode: str, factor: int = 2) -> str:
+    return g.add(
+        "Resize",
+        y,
+        "",
+        g.value(np.array([1, 1, factor, factor], np.float32)),
+        mode=mode,
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+
+
+#: What works on several images, as a Reshape makes them of groups of channels.
+ON_IMAGES: dict[str, Callable[[Graph, str], str]] = {
+    "conv": lambda g, y: g.conv(y, 4, 6, 3),
+    "conv of stride 2 with padding": lambda g, y: g.add("Conv", y, g.constant(4, 4, 3, 3), strides=[2, 2], pads=[1] * 4),
+    "pointwise": lambda g, y: g.conv(y, 4, 5, 1),
+    "grouped": lambda g, y: g.conv(y, 4, 4, 3, group=2),
+    "depthwise": lambda g, y: g.conv(y, 4, 4, 3, group=4),
+    "depthwise of one tap": lambda g, y: g.conv(y, 4, 4, 1, group=4),
+    "transposed": lambda g, y: g.add("ConvTranspose", y, g.constant(4, 4, 2, 2), strides=[2, 2]),
+    "max pool": lambda g, y: g.add("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2]),
+    "average pool with padding": lambda g, y: g.add(
+        "AveragePool", y, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4, count_include_pad=1
+    ),
+    "global maximum": lambda g, y: g.add("GlobalMaxPool", y),
+    "global mean": lambda g, y: g.add("GlobalAveragePool", y),
+    "padding": lambda g, y: g.add("Relu", g.add("Pad", y, g.value(np.array([0, 0, 1, 2, 0, 0, 0, 1])))),
+    "reflection": lambda g, y: g.add("Pad", g.conv(y, 4, 4, 3), g.value(np.array([0, 0, 1, 2, 0, 0, 2, 1])), mode="reflect"),
+    "nearest": lambda g, y: _whole_resize(g, y, "nearest"),
+    "nearest to fewer": lambda g, y: g.add(
+        "Resize",
+        y,
+        "",
+        "",
+        g.value(np.array([2, 4, 5, 7])),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    ),
+    "linear": lambda g, y: _whole_resize(g, y, "linear"),
+    "depth to space": lambda g, y: g.add("DepthToSpace", y, blocksize=2),
+    "space to depth": lambda g, y: g.add("SpaceToDepth", y, blocksize=2),
+    "concatenation": lambda g, y: g.add("Concat", y, g.add("Relu", y), axis=1),
+    "slice": lambda g, y: g.add("Slice", y, g.value(np.array([1])), g.value(np.array([9])), g.value(np.array([2]))),
+    "softmax": lambda g, y: g.add("Softmax", y, axis=1),
+}
+
+
+@by_turns_in_either_code(ON_IMAGES)
+def test_channels_that_are_folded_into_the_batch_give_the_bytes_of_tflm(
+    name: str, code: tuple[str, ...], once: Once, tmp_path: Path
+) -> None:
+    """Kernels know one image; of several only the first was computed, and nothing said so."""
+
+    def made(folder: Path) -> str:
+        g = Graph(1, 8, 10, 14)
+        y = g.add("Reshape", g.conv("x", 8, 8, 3), g.value(np.array([2, 4, 10, 14])))
+        y = g.add("Relu", ON_IMAGES[name](g, y))
+        return int8(model_of(g, y), folder / "net.onnx")
+
+    net = converted(once(("images", name), made))
+    assert differing(net, tmp_path, *SANITIZED, *code, once=once)[0] == 0
+    whole, rows = (c.generate(net.program, "net", bands=bands) for bands in ("off", "auto"))
+    inputs = drawn(net, 3)
+    for example, banded in zip(*(answered(net, source, tmp_path, inputs, *code) for source in (whole, rows)), strict=True):
+        np.testing.assert_array_equal(example, banded)
+
+
 @pytest.mark.parametrize(
     ("stem", "name"), [("my-net 2", "my_net_2"), ("é", "net"), ("_", "net"), ("__a", "a"), ("_Net", "Net"), ("1_", "net_1")]
 )

@@ -251,23 +251,43 @@ class Lowering:
     def layout(self, name: str) -> tuple[int, ...]:
         """The order of axes in which the readers of a graph input want it: channels last, once ONNX's views are looked through.
 
-        What a view merges, such as a flattened image, is read in ONNX's own order.
+        Where they want different ones, or none cares, it is channels last.
+        """
+        usual = channels_last(len(self.net.shapes[name]))
+        wanted = {self._wanted(name, reader) for reader in self.readers(name)} - {None}
+        return (wanted.pop() or usual) if len(wanted) == 1 else usual
+
+    def _wanted(self, name: str, reader: Node) -> tuple[int, ...] | None:
+        """The order of axes in which one reader of a tensor wants it; None where any will do.
+
+        What a view merges, such as a flattened image, is read in ONNX's own order, and so are the rows of matrix products. What
+        works number by number wants what its own readers want.
         """
         shape = self.net.shapes[name]
-        rank, later = len(shape), self.readers(name)
-        if len(later) == 1 and later[0].op == "Transpose":
-            perm = attributes.permutation(later[0], rank)
-            return tuple(perm[axis] for axis in self.layout(later[0].outputs[0]))
-        if not later or any(reader.op not in _RESHAPES for reader in later):
-            return channels_last(rank)
-        after = self.net.shapes[later[0].outputs[0]]
+        rank = len(shape)
+        if reader.op == "Transpose":
+            perm = attributes.permutation(reader, rank)
+            return tuple(perm[axis] for axis in self.layout(reader.outputs[0]))
+        if reader.op == "MatMul":
+            return tuple(range(rank))
+        if reader.op.startswith("Reduce") or reader.op in ("ArgMax", "Softmax", "LogSoftmax"):
+            return None
+        output = reader.outputs[0]
+        same_rank = len(self.net.shapes.get(output, ())) == rank
+        if same_rank and (OPS[reader.op].memory_kind == "in place" or reader.op in ("Pad", "Slice")):
+            return self.layout(output) if self.readers(output) else None
+        return self._wanted_by_view(name, reader) if reader.op in _RESHAPES else channels_last(rank)
+
+    def _wanted_by_view(self, name: str, reader: Node) -> tuple[int, ...]:
+        shape, after = self.net.shapes[name], self.net.shapes[reader.outputs[0]]
+        rank = len(shape)
         before, now = ([axis for axis, size in enumerate(sizes) if size > 1] for sizes in (shape, after))
         if [shape[axis] for axis in before] != [after[axis] for axis in now]:
             return tuple(range(rank))
-        kept = [before[now.index(axis)] for axis in self.layout(later[0].outputs[0]) if axis in now]
-        for usual in (channels_last(rank), tuple(range(rank))):
-            if [axis for axis in usual if axis in kept] == kept:
-                return usual
+        kept = [before[now.index(axis)] for axis in self.layout(reader.outputs[0]) if axis in now]
+        for order in (channels_last(rank), tuple(range(rank))):
+            if [axis for axis in order if axis in kept] == kept:
+                return order
         return (*(axis for axis in range(rank) if axis not in kept), *kept)
 
     def graph_output(self, name: str) -> Value:

@@ -119,8 +119,11 @@ def rows_of(selection: Selection, tensor: int) -> int:
     """How many rows a computed tensor has, by its shape or that of a view of it: what is no image and no signal is one row."""
     axis = 2 if selection.of_signals else 1
     shapes = (selection.shape(sharing) for sharing in (tensor, *selection.views_of(tensor)))
-    return next((shape[axis] for shape in shapes if len(shape) == 4 and shape[0] == 1 and shape[axis] > 1), 1)
+    return next((shape[axis] for shape in shapes if len(shape) == _IMAGES and shape[0] == 1 and shape[axis] > 1), 1)
 
+
+#: Axes of what holds images: which one, rows, columns, channels.
+_IMAGES = 4
 
 #: Kernel -> the argument that counts its repetitions, and by how much each place advances from one to the next.
 _Advances = Callable[[Sequence[int]], tuple[int, ...]]
@@ -146,6 +149,9 @@ class _Maker:
     def __init__(self, selection: Selection, step: Step) -> None:
         if len(step.writes) != 1 or any(selection.root(tensor) != tensor for tensor in (*step.writes, *step.reads)):
             raise _NotLocal  # also of bytes in another order than they were made in: their rows lie elsewhere
+        shapes = map(selection.shape, (*step.writes, *step.reads))
+        if any(len(shape) == _IMAGES and shape[0] > 1 for shape in shapes):
+            raise _NotLocal  # rows are those of one image
         self._selection, self._step = selection, step
         self._output = step.writes[0]
         self._rows = rows_of(selection, self._output)

@@ -181,7 +181,10 @@ def _columns(indices: Array) -> int:
 
 
 def _picked_rows(s: Selection, operator: Operator, rows: Sequence[int], columns: Constant) -> list[Call]:
-    """Of an image, these rows, and of each of them the pixels in these columns: one call for each row of the output."""
+    """Of an image, these rows, and of each of them the pixels in these columns: one call for each row of the output.
+
+    Several images, one behind the other, are one of more rows.
+    """
     source, output = operator.inputs[0], operator.outputs[0]
     _, _, width, channels = s.shape(source)
     size, line, count = width * channels, len(columns.values) * channels, len(columns.values)
@@ -205,9 +208,11 @@ def resize_nearest(s: Selection, operator: Operator) -> None:
     """Rows that repeat are picked whole; within a row pixels are."""
     align, half = operator.options["align_corners"], operator.options["half_pixel_centers"]
     source, output = operator.inputs[0], operator.outputs[0]
-    _, height, width, channels = s.shape(source)
+    images, height, width, channels = s.shape(source)
     _, out_height, out_width, _ = s.shape(output)
     rows, columns = sampling.nearest(align, half, height, out_height), sampling.nearest(align, half, width, out_width)
+    rows = [image * height + row for image in range(images) for row in rows]
+    height, out_height = images * height, images * out_height
     listed = Constant("int16_t", s.short(operator, columns))
     calls = _picked_rows(s, operator, rows, listed)
     ratio = out_height // height  # 0 where the image gets lower
@@ -222,12 +227,13 @@ def resize_bilinear(s: Selection, operator: Operator) -> None:
     """Each output lies between two rows and two columns; where is listed for rows and for columns."""
     align, half = operator.options["align_corners"], operator.options["half_pixel_centers"]
     source, output = operator.inputs[0], operator.outputs[0]
-    _, height, width, channels = s.shape(source)
+    images, height, width, channels = s.shape(source)
     _, out_height, out_width, _ = s.shape(output)
     between = (sampling.between(align, half, *pair) for pair in ((height, out_height), (width, out_width)))
     rows, columns = (Constant("int16_t", s.short(operator, numbers)) for numbers in between)
     arguments = (channels, width, rows, out_height, columns, out_width)
-    s.add(operator, [Call("bilinear", (s.place(source), s.place(output), *arguments))])
+    loops = (Loop(images, (height * width * channels, out_height * out_width * channels)),) if images > 1 else ()
+    s.add(operator, [Call("bilinear", (s.place(source), s.place(output), *arguments), loops)])
 
 
 def mirror_pad(s: Selection, operator: Operator) -> None:
@@ -238,6 +244,7 @@ def mirror_pad(s: Selection, operator: Operator) -> None:
     if len(shape) != 4 or pads[0].any() or pads[3].any():
         s.refuse(operator, "of other axes than height and width has no kernel")
     rows, columns = (_mirrored(shape[axis], int(pads[axis][0]), int(pads[axis][1]), edge) for axis in (1, 2))
+    rows = [image * shape[1] + row for image in range(shape[0]) for row in rows]
     s.add(operator, _picked_rows(s, operator, rows, Constant("int16_t", s.short(operator, columns))))
 
 
@@ -251,8 +258,7 @@ def blocks(s: Selection, operator: Operator) -> None:
     source, output = operator.inputs[0], operator.outputs[0]
     block, opens = operator.options["block"], operator.name == "DEPTH_TO_SPACE"
     deep, wide = (s.shape(source), s.shape(output)) if opens else (s.shape(output), s.shape(source))
-    _, height, width, _ = deep
-    channels = wide[3]
+    height, width, channels = deep[0] * deep[1], deep[2], wide[3]  # images, one behind the other, are one of more rows
     deep_steps = strides((height, width, block, block, channels))
     wide_steps = strides((height, block, width, block, channels))
     sizes = (height, width, block, block, channels)

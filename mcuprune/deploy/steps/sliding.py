@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
 from mcuprune.deploy.fixedpoint import HIGH, LOW, clamped, factor, scaled
 from mcuprune.deploy.program import Operator
-from mcuprune.deploy.steps.calls import Array, Call, Constant, Place, Window, bytes_of, words_of
+from mcuprune.deploy.steps.calls import Array, Call, Constant, Loop, Place, Window, bytes_of, words_of
 from mcuprune.deploy.steps.movement import between, move, strides
 from mcuprune.deploy.steps.selection import Padded, Selection
 from mcuprune.deploy.sums import Sums
@@ -87,9 +88,14 @@ def _sums(s: Selection, operator: Operator, weights: Array, axis: int = 0) -> Su
 
 
 def _sliding(s: Selection, operator: Operator, kernel: str, frame: _Frame, window: Window, *more: int) -> Call:
-    """A sliding kernel's call for all rows of the output: its input is a ring of as many rows as the image has."""
+    """A sliding kernel's call for all rows of the output: its input is a ring of as many rows as the image has.
+
+    Kernels know one image: of several, such as a Reshape makes of groups of channels, it is called for each.
+    """
     rows = (0, frame.out[0], frame.image[0])
-    return Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window, *rows, *more))
+    images = s.size(frame.source) // prod(frame.image)
+    loops = (Loop(images, (prod(frame.image), prod(frame.out))),) if images > 1 else ()
+    return Call(kernel, (s.place(frame.source), s.place(operator.outputs[0]), window, *rows, *more), loops)
 
 
 def _bias(s: Selection, operator: Operator, outs: int) -> Array:
