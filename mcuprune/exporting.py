@@ -25,14 +25,14 @@ from mcuprune.costs import banding, resources
 from mcuprune.data import loading as datasets
 from mcuprune.data.feed import Feed
 from mcuprune.data.firmware import c_lines
-from mcuprune.data.preprocessing import from_metadata
+from mcuprune.data.preprocessing import from_metadata, other_end
 from mcuprune.data.sets import Given
 from mcuprune.deploy import c, cplan, qdq, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.project import PROJECTS, Contents, Example, name_of, paths, project
 from mcuprune.deploy.rowreport import RowReport
-from mcuprune.deploy.tflite import Converted
+from mcuprune.deploy.tflite import Converted, Port
 from mcuprune.errors import DataError, McupruneError, MissingExtra, OutputError, UnsupportedOperator, UsageError
 from mcuprune.graph import external, network
 from mcuprune.graph.network import Network, Shape
@@ -473,7 +473,7 @@ def _array(net: Network, stem: str, request: Request) -> Files:
         f"constexpr int k{_camel(name)}TensorArenaSize = {arena};  // on a 32-bit core with CMSIS-NN",
         "#endif",
         *(f"constexpr {line};" for line in _ports(converted, name)),
-        *_constants(net, stem),
+        *_constants(net, stem, converted.inputs[0]),
         f"alignas(16) constexpr unsigned char {name}_model[] = {{{numbers}}};",
         f"constexpr unsigned int {name}_model_len = {len(converted.content)};",
         "",
@@ -519,12 +519,19 @@ def _registered(operator: str) -> str:
 
 
 def _c(net: Network, stem: str, request: Request) -> Files:
-    source = c.generate(tflite.convert(net).program, stem, channels_last=request.channels_last, bands=_c_bands(request))
-    name = c.identifier(stem)
+    converted = tflite.convert(net)
+    source, name = _source(net, converted, stem, request), c.identifier(stem)
     return {
         f"{stem}.c": source.c.replace(f'#include "{name}.h"', f'#include "{stem}.h"').encode(),
-        f"{stem}.h": _with_lines(source.header, _constants(net, stem)).encode(),
+        f"{stem}.h": source.header.encode(),
     }
+
+
+def _source(net: Network, converted: Converted, stem: str, request: Request) -> c.Source:
+    """The generated C, whose header has what firmware does to raw values too."""
+    source = c.generate(converted.program, stem, channels_last=request.channels_last, bands=_c_bands(request))
+    lines = _constants(net, stem, converted.inputs[0] if request.channels_last else None)
+    return replace(source, header=_with_lines(source.header, lines))
 
 
 def _with_lines(header: str, lines: list[str]) -> str:
@@ -555,7 +562,7 @@ def _project(kind: str, net: Network, request: Request, data_set: Given | None) 
     """The folder around the generated C, with one example and the answer that the same C gives here."""
     converted = tflite.convert(net)
     name = name_of(Path(request.model).stem)
-    source = c.generate(converted.program, name, channels_last=request.channels_last, bands=_c_bands(request))
+    source = _source(net, converted, name, request)
     example, where, label = example_of(net, request, data_set)
     ran = runners.run("c", converted, [example], request.model, limit=0)
     inputs = [runners.stored(example[port.name], port).astype(np.int8) for port in converted.inputs]
@@ -597,10 +604,17 @@ def _fed(net: Network, spec: Given, request: Request) -> tuple[dict[str, Array],
     return inputs, f"the test set of {data.name}", named
 
 
-def _constants(net: Network, stem: str) -> list[str]:
-    """What firmware has to do to raw values, as constants in C; nothing where the network's metadata don't say."""
+def _constants(net: Network, stem: str, port: Port | None) -> list[str]:
+    """What firmware has to do to raw values, as constants in C; nothing where the network's metadata don't say.
+
+    port: the input as the file stores it; None where it is stored in ONNX's order.
+    """
     how = from_metadata(net.metadata)
-    return [] if how is None else c_lines(how, c.identifier(stem).upper())
+    if how is None:
+        return []
+    kept = [] if port is None else [axis for axis in port.axes if axis is not None]
+    layout = other_end(how.layout) if how.layout and kept != sorted(kept) else None
+    return c_lines(how, c.identifier(stem).upper(), layout=layout)
 
 
 def sources(request: Request) -> list[Source]:

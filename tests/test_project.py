@@ -30,6 +30,7 @@ from mcuprune.costs.resources import Basis, profile
 from mcuprune.data import preprocessing
 from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy import project
+from mcuprune.deploy.kernels import KERNELS
 from mcuprune.deploy.project import PROJECTS, name_of
 from mcuprune.errors import DataError, OutputError
 from mcuprune.graph import network
@@ -58,7 +59,7 @@ def written(kind: str, stem: str, quantised: bytes, folder: Path) -> Path:
 
 def network_of(folder: Path, place: str) -> str:
     """The name that the files carry: of the one header beside the example's."""
-    (header,) = (path for path in (folder / place).glob("*.h") if path.name != "example.h")
+    (header,) = (path for path in (folder / place).glob("*.h") if not path.name.endswith("_example.h"))
     assert header.with_suffix(".c").exists()
     return header.stem
 
@@ -66,6 +67,24 @@ def network_of(folder: Path, place: str) -> str:
 def commands(text: str) -> list[tuple[str, list[str]]]:
     """The commands of a CMakeLists.txt in order, each with its words."""
     return [(name.lower(), words.split()) for name, words in re.findall(r"^\s*(\w+)\(([^)]*)\)", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("kind", PROJECTS)
+def test_projects_have_what_firmware_does_to_raw_values(kind: str, quantised: bytes, tmp_path: Path) -> None:
+    model = onnx.load_from_string(quantised)
+    model.metadata_props.add(key=preprocessing.KEY, value=json.dumps(Preprocessing(layout="NCHW", scale=0.25).document()))
+    folder = written(kind, "net", model.SerializeToString(), tmp_path)
+    (header,) = folder.rglob("net.h")
+    assert "#define NET_RAW_SCALE 0.25f" in header.read_text()
+
+
+def test_two_arduino_libraries_run_their_own_example(quantised: bytes, tmp_path: Path) -> None:
+    """Headers of all libraries lie in one include path: a file of the same name would be that of the first."""
+    headers = []
+    for stem in ("one", "two"):
+        (tmp_path / stem).mkdir()
+        headers.append({path.name for path in written("arduino", stem, quantised, tmp_path / stem).glob("src/*.h")})
+    assert headers == [{"one.h", "one_example.h"}, {"two.h", "two_example.h"}]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -210,7 +229,7 @@ def test_a_project_takes_and_gives_channels_last_where_that_is_asked_for(kind: s
     for asked, folder in ((False, tmp_path / "first"), (True, tmp_path / "last")):
         exporting.export(exporting.Request(model, project=(kind, str(folder)), channels_last=asked))
         assert said_by(kind, folder, tmp_path) == "net: as stored\n"
-    first, last = (next((tmp_path / name).rglob("example.h")).read_text() for name in ("first", "last"))
+    first, last = (next((tmp_path / name).rglob("*_example.h")).read_text() for name in ("first", "last"))
     for array, channels in (("example_input_0", 3), ("example_output_0", 5)):
         by_planes = np.reshape(numbers(first, array), (channels, 6, 8))
         assert numbers(last, array) == by_planes.transpose(1, 2, 0).reshape(-1).tolist() != numbers(first, array)
@@ -383,9 +402,10 @@ def test_a_project_has_the_names_of_classes_whatever_they_are(kind: str, count: 
     onnx.save(model, tmp_path / "net.onnx")
     out = tmp_path / "out"
     exporting.export(exporting.Request(str(tmp_path / "net.onnx"), project=(kind, str(out))))
-    (example,) = out.rglob("example.h")
+    (example,) = out.rglob("*_example.h")
     main = (
-        '#include <stdio.h>\n#include "example.h"\nint main(void) { for (int i = 0; i < 10; i++) puts(example_classes[i]); }\n'
+        f'#include <stdio.h>\n#include "{example.name}"\n'
+        "int main(void) { for (int i = 0; i < 10; i++) puts(example_classes[i]); }\n"
     )
     (tmp_path / "say.c").write_text(main)
     unused = ("-Wno-unused-variable", "-Wno-unused-const-variable")
@@ -627,3 +647,36 @@ def test_the_files_of_a_project_are_known_beforehand(kind: str, quantised: bytes
     out = written(kind, "net", quantised, tmp_path)
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert files - {handiwork.LIST} == set(project.paths(kind, "net"))
+
+
+#: What ``micro_mutable_op_resolver.h`` of TensorFlow Lite Micro declares, of the operators that are written.
+RESOLVED = (
+    *("Abs", "Add", "AveragePool2D", "BatchMatMul", "Concatenation", "Conv2D", "DepthToSpace", "DepthwiseConv2D", "Div", "Elu"),
+    *("FullyConnected", "Gather", "HardSwish", "LeakyRelu", "LogSoftmax", "Logistic", "MaxPool2D", "Maximum", "Mean"),
+    *("Minimum", "MirrorPad", "Mul", "Pad", "PadV2", "Prelu", "Quantize", "ReduceMax", "ReduceMin", "Relu", "Reshape"),
+    *("ResizeBilinear", "ResizeNearestNeighbor", "Slice", "Softmax", "SpaceToDepth", "Split", "SplitV", "StridedSlice", "Sub"),
+    *("Sum", "Tanh", "Transpose", "TransposeConv"),
+)
+
+
+def test_every_operator_is_registered_by_the_name_that_the_resolver_has() -> None:
+    assert sorted(exporting._registered(name).partition("(")[0] for name in KERNELS) == sorted(RESOLVED)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "said"),
+    [("net.h", [], "NHWC"), ("net.c", [], "NCHW"), ("net.c", ["--channels-last"], "NHWC")],
+    ids=["TensorFlow Lite Micro", "C", "C, channels last"],
+)
+def test_headers_say_in_which_layout_their_code_takes_the_input(name: str, flags: list[str], said: str, tmp_path: Path) -> None:
+    """That of the data, which the network was trained with, is another: firmware that followed it fed garbage."""
+    graph = Graph(1, 3, 8, 8)
+    model = onnx.load(int8(model_of(graph, graph.classifier(graph.conv("x", 3, 4), 4, 10)), tmp_path / "net.onnx"))
+    value = json.dumps(Preprocessing(layout="NCHW", scale=1 / 255).document())
+    model.metadata_props.add(key=preprocessing.KEY, value=value)
+    onnx.save(model, tmp_path / "net.onnx")
+    assert cli.main(["export", str(tmp_path / "net.onnx"), "-o", str(tmp_path / name), *flags]) == 0
+    header = (tmp_path / "net.h").read_text()
+    assert re.findall(r"// input: (\w+),", header) == [said]
+    if name == "net.c":
+        assert ("1 x 8 x 8 x 3" in header) == (said == "NHWC")

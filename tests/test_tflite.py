@@ -678,6 +678,59 @@ def test_as_many_dimensions_as_a_kernel_takes_are_written(build: Any, tmp_path: 
     assert verify.verify(int8(build(), tmp_path / "net.onnx"), Trial(examples=3)).runtimes[0].key == "tflm"
 
 
+def _image(front: Callable[[Graph], str], *shape: int) -> Callable[[], onnx.ModelProto]:
+    """Something in front of a convolution that wants its image the other way."""
+
+    def build() -> onnx.ModelProto:
+        g = Graph(*shape)
+        y = g.add("Relu", g.conv(g.add("Transpose", front(g), perm=[0, 3, 1, 2]), 3, 4))
+        return model_of(g, g.add("Gemm", g.add("Flatten", g.add("GlobalAveragePool", y)), g.constant(4, 5), g.constant(5)))
+
+    return build
+
+
+def _of_both() -> onnx.ModelProto:
+    g = Graph(1, 10, 7, 3)
+    y = g.add("Relu", g.conv(g.add("Transpose", "x", perm=[0, 3, 1, 2]), 3, 4))
+    means = g.add("ReduceMean", "x", axes=[1, 2], keepdims=0)
+    return model_of(g, g.add("Concat", g.add("Flatten", g.add("GlobalAveragePool", y)), means, axis=1))
+
+
+def _of_rows() -> onnx.ModelProto:
+    g = Graph(1, 8, 16)
+    y = g.add("Add", g.add("MatMul", "x", g.constant(16, 12)), g.constant(12))
+    return model_of(g, g.add("Softmax", g.add("MatMul", g.add("Relu", y), g.constant(12, 4)), axis=2))
+
+
+def _rescaled(g: Graph) -> str:
+    return g.add("Sub", g.add("Mul", "x", g.value(np.float32(2 / 255))), g.value(np.array([1, 0.5, 2], np.float32)))
+
+
+#: Networks whose input is read as it lies in ONNX's order.
+AS_FED: dict[str, Callable[[], onnx.ModelProto]] = {
+    "rescaled": _image(_rescaled, 1, 10, 7, 3),
+    "clipped": _image(lambda g: g.add("Clip", "x", g.value(np.float32(-1)), g.value(np.float32(1))), 1, 10, 7, 3),
+    "padded": _image(lambda g: g.add("Pad", "x", g.value(np.array([0, 1, 1, 0, 0, 1, 1, 0]))), 1, 10, 7, 3),
+    "cut": _image(
+        lambda g: g.add("Slice", "x", g.value(np.array([2])), g.value(np.array([9])), g.value(np.array([1]))), 1, 10, 7, 3
+    ),
+    "two readers": _of_both,
+    "rows": _of_rows,
+}
+
+
+@pytest.mark.parametrize("name", AS_FED)
+def test_an_input_stays_as_it_is_fed(name: str, tmp_path: Path) -> None:
+    """What stands in front of a Transpose and works number by number says nothing of where channels lie."""
+    path = int8(AS_FED[name](), tmp_path / "net.onnx")
+    net = converted(path)
+    (port,) = net.inputs
+    ordered = [axis for axis in port.axes if axis is not None]
+    assert ordered == sorted(ordered)
+    assert "TRANSPOSE" not in operators(path)
+    assert verify.verify(path, Trial(examples=30)).ok
+
+
 def test_a_float_model_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "net.onnx")
     onnx.save(CASES["conv"](), path)

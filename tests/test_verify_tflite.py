@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from conftest import thorough_but
 from graphs import Graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from test_tflite import int8
 
 import mcuprune
@@ -67,6 +69,23 @@ def test_what_is_measured_depends_on_no_limit(written: Path, beyond: int) -> Non
     inputs = [{port.name: np.zeros(port.shape, np.float32) for port in read.inputs}]
     arenas = [runners.run("tflm", read, inputs, "net", limit=2**21 + more).arena["total"] for more in (0, beyond)]
     assert arenas[0] == arenas[1] <= predicted(read).same_pointers
+
+
+def test_integers_that_stand_for_other_numbers_than_the_onnx_file_says_are_no_answer(written: Path, tmp_path: Path) -> None:
+    """The file runs, and its largest score is where it was: alone nothing tells that it is wrong."""
+    model = onnx.load(written / "net.onnx")
+    last = next(node for node in model.graph.node if model.graph.output[0].name in node.output)
+    (scale,) = (tensor for tensor in model.graph.initializer if tensor.name == last.input[1])
+    scale.CopyFrom(numpy_helper.from_array(np.float32(100) * numpy_helper.to_array(scale), scale.name))
+    onnx.save(model, tmp_path / "net.onnx")
+    place = tmp_path / "net.tflite"
+    exporting.export(exporting.Request(str(tmp_path / "net.onnx"), str(place)))
+    assert mcuprune.verify(place, examples=4).ok
+    shutil.copy(written / "net.onnx", tmp_path)
+    with pytest.raises(
+        ModelError, match=r"stores '\w+' with scale .*, and .*net\.onnx beside it gives scale .*: export it again"
+    ):
+        mcuprune.verify(place, examples=4)
 
 
 @pytest.mark.usefixtures("in_process")

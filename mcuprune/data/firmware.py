@@ -32,9 +32,14 @@ def few(values: Sequence[float]) -> str:
     return f"[{shown}{', ...' if len(values) > 4 else ''}]" if len(values) > 1 else shown
 
 
-def c_lines(how: Preprocessing, prefix: str, comment: str = "//") -> list[str]:
-    """Preprocessing as constants for firmware in C: NAME_RAW_SCALE and so on, mean and std a channel, names of classes."""
+def c_lines(how: Preprocessing, prefix: str, comment: str = "//", *, layout: str | None = None) -> list[str]:
+    """Preprocessing as constants for firmware in C: NAME_RAW_SCALE and so on, mean and std a channel, names of classes.
+
+    layout: of the input as the code takes it, where that isn't the one that the data has.
+    """
     document = how.document()
+    if layout is not None:
+        document["layout"] = layout
     channels = max(len(how.mean), len(how.std))
     mean, std = ([*values] * (channels if len(values) == 1 else 1) for values in (how.mean, how.std))
 

@@ -1,7 +1,7 @@
 """A folder that builds: the generated C of a network, one stored example with its answer, and a main program that checks it.
 
 Each kind of project is one entry of PROJECTS, a function that gives the text of its files. All of them share ``net.c``,
-``net.h``, ``example.h`` and what ``main`` does, so that adding a kind is adding its build files.
+``net.h``, ``net_example.h`` and what ``main`` does, so that adding a kind is adding its build files.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _sources(contents: Contents, folder: str) -> Files:
     return {
         f"{folder}{name}.c": contents.source.c,
         f"{folder}{name}.h": contents.source.header,
-        f"{folder}example.h": _example(contents),
+        f"{folder}{contents.name}_example.h": _example(contents),  # two networks may lie in one include path
     }
 
 
@@ -168,7 +168,7 @@ def _check(contents: Contents, say: Callable[[Sequence[str]], str]) -> str:
 def _main(contents: Contents, *, includes: Sequence[str] = ("stdio.h",), signature: str = "int main(void)") -> str:
     heads = [
         *(f"#include <{header}>" for header in (*includes, "string.h")),
-        '#include "example.h"',
+        f'#include "{contents.name}_example.h"',
         f'#include "{contents.name}.h"',
     ]
     ending = "return run_example();" if signature.startswith("int") else "(void)run_example();"
@@ -300,7 +300,7 @@ architectures=*
 includes={name}.h
 """
     sketch = "\n".join(
-        ["#include <string.h>", '#include "example.h"', f'#include "{name}.h"', "", _check(contents, _serial), ""]
+        ["#include <string.h>", f'#include "{name}.h"', f'#include "{name}_example.h"', "", _check(contents, _serial), ""]
     )
     ends = (
         "\nvoid setup() {\n  Serial.begin(115200);\n  while (!Serial) {}\n}\n"

@@ -24,7 +24,7 @@ from mcuprune.deploy import tflite_reader
 from mcuprune.deploy.program import Program
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port, convert
-from mcuprune.errors import DataError, McupruneError, UsageError
+from mcuprune.errors import DataError, McupruneError, ModelError, UsageError
 from mcuprune.graph import network
 from mcuprune.immutable import immutable
 from mcuprune.operators import table as ops
@@ -106,6 +106,7 @@ def _source(path: Path, read: Converted, trial: Trial) -> _Source | str:
     if _is_fed_alike(written[0], read):
         note = f"{beside} beside it gives other bytes for the same inputs and outputs: what both compute is compared"
         return _Source(beside, Instead(read, banded=False), note)
+    _refuse_other_steps(path, beside, written[0], read)
     return f"{beside.name} beside it gives other bytes{' with ' if flags else ''}{' and '.join(flags)}"
 
 
@@ -115,6 +116,22 @@ def _in_bands(plain: Converted, read: Converted) -> bool:
         return False
     own, written = _kernels(plain.program), _kernels(read.program)
     return own.keys() == written.keys() and own <= written and len(plain.operators) < len(read.operators)
+
+
+def _refuse_other_steps(path: Path, beside: Path, plain: Converted, read: Converted) -> None:
+    """Raise ModelError where both have the same inputs and outputs, but for the numbers that their integers stand for.
+
+    Nothing that runs the file alone could tell that these are wrong.
+    """
+    ports, theirs = ([*converted.inputs, *converted.outputs] for converted in (plain, read))
+    if len(plain.inputs) != len(read.inputs) or [_held(port)[0] for port in ports] != [_held(port)[0] for port in theirs]:
+        return
+    own, other = next(pair for pair in zip(ports, theirs, strict=True) if _held(pair[0]) != _held(pair[1]))
+    said = [f"scale {port.quantizer.scale:.6g}, zero point {port.quantizer.zero_point}" for port in (other, own)]
+    raise ModelError(
+        f"{path}: stores '{own.name}' with {said[0]}, and {beside} beside it gives {said[1]}: export it again, or, if it is of "
+        f"another model, move {beside.name} away"
+    )
 
 
 def _is_fed_alike(plain: Converted, read: Converted) -> bool:
