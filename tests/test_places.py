@@ -39,6 +39,7 @@ def folder(tmp_path, monkeypatch):
     for name in ("a", "b"):
         Path("photos", name).mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(f"photos/{name}/0.png")
+    Path("list.csv").write_text("file,label\nphotos/a/0.png,a\nphotos/b/0.png,b\n")
     Path("names.txt").write_text("a\nb\n")
     Path("mcuprune.toml").write_text('budget = { macs = "90%" }\n')
     return here
@@ -74,6 +75,7 @@ WRITERS = {
     ),
     "prune -o, folder": ([*PRUNE, "--data", "photos", "-o", "{}"], ("photos/a/0.png",)),
     "prune -o, classes": ([*PRUNE, "--data", "photos", "--classes", "names.txt", "-o", "{}"], ("names.txt",)),
+    "data --sheet, of a table": (["data", "net.onnx", "list.csv", "--sheet", "{}"], ("photos/a/0.png",)),
     "data --sheet": (
         ["data", "net.onnx", "photos", "--classes", "names.txt", "--sheet", "{}"],
         ("net.onnx", "weights.bin", "photos/a/0.png", "names.txt"),

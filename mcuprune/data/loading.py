@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mcuprune import usercode
@@ -94,6 +95,8 @@ def sources(spec: Given | None, classes: str | None = None) -> list[Source]:
     if not isinstance(spec, str) or spec in DATASETS:
         return named
     files = [spec, *usercode.files(spec)]
+    with suppress(DataError):  # what a table can't be read for is said when it is read
+        named += [Source("a file of the data", os.path.join(os.path.dirname(spec), name)) for name in beside(spec)]
     return [*(Source("the data" if not os.path.isdir(file) else "a file of the data", file) for file in files), *named]
 
 
