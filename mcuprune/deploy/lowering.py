@@ -261,7 +261,7 @@ class Lowering:
         """The order of axes in which one reader of a tensor wants it; None where any will do.
 
         What a view merges, such as a flattened image, is read in ONNX's own order, and so are the rows of matrix products. What
-        works number by number wants what its own readers want.
+        works number by number wants what a Transpose or a product behind it wants.
         """
         shape = self.net.shapes[name]
         rank = len(shape)
@@ -272,11 +272,21 @@ class Lowering:
             return tuple(range(rank))
         if reader.op.startswith("Reduce") or reader.op in ("ArgMax", "Softmax", "LogSoftmax"):
             return None
-        output = reader.outputs[0]
-        same_rank = len(self.net.shapes.get(output, ())) == rank
-        if same_rank and (OPS[reader.op].memory_kind == "in place" or reader.op in ("Pad", "Slice")):
-            return self.layout(output) if self.readers(output) else None
+        if self._passes(reader) and self._turns(reader.outputs[0]):
+            return self.layout(reader.outputs[0])
         return self._wanted_by_view(name, reader) if reader.op in _RESHAPES else channels_last(rank)
+
+    def _passes(self, node: Node) -> bool:
+        """Whether a node works number by number, or at the ends of axes: in whatever order they lie."""
+        same_rank = len({len(self.net.shapes.get(name, ())) for name in (node.inputs[0], node.outputs[0])}) == 1
+        return same_rank and (OPS[node.op].memory_kind == "in place" or node.op in ("Pad", "Slice"))
+
+    def _turns(self, tensor: str) -> bool:
+        """Whether what reads a tensor, behind nodes that pass, puts its axes in another order or reads rows as they lie."""
+        return any(
+            reader.op in ("Transpose", "MatMul") or (self._passes(reader) and self._turns(reader.outputs[0]))
+            for reader in self.readers(tensor)
+        )
 
     def _wanted_by_view(self, name: str, reader: Node) -> tuple[int, ...]:
         shape, after = self.net.shapes[name], self.net.shapes[reader.outputs[0]]

@@ -108,6 +108,16 @@ def _compared(compared: Compared) -> dict[str, Any]:
     }
 
 
+def _port_lines(content: Mapping[str, Any]) -> list[str]:
+    """How numbers are stored on the way in and out."""
+    return [
+        f"{kind} {port['name']}: int8 {' x '.join(map(str, port['shape']))}, scale {port['scale']:.6g}, "
+        f"zero point {port['zero_point']}"
+        for kind in ("input", "output")
+        for port in content[f"{kind}s"]
+    ]
+
+
 def text(content: Mapping[str, Any]) -> str:
     """What ``document`` gives, for people: a table for each runtime, then memory and the verdict."""
     counts = " + ".join(f"{count} {name}" for name, count in content["examples"].items())
@@ -126,9 +136,8 @@ def text(content: Mapping[str, Any]) -> str:
         lines += [f"{lsb:>9}  {exact:>6}  {same:>10}  {among:>15}  {name}" for lsb, exact, same, among, name in rows]
         if runtime["layers"]:
             lines.append(f"{runtime['layer_max_lsb']:>9}  in any of {runtime['layers']} layers, given the same inputs")
+    lines += ["", *_port_lines(content), "", *_memory_lines(content)]
     lines += [
-        "",
-        *_memory_lines(content),
         f"{content['tflite']['bytes']:>9,} bytes of .tflite, {sum(content['tflite']['operators'].values())} operators",
         *(f"note: {note}" for note in content["notes"]),
         "",
