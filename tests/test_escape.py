@@ -225,6 +225,8 @@ def test_no_name_is_more_than_text_in_what_prune_and_verify_write(
         )
         | {"pointer_bytes": 8},
         "tflite": {"bytes": 1, "operators": {name: 1}},
+        "inputs": [{"name": name, "shape": [1, 8], "scale": 0.5, "zero_point": 3}],
+        "outputs": [{"name": name, "shape": [1], "scale": 0.5, "zero_point": 3}],
         "diverges_at": name,
         "notes": [f"output '{name}' moves"],
     }
