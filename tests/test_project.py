@@ -69,6 +69,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
     return [(name.lower(), words.split()) for name, words in re.findall(r"^\s*(\w+)\(([^)]*)\)", text, re.MULTILINE)]
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", PROJECTS)
 def test_projects_have_what_firmware_does_to_raw_values(kind: str, quantised: bytes, tmp_path: Path) -> None:
     model = onnx.load_from_string(quantised)
@@ -78,6 +79,7 @@ def test_projects_have_what_firmware_does_to_raw_values(kind: str, quantised: by
     assert "#define NET_RAW_SCALE 0.25f" in header.read_text()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_two_arduino_libraries_run_their_own_example(quantised: bytes, tmp_path: Path) -> None:
     """Headers of all libraries lie in one include path: a file of the same name would be that of the first."""
     headers = []

@@ -14,7 +14,7 @@ import blocks
 import numpy as np
 import onnx
 import pytest
-from conftest import Once
+from conftest import Once, thorough_but
 from graphs import Graph
 from onnx import helper
 
@@ -719,7 +719,8 @@ AS_FED: dict[str, Callable[[], onnx.ModelProto]] = {
 }
 
 
-@pytest.mark.parametrize("name", AS_FED)
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", thorough_but(AS_FED, "rescaled", "two readers", "rows"))
 def test_an_input_stays_as_it_is_fed(name: str, tmp_path: Path) -> None:
     """What stands in front of a Transpose and works number by number says nothing of where channels lie."""
     path = int8(AS_FED[name](), tmp_path / "net.onnx")

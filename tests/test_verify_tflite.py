@@ -71,6 +71,7 @@ def test_what_is_measured_depends_on_no_limit(written: Path, beyond: int) -> Non
     assert arenas[0] == arenas[1] <= predicted(read).same_pointers
 
 
+@pytest.mark.usefixtures("in_process")
 def test_integers_that_stand_for_other_numbers_than_the_onnx_file_says_are_no_answer(written: Path, tmp_path: Path) -> None:
     """The file runs, and its largest score is where it was: alone nothing tells that it is wrong."""
     model = onnx.load(written / "net.onnx")
