@@ -20,7 +20,7 @@ from mcuprune.graph.node import Node
 from mcuprune.immutable import immutable
 from mcuprune.operators import attributes
 from mcuprune.operators.picking import picked, picks
-from mcuprune.operators.table import OPS
+from mcuprune.operators.table import OPS, Mixer
 
 Array = np.ndarray[Any, Any]
 
@@ -34,8 +34,7 @@ _ENDINGS: dict[str, Ending] = {"Softmax": "softmax", "LogSoftmax": "log_softmax"
 _EXTREMA = frozenset({"MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin"})
 #: What makes steps of numbers that move, and floating-point numbers where no dtype says so.
 _STEPS = frozenset({"ArgMax", "ArgMin", "Cast", "Ceil", "Floor", "Round", "Sign"})
-#: Sums of products with weights, or of what has been normalised: training may move them anywhere.
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: Scaled and shifted by numbers that training may move anywhere.
 _NORMALISED = frozenset({"BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"})
 #: They pass on that a number may be any, upwards at least.
 _OPEN = frozenset(
@@ -190,7 +189,7 @@ def _is_free(net: Network, tensor: str) -> bool:
         if node is None or name in seen:
             continue
         seen.add(name)
-        if node.op in _WEIGHTED or node.op in _NORMALISED:
+        if isinstance(OPS[node.op], Mixer) or node.op in _NORMALISED:
             return True
         if picks(node, net) or OPS[node.op].scale(node, net) == "same" or OPS[node.op].numbers(node) == "between":
             todo.append(node.inputs[0])
