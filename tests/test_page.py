@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_nets
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -148,6 +148,7 @@ def test_confusion_and_changed_examples_are_counted_on_the_test_set(here):
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e12), st.floats(-1e9, 1e9)), min_size=1, max_size=400), st.none() | st.floats(0, 1e9))
+@example([(0.0, 0.0), (5e-324, 0.0)], None)
 def test_curves_stay_within_their_drawing(points, limit):
     drawn = charts.curves([Curve("c", sorted(points))], str, str, limit=limit, label="l")
     numbers = re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", drawn)

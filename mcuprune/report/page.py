@@ -7,6 +7,7 @@ people with any kind of colour blindness tell apart; every kind has a shape of i
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from math import floor, log10
 
@@ -172,9 +173,15 @@ def padded(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+#: Of a scale: below it floats lose digits, and no power of ten is left.
+_LEAST_STEP = sys.float_info.min
+
+
 def ticks(low: float, high: float) -> list[float]:
     """Some four round numbers within a range."""
     rough = (high - low) / 4
+    if rough < _LEAST_STEP:
+        return [low]
     size = 10 ** floor(log10(rough))
     step = next(factor * size for factor in (1, 2, 5, 10) if factor * size >= rough)
     first = int(-(-low // step))
