@@ -22,6 +22,7 @@ from mcuprune import cli, exporting
 from mcuprune.channels.labelling import label
 from mcuprune.costs import resources
 from mcuprune.deploy import kernels, tflite
+from mcuprune.deploy.lower import lower
 from mcuprune.deploy.tflite import Port
 from mcuprune.errors import ModelError, UnsupportedOperator
 from mcuprune.graph import network
@@ -730,6 +731,16 @@ def test_an_input_stays_as_it_is_fed(name: str, tmp_path: Path) -> None:
     assert ordered == sorted(ordered)
     assert "TRANSPOSE" not in operators(path)
     assert verify.verify(path, Trial(examples=30)).ok
+
+
+def test_a_long_way_to_the_first_layer_is_looked_along_once() -> None:
+    """Each of the sums reads the one before twice: by ways there are 2 to the power of 1,500."""
+    g = Graph(1, 8, 8, 3)
+    y = "x"
+    for _ in range(1500):
+        y = g.add("Add", y, y)
+    net = network.from_proto(model_of(g, g.conv(g.add("Transpose", y, perm=[0, 3, 1, 2]), 3, 4)), "net.onnx")
+    assert [axis for axis in lower(net).inputs[0].axes if axis is not None] == [1, 2, 3]
 
 
 def test_a_float_model_is_refused(tmp_path: Path) -> None:

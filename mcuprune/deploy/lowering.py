@@ -254,17 +254,17 @@ class Lowering:
         Where they want different ones, or none cares, it is channels last.
         """
         usual = channels_last(len(self.net.shapes[name]))
-        wanted = {self._wanted(name, reader) for reader in self.readers(name)} - {None}
+        wanted = {self._wanted(name, reader) for reader in self.readers(name) if not self._passes(name, reader)}
+        wanted |= self._wanted_behind(name)
+        wanted.discard(None)
         return (wanted.pop() or usual) if len(wanted) == 1 else usual
 
     def _wanted(self, name: str, reader: Node) -> tuple[int, ...] | None:
         """The order of axes in which one reader of a tensor wants it; None where any will do.
 
-        What a view merges, such as a flattened image, is read in ONNX's own order, and so are the rows of matrix products. What
-        works number by number wants what a Transpose or a product behind it wants.
+        What a view merges, such as a flattened image, is read in ONNX's own order, and so are the rows of matrix products.
         """
-        shape = self.net.shapes[name]
-        rank = len(shape)
+        rank = len(self.net.shapes[name])
         if reader.op == "Transpose":
             perm = attributes.permutation(reader, rank)
             return tuple(perm[axis] for axis in self.layout(reader.outputs[0]))
@@ -272,21 +272,27 @@ class Lowering:
             return tuple(range(rank))
         if reader.op.startswith("Reduce") or reader.op in ("ArgMax", "Softmax", "LogSoftmax"):
             return None
-        if self._passes(reader) and self._turns(reader.outputs[0]):
-            return self.layout(reader.outputs[0])
         return self._wanted_by_view(name, reader) if reader.op in _RESHAPES else channels_last(rank)
 
-    def _passes(self, node: Node) -> bool:
-        """Whether a node works number by number, or at the ends of axes: in whatever order they lie."""
-        same_rank = len({len(self.net.shapes.get(name, ())) for name in (node.inputs[0], node.outputs[0])}) == 1
+    def _passes(self, name: str, node: Node) -> bool:
+        """Whether a node works on a tensor number by number, or at the ends of axes: in whatever order they lie."""
+        same_rank = len(self.net.shapes[name]) == len(self.net.shapes.get(node.outputs[0], ()))
         return same_rank and (OPS[node.op].memory_kind == "in place" or node.op in ("Pad", "Slice"))
 
-    def _turns(self, tensor: str) -> bool:
-        """Whether what reads a tensor, behind nodes that pass, puts its axes in another order or reads rows as they lie."""
-        return any(
-            reader.op in ("Transpose", "MatMul") or (self._passes(reader) and self._turns(reader.outputs[0]))
-            for reader in self.readers(tensor)
-        )
+    def _wanted_behind(self, name: str) -> set[tuple[int, ...] | None]:
+        """What is wanted behind nodes that pass: by a Transpose or a product its own order, by all else channels last."""
+        wanted, seen, todo = set[tuple[int, ...] | None](), {name}, [name]
+        while todo:
+            tensor = todo.pop()
+            for reader in self.readers(tensor):
+                if self._passes(tensor, reader):
+                    output = reader.outputs[0]
+                    todo += [] if output in seen else [output]
+                    seen.add(output)
+                elif tensor != name:
+                    views = reader.op in _RESHAPES
+                    wanted.add(channels_last(len(self.net.shapes[name])) if views else self._wanted(tensor, reader))
+        return wanted
 
     def _wanted_by_view(self, name: str, reader: Node) -> tuple[int, ...]:
         shape, after = self.net.shapes[name], self.net.shapes[reader.outputs[0]]
