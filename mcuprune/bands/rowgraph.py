@@ -83,7 +83,7 @@ class RowGraph:
         self.cuts, self.between = self._find_cuts()
         self.plan: Buffers = buffers(net)
         self.segments = self._peaks()
-        self.memory: dict[str, Memory] = {node.name: OPS[node.op].memory(node, net) for node in self.operators}
+        self.memory: dict[str, Memory] = {node.name: self._memory(node) for node in self.operators}
         self.stretches, self._breaks = self._find_stretches()
 
     # ------------------------------------------------------------------------------------------------------- values
@@ -122,6 +122,17 @@ class RowGraph:
         for value in self.values.values():
             if value.quantizers and value.quantizers[-1].op == "QuantizeLinear":  # read as integers
                 value.quantizers, value.body = (), value.read
+
+    def _memory(self, node: Node) -> Memory:
+        """How an operator makes its outputs, with what rewrites them: a view that is written to needs memory of its own, unless
+        what it is a view of dies."""
+        kind = OPS[node.op].memory(node, self.net)
+        return "in place" if kind == "view" and self.rewritten(node) else kind
+
+    def rewritten(self, node: Node) -> bool:
+        """Whether an activation behind an operator writes in place over its output."""
+        chains = (self.values[name].chain for name in self._used(node))
+        return any(OPS[other.op].memory(other, self.net) == "in place" for chain in chains for other in chain)
 
     def _used(self, node: Node) -> list[str]:
         """The outputs of a node that something reads; a mask or indices that nothing reads are no values."""

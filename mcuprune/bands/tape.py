@@ -339,12 +339,12 @@ class Price:
 def price(tape: Tape) -> Price:
     """What the steps of a tape need, by the operator table's rules: views are free, and what may work in place does."""
     region = tape.region
-    kinds = region.graph.memory
+    kinds, written = region.graph.memory, region.graph.rewritten
     root = list(range(len(tape.tensors)))
     size = [region.row_size[name] * rows for name, rows in tape.tensors]
     last = [0] * len(root)
     for index, step in enumerate(tape.steps):
-        if step.node is not None and (kinds[step.node.name] == "view" or _moves_nothing(step)):
+        if step.node is not None and (kinds[step.node.name] == "view" or (_moves_nothing(step) and not written(step.node))):
             root[step.outputs[0]] = root[step.inputs[0]]
         for tensor in step.inputs:
             last[root[tensor]] = index
@@ -356,7 +356,7 @@ def price(tape: Tape) -> Price:
             macs += region.macs[step.node.name] * (step.out_rows[1] - step.out_rows[0])
         if root[step.outputs[0]] != step.outputs[0]:
             continue
-        kind: Memory = "new" if step.node is None else kinds[step.node.name]
+        kind: Memory = "new" if step.node is None else "in place" if _moves_nothing(step) else kinds[step.node.name]
         inputs = {root[tensor] for tensor in step.inputs}
         dying = [tensor for tensor in inputs if last[tensor] == index]
         new = sum(size[tensor] for tensor in step.outputs)
