@@ -63,8 +63,7 @@ def int8(net: Network, seed: int = 0) -> Network:
     for name, found in ranges.items():
         if found == (0.0, 0.0):
             ranges[name] = -draw.uniform(0.5, 3), draw.uniform(0.5, 3)
-    unit = export.UNIT
-    quantizers = {name: unit if name in plan.unit else export.quantizer(*found) for name, found in ranges.items()}
+    quantizers = {name: plan.fixed.get(name) or export.quantizer(*found) for name, found in ranges.items()}
     return export.quantized(net, plan, quantizers)
 
 

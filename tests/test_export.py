@@ -445,7 +445,7 @@ def test_a_concat_of_what_lies_between_0_and_1_has_that_scale() -> None:
     nodes = [_N("Sigmoid", ["x"], ["a"]), _N("Flatten", ["a"], ["b"]), _N("Flatten", ["x"], ["c"]), _N("Softmax", ["c"], ["d"])]
     net = network.from_proto(graph([*nodes, _N("Concat", ["b", "d"], ["y"], axis=1)], {}, (4, 2, 2)), "net.onnx")
     plan = scheme(net)
-    assert {plan.quantizer[name] for name in "abdy"} == plan.unit
+    assert {plan.quantizer[name] for name in "abdy"} == set(plan.fixed)
 
 
 @pytest.mark.parametrize(("mode", "shares"), [("nearest", True), ("linear", False), ("cubic", False)])
@@ -460,7 +460,7 @@ def test_a_network_whose_product_reads_no_float_is_refused() -> None:
     nodes = [_N("Cast", ["x"], ["i"], to=6), _N("Cast", ["i"], ["f"], to=1), _N("Gemm", ["f", "w"], ["y"], name="g")]
     net = network.from_proto(graph(nodes, {"w": drawn(6, 5)}, (6,)), "net.onnx")
     plan = scheme(net)
-    without = type(plan)({k: v for k, v in plan.quantizer.items() if k != "f"}, plan.unit, plan.data)
+    without = type(plan)({k: v for k, v in plan.quantizer.items() if k != "f"}, plan.fixed, plan.data)
     with pytest.raises(UnsupportedOperator, match="node 'g'"):
         quantized(net, without, {name: Quantizer(0.1, 0) for name in plan.quantizer.values()})
 

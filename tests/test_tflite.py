@@ -21,7 +21,7 @@ from onnx import helper
 from mcuprune import cli, exporting
 from mcuprune.channels.labelling import label
 from mcuprune.costs import resources
-from mcuprune.deploy import kernels, tflite
+from mcuprune.deploy import kernels, qdq, tflite
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.tflite import Port
 from mcuprune.errors import ModelError, UnsupportedOperator
@@ -442,6 +442,20 @@ def test_a_block_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("op", sorted(name for name, entry in ops.OPS.items() if entry.int8 in qdq.FIXED))
+def test_steps_that_a_kernel_fixes_are_those_of_the_onnx_file(op: str, tmp_path: Path) -> None:
+    """Small numbers in, so that their own range would have finer steps: the file on the chip would be less exact than ours."""
+    graph = Graph(1, 10)
+    y = graph.add(op, graph.add("Mul", "x", graph.value(np.float32(0.01))))
+    path = int8(model_of(graph, y), tmp_path / "net.onnx")
+    (output,) = converted(path).outputs
+    assert output.quantizer == qdq.FIXED[ops.OPS[op].int8]
+    assert "QUANTIZE" not in operators(path)
+    (found,) = differences(path)
+    assert found.max_lsb <= 1
+
+
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("shape", [(8,), (8, 1, 1)], ids=["row", "channels"])
 @pytest.mark.parametrize(
     ("op", "place", "large"), [("Add", 1, 300.0), ("Sub", 1, -300.0), ("Sub", 0, 300.0), ("Add", 1, -1e9), ("Add", 1, -np.inf)]
@@ -487,6 +501,9 @@ def test_a_float_constant_that_saturates_the_output_leaves_small_ones_their_step
         ("HardSigmoid from 0", ["MUL"]),
         ("Concat of rows", ["CONV_2D", "CONV_2D", "CONCATENATION"]),
         ("Concat of what goes elsewhere too", ["CONV_2D", "CONV_2D", "QUANTIZE", "CONCATENATION"]),
+        ("Tanh", ["TANH"]),
+        ("Sigmoid", ["LOGISTIC"]),
+        ("LogSoftmax", ["LOG_SOFTMAX"]),
     ],
 )
 def test_operators_written(name: str, wanted: list[str], once: Once) -> None:

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any, Literal, NamedTuple
 
 from mcuprune.deploy.fixedpoint import MOST_QUOTIENT, quotient_factor
-from mcuprune.deploy.qdq import HIGH, UNIT, Quantizer
+from mcuprune.deploy.qdq import FIXED, Quantizer
 from mcuprune.graph.network import Shape
 from mcuprune.immutable import immutable
 
@@ -305,8 +305,8 @@ KERNELS: Mapping[str, Kernel] = {
     "GATHER": Kernel(36, 2, "Gather", _same(8), lists=1, keeps=True),
     "HARD_SWISH": Kernel(117, 1, "HardSwish", data=_same(20)),
     "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
-    "LOGISTIC": Kernel(14, 2, data=_same(16), writes=UNIT),
-    "LOG_SOFTMAX": Kernel(50, 2, "LogSoftmax", data=Bytes(28, 40), writes=Quantizer(16 / 256, HIGH)),
+    "LOGISTIC": Kernel(14, 2, data=_same(16), writes=FIXED["unit"]),
+    "LOG_SOFTMAX": Kernel(50, 2, "LogSoftmax", data=Bytes(28, 40), writes=FIXED["log"]),
     "MAXIMUM": Kernel(55, 2, "MaximumMinimum", keeps=True),
     "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36), keeps=True),
     "MEAN": Kernel(40, 2, "Reducer", _same(1), _REDUCED, scratch=_sum),
@@ -324,14 +324,14 @@ KERNELS: Mapping[str, Kernel] = {
     "RESIZE_BILINEAR": Kernel(23, 3, "ResizeBilinear", _same(2), keeps=True),
     "RESIZE_NEAREST_NEIGHBOR": Kernel(97, 3, "ResizeNearestNeighbor", _same(2), keeps=True),
     "SLICE": Kernel(65, 2, "Slice", keeps=True, rank=5),
-    "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88), writes=UNIT),
+    "SOFTMAX": Kernel(25, 2, "Softmax", _same(4), Bytes(56, 80), Bytes(64, 88), writes=FIXED["unit"]),
     "SPACE_TO_DEPTH": Kernel(26, 2, "SpaceToDepth", _same(4), lists=1, keeps=True),
     "SPLIT": Kernel(49, 2, "Split", _same(4), keeps=True),
     "SPLIT_V": Kernel(102, 2, "SplitV", _same(4), keeps=True),
     "STRIDED_SLICE": Kernel(45, 2, "StridedSlice", _same(24), _same(84), keeps=True, rank=4),
     "SUB": Kernel(41, 2, "Sub", Bytes(2, 8), _same(52)),
     "SUM": Kernel(74, 2, "Reducer", _same(1), _REDUCED, scratch=_sum),
-    "TANH": Kernel(28, 2, data=_same(16), writes=Quantizer(1 / 128, 0)),
+    "TANH": Kernel(28, 2, data=_same(16), writes=FIXED["signed unit"]),
     "TRANSPOSE": Kernel(39, 2, "Transpose", keeps=True),
     "TRANSPOSE_CONV": Kernel(
         67,

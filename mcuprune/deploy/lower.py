@@ -17,7 +17,7 @@ from onnx import TensorProto
 from mcuprune.deploy import elementwise, moves, windows
 from mcuprune.deploy.lowering import Lower, Lowering, bounds
 from mcuprune.deploy.program import Program
-from mcuprune.deploy.qdq import QDQ_OPSET, UNIT, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
+from mcuprune.deploy.qdq import FIXED, QDQ_OPSET, Quantizer, Scheme, annotated, quantizer, raised, scheme, stores_bias
 from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph.network import Network, Node, Stored, is_float
 from mcuprune.operators.table import OPS, Dim, Mixer
@@ -121,8 +121,8 @@ def _stand_ins(net: Network, plan: Scheme) -> dict[str, Quantizer]:
         members.setdefault(name, []).append(known[tensor])
     quantizers = {}
     for index, (name, limits) in enumerate(members.items()):
-        if name in plan.unit:
-            quantizers[name] = UNIT
+        if name in plan.fixed:
+            quantizers[name] = plan.fixed[name]
             continue
         ends = [end for pair in limits for end in pair if np.isfinite(end)]
         beyond = 2 * max(map(abs, ends), default=0.0) + 1
@@ -139,8 +139,8 @@ def _limits(net: Network) -> dict[str, tuple[float, float]]:
         kind = OPS[node.op].scale(node, net)
         read = [_ends(net, known, name) for name in node.inputs if name]
         low, high = -np.inf, np.inf
-        if kind == "unit":
-            low, high = 0.0, 1.0
+        if kind in FIXED:
+            low, high = FIXED[kind].range
         elif kind == "same" and read:
             low, high = read[0]
             if node.op == "Pad":

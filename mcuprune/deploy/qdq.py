@@ -57,6 +57,8 @@ class Quantizer:
 
 #: TensorFlow Lite's rule for what lies in [0, 1].
 UNIT = Quantizer(1 / 256, LOW)
+#: The quantisers that TensorFlow Lite's kernels give their outputs, whatever the data.
+FIXED: Mapping[Int8, Quantizer] = {"unit": UNIT, "signed unit": Quantizer(1 / 128, 0), "log": Quantizer(16 / 256, HIGH)}
 
 
 @immutable
@@ -64,14 +66,14 @@ class Scheme:
     """Which tensors are quantised, and with whose range.
 
     quantizer: tensor -> the name of its quantiser; tensors of one name share it.
-    unit: quantisers that are fixed to [0, 1).
+    fixed: the quantisers that are so whatever the data, by name.
     data: (node, input index) of constants other than weights and biases that are stored as int8.
     largest: the largest integer of a weight, and without its sign the smallest.
     finest: quantiser -> another one -> by how many times its steps may be finer than that one's.
     """
 
     quantizer: Mapping[str, str]
-    unit: frozenset[str]
+    fixed: Mapping[str, Quantizer]
     data: frozenset[tuple[str, int]]
     largest: int = HIGH
     finest: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -86,9 +88,9 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
 
     What a clamp (Relu, Clip) alone reads has no quantiser of its own: the clamp's does the work. Movements and max pools share
     their input's. A Concat shares its range with those of its inputs that nothing else reads: they are rounded to it anyway,
-    and so only once. It shares it with all where all come out of clamps, or all have the scale of what lies in
-    [0, 1]. Others would lose steps for their other readers. What only picks among numbers of one quantiser (a Concat of a
-    tensor with itself, the Max of two that share) has no number that this one doesn't store, and shares it.
+    and so only once. It shares it with all where all come out of clamps, or all have one fixed scale. Others would lose steps
+    for their other readers. What only picks among numbers of one quantiser (a Concat of a tensor with itself, the Max of two
+    that share) has no number that this one doesn't store, and shares it.
     """
     parent: dict[str, str] = {}
 
@@ -97,7 +99,7 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             tensor = parent[tensor]
         return tensor
 
-    unit, picking = set[str](), set[str]()
+    kinds, picking = dict[str, Int8](), set[str]()
     for name in net.inputs:
         if net.dtypes[name] == TensorProto.FLOAT:
             parent[name] = name
@@ -112,12 +114,14 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             parent[output] = output
             if kind == "same" and node.inputs[0] in parent:
                 parent[output] = root(node.inputs[0])
-            elif kind == "unit":
-                unit.add(output)
+            elif kind in FIXED:
+                kinds[output] = kind
         if node.op == "Concat" and node.outputs[0] in parent:
             origins = {_origin(net, name) for name in node.inputs}
-            unit |= {node.outputs[0]} if origins == {"unit"} else set()
-            for name in node.inputs if origins in ({"unit"}, {"clamp"}) else ():
+            shared = origins.pop() if len(origins) == 1 else None
+            if shared is not None and shared in FIXED:
+                kinds[node.outputs[0]] = shared
+            for name in node.inputs if shared == "clamp" or shared in FIXED else ():
                 parent[root(name)] = root(node.outputs[0])
     for node in net.nodes:
         picked = (
@@ -126,7 +130,7 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
         if len(picked) == 1 and "" not in picked and node.outputs[0] in parent:
             parent[root(node.outputs[0])] = picked.pop()
             picking.add(node.name)
-    fixed = {root(tensor) for tensor in unit}
+    fixed = {root(tensor) for tensor in kinds}
     classes: dict[str, list[str]] = {}
     for tensor in parent:
         classes.setdefault(root(tensor), []).append(tensor)
@@ -139,8 +143,8 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
                 parent[own] = joined
                 classes[joined] += classes.pop(own)
     names = {tensor: root(tensor) for tensor in parent}
-    units = frozenset(names[tensor] for tensor in unit)
-    return Scheme(names, units, _data(net), 2 ** (weight_bits - 1) - 1, _finest(net, names, units))
+    quantizers = {names[tensor]: FIXED[kind] for tensor, kind in kinds.items()}
+    return Scheme(names, quantizers, _data(net), 2 ** (weight_bits - 1) - 1, _finest(net, names, quantizers))
 
 
 def _data(net: Network) -> frozenset[tuple[str, int]]:
@@ -155,13 +159,13 @@ def _data(net: Network) -> frozenset[tuple[str, int]]:
     )
 
 
-def _finest(net: Network, names: Mapping[str, str], units: frozenset[str]) -> dict[str, dict[str, float]]:
-    """``Scheme.finest``. names: tensor -> its quantiser; units: of these, the fixed ones."""
+def _finest(net: Network, names: Mapping[str, str], fixed: Collection[str]) -> dict[str, dict[str, float]]:
+    """``Scheme.finest``. names: tensor -> its quantiser; fixed: of these, the fixed ones."""
     finest: dict[str, dict[str, float]] = {}
     for node in net.nodes:
         times = _finer(node, net)
         source, target = names.get(node.inputs[0]), None if times is None else _ends_in(node, net, names)
-        if times is not None and source is not None and target not in (None, source) and target not in units:
+        if times is not None and source is not None and target not in (None, source) and target not in fixed:
             known = finest.setdefault(target, {})
             known[source] = min(times, known.get(source, times))
     return finest

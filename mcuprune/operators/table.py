@@ -33,8 +33,9 @@ FIXED = 0
 Memory = Literal["new", "in place", "view"]
 Role = Literal["weight", "bias", "data"]
 #: How an output is quantised. own: by its own range; same: with its input's scale; clamp: it bounds its input, which then
-#: needs no quantiser of its own; unit: it lies in [0, 1], with TensorFlow Lite's fixed scale of 1/256.
-Int8 = Literal["own", "same", "clamp", "unit"]
+#: needs no quantiser of its own. The others are TensorFlow Lite's fixed steps, which its kernels know no others than:
+#: unit: of what lies in [0, 1]; signed unit: in [-1, 1]; log: the logarithm of what lies in [0, 1].
+Int8 = Literal["own", "same", "clamp", "unit", "signed unit", "log"]
 #: Where the numbers of an output come from. picked: each is a number of an input; between: it lies between some of these, or
 #: between these and a padded zero; new: nothing is known.
 Answers = Literal["picked", "between", "new"]
@@ -208,6 +209,12 @@ class Unit(Elementwise):
     """An activation whose output lies in [0, 1]."""
 
     int8: Int8 = "unit"
+
+
+class SignedUnit(Elementwise):
+    """An activation whose output lies in [-1, 1]."""
+
+    int8: Int8 = "signed unit"
 
 
 class BatchNormalization(Elementwise):
@@ -1116,7 +1123,7 @@ OPS: dict[str, Op] = {
     "Less": _elementwise,
     "LessOrEqual": _elementwise,
     "Log": _elementwise,
-    "LogSoftmax": Barrier(attributes.softmax_axes),
+    "LogSoftmax": Barrier(attributes.softmax_axes, int8="log"),
     "LpNormalization": Barrier(_axis),
     "LpPool": _per_channel,
     "MatMul": MatMul(),
@@ -1167,7 +1174,7 @@ OPS: dict[str, Op] = {
     "Sum": Sum(),
     "Swish": _elementwise,
     "Tan": _elementwise,
-    "Tanh": _elementwise,
+    "Tanh": SignedUnit(),
     "ThresholdedRelu": _elementwise,
     "Tile": Tile(),
     "TopK": Barrier(_axis),
@@ -1184,6 +1191,8 @@ _INT8_TEXT: dict[Int8, str] = {
     "same": "as its input",
     "clamp": "bounds its input, no quantiser between",
     "unit": "1/256",
+    "signed unit": "1/128",
+    "log": "1/16",
 }
 
 

@@ -17,7 +17,6 @@ from mcuprune.channels.labelling import Channels
 from mcuprune.deploy.qdq import (
     HIGH,
     LOW,
-    UNIT,
     Quantizer,
     Scheme,
     held,
@@ -49,10 +48,10 @@ class QuantTrainable(Trainable):
         self.scheme: Scheme = scheme(channels.network, weight_bits=weight_bits)
         self.observing = True
         self.simulating = True
-        self._ranges: dict[str, tuple[float, float]] = dict.fromkeys(self.scheme.unit, (0.0, 1.0))
+        self._ranges: dict[str, tuple[float, float]] = {name: q.range for name, q in self.scheme.fixed.items()}
         self._before: dict[str, tuple[float, float]] = {}  # the ranges at the start of this batch
         self._seen: dict[str, tuple[float, float]] = {}  # what this batch has shown so far
-        self._quantizers: dict[str, Quantizer] = dict.fromkeys(self.scheme.unit, UNIT)
+        self._quantizers: dict[str, Quantizer] = dict(self.scheme.fixed)
 
     def quantizers(self) -> dict[str, Quantizer]:
         """Every quantiser of the scheme as it stands."""
@@ -67,7 +66,7 @@ class QuantTrainable(Trainable):
 
     def load_extra_state_arrays(self, state: Mapping[str, np.ndarray]) -> None:
         for name, bounds in state.items():
-            if name not in self.scheme.unit:
+            if name not in self.scheme.fixed:
                 self._ranges[name] = (float(bounds[0]), float(bounds[1]))
                 self._quantizers[name] = quantizer(*self._ranges[name])
                 self._quantizers[name] = held(self.scheme, name, self._quantizers)
@@ -76,7 +75,7 @@ class QuantTrainable(Trainable):
         name = self.scheme.quantizer.get(tensor)
         if name is None:
             return value
-        if self.observing and (self.training or not self.simulating) and name not in self.scheme.unit:
+        if self.observing and (self.training or not self.simulating) and name not in self.scheme.fixed:
             self._observe(name, value)
         if not self.simulating:
             return value
