@@ -92,7 +92,7 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
     for their other readers. What only picks among numbers of one quantiser (a Concat of a tensor with itself, the Max of two
     that share) has no number that this one doesn't store, and shares it.
     """
-    parent: dict[str, str] = {}
+    parent = {name: name for name in net.inputs if net.dtypes[name] == TensorProto.FLOAT}
 
     def root(tensor: str) -> str:
         while parent[tensor] != tensor:
@@ -100,9 +100,6 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
         return tensor
 
     kinds, picking = dict[str, Int8](), set[str]()
-    for name in net.inputs:
-        if net.dtypes[name] == TensorProto.FLOAT:
-            parent[name] = name
     for node in net.nodes:
         kind = OPS[node.op].scale(node, net)
         for output in node.outputs:
@@ -117,11 +114,10 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
             elif kind in FIXED:
                 kinds[output] = kind
         if node.op == "Concat" and node.outputs[0] in parent:
-            origins = {_origin(net, name) for name in node.inputs}
-            shared = origins.pop() if len(origins) == 1 else None
+            shared = _shared(net, node)
             if shared is not None and shared in FIXED:
                 kinds[node.outputs[0]] = shared
-            for name in node.inputs if shared == "clamp" or shared in FIXED else ():
+            for name in node.inputs if shared is not None else ():
                 parent[root(name)] = root(node.outputs[0])
     for node in net.nodes:
         picked = (
@@ -198,6 +194,13 @@ def _moved_or(node: Node, net: Network, tensor: str, picking: Collection[str]) -
     return tensor not in net.outputs and all(
         reader is node or reader.name in picking or OPS[reader.op].scale(reader, net) == "same" for reader in readers
     )
+
+
+def _shared(net: Network, node: Node) -> Int8 | None:
+    """What gave all inputs of a Concat their scales, if that lets them share one: clamps, or a kernel that fixes it."""
+    origins = {_origin(net, name) for name in node.inputs}
+    origin = origins.pop() if len(origins) == 1 else None
+    return origin if origin == "clamp" or origin in FIXED else None
 
 
 def _origin(net: Network, tensor: str) -> Int8 | None:
