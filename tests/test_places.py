@@ -80,6 +80,7 @@ WRITERS = {
         ["data", "net.onnx", "photos", "--classes", "names.txt", "--sheet", "{}"],
         ("net.onnx", "weights.bin", "photos/a/0.png", "names.txt"),
     ),
+    "verify --keep": (["verify", "net.onnx", "--keep", "{}"], ("net.onnx", "weights.bin")),
     "verify --tflite": (["verify", "net.onnx", "--tflite", "{}"], ("net.onnx", "weights.bin")),
     "verify --tflite, data": (["verify", "net.onnx", "--data", "photos", "--tflite", "{}"], ("photos/a/0.png",)),
 }
@@ -237,9 +238,10 @@ def test_verify_keeps_its_file_under_a_name_that_says_what_it_is(capsys):
     shutil.copy("weights.bin", "others.bin")
     before = snapshot()
     for name in ("others.bin", "other.onnx"):
-        assert main(["verify", "net.onnx", "--tflite", name]) == 2
-        assert f"--tflite {name}: would be a .tflite file under another name; end it in .tflite" in capsys.readouterr().err
-        assert snapshot() == before
+        for flag in ("--tflite", "--keep"):
+            assert main(["verify", "net.onnx", flag, name]) == 2
+            assert f"{flag} {name}: would be a .tflite file under another name; end it in .tflite" in capsys.readouterr().err
+            assert snapshot() == before
 
 
 def test_devices_take_any_number_of_results(capfd):

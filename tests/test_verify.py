@@ -25,6 +25,7 @@ from mcuprune.cli import main
 from mcuprune.costs import resources
 from mcuprune.data import loading as data
 from mcuprune.deploy import tflite
+from mcuprune.deploy.qdq import quantizer
 from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
@@ -592,19 +593,22 @@ def test_metadata_choose_from_the_embedded_data_and_are_never_run_or_opened(
 def test_the_command_answers_by_exit_code_and_keeps_the_file_where_there_is_an_answer(
     dscnn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = tmp_path / "kept.tflite"
-    command = ["verify", dscnn, "--examples", "4", "--data", "digits", "--tflite", str(kept), "--format", "json"]
+    kept, good = tmp_path / "kept.tflite", tmp_path / "good.tflite"
+    places = ["--tflite", str(kept), "--keep", str(good)]
+    command = ["verify", dscnn, "--examples", "4", "--data", "digits", *places, "--format", "json"]
     assert main(command) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["runtimes"]["tflm"]["accuracy"] is not None
-    assert kept.read_bytes() == tflite.from_file(dscnn)
+    assert kept.read_bytes() == good.read_bytes() == tflite.from_file(dscnn)
     kept.unlink()
+    good.unlink()
     assert main([*command, "--data", "no such set"]) == 2
     assert not kept.exists()
     broken(monkeypatch, flipped)
-    assert main(["verify", dscnn, "--examples", "4"]) == 1
+    assert main(["verify", dscnn, "--examples", "4", *places]) == 1
     out = capsys.readouterr().out
     assert "note: node '/stem/conv/Conv' is off by" in out
+    assert (kept.exists(), good.exists()) == (True, False)
     assert out.endswith("DIFFERS: not what onnxruntime computes\n")
 
 
@@ -633,12 +637,26 @@ def test_a_file_of_half_floats_runs_on_examples_and_as_int8(tmp_path: Path) -> N
     assert verify.verify(str(written), Trial(examples=20)).ok
 
 
+def foreign(path: str, low: float, high: float) -> str:
+    """The int8 file, with the quantiser that another tool would give its output: that of the output's own range."""
+    model = onnx.load(path)
+    own = quantizer(low, high)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(own.scale, np.float32), "own scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(own.zero_point, np.int8), "own zero point"))
+    for node in model.graph.node[-2:]:
+        assert node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        node.input[1:] = ["own scale", "own zero point"]
+    onnx.save(model, path)
+    return path
+
+
 @pytest.mark.parametrize(("factor", "below"), [(1, False), (40, True)])
 def test_logarithms_below_what_their_kernel_stores_are_told(factor: int, below: bool, tmp_path: Path, capsys: Any) -> None:
     """LOG_SOFTMAX has one scale of TensorFlow Lite, which ends at -15.9; export was silent about what is cut off there."""
     graph = Graph(1, 10)
     logits = graph.add("Mul", "x", graph.value(np.float32(factor)))
     path = int8(model_of(graph, graph.add("LogSoftmax", logits, axis=1)), tmp_path / "net.onnx")
+    foreign(path, -7.0 * factor, 0.0)
     said = "node 'logsoftmax1': LOG_SOFTMAX stores nothing below -15.94, and the network gives down to -"
     for suffix, cut_off in ((".tflite", below), (".h", below), (".onnx", False)):
         notes = exporting.export(exporting.Request(path, str(tmp_path / f"out{suffix}"))).notes
@@ -654,11 +672,38 @@ def test_steps_that_a_kernel_of_fixed_scale_loses_are_told(factor: float, coarse
     path = int8(
         model_of(graph, graph.add("Tanh", graph.add("Mul", "x", graph.value(np.float32(factor))))), tmp_path / "net.onnx"
     )
+    foreign(path, -5.0 * factor if coarse else -1.0, 5.0 * factor if coarse else 1.0)
     said = "node 'tanh1': TANH stores steps of 0.007812"
     for suffix in (".tflite", ".c"):
         notes = exporting.export(exporting.Request(path, str(tmp_path / f"out{suffix}"))).notes
         assert any(note.startswith(said) for note in notes) is coarse
     assert main(["verify", path, "--examples", "2"]) == coarse
+
+
+@pytest.mark.parametrize(
+    ("op", "factor", "said"),
+    [
+        ("Tanh", 0.02, "node 'tanh2': Tanh stores steps of 0.007812"),
+        ("Tanh", 1, ""),
+        ("LogSoftmax", 40, "node 'logsoftmax2': LogSoftmax stores nothing below -15.94"),
+        ("LogSoftmax", 3, ""),
+        ("Softmax", 1, ""),
+    ],
+)
+def test_numbers_that_fixed_steps_lose_are_told_where_a_float_network_is_quantised(
+    op: str, factor: float, said: str, tmp_path: Path
+) -> None:
+    """The written file has the kernel's own steps, so that nothing behind it could tell what the float network gave."""
+    graph = Graph(1, 4)
+    logits = graph.add("Mul", graph.add("MatMul", "x", graph.constant(4, 4)), graph.value(np.float32(factor)))
+    onnx.save(model_of(graph, graph.add(op, logits)), tmp_path / "net.onnx")
+    x, y = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32), np.arange(40) % 4
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x + 1, y_test=y)
+    asked = exporting.Request(str(tmp_path / "net.onnx"), str(tmp_path / "net.tflite"), data=str(tmp_path / "data.npz"))
+    notes = exporting.export(asked).notes
+    told = [note for note in notes if "stores" in note]
+    assert len(told) == bool(said)
+    assert all(note.startswith(said) for note in told)
 
 
 @pytest.mark.thorough

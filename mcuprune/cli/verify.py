@@ -34,6 +34,12 @@ class Flags(Draw, Shaped, TextOrJson):
     )
     task: str = option(Trial.task, help="What the model is for; auto goes by outputs and targets.", group="Data", choices=NAMES)
     tflite: str | None = option(None, help="Also write the model as TensorFlow Lite.", group="Output", metavar="OUT.tflite")
+    keep: str | None = option(None, help="As --tflite, but only where the answer is yes.", group="Output", metavar="OUT.tflite")
+
+    @property
+    def written(self) -> dict[str, str]:
+        """Where the TensorFlow Lite file goes, by flag."""
+        return {flag: path for flag, path in (("--tflite", self.tflite), ("--keep", self.keep)) if path is not None}
 
 
 @command(Flags)
@@ -42,10 +48,12 @@ def verify(flags: Flags) -> int:
     current_folder()
     from mcuprune.report.verified import document, text
 
-    if flags.tflite is not None:
-        models.settle([Output("--tflite", flags.tflite)], {flags.model: Wanted()}, config.Config(), sources(flags.data))
-        if Path(flags.tflite).suffix != ".tflite":
-            raise UsageError(f"--tflite {flags.tflite}: would be a .tflite file under another name; end it in .tflite")
+    if flags.written:
+        destinations = [Output(flag, path) for flag, path in flags.written.items()]
+        models.settle(destinations, {flags.model: Wanted()}, config.Config(), sources(flags.data))
+    for flag, path in flags.written.items():
+        if Path(path).suffix != ".tflite":
+            raise UsageError(f"{flag} {path}: would be a .tflite file under another name; end it in .tflite")
     verified = face.verify(
         flags.model,
         data=flags.data,
@@ -55,8 +63,9 @@ def verify(flags: Flags) -> int:
         input_shapes=shapes(flags.input_shape),
         outputs=flags.outputs,
     )
-    if flags.tflite is not None:  # also where outputs differ: to look at it one needs the file
-        places.write_bytes(verified.converted.file, flags.tflite)
+    for flag, path in flags.written.items():
+        if verified.ok or flag == "--tflite":  # to look at what differs one needs the file
+            places.write_bytes(verified.converted.file, path)
     told = document(verified)
     as_json = flags.format == "json"
     show(report.dumped(told) if as_json else text(told), fit=not as_json)

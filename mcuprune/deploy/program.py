@@ -39,14 +39,12 @@ from mcuprune.deploy.planner import (
     overlaps,
     searched_layout,
 )
-from mcuprune.deploy.qdq import HIGH, LOW, Quantizer
+from mcuprune.deploy.qdq import HIGH, LOW, Quantizer, lost
 from mcuprune.errors import McupruneError, UnsupportedOperator
 from mcuprune.graph.network import Shape
 from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
-#: A kernel whose steps are so many times those of its output's int8 is off by more than ``verify`` takes for rounding.
-_COARSER = 3
 #: More tensors at once are no network for a microcontroller, whose runtime keeps a record of each; a plan takes their square.
 _MOST_TOGETHER = 4096
 #: For each dimension of a TFLite tensor the ONNX axis that it is; None for those of size 1.
@@ -316,20 +314,8 @@ class Program:
             kernel, network = (self.tensors[index].quantizer for index in (operator.inputs[0], operator.outputs[0]))
             if kernel is None or network is None:
                 continue
-            least, lower, times = kernel.range[0], network.range[0], kernel.scale / network.scale
-            if maker.name == "LOG_SOFTMAX" and lower < least - kernel.scale:  # what others give lies within their ranges
-                sentences.append(
-                    f"node '{maker.node}': LOG_SOFTMAX stores nothing below {least:.4g}, and the network gives down to "
-                    f"{lower:.4g} there: classes keep their order down to that. Where smaller logarithms count, take the node "
-                    "off the end (--outputs with the tensor that it reads) and compute it behind the network"
-                )
-            elif times > _COARSER:
-                sentences.append(
-                    f"node '{maker.node}': {maker.name} stores steps of {kernel.scale:.4g}, {times:.1f} times those that int8 "
-                    "has for what the network gives there: finer ones are lost. verify --data says what that costs; a network "
-                    "whose numbers there take more of the operator's range loses less"
-                )
-        return tuple(sentences)
+            sentences.append(lost(f"node '{maker.node}': {maker.name}", kernel, network))
+        return tuple(filter(None, sentences))
 
     @cached_property
     def adrift(self) -> Mapping[int, float]:

@@ -61,6 +61,31 @@ UNIT = Quantizer(1 / 256, LOW)
 FIXED: Mapping[Int8, Quantizer] = {"unit": UNIT, "signed unit": Quantizer(1 / 128, 0), "log": Quantizer(16 / 256, HIGH)}
 
 
+#: A kernel whose steps are so many times those of its output's int8 is off by more than ``verify`` takes for rounding.
+_COARSER = 3
+
+
+def lost(who: str, kernel: Quantizer, network: Quantizer) -> str:
+    """What a kernel with a quantiser of its own can't store of what a network gives, and what to do; "" for nothing.
+
+    who: the node and its operator. network: the quantiser of what the network gives there, as measured.
+    """
+    least, lower, times = kernel.range[0], network.range[0], kernel.scale / network.scale
+    if kernel == FIXED["log"] and lower < least - kernel.scale:  # what others give lies within their ranges
+        return (
+            f"{who} stores nothing below {least:.4g}, and the network gives down to {lower:.4g} there: classes keep their "
+            "order down to that. Where smaller logarithms count, take the node off the end (--outputs with the tensor that "
+            "it reads) and compute it behind the network"
+        )
+    if times > _COARSER:
+        return (
+            f"{who} stores steps of {kernel.scale:.4g}, {times:.1f} times those that int8 has for what the network gives "
+            "there: finer ones are lost. The accuracy of the int8 file has it; a network whose numbers there take more of the "
+            "operator's range loses less"
+        )
+    return ""
+
+
 @immutable
 class Scheme:
     """Which tensors are quantised, and with whose range.

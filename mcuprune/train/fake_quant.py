@@ -15,11 +15,13 @@ from torch import Tensor
 
 from mcuprune.channels.labelling import Channels
 from mcuprune.deploy.qdq import (
+    FIXED,
     HIGH,
     LOW,
     Quantizer,
     Scheme,
     held,
+    lost,
     mixer_scale,
     quantizer,
     scheme,
@@ -29,6 +31,7 @@ from mcuprune.deploy.qdq import (
 )
 from mcuprune.errors import UsageError
 from mcuprune.graph.network import Network, Node
+from mcuprune.operators.table import OPS
 from mcuprune.train import ranks
 from mcuprune.train.module import Trainable
 
@@ -49,6 +52,9 @@ class QuantTrainable(Trainable):
         self.observing = True
         self.simulating = True
         self._ranges: dict[str, tuple[float, float]] = {name: q.range for name, q in self.scheme.fixed.items()}
+        #: What kernels with fixed steps make -> how far it reached in calibration.
+        self._reached: dict[str, tuple[float, float]] = {}
+        self._makers = {node.outputs[0]: node for node in self.source.nodes if OPS[node.op].scale(node, self.source) in FIXED}
         self._before: dict[str, tuple[float, float]] = {}  # the ranges at the start of this batch
         self._seen: dict[str, tuple[float, float]] = {}  # what this batch has shown so far
         self._quantizers: dict[str, Quantizer] = dict(self.scheme.fixed)
@@ -78,6 +84,8 @@ class QuantTrainable(Trainable):
         if self.observing and (self.training or not self.simulating) and name not in self.scheme.fixed:
             self._observe(name, value)
         if not self.simulating:
+            if tensor in self._makers:
+                self._reach(tensor, value)
             return value
         quantizer = self._quantizers[name]
         return torch.fake_quantize_per_tensor_affine(value, quantizer.scale, quantizer.zero_point, LOW, HIGH)
@@ -86,6 +94,20 @@ class QuantTrainable(Trainable):
         """Outputs through fake quantisers; while they watch, their ranges follow the batch."""
         self._before, self._seen = dict(self._ranges), {}
         return super().forward(*inputs)
+
+    def lost(self) -> tuple[str, ...]:
+        """What kernels with fixed steps can't store of what calibration saw, and what to do: a sentence for each node."""
+        sentences = []
+        for tensor, reached in self._reached.items():
+            maker, kernel = self._makers[tensor], self.scheme.fixed[self.scheme.quantizer[tensor]]
+            sentences.append(lost(f"node '{maker.name}': {maker.op}", kernel, quantizer(*reached)))
+        return tuple(filter(None, sentences))
+
+    def _reach(self, tensor: str, value: Tensor) -> None:
+        low, high = (float(x) for x in torch.aminmax(value.detach()))
+        old_low, old_high = self._reached.get(tensor, (low, high))
+        if math.isfinite(low) and math.isfinite(high):
+            self._reached[tensor] = min(low, old_low), max(high, old_high)
 
     def _observe(self, name: str, value: Tensor) -> None:
         low, high = (float(x) for x in self._extremes(value.detach()))

@@ -132,11 +132,17 @@ def quantize(candidate: Candidate, how: Quantization, on_step: OnStep) -> Quanti
     channels, equal = candidate.channels, None
     if not how.calibration.known:  # known ranges fit the channels as they are
         channels, equal = equalized(channels, how.calibration.batches, how.device)
-    told = [note for note in (*candidate.notes, how.calibration.note, equal) if note is not None]
-    candidate = replace(candidate, notes=tuple(dict.fromkeys(told)))  # a run that goes on has told it before
+    told = [note for note in (how.calibration.note, equal) if note is not None]
+    candidate = _told(candidate, *told)  # a run that goes on has told it before
     if how.data is None or how.schedule is None:
-        return _written(_calibrated(channels, how), candidate)
+        module = _calibrated(channels, how)
+        return _written(module, _told(candidate, *module.lost()))
     return _trained(candidate, channels, how, how.data, how.schedule, on_step)
+
+
+def _told(candidate: Candidate, *notes: str) -> Candidate:
+    """A candidate with more to tell the user, each thing once."""
+    return replace(candidate, notes=tuple(dict.fromkeys((*candidate.notes, *notes))))
 
 
 def _written(module: QuantTrainable, candidate: Candidate) -> Quantized:
@@ -172,18 +178,19 @@ class FakeQuant(Hooks):
     stage = phase = "quantize"
 
     def __init__(self, candidate: Candidate, channels: Channels, how: Quantization, data: Data) -> None:
-        self._candidate, self._channels, self._how, self._data = candidate, channels, how, data
+        self.candidate, self._channels, self._how, self._data = candidate, channels, how, data
         self._slower, self._first = 1.0, 0.0  # of the usual rate; the loss of the first step, on weights as calibrated
         self._losses: list[float] = []  # since training last began
 
     def costs(self) -> Mapping[str, int]:
         if self._how.costs is not None:
             return self._how.costs
-        used = resources.profile(self._candidate.channels.network, self._how.basis).used(self._how.basis)
+        used = resources.profile(self.candidate.channels.network, self._how.basis).used(self._how.basis)
         return {name: used[name] for name in resources.RESOURCES if name in used}
 
     def start(self, trainer: Trainer) -> None:
         calibrate(_module(trainer), self._how.calibration.batches)
+        self.candidate = _told(self.candidate, *_module(trainer).lost())
         self._calibrated, self._known = trainer.state(), trainer.measure(self._data.val)
 
     def before_step(self, trainer: Trainer) -> None:
@@ -200,22 +207,22 @@ class FakeQuant(Hooks):
         return False
 
     def state(self) -> State:
-        proto = self._candidate.channels.network.to_proto().SerializeToString()
-        macs = self._candidate.training_macs, self._candidate.full_training_macs
-        curves = self._candidate.sensitivity
+        proto = self.candidate.channels.network.to_proto().SerializeToString()
+        macs = self.candidate.training_macs, self.candidate.full_training_macs
+        curves = self.candidate.sensitivity
         return (
             {
                 "float": np.frombuffer(proto, np.uint8),
-                "keep": self._candidate.keep,
-                **schooling.stored(self._candidate.teacher),
+                "keep": self.candidate.keep,
+                **schooling.stored(self.candidate.teacher),
             },
             {
                 "macs": macs,
-                "notes": self._candidate.notes,
-                "taught": self._candidate.taught,
+                "notes": self.candidate.notes,
+                "taught": self.candidate.taught,
                 "sensitivity": None if curves is None else curves.document(),
-                "steps": self._candidate.steps,
-                "schedule": None if self._candidate.schedule is None else asdict(self._candidate.schedule),
+                "steps": self.candidate.steps,
+                "schedule": None if self.candidate.schedule is None else asdict(self.candidate.schedule),
                 "rate": [self._slower, self._first, self._losses[-_WATCHED:]],
             },
         )
@@ -305,9 +312,8 @@ def _trained(
     macs, steps = trainer.training_macs, trainer.step
     undone = hooks.undo_if_worse(trainer)
     account = replace(
-        candidate,
+        _told(hooks.candidate, *([undone] if undone else [])),
         training_macs=candidate.training_macs + macs,
         full_training_macs=candidate.full_training_macs + how.full_macs * trainer.batch * steps,
-        notes=(*candidate.notes, *([undone] if undone else [])),
     )
     return _written(_module(trainer), account)
