@@ -502,11 +502,14 @@ def _ports(converted: Converted, name: str) -> list[str]:
 
 
 #: How TensorFlow Lite Micro's resolver calls an operator where that isn't its name in capitals and small letters; those with
-#: an INT8 registration take it, which leaves the other types' kernels out of the image.
+#: an INT8 registration take it, which leaves the other types' kernels out of the image. Those that came after 2022 (of MAXIMUM,
+#: PAD, TRANSPOSE and others) aren't used: a header has to compile with the runtime that people have.
 _INT8_REGISTRATIONS = {
+    "ADD": "Add(tflite::Register_ADD_INT8())",
     "CONV_2D": "Conv2D(tflite::Register_CONV_2D_INT8())",
     "DEPTHWISE_CONV_2D": "DepthwiseConv2D(tflite::Register_DEPTHWISE_CONV_2D_INT8())",
     "FULLY_CONNECTED": "FullyConnected(tflite::Register_FULLY_CONNECTED_INT8())",
+    "MUL": "Mul(tflite::Register_MUL_INT8())",
     "AVERAGE_POOL_2D": "AveragePool2D(tflite::Register_AVERAGE_POOL_2D_INT8())",
     "MAX_POOL_2D": "MaxPool2D(tflite::Register_MAX_POOL_2D_INT8())",
     "SOFTMAX": "Softmax(tflite::Register_SOFTMAX_INT8())",

@@ -363,10 +363,12 @@ namespace tflite {
 struct Registration {};
 Registration Register_CONV_2D_INT8(), Register_DEPTHWISE_CONV_2D_INT8(), Register_FULLY_CONNECTED_INT8();
 Registration Register_AVERAGE_POOL_2D_INT8(), Register_MAX_POOL_2D_INT8(), Register_SOFTMAX_INT8();
+Registration Register_ADD_INT8(), Register_MUL_INT8();
 template <unsigned n> struct MicroMutableOpResolver {
   void AddConv2D(Registration) {} void AddDepthwiseConv2D(Registration) {} void AddFullyConnected(Registration) {}
   void AddAveragePool2D(Registration) {} void AddMaxPool2D(Registration) {} void AddSoftmax(Registration) {}
-  void AddMean() {} void AddAdd() {} void AddReshape() {} void AddPad() {} void AddQuantize() {}
+  void AddAdd(Registration) {} void AddMul(Registration) {}
+  void AddMean() {} void AddReshape() {} void AddPad() {} void AddQuantize() {}
 };
 }
 """
