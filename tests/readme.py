@@ -6,7 +6,7 @@ have generated blocks of these kinds:
 * ``console``, first line ``$ mcuprune ...``: the command with its output;
 * ``python``, first line ``# docs/examples/NAME.py``: that file, whose code the tests run;
 * ``<!-- accuracy -->`` to ``<!-- end -->``: the table of measured accuracies;
-* ``<!-- results -->`` to ``<!-- end -->``: three lines of results;
+* ``<!-- results -->`` to ``<!-- end -->``: four lines of results;
 * ``<!-- commands -->`` to ``<!-- end -->``: every command with its options.
 
 Accuracies and results, and the pages in tests/benchmarks, are drawn from the rows of the benchmarks.
@@ -25,6 +25,7 @@ import re
 import shlex
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from mcuprune.cli import main
 from mcuprune.cli.reference import reference
 from mcuprune.costs import banding, resources
 from mcuprune.data.readers.table import READERS
+from mcuprune.deploy import codesize
+from mcuprune.deploy.kernels import KERNELS, MAX_TRANSPOSED
 from mcuprune.deploy.lower import LOWERINGS
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
@@ -140,7 +143,7 @@ def readers() -> str:
 
 
 def results() -> str:
-    """Three lines of README.md: what the committed rows of the benchmarks come to, where the tool is behind included."""
+    """Four lines of README.md: what the committed rows of the benchmarks come to, where the tool is behind included."""
     _, _, *rows = (line.strip("| ").split(" | ") for line in accuracies().splitlines())
     peers = sorted((row for row in rows if row[4].strip()), key=_lead)
     ahead = sum(_lead(row) > 0 for row in peers)
@@ -148,6 +151,10 @@ def results() -> str:
     held = [row["held"] for row in runs if row["seed"] < bench_budgets.REFUSALS]
     refused = [row["right"] for row in runs if row["seed"] >= bench_budgets.REFUSALS]
     graphs = json.loads((ROOT / "tests" / "benchmarks" / "memory.json").read_text())["graphs"]
+    emulated = read(bench_device.ROWS)
+    plain = [row for row in emulated if row["bands"] == "off"]
+    same, examples = (sum(row[key] for row in emulated) for key in ("equal", "examples"))
+    above = max(abs((row["code"] + row["constants"]) / row["image"] - 1) for row in plain)
     proven, better = (sum(test(row) for row in graphs) for test in (_exact, lambda row: row["peak"] < row["file_order"]))
     return "\n".join(
         [
@@ -161,8 +168,18 @@ def results() -> str:
             f"in the written file, {sum(refused)} of {len(refused)} impossible ones refused before any training ([all budgets]"
             f"(tests/benchmarks/budgets.md)). **Schedule**: the least peak of SRAM proven for {proven} of {len(graphs)} "
             f"graphs, below that of the file's own order for {better} ([all graphs](tests/benchmarks/memory.md)).",
+            f"* **On the chip**: generated C of {len({row['network'] for row in plain})} networks on emulated Cortex-M4, M7 "
+            f"and M33 gave TensorFlow Lite Micro's bytes for {same:,} of {examples:,} examples, in static memory that is the "
+            f"exact peak{_beyond(plain)}, at most {max(row['stack'] for row in emulated)} B of stack, and flash within "
+            f"{above:.1%} of `total.image`. [All rows](tests/benchmarks/device.md)",
         ]
     )
+
+
+def _beyond(rows: list[dict[str, Any]]) -> str:
+    """What static memory takes at most beside the peak of activations."""
+    most = max(row["ram"] - row["peak"] for row in rows)
+    return f" and {most} B" if most else ""
 
 
 def _exact(row: dict[str, Any]) -> bool:
@@ -229,7 +246,35 @@ def bands_picture() -> str:
 
 def operators() -> str:
     """docs/operators.md: what the operator table knows."""
-    return ops.table(LOWERINGS)
+    return ops.table(LOWERINGS) + kernel_table()
+
+
+def kernel_table() -> str:
+    """The end of docs/operators.md: the kernels that int8 files call, and what each target makes of them."""
+    code = codesize.table()["tflm"]
+    rows = []
+    for name, kernel in sorted(KERNELS.items()):
+        steps = "its input's" if kernel.keeps else "" if kernel.writes is None else f"{kernel.writes.scale:.4g}"
+        rows.append([name, f"{kernel.version}", f"{kernel.rank or ''}", steps, f"{code['operators'][name]:,}"])
+    head, sides = ["Kernel", "Version", "Dimensions", "Steps of its output", "Code"], ["<", ">", ">", "<", ">"]
+    told = [
+        "What `export` writes calls these kernels of TensorFlow Lite. TensorFlow Lite Micro with its reference kernels, the "
+        "same with CMSIS-NN, LiteRT and generated C run each of them. A node that takes none of them has no Kernel above: it "
+        "is priced, pruned and written as `.onnx`; `export` to other files and `verify` refuse it by name. Of more dimensions "
+        "than stand here, and for quotients that leave what DIV's shifts hold, a form is for generated C alone; the refusal "
+        f"says so. Transposes are written with at most {MAX_TRANSPOSED} dimensions, which is what CMSIS-NN takes.",
+        "Version: from which on a runtime computes this form in int8. Dimensions: how many TensorFlow Lite Micro takes, where "
+        "files could have more. Steps: those that its output always has. Code: bytes on a Cortex-M4 "
+        f"({code['toolchain']}), what kernels share counted in each, beside {code['core']:,} of the interpreter.",
+    ]
+    lines = [
+        "",
+        "## Kernels",
+        *(line for paragraph in told for line in ("", *textwrap.wrap(paragraph, _WIDTH, break_long_words=False))),
+        "",
+        *report.markdown_table(head, sides, rows),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
