@@ -136,7 +136,7 @@ def quantize(candidate: Candidate, how: Quantization, on_step: OnStep) -> Quanti
     candidate = _told(candidate, *told)  # a run that goes on has told it before
     if how.data is None or how.schedule is None:
         module = _calibrated(channels, how)
-        return _written(module, _told(candidate, *module.lost()))
+        return _written(module, _told(candidate, *(module.lost() if how.calibration.note is None else ())))
     return _trained(candidate, channels, how, how.data, how.schedule, on_step)
 
 
