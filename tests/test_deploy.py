@@ -186,6 +186,23 @@ def test_what_a_kernel_keeps_is_what_eight_of_it_take_more(kernel: str) -> None:
     assert 0 <= min(over) <= max(over) < 16  # the alignment of the whole
 
 
+def test_what_kernels_ask_for_when_they_are_prepared_lies_behind_what_they_keep_from_the_start() -> None:
+    """Each piece is aligned, so that their order counts: 4 B above the prediction were told as a wrong file."""
+    files = []
+    for size in range(18, 34):
+        for op in ("Sub", "Sigmoid", "Softmax"):
+            graph = Graph(1, size)
+            x = graph.add("LogSoftmax", "x", axis=1)
+            x = graph.add("Sub", x, graph.value(np.float32(0.3))) if op == "Sub" else graph.add(op, x)
+            files.append(tflite.convert(int8(graph.net(x))))
+        graph = Graph(1, 3, size)
+        files.append(tflite.convert(int8(graph.net(graph.add("MatMul", graph.add("Transpose", "x", perm=[0, 2, 1]), "x")))))
+    arenas = [file.program.arena(kernels="reference", pointer=8) for file in files]
+    for arena, (total, head) in zip(arenas, measured([file.content for file in files]), strict=True):
+        assert arena.head == head
+        assert 0 <= arena.total - total < 16
+
+
 def test_a_network_in_memory_is_what_its_file_is(tmp_path: Path) -> None:
     net = int8(load(MODELS[0]))
     net.save(tmp_path / "net.onnx")

@@ -31,16 +31,14 @@ TYPES = {"int8": 9, "int32": 2}
 _BUFFER_ALIGNMENT = 16
 #: What stands for a number where the field is a reference.
 _REFERENCE = ""
-#: The first versions of FULLY_CONNECTED that keep more than two dimensions, and that have a scale for each output.
-_KEEPS_DIMENSIONS, _PER_CHANNEL = 5, 12
+#: The first version of FULLY_CONNECTED that has a scale for each output.
+_PER_CHANNEL = 12
 
 
 def version_of(operator: Operator) -> int:
     """The lowest version of the operator that means what is written."""
     if operator.options.get("per_channel"):
         return _PER_CHANNEL
-    if operator.options.get("keep_num_dims"):
-        return _KEEPS_DIMENSIONS
     return KERNELS[operator.name].version
 
 

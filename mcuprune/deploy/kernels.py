@@ -132,9 +132,11 @@ def _depthwise(form: Form) -> Sequence[Scratch]:
 
 
 def _fully_connected(form: Form) -> Sequence[Scratch]:
-    """Of more than two dimensions and a depth that 4 divides it runs as a 1 x 1 convolution, with factors for each channel."""
-    rank = len(form.output_shapes[0])
-    if rank <= 2 or form.options["per_channel"]:
+    """Of more than two dimensions and a depth that 4 divides it runs as a 1 x 1 convolution, with factors for each channel.
+
+    The lowering writes none such: this is about files that came from elsewhere, or before.
+    """
+    if len(form.output_shapes[0]) <= 2 or form.options["per_channel"] or form.input_shapes[1][-1] % 4:
         return ()
     return (Scratch(form.outputs[0][-1], 8, "cmsis-nn"),)
 
@@ -240,9 +242,11 @@ class Kernel:
     code, version: in the file's schema. table: name of its options there, without or with fields; "" where it has none.
     keeps: whether its output has its input's quantiser, always. writes: the one quantiser that its output has, always.
     options: bytes of the options as TFLM parses them. data: bytes that the kernel keeps; ``optimised`` those of CMSIS-NN.
+    prepared: what it asks for beside them, once all kernels have theirs: pieces that it keeps as well.
     lists: so many lists of a shape's sizes it keeps beside them, of the output's rank.
     scratch: what it asks for while it runs. on_vectors: what else, and what it keeps, on a core with vector units.
-    rank: dimensions of its tensors that it takes at most in TFLM; 0 where nothing that is lowered has more.
+    rank: dimensions of its tensors that it takes at most in TFLM, CMSIS-NN's and its own; 0 where nothing that is lowered
+        has more.
     limit: which numbers it takes in TFLM, if not all.
     """
 
@@ -255,6 +259,7 @@ class Kernel:
     scratch: Rule = _no_scratch
     keeps: bool = False
     writes: Quantizer | None = None
+    prepared: tuple[Bytes, ...] = ()
     lists: int = 0
     rank: int = 0
     limit: Limit | None = None
@@ -265,9 +270,9 @@ class Kernel:
         data = self.optimised if kernels == "cmsis-nn" and self.optimised is not None else self.data
         return data.at(pointer)
 
-    def listed(self, rank: int) -> list[int]:
-        """Bytes of each list that it keeps once shapes are known, for an output of so many dimensions."""
-        return [_WORD * (1 + rank)] * self.lists
+    def listed(self, rank: int, pointer: int) -> list[int]:
+        """Bytes of each piece that it keeps once shapes are known, for an output of so many dimensions."""
+        return [piece.at(pointer) for piece in self.prepared] + [_WORD * (1 + rank)] * self.lists
 
 
 def _same(size: int) -> Bytes:
@@ -279,11 +284,24 @@ _CONVOLVED, _CONNECTED = Bytes(56, 80), Bytes(5, 32, whole=True)
 #: TFLM's OpDataAbsRsqrt: four int32, a bool and two enums. There is no pointer in it, so every core has the same bytes.
 _ELEMENTWISE = _same(28)
 
+#: A handle of each tensor, weights included.
+EVAL_TENSOR = Bytes(12, 24)
+
 KERNELS: Mapping[str, Kernel] = {
     "ABS": Kernel(101, 1, "Abs", data=_ELEMENTWISE),
     "ADD": Kernel(0, 2, "Add", Bytes(2, 8), _same(60)),
     "AVERAGE_POOL_2D": Kernel(1, 2, "Pool2D", _same(40), _POOLED, _same(36), _average_pool, keeps=True),
-    "BATCH_MATMUL": Kernel(126, 2, "BatchMatMul", _same(3), Bytes(64, 96), Bytes(96, 128), lists=2, rank=5),
+    "BATCH_MATMUL": Kernel(
+        126,
+        2,
+        "BatchMatMul",
+        _same(3),
+        Bytes(16, 32),
+        Bytes(36, 56),
+        prepared=(EVAL_TENSOR, _same(28)),
+        lists=2,
+        rank=4,
+    ),
     "CONCATENATION": Kernel(2, 2, "Concatenation", _same(8), Bytes(24, 80), keeps=True),
     "CONV_2D": Kernel(3, 3, "Conv2D", _same(28), _CONVOLVED, Bytes(60, 88), _conv, on_vectors=_conv_on_vectors),
     "DEPTHWISE_CONV_2D": Kernel(
@@ -306,11 +324,11 @@ KERNELS: Mapping[str, Kernel] = {
     "HARD_SWISH": Kernel(117, 1, "HardSwish", data=_same(20)),
     "LEAKY_RELU": Kernel(98, 2, "LeakyRelu", _same(4), _same(24)),
     "LOGISTIC": Kernel(14, 2, data=_same(16), writes=FIXED["unit"]),
-    "LOG_SOFTMAX": Kernel(50, 2, "LogSoftmax", data=Bytes(28, 40), writes=FIXED["log"]),
-    "MAXIMUM": Kernel(55, 2, "MaximumMinimum", keeps=True),
+    "LOG_SOFTMAX": Kernel(50, 2, "LogSoftmax", prepared=(Bytes(28, 40),), writes=FIXED["log"]),
+    "MAXIMUM": Kernel(55, 2, "MaximumMinimum", keeps=True, rank=4),
     "MAX_POOL_2D": Kernel(17, 2, "Pool2D", _same(40), _POOLED, _same(36), keeps=True),
     "MEAN": Kernel(40, 2, "Reducer", _same(1), _REDUCED, scratch=_sum),
-    "MINIMUM": Kernel(57, 2, "MaximumMinimum", keeps=True),
+    "MINIMUM": Kernel(57, 2, "MaximumMinimum", keeps=True, rank=4),
     "MIRROR_PAD": Kernel(100, 2, "MirrorPad", Bytes(1, 4), _same(20), scratch=_mirror_pad, keeps=True),
     "MUL": Kernel(18, 2, "Mul", Bytes(1, 4), _same(36)),
     "PAD": Kernel(34, 2, "Pad", data=_same(56), keeps=True, rank=5),
@@ -347,8 +365,8 @@ KERNELS: Mapping[str, Kernel] = {
 #: What an operator that isn't in the table is taken for: larger than the largest that is but ELU's own.
 UNKNOWN = Kernel(-1, 0, options=_same(40), data=_same(96))
 
-#: A handle of each tensor, weights included; node and registration of each operator; a handle of each scratch buffer.
-EVAL_TENSOR, NODE, SCRATCH_HANDLE = Bytes(12, 24), Bytes(32, 64), Bytes(4, 8)
+#: Node and registration of each operator; a handle of each scratch buffer.
+NODE, SCRATCH_HANDLE = Bytes(32, 64), Bytes(4, 8)
 #: The interpreter with its allocators and planner.
 INTERPRETER = Bytes(132, 488)
 #: On the way to a plan: a request for each scratch buffer, with room for those of one more operator; what is known of each

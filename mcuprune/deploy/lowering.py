@@ -536,10 +536,10 @@ class Lowering:
         raw = Tensor(name, tuple(d for _, d in sizes), tuple(s for s, _ in sizes), quantizer=self.quantizer(value))
         self.tensors.append(raw)
         tensor = len(self.tensors) - 1
-        self._reshape(value.tensor, tensor)
+        self.reshape(value.tensor, tensor)
         return replace(value, tensor=tensor)
 
-    def _reshape(self, source: int, target: int, why: str = "another shape") -> None:
+    def reshape(self, source: int, target: int, why: str = "another shape") -> None:
         """A RESHAPE of what the last RESHAPE read: one of two in a row is enough, and nothing reads the other then."""
         source = self.reshapes.get(source, source)
         if self.tensors[source].quantizer == self.tensors[target].quantizer:
@@ -560,13 +560,13 @@ class Lowering:
     def reshaped(self, value: Value, shape: Shape, dims: Dims, axes: Axes, shuffle: Array | None = None) -> Value:
         """A RESHAPE: the same bytes under another shape and other axes."""
         result = self.computed(f"{self.name(value)}/reshaped", shape, dims, axes, self.quantizer(value))
-        self._reshape(value.tensor, result.tensor)
+        self.reshape(value.tensor, result.tensor)
         return replace(result, shuffle=shuffle)
 
     def reinterpreted(self, value: Value, quantizer: Quantizer) -> Value:
         """The same integers read with another quantiser: a RESHAPE, which copies bytes, to a tensor that has it."""
         result = self.like(value, f"{self.name(value)}/reinterpreted", quantizer)
-        self._reshape(value.tensor, result.tensor, "a scale that differs between QuantizeLinear and DequantizeLinear")
+        self.reshape(value.tensor, result.tensor, "a scale that differs between QuantizeLinear and DequantizeLinear")
         return result
 
     def spatial(self, value: Value) -> Value:

@@ -523,7 +523,7 @@ class Program:
         for kernel, _ in rows:
             at = kernel.options.after(at, pointer)
         kept = [kernel.kept(kernels, pointer) for kernel, _ in rows]
-        kept += [size for kernel, output in rows for size in kernel.listed(len(output.shape))]
+        kept += [size for kernel, output in rows for size in kernel.listed(len(output.shape), pointer)]
         for size in filter(None, kept):
             at = aligned(at + size)
         at += table.SCRATCH_HANDLE.at(pointer) * self._asked(kernels)

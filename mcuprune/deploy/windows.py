@@ -20,6 +20,7 @@ from mcuprune.deploy.lowering import (
     SAME,
     VALID,
     Array,
+    Dims,
     Lowering,
     Target,
     Value,
@@ -31,6 +32,9 @@ from mcuprune.deploy.program import Constant, Storage
 from mcuprune.deploy.qdq import FINER, LOW, Quantizer, weight_axis
 from mcuprune.graph.network import Network, Node, Shape, Stored
 from mcuprune.operators import attributes
+
+#: The last axis of an image with channels at the end.
+_PIXELS = 3
 
 
 class Window(NamedTuple):
@@ -370,24 +374,74 @@ def dense(w: Lowering, node: Node) -> None:
     if len(node.inputs) > 2 and node.inputs[2] and not w.net.is_constant(node.inputs[2]):
         w.refuse("adds computed data", "add it by an Add of its own")
 
-    def scales() -> Array:
-        return stored.scale * np.float32(alpha)
-
     def content() -> Constant:
         integers = stored.integers if by_rows else stored.integers.T
         integers = integers if shuffle is None else integers[:, shuffle]
-        of_channels = scales()
-        return Constant(np.ascontiguousarray(integers), of_channels, np.zeros(of_channels.size, np.int64))
+        scales = stored.scale * np.float32(alpha)
+        return Constant(np.ascontiguousarray(integers), scales, np.zeros(scales.size, np.int64))
 
-    form = f"FULLY_CONNECTED, by {'rows' if by_rows else 'columns'}, times {alpha}"  # of a weight that several may read
+    form = f"by {'rows' if by_rows else 'columns'}, times {alpha}"  # of a weight that several may read
     form = form if shuffle is None else f"{form}, for {node.name}"
     known = w.dims(node.inputs[1])
-    dims, per_channel = known if by_rows else known[::-1], stored.scale.size > 1
-    weights = w.weight(node.inputs[1], form, (outs, ins), dims, Storage(dims[0] if per_channel else 1), content)
-    bias = _bias(w, node, value, scales, (outs, dims[0]), per_channel=per_channel, factor=beta)
-    result = w.make(target, without_ones(range(last + 1), target.shape))
-    options = {"fused": target.fused, "keep_num_dims": last > 1, "per_channel": per_channel}
-    w.emit("FULLY_CONNECTED", [value.tensor, weights, bias], [result.tensor], **options)
+    matrix = _Matrix(form, (outs, ins), known if by_rows else known[::-1], stored.scale.size, content, beta)
+    leading = [axis for axis in range(last) if target.shape[axis] > 1]
+    (_of_pixels if last == _PIXELS and len(leading) > 1 else _of_rows)(w, node, value, target, leading, matrix)
+
+
+class _Matrix(NamedTuple):
+    """A constant matrix. shape, dims: (outputs, inputs), as numbers and as functions of widths. scales: how many it has.
+
+    form: how it follows from the weight. content: its integers, in that shape. beta: by what its bias is to be multiplied.
+    """
+
+    form: str
+    shape: tuple[int, int]
+    dims: Dims
+    scales: int
+    content: Callable[[], Constant]
+    beta: float
+
+
+def _of_rows(w: Lowering, node: Node, value: Value, target: Target, leading: Sequence[int], matrix: _Matrix) -> None:
+    """FULLY_CONNECTED, whose output has two dimensions.
+
+    With more, CMSIS-NN's kernel runs a convolution where 4 divides the inputs, and breaks off where assertions are compiled in.
+    """
+    (outs, _), per_channel = matrix.shape, matrix.scales > 1
+    storage = Storage(matrix.dims[0] if per_channel else 1)
+    weights = w.weight(node.inputs[1], f"FULLY_CONNECTED, {matrix.form}", matrix.shape, matrix.dims, storage, matrix.content)
+    width = outs, matrix.dims[0]
+    bias = _bias(w, node, value, lambda: matrix.content().scales, width, per_channel=per_channel, factor=matrix.beta)
+    last = len(target.shape) - 1
+    if len(leading) <= 1:
+        axes: Sequence[int | None] = range(last + 1) if last < 2 else (leading[0] if leading else None, last)
+        result = rows = w.make(target, without_ones(axes, target.shape))
+    else:
+        result = w.make(target, without_ones(range(last + 1), target.shape))
+        sizes, dims = ((prod(known[:-1]), known[-1]) for known in (target.shape, target.dims))
+        rows = w.computed(f"{target.name}/rows", sizes, dims, (0, 1), target.quantizer)
+    w.emit("FULLY_CONNECTED", [value.tensor, weights, bias], [rows.tensor], fused=target.fused, per_channel=per_channel)
+    if rows is not result:
+        w.reshape(rows.tensor, result.tensor)
+    w.finish(target, result, fused=target.fused)
+
+
+def _of_pixels(w: Lowering, node: Node, value: Value, target: Target, _leading: Sequence[int], matrix: _Matrix) -> None:
+    """A product of each pixel of a tensor (batch, height, width, channels): a convolution of one tap."""
+    (outs, ins), wide = matrix.shape, matrix.dims[0]
+
+    def scales() -> Array:
+        return np.broadcast_to(matrix.content().scales, (outs,)).astype(np.float32)
+
+    def content() -> Constant:
+        return Constant(matrix.content().data.reshape(outs, 1, 1, ins), scales(), np.zeros(outs, np.int64))
+
+    dims = (wide, 1, 1, matrix.dims[1])
+    weights = w.weight(node.inputs[1], f"CONV_2D, {matrix.form}", (outs, 1, 1, ins), dims, Storage(wide), content)
+    bias = _bias(w, node, value, scales, (outs, wide), factor=matrix.beta)
+    result = w.make(target, without_ones(range(_PIXELS + 1), target.shape))
+    options = {"padding": VALID, "before": (0, 0), "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1}
+    w.emit("CONV_2D", [value.tensor, weights, bias], [result.tensor], **options, fused=target.fused)
     w.finish(target, result, fused=target.fused)
 
 
