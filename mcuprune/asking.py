@@ -97,6 +97,10 @@ class Asked(Choices, Feed):
         )
 
 
+#: Flags of the command whose option has another name in Python.
+_OPPOSITES = {"float": "write int8=False", "no_train": "write train=False"}
+
+
 def _asking(kind: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]]:
     """Make a function of one object take the fields of the object's class as its parameters."""
 
@@ -108,7 +112,8 @@ def _asking(kind: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]
         def asked_with(*args: P.args, **given: P.kwargs) -> R:
             for name in given:
                 if name not in signature.parameters:
-                    raise UsageError(f"{function.__name__}: no option {name!r}; {nearest(name, signature.parameters)}")
+                    meant = _OPPOSITES.get(name) or nearest(name, signature.parameters)
+                    raise UsageError(f"{function.__name__}: no option {name!r}; {meant}")
             signature.bind(*args, **given)  # its messages don't name a class that the caller doesn't know
             return function(kind(*args, **given))
 

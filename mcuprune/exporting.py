@@ -525,7 +525,7 @@ def _c(net: Network, stem: str, request: Request) -> Files:
     converted = tflite.convert(net)
     source, name = _source(net, converted, stem, request), c.identifier(stem)
     return {
-        f"{stem}.c": source.c.replace(f'#include "{name}.h"', f'#include "{stem}.h"').encode(),
+        f"{stem}.c": os.fsencode(source.c.replace(f'#include "{name}.h"', f'#include "{stem}.h"')),
         f"{stem}.h": source.header.encode(),
     }
 

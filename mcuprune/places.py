@@ -14,6 +14,7 @@ import errno
 import os
 import re
 import stat
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,10 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system: nothing is locked, and nothing that a killed run left is removed
     fcntl = None  # type: ignore[assignment]
+
+#: The names of a stream that this process has open.
+_STREAM = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d{1,9})")
+_STREAMS = {"stdout": 1, "stderr": 2}
 
 
 #: Networks, their code and reports: no command reads them in a folder of data, so that they may lie there and be written anew.
@@ -215,9 +220,23 @@ def write_bytes(content: bytes, path: str | Path, *, make_folder: bool = False) 
 
 
 def append(content: bytes, path: str | Path) -> None:
-    """Write to a device or a pipe. Raises OutputError."""
-    with _message(path), open(path, "ab") as stream:
-        stream.write(content)
+    """Write to a device or a pipe. Raises OutputError.
+
+    A stream of this process is written where it stands: one that was redirected to a file, opened anew, would begin elsewhere
+    in it, and what comes next on the stream would overwrite it.
+    """
+    stream_of = _STREAM.fullmatch(os.fspath(path))
+    with _message(path):
+        if stream_of is None:
+            with open(path, "ab") as stream:
+                stream.write(content)
+            return
+        for own in (sys.stdout, sys.stderr):
+            if own is not None:
+                own.flush()
+        number = _STREAMS[stream_of["name"]] if stream_of["name"] else int(stream_of["number"])
+        with open(number, "wb", closefd=False) as stream:
+            stream.write(content)
 
 
 @contextmanager

@@ -530,6 +530,15 @@ def test_integers_that_are_read_in_other_steps_are_rescaled() -> None:
     assert difference(run(changed, feed(model)), run(model, feed(model))) < 0.02
 
 
+def test_what_torch_cannot_compute_is_named_by_its_node() -> None:
+    """Padding of channels with their own edge: onnxruntime computes it, torch has no such padding."""
+    graph = Graph(1, 4, 6, 6)
+    y = graph.add("Pad", graph.add("Relu", "x"), graph.value(np.array([0, 1, 0, 0, 0, 1, 0, 0])), mode="edge")
+    channels = label(graph.net(graph.add("Conv", y, graph.constant(3, 6, 3, 3))))
+    with pytest.raises(UnsupportedOperator, match=r"node 'pad\d' \(Pad\): torch can't compute it .*: --no-train --float"):
+        rehearsal.rehearse(channels, int8=True, train=True)
+
+
 def test_the_rehearsal_takes_a_moment() -> None:
     import time
 

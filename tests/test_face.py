@@ -352,6 +352,8 @@ HALF = {"macs": "50%"}
         (lambda net: mcuprune.prune(net, None, **NO_TRAINING), "None is no budget"),
         (lambda net: mcuprune.prune(3, HALF, **NO_TRAINING), "type int is no network"),
         (lambda net: mcuprune.prune(net, HALF, train="no"), "'--no-train': 'no' is not true or false"),
+        (lambda net: mcuprune.prune(net, HALF, float=True, **NO_TRAINING), "no option 'float'; write int8=False"),
+        (lambda net: mcuprune.prune(net, HALF, no_train=True), "no option 'no_train'; write train=False"),
         (lambda net: mcuprune.prune(net, HALF, keep="stem", **NO_TRAINING), "'--keep': 'stem' is not a list of strings"),
         (lambda net: mcuprune.prune(net, HALF, callbacks=print, **NO_TRAINING), "callbacks is a list"),
         (lambda net: mcuprune.prune(net, HALF, sram_model="arena", **NO_TRAINING), "sram_model = 'arena'"),

@@ -247,6 +247,7 @@ EXAMPLES: dict[str, list[Example]] = {
         one("Pad", "a,p", constants={"p": ints(0, 0, 1, 1, 0, 0, 1, 1)}),
         one("Pad", "a,p,k", constants={"p": ints(0, 2, 0, 0, 0, 3, 0, 0), "k": np.float32(0.5)}),
         one("Pad", "a,p", constants={"p": ints(0, 0, 1, 1, 0, 0, 1, 1)}, mode="reflect"),
+        one("Pad", "a,p,k", constants={"p": ints(0, 0, 1, 1, 0, 0, 1, 1), "k": np.float32(0.5)}, mode="edge"),
         one("Pad", opset=9, pads=[0, 1, 0, 0, 0, 0, 0, 1]),
         one("Pad", "a,p,,k", constants={"p": ints(1, 2), "k": ints(1)}, opset=18),
     ],

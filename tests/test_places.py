@@ -250,6 +250,26 @@ def test_devices_take_any_number_of_results(capfd):
     assert capfd.readouterr().err.count("net.onnx") > 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["profile", "net.onnx", "--format", "json=/dev/stdout"], ('"format": 1', "TOTAL")),
+        (
+            ["check", "net.onnx", "--sram", "1B", "--format", "text", "--format", "github=/dev/stderr"],
+            ("::error", "FAIL", "hi"),
+        ),
+    ],
+)
+def test_a_stream_that_goes_to_a_file_keeps_all_that_is_written_to_it(flags, wanted):
+    """Opened anew, it would begin elsewhere in that file, and be overwritten by what comes next."""
+    with open("log", "wb") as log:
+        log.write(b"hi\n")
+        log.flush()
+        subprocess.run([sys.executable, "-m", "mcuprune", *flags], stdout=log, stderr=log, check=False)
+    told = Path("log").read_text()
+    assert all(words in told for words in wanted)
+
+
 def test_a_stream_that_is_a_source_is_none():
     with open("old.onnx", "ab") as stream:
         output = Output("--format json", f"/dev/fd/{stream.fileno()}", stream=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -20,13 +21,14 @@ from onnx import TensorProto, helper, numpy_helper
 from test_network import quantized
 from test_tflite import CASES, converted, int8, model_of
 
+import mcuprune
 from mcuprune import Budget, exporting, prune, pruning, units
 from mcuprune.cli import main
 from mcuprune.costs import resources
 from mcuprune.data import loading as data
 from mcuprune.deploy import tflite
 from mcuprune.deploy.qdq import quantizer
-from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
+from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator, UsageError
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.report import verified
@@ -733,3 +735,30 @@ def test_an_arena_of_generated_c_above_the_peak_is_no_and_its_cause_is_named(dsc
     assert [main([*prune_it, "--sram", str(limit)]) for limit in (686, 685)] == [0, 1]
     said = "needs more RAM than the limit of 685 B, which"
     assert any(said in note for note in json.loads((tmp_path / "report.json").read_text())["notes"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("CC", "no-compiler-of-that-name", "CC=no-compiler-of-that-name: no such compiler is here"),
+        ("CC", "gcc -DX='", "CC=gcc -DX=': no words as a shell has them"),
+        ("CC", "false", "the compiler of CC and CFLAGS, `false .*` *, *ended with 1"),
+        ("CFLAGS", "'", "CFLAGS=': no words as a shell has them"),
+    ],
+)
+@pytest.mark.skipif(runners.compiler() is None, reason="no C compiler here")
+def test_what_the_environment_says_of_the_compiler_is_used_or_refused(
+    variable: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Graph(1, 4)
+    path = int8(model_of(graph, graph.add("Relu", "x")), tmp_path / "net.onnx")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises((UsageError, ModelError), match=said):
+        verify.verify(path, Trial(examples=1))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+def test_a_pipe_is_no_file_to_verify(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "net.tflite")
+    with pytest.raises(ModelError, match="no regular file, but a device or a pipe"):
+        mcuprune.verify(tmp_path / "net.tflite")

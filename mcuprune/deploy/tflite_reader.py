@@ -6,10 +6,12 @@ and how much is read in all against the file's length. Whatever doesn't hold is 
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NoReturn
 
 import numpy as np
@@ -42,6 +44,8 @@ def read(path: str | Path) -> Converted:
     UnsupportedOperator for an operator without an int8 kernel in the table.
     """
     try:
+        if not S_ISREG(os.stat(path).st_mode):  # of a pipe nobody knows whether it ends
+            raise ModelError(f"{path}: can't be read (no regular file, but a device or a pipe); name a file")
         with open(path, "rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:

@@ -35,7 +35,7 @@ from mcuprune.deploy.kernels import CLASSES_ALIKE
 from mcuprune.deploy.planner import aligned
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
-from mcuprune.errors import MissingExtra, ModelError
+from mcuprune.errors import MissingExtra, ModelError, UsageError
 from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
@@ -235,10 +235,24 @@ def _litert(place: Path, inputs: Sequence[Sequence[Array]], outputs: Sequence[in
 
 
 def compiler() -> list[str] | None:
-    """The command of this computer's C compiler: what CC names, or the first of cc, gcc and clang; None where there is none."""
-    named = shlex.split(os.environ.get("CC", ""))
+    """The command of this computer's C compiler: what CC names, or the first of cc, gcc and clang; None where there is none.
+
+    Raises UsageError where CC names none that is there.
+    """
+    named = _words_of("CC")
+    if named and not shutil.which(named[0]):
+        raise UsageError(f"CC={os.environ['CC']}: no such compiler is here; name one that is, or unset CC")
     candidates = [named] if named else [["cc"], ["gcc"], ["clang"]]
     return next((candidate for candidate in candidates if shutil.which(candidate[0])), None)
+
+
+def _words_of(variable: str) -> list[str]:
+    """The words of an environment variable, as a shell has them. Raises UsageError where a quote isn't closed."""
+    said = os.environ.get(variable, "")
+    try:
+        return shlex.split(said)
+    except ValueError as error:
+        raise UsageError(f"{variable}={said}: no words as a shell has them ({error}); close the quotes") from None
 
 
 def _compiles() -> str | None:
@@ -252,9 +266,11 @@ def _source(converted: Converted) -> Mapping[str, bytes]:
 
 def _compiled(place: Path, inputs: Sequence[Sequence[Array]], outputs: Sequence[int], limit: int) -> _Interpreted:
     library = place / f"{_NAME}.so"
-    extra = shlex.split(os.environ.get("CFLAGS", ""))
+    extra = _words_of("CFLAGS")
     build = [*(compiler() or ["cc"]), "-std=c99", "-O1", "-shared", "-fPIC", *extra, _SOURCE, "-o", library.name]
-    subprocess.run(build, cwd=place, check=True)
+    ended = subprocess.run(build, cwd=place, check=False).returncode
+    if ended or not library.exists():
+        raise RuntimeError(f"the compiler of CC and CFLAGS, `{shlex.join(build)}`, ended with {ended} and made no library")
     invoke = getattr(ctypes.CDLL(str(library)), f"{_NAME}_invoke")
     invoke.restype = None
     for example in inputs:

@@ -123,8 +123,10 @@ def _refuse_unknown_to_torch(net: Network) -> None:
     module.simulating = module.observing = False
     draw = np.random.default_rng(0)
     endless: list[str] = []
+    done: set[str] = set()
 
     def computed(tensor: str, value: torch.Tensor) -> torch.Tensor:
+        done.add(tensor)
         if value.is_floating_point() and not torch.isfinite(value).all():
             endless.append(tensor)
         return value
@@ -135,9 +137,10 @@ def _refuse_unknown_to_torch(net: Network) -> None:
         with torch.no_grad():
             module.eval()(*examples)
     except Exception as error:  # torch and onnx2torch raise whatever their kernels do
+        left = next((node for node in net.nodes if done.isdisjoint(node.outputs)), net.nodes[-1])
         raise UnsupportedOperator(
-            f"{net.path}: torch can't compute the network ({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "cut it without training: --no-train --float"
+            f"{net.path}: node '{left.name}' ({left.op}): torch can't compute it ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}), and training and int8 need that; cut it as it is: --no-train --float"
         ) from None
     if endless:
         maker = net.producer[endless[0]]

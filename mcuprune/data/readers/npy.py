@@ -29,6 +29,7 @@ def read(path: Path, asked: Asked) -> Raw:
 
 def mapped(path: Path) -> np.ndarray:
     """An array of a ``.npy`` file, which is not read before it is used. Raises DataError for pickled and damaged ones."""
+    trees.stamp(path)
     try:
         with path.open("rb") as file:
             header(f"{path}: the array", file, os.fstat(file.fileno()).st_size)
