@@ -563,7 +563,27 @@ def test_defaults_go_by_kind() -> None:
     assert augmenting.default_for("image", (3, 96, 96)) == "flip,crop12"
     assert augmenting.default_for("image", (1, 28, 28)) == "crop1"
     assert augmenting.default_for("audio", (1, 49, 10)) == "shift4,mask1"
+    assert augmenting.default_for("audio", (49, 10, 1)) == "shift4,mask1"
+    assert augmenting.default_for("audio", (16000, 1)) == augmenting.default_for("audio", (1, 16000)) == "shift1600"
     assert augmenting.default_for("", (9, 128)) == ""
+
+
+@pytest.mark.parametrize("shape", [(10, 49), (49, 10), (1, 10, 49), (49, 10, 1), (1, 2000), (2000, 1), (1, 49, 10)], ids=str)
+def test_of_sound_time_is_shifted_and_no_example_is_blank_afterwards(shape: tuple[int, ...]) -> None:
+    """In whichever order its axes lie: features that were shifted by as much as time may be left nothing of an example."""
+    spec, random = augmenting.default_for("audio", shape), np.random.default_rng(0)
+    vary = augmenting.augmentation(spec)
+    augmenting.refuse_beyond(spec, shape)
+    x = random.standard_normal((50, *shape), np.float32)
+    shifted = augmenting.augmentation(spec.split(",")[0])(x, random)
+    time = 1 + int(np.argmax(shape))
+    for before, after in zip(np.moveaxis(x, time, 1), np.moveaxis(shifted, time, 1), strict=True):
+        flat = [each.reshape(len(each), -1) for each in (before, after)]
+        kept = flat[1].any(1)  # rows of one time come whole, one behind the other, or are what was shifted in
+        start = next(at for at in range(len(flat[0])) if np.array_equal(flat[0][at], flat[1][kept][0]))
+        np.testing.assert_array_equal(flat[1][kept], flat[0][start : start + kept.sum()])
+        assert kept.sum() >= 0.9 * len(kept)
+    assert (vary(x, random).reshape(50, -1).std(1) > 0.5).all()
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,33 @@ def test_an_error_is_measured_in_units_of_the_targets_own_spread() -> None:
     kind.prepare(targets)
     loss = kind.loss(torch.tensor([[1.0, 100.0]]), torch.zeros(1, 2), 0.0)
     assert float(loss) == pytest.approx(1.0)  # each is one standard deviation off
+
+
+@pytest.mark.parametrize(
+    ("form", "spreads"),
+    [("map", 1), ("two maps", 2), ("turned", 2), ("through a skip", 1), ("matrix", 32), ("row", 4), ("through Tanh", 4)],
+)
+def test_numbers_that_share_their_weights_share_their_spread(form: str, spreads: int) -> None:
+    """A corner of a map that hardly changes had a spread of its own, and ruled the weights of all places."""
+    graph = Graph(1, 3, 4, 4)
+    x = graph.add("Relu", graph.conv("x", 3, 4))
+    flat = graph.add("Flatten", x)
+    made: dict[str, Callable[[], str]] = {
+        "map": lambda: graph.conv(x, 4, 1),
+        "two maps": lambda: graph.conv(x, 4, 2),
+        "turned": lambda: graph.add("Transpose", graph.conv(x, 4, 2), perm=[0, 2, 3, 1]),
+        "through a skip": lambda: graph.add("Add", graph.conv(x, 4, 3), "x"),
+        "matrix": lambda: graph.add("Reshape", graph.dense(flat, 64, 32), graph.value(np.array([1, 2, 4, 4]))),
+        "row": lambda: graph.dense(flat, 64, 4),
+        "through Tanh": lambda: graph.add("Tanh", graph.dense(flat, 64, 4)),
+    }
+    (head,) = heads(graph.net(made[form]()))
+    kind, draw = Regress(head), np.random.default_rng(0)
+    targets = draw.standard_normal((20, *head.shape)) * draw.uniform(1e-4, 1, head.shape)
+    kind.prepare(targets.astype(np.float32))
+    ones = torch.from_numpy(np.eye(targets[0].size, dtype=np.float32).reshape(-1, *head.shape))
+    losses = [float(kind.loss(one, torch.zeros_like(one), 0.0)) for one in ones]
+    assert len({f"{loss:.6g}" for loss in losses}) == spreads
 
 
 @pytest.mark.parametrize("ending", ["softmax", "sigmoid", "none"])

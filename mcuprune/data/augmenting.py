@@ -91,8 +91,9 @@ def default_for(kind: str, shape: tuple[int, ...]) -> str:
         side = min(sorted(shape)[1:])
         return f"flip,crop{max(1, side // 8)}" if 3 in (shape[0], shape[-1]) else f"crop{max(1, side // 16)}"
     if kind == "audio" and len(shape) >= 2:
-        time, features = sorted(shape[-2:], reverse=True)
-        return f"shift{max(1, time // 10)},mask{max(1, features // 8)}"
+        time, features = sorted((shape[axis - 1] for axis in _plane((1, *shape))), reverse=True)
+        shift = f"shift{min(max(1, time // 10), _MOST)}"
+        return shift if features == 1 else f"{shift},mask{max(1, features // 8)}"  # a raw wave has no bands
     return ""
 
 
@@ -109,9 +110,12 @@ def _noisy(deviation: float) -> Augment:
 
 
 def _moved(reach: int, *, every_axis: bool) -> Augment:
+    """Shifted along both axes of an image, or along the longer one, which is time; channels stay where they are."""
+
     def vary(x: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
-        axes = [*_axes(x)[:2]] if x.ndim == 4 else [*range(2, x.ndim)]
-        axes = axes if every_axis else axes[:1]
+        axes = list(_plane(x.shape))
+        if not every_axis or x.ndim < 4:
+            axes = sorted(axes, key=lambda axis: -x.shape[axis])[:1]
         padded = np.pad(x, [(reach, reach) if axis in axes else (0, 0) for axis in range(x.ndim)])
         starts = random.integers(0, 2 * reach + 1, (len(x), len(axes)))
         shifted = np.empty_like(x)
@@ -125,11 +129,19 @@ def _moved(reach: int, *, every_axis: bool) -> Augment:
     return vary
 
 
+def _plane(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of height and width, or of time and features in either order, of a batch of this shape."""
+    if len(shape) == 4:
+        return (1, 2) if layout_of(shape[1:]) == "NHWC" else (2, 3)
+    return tuple(range(max(1, len(shape) - 2), len(shape)))
+
+
 def _axes(x: Array) -> tuple[int, int, int | None]:
     """The axes of height, width and channels of images (batch, ...): by the layout that their shape tells."""
-    if x.ndim == 4 and layout_of(x.shape[1:]) == "NHWC":
-        return 1, 2, 3
-    return x.ndim - 2, x.ndim - 1, 1 if x.ndim == 4 else None
+    if x.ndim == 4:
+        down, right = _plane(x.shape)
+        return down, right, 3 if down == 1 else 1
+    return x.ndim - 2, x.ndim - 1, None
 
 
 def _rotated(degrees: float) -> Augment:
@@ -189,13 +201,13 @@ def _cut_out(side: float) -> Augment:
 
 
 def _masked(most: float) -> Augment:
-    """One band of up to so many places along each of the last two axes at the mean (Park et al. 2019, "SpecAugment")."""
+    """One band of up to so many places of time and one of features at the mean (Park et al. 2019, "SpecAugment"); never all."""
 
     def vary(x: Array, random: np.random.Generator) -> Array:
         masked = x.copy()
         middle = x.mean(tuple(range(1, x.ndim)))
-        for axis in range(max(1, x.ndim - 2), x.ndim):
-            widths = random.integers(0, min(int(most), x.shape[axis]) + 1, len(x))
+        for axis in _plane(x.shape):
+            widths = random.integers(0, min(int(most), x.shape[axis] - 1) + 1, len(x))
             for index, width in enumerate(widths):
                 start = random.integers(0, x.shape[axis] - width + 1)
                 window: list[slice] = [slice(None)] * (x.ndim - 1)
@@ -207,7 +219,7 @@ def _masked(most: float) -> Augment:
 
 
 #: As many places as an example may be moved, or covered, by; ``refuse_beyond`` knows how many it has.
-_MOST = 999
+_MOST = 99_999
 
 
 @immutable
@@ -235,7 +247,12 @@ KINDS: Mapping[str, Kind] = {
     "crop": Kind(
         "N", _MOST, "shifts each example by up to N places along each axis", lambda n: _moved(int(n), every_axis=True)
     ),
-    "shift": Kind("N", _MOST, "shifts along the first axis, of sound the time", lambda n: _moved(int(n), every_axis=False)),
+    "shift": Kind(
+        "N",
+        _MOST,
+        "shifts along the longer axis, of sound the time",
+        lambda n: _moved(int(n), every_axis=False),
+    ),
     "rotate": Kind("N", 180, "turns images by up to N degrees", _rotated),
     "colour": Kind("X", 1, "changes contrast, brightness and colours by a share of up to X", _coloured),
     "cutout": Kind("N", _MOST, "covers a square of N places", _cut_out),

@@ -59,6 +59,8 @@ _OPEN = frozenset(
         *("Softplus", "Sub", "Sum", "Swish"),
     }
 )
+#: Outputs of no more numbers than this may be of a unit each; larger ones are images.
+FEW = 64
 #: By how much a sum of probabilities may miss 1.
 _SUM = 1e-3
 
@@ -70,6 +72,8 @@ class Head:
     shape: of one example, without the batch. tensor: what the ending reads, the logits before ``tail``; the output itself where
     it has no ending that is known. axis: of ``shape``, along which a Softmax shares out; 0 without one.
     free: whether its numbers may be any, by the nodes that make them, whatever they are on some examples.
+    alike: for every number of an output of up to ``FEW``, in its order, a number that those share which one channel of the last
+        layer makes, as that of a convolution makes a map; () for more numbers, and where no such layer is found.
     """
 
     output: str
@@ -78,6 +82,7 @@ class Head:
     ending: Ending
     axis: int = 0
     free: bool = False
+    alike: tuple[int, ...] = ()
 
     @property
     def is_row(self) -> bool:
@@ -98,7 +103,13 @@ def answer_shape(net: Network, output: str) -> Shape:
 
 def heads(net: Network) -> tuple[Head, ...]:
     """The outputs of a network, in its order, by its nodes alone (``recognised`` adds what their values tell)."""
-    return tuple(_head(net, name) for name in net.outputs)
+    return tuple(replace(_head(net, name), alike=_alike(net, name)) for name in net.outputs)
+
+
+def _alike(net: Network, name: str) -> tuple[int, ...]:
+    """``Head.alike``."""
+    layer = last_layer(net, name) if prod(net.shapes[name]) <= FEW else None
+    return () if layer is None else tuple(int(channel) for channel in layer.of_weight)
 
 
 def tail(net: Network, head: Head) -> tuple[tuple[Node, str], ...]:

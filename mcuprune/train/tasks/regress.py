@@ -10,15 +10,12 @@ import numpy as np
 
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
-from mcuprune.train.tasks.heads import Head, last_layer
+from mcuprune.train.tasks.heads import FEW, Head, last_layer
 from mcuprune.train.tasks.kind import Array, Kind, matches, numbers
 from mcuprune.train.tasks.metrics import Errors, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-#: Outputs of no more numbers than this have a spread for each; larger ones, images, one for all.
-_ROW = 64
 
 
 class Regress(Kind):
@@ -47,13 +44,28 @@ class Regress(Kind):
         return values.reshape(len(values), *self.head.shape)
 
     def prepare(self, targets: Array) -> None:
+        """Measure the targets' spread and middle: of each number that has weights of its own, of a map and of images as one.
+
+        Places of a map share their weights. With a spread each, those that hardly change, as corners do, would rule the rest.
+        """
         rows = targets.reshape(len(targets), -1).astype(np.float64)
-        few = prod(self.head.shape) <= _ROW
-        spread = rows.std(0) if few else np.atleast_1d(rows.std())
-        middle = np.median(rows, 0) if few else np.atleast_1d(np.median(rows[:: max(1, len(rows) // 256)]))
-        shape = self.head.shape if few else [1] * len(self.head.shape)
-        self._spread = np.where(spread > 0, spread, 1.0).astype(np.float32).reshape(shape)
-        self._middle = middle.astype(np.float32).reshape(shape)
+        which = self._shared()
+        sparse = rows if prod(self.head.shape) <= FEW else rows[:: max(1, len(rows) // 256)]
+        spread, middle = np.empty(which.max() + 1), np.empty(which.max() + 1)
+        for group in range(len(spread)):
+            spread[group], middle[group] = rows[:, which == group].std(), np.median(sparse[:, which == group])
+        shape = self.head.shape if len(spread) > 1 else [1] * len(self.head.shape)
+        which = which if len(spread) > 1 else which[:1]
+        self._spread = np.where(spread > 0, spread, 1.0).astype(np.float32)[which].reshape(shape)
+        self._middle = middle.astype(np.float32)[which].reshape(shape)
+
+    def _shared(self) -> Array:
+        """For every number of the output, which of several spreads it has, counted from 0."""
+        size = prod(self.head.shape)
+        if self.head.alike:
+            return np.unique(self.head.alike, return_inverse=True)[1].reshape(-1)
+        row = self.head.is_row or self.head.is_single
+        return np.arange(size) if row and size <= FEW else np.zeros(size, np.int64)
 
     def begun(self, net: Network) -> Network:
         """The network with its last layer in units of the targets, from their middle on: fresh weights answer with about 1."""
