@@ -61,6 +61,28 @@ def test_how_much_must_be_right_depends_on_how_many_are_asked() -> None:
     assert feeding.learned(700, 5000, 0.1)
 
 
+@pytest.mark.parametrize("counts", [(500, 500), (960, 40), (400, 300, 200, 100)])
+def test_answers_that_do_not_look_are_seldom_taken_for_telling_classes_apart(counts: tuple[int, ...]) -> None:
+    draw, labels, n = np.random.default_rng(3), np.repeat(np.arange(len(counts)), counts), len(counts)
+    found = []
+    for _ in range(3000):
+        answers = draw.permutation(np.repeat(np.arange(n), draw.multinomial(len(labels), draw.dirichlet(np.ones(n)))))
+        found.append(feeding.tells_apart(np.bincount(labels * n + answers, minlength=n * n).reshape(n, n)))
+    assert np.mean(found) < 0.004
+    assert not feeding.tells_apart(np.diag(counts) @ np.eye(n)[np.zeros(n, int)].astype(int))  # the most frequent, every time
+
+
+@pytest.mark.parametrize(
+    ("found", "alarms", "trained"),
+    [(35, 100, True), (20, 20, True), (2, 1, False), (0, 0, False), (5, 115, False)],
+)
+def test_a_rare_class_that_is_found_makes_a_trained_network(found: int, alarms: int, trained: bool) -> None:
+    """Of 960 and 40: right on fewer examples than an answer that never names the rare class, and worth more."""
+    confusion = feeding.Confusion(np.array([[960 - alarms, alarms], [40 - found, found]]))
+    assert confusion.accuracy <= confusion.frequent + 0.001
+    assert confusion.trained == trained
+
+
 def _confusion(n: int, classes: int, right: float) -> feeding.Confusion:
     """A network that is right on this share and wrong anywhere."""
     random = np.random.default_rng(2)

@@ -1053,3 +1053,17 @@ sys.exit(main(sys.argv[1:]))
     assert "Traceback" not in ended.stderr
     without = subprocess.run([*command, "--no-train", "--float"], capture_output=True, text=True, timeout=120)
     assert without.returncode == 0, without.stderr
+
+
+def test_a_network_that_knows_the_training_examples_and_not_the_test_set_keeps_its_weights(
+    tmp_path: Path, few_digits: str
+) -> None:
+    """Rows of a test set that were shuffled against their labels: a scale was named as the cause, and the run refused."""
+    arrays = dict(np.load(few_digits))
+    arrays["y_test"] = np.random.default_rng(0).permutation(arrays["y_test"])
+    np.savez(tmp_path / "d.npz", **arrays)
+    model, out = str(MODELS / "dscnn_digits.onnx"), str(tmp_path / "o.onnx")
+    result = pruning.prune(Request(model, limits(macs="80%"), out, data=str(tmp_path / "d.npz"), epochs=1, int8=False))
+    assert result.training is not None
+    assert result.training.trained
+    assert any("training examples: the test set is of another kind, its labels don't go with" in note for note in result.notes)

@@ -14,6 +14,7 @@ import tasks_data
 import torch
 from conftest import thorough_but
 from graphs import Graph
+from sklearn.metrics import r2_score
 from test_pruning import limits
 
 from mcuprune import pruning
@@ -356,6 +357,70 @@ def test_uneven_classes_are_measured_by_f1_and_their_accuracy_goes_along(counts:
     assert metric.name == name
     assert metric.accuracy == counts[0] / sum(counts)
     assert not tally.learned()
+
+
+def test_rare_labels_and_places_that_are_found_are_learned_and_constant_answers_are_not() -> None:
+    """Right on fewer places than an answer that never names them, as networks are that were trained with weights."""
+    truth = np.zeros((100, 100), np.int64)
+    truth[:, 0] = 1
+    generous = truth.copy()
+    generous[:, 1] = 1  # twice as many as there are
+    for answers, learned in ((generous, True), (np.zeros_like(truth), False), (np.ones_like(truth), False)):
+        masks, labels = Overlap(2), Labels(2)
+        masks.add(answers, truth)
+        both = np.stack([answers.ravel(), answers[::-1].ravel()], 1), np.stack([truth.ravel(), truth[::-1].ravel()], 1)
+        labels.add(*both)
+        assert masks.learned() == labels.learned() == learned
+
+
+def test_numbers_that_are_mostly_zero_are_learned_by_their_squares() -> None:
+    draw = np.random.default_rng(0)
+    targets = np.where(draw.random((500, 1)) < 0.7, 0, draw.uniform(5, 10, (500, 1)))
+    answers = np.where(targets > 0, 6.0, 2.0) + draw.normal(0, 0.1, targets.shape)  # off by 2 where the median is right
+    for outputs, learned in ((answers, True), (np.full_like(targets, targets.mean()), False), (0 * targets, False)):
+        errors = Errors(0.0, targets.mean())
+        errors.add(outputs, targets)
+        assert errors.learned() == learned
+
+
+def test_r2_is_the_mean_over_numbers_of_a_unit_of_their_own() -> None:
+    """Pooled, a pressure of 101,325 hid that nothing of a temperature was known."""
+    kind = Regress(Head("y", (2,), "y", "none", alike=(0, 1)))
+    draw = np.random.default_rng(1)
+    targets = np.stack([draw.normal(101325, 50, 400), draw.normal(20, 3, 400)], 1)
+    kind.prepare(targets.astype(np.float32))
+    outputs = targets + np.stack([np.zeros(400), draw.normal(0, 6, 400)], 1)
+    tally = kind.tally()
+    for part in (slice(0, 100), slice(100, 400)):
+        tally.add(outputs[part], targets[part])
+    assert tally.metric().more["r2"] == pytest.approx(r2_score(targets, outputs), abs=1e-6)
+    assert tally.metric().more["rmse"] == pytest.approx(np.sqrt(((outputs - targets) ** 2).mean()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "targets", "said"),
+    [
+        ((1,), [-1, 1, 1, -1], r"are -1 and 1; .* y = \(y \+ 1\) // 2, or give --task regress"),
+        ((1,), [-1.0, 1.0, 1.0, -1.0], r"are -1 and 1"),
+        ((3,), [[0.8, 0.1, 0.1], [0.1, 0.5, 0.4]], r"are shares of classes, .* y = y.argmax\(1\), or give --task regress"),
+        ((1,), [-1, 0, 1, -1], None),
+        ((3,), [[0.8, 0.3, 0.1], [0.1, 0.5, 0.4]], None),
+        ((3,), [[0, 1, 0], [1, 0, 0]], None),
+    ],
+)
+def test_classes_in_a_form_that_no_loss_takes_are_refused_with_what_mends_them(
+    shape: tuple[int, ...], targets: Any, said: str | None
+) -> None:
+    graph = Graph(1, 6)
+    net = graph.net(graph.dense("x", 6, shape[0]))
+    y = np.asarray(targets, None if np.asarray(targets).dtype.kind == "i" else np.float32)
+    given = {"train": [y], "test": [y]}
+    if said is None:
+        chosen(net, heads(net), "auto", "d.npz", given)
+        return
+    with pytest.raises(DataError, match=said):
+        chosen(net, heads(net), "auto", "d.npz", given)
+    assert chosen(net, heads(net), "regress", "d.npz", given)[0].kinds[0].name == "regress"
 
 
 def test_figures_of_several_labels_and_of_numbers_are_those_counted_by_hand() -> None:

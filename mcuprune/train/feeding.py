@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,12 @@ _ROUNDED = 2**-8
 _RARE = 3.0902
 #: A fifth of the way from the best constant answer to all is more than luck; below this many classes nothing less is.
 _FIFTH, NAMED = 0.2, 5
+#: So many examples of other classes than the most frequent one must be right before these count as told apart.
+_OF_OTHERS = 5
 #: An explanation is clear if under it the network is at least half of the way from the best constant answer to all.
 _CLEAR = 0.5
+#: Times its even share, of this many classes: what the most frequent one has at most where classes are about even.
+_ABOUT_EVEN = 1.5
 #: Examples on which all explanations are tried, those on which the best are tried again, and how many are.
 _FIRST, _SECOND, _BEST = 120, 400, 6
 #: Examples of each class that it takes to find out how labels are numbered.
@@ -80,6 +84,29 @@ def learned(right: int, n: int, frequent: float) -> bool:
     return tail(right, n, frequent) < LEVEL
 
 
+def tells_apart(counts: Array) -> bool:
+    """Whether classes are named where they are right, beyond chance, however uneven they are: by the sum of their recalls.
+
+    counts: int64 (classes, classes), of each label (row) how often each answer (column). Where a rare class is to be found, a
+    useful network is often right on fewer examples than one that never names it. The sum of recalls is 1 for every answer
+    that doesn't look. Over random orders of the labels its mean is that, and its variance the sum of squares, over n - 1, of
+    the matrix that has 1 / examples of the class where answer and label agree, with row and column means taken out (Hoeffding
+    1951). It must lie 3.09 standard deviations above, and a few examples of other classes than the most frequent be right.
+    """
+    labels, answers = counts.sum(1).astype(np.float64), counts.sum(0).astype(np.float64)
+    n, present = labels.sum(), labels > 0
+    if present.sum() < 2:
+        return False
+    gain = np.diag(1 / np.maximum(labels, 1))[:, present]  # of an answer (row) to an example of a label (column)
+    shares = labels[present] / n
+    rows, columns = gain @ shares, (answers / n) @ gain
+    centred = gain - rows[:, None] - columns[None, :] + rows @ (answers / n)
+    variance = float((answers[:, None] * labels[None, present] * centred**2).sum()) / (n - 1)
+    above = float((np.diag(counts)[present] / labels[present]).sum()) - 1
+    others = int(np.trace(counts)) - int(counts[labels.argmax(), labels.argmax()])
+    return others >= _OF_OTHERS and above > _RARE * math.sqrt(variance)
+
+
 @immutable
 class Confusion:
     """counts: int64 (classes, classes), how many examples of each label (row) got each answer (column)."""
@@ -122,11 +149,17 @@ class Confusion:
         the trace of the matrix, is held against what it is when classes are renumbered at random: mean 1 / classes, variance
         the sum of squares of the matrix with row and column means taken out, over classes - 1 (Hoeffding 1951, "A combinatorial
         central limit theorem"). It must lie 3.09 standard deviations above, the level of LEVEL, or be a fifth of the way from
-        the best constant answer to all, which is the only way where there are too few numberings to tell.
+        the best constant answer to all, which is the only way where there are too few numberings to tell. Of uneven classes the
+        mean of their recalls will do, if they are told apart (``tells_apart``).
         """
-        if not learned(self.right, self.n, self.frequent):
+        tells = tells_apart(self.counts)
+        if not (tells or learned(self.right, self.n, self.frequent)):
             return False
         if self.accuracy > self.frequent + _FIFTH * (1 - self.frequent):
+            return True
+        labels = self.counts.sum(1)
+        recall, even = np.diag(self.counts)[labels > 0] / labels[labels > 0], 1 / max(1, int((labels > 0).sum()))
+        if tells and recall.mean() > even + _FIFTH * (1 - even):
             return True
         classes = len(self.counts)
         c = self.counts / self.n
@@ -200,7 +233,7 @@ class Explanation:
     """Under these causes the network is right on a share ``accuracy`` of ``examples`` that were not used to find them.
 
     frequent: what the best constant answer is right on among them. Cause and fix are for people. changes: of the inputs.
-    number: what labels are to the network, where they are numbered otherwise.
+    number: what labels are to the network, where they are numbered otherwise. as_given: the share as the data is.
     """
 
     cause: str
@@ -211,12 +244,19 @@ class Explanation:
     parts: int
     changes: tuple[Change, ...] = ()
     number: tuple[int, ...] = ()
+    as_given: float = 0.0
 
     @property
     def clear(self) -> bool:
-        """Whether it leaves no reasonable doubt: significant, and half of the way to always right."""
+        """Whether it leaves no reasonable doubt: significant, so far on the way to always right, and much of what was wrong.
+
+        Half of the way; of several classes whose numbers are right a fifth will do, which no random weights go.
+        """
+        far = _FIFTH if not self.number and self.frequent * NAMED < _ABOUT_EVEN else _CLEAR
         way = (self.accuracy - self.frequent) / max(1e-9, 1 - self.frequent)
-        return way >= _CLEAR and learned(round(self.accuracy * self.examples), self.examples, self.frequent)
+        right = round(self.accuracy * self.examples)
+        mended = self.accuracy - self.as_given >= _FIFTH * (1 - self.as_given) and learned(right, self.examples, self.as_given)
+        return way >= far and mended and learned(right, self.examples, self.frequent)
 
     def applied(self, x: Array, labels: Array) -> tuple[Array, Array]:
         """Inputs, float32 (examples, ...), and their labels, int (examples,), mended of the causes."""
@@ -241,8 +281,21 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, 
         tried.append((confusion.accuracy - cost, renamed - cost, changes))
     ranked = [*sorted(tried, key=lambda row: -row[0])[:_BEST], *sorted(tried, key=lambda row: -row[1])[:_BEST]]
     best = dict.fromkeys(changes for _, _, changes in ranked)
-    results = [explanation for changes in best for explanation in _measured(model, split, more, changes, n_classes)]
+    given = as_given(model, split, n_classes, seed).accuracy
+    results = [
+        replace(explanation, as_given=given)
+        for changes in best
+        for explanation in _measured(model, split, more, changes, n_classes)
+    ]
     return sorted(results, key=lambda explanation: explanation.parts * _PER_PART - explanation.accuracy)
+
+
+def as_given(model: Answering, split: Split, n_classes: int, seed: int) -> Confusion:
+    """What the network answers to those examples that ``explanations`` measures on, as the data is."""
+    chosen = np.random.default_rng(seed).permutation(len(split.y))
+    more = chosen[_FIRST : _FIRST + _SECOND]
+    more = chosen if len(more) < _FIRST // 2 else more
+    return Confusion.of(model(split.x[more]), split.y[more], n_classes)
 
 
 def better(model: Answering, split: Split, n_classes: int, seed: int, *, orders: bool) -> tuple[Explanation, float] | None:

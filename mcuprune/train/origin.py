@@ -29,16 +29,23 @@ def comes_trained(
     if not is_one_class(goal.objective) or len(net.inputs) > 1:
         return _knows(net, goal, metric, learned, from_scratch=from_scratch, keep_weights=keep_weights, train=train)
     data, accuracy = goal.data, metric.accuracy or 0.0
-    trained = _knows_classes(net, accuracy, data)
+    trained = _knows_classes(net, metric, learned, data)
     if trained or from_scratch or keep_weights or feeding.looks_fresh(net):
         return (trained or keep_weights) and not from_scratch, ()
     said = f"right on {accuracy:.1%} of the test set before any change, "
-    if has_learned(accuracy, data):
+    if learned:
         said += "but the weights of its last layer are like random ones, so that can be luck: "
     else:
         said += "no more than chance can give: "
     said += "check scaling, axes and order of labels"
     model = evaluate.Model(bytes(net.to_proto().SerializeToString()))
+    known = feeding.as_given(model, data.train, data.n_classes, seed)
+    if known.trained and not learned:
+        return True, (
+            f"right on {accuracy:.1%} of the test set before any change, no more than chance can give, but on "
+            f"{known.accuracy:.1%} of {known.n} training examples: the test set is of another kind, its labels don't go with "
+            "its examples, or the network has learned the others by heart; check the test set",
+        )
     causes = feeding.explanations(model, data.train, data.n_classes, seed)
     if causes and causes[0].clear and _shows(net, data, causes[0], seed):
         best = causes[0]
@@ -82,19 +89,19 @@ def _knows(
     return False, (f"{said}; it was trained from scratch (--keep-weights treats it as trained)" if train else said,)
 
 
-def _knows_classes(net: Network, accuracy: float, data: Data) -> bool:
-    """Whether a network of this accuracy knows the data's classes by their names, and not by luck.
+def _knows_classes(net: Network, metric: Metric, learned: bool, data: Data) -> bool:
+    """Whether a network of this figure on the test set knows the data's classes by their names, and not by luck.
 
     By its answers (``feeding.Confusion.trained``) and by its weights (``head.shows``).
     """
-    if not has_learned(accuracy, data):
+    if not learned:
         return False
     few = np.random.default_rng(0).permutation(len(data.test.y))[:2000]
     logits = evaluate.Model(bytes(net.to_proto().SerializeToString()))(taken(data.test.x, few))
     if not feeding.Confusion.of(logits, data.test.y[few], data.n_classes).trained:
         return False
     few = few[: head.EXAMPLES]
-    return head.shows(net, taken(data.test.x, few)[:], data.test.y[few], data.n_classes, right=accuracy or 0.0)
+    return head.shows(net, taken(data.test.x, few)[:], data.test.y[few], data.n_classes, right=metric.accuracy or 0.0)
 
 
 def _shows(net: Network, data: Data, explanation: feeding.Explanation, seed: int) -> bool:
@@ -104,24 +111,16 @@ def _shows(net: Network, data: Data, explanation: feeding.Explanation, seed: int
     return head.shows(net, x, labels, data.n_classes, ways=feeding.ways(data.train), numbered=bool(explanation.number))
 
 
-def has_learned(accuracy: float, data: Data) -> bool:
-    """Whether an accuracy on the test set is more than chance gives (``feeding.learned``)."""
-    n = len(data.test.y)
-    return feeding.learned(round(accuracy * n), n, _frequent(data))
-
-
 def learned_nothing(goal: Goal, metric: Metric, learned: bool) -> str | None:
     """A note for a network that training left at chance; None for one that has learned something."""
+    if learned or not goal.labelled:
+        return None
     if not is_one_class(goal.objective):
-        if learned or not goal.labelled:
-            return None
         return (
             f"its {metric.title} on the test set is {metric.shown()}, no better than a constant answer: it has learned next to "
             "nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
         )
     data, accuracy = goal.data, metric.accuracy or 0.0
-    if has_learned(accuracy, data):
-        return None
     return (
         f"right on {accuracy:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
         "it has learned next to nothing; try more --epochs, another --seed, a lower --lr or a larger budget"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from mcuprune.train.tasks.kind import Array, Kind
 from mcuprune.train.tasks.objective import Objective
 from mcuprune.train.tasks.own import OwnLoss
 
+#: By how much the shares of all classes may miss 1.
+_SHARES = 1e-3
 #: Of ``--task``.
 NAMES = (AUTO, *TASKS)
 
@@ -70,6 +73,26 @@ def _taken(kind: Kind, where: str, label: str, targets: Mapping[str, Array]) -> 
     return taken if kind.title == before else every()
 
 
+def _refuse_unclear(head: Head, where: str, targets: Sequence[Array]) -> None:
+    """Refuse targets that could be numbers, and are more likely classes in a form that no loss here takes."""
+    numbers = [array.reshape(len(array), -1) for array in targets if array.dtype.kind in "fiu" and array.size]
+    if len(numbers) < len(targets) or head.ending not in ("none", "softmax"):
+        return
+    if head.is_single and all(np.array_equal(np.unique(array), (-1, 1)) for array in numbers):
+        raise DataError(
+            f"{where} are -1 and 1; a yes or no is 0 or 1 here: y = (y + 1) // 2, or give --task regress to fit the numbers"
+        )
+    shares = all(
+        array.shape[1:] == (prod(head.shape),) and array.min() >= 0 and np.abs(array.sum(1) - 1).max() < _SHARES
+        for array in numbers
+    )
+    if head.is_row and shares and not all(np.isin(array, (0, 1)).all() for array in numbers):
+        raise DataError(
+            f"{where} are shares of classes, rows that sum to 1; a loss here takes one class: y = y.argmax(1), or give "
+            "--task regress to fit the shares themselves, of a network that ends in Softmax"
+        )
+
+
 def _kind(net: Network, head: Head, task: str, where: str, targets: Mapping[str, Array]) -> Kind:
     """The kind of one output. Raises DataError where what was asked for, or anything, doesn't fit."""
     everything = list(targets.values())
@@ -80,6 +103,7 @@ def _kind(net: Network, head: Head, task: str, where: str, targets: Mapping[str,
         if reasons and not (head.is_row or head.is_single) and task == "classify":
             raise DataError(f"{where}: --task {task} doesn't fit {net.path}: {reasons[0]}; --task segment, perhaps")
         return TASKS[task].for_targets(head, everything)
+    _refuse_unclear(head, where, everything)
     reasons = []
     for name, kind in TASKS.items():
         why = next((reason for array in everything if (reason := kind.fits(head, array)) is not None), None)

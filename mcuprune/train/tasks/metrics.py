@@ -17,6 +17,8 @@ Array = np.ndarray[Any, Any]
 
 #: The most frequent class of uneven data has more than this many times its even share of the examples.
 _UNEVEN = 1.5
+#: A figure that is so much of the way from a constant answer's to the best one is no luck of random weights.
+_FIFTH = 0.2
 
 
 @immutable
@@ -140,12 +142,25 @@ class Classes(Tally):
         return Metric("accuracy", "accuracy", self.accuracy, more={"f1": f1}, answers=self.answers)
 
     def learned(self) -> bool:
+        from mcuprune.train.feeding import tells_apart
+
+        return self._beats_the_most_frequent() or tells_apart(self.counts)
+
+    def _beats_the_most_frequent(self) -> bool:
         n = int(self.counts.sum())
         return _beats(self.accuracy, float(self.counts.sum(1).max()) / max(1, n), n)
 
 
 class Overlap(Classes):
     """Classes of places: the mean over classes of intersection over union."""
+
+    def learned(self) -> bool:
+        """By its places, or by its figure: of a class that is rare a useful network names more than there is."""
+        if self._beats_the_most_frequent():
+            return True
+        rows = self.counts.sum(1)
+        constant = float(rows.max()) / max(1, int(rows.sum())) / max(1, int((rows > 0).sum()))
+        return _is_far(float(np.nanmean(self.iou())), constant)
 
     def metric(self) -> Metric:
         more = {"pixel_accuracy": self.accuracy}
@@ -177,39 +192,58 @@ class Labels(Tally):
     def learned(self) -> bool:
         per_label = self.known / max(1, len(self.true))
         constant = float(np.maximum(self.true, per_label - self.true).sum()) / max(1, self.known)
-        return _beats(self.right / max(1, self.known), constant, self.known)
+        if _beats(self.right / max(1, self.known), constant, self.known):
+            return True
+        all_named = 2 * self.true / np.maximum(self.true + per_label, 1)  # F1 of naming a label every time
+        return bool(self.true.any()) and _is_far(self.metric().value, float(all_named[self.true > 0].mean()))
 
 
 class Errors(Tally):
-    """Numbers: the mean absolute error, with R2 (the share of the targets' variance that is explained)."""
+    """Numbers: the mean absolute error, with R2 (the share of the targets' variance that is explained).
 
-    def __init__(self, middle: Array | float = 0.0) -> None:
-        """middle: the best constant answer, as far as training examples tell, to compare with."""
-        self._middle = middle
-        self._absolute = self._square = self._constant = self._sum = self._squares = 0.0
-        self._gain: list[Array] = []
-        self._count = 0
+    R2 is the mean over those numbers of an output that have a unit of their own: large numbers don't hide small ones.
+    """
+
+    def __init__(self, middle: Array | float = 0.0, mean: Array | float = 0.0, which: Array | None = None) -> None:
+        """middle, mean: the best constant answers to absolute and square errors, as far as training examples tell.
+
+        which: int (numbers of an output,), those that share a unit have the same; None where all do.
+        """
+        self._middle, self._mean, self._which = middle, mean, which
+        self._absolute, self._count = 0.0, 0
+        self._square, self._sum, self._squares, self._of_unit = (np.zeros(1) for _ in range(4))
+        self._gain: list[tuple[Array, Array]] = []
 
     def add(self, outputs: Array, targets: Array) -> None:
         outputs, targets = outputs.astype(np.float64), targets.astype(np.float64)
-        apart, constant = np.abs(outputs - targets), np.abs(self._middle - targets)
+        apart, square = np.abs(outputs - targets), (outputs - targets) ** 2
         self._absolute += float(apart.sum())
-        self._square += float((apart**2).sum())
-        self._sum += float(targets.sum())
-        self._squares += float((targets**2).sum())
         self._count += targets.size
-        self._gain.append((constant - apart).reshape(len(targets), -1).mean(1))
+        sums = [self._by_unit(each) for each in (square, targets, targets**2, np.ones_like(targets))]
+        self._square, self._sum, self._squares, self._of_unit = (
+            old + new for old, new in zip((self._square, self._sum, self._squares, self._of_unit), sums, strict=True)
+        )
+        gains = np.abs(self._middle - targets) - apart, (self._mean - targets) ** 2 - square
+        absolute, of_squares = (each.reshape(len(targets), -1) for each in gains)
+        self._gain.append((absolute.mean(1), of_squares.mean(1)))
+
+    def _by_unit(self, values: Array) -> Array:
+        """The sums over those numbers that share a unit: (units,)."""
+        rows = values.reshape(len(values), -1)
+        return np.array([rows.sum()]) if self._which is None else np.bincount(self._which, rows.sum(0))
 
     def metric(self) -> Metric:
-        count = max(1, self._count)
+        count = np.maximum(1, self._of_unit)
         variance = self._squares / count - (self._sum / count) ** 2
-        r2 = 1 - self._square / count / variance if variance > 0 else None
-        more = {"r2": r2, "rmse": math.sqrt(self._square / count)}
-        return Metric("mae", "mean absolute error", self._absolute / count, "value", "lower", more)
+        varied = variance > 0
+        r2 = float((1 - self._square[varied] / count[varied] / variance[varied]).mean()) if varied.any() else None
+        more = {"r2": r2, "rmse": math.sqrt(float(self._square.sum()) / max(1, self._count))}
+        return Metric("mae", "mean absolute error", self._absolute / max(1, self._count), "value", "lower", more)
 
     def learned(self) -> bool:
-        gain = np.concatenate(self._gain)
-        return bool(gain.mean() > 3 * gain.std() / math.sqrt(len(gain)))
+        """By absolute errors or by squares: what is mostly zero has a middle that is hard to beat."""
+        gains = (np.concatenate(each) for each in zip(*self._gain, strict=True))
+        return any(bool(gain.mean() > 3 * gain.std() / math.sqrt(len(gain))) for gain in gains)
 
 
 class Noise:
@@ -295,6 +329,11 @@ def several(metrics: Mapping[str, Metric]) -> Metric:
     names = {metric.name for metric in metrics.values()}
     name, title = ("agreement", "agreement with the original") if names == {"agreement"} else ("mean", "mean of outputs")
     return Metric(name, f"{title}, {len(metrics)} outputs" if name == "agreement" else title, float(np.mean(shares)), more=more)
+
+
+def _is_far(figure: float, constant: float) -> bool:
+    """Whether a figure of at most 1 is further above that of a constant answer than random weights take it."""
+    return figure > constant + _FIFTH * (1 - constant)
 
 
 def _beats(accuracy: float, constant: float, n: int) -> bool:

@@ -28,7 +28,9 @@ class Regress(Kind):
         super().__init__(replace(head, tensor=head.output, ending="none"))  # an error is one of the output, not of logits
         self.moves = not (head.is_row or head.is_single)
         self._middle: Array = np.zeros(1, np.float32)
+        self._mean: Array = np.zeros(1, np.float32)
         self._spread: Array = np.ones(1, np.float32)
+        self._units: Array | None = None
 
     @classmethod
     def fits(cls, head: Head, targets: Array) -> str | None:
@@ -51,13 +53,16 @@ class Regress(Kind):
         rows = targets.reshape(len(targets), -1).astype(np.float64)
         which = self._shared()
         sparse = rows if prod(self.head.shape) <= FEW else rows[:: max(1, len(rows) // 256)]
-        spread, middle = np.empty(which.max() + 1), np.empty(which.max() + 1)
+        spread, mean, middle = (np.empty(which.max() + 1) for _ in range(3))
         for group in range(len(spread)):
-            spread[group], middle[group] = rows[:, which == group].std(), np.median(sparse[:, which == group])
+            own = rows[:, which == group]
+            spread[group], mean[group], middle[group] = own.std(), own.mean(), np.median(sparse[:, which == group])
+        self._units = which if len(spread) > 1 else None
         shape = self.head.shape if len(spread) > 1 else [1] * len(self.head.shape)
         which = which if len(spread) > 1 else which[:1]
         self._spread = np.where(spread > 0, spread, 1.0).astype(np.float32)[which].reshape(shape)
         self._middle = middle.astype(np.float32)[which].reshape(shape)
+        self._mean = mean.astype(np.float32)[which].reshape(shape)
 
     def _shared(self) -> Array:
         """For every number of the output, which of several spreads it has, counted from 0."""
@@ -108,7 +113,7 @@ class Regress(Kind):
         return outputs.reshape(len(outputs), *self.head.shape)
 
     def tally(self) -> Tally:
-        return Errors(self._middle)
+        return Errors(self._middle, self._mean, self._units)
 
 
 def _of_layer(of_targets: Array, which: Array, outs: int, others: float) -> Array:
