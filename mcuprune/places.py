@@ -212,6 +212,8 @@ def write_bytes(content: bytes, path: str | Path, *, make_folder: bool = False) 
         check_place(path)
         place = Path(os.path.realpath(path))
         with _partial(place) as partial:
+            with suppress(OSError):  # what was there for its owner alone stays so
+                os.chmod(partial.name, stat.S_IMODE(os.stat(place).st_mode))
             partial.write(content)
             partial.flush()
             if fcntl is None:

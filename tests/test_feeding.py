@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from scipy import optimize, stats
 from mcuprune.data.loading import load
 from mcuprune.data.sets import Data, Split
 from mcuprune.graph.network import Network
-from mcuprune.train import feeding
+from mcuprune.train import feeding, origin
 from mcuprune.train.evaluate import Model
+from mcuprune.train.tasks.metrics import Metric
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 TRAINED = ("dscnn_digits", "resnet8_digits")
@@ -266,3 +269,21 @@ def test_photographs_are_tried_with_imagenets_colours() -> None:
     causes = [change.cause for change in feeding.rescalings(np.random.default_rng(0).uniform(0, 255, (50, 3, 8, 8)))]
     assert any("ImageNet" in cause for cause in causes)
     assert all("0...255" in cause for cause in causes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "accuracy", "said"),
+    [
+        (np.arange(20) % 7, 0.45, "20 examples are too few to tell whether that is more than chance"),
+        (np.arange(500) % 7, 0.15, "it has learned next to nothing; try more --epochs"),
+        (np.zeros(50, int), 1.0, "all labels of the test set are of one class, so nothing tells what was learned"),
+    ],
+)
+def test_a_note_says_next_to_nothing_only_where_that_can_be_told(
+    labels: np.ndarray, accuracy: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origin, "is_one_class", lambda objective: True)
+    goal: Any = SimpleNamespace(labelled=True, objective=None, data=SimpleNamespace(test=SimpleNamespace(y=labels)))
+    note = origin.learned_nothing(goal, Metric("accuracy", "accuracy", accuracy), learned=False)
+    assert note is not None
+    assert said in note

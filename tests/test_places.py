@@ -270,6 +270,15 @@ def test_a_stream_that_goes_to_a_file_keeps_all_that_is_written_to_it(flags, wan
     assert all(words in told for words in wanted)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="files have no modes here")
+def test_a_file_that_is_written_anew_keeps_who_may_read_it():
+    Path("own.onnx").write_bytes(b"secret")
+    os.chmod("own.onnx", 0o600)
+    places.write_bytes(b"secret still", "own.onnx")
+    assert os.stat("own.onnx").st_mode & 0o777 == 0o600
+    assert Path("own.onnx").read_bytes() == b"secret still"
+
+
 def test_a_stream_that_is_a_source_is_none():
     with open("old.onnx", "ab") as stream:
         output = Output("--format json", f"/dev/fd/{stream.fileno()}", stream=True)

@@ -28,7 +28,7 @@ _ROUNDED = 2**-8
 #: From this number of standard deviations on, a normal variable is that rare.
 _RARE = 3.0902
 #: A fifth of the way from the best constant answer to all is more than luck; below this many classes nothing less is.
-_FIFTH, NAMED = 0.2, 5
+FIFTH, NAMED = 0.2, 5
 #: So many examples of other classes than the most frequent one must be right before these count as told apart.
 _OF_OTHERS = 5
 #: An explanation is clear if under it the network is at least half of the way from the best constant answer to all.
@@ -155,11 +155,11 @@ class Confusion:
         tells = tells_apart(self.counts)
         if not (tells or learned(self.right, self.n, self.frequent)):
             return False
-        if self.accuracy > self.frequent + _FIFTH * (1 - self.frequent):
+        if self.accuracy > self.frequent + FIFTH * (1 - self.frequent):
             return True
         labels = self.counts.sum(1)
         recall, even = np.diag(self.counts)[labels > 0] / labels[labels > 0], 1 / max(1, int((labels > 0).sum()))
-        if tells and recall.mean() > even + _FIFTH * (1 - even):
+        if tells and recall.mean() > even + FIFTH * (1 - even):
             return True
         classes = len(self.counts)
         c = self.counts / self.n
@@ -252,10 +252,10 @@ class Explanation:
 
         Half of the way; of several classes whose numbers are right a fifth will do, which no random weights go.
         """
-        far = _FIFTH if not self.number and self.frequent * NAMED < _ABOUT_EVEN else _CLEAR
+        far = FIFTH if not self.number and self.frequent * NAMED < _ABOUT_EVEN else _CLEAR
         way = (self.accuracy - self.frequent) / max(1e-9, 1 - self.frequent)
         right = round(self.accuracy * self.examples)
-        mended = self.accuracy - self.as_given >= _FIFTH * (1 - self.as_given) and learned(right, self.examples, self.as_given)
+        mended = self.accuracy - self.as_given >= FIFTH * (1 - self.as_given) and learned(right, self.examples, self.as_given)
         return way >= far and mended and learned(right, self.examples, self.frequent)
 
     def applied(self, x: Array, labels: Array) -> tuple[Array, Array]:
@@ -320,7 +320,7 @@ def better(model: Answering, split: Split, n_classes: int, seed: int, *, orders:
         return None
     new = _right(model(_applied(split.x[more], single[int(np.argmax(shares))])), labels)
     lucky = tail(int((new & ~old).sum()), int((new != old).sum()), 0.5) >= LEVEL
-    if lucky or new.mean() - old.mean() < _FIFTH * (1 - old.mean()):
+    if lucky or new.mean() - old.mean() < FIFTH * (1 - old.mean()):
         return None
     return explanations(model, split, n_classes, seed, orders=orders)[0], float(old.mean())
 

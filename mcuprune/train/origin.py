@@ -120,9 +120,16 @@ def learned_nothing(goal: Goal, metric: Metric, learned: bool) -> str | None:
             f"its {metric.title} on the test set is {metric.shown()}, no better than a constant answer: it has learned next to "
             "nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
         )
-    data, accuracy = goal.data, metric.accuracy or 0.0
+    data, accuracy, frequent = goal.data, metric.accuracy or 0.0, _frequent(goal.data)
+    if frequent == 1:
+        return "all labels of the test set are of one class, so nothing tells what was learned; give examples of the others"
+    if accuracy > frequent + feeding.FIFTH * (1 - frequent):
+        return (
+            f"right on {accuracy:.1%} of the test set, where naming its most frequent class is on {frequent:.1%}: "
+            f"{len(data.test.y)} examples are too few to tell whether that is more than chance"
+        )
     return (
-        f"right on {accuracy:.1%} of the test set, where naming its most frequent class is on {_frequent(data):.1%}: "
+        f"right on {accuracy:.1%} of the test set, where naming its most frequent class is on {frequent:.1%}: "
         "it has learned next to nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
     )
 

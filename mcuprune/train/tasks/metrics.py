@@ -17,8 +17,6 @@ Array = np.ndarray[Any, Any]
 
 #: The most frequent class of uneven data has more than this many times its even share of the examples.
 _UNEVEN = 1.5
-#: A figure that is so much of the way from a constant answer's to the best one is no luck of random weights.
-_FIFTH = 0.2
 
 
 @immutable
@@ -333,7 +331,9 @@ def several(metrics: Mapping[str, Metric]) -> Metric:
 
 def _is_far(figure: float, constant: float) -> bool:
     """Whether a figure of at most 1 is further above that of a constant answer than random weights take it."""
-    return figure > constant + _FIFTH * (1 - constant)
+    from mcuprune.train.feeding import FIFTH
+
+    return figure > constant + FIFTH * (1 - constant)
 
 
 def _beats(accuracy: float, constant: float, n: int) -> bool:
