@@ -86,12 +86,13 @@ def nodes_of(protos: Sequence[NodeProto], constants: Mapping[str, np.ndarray], o
                 raise ModelError(f"{path}: node '{name}' ({proto.op_type}) has {parameter} of shape {shape}, not a list")
             origins[parameter] = origin
             inputs[index_in] = ""
-        if proto.op_type == "Pad" and attrs.get("mode", "constant") != "constant":  # then it has no say
-            attrs.pop("value", None)
-            origins.pop("value", None)
         while inputs and not inputs[-1]:
             inputs.pop()
-        nodes.append(Node(name, proto.op_type, tuple(inputs), tuple(proto.output), attrs, origins))
+        node = Node(name, proto.op_type, tuple(inputs), tuple(proto.output), attrs, origins)
+        if node.op == "Pad" and node.get("mode") != "constant":  # then its value has no say
+            attrs, origins = ({key: known[key] for key in known if key != "value"} for known in (attrs, origins))
+            node = replace(node, attrs=attrs, origins=origins)
+        nodes.append(node)
     return tuple(nodes)
 
 
