@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,3 +229,11 @@ def test_an_int8_file_that_is_clearly_worse_than_its_float_network_is_spoken_of(
     if note is not None:
         assert of_float.shown() in note
         assert of_int8.shown() in note
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text here")
+def test_a_file_whose_name_is_no_utf8_is_run(tmp_path: Path) -> None:
+    g = Graph("batch", 4)  # type: ignore[arg-type]
+    path = tmp_path / os.fsdecode(b"net\xff.onnx")
+    onnx.save(g.model(g.dense("x", 4, 3)), path)
+    assert Model(path)(np.ones((2, 4), np.float32)).shape == (2, 3)

@@ -89,12 +89,21 @@ def session(source: str | Path | bytes, mode: Mode = "exact", *, name: str | Non
         options.add_session_config_entry(key, value)
     options.log_severity_level = 4  # what it has to say comes with its exception
     options.intra_op_num_threads = 1
-    content = source if isinstance(source, bytes) else str(source)
+    content = source if isinstance(source, bytes) else _nameable(source)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own kinds, none of them public
         called = name or ("the model" if isinstance(source, bytes) else source)
         raise ModelError(f"{called}: onnxruntime can't load it ({str(error).splitlines()[0]})") from None
+
+
+def _nameable(path: str | Path) -> str | bytes:
+    """A path as onnxruntime takes it; the file's bytes where its name is no UTF-8, which onnxruntime can't take."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return Path(path).read_bytes()
+    return str(path)
 
 
 def batch_of(sizes: Sequence[Sequence[int]]) -> int:
