@@ -234,8 +234,9 @@ def append(content: bytes, path: str | Path) -> None:
                 stream.write(content)
             return
         for own in (sys.stdout, sys.stderr):
-            if own is not None:
-                own.flush()
+            with suppress(OSError, ValueError):  # a closed or broken one says so itself
+                if own is not None:
+                    own.flush()
         number = _STREAMS[stream_of["name"]] if stream_of["name"] else int(stream_of["number"])
         with open(number, "wb", closefd=False) as stream:
             stream.write(content)

@@ -395,6 +395,11 @@ def test_r2_is_the_mean_over_numbers_of_a_unit_of_their_own() -> None:
         tally.add(outputs[part], targets[part])
     assert tally.metric().more["r2"] == pytest.approx(r2_score(targets, outputs), abs=1e-6)
     assert tally.metric().more["rmse"] == pytest.approx(np.sqrt(((outputs - targets) ** 2).mean()))
+    constant = kind.tally()  # of a number that never changes there is nothing to explain
+    targets[:, 1] = np.float32(37.2)
+    for part in (slice(0, 64), slice(64, 123)):
+        constant.add(np.stack([targets[part, 0], np.full_like(targets[part, 0], 36)], 1), targets[part])
+    assert constant.metric().more["r2"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

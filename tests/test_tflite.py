@@ -685,12 +685,36 @@ def test_more_dimensions_than_a_kernel_takes_are_for_c_alone(build: Any, most: i
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("op", ["Tanh", "LogSoftmax", "Sigmoid"])
+@pytest.mark.parametrize("value", [5.0, 0.0])
+def test_a_pad_beyond_fixed_steps_is_no_part_of_them(op: str, value: float, tmp_path: Path) -> None:
+    graph = Graph(1, 3, 6, 6)
+    made = graph.add(op, graph.conv("x", 3, 4), **({"axis": 1} if op == "LogSoftmax" else {}))
+    padded = graph.add("Pad", made, graph.value(np.array([0, 0, 1, 1, 0, 0, 1, 1])), graph.value(np.float32(value)))
+    path = int8(model_of(graph, graph.conv(padded, 4, 3)), tmp_path / "net.onnx")
+    assert ("QUANTIZE" in operators(path)) == (value == 5)
+    for found in differences(path) if op != "LogSoftmax" else ():  # whose coarse steps add up in the convolution behind it
+        assert found.max_lsb <= 2
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_flattened_column_is_no_row_of_a_matrix(tmp_path: Path) -> None:
+    graph = Graph(1, 3, 4, 4)
+    column = graph.add("Reshape", graph.conv("x", 3, 4), graph.value(np.array([1, 64, 1])))
+    path = int8(model_of(graph, graph.add("MatMul", column, graph.constant(1, 5))), tmp_path / "net.onnx")
+    for found in differences(path):
+        assert found.max_lsb <= 1
+
+
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("depth", thorough_but([8, 6], 8))
 @pytest.mark.parametrize("axes", thorough_but(["", "7", "3 5", "2 1", "2 3 4", "1 3 4", "2 1 3 2"], "7", "3 5", "2 3 4"))
 def test_a_product_of_rows_has_two_dimensions_or_is_a_convolution(axes: str, depth: int, tmp_path: Path) -> None:
     """CMSIS-NN breaks off at more where 4 divides the depth and assertions are compiled in, and at five in any build."""
     path = int8(products(1, *map(int, axes.split()), depth), tmp_path / "net.onnx")
     program = converted(path).program
+    if len(axes.split()) == 1:  # none between the products; one for the sum, whose other operand has three dimensions
+        assert [operator.name for operator in program.operators].count("RESHAPE") <= 2
     for operator in program.operators:
         shapes = [program.tensors[tensor].shape for tensor in operator.outputs]
         assert operator.name != "FULLY_CONNECTED" or all(len(shape) == 2 for shape in shapes)

@@ -90,7 +90,7 @@ def reshape(w: Lowering, node: Node) -> None:
         w.finish(target, replace(value, shape=after, dims=target.dims, axes=axes))
         return
     reads = w.readers(target.name)
-    flat = len(blocks) == 1 and len(blocks[0][1]) == 1
+    flat = len(blocks) == 1 and blocks[0][1] == [len(after) - 1]
     if flat and reads and all(is_dense(reader, w.net) and reader.inputs[0] not in w.net.constants for reader in reads):
         axes = without_ones(range(len(after)), after)
         w.finish(target, w.reshaped(value, after, target.dims, axes, _shuffle(value)))

@@ -164,8 +164,19 @@ def scheme(net: Network, *, weight_bits: int = 8) -> Scheme:
                 parent[own] = joined
                 classes[joined] += classes.pop(own)
     names = {tensor: root(tensor) for tensor in parent}
-    quantizers = {names[tensor]: FIXED[kind] for tensor, kind in kinds.items()}
+    quantizers = _within(net, names, {names[tensor]: FIXED[kind] for tensor, kind in kinds.items()})
     return Scheme(names, quantizers, _data(net), 2 ** (weight_bits - 1) - 1, _finest(net, names, quantizers))
+
+
+def _within(net: Network, names: Mapping[str, str], fixed: Mapping[str, Quantizer]) -> dict[str, Quantizer]:
+    """The fixed quantisers, less those that the value of a Pad lies beyond: it shares its input's, which is measured then."""
+    beyond = set[str]()
+    for node in net.nodes:
+        name = names.get(node.outputs[0]) if node.op == "Pad" and node.get("mode") == "constant" else None
+        if name is not None and name in fixed:
+            (low, high), value = fixed[name].range, float(node.get("value") or 0)
+            beyond |= set() if low - fixed[name].scale <= value <= high + fixed[name].scale else {name}
+    return {name: quantizer for name, quantizer in fixed.items() if name not in beyond}
 
 
 def _data(net: Network) -> frozenset[tuple[str, int]]:

@@ -366,8 +366,12 @@ def dense(w: Lowering, node: Node) -> None:
     ins, outs = stored.integers.shape[::-1] if by_rows else stored.integers.shape
     last = len(value.shape) - 1
     shuffle = value.shuffle
+    leading = [axis for axis in range(last) if target.shape[axis] > 1]
+    pixels = last == _PIXELS and len(leading) > 1
     if shuffle is None:
-        value = w.arranged(value, without_ones(range(len(value.shape)), value.shape))
+        wanted = without_ones(range(len(value.shape)), value.shape)
+        if pixels or [axis for axis in value.axes if axis is not None] != [axis for axis in wanted if axis is not None]:
+            value = w.arranged(value, wanted)  # else FULLY_CONNECTED reads it as it is: it counts by the depth alone
     alpha, beta = attributes.factors(node)
     if alpha <= 0:
         w.refuse(f"has alpha {alpha:g}", "multiply its weights by it, and export it with alpha 1")
@@ -384,8 +388,7 @@ def dense(w: Lowering, node: Node) -> None:
     form = form if shuffle is None else f"{form}, for {node.name}"
     known = w.dims(node.inputs[1])
     matrix = _Matrix(form, (outs, ins), known if by_rows else known[::-1], stored.scale.size, content, beta)
-    leading = [axis for axis in range(last) if target.shape[axis] > 1]
-    (_of_pixels if last == _PIXELS and len(leading) > 1 else _of_rows)(w, node, value, target, leading, matrix)
+    (_of_pixels if pixels else _of_rows)(w, node, value, target, leading, matrix)
 
 
 class _Matrix(NamedTuple):

@@ -54,7 +54,12 @@ class QuantTrainable(Trainable):
         self._ranges: dict[str, tuple[float, float]] = {name: q.range for name, q in self.scheme.fixed.items()}
         #: What kernels with fixed steps make -> how far it reached in calibration.
         self._reached: dict[str, tuple[float, float]] = {}
-        self._makers = {node.outputs[0]: node for node in self.source.nodes if OPS[node.op].scale(node, self.source) in FIXED}
+        self._makers = {
+            node.outputs[0]: node
+            for node in self.source.nodes
+            if OPS[node.op].scale(node, self.source) in FIXED
+            if self.scheme.quantizer.get(node.outputs[0]) in self.scheme.fixed
+        }
         self._before: dict[str, tuple[float, float]] = {}  # the ranges at the start of this batch
         self._seen: dict[str, tuple[float, float]] = {}  # what this batch has shown so far
         self._quantizers: dict[str, Quantizer] = dict(self.scheme.fixed)

@@ -15,6 +15,8 @@ from mcuprune.immutable import immutable
 
 Array = np.ndarray[Any, Any]
 
+#: A variance of less than this part of the mean square is none.
+_ROUNDED = 1e-9
 #: The most frequent class of uneven data has more than this many times its even share of the examples.
 _UNEVEN = 1.5
 
@@ -233,7 +235,7 @@ class Errors(Tally):
     def metric(self) -> Metric:
         count = np.maximum(1, self._of_unit)
         variance = self._squares / count - (self._sum / count) ** 2
-        varied = variance > 0
+        varied = variance > _ROUNDED * self._squares / count  # of equal numbers it is what rounding leaves
         r2 = float((1 - self._square[varied] / count[varied] / variance[varied]).mean()) if varied.any() else None
         more = {"r2": r2, "rmse": math.sqrt(float(self._square.sum()) / max(1, self._count))}
         return Metric("mae", "mean absolute error", self._absolute / max(1, self._count), "value", "lower", more)
