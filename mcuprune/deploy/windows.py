@@ -370,8 +370,9 @@ def dense(w: Lowering, node: Node) -> None:
     pixels = last == _PIXELS and len(leading) > 1
     if shuffle is None:
         wanted = without_ones(range(len(value.shape)), value.shape)
-        if pixels or [axis for axis in value.axes if axis is not None] != [axis for axis in wanted if axis is not None]:
-            value = w.arranged(value, wanted)  # else FULLY_CONNECTED reads it as it is: it counts by the depth alone
+        ordered = [axis for axis in value.axes if axis is not None] == [axis for axis in wanted if axis is not None]
+        if last < 2 or pixels or not ordered:  # else FULLY_CONNECTED reads rows as they are: it counts by the depth alone
+            value = w.arranged(value, wanted)
     alpha, beta = attributes.factors(node)
     if alpha <= 0:
         w.refuse(f"has alpha {alpha:g}", "multiply its weights by it, and export it with alpha 1")
