@@ -366,8 +366,7 @@ def dense(w: Lowering, node: Node) -> None:
     ins, outs = stored.integers.shape[::-1] if by_rows else stored.integers.shape
     last = len(value.shape) - 1
     shuffle = value.shuffle
-    leading = [axis for axis in range(last) if target.shape[axis] > 1]
-    pixels = last == _PIXELS and len(leading) > 1
+    pixels = last == _PIXELS and len(_leading(target)) > 1
     if shuffle is None:
         wanted = without_ones(range(len(value.shape)), value.shape)
         ordered = [axis for axis in value.axes if axis is not None] == [axis for axis in wanted if axis is not None]
@@ -389,7 +388,7 @@ def dense(w: Lowering, node: Node) -> None:
     form = form if shuffle is None else f"{form}, for {node.name}"
     known = w.dims(node.inputs[1])
     matrix = _Matrix(form, (outs, ins), known if by_rows else known[::-1], stored.scale.size, content, beta)
-    (_of_pixels if pixels else _of_rows)(w, node, value, target, leading, matrix)
+    (_of_pixels if pixels else _of_rows)(w, node, value, target, matrix)
 
 
 class _Matrix(NamedTuple):
@@ -406,7 +405,12 @@ class _Matrix(NamedTuple):
     beta: float
 
 
-def _of_rows(w: Lowering, node: Node, value: Value, target: Target, leading: Sequence[int], matrix: _Matrix) -> None:
+def _leading(target: Target) -> list[int]:
+    """The axes of more than one element in front of the last one."""
+    return [axis for axis in range(len(target.shape) - 1) if target.shape[axis] > 1]
+
+
+def _of_rows(w: Lowering, node: Node, value: Value, target: Target, matrix: _Matrix) -> None:
     """FULLY_CONNECTED, whose output has two dimensions.
 
     With more, CMSIS-NN's kernel runs a convolution where 4 divides the inputs, and breaks off where assertions are compiled in.
@@ -416,7 +420,7 @@ def _of_rows(w: Lowering, node: Node, value: Value, target: Target, leading: Seq
     weights = w.weight(node.inputs[1], f"FULLY_CONNECTED, {matrix.form}", matrix.shape, matrix.dims, storage, matrix.content)
     width = outs, matrix.dims[0]
     bias = _bias(w, node, value, lambda: matrix.content().scales, width, per_channel=per_channel, factor=matrix.beta)
-    last = len(target.shape) - 1
+    last, leading = len(target.shape) - 1, _leading(target)
     if len(leading) <= 1:
         axes: Sequence[int | None] = range(last + 1) if last < 2 else (leading[0] if leading else None, last)
         result = rows = w.make(target, without_ones(axes, target.shape))
@@ -430,7 +434,7 @@ def _of_rows(w: Lowering, node: Node, value: Value, target: Target, leading: Seq
     w.finish(target, result, fused=target.fused)
 
 
-def _of_pixels(w: Lowering, node: Node, value: Value, target: Target, _leading: Sequence[int], matrix: _Matrix) -> None:
+def _of_pixels(w: Lowering, node: Node, value: Value, target: Target, matrix: _Matrix) -> None:
     """A product of each pixel of a tensor (batch, height, width, channels): a convolution of one tap."""
     (outs, ins), wide = matrix.shape, matrix.dims[0]
 

@@ -269,9 +269,8 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, 
     Everything is tried on a hundred examples; what does best, on a few hundred others. How labels are numbered is read off half
     of those and tried on the other half. orders: whether axes may lie in another order than they should.
     """
-    chosen = np.random.default_rng(seed).permutation(len(split.y))
-    few, more = chosen[:_FIRST], chosen[_FIRST : _FIRST + _SECOND]
-    if len(more) < _FIRST // 2:
+    chosen, few, more = _drawn(split, seed)
+    if not len(more):
         few = more = chosen
     tried: list[tuple[float, float, tuple[Change, ...]]] = []
     for changes in _combinations(split.x[chosen[: _ranged(split)]], orders=orders):
@@ -290,11 +289,17 @@ def explanations(model: Answering, split: Split, n_classes: int, seed: int = 0, 
     return sorted(results, key=lambda explanation: explanation.parts * _PER_PART - explanation.accuracy)
 
 
-def as_given(model: Answering, split: Split, n_classes: int, seed: int) -> Confusion:
-    """What the network answers to those examples that ``explanations`` measures on, as the data is."""
+def _drawn(split: Split, seed: int) -> tuple[Array, Array, Array]:
+    """All examples in an order by chance; those to try everything on; others to measure on, none where there are too few."""
     chosen = np.random.default_rng(seed).permutation(len(split.y))
     more = chosen[_FIRST : _FIRST + _SECOND]
-    more = chosen if len(more) < _FIRST // 2 else more
+    return chosen, chosen[:_FIRST], more if len(more) >= _FIRST // 2 else more[:0]
+
+
+def as_given(model: Answering, split: Split, n_classes: int, seed: int) -> Confusion:
+    """What the network answers to those examples that ``explanations`` measures on, as the data is."""
+    chosen, _, more = _drawn(split, seed)
+    more = more if len(more) else chosen
     return Confusion.of(model(split.x[more]), split.y[more], n_classes)
 
 
@@ -305,9 +310,8 @@ def better(model: Answering, split: Split, n_classes: int, seed: int, *, orders:
     it could tell: what does best on a hundred examples must mend a fifth of what is wrong among a few hundred others, beyond
     luck by the sign test of the examples that it changes. Only then all is tried (``explanations``, on the same examples).
     """
-    chosen = np.random.default_rng(seed).permutation(len(split.y))
-    few, more = chosen[:_FIRST], chosen[_FIRST : _FIRST + _SECOND]
-    if len(more) < _FIRST // 2:
+    chosen, few, more = _drawn(split, seed)
+    if not len(more):
         return None
     labels = split.y[more]
     old = _right(model(split.x[more]), labels)
