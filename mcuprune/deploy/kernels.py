@@ -122,11 +122,14 @@ def _conv(form: Form) -> Sequence[Scratch]:
 
 
 def _depthwise(form: Form) -> Sequence[Scratch]:
-    """arm_depthwise_conv_s8_opt: one int16 column; the kernel for 3 x 3 taps and a padding of at most 1 needs none."""
+    """arm_depthwise_conv_s8_opt: one int16 column; the kernel for 3 x 3 taps and a padding of at most 1 needs none.
+
+    Neither runs for several images, or where channels have more than one output each.
+    """
     kernel = form.input_shapes[1][1:3]
     dilated = form.options["dilation_h"] > 1 or form.options["dilation_w"] > 1
     fast = kernel == (3, 3) and all(pad <= 1 for pad in form.options["before"])
-    if dilated or fast or form.options["multiplier"] != 1:
+    if dilated or fast or form.options["multiplier"] != 1 or form.input_shapes[0][0] != 1:
         return ()
     return (Scratch(form.inputs[0][3], _COLUMN * prod(kernel), "cmsis-nn"),)
 

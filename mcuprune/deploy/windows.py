@@ -370,7 +370,7 @@ def dense(w: Lowering, node: Node) -> None:
     if shuffle is None:
         wanted = without_ones(range(len(value.shape)), value.shape)
         ordered = [axis for axis in value.axes if axis is not None] == [axis for axis in wanted if axis is not None]
-        if last < 2 or pixels or not ordered:  # else FULLY_CONNECTED reads rows as they are: it counts by the depth alone
+        if pixels or not ordered:  # else FULLY_CONNECTED reads rows as they are: it counts by the depth alone
             value = w.arranged(value, wanted)
     alpha, beta = attributes.factors(node)
     if alpha <= 0:
