@@ -32,7 +32,7 @@ from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOper
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.report import verified
-from mcuprune.run import layerwise, runners, verification
+from mcuprune.run import layerwise, runners, verification, verify_tflite
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.trial import Trial
 from mcuprune.run.verification import Compared, Difference, Memory
@@ -437,6 +437,16 @@ def test_another_runtime_is_another_row(dscnn: str, monkeypatch: pytest.MonkeyPa
     assert list(document["runtimes"]) == ["onnxruntime", "tflm", "litert"]
     assert document["runtimes"]["litert"]["max_lsb"] == document["runtimes"]["tflm"]["max_lsb"]
     assert "Another" in verified.text(document)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_runtimes_that_are_not_installed_are_named(dscnn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gone = {key: replace(runner, version=lambda: None) for key, runner in runners.RUNNERS.items() if key != "tflm"}
+    monkeypatch.setattr(runners, "RUNNERS", {"tflm": runners.RUNNERS["tflm"], **gone})
+    named = "not run, for it isn't installed: LiteRT (needs ai-edge-litert)"
+    assert f"{named}, generated C (needs a C compiler)" in verify.verify(dscnn, Trial(examples=2)).notes
+    exporting.export(exporting.Request(dscnn, str(tmp_path / "alone.tflite")))
+    assert named in verify_tflite.verify_file(tmp_path / "alone.tflite", Trial(examples=2)).notes
 
 
 def test_litert_computes_it_too(dscnn: str) -> None:

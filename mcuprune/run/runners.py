@@ -86,7 +86,7 @@ def available(*, of_tflite: bool = False) -> tuple[str, ...]:
 
     Raises MissingExtra where there is none.
     """
-    wanted = {key: runner for key, runner in RUNNERS.items() if runner.reads_tflite or not of_tflite}
+    wanted = _wanted(of_tflite)
     installed = tuple(key for key, runner in wanted.items() if runner.version() is not None)
     if not installed:
         needed = " or ".join(f"{runner.needs} ({runner.title})" for runner in wanted.values())
@@ -94,6 +94,16 @@ def available(*, of_tflite: bool = False) -> tuple[str, ...]:
             f"verify runs the model in a runtime, and none is installed: {needed}; pip install 'mcuprune[verify]'"
         )
     return installed
+
+
+def _wanted(of_tflite: bool) -> Mapping[str, Runner]:
+    return {key: runner for key, runner in RUNNERS.items() if runner.reads_tflite or not of_tflite}
+
+
+def absent(keys: Sequence[str], *, of_tflite: bool = False) -> list[str]:
+    """A note of the runtimes that would run the file and aren't among ``keys``, those that are installed; none where all are."""
+    missing = [f"{runner.title} (needs {runner.needs})" for key, runner in _wanted(of_tflite).items() if key not in keys]
+    return [f"not run, for it isn't installed: {', '.join(missing)}"] if missing else []
 
 
 def stored(x: Array, port: Port) -> Array:

@@ -90,7 +90,7 @@ def verify(path: str | Path, trial: Trial | None = None, *, instead: Instead | N
     """
     trial, keys, notes = trial or Trial(), runners.available(), list[str]()
     case = _case(str(path), trial, notes, instead)
-    notes += case.converted.program.remarks
+    notes += [*runners.absent(keys), *case.converted.program.remarks]
     figures = None
     if case.real is not None and case.real.objective is not None:
         figures = evaluate.int8_metric(case.proto.SerializeToString(), case.real.split, case.real.objective)

@@ -215,6 +215,7 @@ def _notes(why: str, keys: Sequence[str], arena_ok: bool) -> tuple[str, ...]:
     notes = [f"not compared with onnxruntime: {why}"]
     if len(keys) == 1:
         notes.append(f"{runners.RUNNERS[keys[0]].title} is the only runtime here that reads it: nothing to compare it with")
+    notes += runners.absent(keys, of_tflite=True)
     return (*notes, *([] if arena_ok else ["the arena measured is above what is predicted for pointers of this size"]))
 
 
