@@ -20,11 +20,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -245,18 +245,39 @@ def write_model(model: ModelProto, path: str | Path) -> None:
     write_bytes(model.SerializeToString(deterministic=True), path)
 
 
+class Accept(Protocol):
+    """What the reader of a file asks those who know operators."""
+
+    def __call__(self, node: Node) -> None:
+        """Raises UnsupportedOperator, naming the node, for one that is refused."""
+
+    def apart(self, net: Network, count: int) -> Mapping[str, int] | None:
+        """Tensor -> axis along which the examples lie, ``count`` along axis 0 of inputs and outputs; None where they meet."""
+
+
+class _Anything:
+    def __call__(self, node: Node) -> None:
+        pass
+
+    def apart(self, net: Network, count: int) -> Mapping[str, int] | None:
+        return {}
+
+
+_ANYTHING: Accept = _Anything()
+
+
 def load(
     path: str | Path,
     *,
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
-    accept: Callable[[Node], None] = lambda node: None,
+    accept: Accept = _ANYTHING,
 ) -> Network:
     """Read an ONNX file as a network of static shapes at batch 1.
 
     input_shapes: fixes the free dimensions of the inputs that it names.
     outputs: tensors at which the network ends, instead of the file's outputs; names, or several joined by commas.
-    accept: called with each node that is left after constants are folded; raises UnsupportedOperator for what it refuses.
+    accept: what is known of operators: called with each node that is left after constants are folded.
     Raises ModelError for what is no ONNX model, or not one of static feed-forward shape.
     """
     return from_proto(_read(Path(path)), str(path), input_shapes=input_shapes, outputs=outputs, accept=accept)
@@ -268,7 +289,7 @@ def from_proto(
     *,
     input_shapes: Mapping[str, Shape] | None = None,
     outputs: Sequence[str] = (),
-    accept: Callable[[Node], None] = lambda node: None,
+    accept: Accept = _ANYTHING,
 ) -> Network:
     """``load`` for a model that is in memory; ``path`` is what messages call it."""
     intake.settled(model, path)
@@ -291,7 +312,7 @@ def _proposal(
     error: UnsupportedOperator,
     path: str,
     input_shapes: Mapping[str, Shape] | None,
-    accept: Callable[[Node], None],
+    accept: Accept,
 ) -> str | None:
     """The flag that ends the network before what was refused, where it is a tail and the rest can be read."""
 
@@ -307,33 +328,39 @@ def _proposal(
     return None if error.tensor is None else tails.proposal(model, error.tensor, read)
 
 
-def _from_proto(
-    model: ModelProto, path: str, input_shapes: Mapping[str, Shape] | None, accept: Callable[[Node], None]
-) -> Network:
+def _from_proto(model: ModelProto, path: str, input_shapes: Mapping[str, Shape] | None, accept: Accept) -> Network:
     if model.functions:
         model = _inlined(model, path)
     refuse_foreign(model, path)
+    net = _network(model, path, input_shapes or {}, accept)
     batch = _baked_batch(model)
     if batch > 1 and not input_shapes:
-        try:
-            single = _network(_at_batch_one(model, batch), path, {}, accept)
-        except ModelError:
-            return _network(model, path, {}, accept)  # the leading axis is no batch
-        sizes = {v.name: v.type.tensor_type.shape.dim[0].dim_value for v in model.graph.output if _rank(v)}
-        if all(single.shapes[name] and sizes.get(name) in (0, batch * single.shapes[name][0]) for name in single.outputs):
-            for kept, declared in (
-                (single.header.graph.input, model.graph.input),
-                (single.header.graph.output, model.graph.output),
-            ):
-                by_name = {value.name: value for value in declared}
-                for value in kept:
-                    value.CopyFrom(by_name[value.name])
-            return single
-    net = _network(model, path, input_shapes or {}, accept)
-    return _one_of(net, model, input_shapes or {}, accept)
+        return _one_of_fixed(net, model, batch, accept)
+    return _one_of_given(net, model, input_shapes or {}, accept)
 
 
-def _one_of(net: Network, model: ModelProto, given: Mapping[str, Shape], accept: Callable[[Node], None]) -> Network:
+def _one_of_fixed(net: Network, model: ModelProto, batch: int, accept: Accept) -> Network:
+    """The network at batch 1, where the leading axis of the file's inputs, of this size, is a batch; else as it is.
+
+    It declares the file's inputs and outputs where it can run at their sizes.
+    """
+    try:
+        single = _network(_at_batch_one(model, batch), net.path, {}, accept)
+    except ModelError:
+        return net  # the leading axis is no batch
+    if not _is_one_of(single, net, batch, accept):
+        return net
+    header = ModelProto()
+    header.CopyFrom(single.header)
+    for kept, own in ((header.graph.input, model.graph.input), (header.graph.output, model.graph.output)):
+        by_name = {value.name: value for value in own}
+        for value in kept:
+            value.CopyFrom(by_name[value.name])
+    declared_so = replace(single, header=header)
+    return declared_so if declared_so.fault() is None else single  # sizes of one example may stand in the file
+
+
+def _one_of_given(net: Network, model: ModelProto, given: Mapping[str, Shape], accept: Accept) -> Network:
     """The network at batch 1 where the shapes that were given fix the batch at more, and it is one; else as it is."""
     batches = {given[name][0] if name in given and len(given[name]) > 1 else 1 for name in net.inputs}
     batch = batches.pop() if len(batches) == 1 else 1
@@ -341,10 +368,22 @@ def _one_of(net: Network, model: ModelProto, given: Mapping[str, Shape], accept:
         return net
     try:
         single = _network(model, net.path, {name: (1, *shape[1:]) for name, shape in given.items()}, accept)
-        scaled = shapes_at_batch(single, batch)
     except ModelError:
         return net  # the leading axis is no batch, or the file has its size in other places too
-    return single if all(scaled[name] == net.shapes[name] != single.shapes[name] for name in net.outputs) else net
+    return single if _is_one_of(single, net, batch, accept) else net
+
+
+def _is_one_of(single: Network, net: Network, batch: int, accept: Accept) -> bool:
+    """Whether ``net`` computes for each of so many examples, and for it alone, what ``single`` computes for one."""
+    axes = accept.apart(net, batch)
+    if axes is None:
+        return False
+    along = {**dict.fromkeys((*net.inputs, *net.outputs), 0), **axes}
+    shapes = {name: (single.shapes.get(name), net.shapes[name], axis) for name, axis in along.items()}
+    return all(
+        own is not None and 0 <= axis < len(own) and (*own[:axis], own[axis] * batch, *own[axis + 1 :]) == all_
+        for own, all_, axis in shapes.values()
+    )
 
 
 def _inlined(model: ModelProto, path: str) -> ModelProto:
@@ -396,9 +435,12 @@ def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
             tensor = literals[name].attribute[0].t
         if tensor is None or tensor.data_type != TensorProto.INT64 or len(tensor.dims) != 1:
             continue
+        if any(attribute.name == "axes" and 0 not in attribute.ints for attribute in node.attribute):
+            continue
         target = np.array(array_of(tensor, ""))
-        if target.size and target[0] == batch:
-            target[0] = 1
+        merged = node.op_type == "Reshape"  # the batch may be one axis with others: rows of pixels, or of tokens
+        if target.size and target[0] > 0 and (target[0] % batch == 0 if merged else target[0] == batch):
+            target[0] //= batch
             node.input[where] = names.free(f"{name}/{node.output[0]}")
             single.graph.initializer.append(numpy_helper.from_array(target, node.input[where]))
     return single
@@ -415,7 +457,7 @@ def _all_names(model: ModelProto) -> Iterator[str]:
         yield from node.output
 
 
-def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], accept: Callable[[Node], None]) -> Network:
+def _network(model: ModelProto, path: str, input_shapes: Mapping[str, Shape], accept: Accept) -> Network:
     graph = model.graph
     refuse_heavy(model, path)
     constants = {}

@@ -16,7 +16,7 @@ them and bear new ones. Operators that mix channels without weights freeze what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from typing import Any, Literal, Protocol
 
@@ -116,6 +116,14 @@ class Op:
         """Axes of input 0 that it computes across without weights: labels that come to lie there are frozen."""
         return ()
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        """The axis of the outputs along which examples lie, where they lie along these axes of inputs; None where they meet.
+
+        axes: input -> axis, of those that depend on examples. count: how many there are; along an axis each has its slices one
+        after another. Here: they stay apart along axis 0.
+        """
+        return 0 if {*axes.values()} == {0} else None
+
     def macs(self, node: Node, net: Network, dim: Dim) -> Any:
         """Multiply-accumulates at batch 1, in terms of ``dim(tensor, axis)``."""
         return 0
@@ -158,6 +166,10 @@ class Elementwise(Op):
             fits = False
         if not fits:
             _refuse(net, node, f"has operands {', '.join(str(list(shape)) for shape in shapes)} that don't fit together")
+
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        rank = len(net.shapes[node.outputs[0]])
+        return _meeting(node, net, {name: axis + rank - len(net.shapes[name]) for name, axis in axes.items()}, rank)
 
     def label(self, node: Node, flow: Flow) -> None:
         out = flow.net.shapes[node.outputs[0]]
@@ -230,6 +242,9 @@ class BatchNormalization(Elementwise):
             _refuse(net, node, "is in training mode", "export with model.eval()")
         if not all(net.is_constant(name) for name in node.inputs[1:5]):
             _refuse(net, node, "has statistics that are computed at run time", "export with constant ones")
+
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        return Op.batch(self, node, net, axes, count)
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -325,6 +340,9 @@ class Quantization(Op):
         if node.get("block_size"):
             _refuse(net, node, "quantises data in blocks", "quantise activations per tensor, and weights alone in blocks")
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        return axes.get(node.inputs[0])
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         if along is not None:
@@ -415,6 +433,12 @@ class Barrier(Op):
     def mixes(self, node: Node, net: Network) -> Sequence[int]:
         return self.mixed(node, net)
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        axis, mixed = axes.get(node.inputs[0]), self.mixed(node, net)
+        if axis is None or axis in mixed:
+            return None
+        return axis - (sum(other < axis for other in mixed) if self.reduces and not node.get("keepdims") else 0)
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         axes = sorted(self.mixed(node, flow.net))
@@ -464,6 +488,14 @@ class Reshaping(Op):
     memory_kind: Memory = "view"
     int8: Int8 = "same"
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        before, after = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]]
+        axis = axes.get(node.inputs[0])
+        if axis is None:
+            return None
+        to = next((at for at, size in enumerate(after) if size > 1 and prod(after[:at]) == prod(before[:axis])), None)
+        return to if to is not None and after[to] % count == 0 else None
+
     def label(self, node: Node, flow: Flow) -> None:
         before, after = flow.net.shapes[node.inputs[0]], flow.net.shapes[node.outputs[0]]
         mixed = {
@@ -499,6 +531,10 @@ class Transpose(Op):
 
     int8: Int8 = "same"
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        axis = axes.get(node.inputs[0])
+        return None if axis is None else attributes.permutation(node, len(net.shapes[node.inputs[0]])).index(axis)
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         perm = attributes.permutation(node, len(flow.net.shapes[node.inputs[0]]))
@@ -516,6 +552,11 @@ class Concat(Op):
     """Inputs one after the other along an axis; so are their labels."""
 
     answers: Answers = "picked"
+
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        rank = len(net.shapes[node.outputs[0]])
+        axis = _meeting(node, net, axes, rank)
+        return None if axis == attributes.axis(node, rank) else axis
 
     def label(self, node: Node, flow: Flow) -> None:
         shapes = [flow.net.shapes[name] for name in node.inputs]
@@ -548,6 +589,10 @@ class Split(Op):
 
     int8: Int8 = "same"
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        axis = axes.get(node.inputs[0])
+        return None if axis == self._axis(node, net) else axis
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         start = 0
@@ -574,6 +619,10 @@ class Slice(Op):
     """A range of each axis; where it is the channels' axis, of their labels too."""
 
     int8: Int8 = "same"
+
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        shape, axis = net.shapes[node.inputs[0]], axes.get(node.inputs[0])
+        return None if axis is None or attributes.slice_ranges(node, shape)[axis] != range(shape[axis]) else axis
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -607,6 +656,12 @@ class Gather(Op):
     """With constant indices: picks slices of one axis."""
 
     int8: Int8 = "same"
+
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        axis, along = axes.get(node.inputs[0]), attributes.axis(node, len(net.shapes[node.inputs[0]]))
+        if axis is None or axis == along:
+            return None
+        return axis + np.ndim(node.attrs["indices"]) - 1 if axis > along else axis
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -644,6 +699,10 @@ class Pad(Op):
 
     channels = "move; added ones can go again"
     int8: Int8 = "same"
+
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        axis, pads = axes.get(node.inputs[0]), attributes.pads_of_all_axes(node, len(net.shapes[node.inputs[0]]))
+        return None if axis is None or any(pads[axis]) else axis
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -685,6 +744,12 @@ class Expand(Op):
 
     int8: Int8 = "same"
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        before, out, axis = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]], axes.get(node.inputs[0])
+        if axis is None or before[axis] != out[axis + len(out) - len(before)]:
+            return None
+        return axis + len(out) - len(before)
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         out = flow.net.shapes[node.outputs[0]]
@@ -711,6 +776,10 @@ class Tile(Op):
     """Copies side by side."""
 
     int8: Int8 = "same"
+
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        axis = axes.get(node.inputs[0])
+        return None if axis is None or node.attrs["repeats"][axis] != 1 else axis
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -752,6 +821,10 @@ class Resize(Op):
             if len(np.unique(met)) < size:
                 return False
         return True
+
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        before, after, axis = net.shapes[node.inputs[0]], net.shapes[node.outputs[0]], axes.get(node.inputs[0])
+        return None if axis is None or before[axis] != after[axis] else axis
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -925,6 +998,12 @@ class Gemm(Mixer):
         if node.get("transA"):
             _refuse(net, node, "transposes its data (transA=1)", "put a Transpose before it")
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        bias = node.inputs[2:]
+        shape = net.shapes[bias[0]] if bias and bias[0] else ()
+        rows = len(shape) == 2 and shape[0] != 1  # one for each example, or for all
+        return Op.batch(self, node, net, axes, count) if all(name in axes for name in bias if rows) else None
+
     def label(self, node: Node, flow: Flow) -> None:
         labels = _incoming(flow, node, 1)
         axis_in, axis_out = self.weight_axes(node)
@@ -971,6 +1050,17 @@ class MatMul(Mixer):
             return prod(output) * net.shapes[node.inputs[0]][-1]
         return 0
 
+    def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
+        (left, right), rank = node.inputs, len(net.shapes[node.outputs[0]])
+        ranks = {name: len(net.shapes[name]) for name in node.inputs}
+        summed = (left in axes and axes[left] == ranks[left] - 1) or (right in axes and axes[right] == max(0, ranks[right] - 2))
+        if summed or (ranks[left] == 1 and right in axes):
+            return None
+        aligned = {name: axis + rank - ranks[name] + (ranks[right] == 1) for name, axis in axes.items()}
+        if {*aligned.values()} <= {rank - 2, rank - 1}:  # rows or columns of one matrix, which the other operand doesn't have
+            return aligned.popitem()[1] if len(aligned) == 1 and left != right else None
+        return _meeting(node, net, aligned, rank)
+
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
         last = len(flow.net.shapes[node.inputs[0]]) - 1
@@ -995,6 +1085,18 @@ class MatMul(Mixer):
 
 def _refuse(net: Network, node: Node, what: str, then: str = "the file is damaged, export it again") -> None:
     raise UnsupportedOperator(f"{net.path}: node '{node.name}': {node.op} {what}; {then}")
+
+
+def _meeting(node: Node, net: Network, axes: Mapping[str, int], rank: int) -> int | None:
+    """The axis of an output of this rank on which the examples of all operands lie; None where they lie on several, or where an
+    operand that no example decides has numbers of its own for each.
+
+    axes: operand -> axis of the output.
+    """
+    axis = next(iter(axes.values()))
+    others = [net.shapes[name] for name in node.inputs if name and name not in axes]
+    own = [shape[axis - rank + len(shape)] for shape in others if axis - rank + len(shape) >= 0]
+    return axis if {*axes.values()} == {axis} and {*own} <= {1} else None
 
 
 def _fixed(count: int) -> np.ndarray:
@@ -1239,11 +1341,15 @@ def table(kernels: Collection[str] = ()) -> str:
 _RECURRENT = ("RNN", "LSTM", "GRU")
 
 
-def accept(path: str) -> Callable[[Node], None]:
-    """A check for ``network.load``: raises UnsupportedOperator, naming ``path`` and node, for operators not in the table."""
+class Accepting:
+    """What ``network.load`` asks about operators; path: what messages call the file."""
 
-    def check(node: Node) -> None:
-        where, tensor = f"{path}: node '{node.name}'", next(filter(None, node.outputs), None)
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __call__(self, node: Node) -> None:
+        """Raises UnsupportedOperator, naming file and node, for operators that aren't in the table."""
+        where, tensor = f"{self._path}: node '{node.name}'", next(filter(None, node.outputs), None)
         if node.op in _RECURRENT:
             raise UnsupportedOperator(
                 f"{where}: {node.op} is recurrent; mcuprune handles feed-forward CNNs: replace it by convolutions over time, "
@@ -1257,4 +1363,20 @@ def accept(path: str) -> Callable[[Node], None]:
                 tensor=tensor,
             )
 
-    return check
+    def apart(self, net: Network, count: int) -> Mapping[str, int] | None:
+        """Tensor -> axis along which the examples lie, ``count`` along axis 0 of inputs and outputs; None where they meet."""
+        axes = dict.fromkeys(net.inputs, 0)
+        for node in net.nodes:
+            own = {name: axes[name] for name in node.inputs if name in axes}
+            if not own:
+                continue
+            axis = OPS[node.op].batch(node, net, own, count)
+            if axis is None:
+                return None
+            axes |= dict.fromkeys(filter(None, node.outputs), axis)
+        return axes if all(axes.get(name) == 0 for name in net.outputs) else None
+
+
+def accept(path: str) -> Accepting:
+    """A check for ``network.load`` of the file at ``path``."""
+    return Accepting(path)

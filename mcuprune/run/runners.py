@@ -101,7 +101,7 @@ def _wanted(of_tflite: bool) -> Mapping[str, Runner]:
 
 
 def absent(keys: Sequence[str], *, of_tflite: bool = False) -> list[str]:
-    """A note of the runtimes that would run the file and aren't among ``keys``, those that are installed; none where all are."""
+    """A note of the runtimes that would run the file and aren't among ``keys``, the installed ones; none where all are."""
     missing = [f"{runner.title} (needs {runner.needs})" for key, runner in _wanted(of_tflite).items() if key not in keys]
     return [f"not run, for it isn't installed: {', '.join(missing)}"] if missing else []
 
