@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,8 @@ from mcuprune.train.training_data import training_data
 if TYPE_CHECKING:
     pass
 
+#: What states call the seconds of a step that the schedule of a run hangs on.
+STEP_SECONDS = "step_seconds"
 #: Examples that BatchNormalization statistics are measured on.
 _CALIBRATION = 512
 
@@ -66,7 +69,7 @@ class Run:
     banding: how the file may run in bands; None where it is to run as it is. model: costs of its cuts.
     goal: data and task. metric: the original's, on the test set. warm: whether it comes trained.
     teacher: of the training; None where nobody teaches. schedule: of training, None where there is none.
-    earlier: what was cut before this run.
+    step_seconds: of a training step of the whole network, where the schedule hangs on it. earlier: what was cut before.
     """
 
     request: Request
@@ -82,6 +85,7 @@ class Run:
     teacher: Any
     schedule: Schedule | None
     notes: tuple[str, ...]
+    step_seconds: float | None = None
     earlier: tuple[GroupResult, ...] = ()
 
     @property
@@ -141,15 +145,39 @@ def prepared(request: Request, net: Network | None, given: Given | None, start: 
             labelled = label(aim.objective.begun(labelled.network))
     console.doing("asking the model as it came, for what it teaches")
     teacher = _teacher(request, whole_labelled, aim, metric, warm=warm)
-    schedule = None
+    schedule, step_seconds = None, None
     if request.train and aim is not None:
-        narrow, teachable = _narrow(request, model, budget), teacher is None and start is None and _teachable(request, aim)
-        shrinkable = _shrinkable(request, labelled)
-        schedule = schedule_for(
-            request, len(aim.data.train), warm=warm, narrow=narrow, teachable=teachable, shrinkable=shrinkable
+        teachable = teacher is None and start is None and _teachable(request, aim)
+        schedule, step_seconds = _schedule(
+            request, labelled, aim, _narrow(request, model, budget), warm=warm, teachable=teachable
         )
     earlier = () if start is None else start.groups
-    return Run(request, original, labelled, before, budget, wanted, model, aim, metric, warm, teacher, schedule, notes, earlier)
+    costs = (before, budget, wanted, model)
+    return Run(request, original, labelled, *costs, aim, metric, warm, teacher, schedule, notes, step_seconds, earlier)
+
+
+def _schedule(
+    request: Request, labelled: Channels, aim: Goal, narrow: Narrow, *, warm: bool, teachable: bool
+) -> tuple[Schedule, float | None]:
+    """The schedule, and the seconds of a step that it hangs on. See ``schedule_for``."""
+    examples, shrinkable = len(aim.data.train), _shrinkable(request, labelled)
+    seconds = None if warm else _step_seconds(request, labelled, examples)
+    schedule = schedule_for(
+        request, examples, warm=warm, narrow=narrow, teachable=teachable, shrinkable=shrinkable, step_seconds=seconds
+    )
+    return schedule, seconds
+
+
+def _step_seconds(request: Request, channels: Channels, examples: int) -> float | None:
+    """How long a step of the whole network takes, if the schedule hangs on it; a run that goes on keeps what it took."""
+    if request.time is None:
+        return None
+    stored = Checkpoint(Path(f"{request.output}.checkpoint"), {}).read() if request.resume else None
+    if stored is not None and stored[1]["also"].get(STEP_SECONDS) is not None:
+        return float(stored[1]["also"][STEP_SECONDS])
+    from mcuprune.train.speed import seconds_of_step
+
+    return seconds_of_step(channels, min(request.batch, examples), request.device)
 
 
 def _data_and_goal(

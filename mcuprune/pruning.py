@@ -23,7 +23,7 @@ from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
 from mcuprune.passes import batchnorm as folding
-from mcuprune.preparing import Run, calibration_examples, cost_model, figure, prepared, task_of
+from mcuprune.preparing import STEP_SECONDS, Run, calibration_examples, cost_model, figure, prepared, task_of
 from mcuprune.result import Bands, Figures, GroupResult, Result, Start, Training
 from mcuprune.run.layer_noise import Int8Layers, layer_noise
 from mcuprune.train import evaluate, ranks
@@ -137,7 +137,12 @@ class Record:
         self.checkpoint = Checkpoint(
             Path(f"{request.output}.checkpoint"),
             of,
-            lambda: {"history": self.history.document(), "seconds": self.seconds, "devices": self._devices},
+            lambda: {
+                "history": self.history.document(),
+                "seconds": self.seconds,
+                "devices": self._devices,
+                STEP_SECONDS: run.step_seconds,
+            },
         )
         self._devices = [request.device]
         if not request.resume:

@@ -17,15 +17,17 @@ from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, blank, epoch_macs, interrupt, limits
 from test_training import normal, trainer
 
-from mcuprune import pruning, units
+from mcuprune import preparing, pruning, units
 from mcuprune.errors import DataError, McupruneError, UsageError
 from mcuprune.pruning import Request
 from mcuprune.report import prune as outcome
+from mcuprune.train import speed
 from mcuprune.train import trainer as training
 from mcuprune.train.length import Length
 from mcuprune.train.loop import Plateau
 from mcuprune.train.methods import METHODS, differentiable
 from mcuprune.train.schedules import Narrow, schedule_for, wide_phase
+from mcuprune.train.task import Step
 
 torch.set_num_threads(1)
 
@@ -187,6 +189,42 @@ def test_the_wide_phase_grows_with_compute_and_with_the_network_and_shrinks_with
 
     assert stop(compute=2 * compute) >= stop() >= stop(examples=2 * examples)
     assert stop(weights=2 * weights) >= stop()
+
+
+@given(st.floats(0.5, 500), st.integers(64, 10**5), st.floats(0.02, 1.0), st.integers(1, 10**6), st.booleans())
+def test_a_time_is_spent_as_the_compute_that_it_is_good_for(
+    epochs: float, examples: int, macs: float, weights: int, teachable: bool
+) -> None:
+    """The same phases. Wide layers take less time for a MAC, so that their share of the time is smaller."""
+    narrow, seconds = Narrow(macs, weights), 0.01
+    whole_epochs = epochs * (0.4 + 0.6 * macs) / macs  # in the time of so many, narrow layers do the compute of ``epochs``
+    took = max(1, round(1000 * whole_epochs * seconds * (examples // 64)))
+    asked = {"warm": False, "narrow": narrow, "teachable": teachable}
+    by_time = schedule_for(request(Path("o.onnx"), time=f"{took / 1000}s"), examples, step_seconds=seconds, **asked)
+    compute = took / 1000 / (seconds * (examples // 64)) * macs / (0.4 + 0.6 * macs)
+    by_compute = schedule_for(request(Path("o.onnx"), train_compute=compute), examples, **asked)
+    for spent, planned in ((by_time.prune_stop, by_compute.prune_stop), (by_time.whole, by_compute.whole)):
+        assert (spent > 0) == (planned > 0)
+        assert spent <= planned * (1 + 1e-9)
+        slow = planned + (1 - planned) * (0.4 + 0.6 * macs) / macs  # the time of all, in that of the same compute spent wide
+        assert spent * slow == pytest.approx(planned)
+
+
+def test_a_run_that_goes_on_keeps_the_speed_that_its_phases_were_chosen_by(
+    tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(tmp_path / "o.onnx", data=few_digits, time="4s", int8=False, from_scratch=True)
+    monkeypatch.setattr(speed, "seconds_of_step", lambda *_: 1e-4)
+
+    def stop(step: Step) -> None:
+        if Path(f"{asked.output}.checkpoint").exists():
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pruning.prune(asked, stop)
+    monkeypatch.setattr(speed, "seconds_of_step", lambda *_: 10.0)
+    run = preparing.prepared(replace(asked, resume=True), None, None, None)
+    assert run.step_seconds == 1e-4
 
 
 @pytest.mark.thorough

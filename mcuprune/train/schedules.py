@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -55,12 +56,14 @@ def schedule_for(
     narrow: Narrow = _FULL,
     teachable: bool = False,
     shrinkable: bool = False,
+    step_seconds: float | None = None,
 ) -> Schedule:
     """A schedule for this much data, the last part of it quantised.
 
     warm: whether the network comes trained. The learning rate is the same: a lower one leaves it near what it was when wide.
     narrow: what is left of the network, about. teachable: whether the answers of the network, once it is trained, are of use to
-    one that is pruned out of it. shrinkable: whether it learns from smaller images too.
+    one that is pruned out of it. shrinkable: whether it learns from smaller images too. step_seconds: of a step of the whole
+    network, which tells what a training of a given time can do; None where that isn't known.
     """
     from mcuprune.train.optimizers import OPTIMIZERS
 
@@ -85,15 +88,12 @@ def schedule_for(
         quant_share=_QUANT if request.int8 and not epochs else 0.0,
         patience=request.patience,
     )
-    default = WINDOWS["trained" if warm else "scratch"] if epochs or warm else wide_phase(compute, examples, narrow)
-    if shrinkable and default[1] < _LONG and request.method == Request.method and not (epochs or warm):
-        default = (0.0, 0.0)  # more steps on smaller images are worth more than a short wide phase
-    if default == (0.0, 0.0) and _led(request):  # what the user said of the way must have one
-        default = _WIDE[0] * _BEGIN, _WIDE[0]
-    whole = 0.0
-    asked = warm or epochs or request.prune_start is not None or request.prune_stop is not None
-    if teachable and not asked and default[1] >= _LONG and narrow.macs <= _SMALL:
-        whole, default = _WHOLE * default[1], WINDOWS["trained"]
+    timed = None if schedule.milliseconds is None or step_seconds is None else schedule.milliseconds / 1000 / step_seconds
+    reach = compute if timed is None else _within(timed / per_epoch, narrow.macs)
+    whole, default = _phases(request, reach, examples, narrow, warm=warm, teachable=teachable, shrinkable=shrinkable)
+    if schedule.milliseconds is not None and not warm:
+        in_time = partial(_share_of_time, narrow=narrow.macs)
+        whole, default = in_time(whole), (in_time(default[0]), in_time(default[1]))
     start, stop = window(request, default)
     at_once = shrinkable and (start, stop) == (0.0, 0.0)
     small = request.small_images if request.small_images is not None else _SMALL_IMAGES if at_once else 0.0
@@ -101,6 +101,33 @@ def schedule_for(
     if not epochs or request.pace == "rate":  # a fixed rate goes as far as so many updates take it
         return schedule
     return replace(schedule, prune_every=schedule.updates(schedule.epochs * per_epoch))
+
+
+def _phases(
+    request: Request,
+    reach: float | None,
+    examples: int,
+    narrow: Narrow,
+    *,
+    warm: bool,
+    teachable: bool,
+    shrinkable: bool,
+) -> tuple[float, tuple[float, float]]:
+    """The share of training in which the network is trained whole, and between which shares of what follows channels go.
+
+    reach: the compute of the training, in epochs of the whole network; None where it isn't known. For the rest see
+    ``schedule_for``.
+    """
+    by_epochs = bool(request.epochs)
+    default = WINDOWS["trained" if warm else "scratch"] if by_epochs or warm else wide_phase(reach, examples, narrow)
+    if shrinkable and default[1] < _LONG and request.method == Request.method and not (by_epochs or warm):
+        default = (0.0, 0.0)  # more steps on smaller images are worth more than a short wide phase
+    if default == (0.0, 0.0) and _led(request):  # what the user said of the way must have one
+        default = _WIDE[0] * _BEGIN, _WIDE[0]
+    asked = warm or by_epochs or request.prune_start is not None or request.prune_stop is not None
+    if teachable and not asked and default[1] >= _LONG and narrow.macs <= _SMALL:
+        return _WHOLE * default[1], WINDOWS["trained"]
+    return 0.0, default
 
 
 def _led(request: Request) -> bool:
@@ -114,8 +141,17 @@ def _enough(per_epoch: int, narrow: float) -> float:
 
     A step of the narrow network takes more of the time than of the multiply-accumulates.
     """
-    plain = float(np.clip(np.ceil(_STEPS / per_epoch), *_EPOCHS))
-    return plain * narrow / (_FIXED + (1 - _FIXED) * narrow)
+    return _within(float(np.clip(np.ceil(_STEPS / per_epoch), *_EPOCHS)), narrow)
+
+
+def _within(epochs: float, narrow: float) -> float:
+    """The compute of the narrow network, in epochs of the whole one, in the time that so many of these take."""
+    return epochs * narrow / (_FIXED + (1 - _FIXED) * narrow)
+
+
+def _share_of_time(share: float, narrow: float) -> float:
+    """The share of time that wide layers take for this share of the multiply-accumulates: narrow ones take more for each."""
+    return share / (share + (1 - share) * (_FIXED / narrow + 1 - _FIXED))
 
 
 def wide_phase(compute: float | None, examples: int, narrow: Narrow) -> tuple[float, float]:

@@ -359,9 +359,10 @@ class Differentiable(Method):
         if length.unit == "macs":
             most = length.amount // (trainer.batch * _STEPS_TO_LEARN)
             budget = allocation.affordable(model, budget, most, multiple)
+        within = " as far as compute allows," if length.unit == "macs" else ""
         self.outer.progress = 1.0
         self.outer.widths = allocation.uniform_grown(model, budget, multiple)
-        description = "uniform widths, grown into what they leave of the budget"
+        description = "uniform widths, grown into what they leave of the budget,"
         try:
             plan = at_init.plan(model, budget, multiple=multiple, seed=task.seed)
         except ModelError:  # some operator, or weights, that at-init can't follow: uniform widths do without
@@ -369,13 +370,13 @@ class Differentiable(Method):
         else:
             chosen = task.channels.widths(plan.keep)
             self.outer.widths = allocation.between(model, self.outer.widths, chosen, budget, multiple)
-            description = f"widths between {description}, and those of --method at-init,"
+            description = f"widths between {description} and those of --method at-init,"
         self.keep = self.alive = task.channels.top(self.outer.widths, salience(task.channels))
         self.begin_cut(trainer)
         self.cut, self.last_cut = True, 0
         self.notes.append(
-            f"{description} as far as compute allows, from the first step on: in so short a training of so many examples "
-            "every step belongs to the network that stays; --prune-stop 0.3 narrows it on the way"
+            f"{description}{within} from the first step on: in so short a training of so many examples every step "
+            "belongs to the network that stays; --prune-stop 0.3 narrows it on the way"
         )
 
     def after_step(self, trainer: Trainer) -> bool:
