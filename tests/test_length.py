@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,17 +16,21 @@ from conftest import thorough_but
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, blank, epoch_macs, interrupt, limits
-from test_training import normal, trainer
+from test_training import digits, normal, trainer
 
 from mcuprune import pruning, units
+from mcuprune.data.sets import Split
 from mcuprune.errors import DataError, McupruneError, UsageError
 from mcuprune.pruning import Request
 from mcuprune.report import prune as outcome
 from mcuprune.train import trainer as training
+from mcuprune.train.checkpoint import Checkpoint, Saved
 from mcuprune.train.length import Length
-from mcuprune.train.loop import Plateau
+from mcuprune.train.loop import Hooks, Plateau, train
 from mcuprune.train.methods import METHODS, differentiable
 from mcuprune.train.schedules import Narrow, schedule_for, wide_phase
+from mcuprune.train.tasks.metrics import Metric
+from mcuprune.train.trainer import Trainer
 
 torch.set_num_threads(1)
 
@@ -246,6 +251,46 @@ def test_who_says_how_widths_are_found_gets_a_way_on_which_they_are(wish: dict[s
 def test_a_plateau_is_reached_after_so_many_evaluations_that_are_no_better() -> None:
     seen = Plateau(2)
     assert [seen.reached(share) for share in (0.5, 0.6, 0.6, 0.61, 0.4, 0.61)] == [False, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["mae", "miou"])
+def test_patience_watches_the_figure_of_the_task_through_an_interruption(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every evaluation but the third is better than all before it: errors fall, or shares rise."""
+    better: Literal["higher", "lower"] = "lower" if name == "mae" else "higher"
+    figures = [9.0, 8.0, 8.5, 7.0, 6.0] if better == "lower" else [0.1, 0.2, 0.15, 0.3, 0.4]
+    checkpoint = Checkpoint(tmp_path / "state", {"run": "this"})
+
+    def trained(patience: int, *, until: int = 20) -> Trainer:
+        watched = trainer(normal(MODEL), total=20)
+
+        def measured(split: Split) -> Metric:
+            if watched.step > until:
+                raise Interrupted
+            return Metric(name, name, figures[watched.step // 4 - 1], "value", better)
+
+        monkeypatch.setattr(watched, "measure", measured)
+        train(watched, Free(), digits().val, lambda line: None, checkpoint, Plateau(patience))
+        return watched
+
+    with pytest.raises(Interrupted):
+        trained(2, until=12)
+    assert not trained(2).winds_down
+    checkpoint.remove()
+    assert trained(1).step == 13  # at the third it has not improved, and winds down for a tenth of its 12 steps
+
+
+class Free(Hooks):
+    """A network that just trains, and costs nothing."""
+
+    stage = "free"
+
+    def costs(self) -> Mapping[str, int]:
+        return {}
+
+    def restore(self, trainer: Trainer, saved: Saved) -> None:
+        trainer.restore(saved.arrays, trainer.module.channels)
 
 
 @pytest.mark.parametrize("method", thorough_but(METHODS, "uniform"))

@@ -134,11 +134,13 @@ class Plateau:
     """
 
     def __init__(self, patience: int) -> None:
-        self.patience, self.best, self.since = patience, 0.0, 0
+        self.patience, self.since = patience, 0
+        self.best: float | None = None
 
-    def reached(self, accuracy: float) -> bool:
-        """Take in one more evaluation. Returns whether validation has stopped improving."""
-        self.best, self.since = (accuracy, 0) if accuracy > self.best else (self.best, self.since + 1)
+    def reached(self, figure: float) -> bool:
+        """Take in one more evaluation. figure: higher is better. Returns whether validation has stopped improving."""
+        better = self.best is None or figure > self.best
+        self.best, self.since = (figure, 0) if better else (self.best, self.since + 1)
         return self.since >= self.patience
 
     def state(self) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def train(
             on_step(line)
             hooks.evaluated(trainer, line)
             undecided = trainer.images is not None or trainer.winds_down
-            if plateau is not None and hooks.settled and not undecided and plateau.reached(line.accuracy or 0.0):
+            if plateau is not None and hooks.settled and not undecided and plateau.reached(line.merit):
                 trainer.wind_down()
             if checkpoint is not None:
                 arrays, values = hooks.state()
