@@ -309,6 +309,26 @@ def test_patience_ends_training_early_within_the_budget(method: str, tmp_path: P
         assert not any("ended early" in note for note in whole.notes)
 
 
+@pytest.mark.parametrize("last", [2, 3])
+def test_a_training_that_spends_all_it_was_given_is_not_said_to_end_early(
+    last: int, tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three evaluations the third comes at the end; after the second a tenth of two epochs is left to train."""
+    seen: list[float] = []
+
+    def reached(plateau: Plateau, figure: float) -> bool:
+        seen.append(figure)
+        return len(seen) == last
+
+    monkeypatch.setattr(Plateau, "reached", reached)
+    wishes: dict[str, Any] = {"data": few_digits, "method": "uniform", "epochs": 3, "int8": False, "patience": 1}
+    result = pruning.prune(request(tmp_path / "o.onnx", **wishes))
+    assert len(seen) == last
+    spent = result.full_training_macs == 3 * epoch_macs(result)
+    assert spent == (last == 3)
+    assert any("ended early" in note for note in result.notes) == (not spent)
+
+
 def test_a_training_that_winds_down_lowers_its_rate_to_nothing_and_goes_on_where_it_stopped() -> None:
     one, other = (trainer(normal(MODEL), total=100) for _ in range(2))
     for _ in range(40):

@@ -244,7 +244,7 @@ def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candid
         training_macs=trainer.training_macs,
         full_training_macs=task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.step,
         settled=trainer.step - method.last_cut,
-        notes=(*method.notes, *trainer.notes, *([early] if trainer.winds_down else [])),
+        notes=(*method.notes, *trainer.notes, *([early] if trainer.ends_early else [])),
         taught=trainer.taught,
         sensitivity=method.sensitivity,
         steps=trainer.step,

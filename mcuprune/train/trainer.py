@@ -182,8 +182,13 @@ class Trainer:
 
     @property
     def winds_down(self) -> bool:
-        """Whether the end was brought forward."""
+        """Whether it was told to end, early or in the last part of its length, which is spent all the same."""
         return self._ending is not None
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the end lies before the planned one."""
+        return self._ending is not None and self._ending[1] < self.length.amount
 
     def begin_small(self, until: float) -> None:
         """Train on smaller images, if the network takes any, for this first share of the length. Called before it starts."""
