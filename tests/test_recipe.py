@@ -18,10 +18,11 @@ from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.graph import network
 from mcuprune.pruning import Request
+from mcuprune.train.loop import Plateau
 from mcuprune.train.methods.differentiable import Widths
 from mcuprune.train.request import by_recipe, search_for
 from mcuprune.train.schedules import schedule_for
-from mcuprune.train.task import RECIPES, Search
+from mcuprune.train.task import RECIPES, Search, Step
 
 torch.set_num_threads(1)
 
@@ -94,6 +95,39 @@ def test_a_rate_that_does_not_get_there_ends_inside_the_budget_and_says_so(
     result = pruning.prune(request(tmp_path / "o.onnx", few_digits, recipe="paper", epochs=2, int8=False, multiple_of=multiple))
     assert result.ok
     assert any("fixed rate of the widths ended above the budget" in note for note in result.notes)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"recipe": "paper", "gradients": "resource", "pi_lr": 20.0, "prune_every": 1},
+        {"freeze_at_budget": False, "prune_stop": 0.2},
+    ],
+    ids=str,
+)
+def test_patience_counts_from_where_the_budget_holds_though_masks_change(
+    wish: dict[str, Any], tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training that ends early is cut at that end, to a network that holds the budget, and resumes to the same file."""
+    monkeypatch.setattr(Plateau, "reached", lambda plateau, figure: True)
+    asked = request(tmp_path / "a.onnx", few_digits, epochs=12, int8=False, patience=1, **wish)
+    through = pruning.prune(asked)
+    assert through.ok
+    assert any("ended early" in note for note in through.notes)
+    assert not any("greedy cut" in note for note in through.notes)
+    last = through.history[-1]
+    assert last.epoch < 9
+    assert last.costs["macs"] == through.after.total["macs"]
+
+    def stop(line: Step) -> None:
+        if line.step >= last.step:  # the state before it holds a training that winds down
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pruning.prune(replace(asked, output=str(tmp_path / "b.onnx")), stop)
+    pruning.prune(replace(asked, output=str(tmp_path / "b.onnx"), resume=True))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 @pytest.mark.thorough

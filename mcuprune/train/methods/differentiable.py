@@ -108,6 +108,12 @@ class Widths:
         widths = allocation.floor(self.model, np.exp(self.v if v is None else v), self.multiple)
         return np.asarray(np.maximum(widths, self._floor))
 
+    @property
+    def final(self) -> bool:
+        """Whether multipliers fall no further: the budget holds, and at a pace by schedule its targets have come to it."""
+        over = self.search.pace == "rate" or self.progress >= 1
+        return over and allocation.holds(self.model, self.widths, self.budget)
+
     def targets(self, progress: float) -> Budget:
         """What each resource should cost at this share of the pruning phase."""
         return self.budget.approached(self._start, progress)
@@ -320,7 +326,7 @@ class Differentiable(Method):
     cuts the masks follow salience, so a channel that recovers comes back.
 
     keep: what the masks leave. alive: bool (components + 1,), what is physically there.
-    cut: whether widths and channels are settled.
+    cut: whether widths and channels are final.
     """
 
     def __init__(self, task: Task) -> None:
@@ -335,7 +341,8 @@ class Differentiable(Method):
 
     @property
     def settled(self) -> bool:
-        return self.cut
+        """Masks may still follow salience: they are cut out when training ends, whenever that is."""
+        return self.cut or self.outer.final
 
     def start(self, trainer: Trainer) -> None:
         schedule, length = self.task.schedule, trainer.length
@@ -382,7 +389,8 @@ class Differentiable(Method):
         if self.cut or trainer.position <= self._first:
             return False
         progress = min(1.0, (trainer.position - self._first) / (self._last - self._first))
-        if not (trainer.step % self.task.schedule.prune_every == 0 or trainer.position >= self._final or self._late(progress)):
+        final = trainer.position >= self._final or trainer.finished
+        if not (trainer.step % self.task.schedule.prune_every == 0 or final or self._late(progress)):
             return False
         channels, random = self.task.channels, np.random.default_rng((self.task.seed, trainer.step))
         scores = np.zeros(len(self.keep))
@@ -390,7 +398,7 @@ class Differentiable(Method):
         self.outer.see_task(*self._measured(trainer, scores, random))
         before = self.outer.progress
         note = self.outer.update(progress, channels.widths(self.alive), random)
-        self.cut = trainer.position >= self._final
+        self.cut = final
         self.last_cut = trainer.step if self.cut else self.last_cut
         if self.cut and note:
             self.notes.append(note)
