@@ -156,6 +156,8 @@ def test_patience_is_for_the_network_that_stays(tmp_path: Path, few_digits: str)
     whole = 0.3 * COMPUTE * epoch_macs(result)
     assert max(line.training_macs for line in whole_lines(result)) >= whole
     assert result.training_macs < COMPUTE * epoch_macs(result)
+    (note,) = [note for note in result.notes if "ended early" in note]
+    assert f"after epoch {result.history[-1].epoch:.1f}:" in note  # counted through the whole run, as the history is
 
 
 Asked = Callable[[Request], Request]

@@ -182,7 +182,7 @@ def train(
         due = trainer.length.evaluations(trainer.position)
         if _evaluates(trainer, due > evaluated):
             evaluated = due
-            ranks.refuse_drift(trainer.step, trainer.learned)
+            ranks.refuse_drift(trainer.before + trainer.step, trainer.learned)
             line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths_now())
             on_step(line)
             hooks.evaluated(trainer, line)
@@ -227,17 +227,19 @@ def counted_on(on_step: OnStep, steps: int, training_macs: int, per_epoch: int) 
     return counted
 
 
-def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candidate:
+def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep, before: int = 0) -> Candidate:
     """Run a pruning method on a task, from its checkpoint where it has one of an interrupted run.
 
-    make: the method, of ``methods.METHODS``.
+    make: the method, of ``methods.METHODS``. before: steps of the stages before, which count in what notes say.
     """
     trainer = trainer_for(task, task.channels)
+    trainer.before = before
     trainer.begin_small(task.schedule.small_images)
     method = make(task)
     patience = task.schedule.patience
     train(trainer, method, task.data.val, on_step, task.checkpoint, None if patience is None else Plateau(patience))
-    early = f"training ended early, after epoch {trainer.epoch:.1f}: validation had stopped improving (--patience {patience})"
+    epoch = before / trainer.steps_per_epoch + trainer.epoch
+    early = f"training ended early, after epoch {epoch:.1f}: validation had stopped improving (--patience {patience})"
     return Candidate(
         channels=trainer.module.channels.with_network(trainer.module.network()),
         keep=method.keep,
