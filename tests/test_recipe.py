@@ -56,7 +56,10 @@ def test_alpha_comes_of_the_first_losses_and_stays() -> None:
 
 @pytest.mark.parametrize("rate", [0.5, 4.0])
 def test_an_update_is_one_step_along_the_clipped_gradients_and_never_widens(rate: float) -> None:
-    """Against the formula of appendix A, by hand: pi' = pi - rate * clip(a_RES g_RES + a_TSK g_TSK, 0, 0.025)."""
+    """Against the formula of appendix A, by hand: pi' = pi - rate * clip(a_RES g_RES + a_TSK g_TSK, 0, 0.025).
+
+    No group falls below one channel.
+    """
     one = outer(0.3, rate=rate)
     draw = np.random.default_rng(1)
     for _ in range(30):
@@ -64,12 +67,25 @@ def test_an_update_is_one_step_along_the_clipped_gradients_and_never_widens(rate
         task = draw.normal(size=len(before))
         one.see_task(task, loss=1.0)
         of_resource = one.model.gradient("macs", n) * one.model.full / one.budget.limits["macs"]
-        step = rate * np.clip(one.alpha[0] * of_resource + one.alpha[1] * task, 0, 0.025) * np.exp(before)
+        step = rate * np.clip(one.alpha[0] * of_resource + one.alpha[1] * task, 0, 0.025)
         over = one.model.at(n)["macs"] > one.budget.limits["macs"]
         one.update(0.5, one.model.full, draw)
-        assert one.v == pytest.approx(before - step if over else before)
+        after = np.maximum(np.exp(before) - step, 1 / one.model.full)
+        assert np.exp(one.v) == pytest.approx(after if over else np.exp(before))
         assert (one.v <= before).all()
         assert (one.widths == one.current()).all()
+
+
+def test_multipliers_fall_by_the_clip_at_any_width_and_end_at_one_channel() -> None:
+    by_one, at_once = outer(0.01), outer(0.01, rate=80.0)
+    by_one.alpha = at_once.alpha = 1e9, 0.0
+    draw = np.random.default_rng(0)
+    for updates in range(1, 39):
+        by_one.update(0.5, by_one.model.full, draw)
+        assert np.exp(by_one.v) == pytest.approx(1 - 0.025 * updates)
+    at_once.update(0.5, at_once.model.full, draw)
+    assert np.exp(at_once.v) == pytest.approx(1 / at_once.model.full)
+    assert (at_once.widths == 1).all()
 
 
 def test_widths_stop_once_the_budget_holds_and_what_it_leaves_stays_unused() -> None:

@@ -359,7 +359,8 @@ class Trainer:
     def _refuse_divergence(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):
             raise UsageError(
-                f"training diverged at step {self.before + self.step}: {what} {value.item()}; give a lower --lr, or scale the data"
+                f"training diverged at step {self.before + self.step}: {what} {value.item()}; give a lower --lr, or scale "
+                "the data"
             )
 
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:
