@@ -133,20 +133,23 @@ def page(rows: list[dict[str, Any]]) -> str:
         "`studies.jsonl`. Resources are shares of their limits, the largest over seeds; above 100 % a limit is broken.",
         "Training MACs count the batches here that the task gradient is taken on, some 0.01, which `accuracy.md` does not.",
     ]
+    limited = [resource for name, resource in RESOURCES.items() if any(name in row["limits"] for row in rows)]
     for name, study in STUDIES.items():
         if not any(row["study"] == name for row in rows):
             continue
         lines += ["", f"## {study.title}", "", study.question, ""]
         lines += [
-            "| | seeds | int8 test | int8 val + test | SRAM | flash | MACs | training MACs |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            table_line(["", "seeds", "int8 test", "int8 val + test", *(each.title for each in limited), "training MACs"]),
+            "|---|" + "--:|" * (4 + len(limited)),
         ]
         for case in study.cases:
             found = [row for row in rows if (row["study"], row["case"]) == (name, case.name)]
             if found:
                 shares = [
-                    f"{max(row['used'][r] / row['limits'][r] for row in found):.1%}" if r in found[0]["limits"] else ""
-                    for r in RESOURCES
+                    f"{max(row['used'][r.name] / row['limits'][r.name] for row in found):.1%}"
+                    if r.name in found[0]["limits"]
+                    else ""
+                    for r in limited
                 ]
                 cost = mean(row["training_macs"] / row["full_training_macs"] for row in found)
                 accuracies = [spread([100 * row[key] for row in found]) for key in ("accuracy_int8", "pooled_int8")]
