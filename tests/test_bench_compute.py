@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
+import rows
+
 bench_compute = pytest.importorskip("bench_compute")
+MAKEFILE = (Path(__file__).parent.parent / "Makefile").read_text()
 
 
 def row(method: str, seed: int, accuracy: float, budget: str = "B2", cpu: int = 50, machine: str = "here") -> dict[str, Any]:
@@ -75,3 +79,18 @@ def test_the_picture_has_a_line_for_each_run_and_colours_for_light_and_dark() ->
     assert len(tree.findall(".//{http://www.w3.org/2000/svg}path")) == 6
     assert "prefers-color-scheme:dark" in drawn
     assert bench_compute.picture([]).startswith("<svg")
+
+
+def test_make_asks_for_every_run_of_the_page() -> None:
+    """The recipe as make would run it; what has been run is not run again."""
+    (recipe,) = re.findall(r"^bench-compute:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    named = dict(re.findall(r"^(\w+) :?= (.*)$", MAKEFILE, re.MULTILINE))
+    asked: set[tuple[Any, ...]] = set()
+    for line in recipe.splitlines():
+        for name in ("COMPUTE", "NARROW"):
+            line = line.replace(f"$({name})", named[name])
+        _, script, words = line.partition("bench_compute.py")
+        assert script, line
+        asked |= set(bench_compute.wanted(bench_compute.asked(words.split())))
+    stored = {rows.key(found, bench_compute.KEY) for found in rows.read(bench_compute.ROWS)}
+    assert stored - asked == set()
