@@ -104,6 +104,7 @@ bench-compute: $(BIN)/.bench ## accuracy at equal training compute (hours; goes 
 
 bench-studies: $(BIN)/.bench ## what each part of the method is worth; DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_studies.py --data $(DATA)
+	$(BIN)/python tests/benchmarks/bench_studies.py --data $(DATA) --studies losses --seeds 3 4
 
 bench-weight-bits: $(BIN)/.bench ## weights of 8 bits against 7 (minutes); DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_weight_bits.py --data $(DATA) --files $(OUT)/weight_bits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -81,16 +82,17 @@ def test_the_picture_has_a_line_for_each_run_and_colours_for_light_and_dark() ->
     assert bench_compute.picture([]).startswith("<svg")
 
 
-def test_make_asks_for_every_run_of_the_page() -> None:
+@pytest.mark.parametrize("name", ["compute", "studies"])
+def test_make_asks_for_every_run_of_a_page(name: str) -> None:
     """The recipe as make would run it; what has been run is not run again."""
-    (recipe,) = re.findall(r"^bench-compute:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
-    named = dict(re.findall(r"^(\w+) :?= (.*)$", MAKEFILE, re.MULTILINE))
+    bench = importlib.import_module(f"bench_{name}")
+    (recipe,) = re.findall(rf"^bench-{name}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    named = dict(re.findall(r"^(\w+) [:?]?= (.*)$", MAKEFILE, re.MULTILINE))
     asked: set[tuple[Any, ...]] = set()
     for line in recipe.splitlines():
-        for name in ("COMPUTE", "NARROW"):
-            line = line.replace(f"$({name})", named[name])
-        _, script, words = line.partition("bench_compute.py")
+        called = re.sub(r"\$\((COMPUTE|NARROW)\)", lambda match: named[match[1]], line)
+        _, script, words = called.partition(f"bench_{name}.py")
         assert script, line
-        asked |= set(bench_compute.wanted(bench_compute.asked(words.split())))
-    stored = {rows.key(found, bench_compute.KEY) for found in rows.read(bench_compute.ROWS)}
+        asked |= set(bench.wanted(bench.asked(words.split())))
+    stored = {rows.key(found, bench.KEY) for found in rows.read(bench.ROWS)}
     assert stored - asked == set()

@@ -10,7 +10,8 @@ embedded digits. Finished runs are appended to ``studies.jsonl`` and not run aga
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -18,13 +19,14 @@ from typing import Any
 
 import torch
 from bench_accuracy import BUDGETS, TASKS, files, measured
-from rows import append, arguments, read, spread, table_line
+from rows import append, arguments, key, read, spread, table_line
 
 from mcuprune.costs.resources import RESOURCES
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "models"
 ROWS, PAGE, TRIALS = HERE / "studies.jsonl", HERE / "studies.md", HERE / "trials.jsonl"
+KEY = ("study", "case", "seed")
 #: Columns of the trials' table that aren't settings.
 _RESULTS = ("float", "train", "int8", "pooled", "cost")
 
@@ -170,19 +172,28 @@ def _trials() -> list[str]:
     return lines
 
 
-def main() -> int:
+def asked(words: Sequence[str] | None = None) -> Namespace:
+    """What a command line asks for; the one that this process was started with by default."""
     parser = arguments(__doc__, "studies", PAGE)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    given = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def wanted(given: Namespace) -> list[tuple[Any, ...]]:
+    """The runs that are asked for, each by what its row has under ``KEY``."""
+    return [(name, case.name, seed) for seed in given.seeds for name in given.studies for case in STUDIES[name].cases]
+
+
+def main() -> int:
+    given = asked()
     torch.set_num_threads(1)
-    for seed in given.seeds if not given.table else ():
-        for name in given.studies:
-            for case in STUDIES[name].cases:
-                if (name, case.name, seed) in {(row["study"], row["case"], row["seed"]) for row in read(ROWS)}:
-                    continue
-                found = {"study": name, "case": case.name, "seed": seed, **run(case, seed, given.data, given.work)}
-                append(ROWS, found)
+    done = {key(found, KEY) for found in read(ROWS)}
+    for one in wanted(given) if not given.table else ():
+        if one not in done:
+            study, name, seed = one
+            (case,) = (case for case in STUDIES[study].cases if case.name == name)
+            append(ROWS, {**dict(zip(KEY, one, strict=True)), **run(case, seed, given.data, given.work)})
     if read(ROWS):
         PAGE.write_text(page(read(ROWS)))
     return 0
