@@ -87,12 +87,24 @@ bench-memory: $(BIN)/.dev ## time the schedule search; writes tests/benchmarks/m
 bench: $(BIN)/.bench ## accuracy at equal budgets (hours; goes on where it stopped); DATA=folder of cifar10-*.npz, kws12-mfcc.npz
 	$(BIN)/python tests/benchmarks/bench_accuracy.py --data $(DATA)
 
+COMPUTE := $(BIN)/python tests/benchmarks/bench_compute.py --data $(DATA)
+NARROW := differentiable uniform at-init
+
 bench-compute: $(BIN)/.bench ## accuracy at equal training compute (hours; goes on where it stopped); DATA as for bench
-	$(BIN)/python tests/benchmarks/bench_compute.py --data $(DATA)
-	$(BIN)/python tests/benchmarks/bench_compute.py --data $(DATA) --trained --tasks T1 T2 --compute 0.3
+	$(COMPUTE)
+	$(COMPUTE) --tasks T2 --compute 1.0 --seeds 3 4 5 --methods $(NARROW)
+	$(COMPUTE) --tasks T2 --budgets B3 --compute 0.3 --seeds 3 4 5 --methods $(NARROW)
+	$(COMPUTE) --tasks T2 --budgets B1 B2 --compute 0.3 --seeds 10 11 12 --methods $(NARROW)
+	$(COMPUTE) --tasks T2 --budgets B1 --compute 0.3 --seeds 13 14 15 --methods $(NARROW)
+	$(COMPUTE) --tasks T1 --budgets B1 --compute 0.55 --methods differentiable uniform
+	$(COMPUTE) --tasks T1 T3 --budgets B3 --methods bands
+	$(COMPUTE) --budgets full --compute 0.3 --seeds 0 --methods uniform
+	$(COMPUTE) --trained --tasks T1 T2 --budgets B1 B2 --compute 0.3
+	$(COMPUTE) --trained --tasks T2 --budgets B1 B2 --compute 0.3 --seeds 3 4
 
 bench-studies: $(BIN)/.bench ## what each part of the method is worth; DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_studies.py --data $(DATA)
+	$(BIN)/python tests/benchmarks/bench_studies.py --data $(DATA) --studies losses --seeds 3 4
 
 bench-weight-bits: $(BIN)/.bench ## weights of 8 bits against 7 (minutes); DATA as for bench
 	$(BIN)/python tests/benchmarks/bench_weight_bits.py --data $(DATA) --files $(OUT)/weight_bits

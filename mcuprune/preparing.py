@@ -39,7 +39,7 @@ from mcuprune.train.checkpoint import Checkpoint
 from mcuprune.train.checkpoint import check as check_checkpoint
 from mcuprune.train.course import refuse_changed
 from mcuprune.train.feeding import looks_fresh
-from mcuprune.train.goal import Goal, goal, try_loss
+from mcuprune.train.goal import Goal, goal, is_class_or_none, try_loss
 from mcuprune.train.methods import METHODS
 from mcuprune.train.origin import comes_trained
 from mcuprune.train.rehearsal import rehearse
@@ -301,7 +301,7 @@ def _teacher(request: Request, whole: Channels, aim: Goal | None, metric: Metric
 def _teachable(request: Request, aim: Goal) -> bool:
     """Whether an untrained network may be trained whole first, to teach: where it was measured to help, and costs one look."""
     default = request.method == Request.method and request.distill is not False
-    return default and aim.labelled and aim.objective.task == "classify"
+    return default and aim.labelled and is_class_or_none(aim.objective)
 
 
 def _shrinkable(request: Request, channels: Channels) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -11,7 +13,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
+import rows
+
 bench_compute = pytest.importorskip("bench_compute")
+MAKEFILE = (Path(__file__).parent.parent / "Makefile").read_text()
 
 
 def row(method: str, seed: int, accuracy: float, budget: str = "B2", cpu: int = 50, machine: str = "here") -> dict[str, Any]:
@@ -75,3 +80,19 @@ def test_the_picture_has_a_line_for_each_run_and_colours_for_light_and_dark() ->
     assert len(tree.findall(".//{http://www.w3.org/2000/svg}path")) == 6
     assert "prefers-color-scheme:dark" in drawn
     assert bench_compute.picture([]).startswith("<svg")
+
+
+@pytest.mark.parametrize("name", ["compute", "studies"])
+def test_make_asks_for_every_run_of_a_page(name: str) -> None:
+    """The recipe as make would run it; what has been run is not run again."""
+    bench = importlib.import_module(f"bench_{name}")
+    (recipe,) = re.findall(rf"^bench-{name}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    named = dict(re.findall(r"^(\w+) [:?]?= (.*)$", MAKEFILE, re.MULTILINE))
+    asked: set[tuple[Any, ...]] = set()
+    for line in recipe.splitlines():
+        called = re.sub(r"\$\((COMPUTE|NARROW)\)", lambda match: named[match[1]], line)
+        _, script, words = called.partition(f"bench_{name}.py")
+        assert script, line
+        asked |= set(bench.wanted(bench.asked(words.split())))
+    stored = {rows.key(found, bench.KEY) for found in rows.read(bench.ROWS)}
+    assert stored - asked == set()

@@ -171,3 +171,21 @@ def test_a_finished_run_is_not_run_again(nothing_stored: Path, monkeypatch: pyte
     assert started("vgg16", monkeypatch, "--methods", "uniform", "--work", work, "--precision", "bfloat16") == 0
     assert len(ran) == 9
     assert (nothing_stored / "gpu.md").read_text() == "9 rows"
+
+
+def test_runs_of_another_length_or_precision_have_states_of_their_own(
+    nothing_stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was interrupted must not stand in the way of the next."""
+    outputs: list[str] = []
+
+    def row(network: str, budget: str, asked: pruning.Request) -> dict[str, object]:
+        outputs.append(asked.output)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "row", row)
+    monkeypatch.setattr(bench, "REAL", bench.TOY)
+    for flags in ([], ["--epochs", "9"], ["--epochs", "90"], ["--precision", "bfloat16"], ["--seeds", "1"]):
+        with pytest.raises(KeyboardInterrupt):
+            started("vgg16", monkeypatch, "--methods", "uniform", "--work", str(nothing_stored / "work"), *flags)
+    assert len(set(outputs)) == 5

@@ -67,6 +67,15 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(there), f"{path or 'the page'} has no heading {anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_row_of_a_table_has_the_cells_of_its_head(page):
+    head = 0
+    for line in _FENCE.sub("", page.read_text()).splitlines():
+        cells = line.replace("\\|", "").count("|") if line.startswith("|") else 0
+        head = cells if not head or not cells else head
+        assert cells == head, line
+
+
 def test_every_page_is_in_the_contents():
     listed = set()
     for page in SITE:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,19 +16,23 @@ from conftest import thorough_but
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, blank, epoch_macs, interrupt, limits
-from test_training import normal, trainer
+from test_training import digits, normal, trainer
 
 from mcuprune import preparing, pruning, units
+from mcuprune.data.sets import Split
 from mcuprune.errors import DataError, McupruneError, UsageError
 from mcuprune.pruning import Request
 from mcuprune.report import prune as outcome
 from mcuprune.train import speed
 from mcuprune.train import trainer as training
+from mcuprune.train.checkpoint import Checkpoint, Saved
 from mcuprune.train.length import Length
-from mcuprune.train.loop import Plateau
+from mcuprune.train.loop import Hooks, Plateau, train
 from mcuprune.train.methods import METHODS, differentiable
 from mcuprune.train.schedules import Narrow, schedule_for, wide_phase
 from mcuprune.train.task import Step
+from mcuprune.train.tasks.metrics import Metric
+from mcuprune.train.trainer import Trainer
 
 torch.set_num_threads(1)
 
@@ -286,6 +291,46 @@ def test_a_plateau_is_reached_after_so_many_evaluations_that_are_no_better() -> 
     assert [seen.reached(share) for share in (0.5, 0.6, 0.6, 0.61, 0.4, 0.61)] == [False, False, False, False, False, True]
 
 
+@pytest.mark.parametrize("name", ["mae", "miou"])
+def test_patience_watches_the_figure_of_the_task_through_an_interruption(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every evaluation but the third is better than all before it: errors fall, or shares rise."""
+    better: Literal["higher", "lower"] = "lower" if name == "mae" else "higher"
+    figures = [9.0, 8.0, 8.5, 7.0, 6.0] if better == "lower" else [0.1, 0.2, 0.15, 0.3, 0.4]
+    checkpoint = Checkpoint(tmp_path / "state", {"run": "this"})
+
+    def trained(patience: int, *, until: int = 20) -> Trainer:
+        watched = trainer(normal(MODEL), total=20)
+
+        def measured(split: Split) -> Metric:
+            if watched.step > until:
+                raise Interrupted
+            return Metric(name, name, figures[watched.step // 4 - 1], "value", better)
+
+        monkeypatch.setattr(watched, "measure", measured)
+        train(watched, Free(), digits().val, lambda line: None, checkpoint, Plateau(patience))
+        return watched
+
+    with pytest.raises(Interrupted):
+        trained(2, until=12)
+    assert not trained(2).winds_down
+    checkpoint.remove()
+    assert trained(1).step == 13  # at the third it has not improved, and winds down for a tenth of its 12 steps
+
+
+class Free(Hooks):
+    """A network that just trains, and costs nothing."""
+
+    stage = "free"
+
+    def costs(self) -> Mapping[str, int]:
+        return {}
+
+    def restore(self, trainer: Trainer, saved: Saved) -> None:
+        trainer.restore(saved.arrays, trainer.module.channels)
+
+
 @pytest.mark.parametrize("method", thorough_but(METHODS, "uniform"))
 def test_patience_ends_training_early_within_the_budget(method: str, tmp_path: Path, few_digits: str) -> None:
     """An impatient run stops at its first evaluation that is no better, once its widths are final, and says so."""
@@ -300,6 +345,26 @@ def test_patience_ends_training_early_within_the_budget(method: str, tmp_path: P
         assert early.training_macs < whole.training_macs
         assert whole.full_training_macs == 20 * epoch_macs(whole)
         assert not any("ended early" in note for note in whole.notes)
+
+
+@pytest.mark.parametrize("last", [2, 3])
+def test_a_training_that_spends_all_it_was_given_is_not_said_to_end_early(
+    last: int, tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three evaluations the third comes at the end; after the second a tenth of two epochs is left to train."""
+    seen: list[float] = []
+
+    def reached(plateau: Plateau, figure: float) -> bool:
+        seen.append(figure)
+        return len(seen) == last
+
+    monkeypatch.setattr(Plateau, "reached", reached)
+    wishes: dict[str, Any] = {"data": few_digits, "method": "uniform", "epochs": 3, "int8": False, "patience": 1}
+    result = pruning.prune(request(tmp_path / "o.onnx", **wishes))
+    assert len(seen) == last
+    spent = result.full_training_macs == 3 * epoch_macs(result)
+    assert spent == (last == 3)
+    assert any("ended early" in note for note in result.notes) == (not spent)
 
 
 def test_a_training_that_winds_down_lowers_its_rate_to_nothing_and_goes_on_where_it_stopped() -> None:

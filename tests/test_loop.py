@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import pytest
 import torch
 from conftest import thorough_but
 from test_pruning import MODELS, Interrupted, interrupt, limits
+from test_revival import stack
 from test_training import digits, normal, trainer
 
 from mcuprune import pruning
 from mcuprune.costs import resources, widths
+from mcuprune.errors import UsageError
 from mcuprune.pruning import Request
-from mcuprune.train import methods
+from mcuprune.train import methods, revival
 from mcuprune.train.checkpoint import Checkpoint, Saved
 from mcuprune.train.loop import Hooks, Method, State, train
 from mcuprune.train.methods import METHODS
@@ -90,6 +93,20 @@ def test_a_run_goes_on_from_the_last_epoch_that_was_stored(tmp_path: Path) -> No
     assert [line.step for line in lines] == [6, 8]
     expected, found = (dict(one.module.named_weights()) for one in (through, resumed))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_what_is_told_of_a_later_stage_counts_the_steps_of_those_before() -> None:
+    later = trainer(stack(-9.0), total=200, lr=0.05, answers=np.zeros((128, 10), np.float32))
+    later.before = 1000
+    for _ in range(revival.EVERY):
+        later.train_step()
+    later._alone_since = 8  # when the network became better than its teacher
+    taught, died = later.notes
+    assert f"after epoch {1008 // 4};" in taught
+    assert f"the last in step {1000 + revival.EVERY - 1};" in died
+    later.lr = math.nan
+    with pytest.raises(UsageError, match=f"diverged at step {1000 + revival.EVERY + 1}:"):
+        later.train_step(), later.train_step()
 
 
 class Chance(Method):

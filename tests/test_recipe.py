@@ -18,10 +18,11 @@ from mcuprune.costs import widths as allocation
 from mcuprune.costs.resources import Budget, CostModel
 from mcuprune.graph import network
 from mcuprune.pruning import Request
+from mcuprune.train.loop import Plateau
 from mcuprune.train.methods.differentiable import Widths
 from mcuprune.train.request import by_recipe, search_for
 from mcuprune.train.schedules import schedule_for
-from mcuprune.train.task import RECIPES, Search
+from mcuprune.train.task import RECIPES, Search, Step
 
 torch.set_num_threads(1)
 
@@ -55,7 +56,10 @@ def test_alpha_comes_of_the_first_losses_and_stays() -> None:
 
 @pytest.mark.parametrize("rate", [0.5, 4.0])
 def test_an_update_is_one_step_along_the_clipped_gradients_and_never_widens(rate: float) -> None:
-    """Against the formula of appendix A, by hand: pi' = pi - rate * clip(a_RES g_RES + a_TSK g_TSK, 0, 0.025)."""
+    """Against the formula of appendix A, by hand: pi' = pi - rate * clip(a_RES g_RES + a_TSK g_TSK, 0, 0.025).
+
+    No group falls below one channel.
+    """
     one = outer(0.3, rate=rate)
     draw = np.random.default_rng(1)
     for _ in range(30):
@@ -63,12 +67,25 @@ def test_an_update_is_one_step_along_the_clipped_gradients_and_never_widens(rate
         task = draw.normal(size=len(before))
         one.see_task(task, loss=1.0)
         of_resource = one.model.gradient("macs", n) * one.model.full / one.budget.limits["macs"]
-        step = rate * np.clip(one.alpha[0] * of_resource + one.alpha[1] * task, 0, 0.025) * np.exp(before)
+        step = rate * np.clip(one.alpha[0] * of_resource + one.alpha[1] * task, 0, 0.025)
         over = one.model.at(n)["macs"] > one.budget.limits["macs"]
         one.update(0.5, one.model.full, draw)
-        assert one.v == pytest.approx(before - step if over else before)
+        after = np.maximum(np.exp(before) - step, 1 / one.model.full)
+        assert np.exp(one.v) == pytest.approx(after if over else np.exp(before))
         assert (one.v <= before).all()
         assert (one.widths == one.current()).all()
+
+
+def test_multipliers_fall_by_the_clip_at_any_width_and_end_at_one_channel() -> None:
+    by_one, at_once = outer(0.01), outer(0.01, rate=80.0)
+    by_one.alpha = at_once.alpha = 1e9, 0.0
+    draw = np.random.default_rng(0)
+    for updates in range(1, 39):
+        by_one.update(0.5, by_one.model.full, draw)
+        assert np.exp(by_one.v) == pytest.approx(1 - 0.025 * updates)
+    at_once.update(0.5, at_once.model.full, draw)
+    assert np.exp(at_once.v) == pytest.approx(1 / at_once.model.full)
+    assert (at_once.widths == 1).all()
 
 
 def test_widths_stop_once_the_budget_holds_and_what_it_leaves_stays_unused() -> None:
@@ -94,6 +111,39 @@ def test_a_rate_that_does_not_get_there_ends_inside_the_budget_and_says_so(
     result = pruning.prune(request(tmp_path / "o.onnx", few_digits, recipe="paper", epochs=2, int8=False, multiple_of=multiple))
     assert result.ok
     assert any("fixed rate of the widths ended above the budget" in note for note in result.notes)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"recipe": "paper", "gradients": "resource", "pi_lr": 20.0, "prune_every": 1},
+        {"freeze_at_budget": False, "prune_stop": 0.2},
+    ],
+    ids=str,
+)
+def test_patience_counts_from_where_the_budget_holds_though_masks_change(
+    wish: dict[str, Any], tmp_path: Path, few_digits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training that ends early is cut at that end, to a network that holds the budget, and resumes to the same file."""
+    monkeypatch.setattr(Plateau, "reached", lambda plateau, figure: True)
+    asked = request(tmp_path / "a.onnx", few_digits, epochs=12, int8=False, patience=1, **wish)
+    through = pruning.prune(asked)
+    assert through.ok
+    assert any("ended early" in note for note in through.notes)
+    assert not any("greedy cut" in note for note in through.notes)
+    last = through.history[-1]
+    assert last.epoch < 9
+    assert last.costs["macs"] == through.after.total["macs"]
+
+    def stop(line: Step) -> None:
+        if line.step >= last.step:  # the state before it holds a training that winds down
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pruning.prune(replace(asked, output=str(tmp_path / "b.onnx")), stop)
+    pruning.prune(replace(asked, output=str(tmp_path / "b.onnx"), resume=True))
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 @pytest.mark.thorough

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tasks_data
 import torch
-from conftest import Once
+from conftest import Once, thorough_but
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pruning import MODELS, Interrupted, epoch_macs, limits
 
 from mcuprune import pruning
+from mcuprune.graph.network import Network
 from mcuprune.preparing import prepared
 from mcuprune.pruning import Request, Result
 from mcuprune.report import prune as outcome
@@ -150,12 +152,38 @@ def test_nothing_is_trained_whole_for_nothing(changes: dict[str, Any], tmp_path:
     assert (run.teacher, run.schedule.whole) == (None, 0)
 
 
+def two_outputs() -> tuple[Network, dict[str, np.ndarray]]:
+    """A network that names two classes of each row, and rows of noise."""
+    layers, draw = tasks_data.Layers(), np.random.default_rng(0)
+    hidden = layers.dense(layers.dense("x", 8, 24, relu=True), 24, 16, relu=True)
+    net = layers.net({"x": [8]}, {name: (layers.dense(hidden, 16, 3), [3]) for name in ("a", "b")})
+    arrays = {f"x_{part}": tasks_data.rows(32, seed) for seed, part in enumerate(SPLITS)}
+    return net, arrays | {f"y{output}_{part}": draw.permutation(np.arange(32) % 3) for output in (0, 1) for part in SPLITS}
+
+
+@pytest.mark.parametrize("kind", thorough_but(["yes or no", "several labels", "two outputs"], "several labels"))
+def test_only_what_accuracy_measures_is_trained_whole_to_teach(kind: str, tmp_path: Path) -> None:
+    net, arrays = {
+        "yes or no": lambda: (tasks_data.vector_net(1, "Sigmoid"), tasks_data.split(tasks_data.yes_or_no, 32, 16)),
+        "several labels": lambda: (tasks_data.vector_net(4, "Sigmoid"), tasks_data.split(tasks_data.several_labels, 32, 16)),
+        "two outputs": two_outputs,
+    }[kind]()
+    wishes: dict[str, Any] = {"train_compute": 100.0, "from_scratch": True, "int8": False}
+    asked = Request("net.onnx", limits(macs="20%"), str(tmp_path / "o.onnx"), **wishes)
+    result = pruning.prune(asked, net=net, data_set=arrays)
+    assert result.ok
+    assert result.training is not None
+    assert (result.training.schedule.whole > 0) == (kind == "yes or no")
+
+
 @pytest.mark.thorough
 def test_patience_is_for_the_network_that_stays(tmp_path: Path, few_digits: str) -> None:
     result = pruning.prune(asked_for(tmp_path / "o.onnx", few_digits, patience=1, int8=False))
     whole = 0.3 * COMPUTE * epoch_macs(result)
     assert max(line.training_macs for line in whole_lines(result)) >= whole
     assert result.training_macs < COMPUTE * epoch_macs(result)
+    (note,) = [note for note in result.notes if "ended early" in note]
+    assert f"after epoch {result.history[-1].epoch:.1f}:" in note  # counted through the whole run, as the history is
 
 
 Asked = Callable[[Request], Request]

@@ -171,6 +171,12 @@ def is_one_class(objective: Objective) -> bool:
     return len(objective.kinds) == 1 and type(objective.kinds[0]) is Classify and objective.kinds[0].form == "one"
 
 
+def is_class_or_none(objective: Objective) -> bool:
+    """Whether the task is to name one class for an example, or to say whether it is of one: what accuracy measures."""
+    (kind, *others) = objective.kinds
+    return not others and type(kind) is Classify and kind.form != "labels"
+
+
 def varied_by_default(net: Network) -> bool:
     """Whether examples may be varied where nobody says how: what moves in them moves in no answer, and there is one input."""
     return len(net.inputs) == 1 and all(head.is_row or head.is_single for head in heads(net))

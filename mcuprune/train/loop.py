@@ -134,11 +134,13 @@ class Plateau:
     """
 
     def __init__(self, patience: int) -> None:
-        self.patience, self.best, self.since = patience, 0.0, 0
+        self.patience, self.since = patience, 0
+        self.best: float | None = None
 
-    def reached(self, accuracy: float) -> bool:
-        """Take in one more evaluation. Returns whether validation has stopped improving."""
-        self.best, self.since = (accuracy, 0) if accuracy > self.best else (self.best, self.since + 1)
+    def reached(self, figure: float) -> bool:
+        """Take in one more evaluation. figure: higher is better. Returns whether validation has stopped improving."""
+        better = self.best is None or figure > self.best
+        self.best, self.since = (figure, 0) if better else (self.best, self.since + 1)
         return self.since >= self.patience
 
     def state(self) -> dict[str, Any]:
@@ -180,12 +182,12 @@ def train(
         due = trainer.length.evaluations(trainer.position)
         if _evaluates(trainer, due > evaluated):
             evaluated = due
-            ranks.refuse_drift(trainer.step, trainer.learned)
+            ranks.refuse_drift(trainer.before + trainer.step, trainer.learned)
             line = replace(trainer.line(loss, costs, hooks.phase, val), widths=hooks.widths_now())
             on_step(line)
             hooks.evaluated(trainer, line)
             undecided = trainer.images is not None or trainer.winds_down
-            if plateau is not None and hooks.settled and not undecided and plateau.reached(line.accuracy or 0.0):
+            if plateau is not None and hooks.settled and not undecided and plateau.reached(line.merit):
                 trainer.wind_down()
             if checkpoint is not None:
                 arrays, values = hooks.state()
@@ -225,24 +227,26 @@ def counted_on(on_step: OnStep, steps: int, training_macs: int, per_epoch: int) 
     return counted
 
 
-def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep) -> Candidate:
+def prune(make: Callable[[Task], Method], task: Task, on_step: OnStep, before: int = 0) -> Candidate:
     """Run a pruning method on a task, from its checkpoint where it has one of an interrupted run.
 
-    make: the method, of ``methods.METHODS``.
+    make: the method, of ``methods.METHODS``. before: steps of the stages before, which count in what notes say.
     """
     trainer = trainer_for(task, task.channels)
+    trainer.before = before
     trainer.begin_small(task.schedule.small_images)
     method = make(task)
     patience = task.schedule.patience
     train(trainer, method, task.data.val, on_step, task.checkpoint, None if patience is None else Plateau(patience))
-    early = f"training ended early, after epoch {trainer.epoch:.1f}: validation had stopped improving (--patience {patience})"
+    epoch = before / trainer.steps_per_epoch + trainer.epoch
+    early = f"training ended early, after epoch {epoch:.1f}: validation had stopped improving (--patience {patience})"
     return Candidate(
         channels=trainer.module.channels.with_network(trainer.module.network()),
         keep=method.keep,
         training_macs=trainer.training_macs,
         full_training_macs=task.model.sums(task.model.full)["macs"] * trainer.batch * trainer.step,
         settled=trainer.step - method.last_cut,
-        notes=(*method.notes, *trainer.notes, *([early] if trainer.winds_down else [])),
+        notes=(*method.notes, *trainer.notes, *([early] if trainer.ends_early else [])),
         taught=trainer.taught,
         sensitivity=method.sensitivity,
         steps=trainer.step,

@@ -58,9 +58,8 @@ def _taught(method: str, task: Task, on_step: OnStep) -> Candidate:
     known = schooling.school(task, on_step)
     task = known.left(task)
     per_epoch = max(1, len(task.data.train) // task.schedule.batch)
-    candidate = loop.prune(
-        methods.METHODS[method].make, task, loop.counted_on(on_step, known.steps, known.training_macs, per_epoch)
-    )
+    counted = loop.counted_on(on_step, known.steps, known.training_macs, per_epoch)
+    candidate = loop.prune(methods.METHODS[method].make, task, counted, known.steps)
     return known.accounted(candidate, task)
 
 

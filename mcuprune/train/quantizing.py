@@ -304,7 +304,7 @@ def _trained(
         objective=how.objective,
         device=how.device,
     )
-    per_epoch = trainer.steps_per_epoch
+    per_epoch, trainer.before = trainer.steps_per_epoch, candidate.steps
     trainer.length = schedule.length(per_epoch, how.full_macs * trainer.batch * per_epoch, "quantize")
     hooks = FakeQuant(candidate, channels, how, data)
     on_step = counted_on(on_step, candidate.steps, candidate.training_macs, per_epoch)

@@ -175,6 +175,12 @@ class Step:
     widths: Sequence[int] | None = None
     better: str = "higher"
 
+    @property
+    def merit(self) -> float:
+        """The score so that higher is better, of a line that has one."""
+        assert self.score is not None
+        return self.score if self.better == "higher" else -self.score
+
 
 OnStep = Callable[[Step], None]
 

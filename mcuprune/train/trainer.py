@@ -117,6 +117,7 @@ class Trainer:
                 f"a batch of {self.batch} is too small for {ranks.size()} ranks; give a larger --batch or start fewer"
             )
         self.step, self.loss = 0, 0.0  # steps done, and the loss of the last
+        self.before = 0  # steps of the stages before, which count too in what is said of steps and epochs
         self.training_macs = 0
         self.position = 0  # in the unit of the length
         self._ending: tuple[int, int] | None = None  # from which position to which training winds down
@@ -145,8 +146,8 @@ class Trainer:
             return said
         return (
             *said,
-            f"layers had died, which no gradient reached any more, and began anew: {layers} times, the last in step {step}; "
-            "a lower --lr or wider first layers may spare that",
+            f"layers had died, which no gradient reached any more, and began anew: {layers} times, the last in step "
+            f"{self.before + step}; a lower --lr or wider first layers may spare that",
         )
 
     def _how_taught(self, alone_since: int) -> str:
@@ -155,7 +156,7 @@ class Trainer:
         more = "knew more" if classes else "erred less on the training examples"
         return (
             f"the teacher{how} taught until the pruned network {more}, after epoch "
-            f"{alone_since // self.steps_per_epoch}; then {'labels' if classes else 'targets'} alone did"
+            f"{(self.before + alone_since) // self.steps_per_epoch}; then {'labels' if classes else 'targets'} alone did"
         )
 
     @property
@@ -165,7 +166,7 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """How many epochs the steps so far make, with their fraction."""
+        """How many epochs the steps of this stage make so far, with their fraction."""
         return self.step / self.steps_per_epoch
 
     @property
@@ -182,8 +183,13 @@ class Trainer:
 
     @property
     def winds_down(self) -> bool:
-        """Whether the end was brought forward."""
+        """Whether it was told to end, early or in the last part of its length, which is spent all the same."""
         return self._ending is not None
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the end lies before the planned one."""
+        return self._ending is not None and self._ending[1] < self.length.amount
 
     def begin_small(self, until: float) -> None:
         """Train on smaller images, if the network takes any, for this first share of the length. Called before it starts."""
@@ -353,7 +359,8 @@ class Trainer:
     def _refuse_divergence(self, what: str, value: Tensor) -> None:
         if not torch.isfinite(value):
             raise UsageError(
-                f"training diverged at step {self.step}: {what} {value.item()}; give a lower --lr, or scale the data"
+                f"training diverged at step {self.before + self.step}: {what} {value.item()}; give a lower --lr, or scale "
+                "the data"
             )
 
     def line(self, loss: float, costs: Mapping[str, int], phase: str, val: Split | None = None) -> Step:

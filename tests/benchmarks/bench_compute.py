@@ -1,19 +1,21 @@
 """Accuracy at equal training compute: every method may spend the same multiply-accumulates, at whatever widths it likes.
 
-``python tests/benchmarks/bench_compute.py --data DIR [--tasks T1 T2 T3] [--budgets B1 B2] [--compute 0.3 1.0] [--seeds 0 1 2]``
+``python tests/benchmarks/bench_compute.py --data DIR [--tasks T1 T2 T3] [--budgets B1 B2 B3] [--compute 0.3 1.0]``
 
 Tasks, budgets and data are those of ``bench_accuracy.py``. A compute of 1.0 is what its epochs take at full width, fake-quant
 training included; runs are ``mcuprune prune --train-compute`` with all else as it is by default, from an untrained file or,
 with --trained, from one that was trained at full width for a compute of 1.0, which is in no number. ``--budgets full`` is the
 whole network, trained: what the others' time is a share of. Magnitude pruning and Torch-Pruning, in its setting that did best
 at equal epochs, run with a compute of 1.0 alone from untrained files. ``bands`` is the default with ``--bands auto``, at B3
-alone, where SRAM binds. Finished runs are appended to ``compute.jsonl`` and not
-run again; ``compute.md``, ``docs/images/compute.svg`` and ``docs/images/compute-cpu.svg`` are drawn from it.
+alone, where SRAM binds, and runs where it is named. ``make bench-compute`` makes the calls that all rows of the page come from.
+Finished runs are appended to ``compute.jsonl`` and not run again; ``compute.md``, ``docs/images/compute.svg`` and
+``docs/images/compute-cpu.svg`` are drawn from it.
 """
 
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -369,22 +371,24 @@ def _panel(title: str, what: str, curves: Lines) -> str:
     return "".join(parts)
 
 
-def main() -> int:
+def asked(words: Sequence[str] | None = None) -> Namespace:
+    """What a command line asks for; the one that this process was started with by default."""
     parser = arguments(__doc__, "bench-compute", PAGE)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--budgets", nargs="+", default=["B1", "B2"], choices=[*BUDGETS, "full"])
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), choices=[*BUDGETS, "full"])
     parser.add_argument("--compute", nargs="+", type=float, default=[0.3, 1.0])
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *WIDE, BANDED])
     parser.add_argument("--trained", action="store_true", help="prune a network that was trained at full width")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    given = parser.parse_args()
-    torch.set_num_threads(1)
+    given = parser.parse_args(words)
     if given.methods is None:
-        given.methods = FROM_TRAINED if given.trained else (*METHODS, *WIDE, BANDED)
-    if not given.table and any(method.startswith(PEER) for method in given.methods):
-        add_peers(trained=given.trained)
-    given.work.mkdir(parents=True, exist_ok=True)
-    wanted = [
+        given.methods = FROM_TRAINED if given.trained else (*METHODS, *WIDE)
+    return given
+
+
+def wanted(given: Namespace) -> list[tuple[Any, ...]]:
+    """The runs that are asked for, each by what its row has under ``KEY``."""
+    return [
         (task, budget, compute, method, seed, given.trained)
         for seed in given.seeds
         for task in given.tasks
@@ -394,12 +398,18 @@ def main() -> int:
         if (budget in BUDGETS or method == "uniform") and (method not in WIDE or given.trained or compute >= 1)
         if method != BANDED or budget == SRAM_BINDS
     ]
-    done = {key(found, KEY): found for found in read(ROWS)}
-    for one in wanted if not given.table else ():
-        if one in done:
-            continue
-        done[one] = row(*one, given.data, given.work)
-        append(ROWS, done[one])
+
+
+def main() -> int:
+    given = asked()
+    torch.set_num_threads(1)
+    if not given.table and any(method.startswith(PEER) for method in given.methods):
+        add_peers(trained=given.trained)
+    given.work.mkdir(parents=True, exist_ok=True)
+    done = {key(found, KEY) for found in read(ROWS)}
+    for one in wanted(given) if not given.table else ():
+        if one not in done:
+            append(ROWS, row(*one, given.data, given.work))
     PAGE.write_text(page(read(ROWS)))
     for place, drawn in pictures(read(ROWS)).items():
         place.write_text(drawn)

@@ -148,8 +148,22 @@ def task_of(network: str, *, toy: bool = False) -> Task:
     return TOY if toy else REAL
 
 
-def request(network: str, budget: str, method: str, seed: int, *, task: Task, data: Path, work: Path) -> pruning.Request:
-    """What to ask of the tool. Writes the data and the untrained network into ``work`` where they aren't there yet."""
+def request(
+    network: str,
+    budget: str,
+    method: str,
+    seed: int,
+    epochs: int | None = None,
+    precision: str = PRECISIONS[0],
+    *,
+    task: Task,
+    data: Path,
+    work: Path,
+) -> pruning.Request:
+    """What to ask of the tool. Writes the data and the untrained network into ``work`` where they aren't there yet.
+
+    Runs of another ``KEY`` have another output, and beside it a state of their own to go on from.
+    """
     build, targets = NETWORKS[network]
     archive, start = work / ("sounds.npz" if network in SOUND else "data.npz"), work / f"{network}-{seed}.onnx"
     if not archive.exists():
@@ -158,7 +172,8 @@ def request(network: str, budget: str, method: str, seed: int, *, task: Task, da
         untrained(replace(task, build=build), seed, start)
     asked = vars(targets[budget])
     limits = {name: units.parse(asked[name], resource.unit) for name, resource in RESOURCES.items() if name in asked}
-    name = f"{network}-{''.join(filter(str.isalnum, budget))}-{method}-{seed}.onnx"
+    length = "default" if epochs is None else f"{epochs}epochs"
+    name = f"{network}-{''.join(filter(str.isalnum, budget))}-{method}-{seed}-{length}-{precision}.onnx"
     return pruning.Request(
         str(start),
         limits,
@@ -168,6 +183,8 @@ def request(network: str, budget: str, method: str, seed: int, *, task: Task, da
         batch=task.batch,
         augment=task.augment,
         seed=seed,
+        epochs=epochs,
+        precision=precision,
         resume=True,
     )
 
@@ -275,7 +292,7 @@ def main() -> int:
         return 0 if toy(given.networks, given.methods) else 1
     done = {key(found, KEY) for found in read(ROWS)}
     wanted = [
-        (network, budget, method, seed)
+        (network, budget, method, seed, given.epochs, given.precision)
         for seed in given.seeds
         for network in given.networks
         for budget in NETWORKS[network][1]
@@ -283,11 +300,11 @@ def main() -> int:
         for method in given.methods
     ]
     for one in wanted if not given.table else ():
-        if (*one, given.epochs, given.precision) in done:
+        if one in done:
             continue
         given.work.mkdir(parents=True, exist_ok=True)
         asked = request(*one, task=task_of(one[0]), data=given.data, work=given.work)
-        found = row(*one[:2], replace(asked, epochs=given.epochs, device=given.device, precision=given.precision))
+        found = row(*one[:2], replace(asked, device=given.device))
         append(ROWS, found)
     if rows := read(ROWS):
         PAGE.write_text(page(rows))

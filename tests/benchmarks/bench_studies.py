@@ -10,7 +10,8 @@ embedded digits. Finished runs are appended to ``studies.jsonl`` and not run aga
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -18,13 +19,14 @@ from typing import Any
 
 import torch
 from bench_accuracy import BUDGETS, TASKS, files, measured
-from rows import append, arguments, read, spread, table_line
+from rows import append, arguments, key, read, spread, table_line
 
 from mcuprune.costs.resources import RESOURCES
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parents[1] / "models"
 ROWS, PAGE, TRIALS = HERE / "studies.jsonl", HERE / "studies.md", HERE / "trials.jsonl"
+KEY = ("study", "case", "seed")
 #: Columns of the trials' table that aren't settings.
 _RESULTS = ("float", "train", "int8", "pooled", "cost")
 
@@ -133,20 +135,23 @@ def page(rows: list[dict[str, Any]]) -> str:
         "`studies.jsonl`. Resources are shares of their limits, the largest over seeds; above 100 % a limit is broken.",
         "Training MACs count the batches here that the task gradient is taken on, some 0.01, which `accuracy.md` does not.",
     ]
+    limited = [resource for name, resource in RESOURCES.items() if any(name in row["limits"] for row in rows)]
     for name, study in STUDIES.items():
         if not any(row["study"] == name for row in rows):
             continue
         lines += ["", f"## {study.title}", "", study.question, ""]
         lines += [
-            "| | seeds | int8 test | int8 val + test | SRAM | flash | MACs | training MACs |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            table_line(["", "seeds", "int8 test", "int8 val + test", *(each.title for each in limited), "training MACs"]),
+            "|---|" + "--:|" * (4 + len(limited)),
         ]
         for case in study.cases:
             found = [row for row in rows if (row["study"], row["case"]) == (name, case.name)]
             if found:
                 shares = [
-                    f"{max(row['used'][r] / row['limits'][r] for row in found):.1%}" if r in found[0]["limits"] else ""
-                    for r in RESOURCES
+                    f"{max(row['used'][r.name] / row['limits'][r.name] for row in found):.1%}"
+                    if r.name in found[0]["limits"]
+                    else ""
+                    for r in limited
                 ]
                 cost = mean(row["training_macs"] / row["full_training_macs"] for row in found)
                 accuracies = [spread([100 * row[key] for row in found]) for key in ("accuracy_int8", "pooled_int8")]
@@ -167,19 +172,28 @@ def _trials() -> list[str]:
     return lines
 
 
-def main() -> int:
+def asked(words: Sequence[str] | None = None) -> Namespace:
+    """What a command line asks for; the one that this process was started with by default."""
     parser = arguments(__doc__, "studies", PAGE)
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    given = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def wanted(given: Namespace) -> list[tuple[Any, ...]]:
+    """The runs that are asked for, each by what its row has under ``KEY``."""
+    return [(name, case.name, seed) for seed in given.seeds for name in given.studies for case in STUDIES[name].cases]
+
+
+def main() -> int:
+    given = asked()
     torch.set_num_threads(1)
-    for seed in given.seeds if not given.table else ():
-        for name in given.studies:
-            for case in STUDIES[name].cases:
-                if (name, case.name, seed) in {(row["study"], row["case"], row["seed"]) for row in read(ROWS)}:
-                    continue
-                found = {"study": name, "case": case.name, "seed": seed, **run(case, seed, given.data, given.work)}
-                append(ROWS, found)
+    done = {key(found, KEY) for found in read(ROWS)}
+    for one in wanted(given) if not given.table else ():
+        if one not in done:
+            study, name, seed = one
+            (case,) = (case for case in STUDIES[study].cases if case.name == name)
+            append(ROWS, {**dict(zip(KEY, one, strict=True)), **run(case, seed, given.data, given.work)})
     if read(ROWS):
         PAGE.write_text(page(read(ROWS)))
     return 0
