@@ -301,15 +301,24 @@ def engine() -> Any:
 # --------------------------------------------------------------------------------------------------------- what is written
 
 
-def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None, bands: str | int = "off") -> Path:
+def export(
+    net: Net,
+    path: str | os.PathLike[str],
+    *,
+    data: Given | None = None,
+    bands: str | int = "off",
+    **feed: str | os.PathLike[str] | None,
+) -> Path:
     """Write a network, in the format that the suffix of ``path`` names: ``.onnx``, ``.tflite``, ``.h`` or ``.c``.
 
     data: quantises a float network to int8 first, with ranges of these examples, as ``prune(train=False)`` does. Without it a
     float network becomes ``.onnx`` as it is.
     bands: row bands, ``"auto"`` for those with the least memory, or how many.
-    Returns the path. Raises UsageError for another suffix, and for a float network that is to become anything but ``.onnx``
-    without data; OutputError where the file can't be written; UnsupportedOperator for what no kernel on a
-    microcontroller computes.
+    feed: how these examples are fed, as for ``prune``: ``scale``, ``mean``, ``std``, ``layout``, ``colours``, ``classes`` and
+    ``frontend``.
+    Returns the path. Raises UsageError for another suffix, for a float network that is to become anything but ``.onnx``
+    without data, and for ``feed`` where nothing is fed; OutputError where the file can't be written; UnsupportedOperator for
+    what no kernel on a microcontroller computes.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -317,14 +326,18 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None,
     ('image',)
     """
     from mcuprune import exporting
+    from mcuprune.data.feed import flags_given, of_keywords, said
 
+    fed = of_keywords("export", feed)
     target, source = Path(file_path("the path to export to", path)), path_of(net)
     spec = os.fspath(data) if isinstance(data, os.PathLike) else data
     named, given = (spec, None) if isinstance(spec, str) else (None, spec)
-    request = exporting.Request(source, output=str(target), data=named, bands=str(bands))
+    request = exporting.Request(source, output=str(target), data=named, bands=str(bands), **said(fed))
     places.settle([Output("export", str(target), make_folder=True)], exporting.sources(request))
     read = _read(net)
     if target.suffix == ".onnx" and data is None and bands == "off":
+        if idle := flags_given(fed):
+            raise UsageError(f"export: {', '.join(idle)}: is about data, and none are given: add data=..., or leave it out")
         network.write_model(read.to_proto(), target)
     else:
         exporting.export(request, net=read, data_set=given)
