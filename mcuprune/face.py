@@ -353,6 +353,7 @@ def verify(
     seed: int = Trial.seed,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] = (),
+    **feed: str | os.PathLike[str] | None,
 ) -> Verification:
     """Run an int8 network, or a ``.onnx`` or ``.tflite`` file, in a microcontroller's runtimes, and compare them.
 
@@ -360,19 +361,21 @@ def verify(
     it. Any other is run: in its predicted arena, and alike in all runtimes.
     data: real examples, as for ``prune``: the accuracy in each runtime, and equal classes. task: what targets are for, as for
     ``prune``. examples: how many of them, and how many random inputs. seed: which of them, and which numbers.
+    feed: how real examples are fed, as for ``export``, where the file's metadata don't say; they do in what mcuprune writes.
     input_shapes, outputs: of a path, as for ``load``; of the ONNX file beside a ``.tflite``. ``ok`` is whether all computed the
     same.
     Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8, UsageError for shapes and
     outputs of a ``.tflite`` that has no ONNX file beside it.
     """
+    from mcuprune.data.feed import of_keywords, said
     from mcuprune.run.verify_tflite import verify_file as run
     from mcuprune.train.tasks.choice import NAMES
 
     import_module("mcuprune.report.verified")  # which draws the answer in a notebook
     refuse_read("verify", net, input_shapes, outputs)
     _known("task", task, NAMES)
-    shapes, ends = shapes_of(input_shapes or {}), ends_of(outputs)
-    trial = Trial(data=data, task=task, examples=examples, seed=seed, input_shapes=shapes, outputs=ends)
+    shapes, ends, fed = shapes_of(input_shapes or {}), ends_of(outputs), said(of_keywords("verify", feed))
+    trial = Trial(data=data, task=task, examples=examples, seed=seed, input_shapes=shapes, outputs=ends, **fed)
     if not isinstance(net, Network):
         return run(path_of(net), trial)
     with file_for(None, Path(net.path).name or "net.onnx") as path:

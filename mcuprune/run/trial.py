@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mcuprune.data.feed import Feed
 from mcuprune.immutable import immutable
 from mcuprune.options import AUTO, option
 
@@ -32,8 +33,8 @@ class Draw:
 
 
 @immutable(kw_only=True)
-class Trial(Draw):
-    """What a file is run with, and where its network begins and ends.
+class Trial(Draw, Feed):
+    """What a file is run with, how that is fed, and where its network begins and ends.
 
     input_shapes, outputs: as for ``network.load``: sizes of the inputs' free dimensions, and where the network ends.
     data: as ``data.load`` takes it; without it, what the file's metadata name, if that is one of ``data.DATASETS``.

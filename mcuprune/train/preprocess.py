@@ -81,13 +81,7 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     if feed.classes is None and names and _rows(net) not in (0, 1, len(names)):
         names = ()  # whatever wrote them into the file, they name other classes
     known = preprocessing(feed, net.metadata, wanted.inputs[0])
-    data = datasets.opened(given, replace(wanted, preprocessing=known, classes=names, frontend=feed.frontend or ""))
-    data = replace(data, classes=data.classes or names)
-    if known is not None and data.name in DATASETS and (known.found_by == "flag" or not _of_pixels(known)):
-        data = fitting.refed(data, known)
-    if feed.layout is not None and _pixels(data):
-        _refuse_layout(feed.layout, wanted.inputs[0])
-    _refuse_idle(feed, data, wanted.inputs[0])
+    data = as_said(given, wanted, feed, known, names)
     if known is not None and known.found_by == "metadata":
         _refuse_scaled_twice(net, data, known)
     now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
@@ -108,6 +102,22 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
         fed = _doubted(net, fed, seed)
     fed = replace(fed, preprocessing=replace(fed.preprocessing, classes=fed.data.classes))
     return replace(fed, data=replace(fed.data, preprocessing=fed.preprocessing, notes=fed.notes))
+
+
+def as_said(given: Given, wanted: fitting.Wanted, feed: Feed, known: Preprocessing | None, classes: tuple[str, ...]) -> Data:
+    """The data set fed as is known, or as it is stored where that is None; no network is asked.
+
+    classes: names in the network's order, where they are known. Raises what ``loading.opened`` raises, and DataError for flags
+    that don't fit the data.
+    """
+    data = datasets.opened(given, replace(wanted, preprocessing=known, classes=classes, frontend=feed.frontend or ""))
+    data = replace(data, classes=data.classes or classes)
+    if known is not None and data.name in DATASETS and (known.found_by == "flag" or not _of_pixels(known)):
+        data = fitting.refed(data, known)
+    if feed.layout is not None and _pixels(data):
+        _refuse_layout(feed.layout, wanted.inputs[0])
+    _refuse_idle(feed, data, wanted.inputs[0])
+    return data
 
 
 def _rows(net: Network) -> int:
