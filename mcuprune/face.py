@@ -240,8 +240,8 @@ def check(
     flash_model: what a limit of flash is held against: constants as the ``paper`` counts them, the ``file`` that is written, or
     the ``image``, that and code; by default the paper's, and with a board the image.
     runtime: whose code that is, and whose speed; ``tflm`` by default, and of a profile what it was made for.
-    Raises UsageError for a budget without any limit, which would hold whatever a network costs, and for a profile that was made
-    for another runtime, or for time on another board.
+    Raises UsageError for a budget without any limit, which would hold whatever a network costs, for what a limit means that it
+    hasn't got, and for a profile that was made for another runtime, or for time on another board.
 
     >>> verdict = check("models/resnet8_digits.onnx", Budget(sram="12KB", flash="64KB"))
     >>> verdict.ok, verdict.excess
@@ -251,6 +251,9 @@ def check(
     if not limits.limits:
         raise UsageError("check: the budget has no limit; name one, as in Budget(sram='64KB')")
     basis = limits.basis(sram_model, flash_model, runtime)
+    for name, word in (("sram", sram_model), ("flash", flash_model)):
+        if word is not None and name not in limits.limits:
+            raise UsageError(f"check: {name}_model = {word!r}: the budget has no limit of {name}; add one, or leave it out")
     used = limits.measured(net, basis, runtime).used(basis)
     return resources.budget(limits.limits, used).check(used)
 

@@ -345,6 +345,10 @@ HALF = {"macs": "50%"}
         (lambda net: mcuprune.load(RESNET, input_shapes={"image": (1, 1, 16.0, 16)}), "write shapes by inputs"),
         (lambda net: mcuprune.profile(None), "type NoneType is no network"),
         (lambda net: mcuprune.profile(net, runtime="tflite"), "runtime = 'tflite' is not known"),
+        (
+            lambda net: mcuprune.check(net, {"macs": "2M"}, flash_model="image"),
+            "flash_model = 'image': the budget has no limit",
+        ),
         (lambda net: mcuprune.Budget(board=3), "board = 3 is no name"),
         (lambda net: mcuprune.check(net, "64KB"), "'64KB' is no budget"),
         (lambda net: mcuprune.check(net, HALF, sram_model="arena"), "sram_model = 'arena' is not known"),
