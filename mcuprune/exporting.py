@@ -43,6 +43,7 @@ from mcuprune.options import AUTO
 from mcuprune.passes.inputs import with_float_inputs
 from mcuprune.places import Output, Source
 from mcuprune.run import runners
+from mcuprune.run.trial import of_one_example
 from mcuprune.units import Limit
 
 Array = np.ndarray[Any, Any]
@@ -119,7 +120,7 @@ def export(
     notes: tuple[str, ...] = ()
     how = None
     if is_quantized(net):
-        _refuse_feeding(request)
+        _refuse_data(request, data_set)
     else:
         _refuse_places(request)
         refuse_early(request, net)
@@ -129,7 +130,7 @@ def export(
         if refuse_idle:
             _refuse_idle(request)
         notes += (f"--bands {request.bands}: the network as it was cut gains nothing from them in C, and is written without",)
-    notes += _remarks(net, request, rows)
+    notes += (*_remarks(net, request, rows), *of_one_example(net, request.input_shapes))
     written: dict[Path, bytes] = {}
     built: Files = {}
     if request.output is not None:
@@ -299,9 +300,10 @@ def _refuse_idle_flags(request: Request) -> None:
         )
 
 
-def _refuse_feeding(request: Request) -> None:
-    """Raise UsageError where it is said how the data of an int8 model are fed: its ranges are measured, its file says how."""
-    if given := feed.flags_given(request):
+def _refuse_data(request: Request, data_set: Given | None) -> None:
+    """Raise UsageError for data of an int8 model that nothing is taken from, and for how they are fed, which its file says."""
+    given = ["--data"] if request.project is None and (request.data is not None or data_set is not None) else []
+    if given := [*given, *feed.flags_given(request)]:
         raise UsageError(
             f"{request.model}: {', '.join(given)}: is about data that ranges of a float model are measured on, and this one is "
             "int8: leave it out"

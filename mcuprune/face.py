@@ -320,8 +320,8 @@ def export(
     feed: how these examples are fed, as for ``prune``: ``scale``, ``mean``, ``std``, ``layout``, ``colours``, ``classes`` and
     ``frontend``.
     Returns the path. Raises UsageError for another suffix, for a float network that is to become anything but ``.onnx``
-    without data, and for ``feed`` where nothing is fed; OutputError where the file can't be written; UnsupportedOperator for
-    what no kernel on a microcontroller computes.
+    without data, for data that an int8 network doesn't need, and for ``feed`` where nothing is fed; OutputError where the file
+    can't be written; UnsupportedOperator for what no kernel on a microcontroller computes.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

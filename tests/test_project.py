@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tflite import int8, model_of
 
+import mcuprune
 from mcuprune import cli, exporting, handiwork, places
 from mcuprune.costs.resources import Basis, profile
 from mcuprune.data import preprocessing
@@ -32,7 +33,7 @@ from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy import project
 from mcuprune.deploy.kernels import KERNELS
 from mcuprune.deploy.project import PROJECTS, name_of
-from mcuprune.errors import DataError, OutputError
+from mcuprune.errors import DataError, OutputError, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.run import runners
@@ -661,6 +662,32 @@ def test_how_data_are_fed_is_not_asked_of_an_int8_model(quantised: bytes, capsys
     assert cli.main(["export", "net.onnx", "--data", "data.npz", "--classes", "names.h", "-o", "names.h"]) == 2
     assert "names.h" in capsys.readouterr().err
     assert Path("names.h").read_text() == names
+
+
+@pytest.mark.usefixtures("unlabelled")
+def test_data_that_an_int8_model_does_not_need_are_refused(quantised: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever they are: nothing would be measured on them, and no file of them is opened."""
+    Path("int8.onnx").write_bytes(quantised)
+    for data in ("data.npz", "nowhere.npz"):
+        assert cli.main(["export", "int8.onnx", "--data", data, "-o", "net.tflite"]) == 2
+        assert "int8.onnx: --data: is about data that ranges of a float model are measured on" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--data: is about data"):
+        mcuprune.export(mcuprune.load("int8.onnx"), "net.tflite", data={"x_train": [], "x_test": []})
+    assert not Path("net.tflite").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_batch_that_is_asked_for_is_answered_for_one_example_in_words(
+    batch: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    g = Graph("batch", 3, 8, 8)
+    path = int8(g.model(g.classifier(g.conv("x", 3, 4), 4, 4)), tmp_path / "net.onnx")
+    said = f"note: --input-shape asks for {batch} examples of 'x' at a time: numbers and files here are of one"
+    shaped = ["--input-shape", f"x={batch},3,8,8"]
+    for command in (["export", path, "-o", str(tmp_path / "net.tflite")], ["verify", path, "--examples", "2"]):
+        assert cli.main([*command, *shaped]) == 0
+        assert (said in capsys.readouterr().out) == (batch > 1)
 
 
 def save_with_data(model: onnx.ModelProto, folder: Path) -> None:

@@ -44,7 +44,7 @@ from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.runners import Ran, stored
-from mcuprune.run.trial import Trial
+from mcuprune.run.trial import Trial, of_one_example
 from mcuprune.run.verification import MAX_LSB, Compared, Difference, Memory, Taken, Verification
 from mcuprune.train import evaluate, preprocess
 from mcuprune.train.goal import goal
@@ -210,6 +210,7 @@ def _case(path: str, trial: Trial, notes: list[str], instead: Instead | None) ->
             f"{path}: would need an arena of {show(arena, 'bytes')}, and no device has more than {show(_MOST_ARENA, 'bytes')}: "
             "nothing is run; check the sizes of its inputs (--input-shape)"
         )
+    notes += of_one_example(net, trial.input_shapes or {})
     real = _real(net, trial, notes)
     random = np.random.default_rng(trial.seed)
     inputs = [_random_inputs(converted, random) for _ in range(trial.examples)]
