@@ -98,10 +98,11 @@ class Config:
 
     def wanted(self, path: str) -> Wanted:
         """What the file says about a model that is named on the command line."""
-        for other, own in self.models:
-            if os.path.abspath(other) == os.path.abspath(path):
-                return own.over(self.common)
-        return self.common
+        return self.own(path).over(self.common)
+
+    def own(self, path: str) -> Wanted:
+        """What tables of this model say, without what holds for every model."""
+        return next((own for other, own in self.models if os.path.abspath(other) == os.path.abspath(path)), Wanted())
 
 
 def find(start: Path, prune_keys: Iterable[str]) -> Config:

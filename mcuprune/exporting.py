@@ -22,10 +22,11 @@ from mcuprune import console, handiwork, places
 from mcuprune.bands.plan import embedded_line, region_document, region_line
 from mcuprune.bands.rewrite import is_banded
 from mcuprune.costs import banding, resources
+from mcuprune.data import feed
 from mcuprune.data import loading as datasets
 from mcuprune.data.feed import Feed
-from mcuprune.data.firmware import c_lines
-from mcuprune.data.preprocessing import from_metadata, other_end
+from mcuprune.data.firmware import c_lines, how_fed
+from mcuprune.data.preprocessing import Preprocessing, from_metadata, other_end
 from mcuprune.data.sets import Given
 from mcuprune.deploy import c, cplan, qdq, rowreport, tflite
 from mcuprune.deploy.cplan import Bands
@@ -42,6 +43,7 @@ from mcuprune.options import AUTO
 from mcuprune.passes.inputs import with_float_inputs
 from mcuprune.places import Output, Source
 from mcuprune.run import runners
+from mcuprune.run.trial import of_one_example
 from mcuprune.units import Limit
 
 Array = np.ndarray[Any, Any]
@@ -52,8 +54,8 @@ Files = Mapping[str, bytes]
 
 
 @immutable
-class Request:
-    """What to export, and as what.
+class Request(Feed):
+    """What to export, and as what; of a float model, how data are fed, too.
 
     model: a path. output: a file whose suffix is in EXPORTS; None with a project alone. data: as ``prune`` takes it; what
     ranges are measured on, and where a project's example comes from. project: (a kind in PROJECTS, the folder to write).
@@ -80,6 +82,7 @@ class Exported:
     """What was written. files: paths. bytes: of all of them. arena: what the target needs; notes: for the user.
 
     bands: how the file's network runs in row bands; None where no bands were asked for. rows: the same of generated C.
+    preprocessing: how the data were fed that ranges of a float model were measured on; None of an int8 one.
     """
 
     request: Request
@@ -89,6 +92,7 @@ class Exported:
     notes: tuple[str, ...]
     bands: banding.Run | None = None
     rows: RowReport | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def export(
@@ -114,16 +118,19 @@ def export(
             request.model, input_shapes=request.input_shapes, outputs=request.outputs, accept=ops.accept(request.model)
         )
     notes: tuple[str, ...] = ()
-    if not is_quantized(net):
+    how = None
+    if is_quantized(net):
+        _refuse_data(request, data_set)
+    else:
         _refuse_places(request)
         refuse_early(request, net)
-        net, notes = _quantized(request, net, data_set)
+        net, how, notes = _quantized(request, net, data_set)
     run, rows = _in_bands(net, request), _rows(net, request)
     if rows is not None and _idle(rows, request):
         if refuse_idle:
             _refuse_idle(request)
         notes += (f"--bands {request.bands}: the network as it was cut gains nothing from them in C, and is written without",)
-    notes += _remarks(net, request, rows)
+    notes += (*_remarks(net, request, rows), *of_one_example(net, request.input_shapes))
     written: dict[Path, bytes] = {}
     built: Files = {}
     if request.output is not None:
@@ -144,7 +151,7 @@ def export(
     files = tuple(map(str, (*written, *below)))
     size = sum(map(len, (*written.values(), *built.values())))
     arena, to_start = _memory(net if run is None else run.network, rows, request)
-    return Exported(request, files, size, arena, notes + to_start, run, None if request.bands == "off" else rows)
+    return Exported(request, files, size, arena, notes + to_start, run, None if request.bands == "off" else rows, how)
 
 
 def _remarks(net: Network, request: Request, rows: RowReport | None) -> tuple[str, ...]:
@@ -179,6 +186,7 @@ def document(exported: Exported) -> dict[str, Any]:
         arena=dict(exported.arena),
         bands=None if exported.bands is None else _bands(exported.bands),
         rows=None if exported.rows is None else exported.rows.document(),
+        preprocessing=None if exported.preprocessing is None else exported.preprocessing.document(),
         notes=list(exported.notes),
     )
 
@@ -199,6 +207,8 @@ def text(content: Mapping[str, Any]) -> str:
         lines += [embedded_line(embedded)] if embedded else []
     if content["rows"] is not None:
         lines += rowreport.lines(content["rows"])
+    if content["preprocessing"] is not None:
+        lines.append(f"preprocessing: {how_fed(content['preprocessing'])}")
     return "\n".join([*lines, *(f"note: {note}" for note in content["notes"])]) + "\n"
 
 
@@ -290,6 +300,16 @@ def _refuse_idle_flags(request: Request) -> None:
         )
 
 
+def _refuse_data(request: Request, data_set: Given | None) -> None:
+    """Raise UsageError for data of an int8 model that nothing is taken from, and for how they are fed, which its file says."""
+    given = ["--data"] if request.project is None and (request.data is not None or data_set is not None) else []
+    if given := [*given, *feed.flags_given(request)]:
+        raise UsageError(
+            f"{request.model}: {', '.join(given)}: is about data that ranges of a float model are measured on, and this one is "
+            "int8: leave it out"
+        )
+
+
 #: How the first line of a C array ends, by which a later export knows it.
 _ARRAY = "made by mcuprune for TensorFlow Lite Micro."
 #: What no ``#include "..."`` can say: the end of the name, the end of the line, what C says differently, a trigraph.
@@ -364,8 +384,8 @@ def _refuse_header_of_c(place: Path) -> None:
         raise OutputError(f"-o {place}: is the header of {place.with_suffix('.c')}, which needs it; name another -o")
 
 
-def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[Network, tuple[str, ...]]:
-    """The int8 network of a float model, as ``prune`` would write it were nothing to cut."""
+def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[Network, Preprocessing | None, tuple[str, ...]]:
+    """The int8 network of a float model, as ``prune`` would write it were nothing to cut; how it was fed; and notes."""
     if request.data is None and data_set is None and datasets.named(net.metadata) is None:
         raise UsageError(
             f"{request.model}: is a float model, and int8 ranges are measured on data: add --data NAME, --data FILE.npz or "
@@ -385,6 +405,7 @@ def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[
             data=None if data_set is not None else request.data or datasets.named(net.metadata),
             train=False,
             seed=request.seed,
+            **feed.said(request),
         )
         notes: tuple[str, ...] = ()
         try:
@@ -394,7 +415,8 @@ def _quantized(request: Request, net: Network, data_set: Given | None) -> tuple[
             unfit, *_ = str(error).split(";")
             notes = (f"ranges are measured on inputs alone, for labels don't go with the model: {unfit}",)
         int8 = replace(result.network, path=request.model)  # which messages name, not the temporary file
-        return int8, (*notes, *(note for note in result.notes if not note.startswith(_NOTHING_CUT)))
+        told = tuple(note for note in result.notes if not note.startswith(_NOTHING_CUT))
+        return int8, result.preprocessing, (*notes, *told)
 
 
 def _memory(net: Network, rows: RowReport | None, request: Request) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -601,7 +623,7 @@ def _fed(net: Network, spec: Given, request: Request) -> tuple[dict[str, Array],
     from mcuprune.train.training_data import opened, wanted_of
 
     wanted = wanted_of(net, seed=request.seed, task=request.task)
-    data = opened(net, spec, wanted, Feed(), request.seed, unlabelled=True).data
+    data = opened(net, spec, wanted, request, request.seed, unlabelled=True).data
     named = int(data.test.y[0]) if preprocess.names_classes(net, data.test) else None
     inputs = {name: np.asarray(column[:1]) for name, column in zip(net.inputs, data.test.inputs, strict=True)}
     return inputs, f"the test set of {data.name}", named
@@ -624,4 +646,4 @@ def sources(request: Request) -> list[Source]:
     """What is read, for whoever compares it with what will be written."""
     files = [Source("the model", request.model)]
     files += [Source("external data of the model", file) for file in external.files(request.model)]
-    return files + datasets.sources(request.data)
+    return files + datasets.sources(request.data, request.classes)

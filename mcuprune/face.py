@@ -240,8 +240,8 @@ def check(
     flash_model: what a limit of flash is held against: constants as the ``paper`` counts them, the ``file`` that is written, or
     the ``image``, that and code; by default the paper's, and with a board the image.
     runtime: whose code that is, and whose speed; ``tflm`` by default, and of a profile what it was made for.
-    Raises UsageError for a budget without any limit, which would hold whatever a network costs, and for a profile that was made
-    for another runtime, or for time on another board.
+    Raises UsageError for a budget without any limit, which would hold whatever a network costs, for what a limit means that it
+    hasn't got, and for a profile that was made for another runtime, or for time on another board.
 
     >>> verdict = check("models/resnet8_digits.onnx", Budget(sram="12KB", flash="64KB"))
     >>> verdict.ok, verdict.excess
@@ -251,6 +251,9 @@ def check(
     if not limits.limits:
         raise UsageError("check: the budget has no limit; name one, as in Budget(sram='64KB')")
     basis = limits.basis(sram_model, flash_model, runtime)
+    for name, word in (("sram", sram_model), ("flash", flash_model)):
+        if word is not None and name not in limits.limits:
+            raise UsageError(f"check: {name}_model = {word!r}: the budget has no limit of {name}; add one, or leave it out")
     used = limits.measured(net, basis, runtime).used(basis)
     return resources.budget(limits.limits, used).check(used)
 
@@ -301,15 +304,24 @@ def engine() -> Any:
 # --------------------------------------------------------------------------------------------------------- what is written
 
 
-def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None, bands: str | int = "off") -> Path:
+def export(
+    net: Net,
+    path: str | os.PathLike[str],
+    *,
+    data: Given | None = None,
+    bands: str | int = "off",
+    **feed: str | os.PathLike[str] | None,
+) -> Path:
     """Write a network, in the format that the suffix of ``path`` names: ``.onnx``, ``.tflite``, ``.h`` or ``.c``.
 
     data: quantises a float network to int8 first, with ranges of these examples, as ``prune(train=False)`` does. Without it a
     float network becomes ``.onnx`` as it is.
     bands: row bands, ``"auto"`` for those with the least memory, or how many.
-    Returns the path. Raises UsageError for another suffix, and for a float network that is to become anything but ``.onnx``
-    without data; OutputError where the file can't be written; UnsupportedOperator for what no kernel on a
-    microcontroller computes.
+    feed: how these examples are fed, as for ``prune``: ``scale``, ``mean``, ``std``, ``layout``, ``colours``, ``classes`` and
+    ``frontend``.
+    Returns the path. Raises UsageError for another suffix, for a float network that is to become anything but ``.onnx``
+    without data, for data that an int8 network doesn't need, and for ``feed`` where nothing is fed; OutputError where the file
+    can't be written; UnsupportedOperator for what no kernel on a microcontroller computes.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -317,14 +329,18 @@ def export(net: Net, path: str | os.PathLike[str], *, data: Given | None = None,
     ('image',)
     """
     from mcuprune import exporting
+    from mcuprune.data.feed import flags_given, of_keywords, said
 
+    fed = of_keywords("export", feed)
     target, source = Path(file_path("the path to export to", path)), path_of(net)
     spec = os.fspath(data) if isinstance(data, os.PathLike) else data
     named, given = (spec, None) if isinstance(spec, str) else (None, spec)
-    request = exporting.Request(source, output=str(target), data=named, bands=str(bands))
+    request = exporting.Request(source, output=str(target), data=named, bands=str(bands), **said(fed))
     places.settle([Output("export", str(target), make_folder=True)], exporting.sources(request))
     read = _read(net)
     if target.suffix == ".onnx" and data is None and bands == "off":
+        if idle := flags_given(fed):
+            raise UsageError(f"export: {', '.join(idle)}: is about data, and none are given: add data=..., or leave it out")
         network.write_model(read.to_proto(), target)
     else:
         exporting.export(request, net=read, data_set=given)
@@ -340,6 +356,7 @@ def verify(
     seed: int = Trial.seed,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] = (),
+    **feed: str | os.PathLike[str] | None,
 ) -> Verification:
     """Run an int8 network, or a ``.onnx`` or ``.tflite`` file, in a microcontroller's runtimes, and compare them.
 
@@ -347,19 +364,21 @@ def verify(
     it. Any other is run: in its predicted arena, and alike in all runtimes.
     data: real examples, as for ``prune``: the accuracy in each runtime, and equal classes. task: what targets are for, as for
     ``prune``. examples: how many of them, and how many random inputs. seed: which of them, and which numbers.
+    feed: how real examples are fed, as for ``export``, where the file's metadata don't say; they do in what mcuprune writes.
     input_shapes, outputs: of a path, as for ``load``; of the ONNX file beside a ``.tflite``. ``ok`` is whether all computed the
     same.
     Raises MissingExtra where no runtime is installed, ModelError for a network that isn't int8, UsageError for shapes and
     outputs of a ``.tflite`` that has no ONNX file beside it.
     """
+    from mcuprune.data.feed import of_keywords, said
     from mcuprune.run.verify_tflite import verify_file as run
     from mcuprune.train.tasks.choice import NAMES
 
     import_module("mcuprune.report.verified")  # which draws the answer in a notebook
     refuse_read("verify", net, input_shapes, outputs)
     _known("task", task, NAMES)
-    shapes, ends = shapes_of(input_shapes or {}), ends_of(outputs)
-    trial = Trial(data=data, task=task, examples=examples, seed=seed, input_shapes=shapes, outputs=ends)
+    shapes, ends, fed = shapes_of(input_shapes or {}), ends_of(outputs), said(of_keywords("verify", feed))
+    trial = Trial(data=data, task=task, examples=examples, seed=seed, input_shapes=shapes, outputs=ends, **fed)
     if not isinstance(net, Network):
         return run(path_of(net), trial)
     with file_for(None, Path(net.path).name or "net.onnx") as path:

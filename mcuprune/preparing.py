@@ -358,6 +358,9 @@ def _needless(request: Request, channels: Channels, *, fits: bool, warm: bool, h
     spared = fits and _spares_training(request, warm=warm)
     if spared:
         notes.append("it comes trained, so it was not trained again; --epochs N trains it all the same")
+    for name, word in request.basis.models.items():
+        if name not in (*request.limits, request.minimise) and word != resources.Basis().models[name]:
+            notes.append(f"no effect on what is cut, for {name} isn't limited: --{name}-model {word}")
     idle = without_effect(replace(request, train=request.train and not spared), has_data=has_data)
     for need in dict.fromkeys(idle.values()):
         notes.append(f"no effect without {need}: {', '.join(flag for flag, lacks in idle.items() if lacks == need)}")

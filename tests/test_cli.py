@@ -295,6 +295,68 @@ def test_check_shows_peak_and_arena_whatever_is_limited(net, small_board, flags,
         assert f"Arena of TensorFlow Lite Micro in the file's order: {small_board.arena_tflm / 1024:.1f} KiB" in out
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["--macs", "2M", "--flash-model", "image"],
+            "--flash-model image: says what a limit of flash means, and there is none",
+        ),
+        (["--flash", "1MB", "--sram-model", "tflm"], "--sram-model tflm: says what a limit of sram means, and there is none"),
+        (["--macs", "2M", "--runtime", "c"], "--runtime c: no limit here depends on the runtime"),
+        (["--flash", "1MB", "--runtime", "c"], "and flash with --flash-model file or image: add one"),
+        (["--against", "NET", "--max-growth", "1%", "--flash-model", "file"], "says what a limit of flash means"),
+    ],
+)
+def test_a_gate_that_lost_a_limit_does_not_pass(flags, said, net, capsys):
+    assert main(["check", net, *(net if flag == "NET" else flag for flag in flags)]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--board", "nucleo-f767zi", "--flash-model", "file", "--sram-model", "peak", "--runtime", "c"],
+        ["--sram", "64KB", "--runtime", "c"],
+        ["--flash", "1MB", "--flash-model", "image", "--runtime", "c"],
+    ],
+)
+def test_what_limits_mean_is_heard_where_there_are_any(flags, net):
+    assert main(["check", net, *flags]) == 0
+
+
+def test_what_a_table_says_of_limits_that_its_model_has_not_is_refused(net, capsys):
+    """A default for all models may be about limits that only some have."""
+    Path("mcuprune.toml").write_text('flash-model = "image"\nbudget = { macs = "2M" }\n')
+    assert main(["check", net]) == 0
+    own = f'\n[[model]]\npath = "{net}"\nsram-model = "tflm"\n'
+    Path("mcuprune.toml").write_text('budget = { macs = "2M" }\n' + own)
+    assert main(["check", net, "--format", "json"]) == 2
+    said = f"mcuprune.toml: model {net}: sram-model tflm: says what a limit of sram means, and there is none: add sram"
+    assert said in capsys.readouterr().err
+    assert main(["check", net, "--sram", "64KB"]) == 0
+    Path("mcuprune.toml").write_text('budget = { sram = "64KB" }\n' + own)
+    assert main(["check", net]) == 0
+
+
+def test_a_flag_for_all_models_is_about_those_that_have_the_limit(net, capsys):
+    other = Path(shutil.copy(net, "other.onnx"))
+    Path("mcuprune.toml").write_text(f'budget = {{ macs = "2M" }}\n[[model]]\npath = "{other}"\nbudget = {{ flash = "1MB" }}\n')
+    assert main(["check", net, str(other), "--flash-model", "file"]) == 0
+    assert main(["check", net, "--flash-model", "file"]) == 2
+
+
+def test_prune_says_what_its_flags_limit_nothing_by(net, capsys):
+    """Its own commands, as those of a sweep, may say more than a run needs."""
+    command = ["prune", net, "--macs", "50%", "--no-train", "--float", "-o", "o.onnx"]
+    assert main([*command, "--flash-model", "image", "--sram-model", "peak"]) == 0
+    said = capsys.readouterr().out
+    assert "note: no effect on what is cut, for flash isn't limited: --flash-model image" in said
+    assert "for sram isn't limited" not in said
+    assert main([*command, "--flash", "1MB", "--flash-model", "file"]) == 0
+    assert "no effect on what is cut" not in capsys.readouterr().out
+
+
 def test_prune_holds_a_boards_arena(net, small_board, capsys):
     assert main(["prune", net, "--board", "small", "--no-train", "--float", "-o", "o.onnx", "--format", "json"]) == 0
     found = answer(capsys)

@@ -27,6 +27,7 @@ from mcuprune import options as declared
 from mcuprune.cli import main
 from mcuprune.costs import resources
 from mcuprune.costs.resources import RESOURCES, columns
+from mcuprune.data.preprocessing import from_metadata
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.train.request import Request
@@ -344,6 +345,10 @@ HALF = {"macs": "50%"}
         (lambda net: mcuprune.load(RESNET, input_shapes={"image": (1, 1, 16.0, 16)}), "write shapes by inputs"),
         (lambda net: mcuprune.profile(None), "type NoneType is no network"),
         (lambda net: mcuprune.profile(net, runtime="tflite"), "runtime = 'tflite' is not known"),
+        (
+            lambda net: mcuprune.check(net, {"macs": "2M"}, flash_model="image"),
+            "flash_model = 'image': the budget has no limit",
+        ),
         (lambda net: mcuprune.Budget(board=3), "board = 3 is no name"),
         (lambda net: mcuprune.check(net, "64KB"), "'64KB' is no budget"),
         (lambda net: mcuprune.check(net, HALF, sram_model="arena"), "sram_model = 'arena' is not known"),
@@ -417,6 +422,22 @@ def test_an_int8_network_in_memory_exports_as_its_file_does(in_memory: Network, 
     assert one.read_bytes() == other.read_bytes()
     mcuprune.export(in_memory, tmp_path / "quantised.tflite", data=arrays())
     assert (tmp_path / "quantised.tflite").read_bytes()[4:8] == b"TFL3"
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_script_says_how_what_it_exports_is_fed(in_memory: Network, tmp_path: Path) -> None:
+    written = mcuprune.export(in_memory, tmp_path / "int8.onnx", data=arrays(), scale="0-1", std="0.5")
+    how = from_metadata(mcuprune.load(written).metadata)
+    assert how is not None
+    assert (how.scale, how.std) == (1 / 255, (0.5,))
+    with pytest.raises(mcuprune.UsageError, match=r"export: --scale: is about data, and none are given"):
+        mcuprune.export(in_memory, tmp_path / "same.onnx", scale="0-1")
+    with pytest.raises(mcuprune.UsageError, match=r"export: no option 'scales'; did you mean 'scale'\?"):
+        mcuprune.export(in_memory, tmp_path / "same.onnx", data=arrays(), scales="0-1")
+    with pytest.raises(mcuprune.UsageError, match=r"--layout"):
+        mcuprune.export(in_memory, tmp_path / "same.onnx", data=arrays(), layout="NWHC")
+    with pytest.raises(mcuprune.UsageError, match=r"--mean"):
+        mcuprune.export(in_memory, tmp_path / "same.onnx", data=arrays(), mean=0.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("in_process")

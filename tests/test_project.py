@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tflite import int8, model_of
 
+import mcuprune
 from mcuprune import cli, exporting, handiwork, places
 from mcuprune.costs.resources import Basis, profile
 from mcuprune.data import preprocessing
@@ -32,7 +33,7 @@ from mcuprune.data.preprocessing import Preprocessing
 from mcuprune.deploy import project
 from mcuprune.deploy.kernels import KERNELS
 from mcuprune.deploy.project import PROJECTS, name_of
-from mcuprune.errors import DataError, OutputError
+from mcuprune.errors import DataError, OutputError, UsageError
 from mcuprune.graph import network
 from mcuprune.operators import table as ops
 from mcuprune.run import runners
@@ -603,6 +604,90 @@ def test_places_that_can_not_be_written_are_refused_before_ranges_are_measured(
     assert cli.main(["export", str(tmp_path / "net.onnx"), *wanted]) == 2
     said = {"a folder": "is a folder", "a compiler": "no C compiler was found"}.get(output, f"would replace {output},")
     assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, entered, of a float classifier and of pixels of 0 to 255 without labels."""
+    g = Graph(1, 3, 8, 8)
+    onnx.save(g.model(g.classifier(g.conv("x", 3, 4, bias=True), 4, 4)), tmp_path / "net.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 3, 8, 8), np.uint8)
+    np.savez(tmp_path / "data.npz", x_train=pixels, x_test=pixels)
+    (tmp_path / "names.txt").write_text("north\neast\nsouth\nwest\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("in_process", "unlabelled")
+def test_a_float_model_is_exported_with_its_data_fed_as_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    export = ["export", "net.onnx", "--data", "data.npz"]
+    assert cli.main([*export, "--scale", "0-1", "--classes", "names.txt", "-o", "net.c"]) == 0
+    said = capsys.readouterr().out
+    assert "preprocessing: NCHW, x = raw * 0.00392157, range 0-1; found by flag" in said
+    assert "a guess" not in said
+    header = Path("net.h").read_text()
+    assert f"#define NET_RAW_SCALE {1 / 255!r}f" in header
+    assert '{"north", "east", "south", "west"}' in header
+    (step,) = re.findall(r"NET_INPUT_0_SCALE (\S+)f", header)
+    assert float(step) == pytest.approx(1 / 255, rel=0.05)
+    assert cli.main([*export, "--mean", "0.5", "--scale", "0-1", "-o", "int8.onnx", "--format", "json"]) == 0
+    how = json.loads(capsys.readouterr().out)["preprocessing"]
+    assert (how["mean"], how["found_by"]) == ([0.5], "flag")
+    assert cli.main(["export", "int8.onnx", "-o", "int8.tflite", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["preprocessing"] is None
+
+
+@pytest.mark.usefixtures("in_process", "unlabelled")
+def test_whole_numbers_that_are_fed_as_they_are_stored_because_nothing_tells_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["export", "net.onnx", "--data", "data.npz", "-o", "net.tflite"]) == 0
+    said = capsys.readouterr().out
+    assert "preprocessing: NCHW, values as they are stored; found by default" in said
+    assert "as they are stored, whole numbers up to 255, which is a guess" in said
+    assert "--scale 0-1" in said
+    assert cli.main(["export", "net.onnx", "--data", "data.npz", "--scale", "0-255", "-o", "net.tflite"]) == 0
+    assert "a guess" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("unlabelled")
+def test_how_data_are_fed_is_not_asked_of_an_int8_model(quantised: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("int8.onnx").write_bytes(quantised)
+    assert cli.main(["export", "int8.onnx", "--scale", "0-1", "--std", "0.5", "-o", "net.tflite"]) == 2
+    assert "int8.onnx: --scale, --std: is about data that ranges of a float model" in capsys.readouterr().err
+    assert cli.main(["export", "net.onnx", "--data", "data.npz", "--scale", "0-2", "-o", "net.tflite"]) == 2
+    assert "--scale: '0-2' is unknown; write 0-1, 0-255" in capsys.readouterr().err
+    assert not Path("net.tflite").exists()
+    names = Path("names.txt").rename("names.h").read_text()
+    assert cli.main(["export", "net.onnx", "--data", "data.npz", "--classes", "names.h", "-o", "names.h"]) == 2
+    assert "names.h" in capsys.readouterr().err
+    assert Path("names.h").read_text() == names
+
+
+@pytest.mark.usefixtures("unlabelled")
+def test_data_that_an_int8_model_does_not_need_are_refused(quantised: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever they are: nothing would be measured on them, and no file of them is opened."""
+    Path("int8.onnx").write_bytes(quantised)
+    for data in ("data.npz", "nowhere.npz"):
+        assert cli.main(["export", "int8.onnx", "--data", data, "-o", "net.tflite"]) == 2
+        assert "int8.onnx: --data: is about data that ranges of a float model are measured on" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--data: is about data"):
+        mcuprune.export(mcuprune.load("int8.onnx"), "net.tflite", data={"x_train": [], "x_test": []})
+    assert not Path("net.tflite").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_batch_that_is_asked_for_is_answered_for_one_example_in_words(
+    batch: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    g = Graph("batch", 3, 8, 8)
+    path = int8(g.model(g.classifier(g.conv("x", 3, 4), 4, 4)), tmp_path / "net.onnx")
+    said = f"note: --input-shape asks for {batch} examples of 'x' at a time: numbers and files here are of one"
+    shaped = ["--input-shape", f"x={batch},3,8,8"]
+    for command in (["export", path, "-o", str(tmp_path / "net.tflite")], ["verify", path, "--examples", "2"]):
+        assert cli.main([*command, *shaped]) == 0
+        assert (said in capsys.readouterr().out) == (batch > 1)
 
 
 def save_with_data(model: onnx.ModelProto, folder: Path) -> None:

@@ -25,7 +25,7 @@ from mcuprune import exporting
 from mcuprune.cli import main
 from mcuprune.costs import banding
 from mcuprune.deploy import tflite, tflite_reader
-from mcuprune.errors import ModelError, UnsupportedOperator
+from mcuprune.errors import ModelError, UnsupportedOperator, UsageError
 from mcuprune.graph import network
 from mcuprune.report.verified import document, text
 from mcuprune.run import runners
@@ -136,6 +136,81 @@ def test_a_file_alone_says_what_would_do_for_data_without_labels(
         "have no labels; a .tflite alone is taken for a classifier: put the net.onnx that it was exported from beside" in said
     )
     assert main(["verify", str(written / "net.onnx"), "--data", str(tmp_path / "x.npz"), "--examples", "2"]) == 0
+
+
+@pytest.fixture(scope="module")
+def of_pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file alone whose ONNX file takes pixels of 0 to 255 as 0 to 1, and with such pixels, most of them 0."""
+    folder = tmp_path_factory.mktemp("pixels")
+    g = Graph(1, 3, 8, 8)
+    quadrant, draw, y = np.kron(np.eye(4), np.ones(16)).reshape(4, 2, 2, 4, 4), np.random.default_rng(0), np.arange(40) % 4
+    masks = quadrant.transpose(0, 1, 3, 2, 4).reshape(4, 1, 8, 8)  # the class is the brightest quadrant
+    weight = g.value(np.repeat(masks, 3, 1).astype(np.float32) / 48)
+    onnx.save(g.model(g.add("Flatten", g.add("Conv", "x", weight))), folder / "float.onnx")
+    x = ((draw.integers(20, 80, (40, 3, 8, 8)) + 120 * masks[y]) * (draw.random((40, 3, 8, 8)) < 0.5)).astype(np.uint8)
+    np.savez(folder / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    (folder / "alone").mkdir()
+    asked = exporting.Request(str(folder / "float.onnx"), str(folder / "int8.onnx"), str(folder / "data.npz"), scale="0-1")
+    exporting.export(asked)
+    exporting.export(exporting.Request(str(folder / "int8.onnx"), str(folder / "alone" / "int8.tflite")))
+    return folder
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_alone_is_never_judged_by_data_that_are_fed_otherwise_than_it_takes_them(
+    of_pixels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["verify", str(of_pixels / "alone" / "int8.tflite"), "--data", str(of_pixels / "data.npz"), "--examples", "40"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert re.search(
+        r"\d\d% of the values of \S+ that aren't 0 are beyond -0\.00\d+ to 0\.\d+, all that its input stores", said
+    )
+    assert "Put the int8.onnx that it was exported from beside it, which says how, or say it with --scale" in said
+    assert main([*command, "--scale", "0-1", "--format", "json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert not any("stored" in note for note in alone["notes"])
+    assert main(["verify", str(of_pixels / "int8.onnx"), *command[2:], "--format", "json"]) == 0
+    beside = json.loads(capsys.readouterr().out)
+    assert alone["runtimes"]["tflm"]["accuracy"] == beside["runtimes"]["tflm"]["accuracy"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_alone_says_that_data_are_fed_as_they_are_stored(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["verify", str(written / "alone" / "net.tflite"), "--examples", "2", "--data", "digits"]
+    fed = (
+        "digits is fed as it is stored: scale, mean and std stand in the ONNX file: put the net.onnx beside it, or give --scale"
+    )
+    assert main(command) == 0
+    assert fed in capsys.readouterr().out
+    assert main(command[:-2]) == 0
+    assert "fed as" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", ["int8.onnx", "alone/int8.tflite"])
+def test_how_data_are_fed_is_refused_where_there_are_none(
+    name: str, of_pixels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(of_pixels / name), "--mean", "0.5"]) == 2
+    assert f"{name}: --mean: is about data, and none are named: add --data" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"verify: no option 'scal'; did you mean 'scale'\?"):
+        mcuprune.verify(of_pixels / name, data="digits", scal="0-1")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_onnx_file_without_metadata_is_verified_with_its_data_fed_as_is_said(
+    of_pixels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The flags that its advice names are flags of this command."""
+    model = onnx.load(of_pixels / "int8.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    data = str(of_pixels / "data.npz")
+    found = [mcuprune.verify(tmp_path / "bare.onnx", data=data, scale=scale) for scale in ("0-1", "0-255")]
+    known = mcuprune.verify(of_pixels / "int8.onnx", data=data)
+    assert found[0].accuracy == known.accuracy
+    assert found[0].accuracy > found[1].accuracy
 
 
 @pytest.mark.usefixtures("in_process")

@@ -45,7 +45,7 @@ def use(path: str) -> tuple[int, float | None]:
     for data in ("digits", arrays, MyData()):
         result: mcuprune.Result = mcuprune.prune(net, budget, data=data, callbacks=[Log(), print], epochs=1)
     in_bands = mcuprune.prune(path, budget={"sram": "64KB"}, bands=2, output=Path("o.onnx"), train=False, keep=["a*"]).network
-    written = mcuprune.export(result.network, "net.tflite")
+    written = mcuprune.export(result.network, "net.tflite", data="digits", scale="0-1", classes=Path("names.txt"))
     verified: bool = mcuprune.verify(written).ok
     return sum(sizes) + len(excess) + len(removable) + len(in_bands.nodes) + verified, result.accuracy_int8
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 from mcuprune import config, face
 from mcuprune.cli import models, outputs
-from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, configuration, wanted
+from mcuprune.cli.flags import Compared, Limited, Models, Reported, Shaped, Spoken, configuration, refuse_idle, wanted
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.costs import resources
@@ -37,7 +38,13 @@ def check(flags: Flags) -> int:
     asked = wanted(flags, flags.limits)
     every = {path: asked.over(settings.wanted(path)) for path in paths}
     models.settle(places_of_answer.files(), every, settings)
-    checked = models.answers("check", paths, lambda path: _checked(path, every[path], same_flags), View(rows=flags.rows))
+    refuse_idle(asked, [*every.values()])
+
+    def answer(path: str) -> Answer:
+        refuse_idle(settings.own(path), [every[path]], f"{settings.source}: model {path}: ")
+        return _checked(path, every[path], same_flags)
+
+    checked = models.answers("check", paths, answer, View(rows=flags.rows))
     return outputs.emit(checked, places_of_answer, quiet=flags.quiet)
 
 
@@ -49,7 +56,8 @@ def _checked(path: str, wanted: Wanted, flags: tuple[str, ...]) -> Answer:
         raise UsageError(f"{path}: nothing to check; give a limit such as --sram 64KB, or a budget in mcuprune.toml")
     measured = models.measure(path, wanted)
     basis = wanted.gate
-    verdict = face.check(measured, wanted.limits, sram_model=basis.sram, flash_model=basis.flash) if wanted.limits else None
+    meant: dict[str, Any] = {f"{name}_model": word for name, word in basis.models.items() if name in wanted.limits}
+    verdict = face.check(measured, wanted.limits, **meant) if wanted.limits else None
     old = growth = None
     if wanted.against is not None:
         old = models.measure(wanted.against, wanted)

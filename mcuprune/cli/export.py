@@ -10,6 +10,7 @@ from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.console import YES
 from mcuprune.costs import banding
+from mcuprune.data.feed import Feed, said
 from mcuprune.deploy.project import PROJECTS
 from mcuprune.errors import UsageError
 from mcuprune.immutable import immutable
@@ -18,7 +19,7 @@ from mcuprune.report import profile as report
 
 
 @immutable(kw_only=True)
-class Flags(Shaped, TextOrJson):
+class Flags(Shaped, TextOrJson, Feed):
     """Options of ``export``."""
 
     paths: Sequence[str] = argument("MODEL.onnx [DIR]", default=(), help="The model; with --project the folder to write.")
@@ -74,6 +75,7 @@ def export(flags: Flags) -> int:
         input_shapes=shapes(flags.input_shape),
         outputs=tuple(flags.outputs),
         seed=flags.seed,
+        **said(flags),
     )
     exported = exporting.export(request)
     document = exporting.document(exported)

@@ -11,6 +11,7 @@ from mcuprune.cli.outputs import show
 from mcuprune.cli.parser import command
 from mcuprune.config import Wanted
 from mcuprune.console import NO, YES
+from mcuprune.data.feed import Feed, said
 from mcuprune.data.loading import sources
 from mcuprune.errors import UsageError
 from mcuprune.immutable import immutable
@@ -22,7 +23,7 @@ from mcuprune.train.tasks.choice import NAMES
 
 
 @immutable(kw_only=True)
-class Flags(Draw, Shaped, TextOrJson):
+class Flags(Draw, Shaped, TextOrJson, Feed):
     """Options of ``verify``."""
 
     model: str = argument("MODEL.onnx|MODEL.tflite", help="The file.")
@@ -50,7 +51,7 @@ def verify(flags: Flags) -> int:
 
     if flags.written:
         destinations = [Output(flag, path) for flag, path in flags.written.items()]
-        models.settle(destinations, {flags.model: Wanted()}, config.Config(), sources(flags.data))
+        models.settle(destinations, {flags.model: Wanted()}, config.Config(), sources(flags.data, flags.classes))
     for flag, path in flags.written.items():
         if Path(path).suffix != ".tflite":
             raise UsageError(f"{flag} {path}: would be a .tflite file under another name; end it in .tflite")
@@ -62,6 +63,7 @@ def verify(flags: Flags) -> int:
         seed=flags.seed,
         input_shapes=shapes(flags.input_shape),
         outputs=flags.outputs,
+        **said(flags),
     )
     for flag, path in flags.written.items():
         if verified.ok or flag == "--tflite":  # to look at what differs one needs the file

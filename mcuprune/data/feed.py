@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mcuprune import options
 from mcuprune.data import frontend
 from mcuprune.data.preprocessing import COLOURS, LAYOUTS, RANGES, Preprocessing, from_metadata, layout_of
 from mcuprune.data.trees import read_list
 from mcuprune.errors import DataError, UsageError
 from mcuprune.immutable import immutable
-from mcuprune.options import option
+from mcuprune.options import nearest, option
 
 _LAYOUTS = tuple(dict.fromkeys(name for pair in LAYOUTS.values() for name in pair))
 #: Keys under which tools of others write class names, and the most characters that are read of them.
@@ -102,6 +103,27 @@ class Feed:
         check=frontend.parsed,
         needs="data",
     )
+
+
+def said(feed: Feed) -> dict[str, Any]:
+    """The options of feeding that an object has, by the names of fields, to hand them on."""
+    return {option.name: getattr(feed, option.name) for option in options.of(Feed)}
+
+
+def of_keywords(function: str, given: Mapping[str, Any]) -> Feed:
+    """What a script says by keywords of ``function``. Raises UsageError for one that isn't known, or has a wrong value."""
+    known = [option.name for option in options.of(Feed)]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{function}: no option {name!r}; {nearest(name, known)}")
+    feed = Feed(**{**given, **options.plain(Feed, given)})
+    options.check(feed)
+    return feed
+
+
+def flags_given(feed: Feed) -> list[str]:
+    """The flags of what is said, as one types them."""
+    return [option.flag for option in options.without_effect(Feed(**said(feed)), "data")]
 
 
 def class_names(feed: Feed, metadata: Mapping[str, str]) -> tuple[str, ...]:

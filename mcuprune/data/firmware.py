@@ -26,6 +26,11 @@ def formula(how: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def how_fed(how: Mapping[str, Any]) -> str:
+    """Preprocessing in words, and what it was found by."""
+    return f"{formula(how)}; found by {how['found_by']}"
+
+
 def few(values: Sequence[float]) -> str:
     """A number, or the first of several."""
     shown = ", ".join(f"{value:.4g}" for value in values[:4])

@@ -9,7 +9,7 @@ from typing import Any
 
 from mcuprune import console, escape
 from mcuprune.data import pictures
-from mcuprune.data.firmware import few, formula
+from mcuprune.data.firmware import few, how_fed
 from mcuprune.inspecting import Inspection, Range, sheet
 from mcuprune.report import page
 from mcuprune.report import profile as report
@@ -78,7 +78,7 @@ def _lines(content: Mapping[str, Any]) -> list[str]:
         f"mean {few(stored['mean'])}, std {few(stored['std'])}",
         f"fed to {content['input']['name']} {content['input']['shape']}: {fed['low']:.4g}...{fed['high']:.4g}, "
         f"mean {few(fed['mean'])}, std {few(fed['std'])}",
-        f"how: {formula(how)}; found by {how['found_by']}",
+        f"how: {how_fed(how)}",
     ]
     if how.get("frontend"):
         lines.append("front end: " + ", ".join(f"{key} {value}" for key, value in how["frontend"].items()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from mcuprune import escape, units
 from mcuprune.costs.resources import RESOURCES
-from mcuprune.data.firmware import formula
+from mcuprune.data.firmware import how_fed
 from mcuprune.report import charts, layer_noise, page
 from mcuprune.report import sensitivity as sensitive
 from mcuprune.report.charts import Curve
@@ -312,7 +312,7 @@ def _preprocessing(document: Document) -> str:
     how = document.get("preprocessing")
     if not how:
         return ""
-    said = f"<p>{escape.markup(formula(how))}; found by {escape.markup(str(how['found_by']))}.</p>"
+    said = f"<p>{escape.markup(how_fed(how))}.</p>"
     rows = [[name.replace("_", " "), _short(value)] for name, value in how.items() if value not in (None, [], "")]
     return f"<h2>Preprocessing</h2>\n{said}\n{html_table(['', ''], '<<', rows)}"
 

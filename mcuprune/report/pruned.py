@@ -8,7 +8,7 @@ from typing import Any
 from mcuprune import units
 from mcuprune.bands.plan import embedded_line, region_line
 from mcuprune.costs.resources import RESOURCES
-from mcuprune.data.firmware import formula
+from mcuprune.data.firmware import how_fed
 from mcuprune.deploy import rowreport
 
 #: How many of the operators that can't run in bands the text names.
@@ -106,7 +106,7 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     if document.get("preprocessing"):
         how = document["preprocessing"]
         if how["found_by"] != "default" or how["scale"] != 1:
-            lines.append(f"preprocessing: {formula(how)}; found by {how['found_by']}")
+            lines.append(f"preprocessing: {how_fed(how)}")
     return lines + [f"note: {note}" for note in document["notes"]]
 
 

@@ -129,7 +129,7 @@ def hint(answer: Answer) -> str:
     if answer.basis.board is not None and "latency" in answer.verdict.limits:
         words += ["--board", answer.basis.board]
     for key, word in answer.basis.models.items():
-        if RESOURCES[key].under(word) is not RESOURCES[key]:
+        if key in answer.verdict.limits and RESOURCES[key].under(word) is not RESOURCES[key]:
             words += [f"--{key}-model", word]
     if answer.basis.runtime != Basis().runtime:
         words += ["--runtime", answer.basis.runtime]

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mcuprune.data.feed import Feed
 from mcuprune.immutable import immutable
 from mcuprune.options import AUTO, option
 
 if TYPE_CHECKING:
     from mcuprune.data.sets import Given
-    from mcuprune.graph.network import Shape
+    from mcuprune.graph.network import Network, Shape
 
 
 @immutable(kw_only=True)
@@ -32,8 +33,8 @@ class Draw:
 
 
 @immutable(kw_only=True)
-class Trial(Draw):
-    """What a file is run with, and where its network begins and ends.
+class Trial(Draw, Feed):
+    """What a file is run with, how that is fed, and where its network begins and ends.
 
     input_shapes, outputs: as for ``network.load``: sizes of the inputs' free dimensions, and where the network ends.
     data: as ``data.load`` takes it; without it, what the file's metadata name, if that is one of ``data.DATASETS``.
@@ -44,3 +45,14 @@ class Trial(Draw):
     outputs: Sequence[str] = ()
     data: Given | None = None
     task: str = AUTO
+
+
+def of_one_example(net: Network, input_shapes: Mapping[str, Shape]) -> tuple[str, ...]:
+    """What to say where a batch was asked for of a network that is read, as all are, for one example at a time."""
+    batches = {
+        name: shape[0]
+        for name, shape in input_shapes.items()
+        if len(shape) > 1 and shape[0] > 1 and net.shapes.get(name) == (1, *shape[1:])
+    }
+    said = [f"--input-shape asks for {batch} examples of '{name}'" for name, batch in batches.items()]
+    return tuple(f"{words} at a time: numbers and files here are of one" for words in said)

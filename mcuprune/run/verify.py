@@ -29,13 +29,13 @@ from onnx import numpy_helper
 from mcuprune.bands.rewrite import is_banded
 from mcuprune.costs import resources
 from mcuprune.data import loading as datasets
-from mcuprune.data.feed import Feed
+from mcuprune.data.feed import flags_given
 from mcuprune.data.sets import IN_MEMORY, Given, Split
 from mcuprune.deploy import cplan, tflite
 from mcuprune.deploy.lower import lower
 from mcuprune.deploy.qdq import HIGH, LOW
 from mcuprune.deploy.tflite import Converted, Port
-from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator
+from mcuprune.errors import DataError, MissingExtra, ModelError, UnsupportedOperator, UsageError
 from mcuprune.graph import intake, network, qlinear, tails
 from mcuprune.graph.network import Network, Shape
 from mcuprune.immutable import immutable
@@ -44,7 +44,7 @@ from mcuprune.operators import table as ops
 from mcuprune.run import layerwise, runners
 from mcuprune.run.layerwise import Layer
 from mcuprune.run.runners import Ran, stored
-from mcuprune.run.trial import Trial
+from mcuprune.run.trial import Trial, of_one_example
 from mcuprune.run.verification import MAX_LSB, Compared, Difference, Memory, Taken, Verification
 from mcuprune.train import evaluate, preprocess
 from mcuprune.train.goal import goal
@@ -168,10 +168,12 @@ def _real(net: Network, trial: Trial, notes: list[str]) -> _Real | None:
     source = datasets.named(net.metadata) if trial.data is None else trial.data
     if trial.data is None and (other := datasets.not_embedded(net.metadata)):
         notes.append(f"only random inputs: {other}")
+    if source is None and (idle := flags_given(trial)):
+        raise UsageError(f"{net.path}: {', '.join(idle)}: is about data, and none are named: add --data, or leave it out")
     if source is None or not net.outputs:
         return None
     try:
-        fed = preprocess.opened(net, source, wanted_of(net, seed=trial.seed, task=trial.task), Feed(), trial.seed)
+        fed = preprocess.opened(net, source, wanted_of(net, seed=trial.seed, task=trial.task), trial, trial.seed)
         data = fed.data
         scored = trial.task != "distill" and not any(head.ending == "steps" for head in heads(net))
         labelled = data.test.targets is not None and scored
@@ -208,6 +210,7 @@ def _case(path: str, trial: Trial, notes: list[str], instead: Instead | None) ->
             f"{path}: would need an arena of {show(arena, 'bytes')}, and no device has more than {show(_MOST_ARENA, 'bytes')}: "
             "nothing is run; check the sizes of its inputs (--input-shape)"
         )
+    notes += of_one_example(net, trial.input_shapes or {})
     real = _real(net, trial, notes)
     random = np.random.default_rng(trial.seed)
     inputs = [_random_inputs(converted, random) for _ in range(trial.examples)]

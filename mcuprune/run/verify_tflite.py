@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from mcuprune import options
-from mcuprune.data import loading as datasets
+from mcuprune.data.feed import Feed, class_names, flags_given, only_layout, preprocessing, said
+from mcuprune.data.fitting import classifier
 from mcuprune.data.sets import Split
 from mcuprune.deploy import tflite_reader
 from mcuprune.deploy.program import Program
@@ -33,6 +34,7 @@ from mcuprune.run import runners
 from mcuprune.run.trial import Draw, Trial
 from mcuprune.run.verification import Compared, Verification
 from mcuprune.run.verify import Instead, Tally, data_name, is_class, measured, predicted, verify
+from mcuprune.train import preprocess
 from mcuprune.train.tasks.metrics import Classes, Metric
 
 Array = np.ndarray[Any, Any]
@@ -42,6 +44,8 @@ _DEFINES = "litert"
 _KERNEL = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
 #: Dimensions of a kernel that slides over rows, its second one.
 _IMAGES = 4
+#: Data of which a larger share is beyond what an input stores are fed wrongly.
+_MOST = 0.5
 
 
 def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
@@ -51,6 +55,7 @@ def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
     """
     trial = trial or Trial()
     options.check(Draw(examples=trial.examples, seed=trial.seed))
+    options.check(Feed(**said(trial)))
     if Path(path).suffix != ".tflite":
         return verify(path, trial)
     read = tflite_reader.read(path)
@@ -58,6 +63,8 @@ def verify_file(path: str | Path, trial: Trial | None = None) -> Verification:
     if not isinstance(source, str):
         verified = verify(source.file, trial, instead=source.instead)
         return replace(verified, path=str(path), notes=(source.note, *verified.notes))
+    if trial.data is None and (idle := flags_given(trial)):
+        raise UsageError(f"{path}: {', '.join(idle)}: is about data, and none are named: add --data, or leave it out")
     if trial.data is not None and trial.task not in (AUTO, "classify"):
         needed = f"--task {trial.task} needs the ONNX file that it was exported from beside it"
         raise DataError(f"{path}: {needed}; or leave --data out")
@@ -199,7 +206,7 @@ def _alone(path: str, read: Converted, trial: Trial, why: str) -> Verification:
         metric=None,
         default_session_metric=None,
         memory=memory,
-        notes=_notes(why, keys, memory.ok),
+        notes=(*_notes(why, keys, memory.ok), *_fed_as_stored(path, trial)),
     )
 
 
@@ -219,6 +226,30 @@ def _notes(why: str, keys: Sequence[str], arena_ok: bool) -> tuple[str, ...]:
     return (*notes, *([] if arena_ok else ["the arena measured is above what is predicted for pointers of this size"]))
 
 
+def _fed_as_stored(path: str, trial: Trial) -> tuple[str, ...]:
+    """What to say where nothing says how real examples are scaled."""
+    if trial.data is None or not only_layout(trial):
+        return ()
+    said = f"{data_name(trial.data)} is fed as it is stored: scale, mean and std stand in the ONNX file"
+    return (f"{said}: put the {Path(path).with_suffix('.onnx').name} beside it, or give --scale, or --mean and --std",)
+
+
+def _refuse_beyond(path: str, port: Port, split: Split, name: str) -> None:
+    """Raise DataError where most values are beyond all that the input's quantiser stores; 0 is itself at any scale."""
+    step, zero = port.quantizer.scale, port.quantizer.zero_point
+    low, high = (LOW - zero - 0.5) * step, (HIGH - zero + 0.5) * step
+    values = np.asarray(split.x[:])
+    values = values[values != 0]
+    share = float(((values < low) | (values > high)).mean()) if values.size else 0.0
+    if share > _MOST:
+        beside = Path(path).with_suffix(".onnx").name
+        raise DataError(
+            f"{path}: {share:.0%} of the values of {name} that aren't 0 are beyond {low:.4g} to {high:.4g}, all that its "
+            f"input stores: it takes them scaled otherwise. Put the {beside} that it was exported from beside it, which says "
+            "how, or say it with --scale, or --mean and --std"
+        )
+
+
 def _split(path: str, read: Converted, trial: Trial) -> tuple[Split | None, Converted]:
     """Test examples, and the file with its input in the layout that they have: channels first, or last as in the file."""
     if trial.data is None:
@@ -228,12 +259,16 @@ def _split(path: str, read: Converted, trial: Trial) -> tuple[Split | None, Conv
     n_classes, refused = prod(read.outputs[0].shape[1:]), None
     for port in dict.fromkeys((tflite_reader.channels_first(read.inputs[0]), read.inputs[0])):
         try:
-            data = datasets.load(trial.data, input_shape=port.shape[1:], n_classes=n_classes, seed=trial.seed)
+            known = preprocessing(trial, {}, port.shape[1:])
+            wanted = classifier(port.shape[1:], n_classes, trial.seed)
+            data = preprocess.as_said(trial.data, wanted, trial, known, class_names(trial, {}))
         except DataError as error:
             refused = refused or error
             continue
         some = trial.chosen(len(data.test))
-        return Split(data.test.x[some], data.test.y[some]), _with_input(read, port)
+        split = Split(data.test.x[some], data.test.y[some])
+        _refuse_beyond(path, port, split, data_name(trial.data))
+        return split, _with_input(read, port)
     beside = Path(path).with_suffix(".onnx").name
     raise DataError(
         f"{refused}; a .tflite alone is taken for a classifier: put the {beside} that it was exported from beside it, or leave "

@@ -22,7 +22,7 @@ from mcuprune.data.columns import Lazy, chunks, taken
 from mcuprune.data.feed import Feed, class_names, only_layout, preprocessing
 from mcuprune.data.named import DATASETS
 from mcuprune.data.preprocessing import IMAGE_CHANNELS, RANGES, Preprocessing, layout_of
-from mcuprune.data.sets import Data, Given, Split
+from mcuprune.data.sets import Column, Data, Given, Split
 from mcuprune.errors import DataError
 from mcuprune.graph.network import Network
 from mcuprune.immutable import immutable
@@ -38,6 +38,13 @@ _UNLABELLED = 120
 _TELLING, _BETTER = 0.3, 0.1
 #: Scales from here on down are for pixels of 0 to 255.
 _SMALL = 1 / 100
+#: How a note ends that says how values are fed where nothing tells.
+_A_GUESS = (
+    "which is a guess. If it was trained otherwise its answers mean nothing: say how with --scale 0-1 (or -1-1, 0-255), or "
+    "--mean and --std"
+)
+#: Axes of an input of images or sounds, batch aside, from here on; whole numbers in one axis may be words' or of a table.
+_SIGNALS = 2
 #: What pixels become for a network that knows nothing yet: on the chip it is the pixel minus 128.
 _FRESH = "-1-1"
 
@@ -74,13 +81,7 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     if feed.classes is None and names and _rows(net) not in (0, 1, len(names)):
         names = ()  # whatever wrote them into the file, they name other classes
     known = preprocessing(feed, net.metadata, wanted.inputs[0])
-    data = datasets.opened(given, replace(wanted, preprocessing=known, classes=names, frontend=feed.frontend or ""))
-    data = replace(data, classes=data.classes or names)
-    if known is not None and data.name in DATASETS and (known.found_by == "flag" or not _of_pixels(known)):
-        data = fitting.refed(data, known)
-    if feed.layout is not None and _pixels(data):
-        _refuse_layout(feed.layout, wanted.inputs[0])
-    _refuse_idle(feed, data, wanted.inputs[0])
+    data = as_said(given, wanted, feed, known, names)
     if known is not None and known.found_by == "metadata":
         _refuse_scaled_twice(net, data, known)
     now = fitting.preprocessing_of(data) or Preprocessing(layout=layout_of(wanted.inputs[0]))
@@ -93,12 +94,30 @@ def opened(net: Network, given: Given, wanted: fitting.Wanted, feed: Feed, seed:
     elif not scaled and _pixels(data) and data.name not in DATASETS:
         untrained = from_scratch or feeding.looks_fresh(net)
         fed = _used(fed, _for_untrained(fed)) if untrained else _guessed(net, fed, seed)
+    if not (scaled or from_scratch or (told and not fed.tried)):
+        fed = _told_raw(net, fed, wanted.inputs[0])
     if told:
         fed = _labels_checked(net, fed, seed)
     if asked and not (fed.tried or from_scratch or feeding.looks_fresh(net) or data.n_classes < 2):
         fed = _doubted(net, fed, seed)
     fed = replace(fed, preprocessing=replace(fed.preprocessing, classes=fed.data.classes))
     return replace(fed, data=replace(fed.data, preprocessing=fed.preprocessing, notes=fed.notes))
+
+
+def as_said(given: Given, wanted: fitting.Wanted, feed: Feed, known: Preprocessing | None, classes: tuple[str, ...]) -> Data:
+    """The data set fed as is known, or as it is stored where that is None; no network is asked.
+
+    classes: names in the network's order, where they are known. Raises what ``loading.opened`` raises, and DataError for flags
+    that don't fit the data.
+    """
+    data = datasets.opened(given, replace(wanted, preprocessing=known, classes=classes, frontend=feed.frontend or ""))
+    data = replace(data, classes=data.classes or classes)
+    if known is not None and data.name in DATASETS and (known.found_by == "flag" or not _of_pixels(known)):
+        data = fitting.refed(data, known)
+    if feed.layout is not None and _pixels(data):
+        _refuse_layout(feed.layout, wanted.inputs[0])
+    _refuse_idle(feed, data, wanted.inputs[0])
+    return data
 
 
 def _rows(net: Network) -> int:
@@ -225,11 +244,8 @@ def _guessed(net: Network, fed: Fed, seed: int) -> Fed:
         told = {cause: telling(model(taken(fitting.refed(fed.data, how).train.x, some))) for cause, how in ways.items()}
     best = max(told, key=lambda cause: told[cause], default="")
     if not told or told[best] < _TELLING:
-        note = (
-            "nothing tells how images are to reach the model: they are fed as they are stored, which is a guess. If it was "
-            "trained otherwise its answers mean nothing: say how with --scale 0-1 (or -1-1, 0-255), or --mean and --std"
-        )
-        return replace(fed, notes=(*fed.notes, note))
+        said = "nothing tells how images are to reach the model: they are fed as they are stored"
+        return replace(fed, notes=(*fed.notes, f"{said}, {_A_GUESS}"))
     if told[best] < told[""] + _BETTER:
         return fed
     note = (
@@ -256,6 +272,35 @@ def telling(answers: np.ndarray) -> float:
         return np.asarray(-(shares * np.log(np.maximum(shares, 1e-30))).sum(-1))
 
     return float((entropy(p.mean(0)) - entropy(p).mean()) / np.log(p.shape[1]))
+
+
+def _told_raw(net: Network, fed: Fed, shape: tuple[int, ...]) -> Fed:
+    """The same, with a note where whole numbers beyond 1 reach a trained network as they are stored, though nothing says so.
+
+    shape: of the network's first input without its batch axis.
+    """
+    column = _as_stored(fed.data)
+    if _pixels(fed.data) or fed.preprocessing.found_by != "default" or fed.data.name in DATASETS or feeding.looks_fresh(net):
+        return fed
+    if column.dtype.kind not in "iu" or len(shape) < _SIGNALS or not fed.preprocessing.plain:
+        return fed
+    first = taken(fed.data.train.x, np.arange(min(len(fed.data.train), _PLAY_OFF)))
+    most = max(float(np.abs(part).max(initial=0.0)) for part in chunks(first))
+    if most <= 1 or most <= _stored_by(net):
+        return fed
+    said = f"nothing tells how values are to reach the model: they are fed as they are stored, whole numbers up to {most:g}"
+    return replace(fed, notes=(*fed.notes, f"{said}, {_A_GUESS}"))
+
+
+def _stored_by(net: Network) -> float:
+    """The largest number that a quantiser right behind the first input stores; 0 where there is none."""
+    for node in net.consumers.get(net.inputs[0], ()):
+        if node.op == "QuantizeLinear" and net.is_constant(node.inputs[1]):
+            zero = net.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+            kind = np.iinfo(np.uint8 if zero is None else zero.dtype)
+            offset = 0.0 if zero is None else float(zero.ravel()[0])
+            return float(net.constants[node.inputs[1]].ravel()[0]) * (kind.max - offset + 0.5)
+    return 0.0
 
 
 def _for_untrained(fed: Fed) -> Preprocessing:
@@ -347,10 +392,15 @@ def _used(fed: Fed, how: Preprocessing) -> Fed:
 
 def _pixels(data: Data) -> bool:
     """Whether examples are images that we decoded, bytes in a known order."""
+    return data.kind == "image" and _as_stored(data).dtype == np.uint8
+
+
+def _as_stored(data: Data) -> Column:
+    """The first input of the training examples as the data set has it."""
     column = data.train.x
     while isinstance(column, Lazy) and hasattr(column, "source"):
         column = column.source
-    return data.kind == "image" and column.dtype == np.uint8
+    return column
 
 
 def _with_range(how: Preprocessing, name: str) -> Preprocessing:
