@@ -120,7 +120,7 @@ def export(
     notes: tuple[str, ...] = ()
     how = None
     if is_quantized(net):
-        _refuse_data(request, data_set)
+        notes = _unused(request, data_set)
     else:
         _refuse_places(request)
         refuse_early(request, net)
@@ -300,14 +300,15 @@ def _refuse_idle_flags(request: Request) -> None:
         )
 
 
-def _refuse_data(request: Request, data_set: Given | None) -> None:
-    """Raise UsageError for data of an int8 model that nothing is taken from, and for how they are fed, which its file says."""
-    given = ["--data"] if request.project is None and (request.data is not None or data_set is not None) else []
-    if given := [*given, *feed.flags_given(request)]:
+def _unused(request: Request, data_set: Given | None) -> tuple[str, ...]:
+    """A note of data that nothing is taken from, for the model is int8. Raises UsageError for how they would be fed."""
+    if given := feed.flags_given(request):
         raise UsageError(
             f"{request.model}: {', '.join(given)}: is about data that ranges of a float model are measured on, and this one is "
             "int8: leave it out"
         )
+    idle = request.project is None and (request.data is not None or data_set is not None)
+    return ("no effect: --data, for the model is int8 and brings its ranges; they were not read",) if idle else ()
 
 
 #: How the first line of a C array ends, by which a later export knows it.

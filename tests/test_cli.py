@@ -303,8 +303,6 @@ def test_check_shows_peak_and_arena_whatever_is_limited(net, small_board, flags,
             "--flash-model image: says what a limit of flash means, and there is none",
         ),
         (["--flash", "1MB", "--sram-model", "tflm"], "--sram-model tflm: says what a limit of sram means, and there is none"),
-        (["--macs", "2M", "--runtime", "c"], "--runtime c: no limit here depends on the runtime"),
-        (["--flash", "1MB", "--runtime", "c"], "and flash with --flash-model file or image: add one"),
         (["--against", "NET", "--max-growth", "1%", "--flash-model", "file"], "says what a limit of flash means"),
     ],
 )

@@ -217,19 +217,14 @@ def refuse_idle(said: Wanted, held: Sequence[Wanted], place: str = "") -> None:
     """
     if not any(wanted.limits or wanted.max_growth is not None for wanted in held):
         return  # which is the greater mistake
-    heard = {name for wanted in held for name in wanted.gate.heard(wanted.limits)}
+    limited = {name for wanted in held for name in wanted.limits}
     mark = "" if place else "--"
     for name, word in (("sram", said.sram_model), ("flash", said.flash_model)):
-        if word is not None and name not in heard:
+        if word is not None and name not in limited:
             raise UsageError(
                 f"{place}{mark}{name}-model {word}: says what a limit of {name} means, and there is none: add {mark}{name}, or "
                 f"leave {mark}{name}-model out"
             )
-    if said.runtime is not None and "runtime" not in heard:
-        raise UsageError(
-            f"{place}{mark}runtime {said.runtime}: no limit here depends on the runtime; sram and latency do, and flash with "
-            f"{mark}flash-model file or image: add one, or leave {mark}runtime out"
-        )
 
 
 def words(wanted: Wanted) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Literal
 
 from mcuprune.deploy.codesize import Runtime
@@ -36,8 +35,3 @@ class Basis:
     def models(self) -> dict[str, str]:
         """Resource -> the word for what it means."""
         return {"sram": self.sram, "flash": self.flash}
-
-    def heard(self, limited: Collection[str]) -> set[str]:
-        """Which of the words for sram, flash and runtime bear on limits of these resources; C takes the peak of SRAM."""
-        by_runtime = "sram" in limited or "latency" in limited or ("flash" in limited and self.flash != "paper")
-        return {name for name in self.models if name in limited} | ({"runtime"} if by_runtime else set())
