@@ -220,7 +220,8 @@ def _data_and_goal(
 def _narrow(request: Request, model: CostModel, budget: Budget) -> Narrow:
     """The largest uniform scaling that fits: most of what flash holds are its weights, a byte each."""
     fitting = sums(model.cut(widths.uniform(model, budget, request.multiple_of)))
-    return Narrow(fitting["macs"] / max(1, model.sums(model.full)["macs"]), fitting["flash"])
+    whole = model.sums(model.full)["macs"]
+    return Narrow(fitting["macs"] / whole if whole else 1.0, fitting["flash"])
 
 
 def _with_engine(request: Request, macs: int) -> Request:

@@ -19,6 +19,7 @@ from mcuprune.errors import UnsupportedOperator
 from mcuprune.graph import network
 from mcuprune.graph.network import Network
 from mcuprune.operators import table as ops
+from mcuprune.train.batchproof import prove
 
 SIZES = dict(zip("abcdefgh", (2, 3, 4, 5, 1, 2, 3, 2), strict=True))
 
@@ -170,6 +171,32 @@ def test_the_same_pick_in_every_row_by_gather_elements_is_a_gather() -> None:
     other[0, 1, 0, 0] = 1
     with pytest.raises(UnsupportedOperator, match=r"'pick': GatherElements picks other elements in every row"):
         loaded(small([node], {"x": DATA.shape}, {"i": other}))
+
+
+def test_a_pool_to_one_pixel_as_torch_writes_it_works_for_any_batch() -> None:
+    """A mean, a row of the numbers of all examples, and each example's own out of it, by places that hang on the batch."""
+    g = Graph(1, 3, 8, 8)
+    rows = g.add("Reshape", g.add("GlobalAveragePool", g.conv("x", 3, 16)), g.value(np.array([-1])))
+    count = g.add("Gather", g.add("Shape", "x"), g.value(np.array(0)), axis=0)
+    starts = g.add("Mul", g.add("Range", g.value(np.array(0)), count, g.value(np.array(1))), g.value(np.array(16)))
+    places = g.add("Add", g.add("Unsqueeze", starts, g.value(np.array([1, 2, 3]))), g.value(np.arange(16).reshape(1, 16, 1, 1)))
+    y = g.dense(g.add("Reshape", g.add("Gather", rows, places, axis=0), g.value(np.array([-1, 16]))), 16, 4)
+    model = g.model(y)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    net = loaded(model)
+    assert "Gather" not in {node.op for node in net.nodes}
+    channels = label(net)
+    keep = random_selection(channels, 0.5, 0)
+    several = feed(model, batch=3)
+    assert difference(run(net, several), run(model, several)) == 0
+    assert difference(run(channels.cut(keep), several), run(channels.masked(keep), several)) <= 1e-5
+    prove(channels)
+
+
+def test_the_first_of_several_is_no_shape() -> None:
+    model = small([helper.make_node("Gather", ["x", "i"], ["y"], axis=0)], {"x": (1, 4)}, {"i": np.array([0])})
+    assert [node.op for node in loaded(model).nodes] == ["Gather"]
 
 
 def test_picks_out_of_constants_are_constants() -> None:

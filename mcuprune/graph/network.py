@@ -332,24 +332,28 @@ def _from_proto(model: ModelProto, path: str, input_shapes: Mapping[str, Shape] 
     if model.functions:
         model = _inlined(model, path)
     refuse_foreign(model, path)
-    net = _network(model, path, input_shapes or {}, accept)
     batch = _baked_batch(model)
-    if batch > 1 and not input_shapes:
-        return _one_of_fixed(net, model, batch, accept)
+    if batch > 1 and not input_shapes and (single := _one_of_fixed(model, path, batch, accept)) is not None:
+        return single
+    net = _network(model, path, input_shapes or {}, accept)
     return _one_of_given(net, model, input_shapes or {}, accept)
 
 
-def _one_of_fixed(net: Network, model: ModelProto, batch: int, accept: Accept) -> Network:
-    """The network at batch 1, where the leading axis of the file's inputs, of this size, is a batch; else as it is.
+#: So many examples stand for a batch that a file fixes: few, whatever it fixes, and seldom a size of the network.
+_SOME = 3
+
+
+def _one_of_fixed(model: ModelProto, path: str, batch: int, accept: Accept) -> Network | None:
+    """The network at batch 1, where the leading axis of the file's inputs, of this size, is a batch; else None.
 
     It declares the file's inputs and outputs where it can run at their sizes.
     """
     try:
-        single = _network(_at_batch_one(model, batch), net.path, {}, accept)
+        single, some = (_network(_at_batch(model, batch, size), path, {}, accept) for size in (1, _SOME))
     except ModelError:
-        return net  # the leading axis is no batch
-    if not _is_one_of(single, net, batch, accept):
-        return net
+        return None  # the leading axis is no batch, or the file has its size in other places too
+    if not _is_one_of(single, some, _SOME, accept):
+        return None
     header = ModelProto()
     header.CopyFrom(single.header)
     for kept, own in ((header.graph.input, model.graph.input), (header.graph.output, model.graph.output)):
@@ -379,11 +383,20 @@ def _is_one_of(single: Network, net: Network, batch: int, accept: Accept) -> boo
     if axes is None:
         return False
     along = {**dict.fromkeys((*net.inputs, *net.outputs), 0), **axes}
-    shapes = {name: (single.shapes.get(name), net.shapes[name], axis) for name, axis in along.items()}
-    return all(
-        own is not None and 0 <= axis < len(own) and (*own[:axis], own[axis] * batch, *own[axis + 1 :]) == all_
-        for own, all_, axis in shapes.values()
-    )
+    for name, axis in along.items():
+        own = single.shapes.get(name, ())
+        if not axis < len(own) or (*own[:axis], own[axis] * batch, *own[axis + 1 :]) != net.shapes[name]:
+            return False
+    return all(_repeats(value, single.constants.get(name, value)) for name, value in net.constants.items())
+
+
+def _repeats(value: np.ndarray, of: np.ndarray) -> bool:
+    """Whether a constant is another one, or that for each example: none may hang on how many there are."""
+    if value.shape != of.shape and (
+        value.ndim != of.ndim or any(o not in (1, v) for v, o in zip(value.shape, of.shape, strict=True))
+    ):
+        return False
+    return np.array_equal(value, np.broadcast_to(of, value.shape), equal_nan=value.dtype.kind == "f")
 
 
 def _inlined(model: ModelProto, path: str) -> ModelProto:
@@ -412,11 +425,11 @@ def for_one_example(model: ModelProto, net: Network) -> ModelProto:
     """The model at the sizes that ``net`` has, which was read of it: with inputs of batch 1 where it has those of another."""
     batch = _baked_batch(model)
     alone = batch > 1 and all(net.shapes[name][:1] == (1,) for name in net.inputs)
-    return _at_batch_one(model, batch) if alone else model
+    return _at_batch(model, batch, 1) if alone else model
 
 
-def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
-    """The model with inputs of batch 1 instead of ``batch``, and target shapes that name the batch freed of it."""
+def _at_batch(model: ModelProto, batch: int, size: int) -> ModelProto:
+    """The model with inputs of batch ``size`` instead of ``batch``, and target shapes that name the batch as well."""
     single = ModelProto()
     single.CopyFrom(model)
     stored = {initializer.name: initializer for initializer in single.graph.initializer}
@@ -424,7 +437,7 @@ def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
     literals = {node.output[0]: node for node in single.graph.node if node.op_type == "Constant" and node.output}
     for value in [*single.graph.input, *single.graph.output]:
         if value.name not in stored and _rank(value) and value.type.tensor_type.shape.dim[0].dim_value == batch:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
+            value.type.tensor_type.shape.dim[0].dim_value = size
     for node in single.graph.node:
         where = {"Reshape": 1, "Expand": 1, "Resize": 3}.get(node.op_type, 0)
         if not where or len(node.input) <= where:
@@ -440,7 +453,7 @@ def _at_batch_one(model: ModelProto, batch: int) -> ModelProto:
         target = np.array(array_of(tensor, ""))
         merged = node.op_type == "Reshape"  # the batch may be one axis with others: rows of pixels, or of tokens
         if target.size and target[0] > 0 and (target[0] % batch == 0 if merged else target[0] == batch):
-            target[0] //= batch
+            target[0] = target[0] // batch * size
             node.input[where] = names.free(f"{name}/{node.output[0]}")
             single.graph.initializer.append(numpy_helper.from_array(target, node.input[where]))
     return single

@@ -348,6 +348,25 @@ def _gather_nd(steps: _Steps) -> bool:
     return steps.finish(steps.reshaped(result, after), "Gather")
 
 
+def _gather(steps: _Steps) -> bool:
+    """A pick of all slices of an axis in their order, which only gives it another shape.
+
+    torch writes a pool to one pixel so: a row of the numbers of all examples, from which each takes its own.
+    """
+    data, name = steps.node.input[:2]
+    indices, shape = steps.known.constants.get(name), steps.shape(data)
+    if indices is None or not shape:
+        return False
+    axis = steps.attribute("axis", 0) % len(shape)
+    if indices.size < 2 or not np.array_equal(
+        indices.reshape(-1) % shape[axis], np.arange(shape[axis])
+    ):  # of one it may be x[0]
+        return False
+    after = (*shape[:axis], *indices.shape, *shape[axis + 1 :])
+    target = np.array((-1, *after[1:]) if axis == 0 else (0, *after[1:]), np.int64)  # whatever the batch
+    return steps.finish(steps.add("Reshape", [data, steps.constant("shape", target)], after), "Reshape")
+
+
 def _gather_elements(steps: _Steps) -> bool:
     """A pick of the same slices everywhere, as a Gather."""
     data, name = steps.node.input[:2]
@@ -384,6 +403,7 @@ def _group_normalization(steps: _Steps) -> bool:
 
 _REWRITES: Mapping[str, Callable[[_Steps], bool]] = {
     "Einsum": _einsum,
+    "Gather": _gather,
     "GatherND": _gather_nd,
     "GatherElements": _gather_elements,
     "GroupNormalization": _group_normalization,

@@ -341,7 +341,10 @@ class Quantization(Op):
             _refuse(net, node, "quantises data in blocks", "quantise activations per tensor, and weights alone in blocks")
 
     def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
-        return axes.get(node.inputs[0])
+        axis = axes.get(node.inputs[0])
+        rank = len(net.shapes[node.inputs[0]])
+        several = any(prod(net.shapes[name]) > 1 for name in node.inputs[1:] if name)
+        return None if several and attributes.axis(node, rank) == axis else axis
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
@@ -434,8 +437,8 @@ class Barrier(Op):
         return self.mixed(node, net)
 
     def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
-        axis, mixed = axes.get(node.inputs[0]), self.mixed(node, net)
-        if axis is None or axis in mixed:
+        axis, mixed = _meeting(node, net, axes, len(net.shapes[node.inputs[0]])), self.mixed(node, net)
+        if axis is None or axis in mixed or len(axes) > 1:
             return None
         return axis - (sum(other < axis for other in mixed) if self.reduces and not node.get("keepdims") else 0)
 
@@ -1089,14 +1092,21 @@ def _refuse(net: Network, node: Node, what: str, then: str = "the file is damage
 
 def _meeting(node: Node, net: Network, axes: Mapping[str, int], rank: int) -> int | None:
     """The axis of an output of this rank on which the examples of all operands lie; None where they lie on several, or where an
-    operand that no example decides has numbers of its own for each.
+    operand that no example decides has other numbers for one than for another.
 
     axes: operand -> axis of the output.
     """
     axis = next(iter(axes.values()))
-    others = [net.shapes[name] for name in node.inputs if name and name not in axes]
-    own = [shape[axis - rank + len(shape)] for shape in others if axis - rank + len(shape) >= 0]
-    return axis if {*axes.values()} == {axis} and {*own} <= {1} else None
+    if {*axes.values()} != {axis}:
+        return None
+    for name in filter(None, node.inputs):
+        own = axis - rank + len(net.shapes[name])
+        if name in axes or own < 0 or net.shapes[name][own] == 1:
+            continue
+        value = net.constants.get(name)
+        if value is None or not (value == value.take([0], own)).all():
+            return None
+    return axis
 
 
 def _fixed(count: int) -> np.ndarray:

@@ -91,7 +91,7 @@ def schedule_for(
     timed = None if schedule.milliseconds is None or step_seconds is None else schedule.milliseconds / 1000 / step_seconds
     reach = compute if timed is None else _within(timed / per_epoch, narrow.macs)
     whole, default = _phases(request, reach, examples, narrow, warm=warm, teachable=teachable, shrinkable=shrinkable)
-    if schedule.milliseconds is not None and not warm:
+    if timed is not None and not warm:
         in_time = partial(_share_of_time, narrow=narrow.macs)
         whole, default = in_time(whole), (in_time(default[0]), in_time(default[1]))
     start, stop = window(request, default)

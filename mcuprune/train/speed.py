@@ -18,15 +18,15 @@ _STEPS = 4
 
 
 def seconds_of_step(channels: Channels, batch: int, device: str) -> float:
-    """Of the whole network: its answers to ``batch`` random examples, and its weights' gradients; of the first rank."""
-    net, draw = channels.network, np.random.default_rng(0)
+    """Of the whole network: its answers to random examples and its weights' gradients, on the first rank's part of a batch."""
+    net, draw, part = channels.network, np.random.default_rng(0), -(-batch // ranks.size())
     module = Trainable(channels).to(device).train()
-    inputs = as_inputs(net, [np.concatenate([drawn(net, name, draw)] * batch) for name in net.inputs], device)
+    inputs = as_inputs(net, [np.concatenate([drawn(net, name, draw)] * part) for name in net.inputs], device)
     taken = []
     for _ in range(_STEPS):
         began = time.perf_counter()
         torch.stack([output.float().square().mean() for output in module(*inputs)]).sum().backward()  # type: ignore[no-untyped-call]
         if device != "cpu":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - began)
     return ranks.of_first(max(1, round(1e6 * median(taken[1:])))) / 1e6

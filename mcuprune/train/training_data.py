@@ -77,7 +77,16 @@ def opened(
 
 
 def wanted_of(net: Network, *, seed: int, task: str = AUTO) -> Wanted:
-    """What a network takes and answers, for whoever reads data for it; targets may be missing."""
+    """What a network takes and answers, for whoever reads data for it; targets may be missing.
+
+    Raises DataError for a network whose inputs have no axis along which examples could lie.
+    """
+    for name in net.inputs:
+        if len(shape := net.shapes[name]) > 1 and shape[0] != 1:
+            raise DataError(
+                f"{net.path}: input '{name}' {list(shape)} has no batch axis: its {shape[0]} rows are parts of one example, "
+                "and data are fed example by example; export the model with a batch axis in front, or leave the data out"
+            )
     return Wanted(
         inputs=tuple(net.shapes[name][1:] for name in net.inputs),
         targets=target_checks(net, task),
