@@ -92,7 +92,7 @@ NARROW := differentiable uniform at-init
 
 bench-compute: $(BIN)/.bench ## accuracy at equal training compute (hours; goes on where it stopped); DATA as for bench
 	$(COMPUTE)
-	$(COMPUTE) --tasks T2 --compute 1.0 --seeds 3 4 5 --methods $(NARROW)
+	$(COMPUTE) --tasks T2 --compute 1.0 --seeds 3 4 5
 	$(COMPUTE) --tasks T2 --budgets B3 --compute 0.3 --seeds 3 4 5 --methods $(NARROW)
 	$(COMPUTE) --tasks T2 --budgets B1 B2 --compute 0.3 --seeds 10 11 12 --methods $(NARROW)
 	$(COMPUTE) --tasks T2 --budgets B1 --compute 0.3 --seeds 13 14 15 --methods $(NARROW)

@@ -81,7 +81,7 @@ def prune(
     of_float = None
     if run.goal is not None:
         of_float, learned = figure(small, run.goal, f"{request.model} after cutting")
-        if run.request.train and (note := learned_nothing(run.goal, of_float, learned)):
+        if run.request.train and (note := learned_nothing(run.goal, of_float, learned, run.metric if run.warm else None)):
             candidate = replace(candidate, notes=(*candidate.notes, note))
     final, rounded = small, None
     if request.int8:

@@ -287,3 +287,14 @@ def test_a_note_says_next_to_nothing_only_where_that_can_be_told(
     note = origin.learned_nothing(goal, Metric("accuracy", "accuracy", accuracy), learned=False)
     assert note is not None
     assert said in note
+
+
+def test_a_trained_network_that_training_spoiled_is_not_sent_to_train_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin, "is_one_class", lambda objective: True)
+    labels = SimpleNamespace(test=SimpleNamespace(y=np.arange(500) % 7))
+    goal: Any = SimpleNamespace(labelled=True, objective=None, data=labels)
+    after, came = (Metric("accuracy", "accuracy", value) for value in (0.15, 0.9))
+    note = origin.learned_nothing(goal, after, learned=False, came=came)
+    assert note is not None
+    assert "it came trained, with 90.0%, and training lost that; try less of it" in note
+    assert "more --epochs" not in note

@@ -363,6 +363,54 @@ def test_a_fresh_last_layer_answers_in_units_of_its_own_targets(kind: str) -> No
         assert np.broadcast_shapes(unit.shape, net.shapes[name]) == net.shapes[name]
 
 
+SCALES: dict[str, Callable[[Graph, str], str]] = {
+    "one for all": lambda g, y: g.add("Add", g.add("Mul", y, g.value(np.float32(40))), g.value(np.float32(20))),
+    "each its own": lambda g, y: g.add(
+        "Add", g.add("Mul", y, g.value(np.float32([2, 300, -0.1]))), g.value(np.float32([1, 2, 3]))
+    ),
+    "divided, taken from": lambda g, y: g.add("Sub", g.value(np.float32(5)), g.add("Div", y, g.value(np.float32([4, 8, 0.5])))),
+    "behind a shape and a turn": lambda g, y: g.add(
+        "Gather",
+        g.add("Sub", g.add("Mul", y, g.value(np.float32([1, 2, 3]))), g.value(np.float32([7, 8, 9]))),
+        ints(g, 2, 0, 1),
+        axis=1,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_a_fresh_last_layer_answers_in_units_of_its_targets_whatever_scale_is_behind_it(kind: str) -> None:
+    """Steps are as large as they are where the scale is in the targets: with a scale of 40 every one was 40 times too large."""
+    graph, draw = Graph(1, 6), np.random.default_rng(0)
+    net = graph.net(SCALES[kind](graph, graph.dense("x", 6, 3)))
+    targets = draw.normal((10, -500, 0.01), (2, 100, 0.001), (50, 3))
+    objective, _ = chosen(net, heads(net), "regress", "data", {"train": [targets]})
+    x = draw.normal(size=(BATCH, 6)).astype(np.float32)
+    layer = last_layer(net, net.outputs[0])
+    assert layer is not None
+    (before,), (after,) = answered(net, x), answered(objective.begun(net), x)
+    own = (before - layer.offset) / layer.gain  # what the layer itself answers
+    in_units = (after - np.median(targets, 0)) / targets.std(0)
+    np.testing.assert_allclose(in_units, own * np.sign(layer.gain), rtol=1e-3, atol=1e-2)  # of 20 and a thousandth in a float32
+
+
+def test_a_scale_of_nothing_hides_the_layer() -> None:
+    graph = Graph(1, 6)
+    net = graph.net(graph.add("Mul", graph.dense("x", 6, 3), graph.value(np.float32([1, 0, 1]))))
+    assert last_layer(net, net.outputs[0]) is None
+
+
+@pytest.mark.parametrize("op", ["Pow", "Mul"])
+def test_an_error_that_the_network_measures_itself_is_no_probability(op: str) -> None:
+    """However small it is on the first examples."""
+    graph = Graph(1, 6)
+    wrong = graph.add("Sub", "x", graph.dense(graph.add("Relu", graph.dense("x", 6, 3)), 3, 6))
+    square = graph.add("Pow", wrong, graph.value(np.float32(2))) if op == "Pow" else graph.add("Mul", wrong, wrong)
+    (head,) = heads(graph.net(graph.add("ReduceMean", square, axes=[1])))
+    assert head.free
+    assert recognised((head,), [np.full((8, 1), 0.01, np.float32)]) == (head,)
+
+
 def test_a_layer_behind_which_numbers_are_made_gives_no_output() -> None:
     graph = Graph(1, 6)
     net = graph.net(graph.add("Pad", graph.dense("x", 6, 3), ints(graph, 0, 1, 0, 0)))

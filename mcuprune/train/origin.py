@@ -111,15 +111,21 @@ def _shows(net: Network, data: Data, explanation: feeding.Explanation, seed: int
     return head.shows(net, x, labels, data.n_classes, ways=feeding.ways(data.train), numbered=bool(explanation.number))
 
 
-def learned_nothing(goal: Goal, metric: Metric, learned: bool) -> str | None:
-    """A note for a network that training left at chance; None for one that has learned something."""
+def learned_nothing(goal: Goal, metric: Metric, learned: bool, came: Metric | None = None) -> str | None:
+    """A note for a network that training left at chance; None for one that has learned something.
+
+    came: of the network as it came, where it came trained: what it knew then was lost, which more training won't bring back.
+    """
     if learned or not goal.labelled:
         return None
-    if not is_one_class(goal.objective):
-        return (
-            f"its {metric.title} on the test set is {metric.shown()}, no better than a constant answer: it has learned next to "
-            "nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
+    advice = "it has learned next to nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
+    if came is not None:
+        advice = (
+            f"it came trained, with {came.shown()}, and training lost that; try less of it (--epochs, --train-compute, "
+            "--patience 5), a lower --lr, --optimizer adamw or a larger budget"
         )
+    if not is_one_class(goal.objective):
+        return f"its {metric.title} on the test set is {metric.shown()}, not clearly better than a constant answer: {advice}"
     data, accuracy, frequent = goal.data, metric.accuracy or 0.0, _frequent(goal.data)
     if frequent == 1:
         return "all labels of the test set are of one class, so nothing tells what was learned; give examples of the others"
@@ -128,10 +134,7 @@ def learned_nothing(goal: Goal, metric: Metric, learned: bool) -> str | None:
             f"right on {accuracy:.1%} of the test set, where naming its most frequent class is on {frequent:.1%}: "
             f"{len(data.test.y)} examples are too few to tell whether that is more than chance"
         )
-    return (
-        f"right on {accuracy:.1%} of the test set, where naming its most frequent class is on {frequent:.1%}: "
-        "it has learned next to nothing; try more --epochs, another --seed, a lower --lr or a larger budget"
-    )
+    return f"right on {accuracy:.1%} of the test set, where naming its most frequent class is on {frequent:.1%}: {advice}"
 
 
 def _frequent(data: Data) -> float:

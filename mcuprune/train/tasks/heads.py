@@ -56,7 +56,7 @@ _OPEN = frozenset(
             "Relu",
             "Selu",
         ),
-        *("Softplus", "Sub", "Sum", "Swish"),
+        *("Pow", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "Softplus", "Sqrt", "Sub", "Sum", "Swish"),
     }
 )
 #: Outputs of no more numbers than this may be of a unit each; larger ones are images.
@@ -228,10 +228,12 @@ def _by_values(head: Head, values: Array) -> Head:
 
 @immutable
 class LastLayer:
-    """The convolution or matrix product that gives an output as it is, places aside. weight, bias: constants of its own.
+    """The convolution or matrix product that gives an output, places and fixed scales aside.
 
+    weight, bias: constants of its own.
     axis: of the weight, along which its numbers at a place lie. of_weight, of_bias: for every element of the output, in its
-    order, which of these numbers, and of the bias's, it is made with.
+    order, which of these numbers, and of the bias's, it is made with. gain, offset: what constants behind it make of each: the
+    output is ``gain`` times the layer's number, and ``offset``.
     """
 
     weight: str
@@ -239,11 +241,15 @@ class LastLayer:
     axis: int
     of_weight: Array
     of_bias: Array
+    gain: Array
+    offset: Array
 
 
 def last_layer(net: Network, output: str) -> LastLayer | None:
     """The layer that gives an output; None where something else does, or something makes new numbers of its numbers."""
-    node, behind = _maker(net, output)
+    node, behind, gain, offset = _scaled(net, output)
+    if not np.isfinite(gain).all() or not gain.all():
+        return None
     bias, of_bias, between = None, None, list[tuple[Node, str]]()
     if node is not None and node.op == "Add":
         stored = [name for name in node.inputs if net.is_constant(name)]
@@ -270,7 +276,36 @@ def last_layer(net: Network, output: str) -> LastLayer | None:
     shape = net.shapes[node.outputs[0]]
     along = [-1 if at == (1 if node.op == "Conv" else len(shape) - 1) else 1 for at in range(len(shape))]
     of_weight = _moved(net, [*between, *behind], np.broadcast_to(np.arange(outs).reshape(along), shape))
-    return LastLayer(weight, bias, axis, of_weight, of_weight if of_bias is None else of_bias)
+    return LastLayer(weight, bias, axis, of_weight, of_weight if of_bias is None else of_bias, gain, offset)
+
+
+def _scaled(net: Network, output: str) -> tuple[Node | None, list[tuple[Node, str]], Array, Array]:
+    """What makes an output but for scales and offsets by constants: the node, what picks behind it, and both for each element.
+
+    A sum with a constant right behind a layer is that layer's bias, and no offset.
+    """
+    size = prod(net.shapes[output])
+    gain, offset = np.ones(size), np.zeros(size)
+    node, behind = _maker(net, output)
+    while node is not None and node.op in ("Mul", "Div", "Add", "Sub") and len(node.inputs) == 2:
+        left, right = node.inputs
+        by, of = (left, right) if net.is_constant(left) else (right, left)
+        source, more = _maker(net, of)
+        layer = source is not None and isinstance(OPS[source.op], Mixer)
+        joined = node.outputs[0]
+        if not net.is_constant(by) or net.shapes[of] != net.shapes[joined] or (node.op == "Add" and layer):
+            break
+        if node.op == "Div" and by == left:
+            break
+        number = _moved(net, behind, np.broadcast_to(net.constants[by].astype(np.float64), net.shapes[joined]))
+        if node.op in ("Mul", "Div"):
+            with np.errstate(divide="ignore"):  # whoever asked refuses a gain that is no number
+                gain = gain * number if node.op == "Mul" else gain / number
+        else:
+            offset = offset + gain * number * (-1 if node.op == "Sub" and by == right else 1)
+            gain = -gain if node.op == "Sub" and by == left else gain
+        node, behind = source, [*more, *behind]
+    return node, behind, gain, offset
 
 
 def _maker(net: Network, tensor: str) -> tuple[Node | None, list[tuple[Node, str]]]:

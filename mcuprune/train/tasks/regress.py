@@ -78,7 +78,8 @@ class Regress(Kind):
         values = {name: net.constants[name] * unit for name, unit in units.items()}
         if layer is not None and layer.bias is not None:
             bias = values[layer.bias]
-            values[layer.bias] = bias + _of_layer(self._middle, layer.of_bias, bias.size, 0.0).reshape(bias.shape)
+            middle = (np.broadcast_to(self._middle, self.head.shape).ravel() - layer.offset) / layer.gain
+            values[layer.bias] = bias + _of_layer(middle, layer.of_bias, bias.size, 0.0).reshape(bias.shape)
         return net.with_constants({name: value.astype(net.constants[name].dtype) for name, value in values.items()})
 
     def units(self, net: Network) -> dict[str, Array]:
@@ -92,9 +93,10 @@ class Regress(Kind):
             return {}
         outs, rank = net.shapes[layer.weight][layer.axis], len(net.shapes[layer.weight])
         along = [-1 if axis == layer.axis else 1 for axis in range(rank)]
-        units = {layer.weight: _of_layer(self._spread, layer.of_weight, outs, 1.0).reshape(along)}
+        spread = np.broadcast_to(self._spread, self.head.shape).ravel() / np.abs(layer.gain)
+        units = {layer.weight: _of_layer(spread, layer.of_weight, outs, 1.0).reshape(along)}
         if layer.bias is not None:
-            units[layer.bias] = _of_layer(self._spread, layer.of_bias, outs, 1.0).reshape(net.shapes[layer.bias])
+            units[layer.bias] = _of_layer(spread, layer.of_bias, outs, 1.0).reshape(net.shapes[layer.bias])
         return units
 
     def loss(self, answer: Tensor, target: Tensor, smoothing: float) -> Tensor:
@@ -119,8 +121,7 @@ class Regress(Kind):
 def _of_layer(of_targets: Array, which: Array, outs: int, others: float) -> Array:
     """Numbers of the targets as those of a layer, float32 (outs,): the mean of the elements that each is in.
 
-    of_targets: of every element of the output, or one for all. which: of ``LastLayer``. others: for what is in none.
+    of_targets: of every element of the output. which: of ``LastLayer``. others: for what is in none.
     """
-    numbers, count = of_targets.ravel(), np.bincount(which, minlength=outs)
-    total = count * numbers if numbers.size == 1 else np.bincount(which, numbers, outs)
+    count, total = np.bincount(which, minlength=outs), np.bincount(which, of_targets, outs)
     return np.where(count > 0, total / np.maximum(count, 1), others).astype(np.float32)
