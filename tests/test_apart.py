@@ -227,6 +227,7 @@ def at_batch(example: Example) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("example", CASES)
 def test_no_operator_is_taken_for_one_that_keeps_examples_apart(example: Example) -> None:
     model = at_batch(example)

@@ -662,7 +662,7 @@ def foreign(path: str, low: float, high: float) -> str:
     return path
 
 
-@pytest.mark.parametrize(("factor", "below"), [(1, False), (40, True)])
+@pytest.mark.parametrize(("factor", "below"), [pytest.param(1, False, marks=pytest.mark.thorough), (40, True)])
 def test_logarithms_below_what_their_kernel_stores_are_told(factor: int, below: bool, tmp_path: Path, capsys: Any) -> None:
     """LOG_SOFTMAX has one scale of TensorFlow Lite, which ends at -15.9; export was silent about what is cut off there."""
     graph = Graph(1, 10)
@@ -677,7 +677,7 @@ def test_logarithms_below_what_their_kernel_stores_are_told(factor: int, below: 
     assert (said in " ".join(capsys.readouterr().out.split())) is below
 
 
-@pytest.mark.parametrize(("factor", "coarse"), [(1, False), (0.02, True)])
+@pytest.mark.parametrize(("factor", "coarse"), [pytest.param(1, False, marks=pytest.mark.thorough), (0.02, True)])
 def test_steps_that_a_kernel_of_fixed_scale_loses_are_told(factor: float, coarse: bool, tmp_path: Path) -> None:
     """TANH has steps of 1/128 whatever comes out; verify named the node, and export said nothing of it."""
     graph = Graph(1, 10)
