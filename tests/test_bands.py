@@ -687,6 +687,7 @@ def dilated() -> onnx.ModelProto:
     return graph.model(graph.conv(x, 4, 4))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("limit", thorough_but(["4720", "4600"], "4600"))
 def test_the_order_in_the_file_is_the_best_that_profile_finds_of_it(limit, tmp_path, capsys):
     path = str(tmp_path / "dilated.onnx")

@@ -115,6 +115,7 @@ def test_what_a_cut_costs_in_bands_is_what_the_cut_network_costs_when_it_is_writ
 BOARD = Basis(board="nucleo-f446re")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "basis"),
     [
@@ -202,6 +203,7 @@ def test_bands_never_take_what_another_limit_has_not() -> None:
             assert costs.at(costs.full)["macs"] <= own + spare
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", thorough_but(["peak", "tflm"], "tflm"))
 @pytest.mark.parametrize("name", EACH)
 def test_nothing_undercuts_the_least_that_a_refusal_names(name: str, model: Any) -> None:
@@ -211,6 +213,7 @@ def test_nothing_undercuts_the_least_that_a_refusal_names(name: str, model: Any)
     assert bound <= min(costs.at(random_widths(costs, seed))["sram"] for seed in range(4))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", thorough_but(["peak", "tflm"], "tflm"))
 @pytest.mark.parametrize("name", EACH)
 def test_auto_costs_nothing_without_lowering_what_is_limited(name: str, model: Any) -> None:

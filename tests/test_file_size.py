@@ -178,6 +178,7 @@ def test_the_table_of_code_has_every_operator_and_names_its_toolchain() -> None:
         codesize.of_program(program, "microtvm")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="no compiler for Arm")
 @pytest.mark.parametrize("first", [10_000, pytest.param(20_000, marks=pytest.mark.thorough)])
 def test_small_networks_take_no_more_code_than_is_told(first: int) -> None:

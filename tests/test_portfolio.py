@@ -867,6 +867,7 @@ def test_c_selects_a_variant_at_run_time_in_one_arena(made, tmp_path):
 TASKS = tasks_data.of_each_task()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(runners.compiler() is None, reason="no C compiler")
 @pytest.mark.parametrize("name", TASKS)
 def test_a_portfolio_of_any_task_is_made_and_written_as_c(tmp_path, name):

@@ -336,6 +336,7 @@ except McupruneError as error:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.thorough)])
 def test_a_lost_rank_leaves_one_message_and_no_frames_of_others(lost: int) -> None:
     """Whether the ranks' notes were with it or not: what torch's C++ side says of its sockets helps nobody."""

@@ -55,6 +55,7 @@ def chains() -> tuple[Network, Network]:
     return chain(1000), chain(4000)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", thorough_but(WORK, "profile", "cost model of the peak"))
 def test_four_times_the_nodes_take_little_more_than_four_times_as_long(name: str, chains: tuple[Network, Network]) -> None:
     # A quadratic part as large as a fifth of the rest at 1,000 nodes would be more than 4^1.3. Python's search for garbage

@@ -656,6 +656,7 @@ def load():
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_runs_of_a_sweep_that_is_killed_end_with_it(here):
     """Else a sweep that is gone on with would do the same runs once more beside them, in the same files."""
@@ -762,6 +763,7 @@ def test_no_run_is_lost_to_a_sweep_that_is_gone_on_with_otherwise(begun, capsys,
     assert Path("out/sweep.json").read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_a_sweep_may_grow(begun):
     first = next(Path("out/runs").iterdir()) / "report.json"
     kept = first.stat().st_mtime_ns
@@ -770,6 +772,7 @@ def test_a_sweep_may_grow(begun):
     assert [run["state"] for run in json.loads(Path("out/sweep.json").read_text())["runs"]] == ["done"] * 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [("--multiple-of", "4"), pytest.param(("--sram-model", "tflm"), marks=pytest.mark.thorough)])
 def test_a_report_of_another_command_is_not_taken_for_a_run(here, capsys, words):
     """As where somebody has repeated a run by hand, otherwise."""
@@ -895,6 +898,7 @@ def test_a_folder_of_other_files_is_no_sweep_to_go_on_with(begun, capsys):
     assert not Path("out/sweep.json").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("resume", [pytest.param((), marks=pytest.mark.thorough), ("--resume",)])
 def test_two_sweeps_do_not_share_a_folder(here, capsys, resume):
     fcntl = pytest.importorskip("fcntl")
@@ -1143,6 +1147,7 @@ def on_both(capsys, *words: str) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("data", ["set/table.csv", pytest.param("{here}/set/table.csv", marks=pytest.mark.thorough)])
 def test_runs_on_ray_get_the_files_that_a_table_names(here, capsys, inline_ray, data):
     """And the order of the classes from beside it."""
@@ -1281,6 +1286,7 @@ def test_a_cluster_that_wants_a_token_says_how_to_give_it(here, given):
     assert taken.returncode == 0, taken.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_token_that_is_wanted_is_told_however_long_ray_tries(here, capsys, monkeypatch, ends):
     said = "gcs_client.cc:210: Failed to get cluster ID from GCS server: Unauthenticated: RPC error: InvalidAuthToken"
@@ -1337,6 +1343,7 @@ def test_without_ray_the_message_says_what_to_install(here, capsys, monkeypatch)
     assert "pip install 'mcuprune[ray]'" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -648,6 +648,7 @@ def averaged(finer: float) -> onnx.ModelProto:
     return model_of(graph, x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("finer", [1.5, 4, 4.5, 30])
 def test_an_average_that_a_kernel_rounds_too_coarsely_is_refused(finer: float, tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"

@@ -125,6 +125,7 @@ def test_the_last_line_of_a_file_alone_says_which_of_its_two_faults_it_has(writt
     assert text(document(other)).endswith("held against the net.onnx that it was written from\n")
 
 
+@pytest.mark.thorough
 def test_a_file_alone_says_what_would_do_for_data_without_labels(
     written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
