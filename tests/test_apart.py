@@ -208,6 +208,14 @@ def test_a_batch_that_is_too_large_to_be_held_is_one() -> None:
     assert taken_for_one(graph.model(graph.conv("x", 3, 64)))
 
 
+@pytest.mark.parametrize(("end", "one"), [(3, False), (4, False), (2**63 - 1, True)])
+def test_the_first_few_of_a_batch_are_no_batch(end: int, one: bool) -> None:
+    """Of fewer examples than that the same nodes would take all."""
+    graph = Graph(6, 8)
+    model = graph.model(graph.add("Slice", graph.dense("x", 8, 2), shaped(graph, 0), shaped(graph, end), shaped(graph, 0)))
+    assert taken_for_one(model) == one
+
+
 def test_data_are_not_fed_to_a_network_without_a_batch_axis(tmp_path: Path) -> None:
     graph = Graph(6, 8)
     onnx.save(graph.model(graph.dense(attention(graph, "x", 8), 8, 3)), tmp_path / "net.onnx")

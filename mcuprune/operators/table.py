@@ -618,6 +618,10 @@ class Split(Op):
         return attributes.axis(node, len(net.shapes[node.inputs[0]]))
 
 
+#: An end from here on is how exporters write that a Slice goes to the end, whatever the size.
+_TO_THE_END = 2**31 - 1
+
+
 class Slice(Op):
     """A range of each axis; where it is the channels' axis, of their labels too."""
 
@@ -625,7 +629,10 @@ class Slice(Op):
 
     def batch(self, node: Node, net: Network, axes: Mapping[str, int], count: int) -> int | None:
         shape, axis = net.shapes[node.inputs[0]], axes.get(node.inputs[0])
-        return None if axis is None or attributes.slice_ranges(node, shape)[axis] != range(shape[axis]) else axis
+        if axis is None or attributes.slice_ranges(node, shape)[axis] != range(shape[axis]):
+            return None
+        part = attributes.slices(node, shape).get(axis)
+        return axis if part is None or part.stop is None or part.stop >= _TO_THE_END else None  # first ones may be all of a few
 
     def label(self, node: Node, flow: Flow) -> None:
         along = flow.labels(node.inputs[0])
